@@ -1,0 +1,44 @@
+# One command per task; each sets up what it needs. PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup build demo test check format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --group dev
+	touch $(STAMP)
+
+build: setup
+	$(BIN)/maturin develop --release --quiet --extras embedded
+
+demo: build
+	$(BIN)/eventsource-migrate demo
+
+test: build
+	cargo test --workspace --exclude eventsource-py --quiet
+	$(BIN)/pytest
+
+check: build
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest eventsource._core
+	cargo test --workspace --exclude eventsource-py --quiet
+	$(BIN)/pytest
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cargo fmt --all
+
+clean:
+	rm -rf target $(VENV) python/eventsource/_core*.so

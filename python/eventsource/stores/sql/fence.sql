@@ -1,0 +1,109 @@
+-- The objects that a migration needs beside an event table, in that table's schema.
+-- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
+
+-- One row per tenant that is leaving or arriving. The row of the source is the decision record:
+-- once it says 'moved', the tenant lives elsewhere, whatever any journal or cache says.
+create table if not exists {schema}.eventsource_fences (
+    fence_id         integer generated always as identity primary key,
+    table_name       text not null,
+    tenant_id        uuid not null,
+    role             text not null check (role in ('source', 'target')),
+    state            text not null check (state in ('open', 'closed', 'moved')),
+    generation       bigint not null,
+    migration_id     uuid not null,
+    store_id         text not null,
+    moved_to         text,
+    source_head      bigint,
+    position_offset  bigint not null default 0,
+    updated_at       timestamptz not null default now(),
+    unique (table_name, tenant_id)
+);
+
+-- Committing a row here flushes the write-ahead log past every transaction that a snapshot taken
+-- earlier calls finished. Without it a source crash can hand such a transaction id to a new event.
+create table if not exists {schema}.eventsource_barrier (
+    migration_id  uuid primary key,
+    passed_at     timestamptz not null default now()
+);
+
+-- What the target holds, committed in the same transaction as the rows it describes.
+create table if not exists {schema}.eventsource_copy_progress (
+    migration_id         uuid primary key,
+    tenant_id            uuid not null,
+    table_name           text not null,
+    owner                uuid not null,
+    position_offset      bigint not null,
+    last_target_position bigint not null,
+    source_system        text not null,
+    pass_number          integer not null default 0,
+    previous_snapshot    text,
+    snapshot             text,
+    staged               boolean not null default false,
+    last_transaction_id  xid8,
+    last_position        bigint not null default 0,
+    pass_rows            bigint not null default 0,
+    pass_bytes           bigint not null default 0,
+    pass_inserted        bigint not null default 0,
+    pass_digest          bytea not null default '\x00000000000000000000000000000000',
+    rows_copied          bigint not null default 0,
+    proven_snapshot      text,
+    proven_rows          bigint not null default 0,
+    updated_at           timestamptz not null default now()
+);
+
+-- The guard. Lock and check are two statements of a volatile function, so that the check takes a
+-- snapshot after the wait; under a frozen snapshot FOR SHARE makes the server raise 40001 instead
+-- of letting the writer trust an old row. The lock timeout of the argument holds inside only.
+create or replace function {schema}.eventsource_guard() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, {schema}, pg_temp
+set lock_timeout = '10s'
+as $guard$
+declare
+    fence record;
+begin
+    perform set_config('lock_timeout', tg_argv[1], true);
+    perform pg_advisory_xact_lock_shared(1163281235, tg_argv[0]::integer);
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+        select * into fence from {schema}.eventsource_fences
+            where fence_id = tg_argv[0]::integer for share;
+        if not found then
+            raise exception 'the tenant began to migrate after this transaction took its snapshot'
+                using errcode = '40001', hint = 'Retry the transaction.';
+        end if;
+    else
+        select * into fence from {schema}.eventsource_fences
+            where fence_id = tg_argv[0]::integer;
+        if not found then
+            raise exception 'fence % is missing', tg_argv[0]
+                using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
+        end if;
+    end if;
+
+    if fence.state = 'closed' then
+        raise exception 'tenant % is not open on this store yet', fence.tenant_id
+            using errcode = 'EVF03',
+                  detail = json_build_object('migration_id', fence.migration_id,
+                                             'generation', fence.generation)::text;
+    end if;
+    if tg_op <> 'INSERT' and fence.role = 'source' and (tg_op = 'DELETE' or fence.state = 'open')
+    then
+        raise exception 'events of tenant % cannot be changed while it migrates', fence.tenant_id
+            using errcode = 'EVF02',
+                  hint = 'Events are immutable; to erase some, abort the migration or wait for its end.';
+    end if;
+    if fence.state = 'moved' then
+        raise exception 'tenant % has moved to store %', fence.tenant_id, fence.moved_to
+            using errcode = 'EVF01',
+                  detail = json_build_object('target_store_id', fence.moved_to,
+                                             'generation', fence.generation,
+                                             'migration_id', fence.migration_id)::text;
+    end if;
+    if tg_op = 'DELETE' then
+        return old;
+    end if;
+    -- A snapshot is compared with this column, so no writer chooses its value.
+    new.transaction_id := pg_current_xact_id();
+    return new;
+end
+$guard$;
