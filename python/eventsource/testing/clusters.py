@@ -122,6 +122,11 @@ class Cluster:
         status, _ = self._pg_ctl("status") if self.data_dir.is_dir() else (1, "")
         return status == 0
 
+    @property
+    def postmaster_pid(self) -> int:
+        """The process id of the running server, to kill or freeze it in a test."""
+        return int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
+
     async def create_database(self, name: str | None = None) -> str:
         """Make an empty database, by default under a name of its own; returns its DSN."""
         database = name or f"db_{uuid4().hex[:12]}"
