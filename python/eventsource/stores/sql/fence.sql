@@ -107,3 +107,14 @@ begin
     return new;
 end
 $guard$;
+
+-- A table that a tenant is leaving or entering cannot be emptied under the migration.
+create or replace function {schema}.eventsource_guard_truncate() returns trigger
+language plpgsql
+set search_path = pg_catalog, {schema}, pg_temp
+as $guard$
+begin
+    raise exception 'table % cannot be truncated while a tenant migrates', tg_table_name
+        using errcode = 'EVF02', hint = 'Finish or abort the migration first.';
+end
+$guard$;

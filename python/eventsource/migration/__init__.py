@@ -1,0 +1,60 @@
+"""Moving one tenant's event streams from one PostgreSQL store to another, live."""
+
+from __future__ import annotations
+
+from eventsource.migration.bulk_copy import BulkCopier
+from eventsource.migration.consistency import (
+    ConsistencyVerifier,
+    VerificationLevel,
+    VerificationReport,
+)
+from eventsource.migration.coordinator import MigrationCoordinator
+from eventsource.migration.dual_write import DualWriteInterceptor
+from eventsource.migration.errors import (
+    Blocker,
+    ConsistencyError,
+    CutoverTimeoutError,
+    InvalidStateTransitionError,
+    MigrationAlreadyExistsError,
+    MigrationError,
+    MigrationNotFoundError,
+    PositionMappingError,
+    PreflightError,
+    RoutingError,
+    WritePausedError,
+)
+from eventsource.migration.models import Migration, MigrationConfig, TenantRouting
+from eventsource.migration.positions import PositionMapper
+from eventsource.migration.router import TenantStoreRouter
+from eventsource.migration.schema import create_schema
+from eventsource.migration.states import MigrationState, TenantMigrationState
+from eventsource.migration.subscription_migrator import SubscriptionMigrator
+
+__all__ = [
+    "Blocker",
+    "BulkCopier",
+    "ConsistencyError",
+    "ConsistencyVerifier",
+    "CutoverTimeoutError",
+    "DualWriteInterceptor",
+    "InvalidStateTransitionError",
+    "Migration",
+    "MigrationAlreadyExistsError",
+    "MigrationConfig",
+    "MigrationCoordinator",
+    "MigrationError",
+    "MigrationNotFoundError",
+    "MigrationState",
+    "PositionMapper",
+    "PositionMappingError",
+    "PreflightError",
+    "RoutingError",
+    "SubscriptionMigrator",
+    "TenantMigrationState",
+    "TenantRouting",
+    "TenantStoreRouter",
+    "VerificationLevel",
+    "VerificationReport",
+    "WritePausedError",
+    "create_schema",
+]

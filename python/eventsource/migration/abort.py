@@ -1,0 +1,100 @@
+"""Undo everything before the decision, and nothing after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventsource.identifiers import qualified
+from eventsource.migration import flip, guard, progress, snapshots
+from eventsource.migration.repositories.migrations import transaction
+from eventsource.migration.states import MigrationState
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from eventsource.migration.links import Links
+    from eventsource.migration.models import Migration
+    from eventsource.migration.progress import CopyProgress
+
+#: Rows deleted per transaction, so that no transaction of an abort lives long.
+ROWS_AT_A_TIME = 20_000
+
+
+async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
+    """Remove what the migration put anywhere; False when the tenant has already moved.
+
+    Every step may be repeated: an abort that dies is taken up by the next driver. The source's
+    guard goes first, under the lock, so that from then on nothing can be decided.
+    """
+    source, target = links.endpoints.source_address, links.endpoints.target_address
+    if await flip.decision(links.fence, source, migration) is not None:
+        await links.migrations.withdraw_abort(migration.id)
+        return False
+    if not await _remove_guard(links, migration):
+        await links.migrations.withdraw_abort(migration.id)
+        return False
+    at = await progress.claim(links.target, target, migration.id, owner)
+    closed = await guard.read(links.target, target, migration.tenant_id)
+    if closed is not None and closed.migration_id == migration.id:
+        # With the row the mirror's permission goes; what it wrote before is deleted below.
+        await guard.remove(links.target, target, closed)
+    if at is not None:
+        await _delete_copied(links, migration)
+        await _release_block(links, at)
+    await _delete_mapping(links, migration)
+    await progress.remove(links.target, target, migration.id)
+    await snapshots.remove_barrier(links.source, source, migration.id)
+    await links.migrations.transition(
+        migration,
+        MigrationState.ROLLED_BACK,
+        owner=owner,
+        details={"reason": migration.abort_requested},
+        error=("aborted", migration.abort_requested or "aborted"),
+    )
+    return True
+
+
+async def _remove_guard(links: Links, migration: Migration) -> bool:
+    source = links.endpoints.source_address
+    fence = await guard.read(links.source, source, migration.tenant_id)
+    if fence is None or fence.migration_id != migration.id:
+        return True
+    return await guard.remove(links.fence, source, fence)
+
+
+async def _delete_copied(links: Links, migration: Migration) -> None:
+    """Delete the tenant's rows at the target: the block was reserved when it held none."""
+    name = guard.table(links.endpoints.target_address)
+    while True:
+        tag = await links.target.execute(
+            f"delete from {name} where global_position in (select global_position from {name}"
+            " where tenant_id = $1 order by global_position limit $2)",
+            migration.tenant_id, ROWS_AT_A_TIME,
+        )  # fmt: skip
+        if tag == "DELETE 0":
+            return
+
+
+async def _release_block(links: Links, at: CopyProgress) -> None:
+    """Give the reserved positions back when nobody drew one behind them."""
+    target = links.endpoints.target_address
+    sequence = await snapshots.position_sequence(links.target, target)
+    async with transaction(links.target) as inside:
+        await inside.fetchval(
+            "select setval($1::text::regclass, greatest(m.highest, 1), m.highest > 0)"
+            f" from {sequence} s, (select coalesce(max(global_position), 0) as highest"
+            f" from {guard.table(target)}) m where s.last_value = $2",
+            sequence, at.last_target_position,
+        )  # fmt: skip
+
+
+async def _delete_mapping(links: Links, migration: Migration) -> None:
+    name = qualified(links.endpoints.control_schema, "migration_position_mappings")
+    while True:
+        tag = await links.control.execute(
+            f"delete from {name} where id in (select id from {name} where migration_id = $1"
+            " limit $2)",
+            migration.id, ROWS_AT_A_TIME,
+        )  # fmt: skip
+        if tag == "DELETE 0":
+            return

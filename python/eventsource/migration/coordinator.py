@@ -1,0 +1,375 @@
+"""The operator's handle on migrations: start, watch, pause, cut over, abort, from any process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from eventsource.connections import redact
+from eventsource.errors import ConnectionDetailsError
+from eventsource.migration import lag, outcomes, preflight
+from eventsource.migration.consistency import ConsistencyVerifier
+from eventsource.migration.driver import Driver
+from eventsource.migration.errors import (
+    ConsistencyError,
+    InvalidStateTransitionError,
+    MigrationAlreadyExistsError,
+    PreflightError,
+    RoutingError,
+)
+from eventsource.migration.links import Endpoints, address_of
+from eventsource.migration.models import Migration, MigrationConfig
+from eventsource.migration.states import MigrationState
+from eventsource.stores.interface import EventStore
+from eventsource.stores.postgresql import PostgreSQLEventStore
+
+if TYPE_CHECKING:
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+    from eventsource.migration.router import TenantStoreRouter
+
+#: How often a waiting call reads the journal (seconds).
+POLL_SECONDS = 0.05
+
+#: A refusal comes within this time (seconds).
+PREFLIGHT_SECONDS = 10.0
+
+_S = MigrationState
+_UNDER_WAY = frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.CUTOVER_PAUSED})
+
+
+class MigrationCoordinator:
+    """Starts migrations and carries them on.
+
+    It remembers nothing about them: every call reads the control database, and any process with
+    the same stores may make it. A driver works in the background of whichever process holds the
+    lease; when that process dies, the next call here, or :meth:`work`, takes the migration up.
+
+    Args:
+        migration_repo: the journal.
+        routing_repo: the routes.
+        router: knows the stores by id.
+        config: how migrations started here are carried out.
+    """
+
+    def __init__(
+        self,
+        migration_repo: PostgreSQLMigrationRepository,
+        routing_repo: PostgreSQLRoutingRepository,
+        router: TenantStoreRouter,
+        config: MigrationConfig | None = None,
+    ) -> None:
+        self._migrations = migration_repo
+        self._routes = routing_repo
+        self._router = router
+        self._config = config or MigrationConfig()
+        self._driving: set[asyncio.Task[None]] = set()
+
+    async def start_migration(
+        self,
+        tenant_id: UUID,
+        source_store: EventStore,
+        target_store: EventStore,
+        source_store_id: str,
+        target_store_id: str,
+        *,
+        operator: str | None = None,
+    ) -> Migration:
+        """Record the migration durably and begin to drive it in the background.
+
+        Raises:
+            PreflightError: it was refused; nothing was changed.
+            MigrationAlreadyExistsError: the tenant already has an active migration.
+            RoutingError: a store id is unknown, or the tenant lives elsewhere.
+        """
+        source = self._store(source_store_id, source_store)
+        target = self._store(target_store_id, target_store)
+        await self._refuse_second(tenant_id)
+        findings = await self.preflight(tenant_id, source, target)
+        findings.raise_if_refused()
+        routing = await self._routes.get_routing(tenant_id)
+        if routing is None and source_store_id != self._router.default_store_id:
+            raise RoutingError(
+                f"tenant {tenant_id} has no route and so lives in the default store"
+                f" {self._router.default_store_id!r}, not in {source_store_id!r}"
+            )
+        migration = await self._migrations.create(
+            migration_id=uuid4(),
+            tenant_id=tenant_id,
+            source_store_id=source_store_id,
+            target_store_id=target_store_id,
+            config=self._config,
+            generation=routing.generation if routing else 0,
+            operator=operator,
+        )
+        self._drive(migration)
+        return migration
+
+    async def preflight(
+        self, tenant_id: UUID, source: PostgreSQLEventStore, target: PostgreSQLEventStore
+    ) -> preflight.Findings:
+        """Everything that would refuse this move, without changing anything."""
+        findings = preflight.Findings()
+
+        async def check() -> None:
+            await preflight.check_control(self._migrations.pool, findings)
+            await preflight.check_stores(
+                source.pool, await address_of(source), target.pool, await address_of(target),
+                tenant_id, findings,
+            )  # fmt: skip
+            if not findings.problems:
+                await self._check_reach(source, target)
+
+        try:
+            await preflight.within(PREFLIGHT_SECONDS, check)
+        except PreflightError as error:
+            findings.problems.extend(error.problems)
+        except ConnectionDetailsError as error:
+            findings.problems.append(str(error))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            findings.problems.append(
+                f"a database cannot be used: {redact(str(error)) or type(error).__name__};"
+                " check the store's DSN, user and password"
+            )
+        return findings
+
+    async def get_migration(self, migration_id: UUID) -> Migration:
+        """The migration as the journal knows it; MigrationNotFoundError when there is none."""
+        return await self._migrations.get(migration_id)
+
+    async def get_active_migrations(self) -> list[Migration]:
+        """Every migration that is not over, oldest first."""
+        return await self._migrations.get_active()
+
+    async def get_migrations_by_tenant(self, tenant_id: UUID) -> list[Migration]:
+        """The tenant's migrations, oldest first."""
+        return await self._migrations.get_by_tenant(tenant_id)
+
+    async def get_sync_lag(self, migration_id: UUID) -> int:
+        """The tenant's events that the source shows and the target does not hold yet."""
+        migration = await self._migrations.get(migration_id)
+        if migration.state.is_final:
+            return 0
+        source, target = self._stores_of(migration)
+        return await lag.sync_lag(
+            source.pool, await address_of(source), target.pool, await address_of(target), migration
+        )
+
+    async def pause_migration(
+        self, migration_id: UUID, *, operator: str | None = None
+    ) -> Migration:
+        """Stop copying at the next chunk and stay stopped until resumed; returns when it has.
+
+        Raises:
+            InvalidStateTransitionError: nothing is under way that could pause.
+        """
+        migration = await self._migrations.get(migration_id)
+        if migration.state is _S.PAUSED:
+            return migration
+        if not await self._migrations.request_pause(migration_id, operator):
+            migration = await self._migrations.get(migration_id)
+            raise InvalidStateTransitionError(migration_id, migration.state, "pause")
+        return await self._wait(migration_id, lambda m: m.state is _S.PAUSED or m.state.is_final)
+
+    async def resume_migration(
+        self, migration_id: UUID, *, operator: str | None = None
+    ) -> Migration:
+        """Go on where it was paused; also takes up a migration whose driver is gone.
+
+        Raises:
+            InvalidStateTransitionError: the migration is over.
+        """
+        migration = await self._migrations.get(migration_id)
+        if migration.state.is_final:
+            raise InvalidStateTransitionError(migration_id, migration.state, "resume")
+        if migration.state is _S.PAUSED:
+            assert migration.paused_from is not None
+            migration = await self._migrations.transition(
+                migration, migration.paused_from, operator=operator
+            )
+        self._ensure_driver(migration)
+        return migration
+
+    async def abort_migration(
+        self,
+        migration_id: UUID,
+        *,
+        reason: str = "aborted by operator",
+        operator: str | None = None,
+    ) -> Migration:
+        """Remove what was copied and leave the source as it was; twice is a no-op.
+
+        Raises:
+            InvalidStateTransitionError: the tenant has moved already.
+        """
+        if await self._migrations.request_abort(migration_id, reason, operator):
+            await self._wait(
+                migration_id,
+                lambda m: m.state in (_S.ROLLED_BACK, _S.MIGRATED) or m.abort_requested is None,
+            )
+        migration = await self._migrations.get(migration_id)
+        if migration.state is not _S.ROLLED_BACK:
+            raise InvalidStateTransitionError(migration_id, migration.state, "be aborted any more")
+        return migration
+
+    async def initiate_cutover(
+        self, migration_id: UUID, force: bool = False, *, operator: str | None = None
+    ) -> Migration:
+        """Move the tenant over; returns the finished migration.
+
+        While the bulk copy is still running the cutover follows it. ``force`` skips the full
+        verification before the fence, never the proof of the last pass.
+
+        Raises:
+            CutoverTimeoutError: the pause would have exceeded its budget; back in dual-write.
+            ConsistencyError: source and target differ; back in dual-write, nothing flipped.
+            InvalidStateTransitionError: paused or over.
+        """
+        migration = await self._migrations.get(migration_id)
+        if migration.state is _S.MIGRATED:
+            return migration
+        if migration.state not in _UNDER_WAY:
+            raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
+        request = uuid4()
+        if not await self._migrations.request_cutover(migration_id, request, force, operator):
+            # Another process asked first: its answer is ours.
+            current = await self._migrations.get(migration_id)
+            if current.state is _S.MIGRATED:
+                return current
+            if current.cutover_request is None:
+                raise InvalidStateTransitionError(migration_id, current.state, "cut over")
+            request = current.cutover_request
+
+        def answered(m: Migration) -> bool:
+            return _answer(m, request) is not None or m.state.is_final
+
+        migration = await self._wait(migration_id, answered)
+        outcome = _answer(migration, request)
+        if outcome is not None:
+            outcomes.raise_for(outcome, migration)
+        if migration.state is not _S.MIGRATED:
+            raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
+        return migration
+
+    async def stream_status(self, migration_id: UUID) -> AsyncIterator[Migration]:
+        """The migration now and after every change, until it is over."""
+        last: Migration | None = None
+        while True:
+            migration = await self._migrations.get(migration_id)
+            if migration != last:
+                yield migration
+                last = migration
+            if migration.state.is_final:
+                return
+            await asyncio.sleep(POLL_SECONDS * 2)
+
+    async def work(self, *, once: bool = False, poll_seconds: float = 1.0) -> None:
+        """Drive whatever is due and has no live driver; ``once`` returns when nothing is left."""
+        while True:
+            for migration in await self._migrations.get_active():
+                if migration.state is not _S.PAUSED and self._knows(migration):
+                    self._ensure_driver(migration)
+            if once:
+                await asyncio.gather(*list(self._driving), return_exceptions=True)
+                return
+            await asyncio.sleep(poll_seconds)
+
+    async def close(self) -> None:
+        """Stop driving; durable state stays, and any process may go on."""
+        for task in list(self._driving):
+            task.cancel()
+        for task in list(self._driving):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+    async def _wait(self, migration_id: UUID, done: Callable[[Migration], bool]) -> Migration:
+        """Poll the journal until ``done``; keep a driver at work meanwhile."""
+        while True:
+            migration = await self._migrations.get(migration_id)
+            if done(migration):
+                return migration
+            self._ensure_driver(migration)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _ensure_driver(self, migration: Migration) -> None:
+        names = {task.get_name() for task in self._driving}
+        if not migration.driver_alive and _driver_name(migration.id) not in names:
+            self._drive(migration)
+
+    def _drive(self, migration: Migration) -> None:
+        task = asyncio.get_running_loop().create_task(
+            self._drive_one(migration), name=_driver_name(migration.id)
+        )
+        self._driving.add(task)
+        task.add_done_callback(self._driving.discard)
+
+    async def _drive_one(self, migration: Migration) -> None:
+        source, target = self._stores_of(migration)
+        with contextlib.suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+            # A pool that is closing or a control database that is away: whoever waits asks again.
+            endpoints = await Endpoints.of(self._migrations, source, target)
+            await Driver(migration.id, endpoints, self._migrations, self._verify).run()
+
+    async def _verify(self, migration: Migration) -> None:
+        source, target = self._stores_of(migration)
+        report = await ConsistencyVerifier(source, target).verify_tenant_consistency(
+            migration.tenant_id,
+            level=migration.config.verification_level,
+            sample_percentage=migration.config.sample_percentage,
+        )
+        if not report.is_consistent:
+            shown = "; ".join(str(violation) for violation in report.violations[:5])
+            raise ConsistencyError(
+                f"source and target differ in {len(report.violations)} places: {shown}", report
+            )
+
+    async def _check_reach(
+        self, source: PostgreSQLEventStore, target: PostgreSQLEventStore
+    ) -> None:
+        """The driver's own connections can be opened with what the stores tell."""
+        endpoints = await Endpoints.of(self._migrations, source, target)
+        for parameters in (endpoints.control, endpoints.source, endpoints.target):
+            connection = await preflight.reach(parameters)
+            await connection.close()
+
+    async def _refuse_second(self, tenant_id: UUID) -> None:
+        with contextlib.suppress(asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+            for migration in await self._migrations.get_by_tenant(tenant_id):
+                if not migration.state.is_final:
+                    raise MigrationAlreadyExistsError(tenant_id, migration.id)
+
+    def _store(self, store_id: str, given: EventStore) -> PostgreSQLEventStore:
+        store = self._router.store(store_id)
+        if store is not given:
+            raise RoutingError(
+                f"the router knows another store as {store_id!r}; pass the router's own"
+            )
+        if not isinstance(store, PostgreSQLEventStore):
+            raise RoutingError(f"store {store_id!r} is not in PostgreSQL and cannot take part")
+        return store
+
+    def _stores_of(self, migration: Migration) -> tuple[PostgreSQLEventStore, PostgreSQLEventStore]:
+        source = self._router.store(migration.source_store_id)
+        target = self._router.store(migration.target_store_id)
+        return (
+            self._store(migration.source_store_id, source),
+            self._store(migration.target_store_id, target),
+        )
+
+    def _knows(self, migration: Migration) -> bool:
+        known = self._router.stores
+        return migration.source_store_id in known and migration.target_store_id in known
+
+
+def _driver_name(migration_id: UUID) -> str:
+    return f"eventsource-driver-{migration_id}"
+
+
+def _answer(migration: Migration, request: UUID) -> dict[str, object] | None:
+    outcome = migration.cutover_outcome
+    return outcome if outcome is not None and outcome.get("request") == str(request) else None

@@ -1,0 +1,185 @@
+"""The cutover: fence, last pass, decision, flip, inside a hard budget."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from eventsource.dataplane import DataPlaneError
+from eventsource.migration import flip, guard
+from eventsource.migration.errors import (
+    Blocker,
+    ConsistencyError,
+    CutoverTimeoutError,
+    MigrationError,
+)
+
+if TYPE_CHECKING:
+    from eventsource.migration.flip import Decision
+    from eventsource.migration.guard import Fence
+    from eventsource.migration.links import Links
+    from eventsource.migration.models import Migration
+    from eventsource.migration.passes import Passes
+
+#: Share of the budget that one attempt may wait for the lock: a waiting exclusive lock queues
+#: every new writer behind it.
+ATTEMPT_SHARE = 0.25
+
+#: Longest wait of one attempt, in seconds.
+LONGEST_ATTEMPT = 0.5
+
+#: A fenced section shorter than this is not worth beginning (seconds).
+SHORTEST_SECTION = 0.1
+
+_BLOCKERS = """
+select coalesce(a.pid, 0) as pid,
+       coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)),
+                0)::float8 as age_seconds,
+       case when p.gid is not null then 'prepared' else coalesce(a.state, 'unknown') end as state,
+       left(coalesce(a.query, 'prepared transaction ' || p.gid, ''), 200) as query
+from pg_locks l
+left join pg_stat_activity a on a.pid = l.pid
+left join pg_prepared_xacts p on '-1/' || p.transaction::text = l.virtualtransaction
+where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid
+  and l.objsubid = 2 and l.granted and l.mode = 'ShareLock'
+  and l.database = (select oid from pg_database where datname = current_database())
+order by 2 desc limit 10
+"""
+
+_WAITING = """
+select count(*) from pg_locks l
+where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid
+  and l.objsubid = 2 and not l.granted and l.mode = 'ShareLock'
+  and l.database = (select oid from pg_database where datname = current_database())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverResult:
+    """How the flip went.
+
+    Attributes:
+        decided: the decision that was committed.
+        pause_ms: from asking for the fence to the open target, in milliseconds: the longest that
+            an append can have waited for this.
+        rows: rows that the last pass carried.
+        attempts: how often the lock was asked for.
+    """
+
+    decided: Decision
+    pause_ms: float
+    rows: int
+    attempts: int
+
+
+@dataclass(slots=True)
+class Cutover:
+    """One cutover of one migration. Every connection it needs is open before it begins."""
+
+    links: Links
+    migration: Migration
+    passes: Passes
+    fence: Fence
+
+    async def run(self) -> CutoverResult:
+        """Fence the tenant, carry the rest, decide and open the target.
+
+        Raises:
+            CutoverTimeoutError: the budget is spent; the fence is open again.
+            ConsistencyError: the last pass could not be proven; the fence is open again.
+        """
+        budget = self.migration.config.cutover_timeout_seconds
+        deadline = time.monotonic() + budget
+        share = min(budget * ATTEMPT_SHARE, LONGEST_ATTEMPT)
+        blockers: list[Blocker] = []
+        attempts = 0
+        while (left := deadline - time.monotonic()) > SHORTEST_SECTION or attempts == 0:
+            attempts += 1
+            asked = time.monotonic()
+            # What one writer can wait is the lock wait plus the section behind it: together they
+            # stay within the budget.
+            async with self._fenced(min(share, left), budget) as held:
+                if held:
+                    return await self._section(asked, budget, attempts)
+            blockers = held_by if (held_by := await self._blockers()) else blockers
+            await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
+        raise CutoverTimeoutError(budget, await self._waiting(), blockers)
+
+    @contextlib.asynccontextmanager
+    async def _fenced(self, wait: float, budget: float):  # type: ignore[no-untyped-def]
+        """Hold the exclusive lock; yields False when it was not granted in time."""
+        held = self.links.fence
+        milliseconds = max(1, int(wait * 1000))
+        try:
+            try:
+                await held.execute(
+                    "begin isolation level read committed;"
+                    f"set local lock_timeout = {milliseconds};"
+                    # Frees the writers when this process is frozen or gone.
+                    f"set local idle_in_transaction_session_timeout = {max(1, int(budget * 1000))};"
+                    "set local synchronous_commit = on;"
+                    f"select pg_advisory_xact_lock({guard.LOCK_CLASS}, {self.fence.fence_id})"
+                )
+            except asyncpg.LockNotAvailableError:
+                yield False
+            else:
+                yield True
+        finally:
+            if not held.is_closed() and held.is_in_transaction():
+                with contextlib.suppress(asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
+                    await held.execute("rollback")
+
+    async def _section(self, asked: float, budget: float, attempts: int) -> CutoverResult:
+        """What happens while writers wait; ends with the decision and the open target."""
+        waiting = 0
+        try:
+            async with asyncio.timeout(max(0.0, budget - (time.monotonic() - asked))):
+                result = await self.passes.under_the_fence()
+                decided = await flip.decide(
+                    self.links.fence,
+                    self.links.endpoints.source_address,
+                    self.migration,
+                    self.fence,
+                    self.passes.at.position_offset,
+                )
+        except TimeoutError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    waiting = await self._waiting()
+            raise CutoverTimeoutError(budget, waiting) from None
+        except DataPlaneError as error:
+            if error.kind == "inconsistent":
+                raise ConsistencyError(str(error)) from error
+            raise
+        if decided is None:
+            raise MigrationError(
+                f"the fence of migration {self.migration.id} was changed by somebody else;"
+                " nothing was flipped"
+            )
+        await self._commit()
+        target = self.links.endpoints.target_address
+        await flip.open_target(self.links.target, target, self.migration, decided)
+        pause = (time.monotonic() - asked) * 1000
+        return CutoverResult(decided, pause, result.rows, attempts)
+
+    async def _commit(self) -> None:
+        """Commit the decision. A lost reply leaves it unknown: recovery asks under the lock."""
+        tag = await self.links.fence.execute("commit")
+        if tag != "COMMIT":
+            raise MigrationError("the decision was rolled back by the server; nothing was flipped")
+
+    async def _blockers(self) -> list[Blocker]:
+        rows = await self.links.source.fetch(_BLOCKERS, guard.LOCK_CLASS, self.fence.fence_id)
+        return [Blocker(**dict(row)) for row in rows]
+
+    async def _waiting(self) -> int:
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return int(
+                await self.links.source.fetchval(_WAITING, guard.LOCK_CLASS, self.fence.fence_id)
+            )
+        return 0

@@ -1,0 +1,380 @@
+"""The driver: carries one migration on from wherever the databases say it stands.
+
+Nothing is remembered between two drivers. Whatever process takes the lease reads the journal, the
+progress row and the fence, and goes on; a driver that dies leaves nothing that the next one needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from eventsource.connections import redact
+from eventsource.dataplane import DataPlaneError, PassSession
+from eventsource.migration import abort, flip, guard, outcomes, preparation, progress
+from eventsource.migration.bulk_copy import BulkCopier
+from eventsource.migration.cutover import Cutover, CutoverResult
+from eventsource.migration.errors import (
+    ConsistencyError,
+    CutoverTimeoutError,
+    InvalidStateTransitionError,
+    LeaseLostError,
+    MigrationError,
+)
+from eventsource.migration.links import Endpoints, Links
+from eventsource.migration.passes import Passes
+from eventsource.migration.preflight import carried_columns
+from eventsource.migration.states import MigrationState, may_follow
+from eventsource.migration.watch import Watch
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+
+#: Compares both stores; raises ConsistencyError.
+Verify = Callable[["Migration"], Awaitable[None]]
+
+#: Waits between two attempts after a lost connection, in seconds.
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
+
+#: Catch-up passes tried before the fence is asked for although the lag is not small.
+PASSES_BEFORE_FENCE = 50
+
+_PASSING = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
+#: SQLSTATE classes that time heals: connection, resources, operator intervention, rollback, locks.
+_PASSING_CLASSES = ("08", "53", "57", "40", "55")
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether trying again later can help."""
+    if isinstance(error, DataPlaneError):
+        return error.kind in ("connect", "connection_lost", "cancelled") or (
+            error.kind == "sql" and (error.sqlstate or "")[:2] in _PASSING_CLASSES
+        )
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate or "")[:2] in _PASSING_CLASSES
+    return isinstance(error, _PASSING)
+
+
+@dataclass(slots=True)
+class Driver:
+    """Drives one migration under a lease.
+
+    Args:
+        endpoints: where the three databases are.
+        migrations: the journal over the application's pool, used before the driver's own
+            connections are open and when they are lost.
+        verify: compares both stores before the fence is asked for.
+    """
+
+    migration_id: UUID
+    endpoints: Endpoints
+    migrations: PostgreSQLMigrationRepository
+    verify: Verify
+    owner: UUID = field(default_factory=uuid4)
+
+    async def run(self) -> None:
+        """Carry the migration on until it is final or paused, or another driver has it.
+
+        Lost connections are tried again for ever; the journal says what the driver waits for.
+        """
+        migration = await self.migrations.get(self.migration_id)
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        seconds = migration.config.lease_seconds
+        if not await self.migrations.acquire_lease(migration.id, self.owner, name, seconds):
+            return
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                await self._drive()
+                return
+            except LeaseLostError:
+                return
+            except Exception as error:
+                if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
+                    return
+                if not may_pass(error):
+                    await self._fail(error)
+                    return
+                await self._tell(error)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, LONGEST_BACKOFF)
+            with contextlib.suppress(*_PASSING, asyncpg.PostgresError):
+                if not await self.migrations.acquire_lease(migration.id, self.owner, name, seconds):
+                    return
+
+    async def _drive(self) -> None:
+        links = await Links.open(self.endpoints, self.migration_id)
+        try:
+            watch = await Watch.start(links.watch, self.migration_id, self.owner)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    watching = group.create_task(watch.run())
+                    await _Drive(self, links, watch).to_the_end()
+                    watching.cancel()
+            except BaseExceptionGroup as errors:
+                raise first_of(errors) from errors
+            await links.migrations.release_lease(self.migration_id, self.owner)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(1):
+                    await links.migrations.release_lease(self.migration_id, self.owner)
+            raise
+        finally:
+            await links.close()
+
+    async def _tell(self, error: Exception) -> None:
+        with contextlib.suppress(*_PASSING, asyncpg.PostgresError):
+            await self.migrations.record_error(
+                self.migration_id, self.owner, f"waiting: {redact(str(error))}"
+            )
+
+    async def _fail(self, error: Exception) -> None:
+        """Record why the migration cannot go on, and answer whoever waits for a cutover."""
+        with contextlib.suppress(*_PASSING, asyncpg.PostgresError):
+            migration = await self.migrations.get(self.migration_id)
+            told = outcomes.describe(error)
+            if migration.cutover_request is not None:
+                await self.migrations.answer_cutover(migration.id, migration.cutover_request, told)
+            if may_follow(migration.state, MigrationState.FAILED):
+                await self.migrations.transition(
+                    migration,
+                    MigrationState.FAILED,
+                    owner=self.owner,
+                    details=told,
+                    error=(told["code"], told["message"]),
+                )
+            else:
+                await self.migrations.record_error(migration.id, self.owner, told["message"])
+            await self.migrations.release_lease(self.migration_id, self.owner)
+
+
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a task group, without the cancellations it caused."""
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return first_of(error)
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+    return errors.exceptions[0]
+
+
+@dataclass(slots=True)
+class _Drive:
+    """One stretch of driving on one set of connections."""
+
+    driver: Driver
+    links: Links
+    watch: Watch
+    passes: Passes | None = None
+
+    @property
+    def migration(self) -> Migration:
+        return self.watch.migration
+
+    async def to_the_end(self) -> None:
+        try:
+            while not await self._obey():
+                match self.migration.state:
+                    case MigrationState.PENDING:
+                        await self._prepare()
+                    case MigrationState.BULK_COPY:
+                        await self._bulk()
+                    case MigrationState.DUAL_WRITE:
+                        await self._follow()
+                    case MigrationState.CUTOVER_PAUSED:
+                        await self._recover()
+                    case (
+                        MigrationState.MIGRATED
+                        | MigrationState.PAUSED
+                        | MigrationState.ROLLED_BACK
+                        | MigrationState.FAILED
+                    ):
+                        return
+        finally:
+            if self.passes is not None:
+                await self.passes.session.close()
+
+    async def _obey(self) -> bool:
+        """Carry out a durable request; True when there is nothing left to drive."""
+        migration = await self.watch.refresh(self.links.migrations)
+        state = migration.state
+        if state is MigrationState.CUTOVER_PAUSED:
+            return False
+        stopping = migration.abort_requested is not None or migration.pause_requested
+        if stopping and migration.cutover_request is not None:
+            refused = InvalidStateTransitionError(migration.id, "being stopped", "cut over")
+            await self.links.migrations.answer_cutover(
+                migration.id, migration.cutover_request, outcomes.describe(refused)
+            )
+        if migration.abort_requested is not None:
+            if await abort.carry_out(self.links, migration, self.driver.owner):
+                return True
+            await self.watch.refresh(self.links.migrations)
+            return False
+        if state is MigrationState.PAUSED or state.is_final:
+            return True
+        if migration.pause_requested:
+            await self._to(MigrationState.PAUSED)
+            return True
+        return False
+
+    async def _prepare(self) -> None:
+        try:
+            await preparation.prepare(
+                self.links,
+                self.migration,
+                self.driver.owner,
+                carry_on=lambda: not self.watch.stop_requested,
+            )
+        except guard.InterruptedInstallation:
+            return
+        await self._open_passes()
+        assert self.passes is not None
+        if not self.passes.at.pass_is_open:
+            await self.passes.begin()
+        total = await preparation.count_tenant(self.links, self.migration, self.passes.at)
+        await self.links.migrations.record_progress(
+            self.migration.id, self.driver.owner, self.passes.at.rows_copied, total
+        )
+        await self._to(MigrationState.BULK_COPY)
+
+    async def _bulk(self) -> None:
+        passes = await self._open_passes()
+        with self.watch.publishing(passes.session, passes.at.rows_copied):
+            copied = passes.at.proven_snapshot is not None or await BulkCopier(passes).run()
+        await self._publish(passes)
+        if not copied:
+            return  # asked to stop: the request is carried out next
+        await self._to(MigrationState.DUAL_WRITE, {"events": passes.at.proven_rows})
+
+    async def _follow(self) -> None:
+        """One catch-up pass; then the cutover when asked for, else a rest."""
+        passes = await self._open_passes()
+        with self.watch.publishing(passes.session, passes.at.rows_copied):
+            result = await passes.catch_up()
+        if result is None:
+            return
+        await self._publish(passes)
+        if self.migration.cutover_request is not None:
+            await self._cut_over(passes)
+            return
+        await self.watch.rest(self.migration.config.pass_interval_seconds)
+
+    async def _publish(self, passes: Passes) -> None:
+        await passes.refresh()
+        await self.links.migrations.record_progress(
+            self.migration.id,
+            self.driver.owner,
+            passes.at.rows_copied,
+            max(self.migration.total_events, passes.at.proven_rows),
+        )
+
+    async def _cut_over(self, passes: Passes) -> None:
+        request = self.migration.cutover_request
+        assert request is not None
+        try:
+            if not self.migration.cutover_force:
+                await self.driver.verify(self.migration)
+            if not await self._shrink_the_lag(passes):
+                return
+            await self._to(MigrationState.CUTOVER_PAUSED)
+            result = await self._fence_and_flip(passes)
+        except (CutoverTimeoutError, ConsistencyError) as error:
+            if self.migration.state is MigrationState.CUTOVER_PAUSED:
+                await self._to(MigrationState.DUAL_WRITE, outcomes.describe(error))
+            await self.links.migrations.answer_cutover(
+                self.migration.id, request, outcomes.describe(error)
+            )
+            await self._reopen_passes()
+            return
+        await flip.finish(self.links.migrations, self.migration, result.decided, result.pause_ms)
+        await self.links.migrations.answer_cutover(
+            self.migration.id, request, {"code": outcomes.OK}
+        )
+        await self.links.migrations.audit(
+            self.migration.id,
+            "cutover",
+            {
+                "pause_ms": round(result.pause_ms, 3),
+                "rows": result.rows,
+                "attempts": result.attempts,
+            },
+        )
+
+    async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
+        fence = await guard.read(
+            self.links.source, self.links.endpoints.source_address, self.migration.tenant_id
+        )
+        if fence is None:
+            raise MigrationError("the fence at the source was removed by hand; abort the migration")
+        return await Cutover(self.links, self.migration, passes, fence).run()
+
+    async def _shrink_the_lag(self, passes: Passes) -> bool:
+        """Catch up until a pass is small: what is left then fits under the fence.
+
+        False when asked to stop meanwhile.
+        """
+        for _ in range(PASSES_BEFORE_FENCE):
+            result = await passes.catch_up()
+            small = self.migration.config.sync_lag_threshold
+            if result is None:
+                return False
+            if result.inserted <= small and result.seconds < 1:
+                return True
+        raise CutoverTimeoutError(self.migration.config.cutover_timeout_seconds)
+
+    async def _recover(self) -> None:
+        """A cutover was under way when its driver went: ask the fence, under the lock."""
+        decided = await flip.decision(
+            self.links.fence, self.links.endpoints.source_address, self.migration
+        )
+        request = self.migration.cutover_request
+        if decided is None:
+            await self._to(MigrationState.DUAL_WRITE, {"recovered": "nothing was decided"})
+            return
+        await flip.open_target(
+            self.links.target, self.links.endpoints.target_address, self.migration, decided
+        )
+        await flip.finish(self.links.migrations, self.migration, decided)
+        if request is not None:
+            await self.links.migrations.answer_cutover(
+                self.migration.id, request, {"code": outcomes.OK}
+            )
+
+    async def _open_passes(self) -> Passes:
+        if self.passes is None:
+            target = self.links.endpoints.target_address
+            at = await progress.claim(
+                self.links.target, target, self.migration.id, self.driver.owner
+            )
+            if at is None:
+                raise MigrationError(
+                    "the progress row at the target was removed by hand; abort the migration"
+                )
+            columns = await carried_columns(self.links.source, self.links.endpoints.source_address)
+            session: PassSession = await self.links.open_session(self.migration, at, columns)
+            self.passes = Passes(self.links, self.migration, session, self.driver.owner, at)
+        self.passes.migration = self.migration
+        return self.passes
+
+    async def _reopen_passes(self) -> None:
+        """A pass that was cancelled in the middle leaves its connections unusable."""
+        if self.passes is not None:
+            passes, self.passes = self.passes, None
+            await passes.session.close()
+
+    async def _to(
+        self, following: MigrationState, details: dict[str, object] | None = None
+    ) -> None:
+        self.watch.migration = await self.links.migrations.transition(
+            self.migration, following, owner=self.driver.owner, details=details
+        )

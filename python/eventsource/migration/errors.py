@@ -1,0 +1,186 @@
+"""What can go wrong with a migration. Every message names the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+from uuid import UUID
+
+from eventsource.errors import EventSourceError
+
+if TYPE_CHECKING:
+    from eventsource.migration.consistency import VerificationReport
+
+
+class MigrationError(EventSourceError):
+    """A migration cannot go on."""
+
+    #: How the error is named in the control tables, so that another process can raise it again.
+    code: ClassVar[str] = "migration"
+
+
+class MigrationNotFoundError(MigrationError):
+    """No migration has this id.
+
+    Attributes:
+        migration_id: the id that was asked for.
+    """
+
+    code = "not_found"
+
+    def __init__(self, migration_id: UUID) -> None:
+        super().__init__(
+            f"there is no migration {migration_id}; `eventsource-migrate status` lists what exists"
+        )
+        self.migration_id = migration_id
+
+
+class MigrationAlreadyExistsError(MigrationError):
+    """The tenant already has an active migration.
+
+    Attributes:
+        tenant_id: the tenant.
+        migration_id: its active migration, when it could be read.
+    """
+
+    code = "already_exists"
+
+    def __init__(self, tenant_id: UUID, migration_id: UUID | None = None) -> None:
+        which = f" {migration_id}" if migration_id else ""
+        super().__init__(
+            f"tenant {tenant_id} already has an active migration{which}; "
+            "finish it or abort it before starting another"
+        )
+        self.tenant_id = tenant_id
+        self.migration_id = migration_id
+
+
+class InvalidStateTransitionError(MigrationError):
+    """The migration is not in a state that allows this.
+
+    Attributes:
+        migration_id: the migration.
+        current: its state.
+        requested: what was asked for.
+    """
+
+    code = "invalid_transition"
+
+    def __init__(self, migration_id: UUID, current: str, requested: str) -> None:
+        super().__init__(f"migration {migration_id} is {current}: it cannot {requested}")
+        self.migration_id = migration_id
+        self.current = current
+        self.requested = requested
+
+
+class PreflightError(MigrationError):
+    """The migration was refused before anything was changed.
+
+    Attributes:
+        problems: one sentence per problem, each with its repair.
+    """
+
+    code = "preflight"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A session that kept the fence from being taken.
+
+    Attributes:
+        pid: server process; 0 for a prepared transaction.
+        age_seconds: how long its transaction has been open.
+        state: as in pg_stat_activity, or ``prepared``.
+        query: the statement it runs or ran last, cut to 200 characters.
+    """
+
+    pid: int
+    age_seconds: float
+    state: str
+    query: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.state}, {self.age_seconds:.1f} s): {self.query}"
+
+
+class CutoverTimeoutError(MigrationError):
+    """The cutover did not fit its budget; writers go on at the source, none saw an error.
+
+    Attributes:
+        timeout_seconds: the budget.
+        blocked_writers: appends that were waiting when it was given up.
+        blockers: who held the fence open.
+    """
+
+    code = "cutover_timeout"
+
+    def __init__(
+        self,
+        timeout_seconds: float,
+        blocked_writers: int = 0,
+        blockers: Sequence[Blocker] = (),
+    ) -> None:
+        self.timeout_seconds = timeout_seconds
+        self.blocked_writers = blocked_writers
+        self.blockers = tuple(blockers)
+        who = f"; in the way: {'; '.join(map(str, self.blockers))}" if self.blockers else ""
+        super().__init__(
+            f"the cutover did not fit its budget of {timeout_seconds:g} s and was rolled back; "
+            f"the tenant keeps writing at the source{who}"
+        )
+
+
+class ConsistencyError(MigrationError):
+    """Source and target differ; nothing was flipped.
+
+    Attributes:
+        report: what differs, or None when the proof of a pass failed and only its text is known.
+    """
+
+    code = "inconsistent"
+
+    def __init__(self, message: str, report: VerificationReport | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class PositionMappingError(MigrationError):
+    """A position cannot be translated with what the mapping holds."""
+
+    code = "position_mapping"
+
+
+class RoutingError(MigrationError):
+    """A route names a store that this process does not know, or the wrong one."""
+
+    code = "routing"
+
+
+class WritePausedError(MigrationError):
+    """An append waited for the fence longer than the guard allows; it was not stored.
+
+    Attributes:
+        tenant_id: the tenant.
+        timeout_seconds: how long it waited.
+    """
+
+    code = "write_paused"
+
+    def __init__(self, tenant_id: UUID, timeout_seconds: float) -> None:
+        super().__init__(
+            f"writes of tenant {tenant_id} are paused for its cutover and this append waited "
+            f"{timeout_seconds:.1f} s; it was not stored, retry it"
+        )
+        self.tenant_id = tenant_id
+        self.timeout_seconds = timeout_seconds
+
+
+class LeaseLostError(MigrationError):
+    """Another driver took the migration over; this one has stopped."""
+
+    code = "lease_lost"

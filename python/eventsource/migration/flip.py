@@ -1,0 +1,194 @@
+"""The decision and what follows from it.
+
+The fence row of the source decides. Everything here may be run by any process, any number of
+times: it reads the decision and rolls the rest forward to it, never back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from eventsource.migration import guard, progress, snapshots
+from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
+from eventsource.migration.repositories.migrations import (
+    PostgreSQLMigrationRepository,
+    transaction,
+)
+from eventsource.migration.states import MigrationState
+
+if TYPE_CHECKING:
+    from eventsource.dataplane import TableAddress
+    from eventsource.migration.guard import Fence
+    from eventsource.migration.models import Migration
+    from eventsource.migration.repositories import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the source's fence row says: where the tenant went and where its source ended."""
+
+    generation: int
+    source_head: int
+    position_offset: int
+
+
+async def decide(
+    connection: Executor, source: TableAddress, migration: Migration, fence: Fence, offset: int
+) -> Decision | None:
+    """Inside the transaction that holds the lock: mark the tenant as moved.
+
+    Returns None when the fence is not the one the migration raised; the transaction must then be
+    rolled back. Committing it is the decision.
+    """
+    sequence = await snapshots.position_sequence(connection, source)
+    row = await connection.fetchrow(
+        f"update {guard.fences(source)} set state = 'moved', generation = generation + 1,"
+        f" moved_to = $4, position_offset = $5, updated_at = now(), source_head ="
+        f" (select case when is_called then last_value else 0 end from {sequence})"
+        " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
+        " and role = 'source' returning generation, source_head, position_offset",
+        fence.fence_id, migration.id, migration.generation, migration.target_store_id, offset,
+    )  # fmt: skip
+    return Decision(**dict(row)) if row is not None else None
+
+
+async def decision(
+    connection: asyncpg.Connection[Any], source: TableAddress, migration: Migration
+) -> Decision | None:
+    """What was decided; that nothing was is established while holding the lock.
+
+    A plain read cannot tell a decision that is still committing from none: the lock waits for the
+    session that may be committing it. It is asked for briefly and again, because new writers
+    queue behind the wait.
+    """
+    while True:
+        fence = await guard.read(connection, source, migration.tenant_id)
+        decided = as_decision(fence, migration)
+        if decided is not None or fence is None or fence.migration_id != migration.id:
+            return decided
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = {guard.DDL_LOCK_TIMEOUT_MS}")
+                await guard.lock_exclusively(connection, fence)
+                # A statement of its own: its snapshot is taken after the wait.
+                return as_decision(
+                    await guard.read(connection, source, migration.tenant_id), migration
+                )
+        except asyncpg.LockNotAvailableError:
+            await asyncio.sleep(0.2)
+
+
+def as_decision(fence: Fence | None, migration: Migration) -> Decision | None:
+    """The decision a fence row stands for, None while it is open or belongs to another move."""
+    if fence is None or fence.state != "moved" or fence.migration_id != migration.id:
+        return None
+    assert fence.source_head is not None
+    return Decision(fence.generation, fence.source_head, fence.position_offset)
+
+
+async def open_target(
+    connection: Executor, target: TableAddress, migration: Migration, decided: Decision
+) -> None:
+    """Let applications write at the target: first the sequence, then the fence; idempotent."""
+    sequence = await snapshots.position_sequence(connection, target)
+    first_free = decided.source_head + decided.position_offset
+    if decided.position_offset == 0:
+        await _close_the_gap(connection, target, migration, sequence, first_free)
+    async with transaction(connection) as inside:
+        await inside.fetchval(
+            "select setval($1::text::regclass, greatest($2, (select case when is_called then"
+            f" last_value else 0 end from {sequence}), 1))",
+            sequence, first_free,
+        )  # fmt: skip
+        opened = await inside.fetchval(
+            f"update {guard.fences(target)} set state = 'open', generation = $3,"
+            " updated_at = now() where table_name = $1 and tenant_id = $2 and migration_id = $4"
+            " and role = 'target' returning state",
+            target.table, migration.tenant_id, decided.generation, migration.id,
+        )  # fmt: skip
+        if opened is None:
+            raise MigrationError(
+                f"the fence of tenant {migration.tenant_id} is missing at the target"
+                f" {target.table!r}; it was removed by hand, restore it before the tenant writes"
+            )
+
+
+async def _close_the_gap(
+    connection: Executor,
+    target: TableAddress,
+    migration: Migration,
+    sequence: str,
+    first_free: int,
+) -> None:
+    """Give the reserved headroom back when nobody else drew a position: positions stay dense.
+
+    Cosmetic, so it waits for nobody; a sequence that anyone has moved since is left alone.
+    """
+    row = await progress.read(connection, target, migration.id)
+    if row is None:
+        return
+    with contextlib.suppress(asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError):
+        async with transaction(connection) as inside:
+            await inside.execute(
+                f"lock table {guard.table(target)} in share row exclusive mode nowait"
+            )
+            fence = await guard.read(inside, target, migration.tenant_id)
+            if fence is not None and fence.state == "closed":
+                await inside.fetchval(
+                    "select setval($1::text::regclass, greatest($2, 1)) from"
+                    f" {sequence} where last_value = $3",
+                    sequence, first_free, row.last_target_position,
+                )  # fmt: skip
+
+
+async def finish(
+    migrations: PostgreSQLMigrationRepository,
+    migration: Migration,
+    decided: Decision,
+    pause_ms: float | None = None,
+) -> Migration:
+    """Write route and state once the target is open; whoever comes second finds it done."""
+    await migrations.record_decision(
+        migration.id, decided.source_head, decided.position_offset, pause_ms
+    )
+    try:
+        return await migrations.transition(
+            migration,
+            MigrationState.MIGRATED,
+            details={
+                "fence_position": decided.source_head,
+                "position_offset": decided.position_offset,
+                "pause_ms": pause_ms,
+            },
+        )
+    except InvalidStateTransitionError:
+        current = await migrations.get(migration.id)
+        if current.state is not MigrationState.MIGRATED:
+            raise
+        return current
+
+
+async def roll_forward(
+    migrations: PostgreSQLMigrationRepository,
+    migration: Migration,
+    source: Executor,
+    source_address: TableAddress,
+    target: Executor,
+    target_address: TableAddress,
+) -> bool:
+    """Finish a flip whose driver died after the decision; False when nothing was decided.
+
+    ``moved`` once committed never goes back, so a plain read suffices to act on it; it is only
+    the absence of a decision that takes the lock to establish.
+    """
+    decided = as_decision(await guard.read(source, source_address, migration.tenant_id), migration)
+    if decided is None:
+        return False
+    await open_target(target, target_address, migration, decided)
+    await finish(migrations, migration, decided)
+    return True

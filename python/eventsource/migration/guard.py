@@ -1,0 +1,235 @@
+"""The guard: fence rows, and the triggers that make every writer heed them.
+
+The function behind the triggers is in ``stores/sql/fence.sql``. Here is when it is installed, how
+it recognises the migrator, and how it goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.identifiers import qualified, quote_identifier
+from eventsource.migration.errors import MigrationError
+
+if TYPE_CHECKING:
+    from eventsource.dataplane import TableAddress
+    from eventsource.migration.repositories import Executor
+
+#: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
+#: the fence's id. The same number stands in fence.sql.
+LOCK_CLASS = 1163281235
+
+#: CREATE TRIGGER queues every tenant's writers behind itself while it waits, so it waits briefly.
+DDL_LOCK_TIMEOUT_MS = 200
+
+#: The guard waits this much longer than the cutover's budget, so that an overrun is the cutover's
+#: to resolve and no writer sees an error for it.
+GUARD_PATIENCE_SECONDS = 2.0
+
+#: Session setting by which the target's guard recognises the migrator.
+MIGRATOR_SETTING = "eventsource.migration"
+
+TRIGGER_KINDS = ("write", "change", "truncate")
+
+
+class InterruptedInstallation(Exception):
+    """The guard was not installed because the driver was asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A tenant's fence row in one event table.
+
+    ``source_head`` is the source's position sequence at the decision; ``moved_to`` the store id.
+    """
+
+    fence_id: int
+    role: str
+    state: str
+    generation: int
+    migration_id: UUID
+    store_id: str
+    moved_to: str | None
+    source_head: int | None
+    position_offset: int
+
+
+def fences(address: TableAddress) -> str:
+    """The fence table beside the event table, quoted."""
+    return qualified(address.schema, "eventsource_fences")
+
+
+def table(address: TableAddress) -> str:
+    """The event table, quoted."""
+    return qualified(address.schema, address.table)
+
+
+async def read(connection: Executor, address: TableAddress, tenant_id: UUID) -> Fence | None:
+    """The tenant's fence, or None."""
+    row = await connection.fetchrow(
+        "select fence_id, role, state, generation, migration_id, store_id, moved_to, source_head,"
+        f" position_offset from {fences(address)} where table_name = $1 and tenant_id = $2",
+        address.table, tenant_id,
+    )  # fmt: skip
+    return Fence(**dict(row)) if row is not None else None
+
+
+async def raise_fence(
+    connection: Executor,
+    address: TableAddress,
+    *,
+    tenant_id: UUID,
+    migration_id: UUID,
+    store_id: str,
+    role: str,
+    generation: int,
+) -> Fence:
+    """Commit the fence row that the triggers will look for: ``open`` at a source, ``closed`` at a
+    target. A finished migration's row is taken over; an unfinished one's is an error.
+    """
+    state = "open" if role == "source" else "closed"
+    finished = "open" if role == "source" else "moved"
+    name = fences(address)
+    await connection.execute(
+        f"insert into {name} as f (table_name, tenant_id, role, state, generation, migration_id,"
+        " store_id) values ($1, $2, $3, $4, $5, $6, $7)"
+        " on conflict (table_name, tenant_id) do update set role = excluded.role,"
+        " state = excluded.state, generation = excluded.generation,"
+        " migration_id = excluded.migration_id, store_id = excluded.store_id, moved_to = null,"
+        " source_head = null, position_offset = 0, updated_at = now()"
+        " where f.migration_id <> excluded.migration_id and f.state = $8"
+        " and f.role is distinct from excluded.role",
+        address.table, tenant_id, role, state, generation, migration_id, store_id, finished,
+    )  # fmt: skip
+    fence = await read(connection, address, tenant_id)
+    if fence is None or fence.migration_id != migration_id:
+        raise MigrationError(
+            f"the fence of tenant {tenant_id} in {address.table!r} belongs to another migration"
+            f" ({fence.migration_id if fence else 'none'}); abort that one first"
+        )
+    return fence
+
+
+async def install(
+    connection: asyncpg.Connection[Any],
+    address: TableAddress,
+    fence: Fence,
+    tenant_id: UUID,
+    budget_seconds: float,
+    carry_on: Callable[[], bool],
+    *,
+    then: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Create the fence's triggers; ``then`` runs in the same transaction, writers held off.
+
+    Creating the trigger waits out every transaction that has written to the table, so none that
+    the guard never saw is still in flight when this returns. ``carry_on`` is asked between two
+    attempts: a long transaction at the source may hold them up for as long as it lasts.
+
+    Raises:
+        InterruptedInstallation: ``carry_on`` said no.
+    """
+    names = {kind: quote_identifier(_trigger(fence, kind)) for kind in TRIGGER_KINDS}
+    on = table(address)
+    patience_ms = int((budget_seconds + GUARD_PATIENCE_SECONDS) * 1000)
+    # The ids are a UUID and integers of ours: a trigger's condition cannot take parameters.
+    run = (
+        f"for each row when ({{row}}.tenant_id = '{tenant_id}'::uuid{_migrator_passes(fence)})"
+        f" execute function {qualified(address.schema, 'eventsource_guard')}"
+        f"('{fence.fence_id}', '{patience_ms}')"
+    )
+    statements = [
+        f"create or replace trigger {names['write']} before insert or update on {on} "
+        + run.format(row="new"),
+        f"create or replace trigger {names['change']} before update or delete on {on} "
+        + run.format(row="old"),
+        f"create or replace trigger {names['truncate']} before truncate on {on} for each statement"
+        f" execute function {qualified(address.schema, 'eventsource_guard_truncate')}()",
+        # Otherwise session_replication_role = replica walks past.
+        *(f"alter table {on} enable always trigger {name}" for name in names.values()),
+    ]
+
+    async def create() -> None:
+        for statement in statements:
+            await connection.execute(statement)
+        if then is not None:
+            await then()
+
+    await _with_brief_locks(connection, create, carry_on)
+
+
+async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fence: Fence) -> bool:
+    """Drop triggers and row in one transaction, unless the tenant has moved (then False).
+
+    The exclusive lock is held: a cutover that is deciding is waited for, and none can decide
+    afterwards, because the row it would change is gone.
+    """
+    removed = False
+
+    async def drop() -> None:
+        nonlocal removed
+        await lock_exclusively(connection, fence)
+        state = await connection.fetchval(
+            f"select state from {fences(address)} where fence_id = $1 and migration_id = $2",
+            fence.fence_id, fence.migration_id,
+        )  # fmt: skip
+        removed = state != "moved"
+        if not removed:
+            return
+        for kind in TRIGGER_KINDS:
+            name = quote_identifier(_trigger(fence, kind))
+            await connection.execute(f"drop trigger if exists {name} on {table(address)}")
+        await connection.execute(
+            f"delete from {fences(address)} where fence_id = $1 and migration_id = $2",
+            fence.fence_id, fence.migration_id,
+        )  # fmt: skip
+
+    await _with_brief_locks(connection, drop)
+    return removed
+
+
+async def lock_exclusively(connection: Executor, fence: Fence) -> None:
+    """Inside a transaction: wait until no append is in flight and hold new ones off."""
+    await connection.execute("select pg_advisory_xact_lock($1, $2)", LOCK_CLASS, fence.fence_id)
+
+
+def _trigger(fence: Fence, kind: str) -> str:
+    # BEFORE triggers run in the order of their names: another one may still change the tenant.
+    return f"zzz_eventsource_guard_{fence.fence_id}_{kind}"
+
+
+def _migrator_passes(fence: Fence) -> str:
+    if fence.role == "source":
+        return ""
+    return (
+        f" and current_setting('{MIGRATOR_SETTING}', true) is distinct from '{fence.migration_id}'"
+    )
+
+
+async def _with_brief_locks(
+    connection: asyncpg.Connection[Any],
+    work: Callable[[], Awaitable[None]],
+    carry_on: Callable[[], bool] = lambda: True,
+) -> None:
+    """Run DDL in a transaction whose lock waits stay short, again until it gets through."""
+    pause = 0.05
+    started = time.monotonic()
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = {DDL_LOCK_TIMEOUT_MS}")
+                await work()
+            return
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if not carry_on():
+                raise InterruptedInstallation from None
+            # Let the writers that queued behind the attempt run before the next one.
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0 if time.monotonic() - started < 60 else 5.0)

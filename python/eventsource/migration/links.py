@@ -1,0 +1,173 @@
+"""The connections a driver works on.
+
+All are its own: blocked writers hold the application's pools, and nothing under the fence may wait
+for a writer that waits for the fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.connections import ConnectionParameters, connect, connection_parameters
+from eventsource.dataplane import PassSession, PassSessionConfig, TableAddress
+from eventsource.migration.guard import MIGRATOR_SETTING
+from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
+    from eventsource.migration.progress import CopyProgress
+    from eventsource.stores.postgresql import PostgreSQLEventStore
+
+    Connection = asyncpg.Connection[Any]
+
+APPLICATION_NAME = "eventsource-migrate"
+
+#: A role may have other defaults; the protocol depends on these.
+_SETTINGS = {
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "row_security": "off",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a migration's three databases are; holds passwords, never printed."""
+
+    control: ConnectionParameters
+    control_schema: str
+    source: ConnectionParameters
+    source_address: TableAddress
+    target: ConnectionParameters
+    target_address: TableAddress
+
+    @classmethod
+    async def of(
+        cls,
+        migrations: PostgreSQLMigrationRepository,
+        source: PostgreSQLEventStore,
+        target: PostgreSQLEventStore,
+    ) -> Endpoints:
+        """Read them from the stores and the repository.
+
+        Raises:
+            ConnectionDetailsError: a store was given only a pool that does not tell; pass ``dsn=``.
+        """
+        control = await connection_parameters(cast("asyncpg.Pool[Any]", migrations.pool))
+        source_parameters = await source.connection_parameters()
+        target_parameters = await target.connection_parameters()
+        return cls(
+            control=control,
+            control_schema=await control_schema(migrations),
+            source=source_parameters,
+            source_address=await address_of(source),
+            target=target_parameters,
+            target_address=await address_of(target),
+        )
+
+
+async def control_schema(migrations: PostgreSQLMigrationRepository) -> str:
+    """The schema that holds the control tables."""
+    name = await migrations.pool.fetchval(
+        "select relnamespace::regnamespace::text from pg_class"
+        " where oid = to_regclass('tenant_migrations')"
+    )
+    return str(name or "public")
+
+
+async def address_of(store: PostgreSQLEventStore) -> TableAddress:
+    """A store's table as the data plane takes it."""
+    parameters = await store.connection_parameters()
+    return TableAddress(parameters.dsn, await store.resolve_schema(), store.table_name)
+
+
+@dataclass(slots=True)
+class Links:
+    """Open connections of one driver.
+
+    ``fence`` holds the exclusive lock during the cutover, so the source has a second connection
+    for everything else.
+    """
+
+    endpoints: Endpoints
+    control: Connection
+    watch: Connection
+    source: Connection
+    fence: Connection
+    target: Connection
+
+    @classmethod
+    async def open(cls, endpoints: Endpoints, migration_id: UUID) -> Links:
+        """Open them all, or none."""
+        wanted = (
+            endpoints.control,
+            endpoints.control,
+            endpoints.source,
+            endpoints.source,
+            endpoints.target,
+        )
+        opened: list[Connection] = []
+        try:
+            for parameters in wanted:
+                opened.append(
+                    await connect(
+                        parameters, application_name=APPLICATION_NAME, server_settings=_SETTINGS
+                    )
+                )
+            target = opened[4]
+            await target.execute(
+                "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
+            )
+        except BaseException:
+            await close_all(opened)
+            raise
+        control, watch, source, fence, target = opened
+        return cls(endpoints, control, watch, source, fence, target)
+
+    @property
+    def migrations(self) -> PostgreSQLMigrationRepository:
+        """The journal over the driver's own control connection."""
+        return PostgreSQLMigrationRepository(self.control)
+
+    async def close(self) -> None:
+        """Close them all; what was not committed is gone, which is the safe outcome."""
+        await close_all([self.fence, self.source, self.target, self.control, self.watch])
+
+    async def open_session(
+        self, migration: Migration, progress: CopyProgress, columns: tuple[str, ...]
+    ) -> PassSession:
+        """Open the data plane's connections for this driver."""
+        config = PassSessionConfig(
+            migration_id=migration.id,
+            tenant_id=migration.tenant_id,
+            owner=progress.owner,
+            source=self.endpoints.source_address,
+            target=self.endpoints.target_address,
+            control_dsn=self.endpoints.control.dsn,
+            control_schema=self.endpoints.control_schema,
+            columns=columns,
+            offset=progress.position_offset,
+            last_target_position=progress.last_target_position,
+            chunk_rows=migration.config.chunk_rows,
+            chunk_bytes=migration.config.chunk_bytes,
+            max_events_per_second=migration.config.max_events_per_second,
+        )
+        return await PassSession.open(config)
+
+
+async def close_all(connections: list[Connection]) -> None:
+    """Close politely but briefly; a server that does not answer is left to its own timeouts."""
+    for connection in connections:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1):
+                await connection.close()
+        connection.terminate()

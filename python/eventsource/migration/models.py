@@ -1,0 +1,152 @@
+"""What the control tables hold, as frozen records."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from eventsource.migration.consistency import VerificationLevel
+from eventsource.migration.states import MigrationState, TenantMigrationState
+
+#: Batches that are committed together as one chunk.
+BATCHES_PER_CHUNK = 20
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationConfig:
+    """How a migration is carried out. Absurd values raise ``ValueError`` here, not at night.
+
+    Args:
+        batch_size: events per batch; twenty batches are one chunk, the unit that is committed.
+        sync_lag_threshold: how small the lag (events) must be before the fence is asked for. The
+            lag at the flip is always 0.
+        cutover_timeout_seconds: the hard budget of the pause that writers may see.
+        verification_level: what is compared before the fence is asked for.
+        sample_percentage: share of the streams that this comparison reads, 0 < p <= 100. The
+            proof of the passes always covers every row.
+        max_events_per_second: throttle of the copy; None is as fast as it goes.
+        mirror_writes: whether routers write new events to the target at once.
+        chunk_bytes: bytes after which a chunk ends early.
+        pass_interval_seconds: pause between two catch-up passes while nothing is asked.
+        lease_seconds: after how long without a sign of life another driver may take over.
+    """
+
+    batch_size: int = 1000
+    sync_lag_threshold: int = 100
+    cutover_timeout_seconds: float = 5.0
+    verification_level: VerificationLevel = VerificationLevel.HASH
+    sample_percentage: float = 100.0
+    max_events_per_second: float | None = None
+    mirror_writes: bool = True
+    chunk_bytes: int = 32 * 1024 * 1024
+    pass_interval_seconds: float = 0.5
+    lease_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "verification_level", VerificationLevel(self.verification_level))
+        _within("batch_size", self.batch_size, 1, 1_000_000)
+        _within("sync_lag_threshold", self.sync_lag_threshold, 0, 10_000_000)
+        _within("cutover_timeout_seconds", self.cutover_timeout_seconds, 0.05, 300)
+        _within("sample_percentage", self.sample_percentage, 0.01, 100)
+        if self.max_events_per_second is not None:
+            _within("max_events_per_second", self.max_events_per_second, 1, 1e9)
+        _within("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
+        _within("pass_interval_seconds", self.pass_interval_seconds, 0.01, 3600)
+        _within("lease_seconds", self.lease_seconds, 1, 3600)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows after which a chunk ends."""
+        return self.batch_size * BATCHES_PER_CHUNK
+
+    def to_json(self) -> str:
+        """As the control table stores it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> MigrationConfig:
+        """The configuration a migration was started with; fields of later versions are ignored."""
+        known = {name: value for name, value in json.loads(text).items() if name in cls.__slots__}
+        return cls(**known)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One tenant's move, as the control table knows it.
+
+    Positions are global positions; ``position_offset`` is target minus source, None until the
+    block at the target is reserved; ``fence_position`` is the source's head at the decision.
+    ``generation`` is that of the route at the start; the flip makes it one higher.
+    """
+
+    id: UUID
+    tenant_id: UUID
+    source_store_id: str
+    target_store_id: str
+    state: MigrationState
+    config: MigrationConfig = field(repr=False)
+    generation: int
+    progress_percentage: float
+    events_copied: int
+    total_events: int
+    error_message: str | None
+    error_code: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    updated_at: datetime
+    paused_from: MigrationState | None
+    pause_requested: bool
+    abort_requested: str | None
+    cutover_request: UUID | None
+    cutover_force: bool
+    cutover_outcome: dict[str, Any] | None
+    driver_owner: UUID | None
+    driver_name: str | None
+    driver_alive: bool
+    position_offset: int | None
+    fence_position: int | None
+    cutover_pause_ms: float | None
+
+    @classmethod
+    def from_row(cls, row: Any) -> Migration:
+        """From a row of the ``select_columns`` statement."""
+        values = dict(row)
+        values["state"] = MigrationState(values["state"])
+        values["config"] = MigrationConfig.from_json(values["config"])
+        if values["paused_from"] is not None:
+            values["paused_from"] = MigrationState(values["paused_from"])
+        if values["cutover_outcome"] is not None:
+            values["cutover_outcome"] = json.loads(values["cutover_outcome"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRouting:
+    """Where a tenant lives. A higher generation is a newer owner."""
+
+    tenant_id: UUID
+    store_id: str
+    migration_state: TenantMigrationState
+    target_store_id: str | None
+    generation: int
+    migration_id: UUID | None
+    updated_at: datetime | None = None
+
+    @classmethod
+    def from_row(cls, row: Any) -> TenantRouting:
+        """From a row of the ``select`` statement."""
+        values = dict(row)
+        values["migration_state"] = TenantMigrationState(values["migration_state"])
+        return cls(**values)

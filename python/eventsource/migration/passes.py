@@ -1,0 +1,109 @@
+"""The sequence of passes: pass k moves what snapshot S(k) shows and S(k-1) does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eventsource.dataplane import PassResult, PassSession, PassSpec
+from eventsource.migration import progress, snapshots
+from eventsource.migration.errors import MigrationError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from eventsource.migration.links import Links
+    from eventsource.migration.models import Migration
+    from eventsource.migration.progress import CopyProgress
+
+
+@dataclass(slots=True)
+class Passes:
+    """Runs one migration's passes on a driver's connections.
+
+    Every pass goes the same way, whatever its size: snapshot, barrier, store, copy and map, prove,
+    record. ``at`` is the progress row as last read or written by this driver.
+    """
+
+    links: Links
+    migration: Migration
+    session: PassSession
+    owner: UUID
+    at: CopyProgress
+
+    async def catch_up(self) -> PassResult | None:
+        """One more pass, or the rest of one that was interrupted; None when asked to stop."""
+        if not self.at.pass_is_open:
+            await self.begin()
+        result = await self.run_stored()
+        if not result.finished:
+            return None
+        await self.complete()
+        return result
+
+    async def begin(self) -> None:
+        """Take the next snapshot, make it safe, and store it before anything is read with it."""
+        source = self.links.source
+        taken = await snapshots.take(source)
+        self._refuse_other_cluster(taken.system)
+        await snapshots.barrier(source, self.links.endpoints.source_address, self.migration.id)
+        await self._store(taken.text)
+
+    async def under_the_fence(self) -> PassResult:
+        """The last pass: no upper bound but what is committed, since nobody can write.
+
+        The barrier comes after the grant and before the first read, so that everything read is on
+        the source's disk. Its rows are proven before the target commits them.
+        """
+        source = self.links.source
+        taken = await snapshots.take(source)
+        self._refuse_other_cluster(taken.system)
+        await snapshots.barrier(source, self.links.endpoints.source_address, self.migration.id)
+        await self._store(None)
+        result = await self.run_stored()
+        if not result.finished:
+            raise MigrationError("the last pass was stopped before its end")
+        return result
+
+    async def refresh(self) -> None:
+        """Read the progress row anew."""
+        row = await progress.read(
+            self.links.target, self.links.endpoints.target_address, self.migration.id
+        )
+        if row is None:
+            raise MigrationError(f"the progress row of migration {self.migration.id} is gone")
+        self.at = row
+
+    async def _store(self, snapshot: str | None) -> None:
+        self.at = await progress.begin_pass(
+            self.links.target,
+            self.links.endpoints.target_address,
+            self.at,
+            owner=self.owner,
+            snapshot=snapshot,
+        )
+
+    async def run_stored(self) -> PassResult:
+        """Run the stored pass from its cursor."""
+        return await self.session.run(
+            PassSpec(
+                number=self.at.pass_number,
+                previous_snapshot=self.at.previous_snapshot,
+                snapshot=self.at.snapshot,
+                staged=self.at.staged,
+            )
+        )
+
+    async def complete(self) -> None:
+        """Record the pass as proven: the next one starts from its snapshot."""
+        self.at = await progress.complete_pass(
+            self.links.target, self.links.endpoints.target_address, self.at, self.owner
+        )
+
+    def _refuse_other_cluster(self, system: str) -> None:
+        if system != self.at.source_system:
+            raise MigrationError(
+                "the source is not the cluster (or timeline) that this migration began on"
+                f" ({system} instead of {self.at.source_system}): its snapshots mean nothing here;"
+                " abort the migration and start it again"
+            )

@@ -1,0 +1,304 @@
+"""Find the problem before the night of the move. Nothing is changed here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.connections import ConnectionParameters, connect
+from eventsource.identifiers import qualified
+from eventsource.migration import guard, progress, snapshots
+from eventsource.migration.errors import PreflightError
+
+if TYPE_CHECKING:
+    from eventsource.dataplane import TableAddress
+    from eventsource.migration.repositories import Executor
+
+INIT = "run `eventsource-migrate init` or store.create_schema()"
+
+CONTROL_TABLES = (
+    "tenant_migrations",
+    "tenant_routing",
+    "migration_position_mappings",
+    "migration_audit_log",
+)
+FENCE_TABLES = ("eventsource_fences", "eventsource_barrier", "eventsource_copy_progress")
+
+#: What a carried row needs; other columns are carried as they are.
+REQUIRED = {
+    "global_position": ("bigint",),
+    "event_id": ("uuid",),
+    "aggregate_id": ("uuid",),
+    "aggregate_type": ("text", "character varying"),
+    "version": ("bigint", "integer"),
+    "tenant_id": ("uuid",),
+}
+
+_COLUMNS = """
+select a.attname as name, format_type(a.atttypid, a.atttypmod) as type,
+       a.attnotnull and a.attidentity = '' and not a.atthasdef as must_be_given,
+       a.attgenerated <> '' as generated,
+       case when a.attcollation <> t.typcollation then c.collname end as collation
+from pg_attribute a
+join pg_type t on t.oid = a.atttypid
+left join pg_collation c on c.oid = a.attcollation
+where a.attrelid = $1::text::regclass and a.attnum > 0 and not a.attisdropped
+order by a.attnum
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the catalog describes it; ``collation`` only when it is not the type's own."""
+
+    name: str
+    type: str
+    must_be_given: bool
+    generated: bool
+    collation: str | None
+
+
+@dataclass(slots=True)
+class Findings:
+    """What preflight saw: problems refuse the move, warnings are told."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    columns: tuple[str, ...] = ()
+    tenant_events: int | None = None
+
+    def raise_if_refused(self) -> None:
+        """Raise PreflightError when there is a problem."""
+        if self.problems:
+            raise PreflightError(self.problems)
+
+
+async def carried_columns(connection: Executor, source: TableAddress) -> tuple[str, ...]:
+    """The columns a migration carries, in table order: all but ``transaction_id``."""
+    return tuple(
+        column.name
+        for column in await all_columns(connection, source)
+        if column.name != "transaction_id" and not column.generated
+    )
+
+
+async def check_control(connection: Executor, findings: Findings) -> None:
+    """The four control tables exist."""
+    missing = [
+        name
+        for name in CONTROL_TABLES
+        if await connection.fetchval("select to_regclass($1) is null", name)
+    ]
+    if missing:
+        findings.problems.append(
+            f"the control database lacks {', '.join(missing)}; run `eventsource-migrate init` or"
+            " eventsource.migration.create_schema(pool)"
+        )
+
+
+async def check_stores(
+    source: Executor,
+    source_address: TableAddress,
+    target: Executor,
+    target_address: TableAddress,
+    tenant_id: UUID,
+    findings: Findings,
+) -> None:
+    """Both event tables can take part, and the tenant may move between them."""
+    sound = [
+        await _check_table(connection, address, side, findings)
+        for connection, address, side in (
+            (source, source_address, "source"),
+            (target, target_address, "target"),
+        )
+    ]
+    if not all(sound):
+        return
+    if await _identity(source, source_address) == await _identity(target, target_address):
+        findings.problems.append("the target is the source: they are the same table")
+        return
+    await _check_columns(source, source_address, target, target_address, findings)
+    if findings.problems:
+        return
+    await _check_source_tenant(source, source_address, tenant_id, findings)
+    await _check_target_tenant(target, target_address, tenant_id, findings)
+
+
+async def _check_table(
+    connection: Executor, address: TableAddress, side: str, findings: Findings
+) -> bool:
+    if await connection.fetchval("select pg_is_in_recovery()"):
+        findings.problems.append(f"the {side} server is a standby; connect to the primary")
+        return False
+    name = qualified(address.schema, address.table)
+    kind = await connection.fetchval(
+        "select relkind::text from pg_class where oid = to_regclass($1)", name
+    )
+    if kind is None:
+        findings.problems.append(f"the {side} table {name} does not exist; {INIT}")
+        return False
+    if kind not in ("r", "p"):
+        findings.problems.append(f"the {side} {name} is not a table; name the table behind it")
+        return False
+    missing = [
+        table
+        for table in FENCE_TABLES
+        if await connection.fetchval(
+            "select to_regclass($1) is null", qualified(address.schema, table)
+        )
+    ]
+    if missing:
+        findings.problems.append(
+            f"the {side} schema {address.schema!r} lacks {', '.join(missing)}; {INIT}"
+        )
+    return not missing
+
+
+async def _identity(connection: Executor, address: TableAddress) -> tuple[object, ...]:
+    row = await connection.fetchrow(
+        "select (select system_identifier from pg_control_system()) as system,"
+        " current_database() as database, $1::text::regclass::oid as table",
+        qualified(address.schema, address.table),
+    )
+    return tuple(row.values())
+
+
+async def all_columns(connection: Executor, address: TableAddress) -> list[Column]:
+    """Every column of the table, in its order."""
+    rows = await connection.fetch(_COLUMNS, qualified(address.schema, address.table))
+    return [Column(**dict(row)) for row in rows]
+
+
+async def _check_columns(
+    source: Executor,
+    source_address: TableAddress,
+    target: Executor,
+    target_address: TableAddress,
+    findings: Findings,
+) -> None:
+    here = {column.name: column for column in await all_columns(source, source_address)}
+    there = {column.name: column for column in await all_columns(target, target_address)}
+    for side, columns in (("source", here), ("target", there)):
+        for name, types in REQUIRED.items():
+            if name not in columns:
+                findings.problems.append(f"the {side} table lacks the column {name}; {INIT}")
+            elif columns[name].type.split("(")[0] not in types:
+                findings.problems.append(
+                    f"column {name} of the {side} table is {columns[name].type}, not {types[0]}"
+                )
+        stamp = columns.get("transaction_id")
+        if stamp is None or stamp.type != "xid8":
+            findings.problems.append(
+                f"the {side} table lacks the column transaction_id xid8; {INIT}, which adds it"
+                " without a rewrite"
+            )
+    carried = {
+        name: column
+        for name, column in here.items()
+        if name != "transaction_id" and not column.generated
+    }
+    for name, column in carried.items():
+        other = there.get(name)
+        if other is None:
+            findings.problems.append(f"the target table lacks the source's column {name}")
+        elif (other.type, other.collation) != (column.type, column.collation):
+            findings.problems.append(
+                f"column {name} is {_described(column)} in the source and {_described(other)} in"
+                " the target; make them alike"
+            )
+    for name, column in there.items():
+        if name not in here and column.must_be_given:
+            findings.problems.append(
+                f"the target's column {name} is NOT NULL without a default and the source has no"
+                " such column; give it a default"
+            )
+    findings.columns = tuple(carried)
+
+
+def _described(column: Column) -> str:
+    return column.type + (f" collate {column.collation}" if column.collation else "")
+
+
+async def _check_source_tenant(
+    connection: Executor, address: TableAddress, tenant_id: UUID, findings: Findings
+) -> None:
+    await snapshots.position_sequence(connection, address)
+    fence = await guard.read(connection, address, tenant_id)
+    if fence is not None and fence.state == "moved":
+        findings.problems.append(
+            f"tenant {tenant_id} has already moved from here to store {fence.moved_to!r}"
+        )
+    elif fence is not None and (fence.state == "closed" or fence.role == "source"):
+        findings.problems.append(
+            f"the source still has the fence of migration {fence.migration_id};"
+            " abort that one first"
+        )
+    foreign = await connection.fetchval(
+        "select coalesce((select transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+        f" from {guard.table(address)} where tenant_id = $1 and transaction_id is not null"
+        " order by transaction_id desc limit 1), false)",
+        tenant_id,
+    )
+    if foreign:
+        findings.problems.append(
+            "the source holds rows whose transaction_id comes from another cluster (a restore);"
+            f" repair them first: update {guard.table(address)} set transaction_id = null where"
+            " transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+        )
+    if not await _has_index(connection, address, "transaction_id"):
+        findings.warnings.append(
+            "the source has no index on (tenant_id, transaction_id): catch-up passes will read"
+            f" the whole tenant; {INIT}"
+        )
+
+
+async def _has_index(connection: Executor, address: TableAddress, second: str) -> bool:
+    return bool(
+        await connection.fetchval(
+            "select exists (select from pg_index i where i.indrelid = $1::text::regclass"
+            " and i.indisvalid and array(select a.attname::text from unnest(i.indkey) with"
+            " ordinality k(attnum, n) join pg_attribute a on a.attrelid = i.indrelid"
+            " and a.attnum = k.attnum where n <= 2 order by n) = array['tenant_id', $2::text])",
+            qualified(address.schema, address.table),
+            second,
+        )
+    )
+
+
+async def _check_target_tenant(
+    connection: Executor, address: TableAddress, tenant_id: UUID, findings: Findings
+) -> None:
+    if await connection.fetchval("select current_setting('default_transaction_read_only')") == "on":
+        findings.problems.append("the target is read-only (default_transaction_read_only is on)")
+    await snapshots.position_sequence(connection, address)
+    fence = await guard.read(connection, address, tenant_id)
+    if fence is not None and fence.state != "moved":
+        findings.problems.append(
+            f"the target still has the fence of migration {fence.migration_id};"
+            " abort that one first"
+        )
+    if await connection.fetchval(
+        f"select exists (select from {guard.table(address)} where tenant_id = $1)", tenant_id
+    ):
+        findings.problems.append(progress.already_there(tenant_id, address.table))
+
+
+async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:
+    """Run a check that must answer soon; a server that does not is a problem of its own."""
+    try:
+        async with asyncio.timeout(seconds):
+            await check()
+    except TimeoutError:
+        raise PreflightError(
+            [f"a server did not answer within {seconds:g} s; check host, port and firewall"]
+        ) from None
+
+
+async def reach(parameters: ConnectionParameters) -> asyncpg.Connection[Any]:
+    """Open one connection as the driver will."""
+    return await connect(parameters, application_name="eventsource-preflight")

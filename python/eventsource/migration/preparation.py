@@ -1,0 +1,64 @@
+"""From `pending` to the first snapshot: fences, triggers, and the reserved block of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from eventsource.migration import guard, progress, snapshots
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from eventsource.migration.links import Links
+    from eventsource.migration.models import Migration
+    from eventsource.migration.progress import CopyProgress
+
+
+async def prepare(
+    links: Links, migration: Migration, owner: UUID, carry_on: Callable[[], bool]
+) -> None:
+    """Close the target, then guard the source; every step may be repeated.
+
+    The source's fence row is committed before its triggers exist, and the triggers before the
+    first snapshot is taken: no writer meets a trigger without a row, and no row of the tenant is
+    written unguarded after S(0).
+    """
+    source, target = links.endpoints.source_address, links.endpoints.target_address
+    budget = migration.config.cutover_timeout_seconds
+    origin = await snapshots.take(links.source)
+    head = await snapshots.head(
+        links.source, await snapshots.position_sequence(links.source, source)
+    )
+
+    closed = await guard.raise_fence(
+        links.target, target, tenant_id=migration.tenant_id, migration_id=migration.id,
+        store_id=migration.target_store_id, role="target", generation=migration.generation,
+    )  # fmt: skip
+
+    async def reserve() -> None:
+        await progress.reserve(links.target, target, migration, owner, head, origin.system)
+
+    await guard.install(
+        links.target, target, closed, migration.tenant_id, budget, carry_on, then=reserve
+    )
+    opened = await guard.raise_fence(
+        links.source, source, tenant_id=migration.tenant_id, migration_id=migration.id,
+        store_id=migration.source_store_id, role="source", generation=migration.generation,
+    )  # fmt: skip
+    await guard.install(links.source, source, opened, migration.tenant_id, budget, carry_on)
+
+    at = await progress.claim(links.target, target, migration.id, owner)
+    assert at is not None
+    await links.migrations.record_offset(migration.id, owner, at.position_offset)
+
+
+async def count_tenant(links: Links, migration: Migration, at: CopyProgress) -> int:
+    """How many rows of the tenant the open pass's snapshot shows."""
+    count = await links.source.fetchval(
+        f"select count(*) from {guard.table(links.endpoints.source_address)} where tenant_id = $1"
+        " and (transaction_id is null"
+        " or pg_visible_in_snapshot(transaction_id, $2::text::pg_snapshot))",
+        migration.tenant_id, at.snapshot,
+    )  # fmt: skip
+    return int(count)

@@ -1,0 +1,47 @@
+"""What happened to a migration, who asked for it and when."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from eventsource.migration.repositories import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One row of the audit log; ``event_type`` of a transition is ``state:<new state>``."""
+
+    id: int
+    migration_id: UUID
+    event_type: str
+    details: dict[str, Any]
+    operator: str | None
+    created_at: datetime
+
+
+class PostgreSQLAuditLogRepository:
+    """The audit log in the control database.
+
+    Args:
+        pool: an asyncpg pool or connection.
+    """
+
+    def __init__(self, pool: Executor) -> None:
+        self.pool = pool
+
+    async def get_by_migration(self, migration_id: UUID) -> list[AuditEntry]:
+        """Every entry of the migration, oldest first."""
+        rows = await self.pool.fetch(
+            "select id, migration_id, event_type, details::text as details, operator, created_at"
+            " from migration_audit_log where migration_id = $1 order by id",
+            migration_id,
+        )
+        return [
+            AuditEntry(**{**dict(row), "details": json.loads(row["details"] or "{}")})
+            for row in rows
+        ]

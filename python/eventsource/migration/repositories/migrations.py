@@ -1,0 +1,269 @@
+"""The journal of migrations: creation, leases, requests and compare-and-set transitions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.migration.errors import (
+    InvalidStateTransitionError,
+    LeaseLostError,
+    MigrationAlreadyExistsError,
+    MigrationNotFoundError,
+    RoutingError,
+)
+from eventsource.migration.models import Migration, MigrationConfig
+from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
+from eventsource.named_sql import statements
+
+if TYPE_CHECKING:
+    from eventsource.migration.repositories import Executor
+
+_SQL = statements("eventsource.migration.sql", "migrations.sql")
+_ROUTES = statements("eventsource.migration.sql", "routing.sql")
+_SELECT = _SQL["select_columns"]
+
+
+class PostgreSQLMigrationRepository:
+    """Migrations in the control database.
+
+    Args:
+        pool: an asyncpg pool; a single connection works too (the driver uses one of its own).
+    """
+
+    def __init__(self, pool: Executor) -> None:
+        self.pool = pool
+
+    async def create(
+        self,
+        *,
+        migration_id: UUID,
+        tenant_id: UUID,
+        source_store_id: str,
+        target_store_id: str,
+        config: MigrationConfig,
+        generation: int,
+        operator: str | None,
+    ) -> Migration:
+        """Record a new migration and take the tenant's route over, in one transaction.
+
+        Raises:
+            MigrationAlreadyExistsError: the tenant has an active one.
+            RoutingError: the tenant's route does not name the source store.
+        """
+        details = json.dumps({"source": source_store_id, "target": target_store_id})
+        try:
+            async with transaction(self.pool) as connection:
+                await connection.execute(
+                    _SQL["insert"], migration_id, tenant_id, source_store_id, target_store_id,
+                    config.to_json(), generation, details, operator,
+                )  # fmt: skip
+                taken = await connection.fetch(
+                    _ROUTES["begin"], tenant_id, source_store_id, target_store_id, generation,
+                    migration_id,
+                )  # fmt: skip
+                if not taken:
+                    raise RoutingError(
+                        f"tenant {tenant_id} is not routed to {source_store_id!r}; "
+                        "start the migration from the store that its route names"
+                    )
+        except asyncpg.UniqueViolationError:
+            active = await self._active_of(tenant_id)
+            raise MigrationAlreadyExistsError(tenant_id, active) from None
+        return await self.get(migration_id)
+
+    async def get(self, migration_id: UUID) -> Migration:
+        """The migration, or MigrationNotFoundError."""
+        row = await self.pool.fetchrow(f"{_SELECT} where id = $1", migration_id)
+        if row is None:
+            raise MigrationNotFoundError(migration_id)
+        return Migration.from_row(row)
+
+    async def get_active(self) -> list[Migration]:
+        """Every migration that is not in a final state, oldest first."""
+        return await self._list("where state not in ('migrated', 'rolled_back', 'failed')")
+
+    async def get_by_tenant(self, tenant_id: UUID) -> list[Migration]:
+        """Every migration of the tenant, oldest first."""
+        return await self._list("where tenant_id = $1", tenant_id)
+
+    async def get_all(self) -> list[Migration]:
+        """Every migration, oldest first."""
+        return await self._list("")
+
+    async def _list(self, condition: str, *arguments: object) -> list[Migration]:
+        rows = await self.pool.fetch(f"{_SELECT} {condition} order by created_at, id", *arguments)
+        return [Migration.from_row(row) for row in rows]
+
+    async def _active_of(self, tenant_id: UUID) -> UUID | None:
+        active = [m.id for m in await self.get_by_tenant(tenant_id) if not m.state.is_final]
+        return active[0] if active else None
+
+    async def transition(
+        self,
+        migration: Migration,
+        following: MigrationState,
+        *,
+        owner: UUID | None = None,
+        details: Mapping[str, object] | None = None,
+        error: tuple[str, str] | None = None,
+        operator: str | None = None,
+    ) -> Migration:
+        """Move to ``following`` if nothing changed meanwhile, with audit row and route.
+
+        Args:
+            owner: the driver's token; None for requests that any process may carry out.
+            error: code and message to record with the new state.
+
+        Raises:
+            InvalidStateTransitionError: not a legal transition, or the state has changed.
+            LeaseLostError: ``owner`` no longer drives the migration.
+        """
+        if not may_follow(migration.state, following):
+            raise InvalidStateTransitionError(migration.id, migration.state, f"become {following}")
+        code, message = error or (None, None)
+        async with transaction(self.pool) as connection:
+            moved = await connection.fetchrow(
+                _SQL["transition"], migration.id, migration.state.value, following.value, owner,
+                json.dumps(dict(details or {})), code, message, operator,
+            )  # fmt: skip
+            if moved is None:
+                await self._explain_refusal(migration, following, owner)
+            await self._follow_with_route(connection, migration, following)
+        return await self.get(migration.id)
+
+    async def _follow_with_route(
+        self, connection: Executor, migration: Migration, following: MigrationState
+    ) -> None:
+        tenant, migration_id = migration.tenant_id, migration.id
+        if following is MigrationState.MIGRATED:
+            await connection.fetch(
+                _ROUTES["finish"], tenant, migration_id, migration.target_store_id,
+                migration.generation + 1,
+            )  # fmt: skip
+        elif following.is_final:
+            await connection.fetch(_ROUTES["release"], tenant, migration_id)
+        elif following in ROUTE_STATES:
+            state = ROUTE_STATES[following].value
+            await connection.fetch(_ROUTES["set_state"], tenant, migration_id, state)
+
+    async def _explain_refusal(
+        self, migration: Migration, following: MigrationState, owner: UUID | None
+    ) -> None:
+        current = await self.get(migration.id)
+        if owner is not None and current.driver_owner != owner:
+            raise LeaseLostError(f"another driver carries migration {migration.id} on")
+        raise InvalidStateTransitionError(migration.id, current.state, f"become {following}")
+
+    async def acquire_lease(
+        self, migration_id: UUID, owner: UUID, name: str, seconds: float
+    ) -> bool:
+        """Become the driver if there is no live one."""
+        row = await self.pool.fetchrow(_SQL["acquire_lease"], migration_id, owner, name, seconds)
+        return row is not None
+
+    async def renew_lease(self, migration_id: UUID, owner: UUID, seconds: float) -> bool:
+        """Stay the driver; False when another one took over."""
+        row = await self.pool.fetchrow(_SQL["renew_lease"], migration_id, owner, seconds)
+        return row is not None
+
+    async def release_lease(self, migration_id: UUID, owner: UUID) -> None:
+        """Let another driver begin at once."""
+        await self.pool.execute(_SQL["release_lease"], migration_id, owner)
+
+    async def record_progress(
+        self, migration_id: UUID, owner: UUID, events_copied: int, total_events: int
+    ) -> None:
+        """Publish how far the copy is (events)."""
+        await self.pool.execute(
+            _SQL["record_progress"], migration_id, owner, events_copied, total_events
+        )
+
+    async def record_error(self, migration_id: UUID, owner: UUID, message: str | None) -> None:
+        """Publish why the driver is waiting; None clears it."""
+        await self.pool.execute(_SQL["record_error"], migration_id, owner, message)
+
+    async def record_offset(self, migration_id: UUID, owner: UUID, offset: int) -> None:
+        """Publish the carried offset of positions."""
+        await self.pool.execute(_SQL["record_offset"], migration_id, owner, offset)
+
+    async def record_decision(
+        self, migration_id: UUID, fence_position: int, offset: int, pause_ms: float | None
+    ) -> None:
+        """Publish where the source ended; ``pause_ms`` is None when recovery finished the flip."""
+        await self.pool.execute(
+            _SQL["record_decision"], migration_id, fence_position, offset, pause_ms
+        )
+
+    async def audit(
+        self,
+        migration_id: UUID,
+        event_type: str,
+        details: Mapping[str, object],
+        operator: str | None = None,
+    ) -> None:
+        """Add a row to the audit log."""
+        await self.pool.execute(
+            _SQL["audit"], migration_id, event_type, json.dumps(dict(details)), operator
+        )
+
+    async def request_pause(self, migration_id: UUID, operator: str | None) -> bool:
+        """Ask the driver to pause; False when the state does not allow it."""
+        return bool(await self.pool.fetch(_SQL["request_pause"], migration_id, operator))
+
+    async def request_abort(self, migration_id: UUID, reason: str, operator: str | None) -> bool:
+        """Ask the driver to abort; False when the migration is over."""
+        return bool(await self.pool.fetch(_SQL["request_abort"], migration_id, reason, operator))
+
+    async def withdraw_abort(self, migration_id: UUID) -> None:
+        """Forget an abort that came after the decision."""
+        await self.pool.execute(_SQL["withdraw_abort"], migration_id)
+
+    async def request_cutover(
+        self, migration_id: UUID, request: UUID, force: bool, operator: str | None
+    ) -> bool:
+        """Ask the driver to cut over; False when the state forbids it or one is under way."""
+        rows = await self.pool.fetch(
+            _SQL["request_cutover"], migration_id, request, force, operator
+        )
+        return bool(rows)
+
+    async def answer_cutover(
+        self, migration_id: UUID, request: UUID, outcome: Mapping[str, Any]
+    ) -> None:
+        """Tell whoever asked for the cutover how it ended."""
+        await self.pool.execute(
+            _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
+        )
+
+
+def transaction(executor: Executor) -> Any:
+    """An async context manager with a connection inside a transaction, from pool or connection."""
+    return _Transaction(executor)
+
+
+class _Transaction:
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._borrowed: Any = None
+        self._transaction: Any = None
+
+    async def __aenter__(self) -> Executor:
+        connection: Any = self._executor
+        if isinstance(connection, asyncpg.Pool):
+            self._borrowed = connection.acquire()
+            connection = await self._borrowed.__aenter__()
+        self._transaction = connection.transaction()
+        await self._transaction.__aenter__()
+        return connection  # type: ignore[no-any-return]
+
+    async def __aexit__(self, *exc: Any) -> None:
+        try:
+            await self._transaction.__aexit__(*exc)
+        finally:
+            if self._borrowed is not None:
+                await self._borrowed.__aexit__(*exc)

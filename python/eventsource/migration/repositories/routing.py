@@ -1,0 +1,53 @@
+"""Where each tenant lives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.migration.errors import RoutingError
+from eventsource.migration.models import TenantRouting
+from eventsource.named_sql import statements
+
+if TYPE_CHECKING:
+    from eventsource.migration.repositories import Executor
+
+_SQL = statements("eventsource.migration.sql", "routing.sql")
+
+#: Channel on which every change of a route is announced; the payload is the tenant id.
+CHANNEL = "eventsource_routes"
+
+
+class PostgreSQLRoutingRepository:
+    """Routes in the control database. A tenant without a row lives in the default store.
+
+    Args:
+        pool: an asyncpg pool or connection.
+    """
+
+    def __init__(self, pool: Executor) -> None:
+        self.pool = pool
+
+    async def get_routing(self, tenant_id: UUID) -> TenantRouting | None:
+        """The tenant's route, or None when it has none."""
+        row = await self.pool.fetchrow(f"{_SQL['select']} where tenant_id = $1", tenant_id)
+        return TenantRouting.from_row(row) if row is not None else None
+
+    async def get_routings(self, tenant_ids: Sequence[UUID]) -> dict[UUID, TenantRouting]:
+        """The routes of those tenants that have one, in one round trip."""
+        rows = await self.pool.fetch(
+            f"{_SQL['select']} where tenant_id = any($1::uuid[])", list(tenant_ids)
+        )
+        return {row["tenant_id"]: TenantRouting.from_row(row) for row in rows}
+
+    async def set_routing(self, tenant_id: UUID, store_id: str) -> TenantRouting:
+        """Say where a tenant lives that has no events yet or is known to live there.
+
+        It moves no event. Raises RoutingError while a migration holds the route.
+        """
+        changed = await self.pool.fetch(_SQL["assign"], tenant_id, store_id)
+        routing = await self.get_routing(tenant_id)
+        if not changed or routing is None:
+            raise RoutingError(f"tenant {tenant_id} is migrating; its route cannot be set by hand")
+        return routing

@@ -1,0 +1,133 @@
+-- name: insert
+with created as (
+    insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state, config,
+                                   generation)
+    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6)
+    returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'state:pending', $7::text::jsonb, $8 from created
+)
+select pg_notify('eventsource_migrations', id::text) from created
+
+-- name: select_columns
+select id, tenant_id, source_store_id, target_store_id, state,
+       coalesce(progress_percentage, 0)::float8 as progress_percentage,
+       coalesce(events_copied, 0) as events_copied, coalesce(total_events, 0) as total_events,
+       error_message, error_code, created_at, started_at, completed_at, config::text as config,
+       generation, paused_from, pause_requested, abort_requested, cutover_request, cutover_force,
+       cutover_outcome::text as cutover_outcome, driver_owner, driver_name,
+       coalesce(driver_expires_at > now(), false) as driver_alive, position_offset, fence_position,
+       cutover_pause_ms, updated_at
+from tenant_migrations
+
+-- name: transition
+with moved as (
+    update tenant_migrations set
+        state = $3::text,
+        updated_at = now(),
+        started_at = coalesce(started_at, case when $3::text = 'bulk_copy' then now() end),
+        completed_at = case when $3::text in ('migrated', 'rolled_back', 'failed') then now() end,
+        paused_from = case when $3::text = 'paused' then $2::text end,
+        pause_requested = pause_requested and 'paused' not in ($2::text, $3::text),
+        abort_requested = case when $3::text = 'rolled_back' then null else abort_requested end,
+        error_code = $6, error_message = $7
+    where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
+    returning id, tenant_id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'state:' || $3::text, $5::text::jsonb, $8 from moved
+)
+select tenant_id, pg_notify('eventsource_migrations', id::text) from moved
+
+-- name: audit
+insert into migration_audit_log (migration_id, event_type, details, operator)
+values ($1, $2, $3::text::jsonb, $4)
+
+-- name: acquire_lease
+update tenant_migrations
+set driver_owner = $2, driver_name = $3, driver_expires_at = now() + make_interval(secs => $4)
+where id = $1 and state not in ('migrated', 'rolled_back')
+  and (driver_owner is null or driver_owner = $2 or driver_expires_at is null
+       or driver_expires_at < now())
+returning id
+
+-- name: renew_lease
+update tenant_migrations set driver_expires_at = now() + make_interval(secs => $3)
+where id = $1 and driver_owner = $2
+returning id
+
+-- name: release_lease
+update tenant_migrations set driver_expires_at = null, driver_owner = null
+where id = $1 and driver_owner = $2
+
+-- name: record_progress
+update tenant_migrations
+set events_copied = $3, total_events = greatest($4, $3),
+    progress_percentage = case when greatest($4, $3) = 0 then 100
+                               else least(100, round(100.0 * $3 / greatest($4, $3), 2)) end,
+    updated_at = now()
+where id = $1 and driver_owner = $2
+
+-- name: record_error
+update tenant_migrations set error_message = $3, updated_at = now()
+where id = $1 and driver_owner = $2
+
+-- name: record_offset
+update tenant_migrations set position_offset = $3, updated_at = now()
+where id = $1 and driver_owner = $2
+
+-- name: record_decision
+update tenant_migrations
+set fence_position = $2, position_offset = $3,
+    cutover_pause_ms = coalesce($4, cutover_pause_ms), updated_at = now()
+where id = $1
+
+-- name: request_pause
+with asked as (
+    update tenant_migrations set pause_requested = true, updated_at = now()
+    where id = $1 and state in ('pending', 'bulk_copy', 'dual_write') returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'pause_requested', '{}', $2 from asked
+)
+select pg_notify('eventsource_migrations', id::text) from asked
+
+-- name: request_abort
+with asked as (
+    update tenant_migrations set abort_requested = $2::text, updated_at = now()
+    where id = $1 and state not in ('migrated', 'rolled_back') returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'abort_requested', json_build_object('reason', $2::text)::jsonb, $3 from asked
+)
+select pg_notify('eventsource_migrations', id::text) from asked
+
+-- name: withdraw_abort
+update tenant_migrations set abort_requested = null where id = $1
+
+-- name: request_cutover
+with asked as (
+    update tenant_migrations
+    set cutover_request = $2, cutover_force = $3, cutover_outcome = null, updated_at = now()
+    where id = $1 and state in ('pending', 'bulk_copy', 'dual_write') and cutover_request is null
+    returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'cutover_requested',
+           json_build_object('request', $2::uuid, 'force', $3::boolean)::jsonb, $4
+    from asked
+)
+select pg_notify('eventsource_migrations', id::text) from asked
+
+-- name: answer_cutover
+with answered as (
+    update tenant_migrations
+    set cutover_request = null, updated_at = now(),
+        cutover_outcome = $3::text::jsonb || jsonb_build_object('request', $2::uuid)
+    where id = $1 and cutover_request = $2 returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details)
+    select id, 'cutover_answered', $3::text::jsonb from answered
+)
+select pg_notify('eventsource_migrations', id::text) from answered

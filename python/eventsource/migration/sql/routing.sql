@@ -1,0 +1,57 @@
+-- name: select
+select tenant_id, store_id, migration_state, target_store_id, generation, migration_id, updated_at
+from tenant_routing
+
+-- name: begin
+-- A migration takes the route over: only from its source store and only when no other holds it.
+with taken as (
+    insert into tenant_routing (tenant_id, store_id, migration_state, target_store_id, generation,
+                                migration_id)
+    values ($1, $2, 'normal', $3, $4, $5)
+    on conflict (tenant_id) do update
+        set migration_state = 'normal', target_store_id = excluded.target_store_id,
+            migration_id = excluded.migration_id, updated_at = now()
+        where tenant_routing.store_id = excluded.store_id
+          and tenant_routing.generation = excluded.generation
+    returning tenant_id
+)
+select pg_notify('eventsource_routes', tenant_id::text) from taken
+
+-- name: set_state
+with changed as (
+    update tenant_routing set migration_state = $3, updated_at = now()
+    where tenant_id = $1 and migration_id = $2
+    returning tenant_id
+)
+select pg_notify('eventsource_routes', tenant_id::text) from changed
+
+-- name: finish
+-- The only statement that changes a tenant's store; it follows the decision, never leads it.
+with changed as (
+    update tenant_routing
+    set store_id = $3, migration_state = 'normal', target_store_id = null, generation = $4,
+        updated_at = now()
+    where tenant_id = $1 and migration_id = $2 and generation < $4
+    returning tenant_id
+)
+select pg_notify('eventsource_routes', tenant_id::text) from changed
+
+-- name: release
+with changed as (
+    update tenant_routing
+    set migration_state = 'normal', target_store_id = null, migration_id = null, updated_at = now()
+    where tenant_id = $1 and migration_id = $2
+    returning tenant_id
+)
+select pg_notify('eventsource_routes', tenant_id::text) from changed
+
+-- name: assign
+with changed as (
+    insert into tenant_routing (tenant_id, store_id) values ($1, $2)
+    on conflict (tenant_id) do update
+        set store_id = excluded.store_id, updated_at = now(),
+            generation = tenant_routing.generation + 1
+        where tenant_routing.migration_id is null or tenant_routing.migration_state = 'normal'
+    returning tenant_id
+)
+select pg_notify('eventsource_routes', tenant_id::text) from changed
