@@ -1,0 +1,112 @@
+"""The errors of events, stores and connections. Each keeps its data as attributes."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+
+class EventSourceError(Exception):
+    """Root of every error that this package defines."""
+
+
+class OptimisticLockError(EventSourceError):
+    """The stream is not at the version that the append expected; nothing was written.
+
+    Attributes:
+        aggregate_id, aggregate_type: the stream.
+        expected_version: what the caller passed (-1 any, -2 exists, 0 new, or a version).
+        actual_version: the version the stream has, 0 when it has no events.
+    """
+
+    def __init__(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str,
+        expected_version: int,
+        actual_version: int,
+    ) -> None:
+        super().__init__(aggregate_id, aggregate_type, expected_version, actual_version)
+        self.aggregate_id = aggregate_id
+        self.aggregate_type = aggregate_type
+        self.expected_version = expected_version
+        self.actual_version = actual_version
+
+    def __str__(self) -> str:
+        expected = {
+            -2: "an existing stream",
+            -1: "any version",
+            0: "no stream",
+        }.get(self.expected_version, f"version {self.expected_version}")
+        return (
+            f"{self.aggregate_type} {self.aggregate_id}: expected {expected}, "
+            f"the stream is at version {self.actual_version}; "
+            f"read it again and decide on the new state"
+        )
+
+
+class EventIdTakenError(EventSourceError):
+    """An event id of the append is already stored for something else; nothing was written.
+
+    Attributes:
+        event_id: the id that is taken.
+        difference: what differs from the stored event, in words.
+    """
+
+    def __init__(self, event_id: UUID, difference: str) -> None:
+        super().__init__(event_id, difference)
+        self.event_id = event_id
+        self.difference = difference
+
+    def __str__(self) -> str:
+        return (
+            f"event id {self.event_id} is already stored {self.difference}; "
+            f"give every new event its own event_id"
+        )
+
+
+class UnknownEventTypeError(EventSourceError):
+    """A stored event has a type for which no class is registered in this process.
+
+    Attributes:
+        event_type: the stored type name.
+    """
+
+    def __init__(self, event_type: str) -> None:
+        super().__init__(event_type)
+        self.event_type = event_type
+
+    def __str__(self) -> str:
+        return (
+            f"no class is registered for event type {self.event_type!r}: import the module that "
+            f"defines it and decorate the class with @register_event, or read StoredEvents "
+            f"(read_stream, read_all), which need no class"
+        )
+
+
+class StoreSchemaError(EventSourceError):
+    """The event table is missing or is not what a store needs; the message names the fix."""
+
+
+class FeedBlockedError(EventSourceError):
+    """Transactions that did not announce their positions keep the head of the feed unknown.
+
+    Attributes:
+        blockers: one line for each of them: pid, age and query, or the prepared transaction.
+        waited_seconds: how long the reader waited for them to end.
+    """
+
+    def __init__(self, blockers: tuple[str, ...], waited_seconds: float) -> None:
+        super().__init__(blockers, waited_seconds)
+        self.blockers = blockers
+        self.waited_seconds = waited_seconds
+
+    def __str__(self) -> str:
+        return (
+            f"open transactions write to the event table without announcing their positions; "
+            f"waited {self.waited_seconds:.1f} s for: {'; '.join(self.blockers)}. End them, and "
+            f"run create_schema() or `eventsource-migrate init` so that every writer announces"
+        )
+
+
+class ConnectionDetailsError(EventSourceError):
+    """No connection string can be made from the pool; the message says to pass ``dsn=``."""

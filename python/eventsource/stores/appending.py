@@ -1,0 +1,145 @@
+"""One append: a single statement when all goes well, and what follows a conflict."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from eventsource.errors import EventIdTakenError, OptimisticLockError
+from eventsource.stores import statements
+from eventsource.stores.encoding import Append
+from eventsource.stores.interface import AppendResult
+
+if TYPE_CHECKING:
+    from eventsource.connections import AnyConnection
+
+# Appends that expect no version try again when another one took theirs between read and insert.
+_ATTEMPTS = 8
+
+
+class Appender:
+    """The append statements of one table (quoted SQL text), built once."""
+
+    __slots__ = ("_append", "_key_columns", "_stored", "_version")
+
+    def __init__(self, table: str) -> None:
+        self._append = statements.append(table)
+        self._stored = statements.stored_ids(table)
+        self._version = statements.stream_version(table)
+        self._key_columns = statements.key_columns(table)
+
+    async def append(self, connection: AnyConnection, request: Append) -> AppendResult:
+        """Store the request; in a transaction of the caller it joins that one.
+
+        A conflict leaves the caller's transaction usable.
+
+        Raises:
+            OptimisticLockError: the stream is elsewhere, and the events are not stored.
+            EventIdTakenError: some of their ids are stored for something else.
+        """
+        arguments = _arguments(request)
+        attempts = 1 if request.expected_version >= 0 else _ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            violation: asyncpg.UniqueViolationError | None = None
+            try:
+                async with _undone_on_error(connection):
+                    row = await connection.fetchrow(self._append, *arguments)
+            except asyncpg.UniqueViolationError as error:
+                violation = error
+            else:
+                if row is not None and row["version"] is not None:
+                    return AppendResult(True, row["version"], row["position"])
+            stored = await self._already_stored(connection, request)
+            if stored is not None:
+                return stored
+            if violation is None:
+                break
+            if not await self._took_a_version(connection, violation):
+                raise violation
+            if attempt == attempts:
+                break
+        raise OptimisticLockError(
+            request.aggregate_id,
+            request.aggregate_type,
+            request.expected_version,
+            await connection.fetchval(self._version, request.aggregate_id, request.aggregate_type),
+        )
+
+    async def _already_stored(
+        self, connection: AnyConnection, request: Append
+    ) -> AppendResult | None:
+        """The result of an earlier append of the same events, None when none of them is stored."""
+        rows = await connection.fetch(
+            self._stored,
+            [row.event_id for row in request.rows],
+            [row.event_type for row in request.rows],
+            [row.payload for row in request.rows],
+            request.aggregate_id,
+            request.aggregate_type,
+            request.tenant_id,
+        )
+        if not rows:
+            return None
+        for row in rows:
+            for same, difference in (
+                ("same_stream", "in another stream"),
+                ("same_tenant", "for another tenant"),
+                ("same_type", "with another event type"),
+                ("same_payload", "with another payload"),
+            ):
+                if not row[same]:
+                    raise EventIdTakenError(row["event_id"], difference)
+        if len(rows) < len(request.rows):
+            raise EventIdTakenError(
+                rows[0]["event_id"], "without some events of this append: append only the new ones"
+            )
+        first: int = rows[0]["version"]
+        if [row["version"] for row in rows] != list(range(first, first + len(rows))):
+            raise EventIdTakenError(rows[0]["event_id"], "in another order")
+        return AppendResult(True, rows[-1]["version"], rows[-1]["global_position"])
+
+    async def _took_a_version(
+        self, connection: AnyConnection, violation: asyncpg.UniqueViolationError
+    ) -> bool:
+        """Whether the violated key is one of stream versions, and not one of the application's."""
+        rows = await connection.fetch(self._key_columns, violation.constraint_name)
+        return "version" in {row[0] for row in rows}
+
+
+def _arguments(request: Append) -> tuple[object, ...]:
+    rows = request.rows
+    return (
+        request.aggregate_id,
+        request.aggregate_type,
+        request.tenant_id,
+        request.expected_version,
+        [row.event_id for row in rows],
+        [row.event_type for row in rows],
+        [row.timestamp for row in rows],
+        [row.actor_id for row in rows],
+        [row.payload for row in rows],
+        [row.metadata for row in rows],
+    )
+
+
+@asynccontextmanager
+async def _undone_on_error(connection: AnyConnection) -> AsyncIterator[None]:
+    """A savepoint when the caller has a transaction, so that an error does not end it.
+
+    Plain statements: the driver's own transaction object refuses one that began with ``BEGIN``.
+    """
+    if not connection.is_in_transaction():
+        yield
+        return
+    await connection.execute("savepoint eventsource_append")
+    try:
+        yield
+    except asyncpg.PostgresError:
+        await connection.execute(
+            "rollback to savepoint eventsource_append; release savepoint eventsource_append"
+        )
+        raise
+    await connection.execute("release savepoint eventsource_append")

@@ -1,0 +1,324 @@
+"""The event store in a PostgreSQL table."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from eventsource import connections
+from eventsource.errors import FeedBlockedError, StoreSchemaError
+from eventsource.events import DomainEvent
+from eventsource.identifiers import qualified
+from eventsource.stores import schema as table_schema
+from eventsource.stores import schema_setup, statements
+from eventsource.stores.appending import Appender
+from eventsource.stores.encoding import Append, encode_append
+from eventsource.stores.feed import safe_head
+from eventsource.stores.interface import AppendResult, EventStream, StoredEvent
+from eventsource.stores.reading import ChunkSize, sole_type, stored_event
+
+if TYPE_CHECKING:
+    from asyncpg.pool import Pool
+
+    from eventsource.connections import AnyConnection
+
+# What the server says when the table, its schema or a column is not there.
+_SCHEMA_ERRORS = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.InvalidSchemaNameError,
+)
+
+
+class PostgreSQLEventStore:
+    """Events in one table of a PostgreSQL database, reached through the application's pool.
+
+    Args:
+        pool: an asyncpg pool; the store never closes it.
+        table_name: one identifier, quoted wherever it is used; a dot in it is part of the name.
+        dsn: how migrations connect on their own; by default read from the pool. Needed when the
+            pool goes through a pooler or was made with an ssl context or a password function.
+        schema: the table's schema; None takes the search path.
+        foreign_writer_wait: seconds that a reader of the feed waits for transactions that write to
+            the table without announcing their positions.
+
+    Errors of the server that are no conflict and no missing table reach the caller unchanged.
+    """
+
+    def __init__(
+        self,
+        pool: Pool[Any],
+        table_name: str = "events",
+        *,
+        dsn: str | None = None,
+        schema: str | None = None,
+        foreign_writer_wait: float = 2.0,
+    ) -> None:
+        self.pool = pool
+        self.table_name = table_name
+        self.schema = schema
+        self.table = qualified(schema, table_name)
+        self._dsn = dsn
+        self._foreign_writer_wait = foreign_writer_wait
+        self._parameters: connections.ConnectionParameters | None = None
+        self._sequence: str | None = None
+        self._appender = Appender(self.table)
+
+    def __repr__(self) -> str:
+        return f"PostgreSQLEventStore({self.table})"
+
+    async def connection_parameters(self) -> connections.ConnectionParameters:
+        """How to reach the store's database without the pool; read once, then remembered.
+
+        Raises:
+            ConnectionDetailsError: the pool's connections cannot be described: pass ``dsn=``.
+        """
+        if self._parameters is None:
+            self._parameters = await connections.connection_parameters(self.pool, self._dsn)
+        return self._parameters
+
+    async def create_schema(self) -> None:
+        """Make the table and what belongs to it, or upgrade an existing table in place.
+
+        Any number of processes may do so at once and as often as they like. An existing table
+        keeps its rows untouched; its missing indexes are built while writers go on.
+
+        Raises:
+            StoreSchemaError: the table exists and cannot be upgraded; the message names the fix.
+        """
+        if self._dsn is None:
+            async with self.pool.acquire() as pooled:
+                await schema_setup.create_schema(pooled, self.schema, self.table_name)
+            return
+        # The pool may go through a transaction pooler, where no session keeps a lock.
+        connection = await connections.connect(
+            await self.connection_parameters(), application_name="eventsource create_schema"
+        )
+        try:
+            await schema_setup.create_schema(connection, self.schema, self.table_name)
+        finally:
+            await connection.close()
+
+    async def resolve_schema(self) -> str:
+        """The schema that holds the table, or would hold it if it were made now.
+
+        Raises:
+            StoreSchemaError: the search path names no existing schema.
+        """
+        if self.schema is not None:
+            return self.schema
+        async with self.pool.acquire() as connection:
+            table = await table_schema.find_table(connection, None, self.table_name)
+            if table is not None:
+                return table.schema
+            return await schema_setup.home_schema(connection)
+
+    async def append_events(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str,
+        events: Sequence[DomainEvent],
+        expected_version: int,
+        *,
+        connection: AnyConnection | None = None,
+    ) -> AppendResult:
+        """Store the events as the next versions of the stream, all or none, in one round trip.
+
+        With ``connection`` the append joins the transaction of the caller, if there is one; a
+        conflict leaves that transaction usable.
+
+        Raises:
+            OptimisticLockError: the stream is not at ``expected_version``.
+            EventIdTakenError: an event id is stored with other content.
+            ValueError: the events do not belong in one append; the message says why.
+            StoreSchemaError: there is no such table.
+        """
+        request = encode_append(aggregate_id, aggregate_type, events, expected_version)
+        try:
+            if connection is not None:
+                return await self._appender.append(connection, request)
+            return await self._append_pooled(request)
+        except _SCHEMA_ERRORS as error:
+            await self._explain(error)
+            raise
+
+    async def _append_pooled(self, request: Append) -> AppendResult:
+        async with self.pool.acquire() as connection:
+            return await self._appender.append(connection, request)
+
+    async def get_events(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        from_version: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> EventStream:
+        """The stream's events with a version greater than ``from_version``, as event classes.
+
+        Raises:
+            UnknownEventTypeError: an event's class is not registered.
+            ValueError: several aggregate types share the id and none was named.
+        """
+        events: list[DomainEvent] = []
+        version = 0
+        async for stored in self.read_stream(
+            aggregate_id, aggregate_type, from_version, tenant_id=tenant_id
+        ):
+            events.append(stored.event)
+            version, aggregate_type = stored.version, stored.aggregate_type
+        if not events and from_version > 0:
+            version = await self.get_stream_version(
+                aggregate_id, aggregate_type, tenant_id=tenant_id
+            )
+        return EventStream(events, version, aggregate_id, aggregate_type)
+
+    async def read_stream(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        from_version: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """The stream's rows with a version greater than ``from_version``, in version order.
+
+        Raises:
+            ValueError: several aggregate types share the id and none was named.
+        """
+        size = ChunkSize()
+        version = from_version
+        while True:
+            if aggregate_type is None:
+                rows = await self._fetch(
+                    statements.untyped_stream_rows, aggregate_id, version, size.rows, tenant_id
+                )
+                aggregate_type = sole_type(aggregate_id, rows)
+            else:
+                rows = await self._fetch(
+                    statements.typed_stream_rows,
+                    aggregate_id,
+                    aggregate_type,
+                    version,
+                    size.rows,
+                    tenant_id,
+                )
+            for row in rows:
+                yield stored_event(row)
+            if len(rows) < size.rows:
+                return
+            version = rows[-1]["version"]
+            size.adapt(rows)
+
+    async def read_all(
+        self,
+        from_position: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """Events after ``from_position`` in the order of the feed, at most ``limit``.
+
+        It ends at the head as it was at the call: below it nothing can appear any more, so going
+        on from the last position never misses an event. While transactions that do not announce
+        their positions keep the head unknown, it gives nothing. No connection is held between
+        chunks, and memory does not grow with the table.
+
+        Raises:
+            StoreSchemaError: there is no such table, or the server is a standby.
+        """
+        try:
+            head = await self._safe_head()
+        except FeedBlockedError:
+            return
+        size = ChunkSize()
+        position, left = from_position, limit
+        while left is None or left > 0:
+            wanted = size.rows if left is None else min(size.rows, left)
+            if tenant_id is None:
+                rows = await self._fetch(statements.feed_rows, position, head, wanted)
+            else:
+                rows = await self._fetch(
+                    statements.tenant_feed_rows, position, head, wanted, tenant_id
+                )
+            for row in rows:
+                yield stored_event(row)
+            if len(rows) < wanted:
+                return
+            position = rows[-1]["global_position"]
+            left = None if left is None else left - len(rows)
+            size.adapt(rows)
+
+    async def get_stream_version(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> int:
+        """The version of the stream's last event, 0 when it has none.
+
+        Raises:
+            ValueError: several aggregate types share the id and none was named.
+        """
+        rows = await self._fetch(
+            statements.stream_versions, aggregate_id, aggregate_type, tenant_id
+        )
+        sole_type(aggregate_id, rows)
+        return int(rows[0]["version"]) if rows else 0
+
+    async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:
+        """Whether an event with this id is stored."""
+        rows = await self._fetch(statements.event_exists, event_id, tenant_id)
+        return bool(rows[0][0])
+
+    async def get_global_position(self) -> int:
+        """The position of the last event that ``read_all`` would give now, 0 when there is none.
+
+        Raises:
+            FeedBlockedError: transactions that do not announce their positions stayed open.
+            StoreSchemaError: there is no such table, or the server is a standby.
+        """
+        rows = await self._fetch(statements.last_position, await self._safe_head())
+        position: int = rows[0][0]
+        return position
+
+    async def _safe_head(self) -> int:
+        try:
+            async with self.pool.acquire() as connection:
+                if self._sequence is None:
+                    table = await table_schema.find_table(connection, self.schema, self.table_name)
+                    if table is None:
+                        raise table_schema.missing_table(self.table)
+                    self._sequence = await table_schema.check_sequence(connection, table)
+                return await safe_head(
+                    connection, self.table, self._sequence, self._foreign_writer_wait
+                )
+        except _SCHEMA_ERRORS as error:
+            await self._explain(error)
+            raise
+
+    async def _fetch(
+        self, statement: Callable[[str], str], *arguments: object
+    ) -> list[asyncpg.Record]:
+        try:
+            rows: list[asyncpg.Record] = await self.pool.fetch(statement(self.table), *arguments)
+        except _SCHEMA_ERRORS as error:
+            await self._explain(error)
+            raise
+        return rows
+
+    async def _explain(self, error: asyncpg.PostgresError) -> None:
+        """Raise a StoreSchemaError if the table is why the server refused a statement."""
+        self._sequence = None
+        async with self.pool.acquire() as connection:
+            table = await table_schema.find_table(connection, self.schema, self.table_name)
+            if table is None:
+                raise table_schema.missing_table(self.table) from error
+            try:
+                table_schema.check_columns(table, await table_schema.columns_of(connection, table))
+            except StoreSchemaError as explanation:
+                raise explanation from error

@@ -1,0 +1,62 @@
+"""Rows into stored events, in chunks that memory can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from asyncpg import Record
+
+from eventsource.stores.encoding import decode_object
+from eventsource.stores.interface import StoredEvent
+
+
+class ChunkSize:
+    """How many rows to read at once: up to 1000, fewer where the events are large."""
+
+    __slots__ = ("rows",)
+
+    _FIRST_ROWS = 200
+    _MAX_ROWS = 1000
+    _CHARACTERS = 4_000_000
+
+    def __init__(self) -> None:
+        self.rows = self._FIRST_ROWS
+
+    def adapt(self, rows: Sequence[Record]) -> None:
+        """Take the average size of the last chunk for the next one's."""
+        characters = sum(len(row["payload"]) + len(row["metadata"]) for row in rows)
+        fitting = self._CHARACTERS * len(rows) // max(characters, 1)
+        self.rows = max(1, min(self._MAX_ROWS, fitting))
+
+
+def stored_event(row: Record) -> StoredEvent:
+    """One row of ``statements.ROW_COLUMNS``."""
+    return StoredEvent(
+        event_id=row["event_id"],
+        event_type=row["event_type"],
+        aggregate_id=row["aggregate_id"],
+        aggregate_type=row["aggregate_type"],
+        tenant_id=row["tenant_id"],
+        version=row["version"],
+        timestamp=row["timestamp"],
+        actor_id=row["actor_id"],
+        payload=decode_object(row["payload"]),
+        metadata=decode_object(row["metadata"]),
+        global_position=row["global_position"],
+        created_at=row["created_at"],
+    )
+
+
+def sole_type(aggregate_id: UUID, rows: Sequence[Record]) -> str | None:
+    """The aggregate type that all rows share, None without rows.
+
+    Raises:
+        ValueError: they have several; the caller has to name one.
+    """
+    types = sorted({row["aggregate_type"] for row in rows})
+    if len(types) > 1:
+        raise ValueError(
+            f"aggregate {aggregate_id} exists as {' and '.join(types)}: pass aggregate_type"
+        )
+    return types[0] if types else None

@@ -1,0 +1,200 @@
+"""Making an event table, and bringing an existing one up to what a store needs.
+
+Nothing here rewrites rows or blocks writers for longer than a lock attempt: a lock that every
+writer would queue behind is asked for with a short timeout and asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from eventsource.errors import StoreSchemaError
+from eventsource.identifiers import qualified, quote_identifier
+from eventsource.named_sql import text
+from eventsource.stores.schema import (
+    SQL,
+    Index,
+    Table,
+    check_columns,
+    check_sequence,
+    columns_of,
+    find_table,
+    missing_indexes,
+)
+
+if TYPE_CHECKING:
+    from eventsource.connections import AnyConnection
+
+# One at a time in a database. Asked for without waiting in the server: a session that waits inside
+# a statement holds a snapshot, and an index build of the one ahead would wait for that snapshot.
+_SETUP_LOCK = 4_994_162_847_301
+
+_LOCK_ATTEMPT_MS = 200
+_LOCK_ATTEMPTS = 100
+
+_TRIGGER = "eventsource_announce"
+
+
+async def create_schema(connection: AnyConnection, schema: str | None, name: str) -> Table:
+    """Make or upgrade the table, its indexes, its trigger and the objects a migration needs.
+
+    ``connection`` must not be in a transaction, because the indexes of an existing table are built
+    concurrently, and must be a session of its own to the end (no transaction pooler).
+
+    Raises:
+        StoreSchemaError: the table exists and cannot be upgraded; the message names the fix.
+        asyncpg.LockNotAvailableError: other transactions held the table through every attempt.
+    """
+    async with _alone(connection):
+        table = await find_table(connection, schema, name)
+        if table is None:
+            await _create(connection, schema, name)
+        else:
+            await _upgrade(connection, table)
+        made = await find_table(connection, schema, name)
+        if made is None:
+            raise StoreSchemaError(f"{qualified(schema, name)} was dropped while it was set up")
+        await _ensure_trigger(connection, made)
+        return made
+
+
+@asynccontextmanager
+async def _alone(connection: AnyConnection) -> AsyncIterator[None]:
+    delay = 0.01
+    while not await connection.fetchval("select pg_try_advisory_lock($1)", _SETUP_LOCK):
+        await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+        delay = min(delay * 1.5, 0.5)
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            await connection.execute("select pg_advisory_unlock($1)", _SETUP_LOCK)
+
+
+async def home_schema(connection: AnyConnection) -> str:
+    """The schema in which a new table without one of its own is made.
+
+    Raises:
+        StoreSchemaError: the search path names no existing schema.
+    """
+    home: str | None = await connection.fetchval("select current_schema()::text")
+    if home is None:
+        raise StoreSchemaError(
+            "no schema of the search path exists, so there is no place for the table: "
+            "pass schema= or set search_path"
+        )
+    return home
+
+
+async def _create(connection: AnyConnection, schema: str | None, name: str) -> None:
+    home = schema or await home_schema(connection)
+    table = qualified(home, name)
+    try:
+        async with connection.transaction():
+            await connection.execute(SQL["create_table"].replace("{table}", table))
+            for columns in (
+                "tenant_id, global_position",
+                "tenant_id, transaction_id, global_position",
+            ):
+                await connection.execute(f"create index on {table} ({columns})")
+            await _ensure_functions(connection, home)
+    except asyncpg.InvalidSchemaNameError as error:
+        raise StoreSchemaError(
+            f"schema {quote_identifier(home)} does not exist: "
+            f"create schema {quote_identifier(home)}"
+        ) from error
+
+
+async def _upgrade(connection: AnyConnection, table: Table) -> None:
+    columns = await columns_of(connection, table)
+    if "transaction_id" not in columns:
+        await _with_short_lock(connection, lambda: _add_transaction_id(connection, table))
+    columns = await columns_of(connection, table)
+    check_columns(table, columns)
+    await check_sequence(connection, table)
+    async with connection.transaction():
+        await _ensure_functions(connection, table.schema)
+    missing, broken = await missing_indexes(connection, table)
+    for index_name in broken:
+        # Left behind by a concurrent build that failed; it costs every write and serves no read.
+        await connection.execute(
+            f"drop index concurrently if exists {qualified(table.schema, index_name)}"
+        )
+    for index in missing:
+        await _build_index(connection, table, index)
+    if columns["global_position"].identity == "a":
+        await _with_short_lock(
+            connection,
+            lambda: connection.execute(
+                f"alter table {table.sql} alter column global_position set generated by default"
+            ),
+        )
+
+
+async def _ensure_functions(connection: AnyConnection, schema: str) -> None:
+    for file in ("sql/announce.sql", "sql/fence.sql"):
+        script = text("eventsource.stores", file).replace("{schema}", quote_identifier(schema))
+        await connection.execute(script)
+
+
+async def _add_transaction_id(connection: AnyConnection, table: Table) -> None:
+    await connection.execute(SQL["add_transaction_id"].replace("{table}", table.sql))
+
+
+async def _build_index(connection: AnyConnection, table: Table, index: Index) -> None:
+    unique = "unique " if index.unique else ""
+    columns = ", ".join(quote_identifier(column) for column in index.columns)
+    try:
+        # The server names it: unlike a name made here, that one is cut to 63 bytes and unique.
+        await connection.execute(f"create {unique}index concurrently on {table.sql} ({columns})")
+    except asyncpg.UniqueViolationError as error:
+        for name in (await missing_indexes(connection, table))[1]:
+            await connection.execute(
+                f"drop index concurrently if exists {qualified(table.schema, name)}"
+            )
+        raise StoreSchemaError(
+            f"{table.sql} holds rows with the same ({columns}): {error.detail} "
+            f"Remove the duplicates and run create_schema() again"
+        ) from error
+
+
+async def _ensure_trigger(connection: AnyConnection, table: Table) -> None:
+    """The announcement of positions, for every writer and also in a replica-role session."""
+    sequence = await check_sequence(connection, table)
+    row = await connection.fetchrow(SQL["describe_trigger"], table.oid)
+    if row and row["enabled"] == "A" and row["arguments"] == f"{sequence}\\000":
+        return
+    function = qualified(table.schema, _TRIGGER)
+    literal = "'" + sequence.replace("'", "''") + "'"
+
+    async def install() -> None:
+        await connection.execute(
+            f"drop trigger if exists {_TRIGGER} on {table.sql};"
+            f"create trigger {_TRIGGER} before insert or update or delete on {table.sql} "
+            f"for each statement execute function {function}({literal});"
+            f"alter table {table.sql} enable always trigger {_TRIGGER}"
+        )
+
+    await _with_short_lock(connection, install)
+
+
+async def _with_short_lock(
+    connection: AnyConnection, change: Callable[[], Awaitable[object]]
+) -> None:
+    """Run ``change`` in a transaction that gives up a lock soon and tries again later."""
+    for attempt in range(_LOCK_ATTEMPTS):
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = {_LOCK_ATTEMPT_MS}")
+                await change()
+            return
+        except asyncpg.LockNotAvailableError:
+            if attempt == _LOCK_ATTEMPTS - 1:
+                raise
+        await asyncio.sleep(random.uniform(0.05, 0.25))
