@@ -1,0 +1,159 @@
+"""The door to the Rust data plane: what goes in, what comes out, and how it fails.
+
+One call moves a range, maps a batch or verifies a table; nothing here works per event. Rust opens
+its own connections, releases the interpreter while it works, and drops an operation when its
+awaitable is cancelled: what was not committed is rolled back by the servers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, final
+from uuid import UUID
+
+from eventsource import _core
+from eventsource._core import PassResult, Progress, TargetDigest
+from eventsource.errors import EventSourceError
+
+__all__ = [
+    "DataPlaneError",
+    "PassResult",
+    "PassSession",
+    "PassSessionConfig",
+    "PassSpec",
+    "Progress",
+    "TableAddress",
+    "TargetDigest",
+]
+
+
+class DataPlaneError(EventSourceError):
+    """The data plane failed.
+
+    `kind` says what to do about it:
+
+    - `connect`: no connection came about (address, TLS, credentials, database).
+    - `connection_lost`: an open connection ended. Whether a commit in flight took place is in the
+      target's progress row; open another session and go on from there.
+    - `standby`: the server that should be read is not a primary.
+    - `ownership_lost`: another driver works on the migration. Nothing was committed.
+    - `inconsistent`: rows of the target differ from the source's. Nothing was committed;
+      `detail["differences"]` names up to 20 of `detail["total"]`, each with `kind` (`missing` or
+      `different`), source `position`, `event_id` and the first `field` that differs.
+    - `positions_exhausted`: the block of positions reserved on the target is used up
+      (`detail["needed"]`, `detail["last"]`).
+    - `unique_violation`: a row is already there under another identity (`detail["constraint"]`).
+    - `sql`: the server refused a statement (`detail["sqlstate"]`).
+    - `cancelled`: the operation was dropped before its end.
+    - `protocol`: a server sent what it should not, or the session was misused.
+
+    `detail["side"]` is `source`, `target` or `control` where a database is concerned.
+    """
+
+    def __init__(self, kind: str, message: str, detail: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.detail = detail or {}
+
+    @property
+    def sqlstate(self) -> str | None:
+        """What the server answered, where it was a server."""
+        code: str | None = self.detail.get("sqlstate")
+        return code
+
+
+@dataclass(frozen=True, slots=True)
+class TableAddress:
+    """A table and how to reach it. `dsn` is a libpq URI with its password, kept out of `repr`."""
+
+    dsn: str = field(repr=False)
+    schema: str
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassSessionConfig:
+    """What all passes of one migration share.
+
+    `owner` is the token of the driver, compared at every commit with the progress row of the
+    target and the migration's row of the control database. `columns` are the carried columns in
+    order, never `transaction_id`. Target positions are source positions plus `offset` and never
+    above `last_target_position`. A chunk is one transaction of the target: at most `chunk_rows`
+    rows, and about `chunk_bytes` bytes, unless a single row is larger.
+    """
+
+    migration_id: UUID
+    tenant_id: UUID
+    owner: UUID
+    source: TableAddress
+    target: TableAddress
+    control_dsn: str = field(repr=False)
+    control_schema: str
+    columns: tuple[str, ...]
+    offset: int
+    last_target_position: int
+    chunk_rows: int
+    chunk_bytes: int
+    max_events_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PassSpec:
+    """One pass: the rows visible in `snapshot` and not in `previous_snapshot` (text forms).
+
+    Without `previous_snapshot` it is the first pass and takes rows older than every snapshot too;
+    without `snapshot` it takes everything committed. `staged` is for rows that may already be on
+    the target: they are compared there instead of being written blindly.
+    """
+
+    number: int
+    previous_snapshot: str | None
+    snapshot: str | None
+    staged: bool
+
+
+@final
+class PassSession:
+    """The open, prepared connections of one migration; one operation at a time.
+
+    An operation that fails or is cancelled ends the session: its connections are closed and the
+    servers roll back what was open. Open another one to go on.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: _core.PassSession) -> None:
+        self._session = session
+
+    @staticmethod
+    async def open(config: PassSessionConfig) -> PassSession:
+        """Connect to source, target and control, and prepare every statement there."""
+        return PassSession(await _core.PassSession.open(config))
+
+    async def run(self, spec: PassSpec) -> PassResult:
+        """Run a pass from where its progress row stands, to its end or to a requested stop.
+
+        Counts and digest of the result cover the whole pass, earlier runs included.
+        """
+        return await self._session.run(spec)
+
+    async def digest_target(self, max_source_position: int | None = None) -> TargetDigest:
+        """Read the tenant's rows back from the target, up to a source position."""
+        return await self._session.digest_target(max_source_position)
+
+    def progress(self) -> Progress:
+        """What the current pass has committed so far. Cheap, callable at any time."""
+        return self._session.progress()
+
+    def request_stop(self) -> None:
+        """Let the pass end after the chunk it is at. Holds for the rest of the session."""
+        self._session.request_stop()
+
+    def set_rate(self, max_events_per_second: float | None) -> None:
+        """Change the limit of a pass that may be running; `None` lifts it."""
+        self._session.set_rate(max_events_per_second)
+
+    async def close(self) -> None:
+        """Wait for a running operation, then close the connections. Twice is a no-op."""
+        await self._session.close()

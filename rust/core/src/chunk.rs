@@ -1,0 +1,215 @@
+//! Carries tuples over: the position moved by the offset, everything else byte for byte.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use uuid::Uuid;
+
+use crate::config::Cursor;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::frame::Tuple;
+
+/// Columns that the data plane itself looks at.
+pub const KEY_COLUMNS: [&str; 2] = ["global_position", "event_id"];
+
+/// Large enough that neither system calls nor wake-ups count, small enough to stay in the cache.
+const BATCH_BYTES: usize = 128 * 1024;
+
+/// Where the columns that matter are in a carried tuple.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub count: usize,
+    pub position: usize,
+    pub event_id: usize,
+}
+
+impl Layout {
+    pub fn of(columns: &[String]) -> Result<Layout> {
+        let find = |name: &str| {
+            columns
+                .iter()
+                .position(|column| column == name)
+                .ok_or_else(|| Error::protocol(format!("the columns lack {name}")))
+        };
+        Ok(Layout {
+            count: columns.len(),
+            position: find("global_position")?,
+            event_id: find("event_id")?,
+        })
+    }
+
+    pub fn position_of(&self, tuple: &Tuple<'_>) -> Result<i64> {
+        fixed(tuple, self.position).map(i64::from_be_bytes)
+    }
+
+    pub fn event_id_of(&self, tuple: &Tuple<'_>) -> Result<Uuid> {
+        fixed(tuple, self.event_id).map(Uuid::from_bytes)
+    }
+
+    /// The digest of a tuple read at `offset` above its source position. `scratch` is overwritten.
+    pub fn digest_of(
+        &self,
+        tuple: &Tuple<'_>,
+        offset: i64,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Digest> {
+        if offset == 0 {
+            return Ok(Digest::of_row(tuple.bytes));
+        }
+        let position = self.position_of(tuple)?.wrapping_sub(offset);
+        scratch.clear();
+        scratch.extend_from_slice(tuple.bytes);
+        self.put_position(scratch, tuple, position);
+        Ok(Digest::of_row(scratch))
+    }
+
+    fn put_position(&self, row: &mut [u8], tuple: &Tuple<'_>, position: i64) {
+        if let Some((start, end)) = tuple.fields[self.position] {
+            row[start..end].copy_from_slice(&position.to_be_bytes());
+        }
+    }
+}
+
+fn fixed<const N: usize>(tuple: &Tuple<'_>, index: usize) -> Result<[u8; N]> {
+    tuple
+        .field(index)
+        .and_then(|field| field.try_into().ok())
+        .ok_or_else(|| Error::protocol(format!("column {index} has not {N} bytes")))
+}
+
+/// What identifies a row in the mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Source position.
+    pub position: i64,
+    pub event_id: Uuid,
+}
+
+/// Rows that are written in one transaction of the target.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// Tuples as the target's COPY takes them.
+    pub batches: Vec<Bytes>,
+    pub keys: Vec<Key>,
+    /// Per row, if the rows have to be compared one by one.
+    pub digests: Vec<Digest>,
+    pub bytes: usize,
+    pub digest: Digest,
+    pub last: Cursor,
+}
+
+impl Chunk {
+    pub fn rows(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+/// How the rows of a pass are carried.
+#[derive(Clone, Copy, Debug)]
+pub struct Carrier {
+    pub layout: Layout,
+    pub offset: i64,
+    pub last_target_position: i64,
+    /// Whether the cursor goes by transaction as well.
+    pub by_transaction: bool,
+    /// Whether to keep every row's digest.
+    pub keep_digests: bool,
+}
+
+/// Fills chunks with tuples that have the transaction id behind the carried columns.
+pub struct ChunkBuilder {
+    carrier: Carrier,
+    batch: BytesMut,
+    chunk: Chunk,
+}
+
+impl ChunkBuilder {
+    pub fn new(carrier: Carrier) -> ChunkBuilder {
+        ChunkBuilder {
+            carrier,
+            batch: BytesMut::new(),
+            chunk: Chunk::default(),
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.chunk.rows()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.chunk.bytes
+    }
+
+    pub fn push(&mut self, tuple: &Tuple<'_>) -> Result<()> {
+        let Carrier { layout, offset, .. } = self.carrier;
+        if tuple.fields.len() != layout.count + 1 {
+            return Err(Error::protocol("the source sent another number of columns"));
+        }
+        let position = layout.position_of(tuple)?;
+        let event_id = layout.event_id_of(tuple)?;
+        let target = self.target_position(position)?;
+        let carried = carried_end(tuple, layout.count);
+        self.chunk.last = Cursor {
+            transaction_id: self.transaction_id(tuple)?,
+            position,
+        };
+
+        if self.batch.capacity() - self.batch.len() < carried {
+            self.flush_batch();
+            self.batch.reserve(carried.max(BATCH_BYTES));
+        }
+        let start = self.batch.len();
+        self.batch.put_i16(layout.count as i16);
+        self.batch.extend_from_slice(&tuple.bytes[2..carried]);
+        let row = &mut self.batch[start..];
+        let digest = Digest::of_row(row);
+        if offset != 0 {
+            layout.put_position(row, tuple, target);
+        }
+
+        self.chunk.keys.push(Key { position, event_id });
+        if self.carrier.keep_digests {
+            self.chunk.digests.push(digest);
+        }
+        self.chunk.digest = self.chunk.digest.plus(digest);
+        self.chunk.bytes += carried;
+        Ok(())
+    }
+
+    /// The chunk so far; the builder starts anew.
+    pub fn take(&mut self) -> Chunk {
+        self.flush_batch();
+        std::mem::take(&mut self.chunk)
+    }
+
+    fn flush_batch(&mut self) {
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.chunk.batches.push(batch.freeze());
+        }
+    }
+
+    fn target_position(&self, position: i64) -> Result<i64> {
+        let last = self.carrier.last_target_position;
+        let needed = position.saturating_add(self.carrier.offset);
+        if needed > last {
+            return Err(Error::PositionsExhausted { needed, last });
+        }
+        Ok(needed)
+    }
+
+    fn transaction_id(&self, tuple: &Tuple<'_>) -> Result<Option<u64>> {
+        if !self.carrier.by_transaction {
+            return Ok(None);
+        }
+        fixed(tuple, self.carrier.layout.count).map(|bytes| Some(u64::from_be_bytes(bytes)))
+    }
+}
+
+/// Where the first `count` fields end.
+fn carried_end(tuple: &Tuple<'_>, count: usize) -> usize {
+    // The field behind them has its length before it.
+    match tuple.fields[count] {
+        Some((start, _)) => start - 4,
+        None => tuple.bytes.len() - 4,
+    }
+}

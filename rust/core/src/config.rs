@@ -1,0 +1,89 @@
+//! What a pass is told and what it reports.
+
+use uuid::Uuid;
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::identifier::TableAddress;
+use crate::snapshot::Snapshot;
+
+/// Everything that stays the same for all passes of one migration.
+#[derive(Clone)]
+pub struct PassConfig {
+    pub migration_id: Uuid,
+    pub tenant_id: Uuid,
+    /// Token of the driver; every commit checks that it is still the owner's.
+    pub owner: Uuid,
+    pub source: TableAddress,
+    /// Its schema also holds `eventsource_copy_progress`.
+    pub target: TableAddress,
+    pub control_dsn: String,
+    pub control_schema: String,
+    /// The carried columns, in order.
+    pub columns: Vec<String>,
+    /// Target position minus source position.
+    pub offset: i64,
+    /// The last target position that this tenant may use.
+    pub last_target_position: i64,
+    pub chunk_rows: usize,
+    pub chunk_bytes: usize,
+    pub max_events_per_second: Option<f64>,
+}
+
+/// One pass: the rows visible in `snapshot` and not in `previous_snapshot`.
+#[derive(Clone, Debug)]
+pub struct PassSpec {
+    pub number: i32,
+    /// `None`: the first pass, which also takes the rows older than every snapshot.
+    pub previous_snapshot: Option<Snapshot>,
+    /// `None`: everything committed, for the pass under the fence.
+    pub snapshot: Option<Snapshot>,
+    /// Whether rows may already be on the target, put there by the mirror or an earlier attempt.
+    pub staged: bool,
+}
+
+/// The last row that is committed on the target. Passes over a difference of snapshots go by
+/// transaction and position; the first goes by position alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    pub transaction_id: Option<u64>,
+    pub position: i64,
+}
+
+/// What a pass has done, over all its runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    pub rows: i64,
+    pub bytes: i64,
+    pub inserted: i64,
+    pub digest: Digest,
+    pub cursor: Cursor,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct PassResult {
+    pub totals: Totals,
+    /// False if a stop was asked for before the end.
+    pub finished: bool,
+    /// Of this run.
+    pub seconds: f64,
+}
+
+impl PassConfig {
+    pub fn validate(&self) -> Result<()> {
+        if self.chunk_rows == 0 || self.chunk_bytes == 0 {
+            return Err(Error::protocol(
+                "chunk_rows and chunk_bytes must be positive",
+            ));
+        }
+        for needed in crate::chunk::KEY_COLUMNS {
+            if !self.columns.iter().any(|column| column == needed) {
+                return Err(Error::protocol(format!("the columns lack {needed}")));
+            }
+        }
+        if self.columns.iter().any(|column| column == "transaction_id") {
+            return Err(Error::protocol("transaction_id is never carried"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,228 @@
+//! Opens the connections of the data plane.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, SslMode as Negotiation};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::dsn::{Dsn, SslMode};
+use crate::error::{Error, On, Result, Side, chain, server_report};
+use crate::tls;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a role or database may have set otherwise, and the data plane depends on. Row-level
+/// security would filter rows without a word; a commit that is not flushed could be taken back
+/// after its mapping rows were trusted. The timeouts that a role carries are meant for its
+/// application; an abandoned transaction of ours must still not hold its locks for ever.
+const SETTINGS: &str = "\
+    set row_security = off; \
+    set synchronous_commit = on; \
+    set default_transaction_isolation = 'read committed'; \
+    set default_transaction_read_only = off; \
+    set default_transaction_deferrable = off; \
+    set statement_timeout = 0; \
+    set lock_timeout = 0; \
+    set idle_in_transaction_session_timeout = '60s'";
+
+/// An open connection. Dropping it ends it at once, and the server rolls back what was open.
+pub struct Connection {
+    side: Side,
+    client: Arc<Client>,
+    driver: Driver,
+}
+
+/// The task that moves bytes between client and socket.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Connection {
+    /// Connects, with TLS as the DSN's `sslmode` says, and makes the settings.
+    pub async fn open(side: Side, dsn: &str) -> Result<Connection> {
+        let refuse = |message: String| Error::Connect {
+            side,
+            message,
+            sqlstate: None,
+        };
+        let dsn = Dsn::parse(dsn).map_err(|error| refuse(error.to_string()))?;
+        let connecting = Connection::negotiate(side, dsn);
+        let connection = match tokio::time::timeout(3 * CONNECT_TIMEOUT, connecting).await {
+            Ok(connection) => connection?,
+            Err(_) => return Err(refuse("the server did not answer in time".to_owned())),
+        };
+        connection.batch(SETTINGS).await?;
+        Ok(connection)
+    }
+
+    /// Tries what libpq tries, in its order: `prefer` falls back to plain text, `allow` to TLS.
+    async fn negotiate(side: Side, dsn: Dsn) -> Result<Connection> {
+        let config = prepare(dsn.config);
+        let sockets_only = config
+            .get_hosts()
+            .iter()
+            .all(|host| matches!(host, Host::Unix(_)));
+        let plain = || Connection::attempt_plain(side, config.clone());
+        let encrypted = |negotiation| {
+            let mut config = config.clone();
+            config.ssl_mode(negotiation);
+            Connection::attempt_tls(side, config, &dsn.ssl)
+        };
+        if sockets_only && !config.get_hosts().is_empty() {
+            return plain().await.map_err(|attempt| attempt.error);
+        }
+        let result = match dsn.ssl.mode {
+            SslMode::Disable => plain().await,
+            SslMode::Allow => match plain().await {
+                Err(attempt) if attempt.refused => encrypted(Negotiation::Require).await,
+                result => result,
+            },
+            SslMode::Prefer => match encrypted(Negotiation::Prefer).await {
+                Err(attempt) if attempt.refused => plain().await.map_err(|second| Attempt {
+                    error: if second.refused {
+                        attempt.error
+                    } else {
+                        second.error
+                    },
+                    refused: second.refused,
+                }),
+                result => result,
+            },
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => {
+                encrypted(Negotiation::Require).await
+            }
+        };
+        result.map_err(|attempt| attempt.error)
+    }
+
+    async fn attempt_plain(side: Side, mut config: Config) -> Result<Connection, Attempt> {
+        config.ssl_mode(Negotiation::Disable);
+        let (client, connection) = config
+            .connect(NoTls)
+            .await
+            .map_err(|error| Attempt::failed(side, &error))?;
+        let driver = Driver(tokio::spawn(async move {
+            // The failure reaches whoever waits for an answer on the client.
+            let _ = connection.await;
+        }));
+        Ok(Connection::new(side, client, driver))
+    }
+
+    async fn attempt_tls(
+        side: Side,
+        config: Config,
+        options: &crate::dsn::SslOptions,
+    ) -> Result<Connection, Attempt> {
+        let connector = tls::connector(options).map_err(|error| Attempt {
+            error: Error::Connect {
+                side,
+                message: error.to_string(),
+                sqlstate: None,
+            },
+            refused: false,
+        })?;
+        let (client, connection) = config
+            .connect(connector)
+            .await
+            .map_err(|error| Attempt::failed(side, &error))?;
+        let driver = Driver(tokio::spawn(async move {
+            let _ = connection.await;
+        }));
+        Ok(Connection::new(side, client, driver))
+    }
+
+    fn new(side: Side, client: Client, driver: Driver) -> Connection {
+        Connection {
+            side,
+            client: Arc::new(client),
+            driver,
+        }
+    }
+
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Runs statements that return nothing.
+    pub async fn batch(&self, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).await.on(self.side)
+    }
+
+    pub async fn prepare(&self, sql: &str) -> Result<tokio_postgres::Statement> {
+        self.client.prepare(sql).await.on(self.side)
+    }
+
+    /// Fails unless the server is a primary.
+    pub async fn refuse_standby(&self, check: &tokio_postgres::Statement) -> Result<()> {
+        let row = self.client.query_one(check, &[]).await.on(self.side)?;
+        if row.try_get(0).on(self.side)? {
+            return Err(Error::Standby { side: self.side });
+        }
+        Ok(())
+    }
+
+    /// Says goodbye to the server, and waits until it is gone from its list of backends.
+    pub async fn close(self) {
+        let Connection { client, driver, .. } = self;
+        drop(client);
+        let mut driver = driver;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut driver.0).await;
+    }
+}
+
+/// A failed attempt, and whether the server turned this kind of connection down.
+struct Attempt {
+    error: Error,
+    refused: bool,
+}
+
+impl Attempt {
+    fn failed(side: Side, error: &tokio_postgres::Error) -> Attempt {
+        let report = server_report(error);
+        let no_such_entry = error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+        // The TLS layer reports through an io::Error of its own that wraps rustls's.
+        let handshake = error.source().is_some_and(|cause| {
+            cause
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::get_ref)
+                .is_some_and(|inner| inner.is::<rustls::Error>())
+        });
+        Attempt {
+            error: Error::Connect {
+                side,
+                message: report
+                    .as_ref()
+                    .map_or_else(|| chain(error), |report| report.message.clone()),
+                sqlstate: report.map(|report| report.sqlstate),
+            },
+            refused: no_such_entry || handshake,
+        }
+    }
+}
+
+fn prepare(mut config: Config) -> Config {
+    config.application_name("eventsource-migrate");
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_TIMEOUT);
+    }
+    config
+        .keepalives(true)
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(30));
+    config
+}

@@ -1,0 +1,83 @@
+//! Names what differs between rows that the source sent and the target's rows at their positions.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::chunk::{Chunk, Layout};
+use crate::error::{Difference, DifferenceKind, Error, Result};
+use crate::frame::{Framer, HEADER, Tuple};
+use crate::stream::TupleStream;
+
+/// As many as an operator will look at.
+const MOST: usize = 20;
+
+/// An owned tuple, for the few rows that are compared field by field.
+type Fields = Vec<Option<Vec<u8>>>;
+
+/// `wrong` are rows of the chunk; `target` is what the target has at the chunk's positions.
+pub async fn name(
+    columns: &[String],
+    layout: Layout,
+    offset: i64,
+    chunk: &Chunk,
+    wrong: &[usize],
+    mut target: TupleStream,
+) -> Result<Vec<Difference>> {
+    let wrong = &wrong[..wrong.len().min(MOST)];
+    let sent = sent_rows(chunk, wrong)?;
+    let mut found: HashMap<i64, Fields> = HashMap::new();
+    while target.fill().await? {
+        while target.advance()? {
+            let tuple = target.tuple();
+            let position = layout.position_of(&tuple)? - offset;
+            if sent.contains_key(&position) {
+                found.insert(position, owned(&tuple));
+            }
+        }
+    }
+    let describe = |&row: &usize| {
+        let key = chunk.keys[row];
+        let field = found.get(&key.position).and_then(|target| {
+            let sent = &sent[&key.position];
+            let index = (0..columns.len()).find(|&index| sent[index] != target[index])?;
+            Some(columns[index].clone())
+        });
+        Difference {
+            kind: if found.contains_key(&key.position) {
+                DifferenceKind::Different
+            } else {
+                DifferenceKind::Missing
+            },
+            position: key.position,
+            event_id: key.event_id,
+            field,
+        }
+    };
+    Ok(wrong.iter().map(describe).collect())
+}
+
+/// The given rows of the chunk by source position, their fields as they were sent.
+fn sent_rows(chunk: &Chunk, rows: &[usize]) -> Result<HashMap<i64, Fields>> {
+    let mut framer = Framer::default();
+    framer.push(Bytes::from_static(HEADER));
+    let mut sent = HashMap::new();
+    let mut row = 0;
+    let broken = |_| Error::protocol("a chunk is not made of tuples");
+    for batch in &chunk.batches {
+        framer.push(batch.clone());
+        while framer.advance().map_err(broken)? {
+            if rows.contains(&row) {
+                sent.insert(chunk.keys[row].position, owned(&framer.tuple()));
+            }
+            row += 1;
+        }
+    }
+    Ok(sent)
+}
+
+fn owned(tuple: &Tuple<'_>) -> Fields {
+    (0..tuple.fields.len())
+        .map(|index| tuple.field(index).map(<[u8]>::to_vec))
+        .collect()
+}

@@ -1,0 +1,96 @@
+//! Digests of rows and of sets of rows.
+//!
+//! A row's digest is the first 128 bits of BLAKE3 over its tuple as COPY sends it, the position
+//! being the source's. Sets are combined by addition modulo 2^128 with a count: unlike XOR, a row
+//! that occurs twice does not vanish, and the order of arrival does not matter.
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Digest(u128);
+
+impl Digest {
+    pub const ZERO: Digest = Digest(0);
+
+    pub fn of_row(tuple: &[u8]) -> Digest {
+        let hash = blake3::hash(tuple);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash.as_bytes()[..16]);
+        Digest(u128::from_le_bytes(bytes))
+    }
+
+    #[must_use]
+    pub fn plus(self, other: Digest) -> Digest {
+        Digest(self.0.wrapping_add(other.0))
+    }
+
+    #[must_use]
+    pub fn minus(self, other: Digest) -> Digest {
+        Digest(self.0.wrapping_sub(other.0))
+    }
+
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
+    }
+
+    pub fn from_bytes(bytes: [u8; 16]) -> Digest {
+        Digest(u128::from_le_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sum(rows: &[Vec<u8>]) -> Digest {
+        rows.iter()
+            .map(|row| Digest::of_row(row))
+            .fold(Digest::ZERO, Digest::plus)
+    }
+
+    #[test]
+    fn a_row_digest_is_the_first_half_of_blake3() {
+        let expected = &blake3::hash(b"row").as_bytes()[..16].to_vec();
+        assert_eq!(&Digest::of_row(b"row").to_bytes().to_vec(), expected);
+    }
+
+    #[test]
+    fn a_row_that_occurs_twice_does_not_vanish() {
+        let row = Digest::of_row(b"row");
+        assert_ne!(row.plus(row), Digest::ZERO);
+    }
+
+    proptest! {
+        #[test]
+        fn order_does_not_matter(mut rows: Vec<Vec<u8>>, seed: usize) {
+            let before = sum(&rows);
+            let turn = if rows.is_empty() { 0 } else { seed % rows.len() };
+            rows.rotate_left(turn);
+            rows.reverse();
+            prop_assert_eq!(sum(&rows), before);
+        }
+
+        #[test]
+        fn parts_add_up_and_subtract_to_zero(rows: Vec<Vec<u8>>, cut: usize) {
+            let cut = if rows.is_empty() { 0 } else { cut % rows.len() };
+            let (left, right) = rows.split_at(cut);
+            let whole = sum(&rows);
+            prop_assert_eq!(sum(left).plus(sum(right)), whole);
+            prop_assert_eq!(whole.minus(sum(left)).minus(sum(right)), Digest::ZERO);
+        }
+
+        #[test]
+        fn one_changed_bit_changes_the_sum(mut rows in prop::collection::vec(
+            prop::collection::vec(any::<u8>(), 1..40), 1..20), row: usize, byte: usize, bit in 0u8..8) {
+            let before = sum(&rows);
+            let row = row % rows.len();
+            let byte = byte % rows[row].len();
+            rows[row][byte] ^= 1 << bit;
+            prop_assert_ne!(sum(&rows), before);
+        }
+
+        #[test]
+        fn bytes_round_trip(bytes: [u8; 16]) {
+            prop_assert_eq!(Digest::from_bytes(bytes).to_bytes(), bytes);
+        }
+    }
+}

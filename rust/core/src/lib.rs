@@ -1,0 +1,38 @@
+//! The data plane: one tenant's rows from a source table through the framer into a target table.
+//!
+//! A row's way: [`source`] reads it, [`frame`] finds its fields, [`chunk`] carries its position and
+//! takes its [`digest`], [`direct`] or [`staged`] writes it, [`positions`] maps it, [`progress`]
+//! records it in the same transaction, [`verify`] proves it.
+
+mod certificate;
+pub mod chunk;
+pub mod config;
+pub mod connect;
+pub mod copy;
+mod copy_in;
+mod difference;
+pub mod digest;
+pub mod direct;
+pub mod dsn;
+pub mod error;
+pub mod frame;
+pub mod identifier;
+pub mod positions;
+pub mod progress;
+pub mod readback;
+pub mod session;
+pub mod snapshot;
+pub mod source;
+pub mod staged;
+mod stream;
+pub mod throttle;
+mod tls;
+
+pub use config::{PassConfig, PassResult, PassSpec};
+pub use digest::Digest;
+pub use error::{Error, Result};
+pub use identifier::TableAddress;
+pub use progress::Progress;
+pub use readback::TargetDigest;
+pub use session::PassSession;
+pub use snapshot::Snapshot;

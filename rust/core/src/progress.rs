@@ -1,0 +1,229 @@
+//! The progress row of the target, and the counters that Python polls.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+use uuid::Uuid;
+
+use crate::chunk::Chunk;
+use crate::config::{Cursor, PassConfig, Totals};
+use crate::connect::Connection;
+use crate::digest::Digest;
+use crate::error::{Error, On, Result, Side};
+use crate::identifier::{TableAddress, qualified};
+
+/// What has been committed in this pass, readable from any thread at any time.
+#[derive(Debug, Default)]
+pub struct Counters {
+    rows: AtomicI64,
+    bytes: AtomicI64,
+    chunks: AtomicI64,
+    last_position: AtomicI64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub rows: i64,
+    pub bytes: i64,
+    /// Of the current run.
+    pub chunks: i64,
+    pub last_position: i64,
+}
+
+impl Counters {
+    pub fn begin(&self, totals: &Totals) {
+        self.chunks.store(0, Ordering::Relaxed);
+        self.set(totals);
+    }
+
+    pub fn committed(&self, totals: &Totals) {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.set(totals);
+    }
+
+    pub fn read(&self) -> Progress {
+        Progress {
+            rows: self.rows.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            chunks: self.chunks.load(Ordering::Relaxed),
+            last_position: self.last_position.load(Ordering::Relaxed),
+        }
+    }
+
+    fn set(&self, totals: &Totals) {
+        self.rows.store(totals.rows, Ordering::Relaxed);
+        self.bytes.store(totals.bytes, Ordering::Relaxed);
+        self.last_position
+            .store(totals.cursor.position, Ordering::Relaxed);
+    }
+}
+
+/// Reads the row, and moves it on under two conditions: the owner is still this driver, and the
+/// cursor is where this driver left it.
+pub struct ProgressRow {
+    migration_id: Uuid,
+    owner: Uuid,
+    select: Statement,
+    advance: Statement,
+    insert_and_advance: Statement,
+}
+
+/// The parameters after the first, which is the number of rows inserted or nothing at all.
+const ADVANCE: &str = "\
+    set last_transaction_id = $5::text::xid8, last_position = $6, \
+        pass_rows = pass_rows + $7::bigint, pass_bytes = pass_bytes + $8, pass_digest = $9, ";
+const CONDITION: &str = "\
+    where migration_id = $1 and owner = $2 and pass_number = $3 \
+      and last_transaction_id is not distinct from $4::text::xid8 and last_position = $10";
+
+impl ProgressRow {
+    pub async fn prepare(
+        target: &Connection,
+        config: &PassConfig,
+        insert: &str,
+    ) -> Result<ProgressRow> {
+        let table = progress_table(&config.target);
+        let select = format!(
+            "select owner, pass_number, last_transaction_id::text, last_position, pass_rows, \
+                    pass_bytes, pass_inserted, pass_digest from {table} where migration_id = $1"
+        );
+        let advance = format!(
+            "update {table} {ADVANCE} pass_inserted = pass_inserted + $7::bigint, \
+                 rows_copied = rows_copied + $7::bigint, updated_at = clock_timestamp() {CONDITION} \
+             returning $7::bigint"
+        );
+        let insert_and_advance = format!(
+            "with written as ({insert} returning 1), \
+                  counted as (select count(*) as inserted from written) \
+             update {table} {ADVANCE} pass_inserted = pass_inserted + counted.inserted, \
+                 rows_copied = rows_copied + counted.inserted, updated_at = clock_timestamp() \
+             from counted {CONDITION} returning counted.inserted"
+        );
+        let (select, advance, insert_and_advance) = tokio::try_join!(
+            target.prepare(&select),
+            target.prepare(&advance),
+            target.prepare(&insert_and_advance),
+        )?;
+        Ok(ProgressRow {
+            migration_id: config.migration_id,
+            owner: config.owner,
+            select,
+            advance,
+            insert_and_advance,
+        })
+    }
+
+    /// Where the pass stands.
+    pub async fn read(&self, client: &Client, number: i32) -> Result<Totals> {
+        let row = client
+            .query_opt(&self.select, &[&self.migration_id])
+            .await
+            .on(Side::Target)?
+            .ok_or_else(|| lost("the target has no progress row for it"))?;
+        let owner: Uuid = row.try_get(0).on(Side::Target)?;
+        if owner != self.owner {
+            return Err(lost("another driver is recorded in the progress row"));
+        }
+        if row.try_get::<_, i32>(1).on(Side::Target)? != number {
+            return Err(lost("the progress row is at another pass"));
+        }
+        totals(&row).on(Side::Target)?
+    }
+
+    /// Records a chunk whose rows were all inserted.
+    pub async fn advance(
+        &self,
+        client: &Client,
+        number: i32,
+        before: &Totals,
+        chunk: &Chunk,
+    ) -> Result<Totals> {
+        self.update(client, &self.advance, number, before, chunk)
+            .await
+    }
+
+    /// Inserts the staged rows that are not there yet, and records them, in one round trip.
+    pub async fn insert_and_advance(
+        &self,
+        client: &Client,
+        number: i32,
+        before: &Totals,
+        chunk: &Chunk,
+    ) -> Result<Totals> {
+        self.update(client, &self.insert_and_advance, number, before, chunk)
+            .await
+    }
+
+    async fn update(
+        &self,
+        client: &Client,
+        statement: &Statement,
+        number: i32,
+        before: &Totals,
+        chunk: &Chunk,
+    ) -> Result<Totals> {
+        let text = |id: Option<u64>| id.map(|id| id.to_string());
+        let (rows, bytes) = (chunk.rows() as i64, chunk.bytes as i64);
+        let digest = before.digest.plus(chunk.digest);
+        let parameters: [&(dyn ToSql + Sync); 10] = [
+            &self.migration_id,
+            &self.owner,
+            &number,
+            &text(before.cursor.transaction_id),
+            &text(chunk.last.transaction_id),
+            &chunk.last.position,
+            &rows,
+            &bytes,
+            &&digest.to_bytes()[..],
+            &before.cursor.position,
+        ];
+        let row = client
+            .query_opt(statement, &parameters)
+            .await
+            .on(Side::Target)?
+            .ok_or_else(|| lost("the progress row was moved on by another driver"))?;
+        let inserted: i64 = row.try_get(0).on(Side::Target)?;
+        Ok(Totals {
+            rows: before.rows + rows,
+            bytes: before.bytes + bytes,
+            inserted: before.inserted + inserted,
+            digest,
+            cursor: chunk.last,
+        })
+    }
+}
+
+fn progress_table(target: &TableAddress) -> String {
+    qualified(&target.schema, "eventsource_copy_progress")
+}
+
+fn lost(reason: &'static str) -> Error {
+    Error::OwnershipLost {
+        side: Side::Target,
+        reason,
+    }
+}
+
+fn totals(row: &Row) -> Result<Result<Totals>, tokio_postgres::Error> {
+    let transaction_id: Option<&str> = row.try_get(2)?;
+    let transaction_id = match transaction_id.map(str::parse).transpose() {
+        Ok(id) => id,
+        Err(_) => return Ok(Err(Error::protocol("the progress row has no valid xid8"))),
+    };
+    let Ok(digest) = <[u8; 16]>::try_from(row.try_get::<_, &[u8]>(7)?) else {
+        return Ok(Err(Error::protocol(
+            "the progress row's digest has not 16 bytes",
+        )));
+    };
+    Ok(Ok(Totals {
+        rows: row.try_get(4)?,
+        bytes: row.try_get(5)?,
+        inserted: row.try_get(6)?,
+        digest: Digest::from_bytes(digest),
+        cursor: Cursor {
+            transaction_id,
+            position: row.try_get(3)?,
+        },
+    }))
+}

@@ -1,0 +1,85 @@
+//! What Python holds: the open pipeline of one migration, one operation at a time.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use crate::config::{PassConfig, PassResult, PassSpec};
+use crate::copy::Pipeline;
+use crate::error::{Error, Result};
+use crate::progress::{Counters, Progress};
+use crate::readback::{self, TargetDigest};
+use crate::throttle::Throttle;
+
+/// An operation takes the pipeline out and puts it back when it succeeds. One that fails or is
+/// dropped takes it along, and with it whatever the servers had open.
+pub struct PassSession {
+    config: PassConfig,
+    pipeline: Mutex<Option<Pipeline>>,
+    throttle: Arc<Throttle>,
+    counters: Counters,
+}
+
+impl PassSession {
+    pub async fn open(config: PassConfig) -> Result<PassSession> {
+        config.validate()?;
+        let pipeline = Pipeline::open(&config).await?;
+        let throttle = Arc::new(Throttle::new(config.max_events_per_second));
+        Ok(PassSession {
+            config,
+            pipeline: Mutex::new(Some(pipeline)),
+            throttle,
+            counters: Counters::default(),
+        })
+    }
+
+    pub async fn run(&self, spec: &PassSpec) -> Result<PassResult> {
+        let mut slot = self.enter()?;
+        let pipeline = slot.take().ok_or_else(closed)?;
+        let result = pipeline
+            .run(&self.config, spec, &self.throttle, &self.counters)
+            .await?;
+        *slot = Some(pipeline);
+        Ok(result)
+    }
+
+    /// Reads the tenant's rows of the target back, up to a source position.
+    pub async fn digest_target(&self, max_source_position: Option<i64>) -> Result<TargetDigest> {
+        let mut slot = self.enter()?;
+        let pipeline = slot.take().ok_or_else(closed)?;
+        let result = readback::digest(&pipeline.target, &self.config, max_source_position).await?;
+        *slot = Some(pipeline);
+        Ok(result)
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.counters.read()
+    }
+
+    /// The pass that runs ends after the chunk it is at; later ones end at once.
+    pub fn request_stop(&self) {
+        self.throttle.request_stop();
+    }
+
+    pub fn set_rate(&self, rate: Option<f64>) {
+        self.throttle.set_rate(rate);
+    }
+
+    /// Waits for what runs, then says goodbye to the servers.
+    pub async fn close(&self) {
+        let pipeline = self.pipeline.lock().await.take();
+        if let Some(pipeline) = pipeline {
+            pipeline.close().await;
+        }
+    }
+
+    fn enter(&self) -> Result<tokio::sync::MutexGuard<'_, Option<Pipeline>>> {
+        self.pipeline
+            .try_lock()
+            .map_err(|_| Error::protocol("the session is at work; one operation at a time"))
+    }
+}
+
+fn closed() -> Error {
+    Error::protocol("the session is closed, or ended with a failure; open another one")
+}

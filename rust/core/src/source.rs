@@ -1,0 +1,243 @@
+//! Reads the rows of a pass from the source, in key-set order, each chunk a short statement.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::chunk::{Carrier, Chunk, ChunkBuilder};
+use crate::config::{Cursor, PassConfig, PassSpec};
+use crate::error::{Result, Side};
+use crate::identifier::column_list;
+use crate::snapshot::Snapshot;
+use crate::stream::TupleStream;
+use crate::throttle::{Pace, Throttle};
+
+/// Tells a standby, where a snapshot calls transactions in flight finished.
+pub const IN_RECOVERY: &str = "select pg_catalog.pg_is_in_recovery()";
+
+/// The rows of one tenant in one table.
+#[derive(Clone, Debug)]
+pub struct TenantRows {
+    pub table: String,
+    pub columns: String,
+    pub tenant_id: Uuid,
+}
+
+impl TenantRows {
+    pub fn new(table: String, columns: &[String], tenant_id: Uuid) -> TenantRows {
+        TenantRows {
+            table,
+            columns: column_list(columns),
+            tenant_id,
+        }
+    }
+
+    /// The next rows of `spec` behind `cursor`, as a COPY.
+    pub fn statement(&self, spec: &PassSpec, cursor: Cursor, limit: usize) -> String {
+        let select = match &spec.previous_snapshot {
+            None => self.first_pass(spec.snapshot.as_ref(), cursor.position, limit),
+            Some(previous) => self.difference(previous, spec.snapshot.as_ref(), cursor, limit),
+        };
+        format!("copy ({select}) to stdout (format binary)")
+    }
+
+    fn first_pass(&self, snapshot: Option<&Snapshot>, after: i64, limit: usize) -> String {
+        let visible = match snapshot {
+            Some(snapshot) => {
+                format!(" and (transaction_id is null or {})", visible_in(snapshot))
+            }
+            None => String::new(),
+        };
+        format!(
+            "select {columns}, transaction_id from {table} \
+             where tenant_id = '{tenant}' and global_position > {after}{visible} \
+             order by global_position limit {limit}",
+            columns = self.columns,
+            table = self.table,
+            tenant = self.tenant_id,
+        )
+    }
+
+    /// Rows whose transaction the previous snapshot did not see: those it listed as in flight, all
+    /// below its xmax, and then everything from its xmax on. Two index ranges, so that an old
+    /// transaction of somebody else, which holds xmin back, does not widen what is read.
+    fn difference(
+        &self,
+        previous: &Snapshot,
+        upper: Option<&Snapshot>,
+        cursor: Cursor,
+        limit: usize,
+    ) -> String {
+        let seen = cursor.transaction_id.unwrap_or(0);
+        let waiting: Vec<String> = previous
+            .in_flight
+            .iter()
+            .filter(|id| **id >= seen)
+            .map(u64::to_string)
+            .collect();
+        let later = self.range(
+            &format!("transaction_id >= '{}'::xid8", previous.xmax),
+            upper,
+            cursor,
+            limit,
+        );
+        if waiting.is_empty() {
+            return later;
+        }
+        let listed = format!("transaction_id = any ('{{{}}}'::xid8[])", waiting.join(","));
+        let earlier = self.range(&listed, upper, cursor, limit);
+        format!(
+            "({earlier}) union all ({later}) order by transaction_id, global_position limit {limit}"
+        )
+    }
+
+    fn range(
+        &self,
+        transactions: &str,
+        upper: Option<&Snapshot>,
+        cursor: Cursor,
+        limit: usize,
+    ) -> String {
+        let behind = match cursor.transaction_id {
+            Some(id) => format!(
+                " and (transaction_id, global_position) > ('{id}'::xid8, {})",
+                cursor.position
+            ),
+            None => String::new(),
+        };
+        let below = match upper {
+            Some(upper) => format!(
+                " and transaction_id < '{}'::xid8 and {}",
+                upper.xmax,
+                visible_in(upper)
+            ),
+            None => String::new(),
+        };
+        format!(
+            "select {columns}, transaction_id from {table} \
+             where tenant_id = '{tenant}' and {transactions}{behind}{below} \
+             order by transaction_id, global_position limit {limit}",
+            columns = self.columns,
+            table = self.table,
+            tenant = self.tenant_id,
+        )
+    }
+}
+
+fn visible_in(snapshot: &Snapshot) -> String {
+    format!("pg_catalog.pg_visible_in_snapshot(transaction_id, '{snapshot}'::pg_snapshot)")
+}
+
+/// Reads a pass to its end, or until a stop is asked for.
+pub struct Reader {
+    client: Arc<Client>,
+    rows: TenantRows,
+    spec: PassSpec,
+    carrier: Carrier,
+    throttle: Arc<Throttle>,
+    most_rows: usize,
+    most_bytes: usize,
+}
+
+impl Reader {
+    pub fn new(
+        client: Arc<Client>,
+        config: &PassConfig,
+        spec: &PassSpec,
+        carrier: Carrier,
+        throttle: Arc<Throttle>,
+    ) -> Reader {
+        Reader {
+            client,
+            rows: TenantRows::new(config.source.sql(), &config.columns, config.tenant_id),
+            spec: spec.clone(),
+            carrier,
+            throttle,
+            most_rows: config.chunk_rows,
+            most_bytes: config.chunk_bytes,
+        }
+    }
+
+    /// Sends chunk after chunk. True once the last row is sent, false if stopped before, or if
+    /// nobody takes the chunks any more.
+    pub async fn run(self, mut cursor: Cursor, chunks: mpsc::Sender<Chunk>) -> Result<bool> {
+        let mut pace: Pace = self.throttle.pace();
+        let mut fitting = self.most_rows;
+        let mut taken = 0;
+        loop {
+            pace.spend(taken).await;
+            if self.throttle.stopping() {
+                return Ok(false);
+            }
+            let limit = self.throttle.chunk_rows(fitting.min(self.most_rows));
+            let read = self.read(cursor, limit, &chunks).await?;
+            let Some(read) = read else { return Ok(false) };
+            if read.rows < limit {
+                return Ok(true);
+            }
+            cursor = read.last;
+            taken = read.rows;
+            fitting = self.rows_that_fit(&read);
+        }
+    }
+
+    /// One statement. It ends after `limit` rows; wide rows leave it in several chunks.
+    async fn read(
+        &self,
+        cursor: Cursor,
+        limit: usize,
+        chunks: &mpsc::Sender<Chunk>,
+    ) -> Result<Option<Read>> {
+        let sql = self.rows.statement(&self.spec, cursor, limit);
+        let mut stream = TupleStream::start(Side::Source, &self.client, &sql).await?;
+        let mut builder = ChunkBuilder::new(self.carrier);
+        let mut read = Read {
+            rows: 0,
+            bytes: 0,
+            last: cursor,
+        };
+        while stream.fill().await? {
+            while stream.advance()? {
+                builder.push(&stream.tuple())?;
+                if builder.bytes() >= self.most_bytes || builder.rows() >= self.most_rows {
+                    let chunk = builder.take();
+                    read.count(&chunk);
+                    if chunks.send(chunk).await.is_err() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        if builder.rows() > 0 {
+            let chunk = builder.take();
+            read.count(&chunk);
+            if chunks.send(chunk).await.is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(read))
+    }
+
+    /// How many rows of the size just seen make a chunk; a little less, so that rows that vary in
+    /// size do not leave a second, tiny one.
+    fn rows_that_fit(&self, read: &Read) -> usize {
+        let row = (read.bytes / read.rows.max(1)).max(1);
+        (self.most_bytes / row * 9 / 10).max(1)
+    }
+}
+
+struct Read {
+    rows: usize,
+    bytes: usize,
+    last: Cursor,
+}
+
+impl Read {
+    fn count(&mut self, chunk: &Chunk) {
+        self.rows += chunk.rows();
+        self.bytes += chunk.bytes;
+        self.last = chunk.last;
+    }
+}

@@ -1,0 +1,87 @@
+//! The frozen dataclasses of `eventsource.dataplane`, read attribute by attribute.
+
+use eventsource_core as core;
+use pyo3::prelude::*;
+use uuid::Uuid;
+
+use crate::error::to_python;
+
+#[derive(FromPyObject)]
+pub struct TableAddress {
+    dsn: String,
+    schema: String,
+    table: String,
+}
+
+impl From<TableAddress> for core::TableAddress {
+    fn from(address: TableAddress) -> Self {
+        core::TableAddress {
+            dsn: address.dsn,
+            schema: address.schema,
+            table: address.table,
+        }
+    }
+}
+
+#[derive(FromPyObject)]
+pub struct PassSessionConfig {
+    migration_id: Uuid,
+    tenant_id: Uuid,
+    owner: Uuid,
+    source: TableAddress,
+    target: TableAddress,
+    control_dsn: String,
+    control_schema: String,
+    columns: Vec<String>,
+    offset: i64,
+    last_target_position: i64,
+    chunk_rows: usize,
+    chunk_bytes: usize,
+    max_events_per_second: Option<f64>,
+}
+
+impl From<PassSessionConfig> for core::PassConfig {
+    fn from(config: PassSessionConfig) -> Self {
+        core::PassConfig {
+            migration_id: config.migration_id,
+            tenant_id: config.tenant_id,
+            owner: config.owner,
+            source: config.source.into(),
+            target: config.target.into(),
+            control_dsn: config.control_dsn,
+            control_schema: config.control_schema,
+            columns: config.columns,
+            offset: config.offset,
+            last_target_position: config.last_target_position,
+            chunk_rows: config.chunk_rows,
+            chunk_bytes: config.chunk_bytes,
+            max_events_per_second: config.max_events_per_second,
+        }
+    }
+}
+
+#[derive(FromPyObject)]
+pub struct PassSpec {
+    number: i32,
+    previous_snapshot: Option<String>,
+    snapshot: Option<String>,
+    staged: bool,
+}
+
+impl TryFrom<PassSpec> for core::PassSpec {
+    type Error = PyErr;
+
+    fn try_from(spec: PassSpec) -> PyResult<Self> {
+        let parse = |text: Option<String>| {
+            text.map(|text| core::Snapshot::parse(&text))
+                .transpose()
+                .map_err(to_python)
+        };
+        Ok(core::PassSpec {
+            number: spec.number,
+            previous_snapshot: parse(spec.previous_snapshot)?,
+            snapshot: parse(spec.snapshot)?,
+            staged: spec.staged,
+        })
+    }
+}

@@ -1,0 +1,19 @@
+//! The extension module `eventsource._core`. It forwards and never decides: one file per
+//! operation, named as in `eventsource-core`.
+
+mod config;
+mod error;
+mod runtime;
+mod session;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    runtime::configure();
+    module.add_class::<session::PassSession>()?;
+    module.add_class::<session::PassResult>()?;
+    module.add_class::<session::Progress>()?;
+    module.add_class::<session::TargetDigest>()?;
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! The tokio runtime behind every awaitable.
+
+use std::future::Future;
+
+use eventsource_core::Result;
+use pyo3::prelude::*;
+use tokio::runtime::Builder;
+
+use crate::error::to_python;
+
+/// The servers do most of the work; two threads keep reading and writing going at the same time.
+const WORKERS: usize = 2;
+
+pub fn configure() {
+    let mut builder = Builder::new_multi_thread();
+    builder
+        .worker_threads(WORKERS)
+        .thread_name("eventsource")
+        .enable_all();
+    pyo3_async_runtimes::tokio::init(builder);
+}
+
+/// An asyncio future. When Python cancels it, `work` is dropped.
+pub fn awaitable<'py, T>(
+    py: Python<'py>,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> PyResult<Bound<'py, PyAny>>
+where
+    T: for<'any> IntoPyObject<'any> + Send + 'static,
+{
+    pyo3_async_runtimes::tokio::future_into_py(py, async move { work.await.map_err(to_python) })
+}
