@@ -1,9 +1,29 @@
 """Shipped with the product: servers, writers and an independent checker to test a migration with.
 
-`Cluster` starts throw-away PostgreSQL servers.
+`Cluster` starts throw-away PostgreSQL servers, `WriterProcess` runs an application that appends and
+records every attempt, `check_moved` and `check_unmoved` read the servers with plain SQL and say
+which promise was broken.
 """
 
 from eventsource.testing.binaries import PostgresNotFoundError
+from eventsource.testing.checker import CheckReport, check_moved, check_unmoved, read_rows
 from eventsource.testing.clusters import Cluster, ClusterError
+from eventsource.testing.processes import WriterProcess
+from eventsource.testing.records import Attempt, Outcome, longest_append
+from eventsource.testing.writer_config import StoreAddress, WriterConfig
 
-__all__ = ["Cluster", "ClusterError", "PostgresNotFoundError"]
+__all__ = [
+    "Attempt",
+    "CheckReport",
+    "Cluster",
+    "ClusterError",
+    "Outcome",
+    "PostgresNotFoundError",
+    "StoreAddress",
+    "WriterConfig",
+    "WriterProcess",
+    "check_moved",
+    "check_unmoved",
+    "longest_append",
+    "read_rows",
+]
