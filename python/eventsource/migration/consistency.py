@@ -5,31 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.dataplane import StreamResult, Verification, VerifyConfig, Violation
 from eventsource.migration import guard, preflight, progress
 from eventsource.migration.links import address_of
+from eventsource.migration.models import VerificationLevel
 
 if TYPE_CHECKING:
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
+__all__ = ["ConsistencyVerifier", "VerificationLevel", "VerificationReport"]
+
 #: Differences that are named; more are only counted in the streams they are in.
 NAMED = 100
-
-
-class VerificationLevel(StrEnum):
-    """How much of each event is compared.
-
-    ``COUNT`` compares the number of events and the version of every stream; ``HASH`` a 128-bit
-    digest of every event; ``FULL`` every field of every event.
-    """
-
-    COUNT = "count"
-    HASH = "hash"
-    FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -38,6 +39,8 @@ from eventsource.migration.watch import Watch
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+
+_log = logging.getLogger(__name__)
 
 #: Compares both stores; raises ConsistencyError.
 Verify = Callable[["Migration"], Awaitable[None]]
@@ -132,6 +135,7 @@ class Driver:
             await links.close()
 
     async def _tell(self, error: Exception) -> None:
+        _log.warning("migration %s waits: %s", self.migration_id, redact(str(error)))
         with contextlib.suppress(*_PASSING, asyncpg.PostgresError):
             await self.migrations.record_error(
                 self.migration_id, self.owner, f"waiting: {redact(str(error))}"
@@ -139,6 +143,8 @@ class Driver:
 
     async def _fail(self, error: Exception) -> None:
         """Record why the migration cannot go on, and answer whoever waits for a cutover."""
+        _log.error("migration %s stopped: %s", self.migration_id, redact(str(error)))
+        _log.debug("where it stopped", exc_info=error)
         with contextlib.suppress(*_PASSING, asyncpg.PostgresError):
             migration = await self.migrations.get(self.migration_id)
             told = outcomes.describe(error)

@@ -6,14 +6,26 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from eventsource.migration.consistency import VerificationLevel
 from eventsource.migration.states import MigrationState, TenantMigrationState
 
 #: Batches that are committed together as one chunk.
 BATCHES_PER_CHUNK = 20
+
+
+class VerificationLevel(StrEnum):
+    """How much of each event is compared.
+
+    ``COUNT`` compares the number of events and the version of every stream; ``HASH`` a 128-bit
+    digest of every event; ``FULL`` every field of every event.
+    """
+
+    COUNT = "count"
+    HASH = "hash"
+    FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)

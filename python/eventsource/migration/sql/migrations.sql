@@ -63,10 +63,10 @@ where id = $1 and driver_owner = $2
 
 -- name: record_progress
 update tenant_migrations
-set events_copied = $3, total_events = greatest($4, $3),
-    progress_percentage = case when greatest($4, $3) = 0 then 100
-                               else least(100, round(100.0 * $3 / greatest($4, $3), 2)) end,
-    updated_at = now()
+set events_copied = p.copied, total_events = p.total, updated_at = now(),
+    progress_percentage = case when p.total = 0 then 100
+                               else least(100, round(100.0 * p.copied / p.total, 2)) end
+from (select $3::bigint as copied, greatest($3::bigint, $4::bigint) as total) p
 where id = $1 and driver_owner = $2
 
 -- name: record_error
