@@ -105,7 +105,7 @@ class Subscription:
                 return delivered
 
     async def run(self) -> None:
-        """Deliver for ever: until `stop`, an exception of the handler, or cancellation.
+        """Deliver for ever: until `stop`, an exception of handler or store, or cancellation.
 
         Cancelling the task (Ctrl-C under ``asyncio.run`` does) ends it at once and delivers the
         batch in hand again next time; `stop` ends it behind that batch, with nothing to repeat.
