@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
 
-from eventsource.errors import EventIdTakenError, OptimisticLockError
+from eventsource.errors import OptimisticLockError
 from eventsource.stores import statements
 from eventsource.stores.encoding import Append
 from eventsource.stores.interface import AppendResult
+from eventsource.stores.repeated import StoredId, repeated_append
 
 if TYPE_CHECKING:
     from eventsource.connections import AnyConnection
@@ -45,8 +44,7 @@ class Appender:
         for attempt in range(1, attempts + 1):
             violation: asyncpg.UniqueViolationError | None = None
             try:
-                async with _undone_on_error(connection):
-                    row = await connection.fetchrow(self._append, *arguments)
+                row = await self._insert(connection, arguments)
             except asyncpg.UniqueViolationError as error:
                 violation = error
             else:
@@ -68,6 +66,24 @@ class Appender:
             await connection.fetchval(self._version, request.aggregate_id, request.aggregate_type),
         )
 
+    async def _insert(
+        self, connection: AnyConnection, arguments: tuple[object, ...]
+    ) -> asyncpg.Record | None:
+        """Run the append; in the caller's transaction an error undoes no more than the append."""
+        if not connection.is_in_transaction():
+            return await connection.fetchrow(self._append, *arguments)
+        # Plain statements: the driver's transaction object refuses a transaction begun by BEGIN.
+        await connection.execute("savepoint eventsource_append")
+        try:
+            row = await connection.fetchrow(self._append, *arguments)
+        except asyncpg.PostgresError:
+            await connection.execute(
+                "rollback to savepoint eventsource_append; release savepoint eventsource_append"
+            )
+            raise
+        await connection.execute("release savepoint eventsource_append")
+        return row
+
     async def _already_stored(
         self, connection: AnyConnection, request: Append
     ) -> AppendResult | None:
@@ -81,25 +97,19 @@ class Appender:
             request.aggregate_type,
             request.tenant_id,
         )
-        if not rows:
-            return None
-        for row in rows:
-            for same, difference in (
-                ("same_stream", "in another stream"),
-                ("same_tenant", "for another tenant"),
-                ("same_type", "with another event type"),
-                ("same_payload", "with another payload"),
-            ):
-                if not row[same]:
-                    raise EventIdTakenError(row["event_id"], difference)
-        if len(rows) < len(request.rows):
-            raise EventIdTakenError(
-                rows[0]["event_id"], "without some events of this append: append only the new ones"
+        found = [
+            StoredId(
+                event_id=row["event_id"],
+                version=row["version"],
+                global_position=row["global_position"],
+                same_stream=row["same_stream"],
+                same_tenant=row["same_tenant"],
+                same_type=row["same_type"],
+                same_payload=row["same_payload"],
             )
-        first: int = rows[0]["version"]
-        if [row["version"] for row in rows] != list(range(first, first + len(rows))):
-            raise EventIdTakenError(rows[0]["event_id"], "in another order")
-        return AppendResult(True, rows[-1]["version"], rows[-1]["global_position"])
+            for row in rows
+        ]
+        return repeated_append(found, len(request.rows))
 
     async def _took_a_version(
         self, connection: AnyConnection, violation: asyncpg.UniqueViolationError
@@ -123,23 +133,3 @@ def _arguments(request: Append) -> tuple[object, ...]:
         [row.payload for row in rows],
         [row.metadata for row in rows],
     )
-
-
-@asynccontextmanager
-async def _undone_on_error(connection: AnyConnection) -> AsyncIterator[None]:
-    """A savepoint when the caller has a transaction, so that an error does not end it.
-
-    Plain statements: the driver's own transaction object refuses one that began with ``BEGIN``.
-    """
-    if not connection.is_in_transaction():
-        yield
-        return
-    await connection.execute("savepoint eventsource_append")
-    try:
-        yield
-    except asyncpg.PostgresError:
-        await connection.execute(
-            "rollback to savepoint eventsource_append; release savepoint eventsource_append"
-        )
-        raise
-    await connection.execute("release savepoint eventsource_append")

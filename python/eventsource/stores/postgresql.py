@@ -196,7 +196,7 @@ class PostgreSQLEventStore:
                 rows = await self._fetch(
                     statements.untyped_stream_rows, aggregate_id, version, size.rows, tenant_id
                 )
-                aggregate_type = sole_type(aggregate_id, rows)
+                aggregate_type = sole_type(aggregate_id, [row["aggregate_type"] for row in rows])
             else:
                 rows = await self._fetch(
                     statements.typed_stream_rows,
@@ -267,7 +267,7 @@ class PostgreSQLEventStore:
         rows = await self._fetch(
             statements.stream_versions, aggregate_id, aggregate_type, tenant_id
         )
-        sole_type(aggregate_id, rows)
+        sole_type(aggregate_id, [row["aggregate_type"] for row in rows])
         return int(rows[0]["version"]) if rows else 0
 
     async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from asyncpg import Record
@@ -48,13 +48,13 @@ def stored_event(row: Record) -> StoredEvent:
     )
 
 
-def sole_type(aggregate_id: UUID, rows: Sequence[Record]) -> str | None:
-    """The aggregate type that all rows share, None without rows.
+def sole_type(aggregate_id: UUID, found: Iterable[str]) -> str | None:
+    """The one aggregate type among those of the rows found, None without rows.
 
     Raises:
-        ValueError: they have several; the caller has to name one.
+        ValueError: there are several; the caller has to name one.
     """
-    types = sorted({row["aggregate_type"] for row in rows})
+    types = sorted(set(found))
     if len(types) > 1:
         raise ValueError(
             f"aggregate {aggregate_id} exists as {' and '.join(types)}: pass aggregate_type"

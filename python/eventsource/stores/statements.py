@@ -36,9 +36,9 @@ def append(table: str) -> str:
             order by e.ordinal
             returning version, global_position
         )
-        select f.version as found, max(a.version) as version, max(a.global_position) as position
-        from found f left join added a on true
-        group by f.version
+        select (select version from found) as found, max(version) as version,
+               max(global_position) as position
+        from added
     """
 
 

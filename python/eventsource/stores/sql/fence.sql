@@ -48,6 +48,7 @@ create table if not exists {schema}.eventsource_copy_progress (
     rows_copied          bigint not null default 0,
     proven_snapshot      text,
     proven_rows          bigint not null default 0,
+    deferred_indexes     jsonb,
     updated_at           timestamptz not null default now()
 );
 
@@ -116,5 +117,16 @@ as $guard$
 begin
     raise exception 'table % cannot be truncated while a tenant migrates', tg_table_name
         using errcode = 'EVF02', hint = 'Finish or abort the migration first.';
+end
+$guard$;
+
+-- While a migration loads an empty table without its unique constraints, nobody else writes to it.
+create or replace function {schema}.eventsource_guard_loading() returns trigger
+language plpgsql
+set search_path = pg_catalog, {schema}, pg_temp
+as $guard$
+begin
+    raise exception 'table % is being loaded by a migration', tg_table_name
+        using errcode = 'EVF03', hint = 'It takes writes again when the bulk copy is done.';
 end
 $guard$;
