@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventsource.identifiers import qualified
-from eventsource.migration import flip, guard, progress, snapshots
+from eventsource.migration import deferred_indexes, flip, guard, progress, snapshots
 from eventsource.migration.repositories.migrations import transaction
 from eventsource.migration.states import MigrationState
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from eventsource.migration.guard import Fence
     from eventsource.migration.links import Links
     from eventsource.migration.models import Migration
     from eventsource.migration.progress import CopyProgress
@@ -36,6 +37,7 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
     at = await progress.claim(links.target, target, migration.id, owner)
     closed = await guard.read(links.target, target, migration.tenant_id)
     if closed is not None and closed.migration_id == migration.id:
+        await _undo_load(links, migration, closed)
         # With the row the mirror's permission goes; what it wrote before is deleted below.
         await guard.remove(links.target, target, closed)
     if at is not None:
@@ -60,6 +62,14 @@ async def _remove_guard(links: Links, migration: Migration) -> bool:
     if fence is None or fence.migration_id != migration.id:
         return True
     return await guard.remove(links.fence, source, fence)
+
+
+async def _undo_load(links: Links, migration: Migration, closed: Fence) -> None:
+    """Restore the indexes that a load was doing without, over no rows: that is quick."""
+    target = links.endpoints.target_address
+    if await deferred_indexes.deferred(links.target, target, migration.id) is not None:
+        await _delete_copied(links, migration)
+        await deferred_indexes.build((links.target,), target, migration.id, closed)
 
 
 async def _delete_copied(links: Links, migration: Migration) -> None:

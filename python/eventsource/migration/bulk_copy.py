@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eventsource.migration.errors import ConsistencyError
+from eventsource.migration import deferred_indexes, guard
+from eventsource.migration.errors import ConsistencyError, MigrationError
+from eventsource.migration.links import close_all
 
 if TYPE_CHECKING:
     from eventsource.dataplane import PassResult
@@ -31,9 +33,25 @@ class BulkCopier:
         result = await self.passes.run_stored()
         if not result.finished:
             return None
+        await self._build_indexes()
         await self._prove()
         await self.passes.complete()
         return result
+
+    async def _build_indexes(self) -> None:
+        """Build what the load did without, on two connections side by side."""
+        links, migration = self.passes.links, self.passes.migration
+        target = links.endpoints.target_address
+        if await deferred_indexes.deferred(links.target, target, migration.id) is None:
+            return
+        fence = await guard.read(links.target, target, migration.tenant_id)
+        if fence is None:
+            raise MigrationError("the fence at the target was removed by hand; abort the migration")
+        second = await links.open_target(migration.id)
+        try:
+            await deferred_indexes.build((links.target, second), target, migration.id, fence)
+        finally:
+            await close_all([second])
 
     async def _prove(self) -> None:
         """Read the target back: later passes prove row by row before they commit, this one after.

@@ -29,6 +29,7 @@ from eventsource.migration.errors import (
     InvalidStateTransitionError,
     LeaseLostError,
     MigrationError,
+    TargetBusyError,
 )
 from eventsource.migration.links import Endpoints, Links
 from eventsource.migration.passes import Passes
@@ -64,7 +65,7 @@ def may_pass(error: BaseException) -> bool:
         )
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "")[:2] in _PASSING_CLASSES
-    return isinstance(error, _PASSING)
+    return isinstance(error, (*_PASSING, TargetBusyError))
 
 
 @dataclass(slots=True)

@@ -180,6 +180,12 @@ class WritePausedError(MigrationError):
         self.timeout_seconds = timeout_seconds
 
 
+class TargetBusyError(MigrationError):
+    """Another migration is loading the target table; the driver waits for its bulk copy."""
+
+    code = "target_busy"
+
+
 class LeaseLostError(MigrationError):
     """Another driver took the migration over; this one has stopped."""
 

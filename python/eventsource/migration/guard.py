@@ -162,7 +162,7 @@ async def install(
         if then is not None:
             await then()
 
-    await _with_brief_locks(connection, create, carry_on)
+    await with_brief_locks(connection, create, carry_on)
 
 
 async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fence: Fence) -> bool:
@@ -191,7 +191,7 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
             fence.fence_id, fence.migration_id,
         )  # fmt: skip
 
-    await _with_brief_locks(connection, drop)
+    await with_brief_locks(connection, drop)
     return removed
 
 
@@ -213,7 +213,7 @@ def _migrator_passes(fence: Fence) -> str:
     )
 
 
-async def _with_brief_locks(
+async def with_brief_locks(
     connection: asyncpg.Connection[Any],
     work: Callable[[], Awaitable[None]],
     carry_on: Callable[[], bool] = lambda: True,

@@ -108,25 +108,12 @@ class Links:
     @classmethod
     async def open(cls, endpoints: Endpoints, migration_id: UUID) -> Links:
         """Open them all, or none."""
-        wanted = (
-            endpoints.control,
-            endpoints.control,
-            endpoints.source,
-            endpoints.source,
-            endpoints.target,
-        )
+        wanted = (endpoints.control, endpoints.control, endpoints.source, endpoints.source)
         opened: list[Connection] = []
         try:
             for parameters in wanted:
-                opened.append(
-                    await connect(
-                        parameters, application_name=APPLICATION_NAME, server_settings=_SETTINGS
-                    )
-                )
-            target = opened[4]
-            await target.execute(
-                "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
-            )
+                opened.append(await _open(parameters))
+            opened.append(await _open_target(endpoints, migration_id))
         except BaseException:
             await close_all(opened)
             raise
@@ -137,6 +124,10 @@ class Links:
     def migrations(self) -> PostgreSQLMigrationRepository:
         """The journal over the driver's own control connection."""
         return PostgreSQLMigrationRepository(self.control)
+
+    async def open_target(self, migration_id: UUID) -> Connection:
+        """One more connection to the target that its guard lets in; the caller closes it."""
+        return await _open_target(self.endpoints, migration_id)
 
     async def close(self) -> None:
         """Close them all; what was not committed is gone, which is the safe outcome."""
@@ -162,6 +153,18 @@ class Links:
             max_events_per_second=migration.config.max_events_per_second,
         )
         return await PassSession.open(config)
+
+
+async def _open(parameters: ConnectionParameters) -> Connection:
+    return await connect(parameters, application_name=APPLICATION_NAME, server_settings=_SETTINGS)
+
+
+async def _open_target(endpoints: Endpoints, migration_id: UUID) -> Connection:
+    connection = await _open(endpoints.target)
+    await connection.execute(
+        "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
+    )
+    return connection
 
 
 async def close_all(connections: list[Connection]) -> None:

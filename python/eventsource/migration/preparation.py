@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from eventsource.migration import guard, progress, snapshots
+from eventsource.migration import deferred_indexes, guard, progress, snapshots
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -36,8 +36,12 @@ async def prepare(
         store_id=migration.target_store_id, role="target", generation=migration.generation,
     )  # fmt: skip
 
+    large = await _has_many(links, migration)
+
     async def reserve() -> None:
-        await progress.reserve(links.target, target, migration, owner, head, origin.system)
+        empty = await progress.reserve(links.target, target, migration, owner, head, origin.system)
+        if empty and large:
+            await deferred_indexes.defer(links.target, target, migration.id, closed)
 
     await guard.install(
         links.target, target, closed, migration.tenant_id, budget, carry_on, then=reserve
@@ -62,3 +66,13 @@ async def count_tenant(links: Links, migration: Migration, at: CopyProgress) -> 
         migration.tenant_id, at.snapshot,
     )  # fmt: skip
     return int(count)
+
+
+async def _has_many(links: Links, migration: Migration) -> bool:
+    """Whether the tenant is large enough for deferred indexes to pay."""
+    count = await links.source.fetchval(
+        f"select count(*) from (select from {guard.table(links.endpoints.source_address)}"
+        " where tenant_id = $1 limit $2) as sampled",
+        migration.tenant_id, deferred_indexes.WORTH_IT,
+    )  # fmt: skip
+    return bool(count >= deferred_indexes.WORTH_IT)

@@ -10,7 +10,7 @@ import asyncpg
 
 from eventsource.identifiers import qualified
 from eventsource.migration import snapshots
-from eventsource.migration.errors import LeaseLostError, PreflightError
+from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
 from eventsource.migration.guard import table
 
 if TYPE_CHECKING:
@@ -108,15 +108,17 @@ async def reserve(
     owner: UUID,
     source_head: int,
     source_system: str,
-) -> None:
-    """Reserve the tenant's block of positions and write the progress row; idempotent.
+) -> bool:
+    """Reserve the tenant's block of positions and write the progress row.
+
+    Returns whether the table was found empty and unused; idempotent (then False).
 
     Runs inside the transaction that holds the target table's writers off, so that "empty" and
     "head" are exact. An empty table gets offset 0: positions are then the source's own. In a
     table in use the block begins after everything handed out so far.
     """
     if await read(connection, target, migration.id) is not None:
-        return
+        return False
     sequence = await snapshots.position_sequence(connection, target)
     name = table(target)
     await connection.execute(
@@ -128,6 +130,14 @@ async def reserve(
         f"select exists (select from {name} where tenant_id = $1)", migration.tenant_id
     ):
         raise PreflightError([already_there(migration.tenant_id, target.table)])
+    if await connection.fetchval(
+        f"select exists (select from {_name(target)} where table_name = $1"
+        " and deferred_indexes is not null)",
+        target.table,
+    ):
+        raise TargetBusyError(
+            f"another migration is loading {target.table!r}; this one follows when that is done"
+        )
     in_use = await connection.fetchval(
         f"select exists (select from {name})"
         f" or exists (select from {_name(target)} where table_name = $1)",
@@ -144,6 +154,7 @@ async def reserve(
     )  # fmt: skip
     # Anyone else's next event in this table lands behind the block. A rollback keeps the gap.
     await connection.fetchval("select setval($1::text::regclass, $2)", sequence, last)
+    return not in_use
 
 
 def already_there(tenant_id: UUID, table_name: str) -> str:
