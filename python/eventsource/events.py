@@ -24,8 +24,13 @@ class DomainEvent(BaseModel):
     ``aggregate_version`` is None until the event is read back from a store.
     """
 
-    # Stored payloads carry field names, so aliases of a subclass must not be the only way in.
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        # Stored payloads carry field names, so aliases of a subclass must not be the only way in.
+        populate_by_name=True,
+        # The default turns NaN into null without a word; kept, a store refuses it.
+        ser_json_inf_nan="constants",
+    )
 
     event_id: UUID = Field(default_factory=uuid4)
     event_type: str = ""
