@@ -12,7 +12,15 @@ from typing import Any, final
 from uuid import UUID
 
 from eventsource import _core
-from eventsource._core import PassResult, Progress, TargetDigest
+from eventsource._core import (
+    PassResult,
+    Progress,
+    StreamResult,
+    TargetDigest,
+    VerifyProgress,
+    VerifyResult,
+    Violation,
+)
 from eventsource.errors import EventSourceError
 
 __all__ = [
@@ -22,8 +30,14 @@ __all__ = [
     "PassSessionConfig",
     "PassSpec",
     "Progress",
+    "StreamResult",
     "TableAddress",
     "TargetDigest",
+    "Verification",
+    "VerifyConfig",
+    "VerifyProgress",
+    "VerifyResult",
+    "Violation",
 ]
 
 
@@ -157,3 +171,50 @@ class PassSession:
     async def close(self) -> None:
         """Wait for a running operation, then close the connections. Twice is a no-op."""
         await self._session.close()
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyConfig:
+    """Which rows of a tenant to compare, and how closely (`level`: `count`, `hash` or `full`).
+
+    Source rows that `snapshot` shows have to be on the target; without it, those visible at the
+    start. Whatever the target has must be on the source. Rows behind `last_source_position` are
+    left out on both sides. `sample_percentage` is a share of the streams, above 0 and at most 100.
+    The result names at most `max_violations` violations and as many streams. `parallelism` ranges
+    are compared at the same time, each on two connections.
+    """
+
+    source: TableAddress
+    target: TableAddress
+    tenant_id: UUID
+    columns: tuple[str, ...]
+    offset: int
+    level: str
+    snapshot: str | None = None
+    last_source_position: int | None = None
+    sample_percentage: float = 100.0
+    max_violations: int = 100
+    parallelism: int = 1
+
+
+@final
+class Verification:
+    """A comparison that runs by itself, and stops when nobody refers to it any more."""
+
+    __slots__ = ("_verification",)
+
+    def __init__(self, verification: _core.Verification) -> None:
+        self._verification = verification
+
+    @staticmethod
+    def start(config: VerifyConfig) -> Verification:
+        """Begin; connecting happens in the background, its failures are `result`'s."""
+        return Verification(_core.Verification.start(config))
+
+    async def result(self) -> VerifyResult:
+        """Wait for the end; can be had once. What differs is in the result, not an exception."""
+        return await self._verification.result()
+
+    def progress(self) -> VerifyProgress:
+        """Rows read so far on each side."""
+        return self._verification.progress()

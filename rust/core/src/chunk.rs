@@ -62,14 +62,14 @@ impl Layout {
         Ok(Digest::of_row(scratch))
     }
 
-    fn put_position(&self, row: &mut [u8], tuple: &Tuple<'_>, position: i64) {
+    pub(crate) fn put_position(&self, row: &mut [u8], tuple: &Tuple<'_>, position: i64) {
         if let Some((start, end)) = tuple.fields[self.position] {
             row[start..end].copy_from_slice(&position.to_be_bytes());
         }
     }
 }
 
-fn fixed<const N: usize>(tuple: &Tuple<'_>, index: usize) -> Result<[u8; N]> {
+pub(crate) fn fixed<const N: usize>(tuple: &Tuple<'_>, index: usize) -> Result<[u8; N]> {
     tuple
         .field(index)
         .and_then(|field| field.try_into().ok())

@@ -76,14 +76,20 @@ impl PassConfig {
                 "chunk_rows and chunk_bytes must be positive",
             ));
         }
-        for needed in crate::chunk::KEY_COLUMNS {
-            if !self.columns.iter().any(|column| column == needed) {
-                return Err(Error::protocol(format!("the columns lack {needed}")));
-            }
-        }
+        require_columns(&self.columns, &crate::chunk::KEY_COLUMNS)?;
         if self.columns.iter().any(|column| column == "transaction_id") {
             return Err(Error::protocol("transaction_id is never carried"));
         }
         Ok(())
     }
+}
+
+/// Fails if one of the needed columns is not carried.
+pub(crate) fn require_columns(columns: &[String], needed: &[&str]) -> Result<()> {
+    for name in needed {
+        if !columns.iter().any(|column| column == name) {
+            return Err(Error::protocol(format!("the columns lack {name}")));
+        }
+    }
+    Ok(())
 }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_postgres::Statement;
 
 use crate::chunk::{Carrier, Chunk, Layout};
 use crate::config::{PassConfig, PassResult, PassSpec, Totals};
 use crate::connect::Connection;
 use crate::direct::Direct;
-use crate::error::{Error, Result, Side};
+use crate::error::{Result, Side};
 use crate::positions::Positions;
 use crate::progress::{Counters, ProgressRow};
 use crate::source::{IN_RECOVERY, Reader};
 use crate::staged::Staged;
+use crate::task::Task;
 use crate::throttle::Throttle;
 
 /// The connections of a migration with everything prepared on them, so that a pass under the fence
@@ -108,7 +108,7 @@ impl Pipeline {
         spec: &PassSpec,
         throttle: &Arc<Throttle>,
         totals: &Totals,
-    ) -> Result<(mpsc::Receiver<Chunk>, ReadAhead)> {
+    ) -> Result<(mpsc::Receiver<Chunk>, Task<bool>)> {
         let carrier = Carrier {
             layout: Layout::of(&config.columns)?,
             offset: config.offset,
@@ -119,8 +119,8 @@ impl Pipeline {
         let client = self.source.client().clone();
         let reader = Reader::new(client, config, spec, carrier, throttle.clone());
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio::spawn(reader.run(totals.cursor, sender));
-        Ok((receiver, ReadAhead(task)))
+        let task = Task::spawn(reader.run(totals.cursor, sender));
+        Ok((receiver, task))
     }
 
     /// Writes and commits one chunk, its mapping first.
@@ -155,24 +155,5 @@ impl Pipeline {
             self.target.close(),
             self.control.close()
         );
-    }
-}
-
-/// The reader's task; it ends with whoever waits for it.
-struct ReadAhead(JoinHandle<Result<bool>>);
-
-impl ReadAhead {
-    async fn join(mut self) -> Result<bool> {
-        match (&mut self.0).await {
-            Ok(result) => result,
-            Err(error) if error.is_cancelled() => Err(Error::Cancelled),
-            Err(error) => Err(Error::protocol(format!("the reader failed: {error}"))),
-        }
-    }
-}
-
-impl Drop for ReadAhead {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

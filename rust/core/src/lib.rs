@@ -25,8 +25,10 @@ pub mod snapshot;
 pub mod source;
 pub mod staged;
 mod stream;
+mod task;
 pub mod throttle;
 mod tls;
+pub mod verify;
 
 pub use config::{PassConfig, PassResult, PassSpec};
 pub use digest::Digest;
@@ -36,3 +38,4 @@ pub use progress::Progress;
 pub use readback::TargetDigest;
 pub use session::PassSession;
 pub use snapshot::Snapshot;
+pub use verify::{Verification, VerifyConfig, VerifyResult};

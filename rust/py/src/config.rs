@@ -72,16 +72,52 @@ impl TryFrom<PassSpec> for core::PassSpec {
     type Error = PyErr;
 
     fn try_from(spec: PassSpec) -> PyResult<Self> {
-        let parse = |text: Option<String>| {
-            text.map(|text| core::Snapshot::parse(&text))
-                .transpose()
-                .map_err(to_python)
-        };
         Ok(core::PassSpec {
             number: spec.number,
-            previous_snapshot: parse(spec.previous_snapshot)?,
-            snapshot: parse(spec.snapshot)?,
+            previous_snapshot: snapshot(spec.previous_snapshot)?,
+            snapshot: snapshot(spec.snapshot)?,
             staged: spec.staged,
         })
     }
+}
+
+#[derive(FromPyObject)]
+pub struct VerifyConfig {
+    source: TableAddress,
+    target: TableAddress,
+    tenant_id: Uuid,
+    columns: Vec<String>,
+    offset: i64,
+    level: String,
+    snapshot: Option<String>,
+    last_source_position: Option<i64>,
+    sample_percentage: f64,
+    max_violations: usize,
+    parallelism: usize,
+}
+
+impl TryFrom<VerifyConfig> for core::VerifyConfig {
+    type Error = PyErr;
+
+    fn try_from(config: VerifyConfig) -> PyResult<Self> {
+        Ok(core::VerifyConfig {
+            source: config.source.into(),
+            target: config.target.into(),
+            tenant_id: config.tenant_id,
+            columns: config.columns,
+            offset: config.offset,
+            level: core::verify::Level::parse(&config.level).map_err(to_python)?,
+            snapshot: snapshot(config.snapshot)?,
+            last_source_position: config.last_source_position,
+            sample_percentage: config.sample_percentage,
+            max_violations: config.max_violations,
+            parallelism: config.parallelism,
+        })
+    }
+}
+
+fn snapshot(text: Option<String>) -> PyResult<Option<core::Snapshot>> {
+    text.map(|text| core::Snapshot::parse(&text))
+        .transpose()
+        .map_err(to_python)
 }

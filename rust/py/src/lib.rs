@@ -5,6 +5,7 @@ mod config;
 mod error;
 mod runtime;
 mod session;
+mod verify;
 
 use pyo3::prelude::*;
 
@@ -15,5 +16,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<session::PassResult>()?;
     module.add_class::<session::Progress>()?;
     module.add_class::<session::TargetDigest>()?;
+    module.add_class::<verify::Verification>()?;
+    module.add_class::<verify::VerifyResult>()?;
+    module.add_class::<verify::VerifyProgress>()?;
+    module.add_class::<verify::Violation>()?;
+    module.add_class::<verify::StreamResult>()?;
     Ok(())
 }

@@ -1,0 +1,239 @@
+//! Merges the two sides by position; what does not match is read again.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_postgres::types::ToSql;
+
+use super::outcome::{Fingerprints, Outcome};
+use super::recheck::Recheck;
+use super::scan::{Batch, Entry, Range, Scanner, Selection};
+use super::{VerifyConfig, VerifyCounters};
+use crate::connect::Connection;
+use crate::error::{On, Result, Side};
+use crate::task::Task;
+
+/// Batches that the faster side may be ahead.
+const AHEAD: usize = 16;
+/// Suspects that are kept before they are read again.
+const SUSPECTS: usize = 10_000;
+
+/// Compares all ranges, each in a task of its own.
+pub async fn compare(
+    config: &Arc<VerifyConfig>,
+    source: &Connection,
+    counters: &Arc<VerifyCounters>,
+) -> Result<Outcome> {
+    let fingerprints = Fingerprints::default();
+    let mut tasks = Vec::new();
+    for range in ranges(config, source).await? {
+        let merge = Merge::start(config.clone(), range, &fingerprints, counters).await?;
+        tasks.push(Task::spawn(merge.run()));
+    }
+    let mut outcome = Outcome::new(config.max_violations);
+    for task in tasks {
+        outcome.add(task.join().await?);
+    }
+    Ok(outcome)
+}
+
+/// Cuts the source's positions into equal ranges; the outermost are open.
+async fn ranges(config: &VerifyConfig, source: &Connection) -> Result<Vec<Range>> {
+    let mut after = i64::MIN / 2;
+    let mut ranges = Vec::new();
+    if config.parallelism > 1 {
+        let selection = Selection::of(config, Side::Source);
+        let sql = format!(
+            "select coalesce(min(global_position), 0), coalesce(max(global_position), 0) \
+             from {} where tenant_id = $1",
+            selection.table
+        );
+        let parameters: [&(dyn ToSql + Sync); 1] = [&config.tenant_id];
+        let row = source
+            .client()
+            .query_one(&sql, &parameters)
+            .await
+            .on(Side::Source)?;
+        let low: i64 = row.try_get(0).on(Side::Source)?;
+        let high: i64 = row.try_get(1).on(Side::Source)?;
+        let parts = config.parallelism as i64;
+        for part in 1..parts {
+            let upto = low + (high - low) / parts * part;
+            ranges.push(Range {
+                after,
+                upto: Some(upto),
+            });
+            after = upto;
+        }
+    }
+    ranges.push(Range { after, upto: None });
+    Ok(ranges)
+}
+
+struct Merge {
+    source: Lane,
+    target: Lane,
+    suspects: Vec<i64>,
+    recheck: Recheck,
+    outcome: Outcome,
+}
+
+impl Merge {
+    async fn start(
+        config: Arc<VerifyConfig>,
+        range: Range,
+        fingerprints: &Fingerprints,
+        counters: &Arc<VerifyCounters>,
+    ) -> Result<Merge> {
+        let lane = async |side, dsn| {
+            let connection = Connection::open(side, dsn).await?;
+            let scanner = Scanner::new(&config, side, fingerprints.clone(), counters.clone())?;
+            Ok::<Lane, crate::Error>(Lane::start(scanner, connection, range))
+        };
+        let (source, target) = tokio::try_join!(
+            lane(Side::Source, &config.source.dsn),
+            lane(Side::Target, &config.target.dsn),
+        )?;
+        Ok(Merge {
+            source,
+            target,
+            suspects: Vec::new(),
+            outcome: Outcome::new(config.max_violations),
+            recheck: Recheck::new(config, fingerprints.clone()),
+        })
+    }
+
+    async fn run(mut self) -> Result<Outcome> {
+        loop {
+            tokio::try_join!(self.source.fill(), self.target.fill())?;
+            let order = match (self.source.peek(), self.target.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(source), Some(target)) => source.position.cmp(&target.position),
+            };
+            match order {
+                Ordering::Less => self.source_only(),
+                Ordering::Greater => self.target_only(),
+                Ordering::Equal => self.run_of_pairs(),
+            }
+            if self.suspects.len() >= SUSPECTS {
+                self.settle().await?;
+            }
+        }
+        self.settle().await?;
+        self.source.finish().await?;
+        self.target.finish().await?;
+        Ok(self.outcome)
+    }
+
+    fn source_only(&mut self) {
+        if let Some(row) = self.source.next() {
+            // A row that is not due yet may well be on its way.
+            if row.due {
+                self.outcome.source_events += 1;
+                self.outcome.streams.insert(row.stream);
+                self.suspects.push(row.position);
+            }
+        }
+    }
+
+    fn target_only(&mut self) {
+        if let Some(row) = self.target.next() {
+            self.suspects.push(row.position);
+        }
+    }
+
+    /// Pairs as long as both sides have the same positions: the usual case, kept tight.
+    fn run_of_pairs(&mut self) {
+        while let (Some(source), Some(target)) = (self.source.peek(), self.target.peek()) {
+            if source.position != target.position {
+                return;
+            }
+            let same = self.source.same(&self.target);
+            if !same {
+                self.suspects.push(source.position);
+            }
+            if source.due {
+                // A suspect is counted on the target when it is read again.
+                self.outcome.source_events += 1;
+                self.outcome.target_events += i64::from(same);
+                self.outcome.streams.insert(source.stream);
+            }
+            self.source.skip();
+            self.target.skip();
+        }
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        let suspects = std::mem::take(&mut self.suspects);
+        self.recheck.positions(&suspects, &mut self.outcome).await
+    }
+}
+
+/// One side of a merge: its scanner's batches, and how far they are used up.
+struct Lane {
+    batches: mpsc::Receiver<Batch>,
+    current: Batch,
+    at: usize,
+    ended: bool,
+    scanner: Option<Task<()>>,
+}
+
+impl Lane {
+    fn start(scanner: Scanner, connection: Connection, range: Range) -> Lane {
+        let (sender, batches) = mpsc::channel(AHEAD);
+        Lane {
+            batches,
+            current: Batch::default(),
+            at: 0,
+            ended: false,
+            scanner: Some(Task::spawn(scanner.run(connection, range, sender))),
+        }
+    }
+
+    /// Sees to it that `peek` has a row, if there is one.
+    async fn fill(&mut self) -> Result<()> {
+        if self.at < self.current.rows.len() || self.ended {
+            return Ok(());
+        }
+        match self.batches.recv().await {
+            Some(batch) => {
+                self.current = batch;
+                self.at = 0;
+                Ok(())
+            }
+            None => {
+                self.ended = true;
+                self.finish().await
+            }
+        }
+    }
+
+    /// A scanner that failed must not pass for one that came to its end.
+    async fn finish(&mut self) -> Result<()> {
+        match self.scanner.take() {
+            Some(scanner) => scanner.join().await,
+            None => Ok(()),
+        }
+    }
+
+    fn peek(&self) -> Option<Entry> {
+        self.current.rows.get(self.at).copied()
+    }
+
+    fn skip(&mut self) {
+        self.at += 1;
+    }
+
+    fn next(&mut self) -> Option<Entry> {
+        let row = self.peek();
+        self.skip();
+        row
+    }
+
+    fn same(&self, other: &Lane) -> bool {
+        self.current.same(self.at, &other.current, other.at)
+    }
+}

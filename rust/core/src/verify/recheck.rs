@@ -1,0 +1,327 @@
+//! Reads suspected rows again, the target before the source, and says what is wrong with them.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::outcome::{Fingerprints, Outcome, Stream, Violation, ViolationKind};
+use super::scan::Selection;
+use super::{Level, VerifyConfig};
+use crate::chunk::fixed;
+use crate::connect::Connection;
+use crate::error::{Error, Result, Side};
+use crate::frame::Tuple;
+use crate::stream::TupleStream;
+
+/// Positions, or streams, of one statement.
+const AT_ONCE: usize = 1000;
+
+pub struct Recheck {
+    config: Arc<VerifyConfig>,
+    fingerprints: Fingerprints,
+    /// Opened with the first suspect: usually there is none.
+    connections: Option<(Connection, Connection)>,
+}
+
+/// How the rows behind a suspicion count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    /// The scan has counted the source's.
+    Target,
+    /// Nothing is counted yet.
+    Both,
+}
+
+impl Recheck {
+    pub fn new(config: Arc<VerifyConfig>, fingerprints: Fingerprints) -> Recheck {
+        Recheck {
+            config,
+            fingerprints,
+            connections: None,
+        }
+    }
+
+    /// Rows at these source positions.
+    pub async fn positions(&mut self, positions: &[i64], outcome: &mut Outcome) -> Result<()> {
+        for positions in positions.chunks(AT_ONCE) {
+            let condition = |offset: i64| {
+                let list: Vec<String> = positions
+                    .iter()
+                    .map(|position| (position + offset).to_string())
+                    .collect();
+                format!("global_position = any ('{{{}}}'::bigint[])", list.join(","))
+            };
+            self.compare(condition, Counting::Target, outcome).await?;
+        }
+        Ok(())
+    }
+
+    /// All rows of these streams.
+    pub async fn streams(&mut self, streams: &[Stream], outcome: &mut Outcome) -> Result<()> {
+        for streams in streams.chunks(AT_ONCE) {
+            let list: Vec<String> = streams
+                .iter()
+                .map(|stream| {
+                    let kind = stream.aggregate_type.replace('\'', "''");
+                    format!(
+                        "('{}'::uuid, E'{}')",
+                        stream.aggregate_id,
+                        kind.replace('\\', "\\\\")
+                    )
+                })
+                .collect();
+            let condition = |_| {
+                format!(
+                    "(aggregate_id, aggregate_type) in (values {})",
+                    list.join(", ")
+                )
+            };
+            self.compare(condition, Counting::Both, outcome).await?;
+        }
+        Ok(())
+    }
+
+    async fn compare(
+        &mut self,
+        condition: impl Fn(i64) -> String,
+        counting: Counting,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let config = self.config.clone();
+        let (source, target) = self.connected().await?;
+        let start = async |connection: &Connection| {
+            let selection = Selection::of(&config, connection.side());
+            let copy = format!(
+                "copy (select {} from {} where {} and {} order by global_position) \
+                 to stdout (format binary)",
+                selection.output(),
+                selection.table,
+                selection.condition(),
+                condition(selection.offset),
+            );
+            let stream = TupleStream::start(connection.side(), connection.client(), &copy).await?;
+            Ok::<Rows, Error>(Rows::new(stream, &config, selection.offset))
+        };
+        // In this order. The answer to the first shows that its snapshot is taken.
+        let mut target = start(target).await?;
+        let mut source = start(source).await?;
+        source.step().await?;
+        target.step().await?;
+        loop {
+            let order = match (source.position, target.position) {
+                (None, None) => return Ok(()),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(source), Some(target)) => source.cmp(&target),
+            };
+            let mut judge = Judge {
+                config: &config,
+                fingerprints: &self.fingerprints,
+                counting,
+                outcome,
+            };
+            match order {
+                Ordering::Less => {
+                    judge.source_only(&source)?;
+                    source.step().await?;
+                }
+                Ordering::Greater => {
+                    judge.target_only(&target)?;
+                    target.step().await?;
+                }
+                Ordering::Equal => {
+                    judge.both(&source, &target)?;
+                    source.step().await?;
+                    target.step().await?;
+                }
+            }
+        }
+    }
+
+    async fn connected(&mut self) -> Result<(&Connection, &Connection)> {
+        if self.connections.is_none() {
+            self.connections = Some(tokio::try_join!(
+                Connection::open(Side::Source, &self.config.source.dsn),
+                Connection::open(Side::Target, &self.config.target.dsn),
+            )?);
+        }
+        match &self.connections {
+            Some((source, target)) => Ok((source, target)),
+            None => Err(Error::protocol("no connection to read again with")),
+        }
+    }
+}
+
+/// A stream of rows, one at a time.
+struct Rows {
+    stream: TupleStream,
+    columns: Columns,
+    offset: i64,
+    /// Source position of the current row; `None` at the end.
+    position: Option<i64>,
+}
+
+#[derive(Clone, Copy)]
+struct Columns {
+    count: usize,
+    position: usize,
+    event_id: usize,
+    aggregate_id: usize,
+    aggregate_type: usize,
+    version: usize,
+}
+
+impl Rows {
+    fn new(stream: TupleStream, config: &VerifyConfig, offset: i64) -> Rows {
+        let find = |name: &str| {
+            let found = config.columns.iter().position(|column| column == name);
+            // Their presence was checked before the start.
+            found.unwrap_or_default()
+        };
+        Rows {
+            stream,
+            columns: Columns {
+                count: config.columns.len(),
+                position: find("global_position"),
+                event_id: find("event_id"),
+                aggregate_id: find("aggregate_id"),
+                aggregate_type: find("aggregate_type"),
+                version: find("version"),
+            },
+            offset,
+            position: None,
+        }
+    }
+
+    async fn step(&mut self) -> Result<()> {
+        while !self.stream.advance()? {
+            if !self.stream.fill().await? {
+                self.position = None;
+                return Ok(());
+            }
+        }
+        let tuple = self.stream.tuple();
+        let position = fixed(&tuple, self.columns.position).map(i64::from_be_bytes)?;
+        self.position = Some(position - self.offset);
+        Ok(())
+    }
+
+    fn tuple(&self) -> Tuple<'_> {
+        self.stream.tuple()
+    }
+
+    fn due(&self) -> Result<bool> {
+        fixed(&self.tuple(), self.columns.count).map(|[flag]: [u8; 1]| flag != 0)
+    }
+
+    fn stream(&self) -> Result<Stream> {
+        let tuple = self.tuple();
+        let kind = tuple.field(self.columns.aggregate_type).unwrap_or_default();
+        Ok(Stream {
+            aggregate_id: Uuid::from_bytes(fixed(&tuple, self.columns.aggregate_id)?),
+            aggregate_type: String::from_utf8_lossy(kind).into_owned(),
+        })
+    }
+
+    fn violation(&self, kind: ViolationKind, detail: String) -> Result<Violation> {
+        let tuple = self.tuple();
+        Ok(Violation {
+            kind,
+            stream: self.stream()?,
+            version: self.version()?,
+            position: self.position.unwrap_or_default(),
+            event_id: Uuid::from_bytes(fixed(&tuple, self.columns.event_id)?),
+            field: None,
+            detail,
+        })
+    }
+
+    /// Whether it is an `integer` or a `bigint`.
+    fn version(&self) -> Result<i64> {
+        let tuple = self.tuple();
+        let index = self.columns.version;
+        fixed(&tuple, index)
+            .map(i64::from_be_bytes)
+            .or_else(|_| fixed(&tuple, index).map(|bytes| i32::from_be_bytes(bytes).into()))
+    }
+}
+
+struct Judge<'a> {
+    config: &'a VerifyConfig,
+    fingerprints: &'a Fingerprints,
+    counting: Counting,
+    outcome: &'a mut Outcome,
+}
+
+impl Judge<'_> {
+    fn source_only(&mut self, source: &Rows) -> Result<()> {
+        if !source.due()? {
+            return Ok(());
+        }
+        self.outcome.source_events += i64::from(self.counting == Counting::Both);
+        let detail = "the target does not have the event".to_owned();
+        self.violate(source.violation(ViolationKind::Missing, detail)?);
+        Ok(())
+    }
+
+    fn target_only(&mut self, target: &Rows) -> Result<()> {
+        self.outcome.target_events += 1;
+        let detail = "the source does not have the event".to_owned();
+        self.violate(target.violation(ViolationKind::Unexpected, detail)?);
+        Ok(())
+    }
+
+    fn both(&mut self, source: &Rows, target: &Rows) -> Result<()> {
+        if source.due()? {
+            self.outcome.source_events += i64::from(self.counting == Counting::Both);
+            self.outcome.target_events += 1;
+            let stream = source.stream()?;
+            self.outcome.streams.insert(self.fingerprint(&stream));
+        }
+        let (sent, found) = (source.tuple(), target.tuple());
+        for index in 0..source.columns.count {
+            let (sent, found) = (sent.field(index), found.field(index));
+            if sent == found || !self.compares(index, source.columns) {
+                continue;
+            }
+            let mut violation =
+                source.violation(ViolationKind::Different, describe(sent, found))?;
+            violation.field = Some(self.config.columns[index].clone());
+            self.violate(violation);
+        }
+        Ok(())
+    }
+
+    /// The position is carried, so it differs by the offset. Counting sees versions and no content.
+    fn compares(&self, index: usize, columns: Columns) -> bool {
+        index != columns.position && (self.config.level != Level::Count || index == columns.version)
+    }
+
+    fn violate(&mut self, violation: Violation) {
+        let fingerprint = self.fingerprint(&violation.stream);
+        self.outcome.violate(fingerprint, violation);
+    }
+
+    fn fingerprint(&self, stream: &Stream) -> u64 {
+        self.fingerprints.of(
+            stream.aggregate_id.as_bytes(),
+            stream.aggregate_type.as_bytes(),
+        )
+    }
+}
+
+fn describe(source: Option<&[u8]>, target: Option<&[u8]>) -> String {
+    match (source, target) {
+        (None, _) => "NULL on the source, a value on the target".to_owned(),
+        (_, None) => "a value on the source, NULL on the target".to_owned(),
+        (Some(source), Some(target)) if source.len() == target.len() => {
+            format!("another value of the same {} bytes", source.len())
+        }
+        (Some(source), Some(target)) => format!(
+            "{} bytes on the source, {} on the target",
+            source.len(),
+            target.len()
+        ),
+    }
+}

@@ -1,0 +1,168 @@
+//! `Verification`: a comparison of two tables that runs by itself, and what it found.
+
+use std::sync::Arc;
+
+use eventsource_core as core;
+use pyo3::prelude::*;
+use uuid::Uuid;
+
+use crate::config::VerifyConfig;
+use crate::error::to_python;
+use crate::runtime::awaitable;
+
+#[pyclass(frozen, module = "eventsource._core")]
+pub struct Verification {
+    verification: Arc<core::Verification>,
+}
+
+#[pymethods]
+impl Verification {
+    #[staticmethod]
+    fn start(config: VerifyConfig) -> PyResult<Verification> {
+        let _runtime = pyo3_async_runtimes::tokio::get_runtime().enter();
+        let verification = core::Verification::start(config.try_into()?).map_err(to_python)?;
+        Ok(Verification {
+            verification: Arc::new(verification),
+        })
+    }
+
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let verification = self.verification.clone();
+        awaitable(py, async move {
+            verification.result().await.map(VerifyResult::from)
+        })
+    }
+
+    fn progress(&self) -> VerifyProgress {
+        let core::verify::VerifyProgress {
+            source_rows,
+            target_rows,
+        } = self.verification.progress();
+        VerifyProgress {
+            source_rows,
+            target_rows,
+        }
+    }
+}
+
+#[pyclass(frozen, get_all, module = "eventsource._core")]
+pub struct VerifyProgress {
+    source_rows: i64,
+    target_rows: i64,
+}
+
+#[pyclass(frozen, get_all, module = "eventsource._core")]
+pub struct VerifyResult {
+    source_event_count: i64,
+    target_event_count: i64,
+    streams_verified: i64,
+    streams_consistent: i64,
+    violations: Vec<Violation>,
+    inconsistent_streams: Vec<StreamResult>,
+}
+
+#[pyclass(frozen, get_all, eq, module = "eventsource._core")]
+#[derive(Clone, PartialEq)]
+pub struct Violation {
+    kind: &'static str,
+    aggregate_type: String,
+    aggregate_id: Uuid,
+    version: i64,
+    position: i64,
+    event_id: Uuid,
+    field: Option<String>,
+    detail: String,
+}
+
+#[pyclass(frozen, get_all, eq, module = "eventsource._core")]
+#[derive(Clone, PartialEq)]
+pub struct StreamResult {
+    aggregate_type: String,
+    aggregate_id: Uuid,
+    source_events: i64,
+    target_events: i64,
+    source_version: i64,
+    target_version: i64,
+}
+
+#[pymethods]
+impl Violation {
+    fn __repr__(&self) -> String {
+        let Violation {
+            kind,
+            aggregate_type,
+            aggregate_id,
+            version,
+            position,
+            event_id,
+            ..
+        } = self;
+        let field = self.field.as_deref().unwrap_or("None");
+        format!(
+            "<Violation {kind}: {aggregate_type} {aggregate_id} version {version}, \
+             position {position}, event {event_id}, field {field}: {}>",
+            self.detail
+        )
+    }
+}
+
+#[pymethods]
+impl StreamResult {
+    fn __repr__(&self) -> String {
+        format!(
+            "<StreamResult {} {}: {} events to version {} on the source, \
+             {} to {} on the target>",
+            self.aggregate_type,
+            self.aggregate_id,
+            self.source_events,
+            self.source_version,
+            self.target_events,
+            self.target_version
+        )
+    }
+}
+
+impl From<core::VerifyResult> for VerifyResult {
+    fn from(result: core::VerifyResult) -> Self {
+        VerifyResult {
+            source_event_count: result.source_event_count,
+            target_event_count: result.target_event_count,
+            streams_verified: result.streams_verified,
+            streams_consistent: result.streams_consistent,
+            violations: result.violations.into_iter().map(Violation::from).collect(),
+            inconsistent_streams: result
+                .inconsistent_streams
+                .into_iter()
+                .map(StreamResult::from)
+                .collect(),
+        }
+    }
+}
+
+impl From<core::verify::Violation> for Violation {
+    fn from(violation: core::verify::Violation) -> Self {
+        Violation {
+            kind: violation.kind.name(),
+            aggregate_type: violation.stream.aggregate_type,
+            aggregate_id: violation.stream.aggregate_id,
+            version: violation.version,
+            position: violation.position,
+            event_id: violation.event_id,
+            field: violation.field,
+            detail: violation.detail,
+        }
+    }
+}
+
+impl From<core::verify::StreamResult> for StreamResult {
+    fn from(result: core::verify::StreamResult) -> Self {
+        StreamResult {
+            aggregate_type: result.stream.aggregate_type,
+            aggregate_id: result.stream.aggregate_id,
+            source_events: result.source_events,
+            target_events: result.target_events,
+            source_version: result.source_version,
+            target_version: result.target_version,
+        }
+    }
+}
