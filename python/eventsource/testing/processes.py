@@ -89,16 +89,25 @@ class WriterProcess:
         """Let calls under way finish and end the process; raises if it failed."""
         if self.is_running:
             self._process.terminate()
-        code = self._process.wait(timeout)
-        self._close()
+        code = self.wait(timeout)
         if code != 0:
             raise RuntimeError(f"writer {self.config.name} ended with {code}:\n{self._tail()}")
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; returns the exit code."""
+        code = self._process.wait(timeout)
+        self.abandon()
+        return code
+
+    def abandon(self) -> None:
+        """Let go of it, as if this process had ended."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def kill(self) -> None:
         """kill -9."""
         self._process.kill()
-        self._process.wait()
-        self._close()
+        self.wait(30)
 
     def __enter__(self) -> Self:
         return self
@@ -113,10 +122,6 @@ class WriterProcess:
             self.kill()
         elif self._process.returncode is None:
             self.stop()
-
-    def _close(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
