@@ -19,6 +19,7 @@ from eventsource.migration.errors import (
     ConsistencyError,
     InvalidStateTransitionError,
     MigrationAlreadyExistsError,
+    MigrationError,
     PreflightError,
     RoutingError,
 )
@@ -174,7 +175,12 @@ class MigrationCoordinator:
         if not await self._migrations.request_pause(migration_id, operator):
             migration = await self._migrations.get(migration_id)
             raise InvalidStateTransitionError(migration_id, migration.state, "pause")
-        return await self._wait(migration_id, lambda m: m.state is _S.PAUSED or m.state.is_final)
+        migration = await self._wait(
+            migration_id, lambda m: m.state is _S.PAUSED or m.state.is_final
+        )
+        if migration.state is not _S.PAUSED:
+            raise InvalidStateTransitionError(migration_id, migration.state, "pause")
+        return migration
 
     async def resume_migration(
         self, migration_id: UUID, *, operator: str | None = None
@@ -213,6 +219,8 @@ class MigrationCoordinator:
                 lambda m: m.state in (_S.ROLLED_BACK, _S.MIGRATED) or m.abort_requested is None,
             )
         migration = await self._migrations.get(migration_id)
+        if migration.state is _S.FAILED:
+            raise MigrationError(f"the abort did not come to its end: {migration.error_message}")
         if migration.state is not _S.ROLLED_BACK:
             raise InvalidStateTransitionError(migration_id, migration.state, "be aborted any more")
         return migration

@@ -115,13 +115,14 @@ class Cutover:
         """Hold the exclusive lock; yields False when it was not granted in time."""
         held = self.links.fence
         milliseconds = max(1, int(wait * 1000))
+        patience = max(1, int((budget - wait) * 1000))
         try:
             try:
                 await held.execute(
                     "begin isolation level read committed;"
                     f"set local lock_timeout = {milliseconds};"
                     # Frees the writers when this process is frozen or gone.
-                    f"set local idle_in_transaction_session_timeout = {max(1, int(budget * 1000))};"
+                    f"set local idle_in_transaction_session_timeout = {patience};"
                     "set local synchronous_commit = on;"
                     f"select pg_advisory_xact_lock({guard.LOCK_CLASS}, {self.fence.fence_id})"
                 )

@@ -161,6 +161,7 @@ class Driver:
                 )
             else:
                 await self.migrations.record_error(migration.id, self.owner, told["message"])
+                await self.migrations.withdraw_abort(migration.id)
             await self.migrations.release_lease(self.migration_id, self.owner)
 
 
