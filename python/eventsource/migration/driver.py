@@ -257,7 +257,7 @@ class _Drive:
 
     async def _bulk(self) -> None:
         passes = await self._open_passes()
-        with self.watch.publishing(passes.session, passes.at.rows_copied):
+        with self.watch.attending(passes.session, bulk=True):
             copied = passes.at.proven_snapshot is not None or await BulkCopier(passes).run()
         await self._publish(passes)
         if not copied:
@@ -267,7 +267,7 @@ class _Drive:
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""
         passes = await self._open_passes()
-        with self.watch.publishing(passes.session, passes.at.rows_copied):
+        with self.watch.attending(passes.session):
             result = await passes.catch_up()
         if result is None:
             return

@@ -43,7 +43,7 @@ class Watch:
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _session: PassSession | None = None
-    _copied_before: int = 0
+    _is_bulk: bool = False
 
     @classmethod
     async def start(
@@ -86,9 +86,9 @@ class Watch:
         await _wait(self._asked, seconds)
 
     @contextlib.contextmanager
-    def publishing(self, session: PassSession, copied_before: int) -> Iterator[None]:
-        """While a pass runs: publish its progress, and stop it at a chunk when asked to."""
-        self._session, self._copied_before = session, copied_before
+    def attending(self, session: PassSession, *, bulk: bool = False) -> Iterator[None]:
+        """While a pass runs: stop it at a chunk when asked to, and publish the bulk's progress."""
+        self._session, self._is_bulk = session, bulk
         try:
             yield
         finally:
@@ -101,8 +101,10 @@ class Watch:
             return
         if self.stop_requested:
             session.request_stop()
+        if not self._is_bulk:
+            return
         await self.repository.record_progress(
-            latest.id, self.owner, self._copied_before + session.progress().rows,
+            latest.id, self.owner, session.progress().rows,
             latest.total_events,
         )  # fmt: skip
 
