@@ -98,6 +98,7 @@ class Cutover:
         share = min(budget * ATTEMPT_SHARE, LONGEST_ATTEMPT)
         blockers: list[Blocker] = []
         attempts = 0
+        await self.passes.prepare_last()
         while (left := deadline - time.monotonic()) > SHORTEST_SECTION or attempts == 0:
             attempts += 1
             asked = time.monotonic()

@@ -7,18 +7,15 @@ times: it reads the decision and rolls the rest forward to it, never back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from eventsource.migration import guard, progress, snapshots
+from eventsource.identifiers import qualified
+from eventsource.migration import guard
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
-from eventsource.migration.repositories.migrations import (
-    PostgreSQLMigrationRepository,
-    transaction,
-)
+from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.states import MigrationState
 
 if TYPE_CHECKING:
@@ -45,14 +42,14 @@ async def decide(
     Returns None when the fence is not the one the migration raised; the transaction must then be
     rolled back. Committing it is the decision.
     """
-    sequence = await snapshots.position_sequence(connection, source)
     row = await connection.fetchrow(
         f"update {guard.fences(source)} set state = 'moved', generation = generation + 1,"
-        f" moved_to = $4, position_offset = $5, updated_at = now(), source_head ="
-        f" (select case when is_called then last_value else 0 end from {sequence})"
+        " moved_to = $4, position_offset = $5, updated_at = now(), source_head = coalesce("
+        "pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass), 0)"
         " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
         " and role = 'source' returning generation, source_head, position_offset",
         fence.fence_id, migration.id, migration.generation, migration.target_store_id, offset,
+        guard.table(source),
     )  # fmt: skip
     return Decision(**dict(row)) if row is not None else None
 
@@ -94,56 +91,21 @@ def as_decision(fence: Fence | None, migration: Migration) -> Decision | None:
 async def open_target(
     connection: Executor, target: TableAddress, migration: Migration, decided: Decision
 ) -> None:
-    """Let applications write at the target: first the sequence, then the fence; idempotent."""
-    sequence = await snapshots.position_sequence(connection, target)
-    first_free = decided.source_head + decided.position_offset
-    if decided.position_offset == 0:
-        await _close_the_gap(connection, target, migration, sequence, first_free)
-    async with transaction(connection) as inside:
-        await inside.fetchval(
-            "select setval($1::text::regclass, greatest($2, (select case when is_called then"
-            f" last_value else 0 end from {sequence}), 1))",
-            sequence, first_free,
-        )  # fmt: skip
-        opened = await inside.fetchval(
-            f"update {guard.fences(target)} set state = 'open', generation = $3,"
-            " updated_at = now() where table_name = $1 and tenant_id = $2 and migration_id = $4"
-            " and role = 'target' returning state",
-            target.table, migration.tenant_id, decided.generation, migration.id,
-        )  # fmt: skip
-        if opened is None:
-            raise MigrationError(
-                f"the fence of tenant {migration.tenant_id} is missing at the target"
-                f" {target.table!r}; it was removed by hand, restore it before the tenant writes"
-            )
+    """Let applications write at the target: first the sequence, then the fence.
 
-
-async def _close_the_gap(
-    connection: Executor,
-    target: TableAddress,
-    migration: Migration,
-    sequence: str,
-    first_free: int,
-) -> None:
-    """Give the reserved headroom back when nobody else drew a position: positions stay dense.
-
-    Cosmetic, so it waits for nobody; a sequence that anyone has moved since is left alone.
+    One round trip, because writers wait for it; see ``eventsource_open_target`` in fence.sql.
+    Idempotent.
     """
-    row = await progress.read(connection, target, migration.id)
-    if row is None:
-        return
-    with contextlib.suppress(asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError):
-        async with transaction(connection) as inside:
-            await inside.execute(
-                f"lock table {guard.table(target)} in share row exclusive mode nowait"
-            )
-            fence = await guard.read(inside, target, migration.tenant_id)
-            if fence is not None and fence.state == "closed":
-                await inside.fetchval(
-                    "select setval($1::text::regclass, greatest($2, 1)) from"
-                    f" {sequence} where last_value = $3",
-                    sequence, first_free, row.last_target_position,
-                )  # fmt: skip
+    opened = await connection.fetchval(
+        f"select {qualified(target.schema, 'eventsource_open_target')}($1, $2, $3, $4, $5)",
+        target.table, migration.tenant_id, migration.id, decided.generation,
+        decided.source_head + decided.position_offset,
+    )  # fmt: skip
+    if not opened:
+        raise MigrationError(
+            f"the fence of tenant {migration.tenant_id} is missing at the target"
+            f" {target.table!r}; it was removed by hand, restore it before the tenant writes"
+        )
 
 
 async def finish(

@@ -49,17 +49,20 @@ class Passes:
         await snapshots.barrier(source, self.links.endpoints.source_address, self.migration.id)
         await self._store(taken.text)
 
+    async def prepare_last(self) -> None:
+        """Store the last pass while writers still run: that is one commit less under the fence."""
+        await self._store(None)
+
     async def under_the_fence(self) -> PassResult:
         """The last pass: no upper bound but what is committed, since nobody can write.
 
         The barrier comes after the grant and before the first read, so that everything read is on
         the source's disk. Its rows are proven before the target commits them.
         """
-        source = self.links.source
-        taken = await snapshots.take(source)
-        self._refuse_other_cluster(taken.system)
-        await snapshots.barrier(source, self.links.endpoints.source_address, self.migration.id)
-        await self._store(None)
+        system = await snapshots.barrier(
+            self.links.source, self.links.endpoints.source_address, self.migration.id
+        )
+        self._refuse_other_cluster(system)
         result = await self.run_stored()
         if not result.finished:
             raise MigrationError("the last pass was stopped before its end")

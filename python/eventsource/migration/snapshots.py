@@ -44,17 +44,19 @@ async def take(connection: Executor) -> Snapshot:
     return Snapshot(row["snapshot"], row["system"])
 
 
-async def barrier(connection: Executor, source: TableAddress, migration_id: UUID) -> None:
-    """Commit one row at the source, flushed.
+async def barrier(connection: Executor, source: TableAddress, migration_id: UUID) -> str:
+    """Commit one row at the source, flushed; returns the cluster it went to.
 
     A crash then cannot take back a transaction the snapshot calls finished, nor give its id to a
     new event. The connection must have ``synchronous_commit = on``, as the driver's have.
     """
-    await connection.execute(
+    system = await connection.fetchval(
         f"insert into {qualified(source.schema, 'eventsource_barrier')} as b (migration_id)"
-        " values ($1) on conflict (migration_id) do update set passed_at = now()",
+        " values ($1) on conflict (migration_id) do update set passed_at = now()"
+        f" returning {SOURCE_SYSTEM}",
         migration_id,
     )
+    return str(system)
 
 
 async def remove_barrier(connection: Executor, source: TableAddress, migration_id: UUID) -> None:
