@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
@@ -71,6 +70,7 @@ class World:
     control: asyncpg.Connection
     config: PassSessionConfig
     sessions: list[PassSession] = field(default_factory=list)
+    connections: list[asyncpg.Connection] = field(default_factory=list)
 
     @property
     def tenant(self) -> UUID:
@@ -81,10 +81,18 @@ class World:
         self.sessions.append(session)
         return session
 
+    async def connect_source(self) -> asyncpg.Connection:
+        self.connections.append(await asyncpg.connect(self.config.source.dsn))
+        return self.connections[-1]
+
+    async def connect_target(self) -> asyncpg.Connection:
+        self.connections.append(await asyncpg.connect(self.config.target.dsn))
+        return self.connections[-1]
+
     async def close(self) -> None:
         for session in self.sessions:
             await session.close()
-        for connection in (self.source, self.target, self.control):
+        for connection in (*self.connections, self.source, self.target, self.control):
             await connection.close()
 
     async def append(
@@ -110,6 +118,23 @@ class World:
             count,
             size,
         )
+
+    async def mirror(self, condition: str, *, change: str | None = None) -> None:
+        """Put rows of the tenant on the target as the mirror would, or with one change to them."""
+        names = ", ".join(COLUMNS)
+        records = await self.source.fetch(
+            f"select {names} from {SOURCE_TABLE} where tenant_id = $1 and {condition}", self.tenant
+        )
+        rows = [(row[0] + self.config.offset, *tuple(row)[1:]) for row in records]
+        places = ", ".join(f"${n}" for n in range(1, len(COLUMNS) + 1))
+        await self.target.executemany(
+            f'insert into "{TARGET_TABLE}" ({names}) values ({places})', rows
+        )
+        if change:
+            await self.target.executemany(
+                f'update "{TARGET_TABLE}" set {change} where event_id = $1',
+                [(record["event_id"],) for record in records],
+            )
 
     async def snapshot(self) -> str:
         text: str = await self.source.fetchval("select pg_current_snapshot()::text")
@@ -222,7 +247,3 @@ async def build_world(source_dsn: str, target_dsn: str, control_dsn: str) -> Wor
         "insert into tenant_migrations values ($1, $2)", config.migration_id, config.owner
     )
     return World(source, target, control, config)
-
-
-def checksum(rows: list[tuple[Any, ...]]) -> str:
-    return hashlib.sha256(repr(rows).encode()).hexdigest()

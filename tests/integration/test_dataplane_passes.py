@@ -1,0 +1,379 @@
+"""Passes of the data plane against two servers: what arrives, and what happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from dataplane_world import SOURCE_TABLE, TARGET_TABLE, World, build_world
+
+from eventsource.dataplane import DataPlaneError, PassSpec
+from eventsource.testing import Cluster
+
+
+@pytest.fixture
+async def world(source_dsn: str, target_dsn: str, control_dsn: str) -> AsyncIterator[World]:
+    world = await build_world(source_dsn, target_dsn, control_dsn)
+    yield world
+    await world.close()
+
+
+class Gate:
+    """Blocks the first COPY into the target: its first event is being inserted there already."""
+
+    def __init__(self, blocker: asyncpg.Connection) -> None:
+        self._blocker = blocker
+
+    @classmethod
+    async def close(cls, world: World) -> Gate:
+        event = await world.source.fetchval(
+            f"select event_id from {SOURCE_TABLE} where tenant_id = $1"
+            " order by global_position limit 1",
+            world.tenant,
+        )
+        blocker = await world.connect_target()
+        await blocker.execute("begin")
+        await blocker.execute(
+            f'insert into "{TARGET_TABLE}" (event_id, aggregate_id, aggregate_type, event_type,'
+            " version, timestamp, payload) values ($1, $2, 'Other', 'Other', 1, now(), '{}')",
+            event,
+            uuid4(),
+        )
+        return cls(blocker)
+
+    async def open(self) -> None:
+        await self._blocker.execute("rollback")
+
+
+async def until(question: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await question():  # noqa: ASYNC110 - the answer is in another process
+            await asyncio.sleep(0.01)
+
+
+async def backends(world: World, condition: str = "true") -> int:
+    """How many server processes of the data plane the target has."""
+    count: int = await world.target.fetchval(
+        "select count(*) from pg_stat_activity where application_name = 'eventsource-migrate'"
+        f" and datname = current_database() and {condition}"
+    )
+    return count
+
+
+async def until_blocked(world: World) -> None:
+    async def blocked() -> bool:
+        return await backends(world, "wait_event_type = 'Lock'") > 0
+
+    await until(blocked)
+
+
+async def until_gone(world: World) -> None:
+    async def gone() -> bool:
+        return await backends(world) == 0
+
+    await until(gone)
+
+
+async def test_the_first_pass_carries_every_row_and_maps_it(world: World) -> None:
+    other = uuid4()
+    for _ in range(5):
+        await world.append(130)
+        await world.append(30, tenant=other)
+    session = await world.open()
+    result = await session.run(await world.bulk())
+    assert (result.rows, result.inserted, result.already_present) == (650, 650, 0)
+    assert result.finished
+    await world.assert_moved()
+    back = await session.digest_target()
+    assert (back.rows, back.digest) == (650, result.digest)
+    row = await world.progress_row()
+    assert row["pass_digest"] == result.digest
+    assert (row["rows_copied"], row["pass_bytes"]) == (650, result.bytes)
+    assert row["last_position"] == result.last_position == session.progress().last_position
+    assert session.progress().chunks == 7
+
+
+async def test_rows_from_before_the_transaction_id_are_carried(world: World) -> None:
+    await world.source.execute(
+        f"alter table {SOURCE_TABLE} alter transaction_id drop not null;"
+        f"alter table {SOURCE_TABLE} alter transaction_id drop default"
+    )
+    await world.append(10)
+    await world.source.execute(
+        f"alter table {SOURCE_TABLE} alter transaction_id set default pg_current_xact_id()"
+    )
+    await world.append(10)
+    session = await world.open()
+    assert (await session.run(await world.bulk())).rows == 20
+    await world.assert_moved()
+
+
+async def test_a_tenant_without_events_moves(world: World) -> None:
+    session = await world.open()
+    result = await session.run(await world.bulk())
+    assert (result.rows, result.finished, result.digest) == (0, True, bytes(16))
+    assert (await session.digest_target()).rows == 0
+
+
+async def test_wide_rows_make_small_chunks(world: World) -> None:
+    await world.append(3, size=5_000_000)
+    await world.append(50, size=10)
+    session = await world.open(chunk_bytes=1_000_000)
+    result = await session.run(await world.bulk())
+    assert result.rows == 53
+    assert session.progress().chunks >= 4
+    await world.assert_moved()
+
+
+async def test_transactions_in_flight_at_a_snapshot_belong_to_the_next_pass(world: World) -> None:
+    """Also in the staged passes, of which the last has no upper snapshot."""
+    await world.append(20)
+    slow = await world.connect_source()
+    transaction = slow.transaction()
+    await transaction.start()
+    await world.append(3, connection=slow)
+    await world.append(4)
+    first = await world.bulk()
+    session = await world.open(chunk_rows=2)
+    assert (await session.run(first)).rows == 24
+
+    await world.append(5)
+    await transaction.commit()
+    second = await world.start_pass(
+        PassSpec(1, first.snapshot, await world.snapshot(), staged=True)
+    )
+    result = await session.run(second)
+    assert (result.rows, result.inserted) == (8, 8)
+    assert result.last_transaction_id == (await world.progress_row())["last_xid"]
+    await world.append(6)
+    third = await world.start_pass(PassSpec(2, second.snapshot, None, staged=True))
+    assert (await session.run(third)).rows == 6
+    await world.assert_moved()
+
+
+async def test_a_later_pass_leaves_what_its_snapshot_does_not_show(world: World) -> None:
+    await world.append(2)
+    first = await world.bulk()
+    session = await world.open()
+    await session.run(first)
+    await world.append(3)
+    spec = PassSpec(1, first.snapshot, await world.snapshot(), staged=True)
+    await world.append(4)
+    assert (await session.run(await world.start_pass(spec))).rows == 3
+    assert len(await world.rows("target")) == 5
+
+
+async def test_mirrored_rows_are_recognised(world: World) -> None:
+    first = await world.bulk()
+    await world.append(10)
+    await world.mirror("global_position % 2 = 0")
+    session = await world.open(chunk_rows=4)
+    spec = await world.start_pass(PassSpec(1, first.snapshot, None, staged=True))
+    result = await session.run(spec)
+    assert (result.rows, result.inserted, result.already_present) == (10, 5, 5)
+    await world.assert_moved()
+    assert (await world.progress_row())["rows_copied"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "field"),
+    [
+        ("""payload = payload || '{"n": 99}'""", "different", "payload"),
+        ("actor_id = null", "different", "actor_id"),
+        ("event_type = 'Renamed'", "different", "event_type"),
+        ("event_id = gen_random_uuid()", "different", "event_id"),
+        ("global_position = 500000", "missing", None),
+    ],
+)
+async def test_other_content_on_the_target_stops_the_pass(
+    world: World, change: str, kind: str, field: str | None
+) -> None:
+    first = await world.bulk()
+    await world.append(10)
+    await world.mirror("version = 4", change=change)
+    before = await world.rows("target")
+    session = await world.open()
+    spec = await world.start_pass(PassSpec(1, first.snapshot, None, staged=True))
+    with pytest.raises(DataPlaneError) as caught:
+        await session.run(spec)
+    source = await world.rows("source")
+    assert caught.value.kind == "inconsistent"
+    assert caught.value.detail["total"] == 1
+    (difference,) = caught.value.detail["differences"]
+    assert difference["kind"] == kind
+    assert difference["field"] == field
+    assert (difference["position"], str(difference["event_id"])) == source[3][:2]
+    await until_gone(world)
+    assert await world.rows("target") == before
+    assert (await world.progress_row())["pass_rows"] == 0
+
+
+async def test_a_stopped_pass_is_resumed_where_it_stood(world: World) -> None:
+    await world.append(1000)
+    spec = await world.bulk()
+    session = await world.open(chunk_rows=10, max_events_per_second=400.0)
+    running = asyncio.create_task(session.run(spec))
+
+    async def some_rows() -> bool:
+        return session.progress().rows >= 50
+
+    await until(some_rows)
+    session.request_stop()
+    result = await running
+    assert not result.finished
+    assert 50 <= result.rows < 1000
+    assert (await world.progress_row())["pass_rows"] == result.rows
+    await session.close()
+
+    await world.append(5)  # not in the snapshot
+    again = await world.open()
+    result = await again.run(spec)
+    assert result.finished
+    assert result.rows == 1000
+    assert (await again.digest_target()).digest == result.digest
+    assert len(await world.mappings()) == 1000
+
+
+async def test_a_finished_pass_run_again_does_nothing(world: World) -> None:
+    await world.append(30)
+    spec = await world.bulk()
+    session = await world.open()
+    first = await session.run(spec)
+    second = await session.run(spec)
+    assert (second.rows, second.digest, second.finished) == (first.rows, first.digest, True)
+    await world.assert_moved()
+
+
+async def test_cancelling_in_the_middle_of_a_copy_leaves_no_row(world: World) -> None:
+    await world.append(100)
+    spec = await world.bulk()
+    gate = await Gate.close(world)
+    session = await world.open()
+    running = asyncio.create_task(session.run(spec))
+    await until_blocked(world)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await gate.open()
+    await session.close()
+    await until_gone(world)
+    assert await world.rows("target") == []
+    assert (await world.progress_row())["pass_rows"] == 0
+    with pytest.raises(DataPlaneError, match="closed"):
+        await session.run(spec)
+
+    again = await world.open()
+    await again.run(spec)
+    await world.assert_moved()
+
+
+async def test_mapping_rows_without_events_are_removed_at_the_next_start(world: World) -> None:
+    """The mapping commits first, so a crash between the two leaves such rows."""
+    await world.append(10)
+    await world.control.executemany(
+        "insert into migration_position_mappings (migration_id, source_position, target_position,"
+        " event_id) values ($1, $2, $3, $4)",
+        [(world.config.migration_id, n, n, uuid4()) for n in range(1, 10)],
+    )
+    session = await world.open()
+    await session.run(await world.bulk())
+    await world.assert_moved()
+
+
+@pytest.mark.parametrize("side", ["target", "control"])
+@pytest.mark.parametrize("staged", [False, True])
+async def test_a_driver_that_lost_the_migration_commits_nothing(
+    world: World, side: str, staged: bool
+) -> None:
+    await world.append(50)
+    spec = await world.start_pass(PassSpec(0, None, await world.snapshot(), staged))
+    session = await world.open()
+    if side == "target":
+        gate = await Gate.close(world)
+        running = asyncio.create_task(session.run(spec))
+        await until_blocked(world)
+        other = await world.connect_target()
+        await other.execute("update eventsource_copy_progress set owner = gen_random_uuid()")
+        await gate.open()
+    else:
+        await world.control.execute("update tenant_migrations set driver_owner = null")
+        running = asyncio.create_task(session.run(spec))
+    with pytest.raises(DataPlaneError) as caught:
+        await running
+    assert (caught.value.kind, caught.value.detail["side"]) == ("ownership_lost", side)
+    await until_gone(world)
+    assert await world.rows("target") == []
+
+
+async def test_two_drivers_with_the_same_token_do_not_both_commit(world: World) -> None:
+    """The cursor is compared as well, for a driver that was frozen and has come back."""
+    await world.append(50)
+    spec = await world.start_pass(PassSpec(0, None, await world.snapshot(), staged=True))
+    gate = await Gate.close(world)
+    frozen = await world.open()
+    running = asyncio.create_task(frozen.run(spec))
+    await until_blocked(world)
+    other = await world.connect_target()
+    await other.execute("update eventsource_copy_progress set last_position = 7")
+    await gate.open()
+    with pytest.raises(DataPlaneError) as caught:
+        await running
+    assert caught.value.kind == "ownership_lost"
+
+
+async def test_a_pass_that_the_progress_row_does_not_know_is_refused(world: World) -> None:
+    await world.bulk()
+    session = await world.open()
+    with pytest.raises(DataPlaneError) as caught:
+        await session.run(PassSpec(3, None, None, staged=True))
+    assert caught.value.kind == "ownership_lost"
+
+
+async def test_the_reserved_block_of_positions_is_not_left(world: World) -> None:
+    await world.append(20)
+    session = await world.open(last_target_position=1015)
+    with pytest.raises(DataPlaneError) as caught:
+        await session.run(await world.bulk())
+    assert caught.value.kind == "positions_exhausted"
+    assert caught.value.detail["last"] == 1015
+    assert await world.rows("target") == []
+
+
+async def test_an_event_id_that_is_taken_is_a_unique_violation(world: World) -> None:
+    await world.append(5)
+    await world.mirror("version = 3", change="global_position = 9, tenant_id = null")
+    session = await world.open()
+    with pytest.raises(DataPlaneError) as caught:
+        await session.run(await world.bulk())
+    assert caught.value.kind == "unique_violation"
+    assert caught.value.sqlstate == "23505"
+    assert "event_id" in caught.value.detail["constraint"]
+
+
+async def test_the_rate_is_kept_and_can_be_lifted(world: World) -> None:
+    await world.append(3000)
+    spec = await world.bulk()
+    session = await world.open(max_events_per_second=500.0)
+    began = asyncio.get_running_loop().time()
+    running = asyncio.create_task(session.run(spec))
+    await asyncio.sleep(2)
+    copied = session.progress().rows
+    assert 800 <= copied <= 1300
+    session.set_rate(None)
+    result = await running
+    assert result.rows == 3000
+    assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_standby_is_not_read(world: World) -> None:
+    with Cluster.start(16, fsync=False) as standby:
+        dsn = await standby.create_database("copy")
+        (standby.data_dir / "standby.signal").touch(mode=0o644)
+        standby.restart()
+        with pytest.raises(DataPlaneError) as caught:
+            await world.open(source=replace(world.config.source, dsn=dsn))
+    assert caught.value.kind == "standby"
