@@ -73,7 +73,9 @@ _BLOCKERS = """
                'transaction ' || l.virtualtransaction)
     from pg_locks l
     left join pg_stat_activity a on a.pid = l.pid
-    left join pg_prepared_xacts p on l.pid is null and l.virtualtransaction = '-1/' || p.transaction
+    left join pg_locks x on l.pid is null and x.virtualtransaction = l.virtualtransaction
+                        and x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'
+    left join pg_prepared_xacts p on p.transaction = x.transactionid
     where l.locktype = 'relation' and l.relation = to_regclass($1::text)
       and l.mode = 'RowExclusiveLock' and l.virtualtransaction = any($2::text[])
 """
@@ -116,10 +118,8 @@ async def safe_head(
         await asyncio.sleep(_POLL_SECONDS[min(looks, len(_POLL_SECONDS) - 1)])
         looks += 1
         rows = await connection.fetch(statement, table)
-        # PREPARE TRANSACTION gives a writer another virtual transaction, "-1/<xid>".
-        seen = [
-            row for row in rows if row["writer"] in silent or str(row["writer"]).startswith("-1/")
-        ]
+        # PREPARE TRANSACTION does not change the virtual transaction of the locks.
+        seen = [row for row in rows if row["writer"] in silent]
         floors += _floors(seen, head)
         silent = {row["writer"] for row in seen if not row["floors"]}
     return min([head, *floors])

@@ -24,10 +24,11 @@ alter table {table} add column transaction_id xid8;
 alter table {table} alter column transaction_id set default pg_current_xact_id()
 
 -- name: describe_table
+-- The position's sequence only if there is such a column: asking for another one is an error.
 select c.oid::bigint as oid, c.relkind::text as kind, n.nspname::text as schema,
-       pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), 'global_position') as sequence,
-       exists (select from pg_proc p
-               where p.pronamespace = n.oid and p.proname = 'eventsource_announce') as has_function
+       (select pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname)
+        from pg_attribute a
+        where a.attrelid = c.oid and a.attname = 'global_position') as sequence
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 where c.oid = to_regclass($1::text)
