@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -15,8 +17,11 @@ from eventsource.stores.repeated import StoredId, repeated_append
 if TYPE_CHECKING:
     from eventsource.connections import AnyConnection
 
-# Appends that expect no version try again when another one took theirs between read and insert.
-_ATTEMPTS = 8
+# Appends that expect no version try again when another one took theirs between read and insert,
+# after a random pause that grows: writers of one hot stream would otherwise collide again.
+_ATTEMPTS = 20
+_FIRST_PAUSE_SECONDS = 0.001
+_LONGEST_PAUSE_SECONDS = 0.1
 
 
 class Appender:
@@ -57,8 +62,9 @@ class Appender:
                 break
             if not await self._took_a_version(connection, violation):
                 raise violation
-            if attempt == attempts:
+            if attempt == attempts or await _snapshot_is_frozen(connection):
                 break
+            await _pause(attempt)
         raise OptimisticLockError(
             request.aggregate_id,
             request.aggregate_type,
@@ -117,6 +123,19 @@ class Appender:
         """Whether the violated key is one of stream versions, and not one of the application's."""
         rows = await connection.fetch(self._key_columns, violation.constraint_name)
         return "version" in {row[0] for row in rows}
+
+
+async def _snapshot_is_frozen(connection: AnyConnection) -> bool:
+    """Whether the caller's transaction cannot see the append that was faster, however often."""
+    if not connection.is_in_transaction():
+        return False
+    isolation = await connection.fetchval("select current_setting('transaction_isolation')")
+    return isolation not in ("read committed", "read uncommitted")
+
+
+async def _pause(attempt: int) -> None:
+    longest = min(_FIRST_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
+    await asyncio.sleep(random.uniform(0, longest))
 
 
 def _arguments(request: Append) -> tuple[object, ...]:
