@@ -145,13 +145,19 @@ fn check_name(server: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), 
     if has_alternative_names(&certificate)? {
         return verify_server_name(&ParsedCertificate::try_from(server)?, name);
     }
+    let presented = common_name(&certificate);
     let wanted = name.to_str();
-    let found = common_name(&certificate).is_some_and(|pattern| matches(&pattern, &wanted));
-    if found {
-        Ok(())
-    } else {
-        Err(CertificateError::NotValidForName.into())
+    if presented
+        .as_deref()
+        .is_some_and(|pattern| matches(pattern, &wanted))
+    {
+        return Ok(());
     }
+    let error = CertificateError::NotValidForNameContext {
+        expected: name.to_owned(),
+        presented: presented.into_iter().collect(),
+    };
+    Err(error.into())
 }
 
 fn has_alternative_names(certificate: &Certificate) -> Result<bool, Error> {
