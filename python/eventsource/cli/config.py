@@ -1,0 +1,252 @@
+"""`eventsource.toml`: which databases there are and how migrations are carried out.
+
+::
+
+    default_store = "shared"          # where tenants without a route live
+
+    [control]
+    dsn = "postgresql://migrator:${CONTROL_PASSWORD}@db1/control"
+
+    [stores.shared]
+    dsn = "postgresql://migrator:${SHARED_PASSWORD}@db1/events"
+    table = "events"                  # the default
+    schema = "app"                    # the search path decides when it is left out
+
+    [stores.dedicated-a]
+    dsn = "${DEDICATED_A_DSN}"
+
+    [subscriptions]                   # where the checkpoints are; the control database if left out
+    dsn = "postgresql://migrator@db1/read_models"
+
+    [defaults]                        # any field of MigrationConfig
+    batch_size = 5000
+
+``${NAME}`` in any text is replaced by the environment variable of that name, as it is: a password
+with reserved characters has to be percent-encoded as everywhere in a URI.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from eventsource.connections import redact
+from eventsource.errors import EventSourceError
+from eventsource.identifiers import quote_identifier
+from eventsource.migration.models import MigrationConfig
+
+DEFAULT_FILE = Path("eventsource.toml")
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class ConfigError(EventSourceError):
+    """The configuration cannot be used; the message names the entry and what it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """One event store: where its database is and which table holds the events."""
+
+    dsn: str = field(repr=False)
+    table: str = "events"
+    schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole configuration, checked. The connection strings hold passwords.
+
+    Attributes:
+        origin: where it came from, for messages.
+        subscriptions_dsn: database of the subscription checkpoints.
+        migration: how migrations started with it are carried out.
+    """
+
+    origin: str
+    control_dsn: str = field(repr=False)
+    subscriptions_dsn: str = field(repr=False)
+    stores: Mapping[str, StoreSettings]
+    default_store: str
+    migration: MigrationConfig
+
+    def require_store(self, store_id: str) -> StoreSettings:
+        """The store with this id, or ConfigError."""
+        try:
+            return self.stores[store_id]
+        except KeyError:
+            raise ConfigError(
+                f"{self.origin} has no store {store_id!r}: add [stores.{store_id}] or take one of "
+                f"{', '.join(sorted(self.stores))}"
+            ) from None
+
+
+def load(path: Path | None, overrides: Iterable[str] = ()) -> Settings:
+    """Read a configuration file; ``overrides`` are ``KEY=VALUE`` with keys like ``control.dsn``.
+
+    Without a path ``eventsource.toml`` of the working directory is taken; with overrides there
+    may be no file at all.
+
+    Raises:
+        ConfigError: it cannot be read, or an entry is missing, unknown or wrong.
+    """
+    overrides = list(overrides)
+    origin = str(path or DEFAULT_FILE)
+    tree: dict[str, Any] = {}
+    if path is not None or DEFAULT_FILE.is_file():
+        tree = _parse(path or DEFAULT_FILE)
+    elif overrides:
+        origin = "the command line"
+    else:
+        raise ConfigError(
+            f"there is no {DEFAULT_FILE} here: write one, name another with --config or "
+            "EVENTSOURCE_CONFIG, or give its entries with --set"
+        )
+    for override in overrides:
+        _put(tree, override)
+    return _checked(origin, _interpolated(tree, origin))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def _put(tree: dict[str, Any], override: str) -> None:
+    """Set one entry; a store's id is everything between the first and the last dot."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(
+            f"--set {redact(override)}: write KEY=VALUE, such as stores.shared.dsn=postgresql://…"
+        )
+    table, _, rest = key.strip().partition(".")
+    where = [table] if not rest else [table, rest]
+    if table == "stores" and "." in rest:
+        store_id, _, name = rest.rpartition(".")
+        where = [table, store_id, name]
+    branch = tree
+    for name in where[:-1]:
+        branch = branch.setdefault(name, {})
+        if not isinstance(branch, dict):
+            raise ConfigError(f"--set {key}: {name} is not a table of the configuration")
+    branch[where[-1]] = _value(text)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _interpolated(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _interpolated(inner, f"{where}: {key}") for key, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        try:
+            return os.environ[match[1]]
+        except KeyError:
+            raise ConfigError(
+                f"{where}: the environment variable {match[1]} is not set; export it"
+            ) from None
+
+    return _VARIABLE.sub(variable, value)
+
+
+def _checked(origin: str, tree: dict[str, Any]) -> Settings:
+    _refuse_unknown(
+        origin, tree, ("control", "default_store", "defaults", "stores", "subscriptions")
+    )
+    control = _table(origin, tree, "control")
+    _refuse_unknown(f"{origin}: [control]", control, ("dsn",))
+    control_dsn = _text(f"{origin}: [control]", control, "dsn")
+    subscriptions = _table(origin, tree, "subscriptions")
+    _refuse_unknown(f"{origin}: [subscriptions]", subscriptions, ("dsn",))
+    stores = {
+        store_id: _store(f"{origin}: [stores.{store_id}]", entry)
+        for store_id, entry in _table(origin, tree, "stores").items()
+    }
+    if not stores:
+        raise ConfigError(f"{origin}: there is no store; add [stores.<id>] with its dsn")
+    default_store = _text(origin, tree, "default_store")
+    if default_store not in stores:
+        raise ConfigError(
+            f"{origin}: default_store is {default_store!r}, which is none of "
+            f"{', '.join(sorted(stores))}"
+        )
+    return Settings(
+        origin=origin,
+        control_dsn=control_dsn,
+        subscriptions_dsn=(
+            _text(f"{origin}: [subscriptions]", subscriptions, "dsn")
+            if subscriptions
+            else control_dsn
+        ),
+        stores=stores,
+        default_store=default_store,
+        migration=_migration(f"{origin}: [defaults]", _table(origin, tree, "defaults")),
+    )
+
+
+def _store(where: str, entry: Any) -> StoreSettings:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where} must be a table with a dsn")
+    _refuse_unknown(where, entry, ("dsn", "table", "schema"))
+    names = {
+        key: _text(where, entry, key) for key in ("table", "schema") if entry.get(key) is not None
+    }
+    for key, name in names.items():
+        try:
+            quote_identifier(name)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {key}: {error}") from None
+    return StoreSettings(dsn=_text(where, entry, "dsn"), **names)
+
+
+def _migration(where: str, entries: dict[str, Any]) -> MigrationConfig:
+    known = {each.name: each.default for each in fields(MigrationConfig)}
+    _refuse_unknown(where, entries, known)
+    for name, value in entries.items():
+        if isinstance(known[name], bool) and not isinstance(value, bool):
+            raise ConfigError(f"{where}: {name} must be true or false, not {value!r}")
+        if type(known[name]) is int and not isinstance(value, int):
+            raise ConfigError(f"{where}: {name} must be a whole number, not {value!r}")
+    try:
+        return MigrationConfig(**entries)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _table(where: str, tree: dict[str, Any], name: str) -> dict[str, Any]:
+    entry = tree.get(name, {})
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: [{name}] must be a table")
+    return entry
+
+
+def _text(where: str, table: dict[str, Any], name: str) -> str:
+    value = table.get(name)
+    if value is None:
+        raise ConfigError(f"{where}: {name} is missing")
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where}: {name} must be a non-empty text")
+    return value
+
+
+def _refuse_unknown(where: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
+    known = sorted(known)
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown entry {name!r}; known are {', '.join(known)}")

@@ -1,0 +1,175 @@
+"""Showing how far a move is: a bar on a terminal, a plain line every two seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from eventsource.cli.output import Output, amount, duration
+
+#: Seconds between two plain lines.
+LINE_SECONDS = 2.0
+
+#: The rate is that of the last seconds: an average since the start would hide a stall.
+RATE_SECONDS = 5.0
+
+
+class Rate:
+    """Events per second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, events: int, now: float) -> float | None:
+        """Note a count taken at ``now`` (seconds); the rate, or None before there is one."""
+        if not self._seen or self._seen[-1][1] != events:
+            self._seen.append((now, events))
+        while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
+            self._seen.popleft()
+        began, before = self._seen[0]
+        return (events - before) / (now - began) if events > before and now > began else None
+
+
+class Display(Protocol):
+    """A context in which progress is shown; lines said stay, progress is replaced."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def say(self, label: str, text: str) -> None:
+        """A line that stays."""
+        ...
+
+    def progress(self, label: str, done: int, total: int, remark: str = "") -> None:
+        """So many events of so many; a remark takes the place of rate and ETA."""
+        ...
+
+    def waiting(self, label: str, text: str) -> None:
+        """What is going on, without a number."""
+        ...
+
+    def settle(self) -> None:
+        """Take the progress away: a line or a question follows."""
+        ...
+
+
+def display_for(out: Output) -> Display:
+    """The display that fits where ``out`` prints."""
+    return LiveDisplay(out) if out.is_live else LineDisplay(out)
+
+
+class LineDisplay:
+    """Plain lines, for files, pipes and logs."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._rate = Rate()
+        self._shown_at = float("-inf")
+        self._shown = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def say(self, label: str, text: str) -> None:
+        self._out.say(labelled(label, text))
+
+    def progress(self, label: str, done: int, total: int, remark: str = "") -> None:
+        rate = self._rate.add(done, time.monotonic())
+        percent = 100 * done / total if total else 100
+        text = f"{percent:5.1f} %  {amount(done)} of {amount(total)} events"
+        self._line(labelled(label, f"{text}  {remark or speed(rate, total - done)}".rstrip()))
+
+    def waiting(self, label: str, text: str) -> None:
+        self._line(labelled(label, text))
+
+    def settle(self) -> None:
+        self._shown_at = float("-inf")
+
+    def _line(self, line: str) -> None:
+        now = time.monotonic()
+        if line != self._shown and now - self._shown_at >= LINE_SECONDS:
+            self._out.say(line)
+            self._shown, self._shown_at = line, now
+
+
+class LiveDisplay:
+    """One line at the bottom of the terminal that is redrawn; what is said scrolls above it."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._rate = Rate()
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._has_bar = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.settle()
+
+    def say(self, label: str, text: str) -> None:
+        self.settle()
+        self._out.say(labelled(label, text))
+
+    def progress(self, label: str, done: int, total: int, remark: str = "") -> None:
+        rate = self._rate.add(done, time.monotonic())
+        percent = 100 * done / total if total else 100
+        text = f"{percent:3.0f} %  {amount(done)} of {amount(total)}  "
+        self._show(label, text + (remark or speed(rate, total - done)), done, total)
+
+    def waiting(self, label: str, text: str) -> None:
+        self._show(label, text, None, None)
+
+    def settle(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = self._task = None
+
+    def _show(self, label: str, text: str, done: int | None, total: int | None) -> None:
+        if self._bars is None or self._task is None or self._has_bar != (total is not None):
+            self.settle()
+            self._has_bar = total is not None
+            middle = BarColumn(bar_width=30) if self._has_bar else SpinnerColumn("line")
+            name, line = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+            self._bars = Progress(name, middle, line, console=self._out.console, transient=True)
+            self._task = self._bars.add_task("", text=text)
+            self._bars.start()
+        self._bars.update(
+            self._task, description=f"{label:<9}", text=text, completed=done or 0, total=total or 1
+        )
+
+
+def labelled(label: str, text: str) -> str:
+    """A line with its label in a column of its own."""
+    return f"{label:<9} {text}"
+
+
+def speed(rate: float | None, left: int) -> str:
+    """Events per second and the time that is left at this rate."""
+    if rate is None or left <= 0:
+        return ""
+    return f"{amount(rate)}/s  ETA {duration(left / rate)}"

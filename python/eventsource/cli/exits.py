@@ -1,0 +1,92 @@
+"""Exit codes, and the one line that stands for each error that can be expected."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import asyncpg
+
+from eventsource.cli.config import ConfigError
+from eventsource.dataplane import DataPlaneError
+from eventsource.errors import EventSourceError
+from eventsource.migration.errors import (
+    ConsistencyError,
+    CutoverTimeoutError,
+    MigrationError,
+    PreflightError,
+)
+
+
+class ExitCode(IntEnum):
+    """What a command's exit says."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    PREFLIGHT_REFUSED = 3
+    INCONSISTENT = 4
+    CUTOVER_TIMED_OUT = 5
+    INTERRUPTED = 130
+    """Ctrl-C, as shells count it."""
+    TERMINATED = 143
+
+
+class DatabaseUnavailableError(EventSourceError):
+    """A database of the configuration cannot be reached; names it without its password."""
+
+
+#: Errors that end a command with one line; anything else is a defect and shows its traceback.
+EXPECTED = (
+    EventSourceError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code that stands for an expected error."""
+    match error:
+        case ConfigError():
+            return ExitCode.USAGE
+        case PreflightError():
+            return ExitCode.PREFLIGHT_REFUSED
+        case ConsistencyError():
+            return ExitCode.INCONSISTENT
+        case DataPlaneError(kind="inconsistent"):
+            return ExitCode.INCONSISTENT
+        case CutoverTimeoutError():
+            return ExitCode.CUTOVER_TIMED_OUT
+        case _:
+            return ExitCode.FAILED
+
+
+def code_of(error: BaseException) -> str:
+    """The machine-readable name of an expected error."""
+    match error:
+        case ConfigError():
+            return "config"
+        case DatabaseUnavailableError():
+            return "unreachable"
+        case MigrationError():
+            return error.code
+        case DataPlaneError():
+            return error.kind
+        case asyncpg.PostgresError():
+            return f"sql:{error.sqlstate}"
+        case _:
+            return "error"
+
+
+def message_of(error: BaseException) -> str:
+    """What happened and, as far as the error can tell, what to do about it."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, PreflightError):
+        return "refused, nothing was changed: " + text
+    if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)):
+        return f"{text}; run `eventsource-migrate init`"
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return f"{text}; grant it to the user of the dsn, or use another user"
+    if isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
+        return f"a database cannot be reached: {text}; check the dsn, and that the server runs"
+    return text

@@ -1,0 +1,250 @@
+"""The whole move of one tenant in this process: copy, catch up, verify, cut over.
+
+Every step is durable in the databases; a journey that is cancelled is taken up by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from eventsource.cli.display import Display
+from eventsource.cli.output import amount, duration
+from eventsource.cli.workspace import Workspace
+from eventsource.migration import (
+    ConsistencyError,
+    ConsistencyVerifier,
+    Migration,
+    MigrationAlreadyExistsError,
+    MigrationError,
+    MigrationState,
+    PreflightError,
+    VerificationReport,
+)
+
+#: How often the journal is read (seconds).
+POLL_SECONDS = 0.2
+
+_S = MigrationState
+
+
+@dataclass(slots=True)
+class Journey:
+    """One tenant on its way; ``migration`` is None until there is a durable one.
+
+    Attributes:
+        copied: events that were copied while this journey watched.
+        copy_seconds: how long that took.
+        report: of the verification, once it was made.
+    """
+
+    at: Workspace
+    tenant_id: UUID
+    source_id: str
+    target_id: str
+    display: Display
+    migration: Migration | None = None
+    copied: int = 0
+    copy_seconds: float = 0.0
+    report: VerificationReport | None = None
+
+    @property
+    def events_per_second(self) -> float | None:
+        """The average of the copy, or None when this journey saw none."""
+        return self.copied / self.copy_seconds if self.copied and self.copy_seconds else None
+
+    @property
+    def _known(self) -> Migration:
+        assert self.migration is not None
+        return self.migration
+
+    async def begin(self) -> None:
+        """Start the migration, or go on with the one that is under way to the same target.
+
+        Raises:
+            PreflightError: refused; nothing was changed.
+            MigrationAlreadyExistsError: the tenant is on its way to another store.
+        """
+        active = await self._active()
+        if active is None:
+            await self._start()
+            return
+        if (active.source_store_id, active.target_store_id) != (self.source_id, self.target_id):
+            raise MigrationAlreadyExistsError(self.tenant_id, active.id)
+        await self.at.reach_for_move(self.source_id, self.target_id)
+        self.migration = await self.at.coordinator.resume_migration(
+            active.id, operator=self.at.operator
+        )
+        self.display.say("resume", f"migration {active.id} goes on, it was {active.state}")
+
+    async def _active(self) -> Migration | None:
+        found = await self.at.coordinator.get_migrations_by_tenant(self.tenant_id)
+        return next((each for each in found if not each.state.is_final), None)
+
+    async def _start(self) -> None:
+        await self.at.reach_for_move(self.source_id, self.target_id)
+        source, target = self.at.stores[self.source_id], self.at.stores[self.target_id]
+        findings = await self.at.coordinator.preflight(self.tenant_id, source, target)
+        for warning in findings.warnings:
+            self.at.out.warn(warning)
+        self.migration = await self.at.coordinator.start_migration(
+            self.tenant_id,
+            source,
+            target,
+            self.source_id,
+            self.target_id,
+            operator=self.at.operator,
+        )
+        self.display.say("start", f"migration {self.migration.id}")
+
+    async def copy(self) -> None:
+        """Watch the bulk copy to its end.
+
+        Raises:
+            MigrationError: it failed, or somebody paused or aborted it; typed as far as known.
+        """
+        began = time.monotonic()
+        before: int | None = None
+        while (migration := await self._look()).state not in (_S.DUAL_WRITE, _S.MIGRATED):
+            if before is None and migration.state is _S.BULK_COPY:
+                before, began = migration.events_copied, time.monotonic()
+            self._show_copy(migration)
+            await asyncio.sleep(POLL_SECONDS)
+        self.display.settle()
+        if before is not None:
+            self.copied = max(0, migration.events_copied - before)
+            self.copy_seconds = time.monotonic() - began
+        if (rate := self.events_per_second) is not None:
+            spent = f"in {duration(self.copy_seconds)}, {amount(rate)}/s"
+            self.display.say("copied", f"{amount(self.copied)} events {spent}, proven")
+
+    def _show_copy(self, migration: Migration) -> None:
+        if migration.state is _S.PENDING:
+            self.display.waiting("prepare", migration.error_message or "fences and first snapshot")
+            return
+        if migration.state is _S.CUTOVER_PAUSED:
+            self.display.waiting("recover", "a cutover was under way: asking the fence")
+            return
+        done, total = migration.events_copied, migration.total_events
+        remark = "reading the copy back" if done >= total else ""
+        self.display.progress("copy", done, total, migration.error_message or remark)
+
+    async def catch_up(self) -> int:
+        """Wait until the lag is small enough for a cutover; returns it (events)."""
+        while True:
+            migration = await self._look()
+            if migration.state is not _S.DUAL_WRITE:
+                return 0
+            lag = await self.at.coordinator.get_sync_lag(migration.id)
+            if lag <= migration.config.sync_lag_threshold:
+                self.display.settle()
+                self.display.say("lag", f"{amount(lag)} events")
+                return lag
+            self.display.waiting("lag", f"{amount(lag)} events")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def verify(self) -> VerificationReport:
+        """Compare both stores as the migration's configuration says, and put it on record.
+
+        Raises:
+            ConsistencyError: they differ.
+        """
+        config = self._known.config
+        level = config.verification_level
+        self.display.waiting("verify", f"comparing both stores, level {level}")
+        verifier = ConsistencyVerifier(
+            self.at.stores[self.source_id], self.at.stores[self.target_id]
+        )
+        self.report = report = await verifier.verify_tenant_consistency(
+            self.tenant_id, level, sample_percentage=config.sample_percentage
+        )
+        self.display.settle()
+        found = {
+            "level": level,
+            "consistent": report.is_consistent,
+            "events": report.source_event_count,
+            "streams": report.streams_verified,
+            "violations": len(report.violations),
+        }
+        await self.at.migrations.audit(self._known.id, "verified", found, self.at.operator)
+        raise_if_inconsistent(report)
+        self.display.say("verified", summary_of(report))
+        return report
+
+    async def cut_over(self) -> Migration:
+        """Move the tenant; it was verified, so only the last pass is proven under the fence.
+
+        Raises:
+            CutoverTimeoutError, ConsistencyError: nothing was flipped, writers go on.
+        """
+        self.display.waiting("cutover", "asking for the fence")
+        migration = await self.at.coordinator.initiate_cutover(
+            self._known.id, force=self.report is not None, operator=self.at.operator
+        )
+        self.migration = migration
+        self.display.settle()
+        pause = migration.cutover_pause_ms
+        told = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
+        self.display.say("cutover", f"{told}; the tenant lives in {self.target_id!r}")
+        return migration
+
+    async def _look(self) -> Migration:
+        """The journal's row now; keeps a driver at work, raises when the journey is over."""
+        migration = self.migration = await self.at.coordinator.get_migration(self._known.id)
+        match migration.state:
+            case _S.FAILED:
+                raise _failure(migration)
+            case _S.ROLLED_BACK:
+                raise MigrationError(
+                    f"migration {migration.id} was aborted meanwhile: {migration.error_message}"
+                )
+            case _S.PAUSED:
+                raise MigrationError(
+                    f"migration {migration.id} was paused meanwhile; "
+                    f"`eventsource-migrate resume {migration.id}` or this command goes on"
+                )
+            case _S.MIGRATED:
+                return migration
+        if not migration.driver_alive:
+            # Its driver may have been another process that is gone.
+            await self.at.coordinator.resume_migration(migration.id, operator=self.at.operator)
+        return migration
+
+
+def _failure(migration: Migration) -> MigrationError:
+    """The error that the driver recorded, with the way out."""
+    told = (
+        f"migration {migration.id} failed: {migration.error_message}; "
+        f"`eventsource-migrate abort {migration.id}` cleans up"
+    )
+    match migration.error_code:
+        case ConsistencyError.code:
+            return ConsistencyError(told)
+        case PreflightError.code:
+            return PreflightError([told])
+        case _:
+            return MigrationError(told)
+
+
+def raise_if_inconsistent(report: VerificationReport) -> None:
+    """Raise ConsistencyError that names the first differences."""
+    if report.is_consistent:
+        return
+    shown = "; ".join(str(violation) for violation in report.violations[:3])
+    more = len(report.violations) - 3
+    tail = f"; and {more} more" if more > 0 else ""
+    raise ConsistencyError(
+        f"source and target differ ({summary_of(report)}): {shown}{tail}; nothing was flipped",
+        report,
+    )
+
+
+def summary_of(report: VerificationReport) -> str:
+    """One line about a comparison."""
+    alike = f"{amount(report.streams_consistent)} of {amount(report.streams_verified)} streams"
+    return (
+        f"{amount(report.source_event_count)} events, {alike} alike, level {report.level}, "
+        f"{duration(report.duration_seconds)}"
+    )

@@ -1,0 +1,149 @@
+"""What the commands print: for people, or one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.text import Text
+
+from eventsource.connections import redact
+from eventsource.migration.models import Migration
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# Wide enough for two ids and a sentence where there is no terminal whose width counts.
+_WIDTH_OF_A_FILE = 200
+
+
+class Output:
+    """Where a command prints.
+
+    With ``as_json`` standard output holds exactly one JSON document (``status --watch``: one per
+    line) and everything said on the way goes to standard error.
+
+    Attributes:
+        is_live: standard output is a terminal that may be redrawn.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+        self.console = Console(highlight=False, markup=False, emoji=False, width=width)
+        self._aside = Console(
+            highlight=False, markup=False, emoji=False, stderr=True, width=_WIDTH_OF_A_FILE
+        )
+
+    @property
+    def is_live(self) -> bool:
+        return not self.as_json and self.console.is_terminal
+
+    def answer(self, document: object, *shown: str) -> None:
+        """Print the result: ``document`` as JSON, or what is ``shown`` to people."""
+        if self.as_json:
+            print(to_json(document), flush=True)
+            return
+        for part in shown:
+            self.console.print(part, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print a line on the way to the result."""
+        (self._aside if self.as_json else self.console).print(redact(text), soft_wrap=True)
+        sys.stdout.flush()
+
+    def warn(self, text: str) -> None:
+        """Print a line that needs attention, to standard error."""
+        self._aside.print(Text.assemble(("warning: ", "yellow"), redact(text)), soft_wrap=True)
+
+    def fail(self, code: str, message: str, exit_code: int, **details: object) -> None:
+        """Print why the command failed, to standard error; with JSON also as the document."""
+        message = redact(message)
+        if self.as_json:
+            error = {"code": code, "message": message, "exit_code": exit_code, **details}
+            print(to_json({"error": error}), flush=True)
+            return
+        self._aside.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+def to_json(document: object) -> str:
+    """One line of JSON; ids and times as text, records as objects."""
+    return json.dumps(_plain(document), ensure_ascii=False)
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(record(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Iterable):
+        return [_plain(inner) for inner in value]
+    # Records of the data plane: read-only attributes, no dataclass.
+    return {
+        name: _plain(getattr(value, name))
+        for name in dir(value)
+        if not name.startswith("_") and not callable(getattr(value, name))
+    }
+
+
+def grid(*rows: tuple[str, object]) -> str:
+    """Names on the left, values on the right; rows whose value is None are left out."""
+    return _aligned([(name, str(value)) for name, value in rows if value is not None])
+
+
+def columns(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table with headings; None is an empty cell."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    return _aligned([headings, *cells])
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    # Plain text and never cut: an id that a person wants to copy has to be whole.
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def record(value: DataclassInstance) -> dict[str, object]:
+    """The fields of a record by name."""
+    return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
+def described(migration: Migration) -> dict[str, object]:
+    """A migration as the JSON of every command shows it."""
+    document = record(migration)
+    document["config"] = json.loads(migration.config.to_json())
+    return document
+
+
+def amount(number: float) -> str:
+    """A number of events with thousands separated."""
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"

@@ -1,0 +1,149 @@
+"""`run`: the whole move of one tenant in one go."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from eventsource.cli.config import ConfigError
+from eventsource.cli.display import Display, display_for, labelled
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.invocation import perform
+from eventsource.cli.journey import Journey
+from eventsource.cli.output import amount, described
+from eventsource.cli.workspace import Workspace
+from eventsource.migration import Migration, MigrationState
+
+QUESTION = "Cut over now? The tenant's writers wait for some milliseconds. [y/N] "
+
+
+def run(
+    ctx: typer.Context,
+    tenant_id: Annotated[UUID, typer.Argument(metavar="TENANT")],
+    to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant goes.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Cut over without asking.")] = False,
+) -> None:
+    """Move a tenant: copy, catch up, verify, ask, cut over.
+
+    Started again after an interruption it goes on where it was.
+    """
+    move = _Move(tenant_id, to, source, yes)
+    perform(ctx, move.carry_out, interrupted=move.how_to_go_on)
+
+
+@dataclass(slots=True)
+class _Move:
+    tenant_id: UUID
+    to: str
+    source: str | None
+    yes: bool
+    journey: Journey | None = None
+    lag: int = field(default=0)
+
+    async def carry_out(self, at: Workspace) -> ExitCode:
+        at.settings.require_store(self.to)
+        home = await at.home_of(self.tenant_id)
+        if home == self.to and self.source is None:
+            at.out.answer(
+                {"outcome": "already_there", "tenant_id": self.tenant_id, "store": home},
+                f"nothing to do: tenant {self.tenant_id} lives in {home!r} already",
+            )
+            return ExitCode.DONE
+        source = self.source or home
+        at.settings.require_store(source)
+        if source == self.to:
+            raise ConfigError(f"--from and --to are both {source!r}: name two stores")
+        with display_for(at.out) as display:
+            self.journey = Journey(at, self.tenant_id, source, self.to, display)
+            display.say("tenant", f"{self.tenant_id} moves from {source!r} to {self.to!r}")
+            await self.journey.begin()
+            await self.journey.copy()
+            assert self.journey.migration is not None
+            if self.journey.migration.state is not MigrationState.MIGRATED:
+                if not await self._up_to_the_flip(self.journey, display):
+                    return self._stop_before_the_flip(at, self.journey)
+                await self.journey.cut_over()
+        self._report(at, self.journey)
+        return ExitCode.DONE
+
+    async def _up_to_the_flip(self, journey: Journey, display: Display) -> bool:
+        """Catch up and verify; whether to cut over."""
+        self.lag = await journey.catch_up()
+        await journey.verify()
+        display.settle()
+        return self.yes or await confirmed(QUESTION)
+
+    def _stop_before_the_flip(self, at: Workspace, journey: Journey) -> ExitCode:
+        migration = journey.migration
+        assert migration is not None
+        at.out.answer(
+            self._document("ready", journey),
+            labelled("stopped", "before the cutover, the tenant goes on as before"),
+            labelled("go on", f"eventsource-migrate run {self.tenant_id} --to {self.to} --yes"),
+            labelled("undo", f"eventsource-migrate abort {migration.id}"),
+        )
+        return ExitCode.DONE
+
+    def _report(self, at: Workspace, journey: Journey) -> None:
+        migration = journey.migration
+        assert migration is not None
+        plan = f"eventsource-migrate subscriptions plan {migration.id}"
+        at.out.answer(
+            self._document("migrated", journey),
+            labelled("done", f"{amount(migration.events_copied)} events, migration {migration.id}"),
+            labelled("next", f"carry its subscriptions over: {plan}"),
+        )
+
+    def _document(self, outcome: str, journey: Journey) -> dict[str, object]:
+        migration = journey.migration
+        assert migration is not None
+        return {
+            "outcome": outcome,
+            "migration": described(migration),
+            "copied": journey.copied,
+            "copy_seconds": journey.copy_seconds,
+            "events_per_second": journey.events_per_second,
+            "lag": self.lag,
+            "verification": journey.report,
+            "pause_ms": migration.cutover_pause_ms,
+        }
+
+    def how_to_go_on(self) -> str:
+        """After Ctrl-C: what stays, and the two ways from there."""
+        migration: Migration | None = self.journey.migration if self.journey else None
+        if migration is None:
+            return "interrupted before anything was changed"
+        return (
+            f"interrupted; migration {migration.id} stays as it is (last seen: {migration.state}, "
+            f"{migration.progress_percentage:.0f} %). "
+            f"Go on: eventsource-migrate run {self.tenant_id} --to {self.to}. "
+            f"Undo: eventsource-migrate abort {migration.id}"
+        )
+
+
+async def confirmed(question: str) -> bool:
+    """Ask at the terminal; False when there is none to ask at.
+
+    The answer is awaited in the event loop and not in a thread: meanwhile the driver goes on, and
+    Ctrl-C does not have to wait for a line that nobody types.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    loop = asyncio.get_running_loop()
+    typed = asyncio.Event()
+    print(question, end="", flush=True)
+    loop.add_reader(sys.stdin.fileno(), typed.set)
+    try:
+        await typed.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,126 @@
+"""`init` and `plan`: before the first move, and before each one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.invocation import perform
+from eventsource.cli.output import amount, duration, grid
+from eventsource.cli.workspace import Workspace
+from eventsource.identifiers import qualified
+from eventsource.migration import MigrationAlreadyExistsError, PreflightError, create_schema
+from eventsource.stores.postgresql import PostgreSQLEventStore
+
+#: Events per second that a copy reaches on small and on large machines: what an estimate can say
+#: without copying anything.
+SLOW_RATE, FAST_RATE = 15_000.0, 60_000.0
+
+#: Rows whose size is looked at for the estimate.
+_SAMPLE = 1000
+
+
+def init(ctx: typer.Context) -> None:
+    """Make or upgrade what is needed: control tables, every store, checkpoints.
+
+    It may be run again at any time; existing events stay untouched.
+    """
+    perform(ctx, _init)
+
+
+async def _init(at: Workspace) -> ExitCode:
+    made = []
+    await create_schema(at.control)
+    made.append("control tables")
+    at.out.say("control    tenant_migrations, tenant_routing and two more are ready")
+    for store_id, store in at.stores.items():
+        await at.reach_store(store_id)
+        await store.create_schema()
+        made.append(f"store {store_id}")
+        at.out.say(f"store      {store_id}: table {store.table} is ready")
+    await at.checkpoints.create_schema()
+    made.append("subscription checkpoints")
+    at.out.say("checkpoints  subscription_checkpoints is ready")
+    if at.out.as_json:
+        at.out.answer({"ready": made})
+    return ExitCode.DONE
+
+
+def plan(
+    ctx: typer.Context,
+    tenant_id: Annotated[UUID, typer.Argument(metavar="TENANT")],
+    to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant would go.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
+    ] = None,
+) -> None:
+    """Say whether a move would be refused and how long it would take; changes nothing."""
+
+    async def look(at: Workspace) -> ExitCode:
+        return await _plan(at, tenant_id, to, source or await at.home_of(tenant_id))
+
+    perform(ctx, look)
+
+
+async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> ExitCode:
+    at.settings.require_store(to)
+    at.settings.require_store(source_id)
+    for migration in await at.coordinator.get_migrations_by_tenant(tenant_id):
+        if not migration.state.is_final:
+            raise MigrationAlreadyExistsError(tenant_id, migration.id)
+    await at.reach_for_move(source_id, to)
+    source, target = at.stores[source_id], at.stores[to]
+    findings = await at.coordinator.preflight(tenant_id, source, target)
+    if findings.problems:
+        raise PreflightError(findings.problems)
+    events, average = await _size(source, tenant_id)
+    rate = at.settings.migration.max_events_per_second
+    shortest = events / min(FAST_RATE, rate or FAST_RATE)
+    longest = events / min(SLOW_RATE, rate or SLOW_RATE)
+    at.out.answer(
+        {
+            "tenant_id": tenant_id,
+            "source": source_id,
+            "target": to,
+            "events": events,
+            "bytes": round(events * average),
+            "estimated_seconds": [round(shortest, 1), round(longest, 1)],
+            "columns": findings.columns,
+            "warnings": findings.warnings,
+        },
+        grid(
+            ("tenant", tenant_id),
+            ("move", f"{source_id!r} to {to!r}"),
+            ("events", f"{amount(events)}, about {_megabytes(events * average)}"),
+            ("copy", f"about {duration(shortest)} to {duration(longest)}"),
+            ("columns", ", ".join(findings.columns)),
+            ("preflight", "passed; nothing was changed"),
+        ),
+    )
+    for warning in findings.warnings:
+        at.out.warn(warning)
+    return ExitCode.DONE
+
+
+async def _size(store: PostgreSQLEventStore, tenant_id: UUID) -> tuple[int, float]:
+    """The tenant's events, and the average bytes of one."""
+    name = qualified(await store.resolve_schema(), store.table_name)
+    async with store.pool.acquire() as connection:
+        events = await connection.fetchval(
+            f"select count(*) from {name} where tenant_id = $1", tenant_id
+        )
+        average = await connection.fetchval(
+            "select avg(pg_column_size(sample.*))::float8 from"
+            f" (select * from {name} where tenant_id = $1 limit $2) sample",
+            tenant_id,
+            _SAMPLE,
+        )
+    return events, average or 0.0
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"

@@ -1,0 +1,168 @@
+"""`start`, `work`, `cutover`, `pause`, `resume` and `abort`: one step of a move at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from eventsource.cli.display import labelled
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.invocation import perform
+from eventsource.cli.output import described
+from eventsource.cli.show import MigrationId
+from eventsource.cli.workspace import Workspace
+from eventsource.migration import Migration
+
+#: How often `work` tells what has changed (seconds).
+TELL_SECONDS = 1.0
+
+
+def start(
+    ctx: typer.Context,
+    tenant_id: Annotated[UUID, typer.Argument(metavar="TENANT")],
+    to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant goes.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
+    ] = None,
+) -> None:
+    """Record a migration and return; `work` or any other command that waits for it drives it."""
+
+    async def begin(at: Workspace) -> ExitCode:
+        at.settings.require_store(to)
+        source_id = source or await at.home_of(tenant_id)
+        at.settings.require_store(source_id)
+        await at.reach_for_move(source_id, to)
+        migration = await at.coordinator.start_migration(
+            tenant_id,
+            at.stores[source_id],
+            at.stores[to],
+            source_id,
+            to,
+            operator=at.operator,
+        )
+        at.out.answer(
+            described(migration),
+            f"migration {migration.id} is recorded; `eventsource-migrate work` drives it",
+        )
+        return ExitCode.DONE
+
+    perform(ctx, begin)
+
+
+def work(ctx: typer.Context) -> None:
+    """Drive every migration that has no live driver, until Ctrl-C or SIGTERM."""
+
+    async def drive(at: Workspace) -> ExitCode:
+        at.out.say("driving whatever is due; Ctrl-C stops, and loses nothing")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(at.coordinator.work())
+            await _tell(at)
+        return ExitCode.DONE
+
+    perform(ctx, drive, interrupted=lambda: "stopped; another process may go on at once")
+
+
+async def _tell(at: Workspace) -> None:
+    """A line for every change of state."""
+    last: dict[UUID, Migration] = {}
+    while True:
+        known = {each.id: each for each in await at.migrations.get_all()}
+        for migration_id, migration in known.items():
+            before = last.get(migration_id)
+            if before is None and migration.state.is_final:
+                continue
+            if before is None or before.state is not migration.state:
+                at.out.answer(described(migration), _state_line(migration))
+        last = known
+        await asyncio.sleep(TELL_SECONDS)
+
+
+def _state_line(migration: Migration) -> str:
+    told = f": {migration.error_message}" if migration.error_message else ""
+    return f"{migration.id}  tenant {migration.tenant_id}  {migration.state}{told}"
+
+
+def cutover(
+    ctx: typer.Context,
+    migration_id: MigrationId,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Skip the full comparison before it, never the proof of the last pass."
+        ),
+    ] = False,
+) -> None:
+    """Move the tenant over; waits for the bulk copy when that still runs."""
+
+    async def ask(at: Workspace) -> ExitCode:
+        migration = await at.coordinator.initiate_cutover(
+            migration_id, force=force, operator=at.operator
+        )
+        pause = migration.cutover_pause_ms
+        told = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
+        at.out.answer(
+            described(migration),
+            labelled("cutover", f"{told}; the tenant lives in {migration.target_store_id!r}"),
+        )
+        return ExitCode.DONE
+
+    perform(
+        ctx,
+        ask,
+        interrupted=lambda: (
+            "interrupted; the cutover stays requested and the next driver carries it out. Take it "
+            f"back: eventsource-migrate pause {migration_id}"
+        ),
+    )
+
+
+def pause(ctx: typer.Context, migration_id: MigrationId) -> None:
+    """Stop copying at the next chunk, and stay so until resumed."""
+
+    async def ask(at: Workspace) -> ExitCode:
+        migration = await at.coordinator.pause_migration(migration_id, operator=at.operator)
+        at.out.answer(described(migration), f"migration {migration.id} is {migration.state}")
+        return ExitCode.DONE
+
+    perform(ctx, ask)
+
+
+def resume(ctx: typer.Context, migration_id: MigrationId) -> None:
+    """Let a paused migration go on; `work` or another command that waits for it drives it."""
+
+    async def ask(at: Workspace) -> ExitCode:
+        migration = await at.coordinator.resume_migration(migration_id, operator=at.operator)
+        at.out.answer(
+            described(migration),
+            f"migration {migration.id} is {migration.state}; `eventsource-migrate work` drives it",
+        )
+        return ExitCode.DONE
+
+    perform(ctx, ask)
+
+
+def abort(
+    ctx: typer.Context,
+    migration_id: MigrationId,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="For the audit log.")
+    ] = "aborted by operator",
+) -> None:
+    """Remove what was copied and leave the source as it was; twice is a no-op."""
+
+    async def ask(at: Workspace) -> ExitCode:
+        migration = await at.coordinator.abort_migration(
+            migration_id, reason=reason, operator=at.operator
+        )
+        at.out.answer(
+            described(migration),
+            f"migration {migration.id} is {migration.state}; the tenant lives in "
+            f"{migration.source_store_id!r} as before",
+        )
+        return ExitCode.DONE
+
+    perform(ctx, ask)

@@ -1,0 +1,104 @@
+"""`verify`: compare a tenant's events in two stores."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from eventsource.cli.config import ConfigError
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.invocation import perform
+from eventsource.cli.journey import summary_of
+from eventsource.cli.output import columns
+from eventsource.cli.workspace import Workspace
+from eventsource.migration import ConsistencyVerifier, VerificationLevel, VerificationReport
+
+
+def verify(
+    ctx: typer.Context,
+    tenant_id: Annotated[UUID, typer.Argument(metavar="TENANT")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STORE", help="[default: of its newest migration]"),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="STORE", help="[default: of its newest migration]"),
+    ] = None,
+    level: Annotated[
+        VerificationLevel | None,
+        typer.Option("--level", help="What is compared. [default: of the configuration]"),
+    ] = None,
+    sample: Annotated[
+        float | None,
+        typer.Option("--sample", min=0.01, max=100, metavar="PERCENT", help="Share of streams."),
+    ] = None,
+) -> None:
+    """Compare a tenant's events in two stores while both are in use; exit code 4 if they differ."""
+
+    async def compare(at: Workspace) -> ExitCode:
+        source_id, target_id = await _stores(at, tenant_id, source, to)
+        source_store = await at.reach_store(source_id)
+        target_store = await at.reach_store(target_id)
+        config = at.settings.migration
+        report = await ConsistencyVerifier(source_store, target_store).verify_tenant_consistency(
+            tenant_id,
+            level or config.verification_level,
+            sample_percentage=sample or config.sample_percentage,
+        )
+        _show(at, report)
+        return ExitCode.DONE if report.is_consistent else ExitCode.INCONSISTENT
+
+    perform(ctx, compare)
+
+
+async def _stores(
+    at: Workspace, tenant_id: UUID, source: str | None, target: str | None
+) -> tuple[str, str]:
+    if source is None or target is None:
+        known = await at.coordinator.get_migrations_by_tenant(tenant_id)
+        if not known:
+            raise ConfigError(f"tenant {tenant_id} has no migration: name --from and --to")
+        source = source or known[-1].source_store_id
+        target = target or known[-1].target_store_id
+    for store_id in (source, target):
+        at.settings.require_store(store_id)
+    return source, target
+
+
+def _show(at: Workspace, report: VerificationReport) -> None:
+    if report.is_consistent:
+        at.out.answer(report, f"consistent: {summary_of(report)}")
+        return
+    streams = columns(
+        ("type", "stream", "events", "at the target", "version", "at the target"),
+        (
+            (
+                stream.aggregate_type,
+                stream.aggregate_id,
+                stream.source_events,
+                stream.target_events,
+                stream.source_version,
+                stream.target_version,
+            )
+            for stream in report.stream_results
+        ),
+    )
+    violations = columns(
+        ("difference", "stream", "version", "position", "event", "field", "detail"),
+        (
+            (
+                violation.kind,
+                f"{violation.aggregate_type} {violation.aggregate_id}",
+                violation.version,
+                violation.position,
+                violation.event_id,
+                violation.field,
+                violation.detail,
+            )
+            for violation in report.violations
+        ),
+    )
+    at.out.answer(report, f"NOT consistent: {summary_of(report)}", streams, violations)

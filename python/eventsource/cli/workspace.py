@@ -1,0 +1,188 @@
+"""Everything a command works with, opened from the configuration and closed again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.cli.config import Settings, StoreSettings
+from eventsource.cli.exits import DatabaseUnavailableError
+from eventsource.cli.output import Output
+from eventsource.connections import redact
+from eventsource.migration import (
+    MigrationCoordinator,
+    PositionMapper,
+    PreflightError,
+    SubscriptionMigrator,
+    TenantStoreRouter,
+)
+from eventsource.migration.repositories import (
+    PostgreSQLAuditLogRepository,
+    PostgreSQLMigrationRepository,
+    PostgreSQLPositionMappingRepository,
+    PostgreSQLRoutingRepository,
+)
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.subscriptions import PostgreSQLCheckpointRepository
+
+if TYPE_CHECKING:
+    Pool = asyncpg.Pool[Any]
+
+#: Connections of one pool; the coordinator and the driver open their own besides.
+_POOL_SIZE = 4
+
+#: An unreachable server is told after this many seconds.
+_CONNECT_SECONDS = 10.0
+
+_UNREACHABLE = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+@dataclass
+class Workspace:
+    """Pools, stores and the parts of the product on top of them.
+
+    Attributes:
+        operator: who is recorded in the audit log.
+        control, checkpoints_pool: pools of the control database and of the checkpoints.
+        stores: every store of the configuration by id; opened when first used.
+    """
+
+    settings: Settings
+    out: Output
+    operator: str
+    control: Pool
+    checkpoints_pool: Pool
+    stores: dict[str, PostgreSQLEventStore]
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, settings: Settings, out: Output, operator: str) -> AsyncIterator[Workspace]:
+        """Connect to the control database, and to the others when they are needed.
+
+        Drivers that still work when the block is left are stopped; what is durable stays.
+
+        Raises:
+            DatabaseUnavailableError: the control database cannot be reached.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            control = await _pool(settings.control_dsn, stack)
+            await _reach(control, "the control database", settings.control_dsn, "[control] dsn")
+            checkpoints = control
+            if settings.subscriptions_dsn != settings.control_dsn:
+                checkpoints = await _pool(settings.subscriptions_dsn, stack)
+            stores = {
+                store_id: await _store(entry, stack) for store_id, entry in settings.stores.items()
+            }
+            workspace = cls(settings, out, operator, control, checkpoints, stores)
+            stack.push_async_callback(workspace._close)
+            yield workspace
+
+    async def _close(self) -> None:
+        await self.coordinator.close()
+        await self.router.close()
+
+    @cached_property
+    def migrations(self) -> PostgreSQLMigrationRepository:
+        return PostgreSQLMigrationRepository(self.control)
+
+    @cached_property
+    def routes(self) -> PostgreSQLRoutingRepository:
+        return PostgreSQLRoutingRepository(self.control)
+
+    @cached_property
+    def audit_log(self) -> PostgreSQLAuditLogRepository:
+        return PostgreSQLAuditLogRepository(self.control)
+
+    @cached_property
+    def router(self) -> TenantStoreRouter:
+        return TenantStoreRouter(
+            default_store=self.stores[self.settings.default_store],
+            routing_repo=self.routes,
+            stores=dict(self.stores),
+        )
+
+    @cached_property
+    def coordinator(self) -> MigrationCoordinator:
+        return MigrationCoordinator(
+            self.migrations, self.routes, self.router, self.settings.migration
+        )
+
+    @cached_property
+    def checkpoints(self) -> PostgreSQLCheckpointRepository:
+        return PostgreSQLCheckpointRepository(self.checkpoints_pool)
+
+    @cached_property
+    def subscriptions(self) -> SubscriptionMigrator:
+        mapper = PositionMapper(PostgreSQLPositionMappingRepository(self.control))
+        return SubscriptionMigrator(mapper, self.checkpoints)
+
+    async def home_of(self, tenant_id: UUID) -> str:
+        """The id of the store that holds the tenant: by its route, or else the default one."""
+        routing = await self.routes.get_routing(tenant_id)
+        return routing.store_id if routing is not None else self.settings.default_store
+
+    async def reach_store(self, store_id: str) -> PostgreSQLEventStore:
+        """The store, after making sure that its database answers.
+
+        Raises:
+            ConfigError: there is no store of this id.
+            DatabaseUnavailableError: it cannot be reached.
+        """
+        entry = self.settings.require_store(store_id)
+        store = self.stores[store_id]
+        await _reach(store.pool, f"store {store_id!r}", entry.dsn, f"[stores.{store_id}] dsn")
+        return store
+
+    async def reach_for_move(self, *store_ids: str) -> None:
+        """As `reach_store`, for a move: an unreachable store is a reason to refuse it."""
+        problems = []
+        for store_id in store_ids:
+            try:
+                await self.reach_store(store_id)
+            except DatabaseUnavailableError as error:
+                problems.append(str(error))
+        if problems:
+            raise PreflightError(problems)
+
+
+async def _pool(dsn: str, stack: contextlib.AsyncExitStack) -> Pool:
+    try:
+        pool = asyncpg.create_pool(
+            dsn, min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, command_timeout=None
+        )
+        opened: Pool = await pool
+    except _UNREACHABLE as error:
+        raise DatabaseUnavailableError(f"{redact(dsn)}: {error}") from error
+    stack.push_async_callback(_close_pool, opened)
+    return opened
+
+
+async def _close_pool(pool: Pool) -> None:
+    """Politely but briefly: a cancelled task may still hold a connection."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(1):
+            await pool.close()
+    pool.terminate()
+
+
+async def _store(entry: StoreSettings, stack: contextlib.AsyncExitStack) -> PostgreSQLEventStore:
+    pool = await _pool(entry.dsn, stack)
+    return PostgreSQLEventStore(pool, entry.table, dsn=entry.dsn, schema=entry.schema)
+
+
+async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
+    try:
+        async with pool.acquire() as connection:
+            await connection.execute("select 1")
+    except _UNREACHABLE as error:
+        reason = str(error).strip() or type(error).__name__
+        raise DatabaseUnavailableError(
+            f"{what} ({redact(dsn)}) cannot be reached: {reason}; check {where}"
+        ) from error

@@ -1,0 +1,1 @@
+"""`eventsource-migrate demo`: two servers, writers, one tenant that moves, and the proof."""
