@@ -60,12 +60,13 @@ async def test_running_subscriptions_get_everything_and_twice_only_what_was_pred
     reading_own = own.over(here.source, SOURCE, world.tenant)
 
     async with asyncio.TaskGroup() as tasks:
-        writing = asyncio.Event()
+        enough = asyncio.Event()
 
         async def write() -> None:
-            while not writing.is_set():
+            while not enough.is_set():
                 await here.append(world.tenant, count=3)
                 await here.append(world.other)
+                await asyncio.sleep(0.01)  # as many events as the two readers keep up with
 
         writers = [tasks.create_task(write()) for _ in range(3)]
         runners = [tasks.create_task(s.run()) for s in (reading_everyone, reading_own)]
@@ -91,7 +92,7 @@ async def test_running_subscriptions_get_everything_and_twice_only_what_was_pred
         runners += [tasks.create_task(subscription.run()) for subscription in tail]
         moved_with = set(await world.ids("source"))
         await until(lambda: _has_new_events(own, moved_with), "events appended after the cutover")
-        writing.set()
+        enough.set()
         await asyncio.wait(writers)
         for subscription in (reading_everyone, *tail):
             subscription.stop()
