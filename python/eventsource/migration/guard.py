@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 #: the fence's id. The same number stands in fence.sql.
 LOCK_CLASS = 1163281235
 
-#: CREATE TRIGGER queues every tenant's writers behind itself while it waits, so it waits briefly.
-DDL_LOCK_TIMEOUT_MS = 200
+#: CREATE TRIGGER queues every tenant's writers behind itself while it waits, so it waits briefly:
+#: with the work behind the wait, no append is delayed by more than 250 ms.
+DDL_LOCK_TIMEOUT_MS = 150
 
 #: The guard waits this much longer than the cutover's budget, so that an overrun is the cutover's
 #: to resolve and no writer sees an error for it.

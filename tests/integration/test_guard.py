@@ -1,0 +1,440 @@
+"""The guard: what each kind of writer meets while a tenant migrates and after it has moved."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from world import SOURCE, TARGET, World, insert, is_blocked, someone_blocked, table, until
+
+from eventsource.dataplane import TableAddress
+from eventsource.migration import WritePausedError, guard
+from eventsource.migration.guard import Fence
+from eventsource.migration.links import address_of
+
+MIGRATION = UUID("00000000-0000-4000-8000-000000000001")
+BUDGET = 1.0
+
+
+class Guarded:
+    """A tenant behind a guard, without the rest of a migration."""
+
+    def __init__(
+        self,
+        world: World,
+        admin: asyncpg.Connection,
+        side: str,
+        address: TableAddress,
+        fence: Fence,
+    ) -> None:
+        self.world, self.admin, self.side = world, admin, side
+        self.address, self.fence = address, fence
+
+    async def install(self) -> None:
+        await guard.install(
+            self.admin, self.address, self.fence, self.world.tenant, BUDGET, lambda: True
+        )
+
+    async def set_state(self, state: str) -> None:
+        await self.admin.execute(
+            "update eventsource_fences set state = $1, generation = generation + 1, moved_to = $2",
+            state,
+            TARGET,
+        )
+
+    @contextlib.asynccontextmanager
+    async def closed_to_writers(self) -> AsyncIterator[asyncpg.Connection]:
+        """The cutover's lock, held; leaving without a commit gives it back."""
+        holder = await self.world.connect(self.side)
+        await holder.execute("begin")
+        await guard.lock_exclusively(holder, self.fence)
+        yield holder
+        await holder.execute("rollback")
+
+    async def move(self, holder: asyncpg.Connection) -> None:
+        """Decide, as the cutover does, in the transaction that holds the lock."""
+        await holder.execute(
+            "update eventsource_fences set state = 'moved', generation = generation + 1,"
+            " moved_to = $1",
+            TARGET,
+        )
+        await holder.execute("commit")
+
+
+async def guarded(world: World, side: str = "source", *, install: bool = True) -> Guarded:
+    address = await address_of(world.here.source if side == "source" else world.here.target)
+    admin = await world.connect(side)
+    fence = await guard.raise_fence(
+        admin, address, tenant_id=world.tenant, migration_id=MIGRATION,
+        store_id=SOURCE if side == "source" else TARGET, role=side, generation=0,
+    )  # fmt: skip
+    made = Guarded(world, admin, side, address, fence)
+    if install:
+        await made.install()
+    return made
+
+
+async def refused(statement: object, sqlstate: str) -> asyncpg.PostgresError:
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await statement  # type: ignore[misc]
+    assert caught.value.sqlstate == sqlstate
+    return caught.value
+
+
+async def triggers(world: World) -> list[tuple[str, str]]:
+    rows = await world.source.fetch(
+        "select tgname, tgenabled::text from pg_trigger where tgname like '%guard%' order by 1"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World) -> None:
+    await world.seed(3)
+    async with world.open_transaction(world.other):
+        migration = await world.here.start(world.tenant)
+        await someone_blocked(world, "create or replace trigger%")
+        row = await world.source.fetchrow("select state, migration_id from eventsource_fences")
+        assert tuple(row) == ("open", migration.id)
+        assert await triggers(world) == []
+        # A snapshot taken now would miss what unguarded writers still have in flight.
+        assert await world.target.fetchval("select snapshot from eventsource_copy_progress") is None
+        assert await world.source.fetchval("select count(*) from eventsource_barrier") == 0
+    await world.reach(migration, "dual_write")
+    assert len(await triggers(world)) == 3
+
+
+async def test_the_triggers_fire_always_and_after_those_of_the_application(world: World) -> None:
+    await guarded(world)
+    assert [enabled for _, enabled in await triggers(world)] == ["A", "A", "A"]
+    names = await world.source.fetch(
+        "select tgname from pg_trigger where not tgisinternal and tgname not like '%guard%'"
+    )
+    assert min(name for name, _ in await triggers(world)) > max(row[0] for row in names)
+
+
+async def test_a_row_that_another_trigger_gives_to_the_tenant_is_guarded(world: World) -> None:
+    it = await guarded(world)
+    await it.set_state("moved")
+    await world.source.execute(
+        f"""
+        create function adopt() returns trigger language plpgsql as
+        $$ begin new.tenant_id := '{world.tenant}'; return new; end $$;
+        create trigger set_tenant before insert on events for each row execute function adopt();
+        """
+    )
+    await refused(insert(world.source, world.other), "EVF01")
+
+
+async def test_installing_twice_is_installing_once(world: World) -> None:
+    it = await guarded(world)
+    before = await world.source.fetch("select tgname, tgargs, tgqual from pg_trigger order by 1")
+    await it.install()
+    after = await world.source.fetch("select tgname, tgargs, tgqual from pg_trigger order by 1")
+    assert after == before
+    assert (await guarded(world, install=False)).fence == it.fence
+    await insert(world.source, world.tenant)
+
+
+async def test_an_unfinished_fence_of_another_migration_is_not_taken_over(world: World) -> None:
+    it = await guarded(world)
+    with pytest.raises(guard.MigrationError, match=str(MIGRATION)):
+        await guard.raise_fence(
+            world.source, it.address, tenant_id=world.tenant, migration_id=uuid4(),
+            store_id=SOURCE, role="source", generation=0,
+        )  # fmt: skip
+
+
+async def test_the_tenant_appends_while_its_fence_is_open_but_changes_nothing(
+    world: World,
+) -> None:
+    await guarded(world)
+    row = await insert(world.source, world.tenant)
+    event = row["event_id"]
+    change = await refused(
+        world.source.execute("update events set payload = '{}' where event_id = $1", event),
+        "EVF02",
+    )
+    assert change.hint is not None
+    assert "abort the migration" in change.hint
+    erase = await refused(
+        world.source.execute("delete from events where event_id = $1", event), "EVF02"
+    )
+    assert erase.hint
+    await refused(
+        world.source.execute(
+            "update events set tenant_id = $2 where event_id = $1", event, world.other
+        ),
+        "EVF02",
+    )
+    empty = await refused(world.source.execute("truncate events"), "EVF02")
+    assert empty.hint
+    assert await world.ids("source") == [event]
+
+
+async def test_a_foreign_row_cannot_be_made_the_tenants(world: World) -> None:
+    it = await guarded(world)
+    event = (await insert(world.source, world.other))["event_id"]
+    take = "update events set tenant_id = $2 where event_id = $1"
+    await refused(world.source.execute(take, event, world.tenant), "EVF02")
+    await it.set_state("moved")
+    await refused(world.source.execute(take, event, world.tenant), "EVF01")
+    assert await world.ids("source") == []
+
+
+async def test_other_tenants_do_as_they_like_whatever_the_fence_says(world: World) -> None:
+    it = await guarded(world)
+    async with it.closed_to_writers() as holder:
+        writer = await world.connect(lock_timeout="100ms")
+        event = (await insert(writer, world.other))["event_id"]
+        await writer.execute("update events set actor_id = 'x' where event_id = $1", event)
+        await it.move(holder)
+        await writer.execute("update events set actor_id = 'y' where event_id = $1", event)
+        await writer.execute("delete from events where event_id = $1", event)
+        await insert(writer, world.other)
+
+
+async def test_a_replica_role_session_meets_the_guard(world: World) -> None:
+    it = await guarded(world)
+    writer = await world.connect(session_replication_role="replica")
+    await insert(writer, world.tenant)
+    await it.set_state("moved")
+    await refused(insert(writer, world.tenant), "EVF01")
+    await refused(writer.execute("truncate events"), "EVF02")
+
+
+async def test_a_role_that_may_only_insert_meets_the_guard(world: World) -> None:
+    it = await guarded(world)
+    name = f"app_{uuid4().hex[:8]}"
+    await world.source.execute(f"create role {name}; grant select, insert on events to {name}")
+    try:
+        writer = await world.connect()
+        await writer.execute(f"set role {name}")
+        await insert(writer, world.tenant)
+        await writer.execute("begin isolation level repeatable read")
+        await insert(writer, world.tenant)
+        await writer.execute("commit")
+        await it.set_state("moved")
+        await refused(insert(writer, world.tenant), "EVF01")
+    finally:
+        await writer.close()
+        await world.source.execute(f"drop owned by {name}; drop role {name}")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_snapshot_older_than_the_fence_row_is_refused(world: World, level: str) -> None:
+    writer = await world.connect()
+    await writer.execute(f"begin isolation level {level}")
+    await writer.fetchval("select count(*) from events")
+    # Its read lock on the table does not keep the triggers from being made.
+    await guarded(world)
+    await refused(insert(writer, world.tenant), "40001")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_snapshot_older_than_the_decision_is_refused(world: World, level: str) -> None:
+    it = await guarded(world)
+    writer = await world.connect()
+    await writer.execute(f"begin isolation level {level}")
+    await writer.fetchval("select count(*) from events")
+    async with it.closed_to_writers() as holder:
+        await it.move(holder)
+    await refused(insert(writer, world.tenant), "40001")
+    await writer.execute(f"rollback; begin isolation level {level}")
+    await refused(insert(writer, world.tenant), "EVF01")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_frozen_snapshot_that_waits_out_the_decision_is_refused(
+    world: World, level: str
+) -> None:
+    it = await guarded(world)
+    writer = await world.connect()
+    await writer.execute(f"begin isolation level {level}")
+    await writer.fetchval("select count(*) from events")
+    async with it.closed_to_writers() as holder:
+        waiting = asyncio.create_task(insert(writer, world.tenant))
+        await is_blocked(world, writer.get_server_pid())
+        await it.move(holder)
+    await refused(waiting, "40001")
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+async def test_a_new_snapshot_appends_while_the_fence_is_open(world: World, level: str) -> None:
+    await guarded(world)
+    writer = await world.connect(default_transaction_isolation=level)
+    await insert(writer, world.tenant)
+    assert len(await world.ids("source")) == 1
+
+
+async def test_no_writer_chooses_its_transaction_id(world: World) -> None:
+    await guarded(world)
+    writer = await world.connect()
+    forged = await insert(writer, world.tenant, transaction_id="3")
+    own = int(forged["transaction_id"])
+    assert own > 3
+    async with writer.transaction():
+        top = int(await writer.fetchval("select pg_current_xact_id()::text"))
+        async with writer.transaction():
+            inner = await insert(writer, world.tenant, transaction_id="18446744073709551615")
+        with contextlib.suppress(ZeroDivisionError):
+            async with writer.transaction():
+                await insert(writer, world.tenant)
+                raise ZeroDivisionError
+        last = await insert(writer, world.tenant, transaction_id="5")
+    # Savepoints have ids of their own; snapshots list the transaction's.
+    assert [int(inner["transaction_id"]), int(last["transaction_id"])] == [top, top]
+
+
+async def test_a_writer_waits_under_the_lock_and_goes_on_when_it_is_given_back(
+    world: World,
+) -> None:
+    it = await guarded(world)
+    writer = await world.connect()
+    async with it.closed_to_writers():
+        waiting = asyncio.create_task(insert(writer, world.tenant))
+        await is_blocked(world, writer.get_server_pid())
+    row = await waiting
+    assert await world.ids("source") == [row["event_id"]]
+
+
+async def test_a_writer_that_waited_sees_what_was_decided_meanwhile(world: World) -> None:
+    it = await guarded(world)
+    writer = await world.connect()
+    async with it.closed_to_writers() as holder:
+        waiting = asyncio.create_task(insert(writer, world.tenant))
+        await is_blocked(world, writer.get_server_pid())
+        await it.move(holder)
+    error = await refused(waiting, "EVF01")
+    assert json.loads(error.detail or "") == {
+        "target_store_id": TARGET,
+        "generation": 1,
+        "migration_id": str(MIGRATION),
+    }
+    assert await world.ids("source") == []
+
+
+async def test_a_writer_in_flight_keeps_the_lock_from_the_cutover(world: World) -> None:
+    it = await guarded(world)
+    cutover = await world.connect()
+    async with world.open_transaction(world.tenant):
+        await cutover.execute("begin; set local lock_timeout = '50ms'")
+        await refused(guard.lock_exclusively(cutover, it.fence), "55P03")
+        await cutover.execute("rollback")
+    async with cutover.transaction():
+        await guard.lock_exclusively(cutover, it.fence)
+
+
+async def test_the_guards_patience_leaves_the_sessions_own_lock_timeout_alone(
+    world: World,
+) -> None:
+    await guarded(world)
+    writer = await world.connect(lock_timeout="123ms")
+    async with writer.transaction():
+        await insert(writer, world.tenant)
+        assert await writer.fetchval("show lock_timeout") == "123ms"
+    assert await writer.fetchval("show lock_timeout") == "123ms"
+
+
+async def test_an_append_that_waited_too_long_is_told_that_writes_are_paused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "GUARD_PATIENCE_SECONDS", 0.2 - BUDGET)
+    it = await guarded(world)
+    async with it.closed_to_writers():
+        with pytest.raises(WritePausedError) as caught:
+            await world.here.append(world.tenant)
+    assert caught.value.tenant_id == world.tenant
+    assert 0.15 < caught.value.timeout_seconds < 1
+    assert await world.ids("source") == []
+    await world.here.append(world.tenant)
+
+
+async def test_the_target_is_closed_to_applications_and_open_to_the_migrator(
+    world: World,
+) -> None:
+    it = await guarded(world, "target")
+    application = await world.connect("target", session_replication_role="replica")
+    error = await refused(insert(application, world.tenant, side="target"), "EVF03")
+    assert json.loads(error.detail or "")["migration_id"] == str(MIGRATION)
+    await insert(application, world.other, side="target")
+    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(MIGRATION)})
+    event = (await insert(migrator, world.tenant, side="target"))["event_id"]
+    stranger = await world.connect("target", **{guard.MIGRATOR_SETTING: str(uuid4())})
+    await refused(insert(stranger, world.tenant, side="target"), "EVF03")
+    for statement in ("update {} set payload = '{{}}'", "delete from {}"):
+        await refused(
+            application.execute(statement.format(table("target")) + " where event_id = $1", event),
+            "EVF03",
+        )
+    await it.set_state("open")
+    await insert(application, world.tenant, side="target")
+
+
+async def test_without_its_fence_row_the_guard_lets_nobody_through(world: World) -> None:
+    await guarded(world)
+    await world.source.execute("delete from eventsource_fences")
+    await refused(insert(world.source, world.tenant), "EVF02")
+    await insert(world.source, world.other)
+
+
+async def test_writers_hardly_wait_for_an_installation_that_waits_for_a_transaction(
+    world: World,
+) -> None:
+    it = await guarded(world, install=False)
+    waits: list[float] = []
+
+    async def write_on(connection: asyncpg.Connection) -> None:
+        while True:
+            began = time.monotonic()
+            await insert(connection, world.other)
+            waits.append(time.monotonic() - began)
+            await asyncio.sleep(0.002)
+
+    writers = [asyncio.create_task(write_on(await world.connect())) for _ in range(2)]
+    async with world.open_transaction(world.tenant):
+        installing = asyncio.create_task(it.install())
+        for _ in range(2):
+            await someone_blocked(world, "create or replace trigger%")
+            await until(lambda: _nobody_blocked(world), "the attempt to be given up")
+        assert not installing.done()
+    await installing
+    for task in writers:
+        task.cancel()
+    await asyncio.gather(*writers, return_exceptions=True)
+    assert max(waits) < 0.25
+    assert len(await triggers(world)) == 3
+    await it.set_state("moved")
+    await refused(insert(world.source, world.tenant), "EVF01")
+
+
+async def _nobody_blocked(world: World) -> bool:
+    return not await world.source.fetchval(
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        " and query ilike 'create or replace trigger%' and datname = current_database()"
+    )
+
+
+@pytest.mark.parametrize("request_", ["pause", "abort"])
+async def test_a_request_is_obeyed_while_the_installation_waits(
+    world: World, request_: str
+) -> None:
+    await world.seed(3)
+    async with world.open_transaction(world.other), asyncio.timeout(15):
+        migration = await world.here.start(world.tenant)
+        await someone_blocked(world, "create or replace trigger%")
+        if request_ == "pause":
+            stopped = await world.coordinator.pause_migration(migration.id)
+            assert (stopped.state, stopped.paused_from) == ("paused", "pending")
+        else:
+            stopped = await world.coordinator.abort_migration(migration.id)
+            assert stopped.state == "rolled_back"
+        assert await triggers(world) == []
+    if request_ == "pause":
+        await world.coordinator.resume_migration(migration.id)
+        await world.reach(migration, "dual_write")
