@@ -64,14 +64,14 @@ class World:
 
     source: StoreAddress
     target: StoreAddress
-    control_dsn: str
+    control_dsn: str = field(repr=False)
     directory: Path
     source_store: PostgreSQLEventStore
     target_store: PostgreSQLEventStore
     control_pool: asyncpg.Pool[Any]
     router: TenantStoreRouter
     coordinator: MigrationCoordinator
-    baseline: dict[UUID, list[Row]] = field(default_factory=dict)
+    baseline: dict[UUID, list[Row]] = field(default_factory=dict, repr=False)
 
     async def seed(self, tenants: Sequence[UUID], events: int, streams: int = 50) -> None:
         """Give each tenant a past of so many events, and remember it as the baseline."""

@@ -101,9 +101,12 @@ class CheckReport:
         """Raise AssertionError that names every kind of violation and the first of each."""
         if self.is_clean:
             return
-        lines = [f"{count} x {inv} {kind}" for (inv, kind), count in sorted(self.kinds.items())]
-        examples = [str(violation) for violation in self.violations[:_KEPT]]
-        raise AssertionError("\n".join([f"tenant {self.tenant_id}:", *lines, *examples]))
+        lines = [f"tenant {self.tenant_id}:"]
+        for (invariant, kind), count in sorted(self.kinds.items()):
+            lines.append(f"{count} x {invariant} {kind}")
+            same = [v for v in self.violations if (v.invariant, v.kind) == (invariant, kind)]
+            lines += [f"    {violation.detail}" for violation in same[:3]]
+        raise AssertionError("\n".join(lines))
 
     def add(self, *found: Iterable[Violation]) -> None:
         for violations in found:

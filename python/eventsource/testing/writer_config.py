@@ -13,7 +13,8 @@ from uuid import UUID
 class StoreAddress:
     """One event store: where its database is and which table holds the events."""
 
-    dsn: str
+    # Holds a password, and a failing test prints what it can.
+    dsn: str = field(repr=False)
     table: str = "events"
 
 
@@ -46,7 +47,7 @@ class WriterConfig:
     stores: dict[str, StoreAddress]
     source: str
     tenants: list[UUID]
-    control_dsn: str | None = None
+    control_dsn: str | None = field(default=None, repr=False)
     frozen: bool = False
     tasks: int = 8
     streams_per_task: int = 3

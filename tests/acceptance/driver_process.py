@@ -1,0 +1,84 @@
+"""A process that drives one migration, to be killed: ``driver_process.py JOB.json``.
+
+It starts the migration of the job, or carries on the one the job names, and cuts over if told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from moving_world import World, moving_world
+
+from eventsource.migration import MigrationConfig, MigrationState
+
+
+class DriverProcess:
+    """Starts this file as a process of its own; leaving the context kills it."""
+
+    def __init__(self, world: World, name: str, **job: Any) -> None:
+        self._file = world.directory / f"{name}.json"
+        self._file.touch(mode=0o600)
+        self._file.write_text(
+            json.dumps(
+                {
+                    "dsns": [world.source.dsn, world.target.dsn, world.control_dsn],
+                    "directory": world.directory,
+                    **job,
+                },
+                default=str,
+            )
+        )
+        self._log = world.directory / f"{name}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(self._file)], stdout=log, stderr=log
+            )
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.is_running, self.output()
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self, timeout: float) -> None:
+        """Wait for its end, which must be a good one."""
+        assert self._process.wait(timeout) == 0, self.output()
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def __enter__(self) -> DriverProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_running:
+            self._process.kill()
+            self._process.wait()
+
+
+async def _main(job: dict[str, Any]) -> None:
+    config = MigrationConfig(**job.get("config", {}))
+    async with moving_world(*job["dsns"], Path(job["directory"]), config) as world:
+        if "migration" in job:
+            migration_id = UUID(job["migration"])
+        else:
+            migration_id = (await world.start(UUID(job["tenant"]))).id
+            await world.reach(migration_id, MigrationState.DUAL_WRITE)
+        if job.get("cutover"):
+            await world.coordinator.initiate_cutover(migration_id)
+        else:
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(json.loads(Path(sys.argv[1]).read_text())))
