@@ -213,3 +213,7 @@ fn carried_end(tuple: &Tuple<'_>, count: usize) -> usize {
         None => tuple.bytes.len() - 4,
     }
 }
+
+#[cfg(test)]
+#[path = "chunk_tests.rs"]
+mod tests;

@@ -226,3 +226,7 @@ fn read_i32(buffer: &[u8], at: usize) -> i32 {
 fn length(value: i32) -> Result<usize, FrameError> {
     usize::try_from(value).map_err(|_| FrameError::Length)
 }
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;
