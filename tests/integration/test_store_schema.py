@@ -355,7 +355,9 @@ async def test_other_errors_of_the_server_arrive_unchanged(pool: Pool) -> None:
 async def test_any_identifier_can_be_the_name(pool: Pool, name: str) -> None:
     store = PostgreSQLEventStore(pool, name)
     await store.create_schema()
+    before = await catalogue(pool)
     await store.create_schema()
+    assert await catalogue(pool) == before
     assert await append(store) == await store.get_global_position() == 1
     count = "select count(*) from pg_index where indrelid = to_regclass($1)"
     assert await pool.fetchval(count, store.table) == 5

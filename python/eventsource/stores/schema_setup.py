@@ -167,8 +167,7 @@ async def _build_index(connection: AnyConnection, table: Table, index: Index) ->
 async def _ensure_trigger(connection: AnyConnection, table: Table) -> None:
     """The announcement of positions, for every writer and also in a replica-role session."""
     sequence = await check_sequence(connection, table)
-    row = await connection.fetchrow(SQL["describe_trigger"], table.oid)
-    if row and row["enabled"] == "A" and row["arguments"] == f"{sequence}\\000":
+    if await connection.fetchval(SQL["describe_trigger"], table.oid, sequence):
         return
     function = qualified(table.schema, _TRIGGER)
     literal = "'" + sequence.replace("'", "''") + "'"

@@ -63,7 +63,7 @@ from pg_sequence
 where seqrelid = $1::text::regclass
 
 -- name: describe_trigger
-select tgenabled::text as enabled,
-       encode(tgargs, 'escape') as arguments
+select tgenabled = 'A'
+       and tgargs = convert_to($2::text, getdatabaseencoding()) || '\x00'::bytea as up_to_date
 from pg_trigger
 where tgrelid = $1::bigint::oid and tgname = 'eventsource_announce' and not tgisinternal
