@@ -70,6 +70,8 @@ class World:
     control: asyncpg.Connection
     config: PassSessionConfig
     sessions: list[PassSession] = field(default_factory=list)
+    #: Snapshot of the last pass that a test has finished.
+    proven: str | None = None
     connections: list[asyncpg.Connection] = field(default_factory=list)
 
     @property
@@ -119,8 +121,18 @@ class World:
             size,
         )
 
-    async def mirror(self, condition: str, *, change: str | None = None) -> None:
-        """Put rows of the tenant on the target as the mirror would, or with one change to them."""
+    async def mirror(
+        self, condition: str, *, change: str | None = None, newest: bool = False
+    ) -> None:
+        """Put rows of the tenant on the target as the mirror would, or with one change to them.
+
+        `newest`: only of the stream that was appended to last.
+        """
+        if newest:
+            condition += (
+                f" and aggregate_id = (select aggregate_id from {SOURCE_TABLE}"
+                " order by global_position desc limit 1)"
+            )
         names = ", ".join(COLUMNS)
         records = await self.source.fetch(
             f"select {names} from {SOURCE_TABLE} where tenant_id = $1 and {condition}", self.tenant
