@@ -171,7 +171,7 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
     )
     control = _table(origin, tree, "control")
     _refuse_unknown(f"{origin}: [control]", control, ("dsn",))
-    control_dsn = _text(f"{origin}: [control]", control, "dsn")
+    control_dsn = _dsn(f"{origin}: [control]", control)
     subscriptions = _table(origin, tree, "subscriptions")
     _refuse_unknown(f"{origin}: [subscriptions]", subscriptions, ("dsn",))
     stores = {
@@ -190,9 +190,7 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
         origin=origin,
         control_dsn=control_dsn,
         subscriptions_dsn=(
-            _text(f"{origin}: [subscriptions]", subscriptions, "dsn")
-            if subscriptions
-            else control_dsn
+            _dsn(f"{origin}: [subscriptions]", subscriptions) if subscriptions else control_dsn
         ),
         stores=stores,
         default_store=default_store,
@@ -212,7 +210,7 @@ def _store(where: str, entry: Any) -> StoreSettings:
             quote_identifier(name)
         except ValueError as error:
             raise ConfigError(f"{where}: {key}: {error}") from None
-    return StoreSettings(dsn=_text(where, entry, "dsn"), **names)
+    return StoreSettings(dsn=_dsn(where, entry), **names)
 
 
 def _migration(where: str, entries: dict[str, Any]) -> MigrationConfig:
@@ -243,6 +241,14 @@ def _text(where: str, table: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}: {name} must be a non-empty text")
     return value
+
+
+def _dsn(where: str, table: dict[str, Any]) -> str:
+    dsn = _text(where, table, "dsn")
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        # Not shown: what is wrong may be where the password begins.
+        raise ConfigError(f"{where}: dsn must be a URI: postgresql://user:password@host/database")
+    return dsn
 
 
 def _refuse_unknown(where: str, table: Mapping[str, Any], known: Iterable[str]) -> None:

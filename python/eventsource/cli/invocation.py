@@ -84,11 +84,13 @@ def perform(
     verb: Callable[[Workspace], Awaitable[ExitCode | None]],
     *,
     interrupted: Callable[[], str] | None = None,
+    endless: bool = False,
 ) -> None:
     """Open the workspace, run the verb in it and exit as it says.
 
     Args:
         interrupted: what to say after Ctrl-C or SIGTERM: how to go on.
+        endless: a signal is how it ends when all is well, with exit code 0.
     """
     invocation = invocation_of(ctx)
 
@@ -97,7 +99,7 @@ def perform(
         async with Workspace.open(settings, invocation.out, invocation.operator) as workspace:
             return await verb(workspace)
 
-    run(invocation, within_workspace, interrupted=interrupted)
+    run(invocation, within_workspace, interrupted=interrupted, endless=endless)
 
 
 def run(
@@ -105,6 +107,7 @@ def run(
     work: Callable[[], Coroutine[Any, Any, ExitCode | None]],
     *,
     interrupted: Callable[[], str] | None = None,
+    endless: bool = False,
 ) -> None:
     """Run ``work`` in an event loop; expected errors become one line and an exit code."""
     out = invocation.out
@@ -112,8 +115,13 @@ def run(
     try:
         exit_code = asyncio.run(_main(work, received)) or ExitCode.DONE
     except (KeyboardInterrupt, asyncio.CancelledError):
-        exit_code = ExitCode.TERMINATED if received else ExitCode.INTERRUPTED
-        out.fail("interrupted", interrupted() if interrupted else "interrupted", exit_code)
+        told = interrupted() if interrupted else "interrupted"
+        if endless:
+            exit_code = ExitCode.DONE
+            out.say(told)
+        else:
+            exit_code = ExitCode.TERMINATED if received else ExitCode.INTERRUPTED
+            out.fail("interrupted", told, exit_code)
     except EXPECTED as error:
         exit_code = exit_code_of(error)
         out.fail(code_of(error), message_of(error), exit_code, **_details(error))

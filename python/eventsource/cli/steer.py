@@ -63,7 +63,8 @@ def work(ctx: typer.Context) -> None:
             await _tell(at)
         return ExitCode.DONE
 
-    perform(ctx, drive, interrupted=lambda: "stopped; another process may go on at once")
+    told = "stopped; another process may go on at once"
+    perform(ctx, drive, interrupted=lambda: told, endless=True)
 
 
 async def _tell(at: Workspace) -> None:
