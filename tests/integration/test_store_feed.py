@@ -283,34 +283,118 @@ async def test_create_schema_gives_the_announcement_back(
         assert await store.get_global_position() == 0
 
 
-async def test_a_sequence_that_was_set_by_hand_keeps_the_feed_right(
+@pytest.mark.parametrize("last", [2**31 - 3, 2**32 - 3, 2**33, 2**62])
+async def test_positions_of_any_size_are_announced(
+    store: PostgreSQLEventStore, other: Connection, last: int
+) -> None:
+    await other.execute(f"select setval('events_global_position_seq', {last}, true)")
+    await append(store)
+    transaction = other.transaction()
+    await transaction.start()
+    await append(store, other)
+    for _ in range(3):
+        await append(store)
+    assert await positions(store) == [last + 1]
+    await transaction.commit()
+    assert await positions(store) == [last + n for n in range(1, 6)]
+
+
+async def test_a_jump_of_the_sequence_makes_nobody_forget_who_is_in_flight(
+    store: PostgreSQLEventStore, other: Connection
+) -> None:
+    """Each migration into a store in use reserves a block of more than a billion positions."""
+    await append(store)
+    transaction = other.transaction()
+    await transaction.start()
+    await append(store, other)
+    for migrations in range(1, 9):
+        await store.pool.execute(
+            f"select setval('events_global_position_seq', {migrations * 1_000_000_000}, true)"
+        )
+        await append(store)
+        assert await positions(store) == [1]
+    await transaction.commit()
+    assert (await positions(store))[:2] == [1, 2]
+
+
+async def test_a_sequence_that_is_restarted_hides_nothing(
     store: PostgreSQLEventStore, other: Connection
 ) -> None:
     await append(store)
-    await other.execute("select setval('events_global_position_seq', 8589934592, true)")
-    await other.execute("alter table events alter column global_position restart with 8589934600")
+    await other.execute("alter table events alter column global_position restart with 600")
     assert await positions(store) == [1]
     transaction = other.transaction()
     await transaction.start()
-    assert await append(store, other) == 8589934600
-    assert await append(store) == 8589934601
+    assert await append(store, other) == 600
+    assert await append(store) == 601
     assert set(await positions(store)) <= {1}
     await transaction.commit()
-    assert await positions(store) == [1, 8589934600, 8589934601]
+    assert await positions(store) == [1, 600, 601]
 
 
-async def test_rows_that_a_migration_carries_appear_when_the_sequence_passes_them(
-    store: PostgreSQLEventStore, other: Connection
-) -> None:
-    await other.execute(
-        RAW_INSERT.replace("(event_id", "(global_position, event_id").replace(
-            "(gen", "(700, gen", 1
+CARRIED = """
+    insert into events (global_position, tenant_id, event_id, aggregate_id, aggregate_type,
+                        event_type, version, timestamp, payload)
+    values ({}, '{}', gen_random_uuid(), gen_random_uuid(), 'Cart', 'Counted', 1, now(), '{{}}')
+"""
+
+
+class TestAnArrivingTenant:
+    """Carried rows do not appear in the order of their positions until the tenant is opened."""
+
+    tenant = uuid4()
+
+    @pytest.fixture
+    async def migrator(self, source_dsn: str) -> AsyncIterator[Connection]:
+        connection = await asyncpg.connect(
+            source_dsn, server_settings={"eventsource.migration": str(uuid4())}
         )
-    )
-    assert await positions(store) == []
-    await other.execute("select setval('events_global_position_seq', 700, true)")
-    assert await positions(store) == [700]
-    assert await append(store) == 701
+        yield connection
+        await connection.close()
+
+    @pytest.fixture(autouse=True)
+    async def _closed(self, store: PostgreSQLEventStore, other: Connection) -> None:
+        await append(store)
+        await other.execute(
+            "insert into eventsource_fences (table_name, tenant_id, role, state, generation, "
+            "migration_id, store_id) values ('events', $1, 'target', 'closed', 1, $2, 'b')",
+            self.tenant,
+            uuid4(),
+        )
+        await other.execute("select setval('events_global_position_seq', 1000, true)")
+
+    async def test_is_no_part_of_the_feed_until_it_is_opened(
+        self, store: PostgreSQLEventStore, other: Connection, migrator: Connection
+    ) -> None:
+        for position in (30, 10):
+            await migrator.execute(CARRIED.format(position, self.tenant))
+        await append(store)
+        assert await positions(store) == [1, 1001]
+        assert [row async for row in store.read_all(tenant_id=self.tenant)] == []
+        assert await store.get_global_position() == 1001
+        await migrator.execute(CARRIED.format(20, self.tenant))
+
+        await other.execute("update eventsource_fences set state = 'open'")
+        mine = [row.global_position async for row in store.read_all(tenant_id=self.tenant)]
+        assert mine == [10, 20, 30]
+        assert await positions(store) == [1, 10, 20, 30, 1001]
+
+    async def test_holds_up_nobody_else_while_it_is_carried(
+        self, store: PostgreSQLEventStore, migrator: Connection
+    ) -> None:
+        transaction = migrator.transaction()
+        await transaction.start()
+        await migrator.execute(CARRIED.format(10, self.tenant))
+        await append(store)
+        assert await positions(store) == [1, 1001]
+        await transaction.commit()
+
+    async def test_of_another_table_does_not_matter(self, store: PostgreSQLEventStore) -> None:
+        neighbour = PostgreSQLEventStore(store.pool, "neighbour")
+        await neighbour.create_schema()
+        event = Counted(aggregate_id=uuid4(), tenant_id=self.tenant)
+        await neighbour.append_events(event.aggregate_id, "Cart", [event], 0)
+        assert await positions(neighbour) == [1]
 
 
 async def test_a_reader_that_goes_on_sees_every_event_once_and_in_order(

@@ -2,7 +2,7 @@
 
 A position is drawn before its transaction commits, so a reader that goes to the highest committed
 position passes events that are still in flight. Every writer holds a lock on the event table until
-it has ended, and announces (``announce.sql``) a floor below all its positions. The head is the last
+it has ended, and announces (``feed.sql``) a floor below all its positions. The head is the last
 position drawn, read first, bounded by the floors of the transactions that hold the lock after that:
 a transaction that drew an earlier position either still holds it, or has ended and is visible to
 the next statement.
@@ -12,32 +12,122 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from eventsource.errors import FeedBlockedError, StoreSchemaError
-from eventsource.stores.schema import missing_table
+from eventsource.identifiers import qualified
+from eventsource.stores.schema import check_sequence, find_table, missing_table
 
 if TYPE_CHECKING:
     from eventsource.connections import AnyConnection
 
-# XORed with the table's oid it is the advisory lock class of the table's floors, as in
-# announce.sql. It is negative, and so are the classes: the guard's class is positive.
-FLOOR_CLASS_MASK = -1152626862
-
-# Floors are the low 32 bits of a position. One ahead of the head by less than this was announced
-# while the locks were read; any other is behind, by at most 2**32 - 2**28.
-_AHEAD = 1 << 28
+# XORed with the table's oid they are the advisory lock classes of the low and the high halves of
+# its floors, as in feed.sql. They are negative, and so are the classes: the guard's is positive.
+_LOW_HALF, _HIGH_HALF = -1152626862, -78885038
 
 _POLL_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
-def head_sql(sequence: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How far a later statement may read, and the tenants that are no part of the feed yet."""
+
+    position: int
+    arriving: Collection[UUID]
+
+
+class Feed:
+    """Finds the head of one table's feed; keeps nothing but names."""
+
+    __slots__ = ("_arriving", "_head", "_name", "_schema", "_table", "_wait_seconds")
+
+    def __init__(self, schema: str | None, name: str, wait_seconds: float) -> None:
+        self._schema = schema
+        self._name = name
+        self._table = qualified(schema, name)
+        self._wait_seconds = wait_seconds
+        self._head: str | None = None
+        self._arriving = ""
+
+    def forget(self) -> None:
+        """Look the table's sequence up again before the next use."""
+        self._head = None
+
+    async def head(self, connection: AnyConnection) -> Head:
+        """The head as it is now.
+
+        Writers that announced nothing (the trigger is missing or disabled) have an unknown floor;
+        those that were there at the first look are waited for.
+
+        Raises:
+            FeedBlockedError: some of them were still open after the wait.
+            StoreSchemaError: there is no such table, or the server is a standby, where the locks
+                of writers cannot be seen.
+        """
+        if self._head is None:
+            await self._resolve(connection)
+        rows = await self._look(connection)
+        position: int = rows[0]["position"]
+        floors = [row["floor"] for row in rows if row["floor"] is not None]
+        silent = {row["writer"] for row in rows if row["writer"] and row["floor"] is None}
+        if silent:
+            floors += await self._wait_for(connection, silent)
+        arriving: Collection[UUID] = ()
+        if rows[0]["knows_arriving"]:
+            arriving = await connection.fetchval(self._arriving, self._name)
+        return Head(min([position, *floors]), arriving)
+
+    async def _resolve(self, connection: AnyConnection) -> None:
+        table = await find_table(connection, self._schema, self._name)
+        if table is None:
+            raise missing_table(self._table)
+        sequence = await check_sequence(connection, table)
+        function = qualified(table.schema, "eventsource_arriving")
+        self._arriving = f"select {function}($1)"
+        self._head = _head_sql(sequence, function)
+
+    async def _look(self, connection: AnyConnection) -> list[Any]:
+        assert self._head is not None
+        rows = await connection.fetch(self._head, self._table)
+        if rows[0]["events"] is None:
+            self.forget()
+            raise missing_table(self._table)
+        if rows[0]["standby"]:
+            raise StoreSchemaError(
+                "this server is a standby, where writers in flight cannot be seen: "
+                "read the feed from the primary"
+            )
+        return rows
+
+    async def _wait_for(self, connection: AnyConnection, silent: set[str]) -> list[int]:
+        """Wait until these writers have ended or announced; the floors of those that did."""
+        floors: list[int] = []
+        started = time.monotonic()
+        looks = 0
+        while silent:
+            waited = time.monotonic() - started
+            if waited >= self._wait_seconds:
+                rows = await connection.fetch(_BLOCKERS, self._table, sorted(silent))
+                raise FeedBlockedError(tuple(sorted(row[0] for row in rows)), waited)
+            await asyncio.sleep(_POLL_SECONDS[min(looks, len(_POLL_SECONDS) - 1)])
+            looks += 1
+            # PREPARE TRANSACTION does not change the virtual transaction of the locks.
+            seen = [row for row in await self._look(connection) if row["writer"] in silent]
+            floors += [row["floor"] for row in seen if row["floor"] is not None]
+            silent = {row["writer"] for row in seen if row["floor"] is None}
+        return floors
+
+
+def _head_sql(sequence: str, arriving: str) -> str:
     """The last position drawn and the writers in flight, in one statement.
 
     One row for each writer, or a single row with a null ``writer``. The lateral join makes the
     server read the sequence before the locks, and OFFSET 0 keeps it from merging the two.
     """
+    function = f"{arriving}(text)".replace("'", "''")
     return f"""
         with drawn as materialized (
             select case when is_called then last_value else last_value - 1 end as position,
@@ -45,18 +135,22 @@ def head_sql(sequence: str) -> str:
             from {sequence}
         )
         select d.position, d.events::bigint as events, pg_is_in_recovery() as standby,
-               w.writer, w.floors
+               to_regprocedure('{function}') is not null as knows_arriving, w.writer, w.floor
         from drawn d
         left join lateral (
             select l.virtualtransaction as writer,
-                   array_agg(l.objid::bigint) filter (where l.locktype = 'advisory') as floors
+                   min(l.objid::bigint) filter (where l.locktype = 'advisory' and
+                       l.classid = (d.events::integer # {_LOW_HALF})::oid)
+                   + (coalesce(min(l.objid::bigint) filter (where l.locktype = 'advisory' and
+                       l.classid = (d.events::integer # {_HIGH_HALF})::oid), 0) << 32) as floor
             from pg_locks l
             where d.position is not null and l.granted and l.pid is distinct from pg_backend_pid()
               and l.database = (select oid from pg_database where datname = current_database())
               and (l.locktype = 'relation' and l.relation = d.events
                    and l.mode = 'RowExclusiveLock'
                    or l.locktype = 'advisory' and l.objsubid = 2 and l.mode = 'ShareLock'
-                   and l.classid = (d.events::integer # {FLOOR_CLASS_MASK})::oid)
+                   and l.classid in ((d.events::integer # {_LOW_HALF})::oid,
+                                     (d.events::integer # {_HIGH_HALF})::oid))
             group by l.virtualtransaction
             having bool_or(l.locktype = 'relation')
             offset 0
@@ -79,62 +173,3 @@ _BLOCKERS = """
     where l.locktype = 'relation' and l.relation = to_regclass($1::text)
       and l.mode = 'RowExclusiveLock' and l.virtualtransaction = any($2::text[])
 """
-
-
-async def safe_head(
-    connection: AnyConnection,
-    table: str,
-    sequence: str,
-    wait_seconds: float,
-) -> int:
-    """The position up to which the table may be read in a later statement.
-
-    Writers that announced nothing (the trigger is missing or disabled) have an unknown floor; those
-    that were there at the first look are waited for.
-
-    Raises:
-        FeedBlockedError: some of them were still open after ``wait_seconds``.
-        StoreSchemaError: the table is gone, or the server is a standby, where the locks of writers
-            cannot be seen.
-    """
-    statement = head_sql(sequence)
-    rows = await connection.fetch(statement, table)
-    if rows[0]["events"] is None:
-        raise missing_table(table)
-    if rows[0]["standby"]:
-        raise StoreSchemaError(
-            "this server is a standby, where writers in flight cannot be seen: "
-            "read the feed from the primary"
-        )
-    head: int = rows[0]["position"]
-    floors = _floors(rows, head)
-    silent = {row["writer"] for row in rows if row["writer"] and not row["floors"]}
-    started = time.monotonic()
-    looks = 0
-    while silent:
-        waited = time.monotonic() - started
-        if waited >= wait_seconds:
-            raise FeedBlockedError(await _blockers(connection, table, silent), waited)
-        await asyncio.sleep(_POLL_SECONDS[min(looks, len(_POLL_SECONDS) - 1)])
-        looks += 1
-        rows = await connection.fetch(statement, table)
-        # PREPARE TRANSACTION does not change the virtual transaction of the locks.
-        seen = [row for row in rows if row["writer"] in silent]
-        floors += _floors(seen, head)
-        silent = {row["writer"] for row in seen if not row["floors"]}
-    return min([head, *floors])
-
-
-def _floors(rows: Sequence[Any], head: int) -> list[int]:
-    return [unwrap_floor(low, head) for row in rows for low in row["floors"] or ()]
-
-
-def unwrap_floor(low_bits: int, head: int) -> int:
-    """The position whose low 32 bits are ``low_bits``, near or far below ``head``."""
-    distance = (low_bits - head) % (1 << 32)
-    return head + (distance if distance < _AHEAD else distance - (1 << 32))
-
-
-async def _blockers(connection: AnyConnection, table: str, writers: set[str]) -> tuple[str, ...]:
-    rows = await connection.fetch(_BLOCKERS, table, sorted(writers))
-    return tuple(sorted(row[0] for row in rows))

@@ -16,7 +16,7 @@ from eventsource.stores import schema as table_schema
 from eventsource.stores import schema_setup, statements
 from eventsource.stores.appending import Appender
 from eventsource.stores.encoding import Append, encode_append
-from eventsource.stores.feed import safe_head
+from eventsource.stores.feed import Feed, Head
 from eventsource.stores.interface import AppendResult, EventStream, StoredEvent
 from eventsource.stores.reading import ChunkSize, sole_type, stored_event
 
@@ -62,9 +62,8 @@ class PostgreSQLEventStore:
         self.schema = schema
         self.table = qualified(schema, table_name)
         self._dsn = dsn
-        self._foreign_writer_wait = foreign_writer_wait
+        self._feed = Feed(schema, table_name, foreign_writer_wait)
         self._parameters: connections.ConnectionParameters | None = None
-        self._sequence: str | None = None
         self._appender = Appender(self.table)
 
     def __repr__(self) -> str:
@@ -224,26 +223,30 @@ class PostgreSQLEventStore:
 
         It ends at the head as it was at the call: below it nothing can appear any more, so going
         on from the last position never misses an event. While transactions that do not announce
-        their positions keep the head unknown, it gives nothing. No connection is held between
-        chunks, and memory does not grow with the table.
+        their positions keep the head unknown, it gives nothing. Events of a tenant that a migration
+        is still carrying into this table appear all at once when the tenant is opened here. No
+        connection is held between chunks, and memory does not grow with the table.
 
         Raises:
             StoreSchemaError: there is no such table, or the server is a standby.
         """
         try:
-            head = await self._safe_head()
+            head = await self._head()
         except FeedBlockedError:
+            return
+        if tenant_id in head.arriving:
             return
         size = ChunkSize()
         position, left = from_position, limit
         while left is None or left > 0:
             wanted = size.rows if left is None else min(size.rows, left)
-            if tenant_id is None:
-                rows = await self._fetch(statements.feed_rows, position, head, wanted)
+            span = (position, head.position, wanted)
+            if tenant_id is not None:
+                rows = await self._fetch(statements.tenant_feed_rows, *span, tenant_id)
+            elif head.arriving:
+                rows = await self._fetch(statements.feed_rows_without, *span, head.arriving)
             else:
-                rows = await self._fetch(
-                    statements.tenant_feed_rows, position, head, wanted, tenant_id
-                )
+                rows = await self._fetch(statements.feed_rows, *span)
             for row in rows:
                 yield stored_event(row)
             if len(rows) < wanted:
@@ -282,21 +285,17 @@ class PostgreSQLEventStore:
             FeedBlockedError: transactions that do not announce their positions stayed open.
             StoreSchemaError: there is no such table, or the server is a standby.
         """
-        rows = await self._fetch(statements.last_position, await self._safe_head())
-        position: int = rows[0][0]
-        return position
+        head = await self._head()
+        if head.arriving:
+            rows = await self._fetch(statements.last_position_without, head.position, head.arriving)
+        else:
+            rows = await self._fetch(statements.last_position, head.position)
+        return int(rows[0][0])
 
-    async def _safe_head(self) -> int:
+    async def _head(self) -> Head:
         try:
             async with self.pool.acquire() as connection:
-                if self._sequence is None:
-                    table = await table_schema.find_table(connection, self.schema, self.table_name)
-                    if table is None:
-                        raise table_schema.missing_table(self.table)
-                    self._sequence = await table_schema.check_sequence(connection, table)
-                return await safe_head(
-                    connection, self.table, self._sequence, self._foreign_writer_wait
-                )
+                return await self._feed.head(connection)
         except _SCHEMA_ERRORS as error:
             await self._explain(error)
             raise
@@ -313,7 +312,7 @@ class PostgreSQLEventStore:
 
     async def _explain(self, error: asyncpg.PostgresError) -> None:
         """Raise a StoreSchemaError if the table is why the server refused a statement."""
-        self._sequence = None
+        self._feed.forget()
         async with self.pool.acquire() as connection:
             table = await table_schema.find_table(connection, self.schema, self.table_name)
             if table is None:

@@ -138,7 +138,7 @@ async def _upgrade(connection: AnyConnection, table: Table) -> None:
 
 
 async def _ensure_functions(connection: AnyConnection, schema: str) -> None:
-    for file in ("sql/announce.sql", "sql/fence.sql"):
+    for file in ("sql/fence.sql", "sql/feed.sql"):
         script = text("eventsource.stores", file).replace("{schema}", quote_identifier(schema))
         await connection.execute(script)
 

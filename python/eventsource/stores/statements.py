@@ -112,8 +112,19 @@ def feed_rows(table: str) -> str:
     """
 
 
+def feed_rows_without(table: str) -> str:
+    """The same without the events of tenants $4 (an array)."""
+    return f"""
+        select {ROW_COLUMNS} from {table}
+        where global_position > $1::bigint and global_position <= $2::bigint
+          and (tenant_id is null or tenant_id <> all ($4::uuid[]))
+        order by global_position
+        limit $3::bigint
+    """
+
+
 def tenant_feed_rows(table: str) -> str:
-    """The same for the events of tenant $4."""
+    """The same, only with the events of tenant $4."""
     return f"""
         select {ROW_COLUMNS} from {table}
         where tenant_id = $4::uuid and global_position > $1::bigint
@@ -128,6 +139,15 @@ def last_position(table: str) -> str:
     return f"""
         select coalesce(max(global_position), 0)::bigint from {table}
         where global_position <= $1::bigint
+    """
+
+
+def last_position_without(table: str) -> str:
+    """The same without the events of tenants $2 (an array)."""
+    return f"""
+        select coalesce(max(global_position), 0)::bigint from {table}
+        where global_position <= $1::bigint
+          and (tenant_id is null or tenant_id <> all ($2::uuid[]))
     """
 
 
