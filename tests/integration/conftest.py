@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from world import World, make_world
+from world import World, emptied, make_world
+
+from eventsource.testing import Cluster
+
+
+@pytest.fixture(scope="session")
+def world_databases() -> dict[str, str]:
+    """Made by the first test that has a world; each of them empties them for itself."""
+    return {}
 
 
 @pytest.fixture
-async def world(source_dsn: str, target_dsn: str, control_dsn: str) -> AsyncIterator[World]:
-    """Three fresh databases with stores and control tables, and one process."""
-    made = await make_world({"source": source_dsn, "target": target_dsn, "control": control_dsn})
+async def world(
+    source_cluster: Cluster, target_cluster: Cluster, world_databases: dict[str, str]
+) -> AsyncIterator[World]:
+    """Three empty databases with stores and control tables, and one process."""
+    for side, cluster in (
+        ("source", source_cluster),
+        ("target", target_cluster),
+        ("control", source_cluster),
+    ):
+        if side not in world_databases:
+            world_databases[side] = await cluster.create_database(f"world_{side}")
+        await emptied(world_databases[side])
+    made = await make_world(dict(world_databases))
     yield made
     await made.close()

@@ -10,8 +10,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from eventsource.connections import redact
-from eventsource.errors import ConnectionDetailsError
 from eventsource.migration import lag, outcomes, preflight
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver import Driver
@@ -20,7 +18,6 @@ from eventsource.migration.errors import (
     InvalidStateTransitionError,
     MigrationAlreadyExistsError,
     MigrationError,
-    PreflightError,
     RoutingError,
 )
 from eventsource.migration.links import Endpoints, address_of
@@ -90,22 +87,16 @@ class MigrationCoordinator:
         """
         source = self._store(source_store_id, source_store)
         target = self._store(target_store_id, target_store)
-        await self._refuse_second(tenant_id)
+        generation = await self._generation_of(tenant_id, source_store_id)
         findings = await self.preflight(tenant_id, source, target)
         findings.raise_if_refused()
-        routing = await self._routes.get_routing(tenant_id)
-        if routing is None and source_store_id != self._router.default_store_id:
-            raise RoutingError(
-                f"tenant {tenant_id} has no route and so lives in the default store"
-                f" {self._router.default_store_id!r}, not in {source_store_id!r}"
-            )
         migration = await self._migrations.create(
             migration_id=uuid4(),
             tenant_id=tenant_id,
             source_store_id=source_store_id,
             target_store_id=target_store_id,
             config=self._config,
-            generation=routing.generation if routing else 0,
+            generation=generation,
             operator=operator,
         )
         self._drive(migration)
@@ -118,25 +109,24 @@ class MigrationCoordinator:
         findings = preflight.Findings()
 
         async def check() -> None:
-            await preflight.check_control(self._migrations.pool, findings)
-            await preflight.check_stores(
-                source.pool, await address_of(source), target.pool, await address_of(target),
-                tenant_id, findings,
-            )  # fmt: skip
+            with findings.unusable("the control database"):
+                await preflight.check_control(self._migrations.pool, findings)
+            addresses = []
+            for side, store in (("source", source), ("target", target)):
+                with findings.unusable(f"the {side}'s database"):
+                    addresses.append(await address_of(store))
+            if len(addresses) < 2:
+                return
+            with findings.unusable("a store's database"):
+                await preflight.check_stores(
+                    source.pool, addresses[0], target.pool, addresses[1], tenant_id, findings
+                )
             if not findings.problems:
-                await self._check_reach(source, target)
+                with findings.unusable("a database"):
+                    await self._check_reach(source, target)
 
-        try:
+        with findings.unusable("a database"):
             await preflight.within(PREFLIGHT_SECONDS, check)
-        except PreflightError as error:
-            findings.problems.extend(error.problems)
-        except ConnectionDetailsError as error:
-            findings.problems.append(str(error))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            findings.problems.append(
-                f"a database cannot be used: {redact(str(error)) or type(error).__name__};"
-                " check the store's DSN, user and password"
-            )
         return findings
 
     async def get_migration(self, migration_id: UUID) -> Migration:
@@ -345,11 +335,24 @@ class MigrationCoordinator:
             connection = await preflight.reach(parameters)
             await connection.close()
 
-    async def _refuse_second(self, tenant_id: UUID) -> None:
-        with contextlib.suppress(asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-            for migration in await self._migrations.get_by_tenant(tenant_id):
-                if not migration.state.is_final:
-                    raise MigrationAlreadyExistsError(tenant_id, migration.id)
+    async def _generation_of(self, tenant_id: UUID, source_store_id: str) -> int:
+        """The generation of the tenant's route, which has to be free and name the source."""
+        findings = preflight.Findings()
+        with findings.unusable("the control database"):
+            await preflight.check_control(self._migrations.pool, findings)
+            if not findings.problems:
+                for migration in await self._migrations.get_by_tenant(tenant_id):
+                    if not migration.state.is_final:
+                        raise MigrationAlreadyExistsError(tenant_id, migration.id)
+                routing = await self._routes.get_routing(tenant_id)
+        findings.raise_if_refused()
+        home = routing.store_id if routing else self._router.default_store_id
+        if home != source_store_id:
+            raise RoutingError(
+                f"tenant {tenant_id} lives in store {home!r}, not in {source_store_id!r};"
+                " start the migration from the store that its route names"
+            )
+        return routing.generation if routing else 0
 
     def _store(self, store_id: str, given: EventStore) -> PostgreSQLEventStore:
         store = self._router.store(store_id)

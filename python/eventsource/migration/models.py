@@ -60,13 +60,15 @@ class MigrationConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "verification_level", VerificationLevel(self.verification_level))
-        _within("batch_size", self.batch_size, 1, 1_000_000)
-        _within("sync_lag_threshold", self.sync_lag_threshold, 0, 10_000_000)
+        _whole("batch_size", self.batch_size, 1, 1_000_000)
+        _whole("sync_lag_threshold", self.sync_lag_threshold, 0, 10_000_000)
         _within("cutover_timeout_seconds", self.cutover_timeout_seconds, 0.05, 300)
         _within("sample_percentage", self.sample_percentage, 0.01, 100)
         if self.max_events_per_second is not None:
             _within("max_events_per_second", self.max_events_per_second, 1, 1e9)
-        _within("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
+        if not isinstance(self.mirror_writes, bool):
+            raise ValueError(f"mirror_writes must be True or False, not {self.mirror_writes!r}")
+        _whole("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
         _within("pass_interval_seconds", self.pass_interval_seconds, 0.01, 3600)
         _within("lease_seconds", self.lease_seconds, 1, 3600)
 
@@ -84,6 +86,12 @@ class MigrationConfig:
         """The configuration a migration was started with; fields of later versions are ignored."""
         known = {name: value for name, value in json.loads(text).items() if name in cls.__slots__}
         return cls(**known)
+
+
+def _whole(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, float):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    _within(name, value, low, high)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
 
-from eventsource.connections import ConnectionParameters, connect
+from eventsource.connections import ConnectionParameters, connect, redact
+from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.identifiers import qualified
 from eventsource.migration import guard, progress, snapshots
 from eventsource.migration.errors import PreflightError
@@ -21,12 +23,17 @@ if TYPE_CHECKING:
 
 INIT = "run `eventsource-migrate init` or store.create_schema()"
 
-CONTROL_TABLES = (
-    "tenant_migrations",
-    "tenant_routing",
-    "migration_position_mappings",
-    "migration_audit_log",
-)
+#: The control tables, and what schema.sql adds to those of the guide.
+CONTROL_COLUMNS = {
+    "tenant_migrations": (
+        "config", "generation", "error_code", "paused_from", "pause_requested", "abort_requested",
+        "cutover_request", "cutover_force", "cutover_outcome", "driver_owner", "driver_name",
+        "driver_expires_at", "position_offset", "fence_position", "cutover_pause_ms", "updated_at",
+    ),
+    "tenant_routing": ("generation", "migration_id"),
+    "migration_position_mappings": ("source_position", "target_position", "event_id"),
+    "migration_audit_log": ("details", "operator"),
+}  # fmt: skip
 FENCE_TABLES = ("eventsource_fences", "eventsource_barrier", "eventsource_copy_progress")
 
 #: What a carried row needs; other columns are carried as they are.
@@ -72,6 +79,21 @@ class Findings:
     columns: tuple[str, ...] = ()
     tenant_events: int | None = None
 
+    @contextlib.contextmanager
+    def unusable(self, what: str) -> Iterator[None]:
+        """What keeps ``what`` from being used in the block is a problem, not an exception."""
+        try:
+            yield
+        except PreflightError as error:
+            self.problems.extend(error.problems)
+        except (ConnectionDetailsError, StoreSchemaError) as error:
+            self.problems.append(f"{what} cannot be used: {redact(str(error))}")
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self.problems.append(
+                f"{what} cannot be used: {redact(str(error)) or type(error).__name__};"
+                " check the DSN, user, password and privileges"
+            )
+
     def raise_if_refused(self) -> None:
         """Raise PreflightError when there is a problem."""
         if self.problems:
@@ -88,10 +110,10 @@ async def carried_columns(connection: Executor, source: TableAddress) -> tuple[s
 
 
 async def check_control(connection: Executor, findings: Findings) -> None:
-    """The four control tables exist."""
+    """The four control tables exist, with the columns that this version needs."""
     missing = [
         name
-        for name in CONTROL_TABLES
+        for name in CONTROL_COLUMNS
         if await connection.fetchval("select to_regclass($1) is null", name)
     ]
     if missing:
@@ -99,6 +121,19 @@ async def check_control(connection: Executor, findings: Findings) -> None:
             f"the control database lacks {', '.join(missing)}; run `eventsource-migrate init` or"
             " eventsource.migration.create_schema(pool)"
         )
+        return
+    for name, columns in CONTROL_COLUMNS.items():
+        present = await connection.fetchval(
+            "select array_agg(attname::text) from pg_attribute"
+            " where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",
+            name,
+        )
+        if lacking := [column for column in columns if column not in present]:
+            findings.problems.append(
+                f"the control table {name} lacks {', '.join(lacking)}: it was made by an older"
+                " version or by hand; run `eventsource-migrate init` or"
+                " eventsource.migration.create_schema(pool), which adds them"
+            )
 
 
 async def check_stores(
