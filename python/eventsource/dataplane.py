@@ -94,7 +94,8 @@ class PassSessionConfig:
     target and the migration's row of the control database. `columns` are the carried columns in
     order, never `transaction_id`. Target positions are source positions plus `offset` and never
     above `last_target_position`. A chunk is one transaction of the target: at most `chunk_rows`
-    rows, and about `chunk_bytes` bytes, unless a single row is larger.
+    rows, and about `chunk_bytes` bytes, unless a single row is larger. A pass that is not staged
+    writes `writers` chunks at the same time and commits them in order.
     """
 
     migration_id: UUID
@@ -110,6 +111,7 @@ class PassSessionConfig:
     chunk_rows: int
     chunk_bytes: int
     max_events_per_second: float | None = None
+    writers: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-//! One pass: a reader ahead of a writer, the mapping beside it.
+//! One pass: a reader ahead of the writers, the mapping beside them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,79 +19,75 @@ use crate::task::Task;
 use crate::throttle::Throttle;
 
 /// The connections of a migration with everything prepared on them, so that a pass under the fence
-/// spends no round trip on that. Dropped, all three transactions are rolled back.
+/// spends no round trip on that. Dropped, all transactions are rolled back.
 pub struct Pipeline {
-    pub(crate) source: Connection,
+    source: Connection,
     pub(crate) target: Connection,
-    control: Connection,
     recovery: Statement,
-    direct: Direct,
+    read_progress: Statement,
     staged: Staged,
-    progress: ProgressRow,
-    positions: Positions,
+    positions: Arc<Positions>,
+}
+
+/// What the parts of a running pass share.
+pub struct Run<'a> {
+    pub config: &'a PassConfig,
+    pub spec: &'a PassSpec,
+    pub throttle: &'a Arc<Throttle>,
+    pub counters: &'a Counters,
+    pub progress: ProgressRow,
+}
+
+/// A connection that the guard of the target lets pass.
+pub async fn open_target(config: &PassConfig) -> Result<Connection> {
+    let target = Connection::open(Side::Target, &config.target.dsn).await?;
+    let announce = format!("set eventsource.migration = '{}'", config.migration_id);
+    target.batch(&announce).await?;
+    Ok(target)
 }
 
 impl Pipeline {
     pub async fn open(config: &PassConfig) -> Result<Pipeline> {
-        let (source, target, control) = tokio::try_join!(
+        let (source, target, positions) = tokio::try_join!(
             Connection::open(Side::Source, &config.source.dsn),
-            Connection::open(Side::Target, &config.target.dsn),
-            Connection::open(Side::Control, &config.control_dsn),
+            open_target(config),
+            Positions::open(config),
         )?;
-        // The guard of the target lets this migration's own sessions pass.
-        let announce = format!("set eventsource.migration = '{}'", config.migration_id);
-        let prepare_target = async {
-            target.batch(&announce).await?;
-            let staged = Staged::prepare(&target, config).await?;
-            let direct = Direct::prepare(&target, config).await?;
-            let insert = Staged::insert(config);
-            let progress = ProgressRow::prepare(&target, config, &insert).await?;
-            Ok((staged, direct, progress))
-        };
-        let ((staged, direct, progress), recovery, positions) = tokio::try_join!(
-            prepare_target,
+        let select = ProgressRow::of(config).select();
+        let (recovery, read_progress, staged) = tokio::try_join!(
             source.prepare(IN_RECOVERY),
-            Positions::prepare(&control, config),
+            target.prepare(&select),
+            Staged::prepare(&target, config),
         )?;
         source.refuse_standby(&recovery).await?;
         Ok(Pipeline {
             source,
             target,
-            control,
             recovery,
-            direct,
+            read_progress,
             staged,
-            progress,
-            positions,
+            positions: Arc::new(positions),
         })
     }
 
     /// Runs a pass from where its progress row stands.
-    pub async fn run(
-        &self,
-        config: &PassConfig,
-        spec: &PassSpec,
-        throttle: &Arc<Throttle>,
-        counters: &Counters,
-    ) -> Result<PassResult> {
+    pub async fn run(&self, run: &Run<'_>) -> Result<PassResult> {
         let started = Instant::now();
-        let (mut totals, ()) = tokio::try_join!(
-            self.progress.read(self.target.client(), spec.number),
+        let client = self.target.client();
+        let (totals, ()) = tokio::try_join!(
+            run.progress
+                .read(client, &self.read_progress, run.spec.number),
             self.source.refuse_standby(&self.recovery),
         )?;
-        counters.begin(&totals);
-        if !spec.staged {
-            let position = totals.cursor.position;
-            self.positions.forget_after(&self.control, position).await?;
-        }
-        let (mut chunks, reader) = self.read_ahead(config, spec, throttle, &totals)?;
-        while let Some(chunk) = chunks.recv().await {
-            totals = self.write(spec, &totals, &chunk).await?;
-            counters.committed(&totals);
-            if throttle.stopping() {
-                break;
-            }
-        }
+        run.counters.begin(&totals);
+        let (mut chunks, reader) = self.read_ahead(run, &totals)?;
+        let totals = if run.spec.staged {
+            self.write_staged(run, &mut chunks, totals).await?
+        } else {
+            self.positions.forget_after(totals.cursor.position).await?;
+            let direct = Direct::open(run.config, self.positions.clone()).await?;
+            direct.run(run, &mut chunks, totals).await?
+        };
         drop(chunks);
         let finished = reader.join().await?;
         Ok(PassResult {
@@ -104,11 +100,10 @@ impl Pipeline {
     /// Starts the reader. It is at most one chunk ahead of the one that waits to be written.
     fn read_ahead(
         &self,
-        config: &PassConfig,
-        spec: &PassSpec,
-        throttle: &Arc<Throttle>,
+        run: &Run<'_>,
         totals: &Totals,
     ) -> Result<(mpsc::Receiver<Chunk>, Task<bool>)> {
+        let Run { config, spec, .. } = run;
         let carrier = Carrier {
             layout: Layout::of(&config.columns)?,
             offset: config.offset,
@@ -117,43 +112,39 @@ impl Pipeline {
             keep_digests: spec.staged,
         };
         let client = self.source.client().clone();
-        let reader = Reader::new(client, config, spec, carrier, throttle.clone());
+        let reader = Reader::new(client, config, spec, carrier, run.throttle.clone());
         let (sender, receiver) = mpsc::channel(1);
         let task = Task::spawn(reader.run(totals.cursor, sender));
         Ok((receiver, task))
     }
 
-    /// Writes and commits one chunk, its mapping first.
-    async fn write(&self, spec: &PassSpec, before: &Totals, chunk: &Chunk) -> Result<Totals> {
-        let (target, progress) = (&self.target, &self.progress);
-        let rows = async {
-            if spec.staged {
-                self.staged
-                    .write(target, progress, spec.number, before, chunk)
-                    .await
-            } else {
-                self.direct
-                    .write(target, progress, spec.number, before, chunk)
-                    .await
+    /// Writes and commits chunk after chunk, the mapping of each before its rows.
+    async fn write_staged(
+        &self,
+        run: &Run<'_>,
+        chunks: &mut mpsc::Receiver<Chunk>,
+        mut totals: Totals,
+    ) -> Result<Totals> {
+        while let Some(chunk) = chunks.recv().await {
+            let rows = self.staged.write(&self.target, run, &totals, &chunk);
+            let mapping = self.positions.insert(&chunk.keys);
+            (totals, ()) = tokio::try_join!(rows, mapping)?;
+            self.target.batch("commit").await?;
+            run.counters.committed(&totals);
+            if run.throttle.stopping() {
+                break;
             }
-        };
-        let mapping = async {
-            if spec.staged {
-                self.positions.insert(&self.control, &chunk.keys).await
-            } else {
-                self.positions.copy(&self.control, &chunk.keys).await
-            }
-        };
-        let (totals, ()) = tokio::try_join!(rows, mapping)?;
-        target.batch("commit").await?;
+        }
         Ok(totals)
     }
 
     pub async fn close(self) {
-        tokio::join!(
-            self.source.close(),
-            self.target.close(),
-            self.control.close()
-        );
+        let positions = Arc::into_inner(self.positions);
+        let mapping = async {
+            if let Some(positions) = positions {
+                positions.close().await;
+            }
+        };
+        tokio::join!(self.source.close(), self.target.close(), mapping);
     }
 }

@@ -1,49 +1,140 @@
-//! Writes a chunk straight into the target table: for rows that are certainly not there yet.
+//! Writes chunks straight into the target table: for rows that are certainly not there yet.
+//!
+//! Maintaining the table's indexes is most of the work of a bulk copy, and one server process does
+//! it on one core. So several connections write at the same time, each a chunk, and commit in the
+//! order of the chunks: the progress row moves only from one to the next.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
 use tokio_postgres::Statement;
 
 use crate::chunk::Chunk;
 use crate::config::{PassConfig, Totals};
 use crate::connect::Connection;
+use crate::copy::{Run, open_target};
 use crate::copy_in::copy_in;
 use crate::error::{Error, Result, Side};
 use crate::identifier::column_list;
+use crate::positions::Positions;
 use crate::progress::ProgressRow;
+use crate::task::Task;
 
 pub struct Direct {
+    idle: Vec<Lane>,
+    pending: VecDeque<Task<(Lane, Chunk)>>,
+    positions: Arc<Positions>,
+}
+
+/// A connection with a chunk's transaction, when it is at work.
+struct Lane {
+    target: Connection,
     copy: Statement,
+    advance: Statement,
 }
 
 impl Direct {
-    pub async fn prepare(target: &Connection, config: &PassConfig) -> Result<Direct> {
+    pub async fn open(config: &PassConfig, positions: Arc<Positions>) -> Result<Direct> {
+        let mut idle = Vec::new();
+        for _ in 0..config.writers {
+            idle.push(Lane::open(config).await?);
+        }
+        Ok(Direct {
+            idle,
+            pending: VecDeque::new(),
+            positions,
+        })
+    }
+
+    /// Writes all chunks, or those up to a requested stop.
+    pub async fn run(
+        mut self,
+        run: &Run<'_>,
+        chunks: &mut mpsc::Receiver<Chunk>,
+        mut totals: Totals,
+    ) -> Result<Totals> {
+        let mut open = true;
+        loop {
+            let room = open && !self.idle.is_empty() && !run.throttle.stopping();
+            tokio::select! {
+                biased;
+                chunk = chunks.recv(), if room => match chunk {
+                    Some(chunk) => self.begin(chunk),
+                    None => open = false,
+                },
+                written = first(&mut self.pending), if !self.pending.is_empty() => {
+                    let (lane, chunk) = written?;
+                    self.pending.pop_front();
+                    totals = lane.commit(run, &totals, &chunk).await?;
+                    run.counters.committed(&totals);
+                    self.idle.push(lane);
+                }
+                else => break,
+            }
+        }
+        for lane in self.idle {
+            lane.target.close().await;
+        }
+        Ok(totals)
+    }
+
+    fn begin(&mut self, chunk: Chunk) {
+        if let Some(lane) = self.idle.pop() {
+            let positions = self.positions.clone();
+            self.pending.push_back(Task::spawn(async move {
+                tokio::try_join!(lane.write(&chunk), positions.copy(&chunk.keys))?;
+                Ok((lane, chunk))
+            }));
+        }
+    }
+}
+
+async fn first<T: Send + 'static>(pending: &mut VecDeque<Task<T>>) -> Result<T> {
+    match pending.front_mut() {
+        Some(task) => task.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Lane {
+    async fn open(config: &PassConfig) -> Result<Lane> {
+        let target = open_target(config).await?;
         let copy = format!(
             "copy {} ({}) from stdin (format binary)",
             config.target.sql(),
             column_list(&config.columns)
         );
-        Ok(Direct {
-            copy: target.prepare(&copy).await?,
+        let advance = ProgressRow::of(config).advance();
+        let (copy, advance) = tokio::try_join!(target.prepare(&copy), target.prepare(&advance))?;
+        Ok(Lane {
+            target,
+            copy,
+            advance,
         })
     }
 
-    /// Leaves the transaction open, ready to be committed.
-    pub async fn write(
-        &self,
-        target: &Connection,
-        progress: &ProgressRow,
-        number: i32,
-        before: &Totals,
-        chunk: &Chunk,
-    ) -> Result<Totals> {
-        let client = target.client();
+    /// Leaves the transaction open.
+    async fn write(&self, chunk: &Chunk) -> Result<()> {
+        let client = self.target.client();
         let copy = copy_in(Side::Target, client, &self.copy, &chunk.batches);
-        let ((), taken) = tokio::try_join!(target.batch("begin"), copy)?;
+        let ((), taken) = tokio::try_join!(self.target.batch("begin"), copy)?;
         if taken != chunk.rows() as u64 {
             return Err(Error::protocol(format!(
                 "the target took {taken} of {} rows; does a trigger drop some?",
                 chunk.rows()
             )));
         }
-        progress.advance(client, number, before, chunk).await
+        Ok(())
+    }
+
+    async fn commit(&self, run: &Run<'_>, before: &Totals, chunk: &Chunk) -> Result<Totals> {
+        let client = self.target.client();
+        let totals = run
+            .progress
+            .record(client, &self.advance, run.spec.number, before, chunk)
+            .await?;
+        self.target.batch("commit").await?;
+        Ok(totals)
     }
 }

@@ -4,6 +4,7 @@
 //! without its mapping row would need a search.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::Mutex;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
@@ -15,6 +16,9 @@ use crate::error::{Error, On, Result, Side};
 use crate::identifier::qualified;
 
 pub struct Positions {
+    control: Connection,
+    /// Chunks are mapped one after the other: there is one connection for it.
+    turn: Mutex<()>,
     migration_id: Uuid,
     owner: Uuid,
     offset: i64,
@@ -25,7 +29,8 @@ pub struct Positions {
 }
 
 impl Positions {
-    pub async fn prepare(control: &Connection, config: &PassConfig) -> Result<Positions> {
+    pub async fn open(config: &PassConfig) -> Result<Positions> {
+        let control = Connection::open(Side::Control, &config.control_dsn).await?;
         let table = qualified(&config.control_schema, "migration_position_mappings");
         let migrations = qualified(&config.control_schema, "tenant_migrations");
         let columns = "(migration_id, source_position, target_position, event_id)";
@@ -47,6 +52,8 @@ impl Positions {
             control.prepare(&check_owner),
         )?;
         Ok(Positions {
+            control,
+            turn: Mutex::new(()),
             migration_id: config.migration_id,
             owner: config.owner,
             offset: config.offset,
@@ -58,31 +65,38 @@ impl Positions {
     }
 
     /// Removes what an interrupted first pass mapped without having committed the events.
-    pub async fn forget_after(&self, control: &Connection, position: i64) -> Result<()> {
-        let client = control.client();
+    pub async fn forget_after(&self, position: i64) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let client = self.control.client();
         let delete = async {
             client
                 .execute(&self.forget, &[&self.migration_id, &position])
                 .await
                 .on(Side::Control)
         };
-        tokio::try_join!(control.batch("begin"), delete, self.check_owner(client))?;
-        control.batch("commit").await
+        tokio::try_join!(
+            self.control.batch("begin"),
+            delete,
+            self.check_owner(client)
+        )?;
+        self.control.batch("commit").await
     }
 
     /// Maps rows that are certainly new.
-    pub async fn copy(&self, control: &Connection, keys: &[Key]) -> Result<()> {
-        let client = control.client();
+    pub async fn copy(&self, keys: &[Key]) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let client = self.control.client();
         let rows = [self.encode(keys)];
         let copy = copy_in(Side::Control, client, &self.copy, &rows);
-        tokio::try_join!(control.batch("begin"), copy)?;
+        tokio::try_join!(self.control.batch("begin"), copy)?;
         self.check_owner(client).await?;
-        control.batch("commit").await
+        self.control.batch("commit").await
     }
 
     /// Maps rows of which some may be mapped already.
-    pub async fn insert(&self, control: &Connection, keys: &[Key]) -> Result<()> {
-        let client = control.client();
+    pub async fn insert(&self, keys: &[Key]) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let client = self.control.client();
         let positions: Vec<i64> = keys.iter().map(|key| key.position).collect();
         let events: Vec<Uuid> = keys.iter().map(|key| key.event_id).collect();
         let insert = async {
@@ -94,8 +108,12 @@ impl Positions {
                 .await
                 .on(Side::Control)
         };
-        tokio::try_join!(control.batch("begin"), insert, self.check_owner(client))?;
-        control.batch("commit").await
+        tokio::try_join!(
+            self.control.batch("begin"),
+            insert,
+            self.check_owner(client)
+        )?;
+        self.control.batch("commit").await
     }
 
     /// Keeps the migration's row as it is until the commit, so that no driver takes over between.
@@ -109,6 +127,10 @@ impl Positions {
                 side: Side::Control,
                 reason: "another driver is recorded in tenant_migrations",
             })
+    }
+
+    pub async fn close(self) {
+        self.control.close().await;
     }
 
     fn encode(&self, keys: &[Key]) -> Bytes {

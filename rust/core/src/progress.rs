@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use crate::chunk::Chunk;
 use crate::config::{Cursor, PassConfig, Totals};
-use crate::connect::Connection;
 use crate::digest::Digest;
 use crate::error::{Error, On, Result, Side};
 use crate::identifier::{TableAddress, qualified};
@@ -61,63 +60,63 @@ impl Counters {
 
 /// Reads the row, and moves it on under two conditions: the owner is still this driver, and the
 /// cursor is where this driver left it.
+#[derive(Clone)]
 pub struct ProgressRow {
+    table: String,
     migration_id: Uuid,
     owner: Uuid,
-    select: Statement,
-    advance: Statement,
-    insert_and_advance: Statement,
 }
 
-/// The parameters after the first, which is the number of rows inserted or nothing at all.
 const ADVANCE: &str = "\
     set last_transaction_id = $5::text::xid8, last_position = $6, \
-        pass_rows = pass_rows + $7::bigint, pass_bytes = pass_bytes + $8, pass_digest = $9, ";
+        pass_rows = pass_rows + $7::bigint, pass_bytes = pass_bytes + $8, pass_digest = $9, \
+        updated_at = clock_timestamp(), ";
 const CONDITION: &str = "\
     where migration_id = $1 and owner = $2 and pass_number = $3 \
       and last_transaction_id is not distinct from $4::text::xid8 and last_position = $10";
 
 impl ProgressRow {
-    pub async fn prepare(
-        target: &Connection,
-        config: &PassConfig,
-        insert: &str,
-    ) -> Result<ProgressRow> {
-        let table = progress_table(&config.target);
-        let select = format!(
-            "select owner, pass_number, last_transaction_id::text, last_position, pass_rows, \
-                    pass_bytes, pass_inserted, pass_digest from {table} where migration_id = $1"
-        );
-        let advance = format!(
-            "update {table} {ADVANCE} pass_inserted = pass_inserted + $7::bigint, \
-                 rows_copied = rows_copied + $7::bigint, updated_at = clock_timestamp() {CONDITION} \
-             returning $7::bigint"
-        );
-        let insert_and_advance = format!(
-            "with written as ({insert} returning 1), \
-                  counted as (select count(*) as inserted from written) \
-             update {table} {ADVANCE} pass_inserted = pass_inserted + counted.inserted, \
-                 rows_copied = rows_copied + counted.inserted, updated_at = clock_timestamp() \
-             from counted {CONDITION} returning counted.inserted"
-        );
-        let (select, advance, insert_and_advance) = tokio::try_join!(
-            target.prepare(&select),
-            target.prepare(&advance),
-            target.prepare(&insert_and_advance),
-        )?;
-        Ok(ProgressRow {
+    pub fn of(config: &PassConfig) -> ProgressRow {
+        ProgressRow {
+            table: progress_table(&config.target),
             migration_id: config.migration_id,
             owner: config.owner,
-            select,
-            advance,
-            insert_and_advance,
-        })
+        }
     }
 
-    /// Where the pass stands.
-    pub async fn read(&self, client: &Client, number: i32) -> Result<Totals> {
+    pub fn select(&self) -> String {
+        format!(
+            "select owner, pass_number, last_transaction_id::text, last_position, pass_rows, \
+                    pass_bytes, pass_inserted, pass_digest from {} where migration_id = $1",
+            self.table
+        )
+    }
+
+    /// Records a chunk whose rows were all inserted.
+    pub fn advance(&self) -> String {
+        format!(
+            "update {} {ADVANCE} pass_inserted = pass_inserted + $7::bigint, \
+                 rows_copied = rows_copied + $7::bigint {CONDITION} returning $7::bigint",
+            self.table
+        )
+    }
+
+    /// Runs `insert` and records the chunk with the number of rows it inserted.
+    pub fn advance_with(&self, insert: &str) -> String {
+        format!(
+            "with written as ({insert} returning 1), \
+                  counted as (select count(*) as inserted from written) \
+             update {} {ADVANCE} pass_inserted = pass_inserted + counted.inserted, \
+                 rows_copied = rows_copied + counted.inserted \
+             from counted {CONDITION} returning counted.inserted",
+            self.table
+        )
+    }
+
+    /// Where the pass stands, by the statement `select`.
+    pub async fn read(&self, client: &Client, select: &Statement, number: i32) -> Result<Totals> {
         let row = client
-            .query_opt(&self.select, &[&self.migration_id])
+            .query_opt(select, &[&self.migration_id])
             .await
             .on(Side::Target)?
             .ok_or_else(|| lost("the target has no progress row for it"))?;
@@ -131,31 +130,8 @@ impl ProgressRow {
         totals(&row).on(Side::Target)?
     }
 
-    /// Records a chunk whose rows were all inserted.
-    pub async fn advance(
-        &self,
-        client: &Client,
-        number: i32,
-        before: &Totals,
-        chunk: &Chunk,
-    ) -> Result<Totals> {
-        self.update(client, &self.advance, number, before, chunk)
-            .await
-    }
-
-    /// Inserts the staged rows that are not there yet, and records them, in one round trip.
-    pub async fn insert_and_advance(
-        &self,
-        client: &Client,
-        number: i32,
-        before: &Totals,
-        chunk: &Chunk,
-    ) -> Result<Totals> {
-        self.update(client, &self.insert_and_advance, number, before, chunk)
-            .await
-    }
-
-    async fn update(
+    /// Moves the row behind `chunk`, by the statement `advance` or `advance_with`.
+    pub async fn record(
         &self,
         client: &Client,
         statement: &Statement,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::config::{PassConfig, PassResult, PassSpec};
-use crate::copy::Pipeline;
+use crate::copy::{Pipeline, Run};
 use crate::error::{Error, Result};
-use crate::progress::{Counters, Progress};
+use crate::progress::{Counters, Progress, ProgressRow};
 use crate::readback::{self, TargetDigest};
 use crate::throttle::Throttle;
 
@@ -36,9 +36,14 @@ impl PassSession {
     pub async fn run(&self, spec: &PassSpec) -> Result<PassResult> {
         let mut slot = self.enter()?;
         let pipeline = slot.take().ok_or_else(closed)?;
-        let result = pipeline
-            .run(&self.config, spec, &self.throttle, &self.counters)
-            .await?;
+        let run = Run {
+            config: &self.config,
+            spec,
+            throttle: &self.throttle,
+            counters: &self.counters,
+            progress: ProgressRow::of(&self.config),
+        };
+        let result = pipeline.run(&run).await?;
         *slot = Some(pipeline);
         Ok(result)
     }

@@ -10,6 +10,7 @@ use tokio_postgres::Statement;
 use crate::chunk::{Chunk, Layout};
 use crate::config::{PassConfig, Totals};
 use crate::connect::Connection;
+use crate::copy::Run;
 use crate::copy_in::copy_in;
 use crate::difference;
 use crate::digest::Digest;
@@ -26,6 +27,7 @@ pub struct Staged {
     columns: Vec<String>,
     copy: Statement,
     read_back: Statement,
+    insert_and_advance: Statement,
 }
 
 impl Staged {
@@ -52,33 +54,31 @@ impl Staged {
              to stdout (format binary)",
             qualified.join(", ")
         );
-        let (copy, read_back) =
-            tokio::try_join!(target.prepare(&copy), target.prepare(&read_back))?;
+        let insert = format!(
+            "insert into {table} ({columns}) overriding system value \
+             select {columns} from {STAGE} on conflict do nothing"
+        );
+        let insert_and_advance = ProgressRow::of(config).advance_with(&insert);
+        let (copy, read_back, insert_and_advance) = tokio::try_join!(
+            target.prepare(&copy),
+            target.prepare(&read_back),
+            target.prepare(&insert_and_advance),
+        )?;
         Ok(Staged {
             layout: Layout::of(&config.columns)?,
             offset: config.offset,
             columns: config.columns.clone(),
             copy,
             read_back,
+            insert_and_advance,
         })
-    }
-
-    /// What moves the staged rows into the table, as the start of a statement.
-    pub fn insert(config: &PassConfig) -> String {
-        let columns = column_list(&config.columns);
-        format!(
-            "insert into {} ({columns}) overriding system value \
-             select {columns} from {STAGE} on conflict do nothing",
-            config.target.sql()
-        )
     }
 
     /// Leaves the transaction open, ready to be committed.
     pub async fn write(
         &self,
         target: &Connection,
-        progress: &ProgressRow,
-        number: i32,
+        run: &Run<'_>,
         before: &Totals,
         chunk: &Chunk,
     ) -> Result<Totals> {
@@ -86,7 +86,13 @@ impl Staged {
         let copy = copy_in(Side::Target, client, &self.copy, &chunk.batches);
         tokio::try_join!(target.batch("begin"), copy)?;
         let (totals, stream) = tokio::try_join!(
-            progress.insert_and_advance(client, number, before, chunk),
+            run.progress.record(
+                client,
+                &self.insert_and_advance,
+                run.spec.number,
+                before,
+                chunk
+            ),
             TupleStream::start(Side::Target, client, &self.read_back),
         )?;
         let found = self.read_back(stream).await?;

@@ -38,6 +38,7 @@ pub struct PassSessionConfig {
     chunk_rows: usize,
     chunk_bytes: usize,
     max_events_per_second: Option<f64>,
+    writers: usize,
 }
 
 impl From<PassSessionConfig> for core::PassConfig {
@@ -56,6 +57,7 @@ impl From<PassSessionConfig> for core::PassConfig {
             chunk_rows: config.chunk_rows,
             chunk_bytes: config.chunk_bytes,
             max_events_per_second: config.max_events_per_second,
+            writers: config.writers,
         }
     }
 }
