@@ -30,9 +30,10 @@ def demo(
         bool, typer.Option("--keep", help="Keep the servers afterwards, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Move a tenant between two embedded servers under load, and have the result checked.
+    """Watch a tenant move between two embedded servers.
 
-    Needs no configuration and no PostgreSQL; exit code 4 if anything was lost.
+    Writers append to all tenants meanwhile, and a checker reads both servers afterwards. Needs no
+    configuration and no PostgreSQL. Exit code 4 if anything was lost.
     """
     invocation = invocation_of(ctx)
     shown: list[DemoResult] = []

@@ -6,16 +6,19 @@ Every step is durable in the databases; a journey that is cancelled is taken up 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from eventsource.cli.display import Display
 from eventsource.cli.output import amount, duration
-from eventsource.cli.workspace import Workspace
+from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import (
     ConsistencyError,
     ConsistencyVerifier,
+    InvalidStateTransitionError,
     Migration,
     MigrationAlreadyExistsError,
     MigrationError,
@@ -137,7 +140,7 @@ class Journey:
             migration = await self._look()
             if migration.state is not _S.DUAL_WRITE:
                 return 0
-            lag = await self.at.coordinator.get_sync_lag(migration.id)
+            lag = await patiently(self.at, partial(self.at.coordinator.get_sync_lag, migration.id))
             if lag <= migration.config.sync_lag_threshold:
                 self.display.settle()
                 self.display.say("lag", f"{amount(lag)} events")
@@ -192,7 +195,9 @@ class Journey:
 
     async def _look(self) -> Migration:
         """The journal's row now; keeps a driver at work, raises when the journey is over."""
-        migration = self.migration = await self.at.coordinator.get_migration(self._known.id)
+        migration = self.migration = await patiently(
+            self.at, partial(self.at.coordinator.get_migration, self._known.id)
+        )
         match migration.state:
             case _S.FAILED:
                 raise _failure(migration)
@@ -208,8 +213,12 @@ class Journey:
             case _S.MIGRATED:
                 return migration
         if not migration.driver_alive:
-            # Its driver may have been another process that is gone.
-            await self.at.coordinator.resume_migration(migration.id, operator=self.at.operator)
+            # Its driver may have been another process that is gone. What ended meanwhile is seen
+            # at the next look.
+            with contextlib.suppress(InvalidStateTransitionError):
+                await patiently(
+                    self.at, partial(self.at.coordinator.resume_migration, migration.id)
+                )
         return migration
 
 

@@ -24,9 +24,10 @@ _SAMPLE = 1000
 
 
 def init(ctx: typer.Context) -> None:
-    """Make or upgrade what is needed: control tables, every store, checkpoints.
+    """Make or upgrade the tables that are needed.
 
-    It may be run again at any time; existing events stay untouched.
+    These are the control tables, the event table of every store, and the checkpoints of
+    subscriptions. It may be run again at any time; existing events stay untouched.
     """
     perform(ctx, _init)
 
@@ -58,7 +59,7 @@ def plan(
         typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
     ] = None,
 ) -> None:
-    """Say whether a move would be refused and how long it would take; changes nothing."""
+    """Check a move and estimate it; changes nothing."""
 
     async def look(at: Workspace) -> ExitCode:
         return await _plan(at, tenant_id, to, source or await at.home_of(tenant_id))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -14,7 +16,7 @@ from rich.live import Live
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, columns, described, grid
-from eventsource.cli.workspace import Workspace
+from eventsource.cli.workspace import Workspace, patiently
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration, MigrationState
 
@@ -45,7 +47,7 @@ def status(
         at.out.answer(shown if migration_id is None else shown[0], await _view(at, found))
         return ExitCode.DONE
 
-    perform(ctx, look)
+    perform(ctx, look, interrupted=lambda: "stopped looking", endless=watch)
 
 
 async def _find(at: Workspace, migration_id: UUID | None) -> list[Migration]:
@@ -73,18 +75,20 @@ async def _lag(at: Workspace, migration: Migration) -> int | None:
 
 
 async def _watch(at: Workspace, migration_id: UUID | None) -> None:
-    last: list[Migration] | None = None
-    with Live(console=at.out.console, auto_refresh=False, transient=False) as live:
+    last: list[Migration] = []
+    with contextlib.ExitStack() as stack:
+        live = None
+        if at.out.is_live:
+            live = stack.enter_context(Live(console=at.out.console, auto_refresh=False))
         while True:
-            found = await _find(at, migration_id)
-            if found != last:
-                if at.out.is_live:
-                    live.update(await _view(at, found), refresh=True)
-                else:
-                    for migration in found:
-                        if last is None or migration not in last:
-                            at.out.answer(described(migration), _line(migration))
-                last = found
+            found = await patiently(at, partial(_find, at, migration_id))
+            if live is not None:
+                live.update(await _view(at, found), refresh=True)
+            else:
+                for migration in found:
+                    if migration not in last:
+                        at.out.answer(described(migration), _line(migration))
+            last = found
             if migration_id is not None and found[0].state.is_final:
                 return
             await asyncio.sleep(WATCH_SECONDS)
@@ -170,7 +174,7 @@ def list_migrations(
 
 
 def lag(ctx: typer.Context, migration_id: MigrationId) -> None:
-    """Count the tenant's events that the source shows and the target does not hold yet."""
+    """Count the events that the target does not hold yet."""
 
     async def look(at: Workspace) -> ExitCode:
         events = await at.coordinator.get_sync_lag(migration_id)
@@ -181,7 +185,7 @@ def lag(ctx: typer.Context, migration_id: MigrationId) -> None:
 
 
 def audit(ctx: typer.Context, migration_id: MigrationId) -> None:
-    """Show what happened to a migration, when, and who asked for it."""
+    """Show what happened to a migration and who asked."""
 
     async def look(at: Workspace) -> ExitCode:
         await at.coordinator.get_migration(migration_id)

@@ -13,7 +13,7 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import described
 from eventsource.cli.show import MigrationId
-from eventsource.cli.workspace import Workspace
+from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration
 
 #: How often `work` tells what has changed (seconds).
@@ -29,7 +29,10 @@ def start(
         typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
     ] = None,
 ) -> None:
-    """Record a migration and return; `work` or any other command that waits for it drives it."""
+    """Record a migration and return.
+
+    `work`, or any other command that waits for the migration, drives it.
+    """
 
     async def begin(at: Workspace) -> ExitCode:
         at.settings.require_store(to)
@@ -54,13 +57,18 @@ def start(
 
 
 def work(ctx: typer.Context) -> None:
-    """Drive every migration that has no live driver, until Ctrl-C or SIGTERM."""
+    """Drive every migration that has no live driver.
+
+    It goes on until Ctrl-C or SIGTERM.
+    """
 
     async def drive(at: Workspace) -> ExitCode:
         at.out.say("driving whatever is due; Ctrl-C stops, and loses nothing")
-        async with asyncio.TaskGroup() as group:
-            group.create_task(at.coordinator.work())
+        driving = asyncio.create_task(at.coordinator.work())
+        try:
             await _tell(at)
+        finally:
+            driving.cancel()
         return ExitCode.DONE
 
     told = "stopped; another process may go on at once"
@@ -71,7 +79,7 @@ async def _tell(at: Workspace) -> None:
     """A line for every change of state."""
     last: dict[UUID, Migration] = {}
     while True:
-        known = {each.id: each for each in await at.migrations.get_all()}
+        known = {each.id: each for each in await patiently(at, at.migrations.get_all)}
         for migration_id, migration in known.items():
             before = last.get(migration_id)
             if before is None and migration.state.is_final:
@@ -97,7 +105,10 @@ def cutover(
         ),
     ] = False,
 ) -> None:
-    """Move the tenant over; waits for the bulk copy when that still runs."""
+    """Move the tenant over.
+
+    It waits for the bulk copy when that still runs.
+    """
 
     async def ask(at: Workspace) -> ExitCode:
         migration = await at.coordinator.initiate_cutover(
@@ -133,7 +144,10 @@ def pause(ctx: typer.Context, migration_id: MigrationId) -> None:
 
 
 def resume(ctx: typer.Context, migration_id: MigrationId) -> None:
-    """Let a paused migration go on; `work` or another command that waits for it drives it."""
+    """Let a paused migration go on.
+
+    `work`, or any other command that waits for the migration, drives it.
+    """
 
     async def ask(at: Workspace) -> ExitCode:
         migration = await at.coordinator.resume_migration(migration_id, operator=at.operator)
@@ -153,7 +167,10 @@ def abort(
         str, typer.Option("--reason", metavar="TEXT", help="For the audit log.")
     ] = "aborted by operator",
 ) -> None:
-    """Remove what was copied and leave the source as it was; twice is a no-op."""
+    """Remove what was copied; the source stays as it was.
+
+    Twice is a no-op.
+    """
 
     async def ask(at: Workspace) -> ExitCode:
         migration = await at.coordinator.abort_migration(

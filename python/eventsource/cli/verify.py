@@ -36,7 +36,10 @@ def verify(
         typer.Option("--sample", min=0.01, max=100, metavar="PERCENT", help="Share of streams."),
     ] = None,
 ) -> None:
-    """Compare a tenant's events in two stores while both are in use; exit code 4 if they differ."""
+    """Compare a tenant's events in two stores.
+
+    Both may be in use. Exit code 4 if they differ.
+    """
 
     async def compare(at: Workspace) -> ExitCode:
         source_id, target_id = await _stores(at, tenant_id, source, to)

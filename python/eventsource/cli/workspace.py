@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -23,6 +23,7 @@ from eventsource.migration import (
     SubscriptionMigrator,
     TenantStoreRouter,
 )
+from eventsource.migration.driver import may_pass
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
     PostgreSQLMigrationRepository,
@@ -35,11 +36,16 @@ from eventsource.subscriptions import PostgreSQLCheckpointRepository
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[Any]
 
+T = TypeVar("T")
+
 #: Connections of one pool; the coordinator and the driver open their own besides.
 _POOL_SIZE = 4
 
 #: An unreachable server is told after this many seconds.
 _CONNECT_SECONDS = 10.0
+
+#: How often a database that is away is asked again (seconds).
+_AWAY_SECONDS = 1.0
 
 _UNREACHABLE = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -150,6 +156,21 @@ class Workspace:
                 problems.append(str(error))
         if problems:
             raise PreflightError(problems)
+
+
+async def patiently(at: Workspace, ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again while a database is away: drivers wait for it, and so does who watches them."""
+    told = ""
+    while True:
+        try:
+            return await ask()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            if (reason := redact(str(error)) or type(error).__name__) != told:
+                at.out.warn(f"waiting for a database: {reason}")
+                told = reason
+        await asyncio.sleep(_AWAY_SECONDS)
 
 
 async def _pool(dsn: str, stack: contextlib.AsyncExitStack) -> Pool:

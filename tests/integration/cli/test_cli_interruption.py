@@ -16,6 +16,8 @@ import asyncpg
 import pytest
 from command_line import DEDICATED, CommandLine, wait_until
 
+from eventsource.testing import Cluster
+
 EVENTS = 6000
 #: About three seconds of bulk copy in chunks of 200 events.
 SLOW = "max_events_per_second = 2000\nbatch_size = 10\n"
@@ -77,6 +79,41 @@ def test_run_takes_over_from_a_process_that_was_killed(slow: CommandLine) -> Non
     answer = slow.json("run", slow.tenant, "--to", DEDICATED, "--yes")
     assert answer["migration"]["state"] == "migrated"
     assert slow.count("target") == EVENTS
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_run_waits_for_a_server_that_restarts_and_goes_on(
+    slow: CommandLine, source_cluster: Cluster, target_cluster: Cluster, side: str
+) -> None:
+    command = slow.popen("run", slow.tenant, "--to", DEDICATED, "--yes")
+    until_copying(slow)
+    # The source server holds the control database as well.
+    (source_cluster if side == "source" else target_cluster).restart()
+    output, _ = command.communicate(timeout=60)
+    assert command.returncode == 0, output
+    assert slow.migration()["state"] == "migrated"
+    assert slow.count("target") == EVENTS
+
+
+def test_run_goes_on_with_a_migration_that_was_paused(slow: CommandLine) -> None:
+    command = slow.popen("run", slow.tenant, "--to", DEDICATED, "--yes")
+    until_copying(slow)
+    id_ = slow.migration()["id"]
+    slow("pause", id_)
+    output, _ = command.communicate(timeout=20)
+    assert command.returncode == 1, output
+    assert f"migration {id_} was paused meanwhile" in output
+    result = slow("run", slow.tenant, "--to", DEDICATED, "--yes")
+    assert f"migration {id_} goes on, it was paused" in result.output
+
+
+def test_run_ends_when_somebody_aborts_the_migration(slow: CommandLine) -> None:
+    command = slow.popen("run", slow.tenant, "--to", DEDICATED, "--yes")
+    until_copying(slow)
+    slow("abort", slow.migration()["id"], "--reason", "wrong tenant")
+    output, _ = command.communicate(timeout=20)
+    assert command.returncode == 1, output
+    assert "was aborted meanwhile: wrong tenant" in output
 
 
 def test_an_interrupted_copy_can_be_aborted(slow: CommandLine) -> None:
