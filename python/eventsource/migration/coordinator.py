@@ -12,7 +12,7 @@ import asyncpg
 
 from eventsource.migration import lag, outcomes, preflight
 from eventsource.migration.consistency import ConsistencyVerifier
-from eventsource.migration.driver import Driver
+from eventsource.migration.driver import Driver, may_pass
 from eventsource.migration.errors import (
     ConsistencyError,
     InvalidStateTransitionError,
@@ -267,11 +267,18 @@ class MigrationCoordinator:
             await asyncio.sleep(POLL_SECONDS * 2)
 
     async def work(self, *, once: bool = False, poll_seconds: float = 1.0) -> None:
-        """Drive whatever is due and has no live driver; ``once`` returns when nothing is left."""
+        """Drive whatever is due and has no live driver; ``once`` returns when nothing is left.
+
+        A control database that is away is waited for, as the drivers do, unless ``once``.
+        """
         while True:
-            for migration in await self._migrations.get_active():
-                if migration.state is not _S.PAUSED and self._knows(migration):
-                    self._ensure_driver(migration)
+            try:
+                for migration in await self._migrations.get_active():
+                    if migration.state is not _S.PAUSED and self._knows(migration):
+                        self._ensure_driver(migration)
+            except Exception as error:
+                if once or not may_pass(error):
+                    raise
             if once:
                 await asyncio.gather(*list(self._driving), return_exceptions=True)
                 return
