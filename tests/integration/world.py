@@ -39,6 +39,8 @@ TARGET_TABLE = "events_dedicated-a.b"
 
 PATIENCE = 20.0
 
+JOURNAL = ("tenant_migrations", "migration_audit_log", "tenant_routing")
+
 #: Quick to pass and to give up; what a test is about it sets itself.
 QUICK = {"pass_interval_seconds": 0.05, "cutover_timeout_seconds": 1.0}
 
@@ -255,13 +257,13 @@ class World:
 
     async def fingerprint(self, *, journal: bool = True) -> dict[str, Any]:
         """Everything that the three databases hold; ``journal=False`` leaves out the record of
-        what was asked and done (migrations and audit log).
+        what was asked and done, and the route, which an abort gives back but keeps.
         """
         seen: dict[str, Any] = {}
         for side in ("source", "target", "control"):
             connection = getattr(self, side)
             for name in await _names(connection):
-                if not journal and name in ("tenant_migrations", "migration_audit_log"):
+                if not journal and name in JOURNAL:
                     continue
                 quoted = '"' + name.replace('"', '""') + '"'
                 seen[f"{side}.{name}"] = await connection.fetchval(
