@@ -207,7 +207,7 @@ class TestAnExistingTable:
             await writer.execute(FILL.replace("500", "1"))
             longest = max(longest, time.monotonic() - started)
         assert not upgrading.done()
-        assert longest < 0.5
+        assert longest < 1.0, "a lock request of 0.2 s, on a machine that may be busy"
         await holder.execute("commit")
         await asyncio.wait_for(upgrading, 30)
         await writer.close()
