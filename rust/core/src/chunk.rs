@@ -1,6 +1,6 @@
 //! Carries tuples over: the position moved by the offset, everything else byte for byte.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use crate::config::Cursor;
@@ -45,27 +45,55 @@ impl Layout {
         fixed(tuple, self.event_id).map(Uuid::from_bytes)
     }
 
-    /// The digest of a tuple read at `offset` above its source position. `scratch` is overwritten.
+    /// The digest of the carried columns of a tuple that was read at `offset` above its source
+    /// position. `scratch` is overwritten.
     pub fn digest_of(
         &self,
         tuple: &Tuple<'_>,
         offset: i64,
         scratch: &mut Vec<u8>,
     ) -> Result<Digest> {
-        if offset == 0 {
-            return Ok(Digest::of_row(tuple.bytes));
-        }
         let position = self.position_of(tuple)?.wrapping_sub(offset);
-        scratch.clear();
-        scratch.extend_from_slice(tuple.bytes);
-        self.put_position(scratch, tuple, position);
-        Ok(Digest::of_row(scratch))
+        Ok(Digest::of_parts(
+            &self.carried(tuple, position).parts(),
+            scratch,
+        ))
     }
 
-    pub(crate) fn put_position(&self, row: &mut [u8], tuple: &Tuple<'_>, position: i64) {
-        if let Some((start, end)) = tuple.fields[self.position] {
-            row[start..end].copy_from_slice(&position.to_be_bytes());
+    /// The carried columns of a tuple, at another position.
+    pub fn carried<'a>(&self, tuple: &Tuple<'a>, position: i64) -> Carried<'a> {
+        // A field behind the carried ones has its length before it.
+        let end = match tuple.fields.get(self.count) {
+            Some(Some((start, _))) => start - 4,
+            Some(None) => tuple.bytes.len() - 4,
+            None => tuple.bytes.len(),
+        };
+        let (start, resume) = tuple.fields[self.position].unwrap_or((end, end));
+        Carried {
+            count: (self.count as i16).to_be_bytes(),
+            before: &tuple.bytes[2..start],
+            position: position.to_be_bytes(),
+            after: &tuple.bytes[resume..end],
         }
+    }
+}
+
+/// A tuple in the pieces it is carried in.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried<'a> {
+    count: [u8; 2],
+    before: &'a [u8],
+    position: [u8; 8],
+    after: &'a [u8],
+}
+
+impl Carried<'_> {
+    pub fn parts(&self) -> [&[u8]; 4] {
+        [&self.count, self.before, &self.position, self.after]
+    }
+
+    fn len(&self) -> usize {
+        2 + self.before.len() + 8 + self.after.len()
     }
 }
 
@@ -139,40 +167,62 @@ impl ChunkBuilder {
         self.chunk.bytes
     }
 
-    pub fn push(&mut self, tuple: &Tuple<'_>) -> Result<()> {
-        let Carrier { layout, offset, .. } = self.carrier;
+    /// Adds a tuple; `shared` gives its bytes without copying them.
+    pub fn push(&mut self, tuple: &Tuple<'_>, shared: impl FnOnce() -> Bytes) -> Result<()> {
+        let layout = self.carrier.layout;
         if tuple.fields.len() != layout.count + 1 {
             return Err(Error::protocol("the source sent another number of columns"));
         }
         let position = layout.position_of(tuple)?;
         let event_id = layout.event_id_of(tuple)?;
-        let target = self.target_position(position)?;
-        let carried = carried_end(tuple, layout.count);
+        let target = self.target_position(position)?.to_be_bytes();
+        let carried = layout.carried(tuple, position);
         self.chunk.last = Cursor {
             transaction_id: self.transaction_id(tuple)?,
             position,
         };
-
-        if self.batch.capacity() - self.batch.len() < carried {
-            self.flush_batch();
-            self.batch.reserve(carried.max(BATCH_BYTES));
-        }
-        let start = self.batch.len();
-        self.batch.put_i16(layout.count as i16);
-        self.batch.extend_from_slice(&tuple.bytes[2..carried]);
-        let row = &mut self.batch[start..];
-        let digest = Digest::of_row(row);
-        if offset != 0 {
-            layout.put_position(row, tuple, target);
-        }
-
+        let digest = if carried.len() > BATCH_BYTES {
+            self.share(&carried, target, &shared())
+        } else {
+            self.copy(&carried, target)
+        };
         self.chunk.keys.push(Key { position, event_id });
         if self.carrier.keep_digests {
             self.chunk.digests.push(digest);
         }
         self.chunk.digest = self.chunk.digest.plus(digest);
-        self.chunk.bytes += carried;
+        self.chunk.bytes += carried.len();
         Ok(())
+    }
+
+    /// The usual row joins its neighbours in a batch.
+    fn copy(&mut self, carried: &Carried<'_>, target: [u8; 8]) -> Digest {
+        if self.batch.capacity() - self.batch.len() < carried.len() {
+            self.flush_batch();
+            self.batch.reserve(BATCH_BYTES);
+        }
+        let start = self.batch.len();
+        for part in carried.parts() {
+            self.batch.extend_from_slice(part);
+        }
+        let row = &mut self.batch[start..];
+        let digest = Digest::of_row(row);
+        let position = 2 + carried.before.len();
+        row[position..position + 8].copy_from_slice(&target);
+        digest
+    }
+
+    /// A row wider than a batch is kept where it is, around its new position.
+    fn share(&mut self, carried: &Carried<'_>, target: [u8; 8], shared: &Bytes) -> Digest {
+        self.flush_batch();
+        let resume = 2 + carried.before.len() + 8;
+        self.chunk.batches.extend([
+            Bytes::copy_from_slice(&carried.count),
+            shared.slice(2..resume - 8),
+            Bytes::copy_from_slice(&target),
+            shared.slice(resume..resume + carried.after.len()),
+        ]);
+        Digest::of_parts(&carried.parts(), &mut Vec::new())
     }
 
     /// The chunk so far; the builder starts anew.
@@ -202,15 +252,6 @@ impl ChunkBuilder {
             return Ok(None);
         }
         fixed(tuple, self.carrier.layout.count).map(|bytes| Some(u64::from_be_bytes(bytes)))
-    }
-}
-
-/// Where the first `count` fields end.
-fn carried_end(tuple: &Tuple<'_>, count: usize) -> usize {
-    // The field behind them has its length before it.
-    match tuple.fields[count] {
-        Some((start, _)) => start - 4,
-        None => tuple.bytes.len() - 4,
     }
 }
 

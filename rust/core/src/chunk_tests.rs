@@ -42,7 +42,7 @@ fn build(carrier: Carrier, rows: &[Vec<u8>]) -> Result<Chunk> {
     framer.push(Bytes::from([HEADER, &rows.concat(), END].concat()));
     let mut builder = ChunkBuilder::new(carrier);
     while framer.advance().unwrap() {
-        builder.push(&framer.tuple())?;
+        builder.push(&framer.tuple(), || framer.shared())?;
     }
     Ok(builder.take())
 }
@@ -96,6 +96,15 @@ fn rows_larger_than_a_batch_are_carried() {
     ];
     let chunk = build(carrier(false), &rows).unwrap();
     assert_eq!(chunk.rows(), 3);
+    let sent = chunk.batches.concat();
+    let mut framer = Framer::default();
+    framer.push(Bytes::from([HEADER, &sent, END].concat()));
+    let layout = carrier(false).layout;
+    for digest in chunk.digests {
+        assert!(framer.advance().unwrap());
+        let found = layout.digest_of(&framer.tuple(), OFFSET, &mut Vec::new());
+        assert_eq!(found.unwrap(), digest);
+    }
     assert_eq!(
         chunk.bytes,
         chunk.batches.iter().map(Bytes::len).sum::<usize>()

@@ -4,6 +4,9 @@
 //! being the source's. Sets are combined by addition modulo 2^128 with a count: unlike XOR, a row
 //! that occurs twice does not vanish, and the order of arrival does not matter.
 
+/// From here on, copying a row costs more than hashing it piece by piece.
+const WIDE: usize = 16 * 1024;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Digest(u128);
 
@@ -11,7 +14,27 @@ impl Digest {
     pub const ZERO: Digest = Digest(0);
 
     pub fn of_row(tuple: &[u8]) -> Digest {
-        let hash = blake3::hash(tuple);
+        Digest::first_half(blake3::hash(tuple))
+    }
+
+    /// Of a row that is not in one piece. `scratch` is overwritten, and never grows large.
+    pub fn of_parts(parts: &[&[u8]], scratch: &mut Vec<u8>) -> Digest {
+        if parts.iter().map(|part| part.len()).sum::<usize>() > WIDE {
+            let mut hasher = blake3::Hasher::new();
+            for part in parts {
+                hasher.update(part);
+            }
+            return Digest::first_half(hasher.finalize());
+        }
+        // A hasher that takes pieces is much larger than a row; joining them is cheaper.
+        scratch.clear();
+        for part in parts {
+            scratch.extend_from_slice(part);
+        }
+        Digest::of_row(scratch)
+    }
+
+    fn first_half(hash: blake3::Hash) -> Digest {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash.as_bytes()[..16]);
         Digest(u128::from_le_bytes(bytes))
@@ -57,6 +80,16 @@ mod tests {
     fn a_row_that_occurs_twice_does_not_vanish() {
         let row = Digest::of_row(b"row");
         assert_ne!(row.plus(row), Digest::ZERO);
+    }
+
+    #[test]
+    fn a_row_in_parts_has_the_digest_of_the_whole() {
+        for length in [10, 3 * WIDE] {
+            let row: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            let (left, right) = row.split_at(length / 3);
+            let digest = Digest::of_parts(&[left, &[], right], &mut Vec::new());
+            assert_eq!(digest, Digest::of_row(&row));
+        }
     }
 
     proptest! {

@@ -116,6 +116,15 @@ impl Framer {
         }
     }
 
+    /// The bytes of the current tuple, shared with the message they came in where that is possible.
+    pub fn shared(&self) -> Bytes {
+        if self.pieces.is_empty() {
+            self.whole.slice(..self.current)
+        } else {
+            Bytes::copy_from_slice(&self.pieces[..self.current])
+        }
+    }
+
     /// Called when the server says the stream is over.
     pub fn finish(&self) -> Result<(), FrameError> {
         if self.state == State::End && self.remaining() == 0 {

@@ -200,7 +200,7 @@ impl Reader {
         };
         while stream.fill().await? {
             while stream.advance()? {
-                builder.push(&stream.tuple())?;
+                builder.push(&stream.tuple(), || stream.shared())?;
                 if builder.bytes() >= self.most_bytes || builder.rows() >= self.most_rows {
                     let chunk = builder.take();
                     read.count(&chunk);

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio_postgres::{Client, CopyOutStream, ToStatement};
 
@@ -48,6 +49,11 @@ impl TupleStream {
 
     pub fn tuple(&self) -> Tuple<'_> {
         self.framer.tuple()
+    }
+
+    /// The bytes of the tuple, without copying them where that is possible.
+    pub fn shared(&self) -> Bytes {
+        self.framer.shared()
     }
 
     fn broken(&self, error: FrameError) -> Error {

@@ -243,23 +243,15 @@ impl Scanner {
             tuple.field(self.aggregate_id).unwrap_or_default(),
             tuple.field(self.aggregate_type).unwrap_or_default(),
         );
-        // The flag behind the carried columns takes five bytes.
-        let carried = Tuple {
-            bytes: &tuple.bytes[..tuple.bytes.len() - 5],
-            fields: &tuple.fields[..count],
-        };
+        let carried = self.layout.carried(tuple, position);
         let start = bytes.len();
         let digest = if self.keep_bytes {
-            bytes.extend_from_slice(carried.bytes);
-            let row = &mut bytes[start..];
-            row[..2].copy_from_slice(&(count as i16).to_be_bytes());
-            self.layout.put_position(row, &carried, position);
+            for part in carried.parts() {
+                bytes.extend_from_slice(part);
+            }
             Digest::ZERO
         } else {
-            scratch.clear();
-            scratch.extend_from_slice(carried.bytes);
-            self.layout.put_position(scratch, &carried, position);
-            Digest::of_row(scratch)
+            Digest::of_parts(&carried.parts(), scratch)
         };
         Ok(Entry {
             position,
