@@ -229,7 +229,9 @@ async def open_stores(
     async with contextlib.AsyncExitStack() as stack:
 
         async def pool(dsn: str, size: int, **options: Any) -> asyncpg.Pool[asyncpg.Record]:
-            opened = await asyncpg.create_pool(dsn, min_size=1, max_size=size, **options)
+            # Open from the start, as asyncpg's own default is: an append that follows its tenant
+            # should not have to wait for a connection to be made.
+            opened = await asyncpg.create_pool(dsn, min_size=size, max_size=size, **options)
             return await stack.enter_async_context(opened)
 
         wanted = {config.source} if config.frozen else set(config.stores)
