@@ -11,7 +11,7 @@ A page is a sequence of fenced blocks, and their languages say what a test does 
   is followed by ``$ echo $?``. Where a page shows an id and the command printed another one, later
   commands of the page that name the first get the second.
 
-Other languages are not run. Where a page's environment comes from is the caller's business.
+Other languages are not run. Environment and working directory are the caller's business.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ import inspect
 import io
 import os
 import re
+import shlex
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
+
+from typer.testing import CliRunner
+
+from eventsource.cli import app
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -43,11 +49,15 @@ _VARYING = (
     (re.compile(r"\d[\d.,]*(?=\W|$)"), "N"),
     (re.compile(r"[ -]+"), " "),
 )
-# Lines that a terminal replaces by the next one, so that pages leave them out.
-_REPLACED = re.compile(
-    r"(servers|writers) +starting |seed +writing |prepare |copy |verify |check |"
-    r"lag +[\d,]+ events$|cutover +asking "
+# Progress: a terminal replaces such a line by the next one, and how many there are depends on the
+# machine. Pages show some of them; nothing is compared.
+_PROGRESS = re.compile(
+    r"(servers|writers) +starting |seed +writing |prepare |copy |copied +[\d,]+ events in |"
+    r"verify |check |lag +[\d,]+ events$|cutover +asking "
 )
+
+# A command that needs nothing of a shell.
+_PLAIN = re.compile(r"eventsource-migrate [^|&;<>()$`\\*?\n]*")
 
 PATIENCE = 60.0
 
@@ -85,17 +95,15 @@ def shape(text: str) -> str:
 
 @dataclass
 class Runner:
-    """Runs the blocks of one page in their order.
+    """Runs the blocks of one page in their order, in the environment of this process.
 
     Args:
-        directory: where the page's files go and its commands run.
-        environment: variables that its commands see besides those of this process.
+        directory: where the page's files go; the working directory of this process.
         exact: compare what Python prints character by character, and not by its shape.
     """
 
     page: Path
     directory: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
     exact: bool = False
     namespace: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
     _printed: io.StringIO = field(default_factory=io.StringIO)
@@ -153,17 +161,28 @@ class Runner:
 
     async def _run_commands(self, block: Block) -> None:
         if self._shell is None:
-            self._shell = await Shell.open(self.directory, self.environment)
+            self._shell = await Shell.open(self.directory)
         commands = list(commands_of(block))
         for number, (command, shown) in enumerate(commands):
             where = f"{self._name}:{block.line}: {command}"
             ours = _ID.sub(lambda found: self._ids.get(found[0], found[0]), command)
-            code, printed = await self._shell.run(ours)
+            code, printed = await self._run_command(ours, self._shell)
             following = commands[number + 1][0] if number + 1 < len(commands) else ""
             if code != 0:
                 assert following == "echo $?", f"{where} failed with {code}:\n{printed}"
             if shown:
                 self._compare(printed, shown, where)
+
+    async def _run_command(self, command: str, shell: Shell) -> tuple[int, str]:
+        """In a process of its own, or here: an interpreter's start takes longer than most verbs."""
+        if _PLAIN.fullmatch(command):
+            words = shlex.split(command)[1:]
+            done = await asyncio.to_thread(CliRunner().invoke, app, words)
+            if done.exception is not None and not isinstance(done.exception, SystemExit):
+                raise done.exception
+            shell.last = done.exit_code
+            return done.exit_code, done.output
+        return await shell.run(command)
 
     def _compare(self, printed: str, shown: str, where: str) -> None:
         for theirs, ours in compare(printed, shown, where):
@@ -192,24 +211,18 @@ def commands_of(block: Block) -> Iterator[tuple[str, str]]:
 def compare(printed: str, shown: str, where: str) -> list[tuple[str, str]]:
     """Assert that the lines are alike up to what differs from run to run.
 
-    Lines that a terminal replaces may be missing in the page.
-
     Returns:
         Each line that is shown, with the one that was printed.
     """
-    expected = [line for line in shown.splitlines() if line.strip()]
-    alike: list[tuple[str, str]] = []
-    for line in printed.splitlines():
-        if not line.strip():
-            continue
-        following = expected[len(alike)] if len(alike) < len(expected) else None
-        if following is not None and shape(line) == shape(following):
-            alike.append((following, line))
-        elif not _REPLACED.match(line):
-            raise AssertionError(f"{where}\nshown:   {following}\nprinted: {line}\n\n{printed}")
-    missing = expected[len(alike) :]
-    assert not missing, f"{where}\nshown, but not printed: {missing[0]}\n\n{printed}"
-    return alike
+    expected, actual = _lasting(shown), _lasting(printed)
+    for theirs, ours in zip_longest(expected, actual, fillvalue="(nothing more)"):
+        if shape(theirs) != shape(ours):
+            raise AssertionError(f"{where}\nshown:   {theirs}\nprinted: {ours}\n\n{printed}")
+    return list(zip(expected, actual, strict=True))
+
+
+def _lasting(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip() and not _PROGRESS.match(line)]
 
 
 class Shell:
@@ -220,10 +233,10 @@ class Shell:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._last = 0
+        self.last = 0
 
     @classmethod
-    async def open(cls, directory: Path, environment: Mapping[str, str]) -> Self:
+    async def open(cls, directory: Path) -> Self:
         """Start a shell in a process group of its own."""
         process = await asyncio.create_subprocess_exec(
             "sh",
@@ -231,7 +244,6 @@ class Shell:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=directory,
-            env={**os.environ, **environment},
             start_new_session=True,
         )
         return cls(process)
@@ -241,13 +253,13 @@ class Shell:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         # The newline ends a here-document; standard input is the session's own.
-        script = f"(exit {self._last})\n{{ {command}\n}} </dev/null\nprintf '\\036%s\\n' $?\n"
+        script = f"(exit {self.last})\n{{ {command}\n}} </dev/null\nprintf '\\036%s\\n' $?\n"
         self._process.stdin.write(script.encode())
         async with asyncio.timeout(PATIENCE):
             await self._process.stdin.drain()
             printed = (await self._process.stdout.readuntil(self._MARK.encode())).decode()
-            self._last = int(await self._process.stdout.readline())
-        return self._last, printed.removesuffix(self._MARK)
+            self.last = int(await self._process.stdout.readline())
+        return self.last, printed.removesuffix(self._MARK)
 
     async def close(self) -> None:
         """End the session and every job that it left."""
