@@ -410,8 +410,10 @@ async def _catalog(connection: asyncpg.Connection, journal: bool) -> list[str]:
         "select sequencename as name from pg_sequences where schemaname = 'public' order by 1"
     ):
         name = record["name"]
-        if name.endswith("_id_seq") and not journal:
-            continue  # how far row ids went says nothing about what was left behind
+        if name.endswith(("_id_seq", "_position_seq")) and not journal:
+            # How far row ids went says nothing about what was left behind, and a sequence of
+            # positions never goes back: readers may have taken its value for the head.
+            continue
         quoted = '"' + name.replace('"', '""') + '"'
         value = await connection.fetchrow(f"select last_value, is_called from {quoted}")
         found.append(f"sequence {name} {tuple(value)}")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from eventsource.identifiers import qualified
 from eventsource.migration import deferred_indexes, flip, guard, progress, snapshots
-from eventsource.migration.repositories.migrations import transaction
 from eventsource.migration.states import MigrationState
 
 if TYPE_CHECKING:
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from eventsource.migration.guard import Fence
     from eventsource.migration.links import Links
     from eventsource.migration.models import Migration
-    from eventsource.migration.progress import CopyProgress
 
 #: Rows deleted per transaction, so that no transaction of an abort lives long.
 ROWS_AT_A_TIME = 20_000
@@ -37,12 +35,14 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
     at = await progress.claim(links.target, target, migration.id, owner)
     closed = await guard.read(links.target, target, migration.tenant_id)
     if closed is not None and closed.migration_id == migration.id:
+        await guard.refuse_mirrors(links.target, target, closed)
         await _undo_load(links, migration, closed)
-        # With the row the mirror's permission goes; what it wrote before is deleted below.
-        await guard.remove(links.target, target, closed)
     if at is not None:
+        # The block was reserved when the target held nothing of the tenant: all of it is ours.
         await _delete_copied(links, migration)
-        await _release_block(links, at)
+    if closed is not None and closed.migration_id == migration.id:
+        # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
+        await guard.remove(links.target, target, closed)
     await _delete_mapping(links, migration)
     await progress.remove(links.target, target, migration.id)
     await snapshots.remove_barrier(links.source, source, migration.id)
@@ -73,7 +73,7 @@ async def _undo_load(links: Links, migration: Migration, closed: Fence) -> None:
 
 
 async def _delete_copied(links: Links, migration: Migration) -> None:
-    """Delete the tenant's rows at the target: the block was reserved when it held none."""
+    """Delete the tenant's rows at the target."""
     name = guard.table(links.endpoints.target_address)
     while True:
         tag = await links.target.execute(
@@ -83,19 +83,6 @@ async def _delete_copied(links: Links, migration: Migration) -> None:
         )  # fmt: skip
         if tag == "DELETE 0":
             return
-
-
-async def _release_block(links: Links, at: CopyProgress) -> None:
-    """Give the reserved positions back when nobody drew one behind them."""
-    target = links.endpoints.target_address
-    sequence = await snapshots.position_sequence(links.target, target)
-    async with transaction(links.target) as inside:
-        await inside.fetchval(
-            "select setval($1::text::regclass, greatest(m.highest, 1), m.highest > 0)"
-            f" from {sequence} s, (select coalesce(max(global_position), 0) as highest"
-            f" from {guard.table(target)}) m where s.last_value = $2",
-            sequence, at.last_target_position,
-        )  # fmt: skip
 
 
 async def _delete_mapping(links: Links, migration: Migration) -> None:

@@ -243,13 +243,13 @@ class _MirrorLinks:
             [append.last_version for append in appends],
         )
         async with self.target.transaction():
-            # Held until the commit: an abort that removes the fence row waits for this mirror and
+            # Held until the commit: an abort that changes the fence row waits for this mirror and
             # then deletes what it wrote.
             closed = await self.target.fetchval(
                 f"select set_config('{guard.MIGRATOR_SETTING}', $1::text, true)"
                 f" from {guard.fences(self.target_address)} where table_name = $2"
                 " and tenant_id = $3 and migration_id = $1::text::uuid and state = 'closed'"
-                " for share",
+                f" and generation <> {guard.NO_MIRRORS} for share",
                 str(migration_id), self.target_address.table, tenant_id,
             )  # fmt: skip
             if closed is None:

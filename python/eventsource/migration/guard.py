@@ -34,6 +34,9 @@ DDL_LOCK_TIMEOUT_MS = 150
 #: to resolve and no writer sees an error for it.
 GUARD_PATIENCE_SECONDS = 2.0
 
+#: Generation of a target's fence whose migration is being undone.
+NO_MIRRORS = -1
+
 #: Session setting by which the target's guard recognises the migrator.
 MIGRATOR_SETTING = "eventsource.migration"
 
@@ -194,6 +197,15 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
 
     await with_brief_locks(connection, drop)
     return removed
+
+
+async def refuse_mirrors(connection: Executor, address: TableAddress, fence: Fence) -> None:
+    """Take the mirrors' permission away; waits for those that are writing."""
+    await connection.execute(
+        f"update {fences(address)} set generation = $2 where fence_id = $1",
+        fence.fence_id,
+        NO_MIRRORS,
+    )
 
 
 async def lock_exclusively(connection: Executor, fence: Fence) -> None:

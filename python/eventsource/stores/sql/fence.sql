@@ -133,7 +133,7 @@ $guard$;
 
 -- Opens an arriving tenant for applications, after the decision: the sequence first, so that no new
 -- event gets a position that the migration carried. False when the migration has no fence here.
--- The headroom of the reserved block is given back when nobody drew a position behind it.
+-- The sequence never goes back: a reader of the feed may already have taken its value for the head.
 create or replace function {schema}.eventsource_open_target(
     target text, tenant uuid, migration uuid, new_generation bigint, last_carried bigint
 ) returns boolean
@@ -141,11 +141,8 @@ language plpgsql volatile
 set search_path = pg_catalog, {schema}, pg_temp
 as $open$
 declare
-    fence      {schema}.eventsource_fences;
-    events     text;
-    sequence   regclass;
-    reserved   bigint;
-    head       bigint;
+    fence     {schema}.eventsource_fences;
+    sequence  regclass;
 begin
     select * into fence from {schema}.eventsource_fences f
         where f.table_name = target and f.tenant_id = tenant and f.migration_id = migration
@@ -154,28 +151,18 @@ begin
     if not found then
         return false;
     end if;
-    if fence.state <> 'closed' then
-        return true;
+    if fence.state = 'closed' then
+        select pg_get_serial_sequence(format('%s.%I', c.relnamespace::regnamespace, target),
+                                      'global_position')
+            into sequence
+            from {schema}.eventsource_fences f join pg_class c on c.oid = f.tableoid
+            where f.fence_id = fence.fence_id;
+        perform setval(sequence,
+                       greatest(last_carried, coalesce(pg_sequence_last_value(sequence), 0), 1));
+        update {schema}.eventsource_fences f
+            set state = 'open', generation = new_generation, updated_at = now()
+            where f.fence_id = fence.fence_id;
     end if;
-    select format('%s.%I', c.relnamespace::regnamespace, target) into events
-        from {schema}.eventsource_fences f join pg_class c on c.oid = f.tableoid
-        where f.fence_id = fence.fence_id;
-    sequence := pg_get_serial_sequence(events, 'global_position');
-    begin
-        select p.last_target_position into reserved from {schema}.eventsource_copy_progress p
-            where p.migration_id = migration and p.position_offset = 0;
-        execute format('lock table %s in share row exclusive mode nowait', events);
-        if pg_sequence_last_value(sequence) = reserved then
-            perform setval(sequence, greatest(last_carried, 1));
-        end if;
-    exception when lock_not_available or insufficient_privilege then
-        null;  -- others write here: the gap stays
-    end;
-    head := coalesce(pg_sequence_last_value(sequence), 0);
-    perform setval(sequence, greatest(last_carried, head, 1));
-    update {schema}.eventsource_fences f
-        set state = 'open', generation = new_generation, updated_at = now()
-        where f.fence_id = fence.fence_id;
     return true;
 end
 $open$;
