@@ -60,8 +60,12 @@ class Output:
         sys.stdout.flush()
 
     def warn(self, text: str) -> None:
-        """Print a line that needs attention, to standard error."""
-        self._aside.print(Text.assemble(("warning: ", "yellow"), redact(text)), soft_wrap=True)
+        """Print a line that needs attention, to standard error.
+
+        Where a bar is being redrawn it goes above the bar, which only its own console can do.
+        """
+        where = self.console if self.is_live else self._aside
+        where.print(Text.assemble(("warning: ", "yellow"), redact(text)), soft_wrap=True)
 
     def fail(self, code: str, message: str, exit_code: int, **details: object) -> None:
         """Print why the command failed, to standard error; with JSON also as the document."""

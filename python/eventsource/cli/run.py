@@ -146,4 +146,6 @@ async def confirmed(question: str) -> bool:
         await typed.wait()
     finally:
         loop.remove_reader(sys.stdin.fileno())
+        if not typed.is_set():
+            print()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
