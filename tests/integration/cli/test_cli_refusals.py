@@ -20,18 +20,15 @@ def untouched(cli: CommandLine) -> bool:
     )
 
 
-@pytest.mark.parametrize("side", [SHARED, DEDICATED])
-@pytest.mark.parametrize("verb", ["run", "plan", "start"])
-def test_a_wrong_password_of_a_store_is_refused_by_preflight(
-    ready: CommandLine, side: str, verb: str
-) -> None:
-    dsns = {SHARED: ready.source_dsn, DEDICATED: ready.target_dsn}
-    ready.write_config(**{side: wrong_password(dsns[side])})
-    result = ready(verb, ready.tenant, "--to", DEDICATED, exit_code=3)
-    assert f"store '{side}'" in result.output
-    assert f"check [stores.{side}] dsn" in result.output
-    assert "S3cret-guess" not in result.output
-    assert "Traceback" not in result.output
+def test_a_wrong_password_of_a_store_is_refused_by_preflight(ready: CommandLine) -> None:
+    for side, dsn in ((SHARED, ready.source_dsn), (DEDICATED, ready.target_dsn)):
+        ready.write_config(**{side: wrong_password(dsn)})
+        for verb in ("run", "plan", "start"):
+            result = ready(verb, ready.tenant, "--to", DEDICATED, exit_code=3)
+            assert f"store '{side}'" in result.output
+            assert f"check [stores.{side}] dsn" in result.output
+            assert "S3cret-guess" not in result.output
+            assert "Traceback" not in result.output
     assert untouched(ready)
 
 
@@ -77,13 +74,11 @@ def test_a_store_that_is_unreachable_does_not_keep_the_journal_from_being_read(
     ready("lag", id_, exit_code=1)
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "start"])
-def test_an_unknown_store_is_a_usage_error_that_lists_the_known(
-    ready: CommandLine, verb: str
-) -> None:
-    result = ready(verb, ready.tenant, "--to", "nowhere", exit_code=2)
-    assert "has no store 'nowhere'" in result.output
-    assert "dedicated, shared" in result.output
+def test_an_unknown_store_is_a_usage_error_that_lists_the_known(ready: CommandLine) -> None:
+    for verb in ("run", "plan", "start"):
+        result = ready(verb, ready.tenant, "--to", "nowhere", exit_code=2)
+        assert "has no store 'nowhere'" in result.output
+        assert "dedicated, shared" in result.output
     assert untouched(ready)
 
 
