@@ -23,7 +23,7 @@ from eventsource.migration import (
     SubscriptionMigrator,
     TenantStoreRouter,
 )
-from eventsource.migration.driver import may_pass
+from eventsource.migration.faults import may_pass
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
     PostgreSQLMigrationRepository,

@@ -12,7 +12,7 @@ import asyncpg
 
 from eventsource.migration import lag, outcomes, preflight
 from eventsource.migration.consistency import ConsistencyVerifier
-from eventsource.migration.driver import Driver, may_pass
+from eventsource.migration.driver import Driver
 from eventsource.migration.errors import (
     ConsistencyError,
     InvalidStateTransitionError,
@@ -20,6 +20,7 @@ from eventsource.migration.errors import (
     MigrationError,
     RoutingError,
 )
+from eventsource.migration.faults import may_pass
 from eventsource.migration.links import Endpoints, address_of
 from eventsource.migration.models import Migration, MigrationConfig
 from eventsource.migration.states import MigrationState

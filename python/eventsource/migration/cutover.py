@@ -36,6 +36,10 @@ LONGEST_ATTEMPT = 0.5
 #: A fenced section shorter than this is not worth beginning (seconds).
 SHORTEST_SECTION = 0.1
 
+#: A fenced section that outlives its time by this much is a process that is frozen or gone, and the
+#: server frees the writers: a live one has given up by itself and said so (seconds).
+FROZEN_AFTER = 0.15
+
 _BLOCKERS = """
 select coalesce(a.pid, 0) as pid,
        coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)),
@@ -44,7 +48,10 @@ select coalesce(a.pid, 0) as pid,
        left(coalesce(a.query, 'prepared transaction ' || p.gid, ''), 200) as query
 from pg_locks l
 left join pg_stat_activity a on a.pid = l.pid
-left join pg_prepared_xacts p on '-1/' || p.transaction::text = l.virtualtransaction
+-- A prepared transaction keeps the virtual id of its session, which is gone: its own id tells it.
+left join pg_locks x on l.pid is null and x.pid is null and x.locktype = 'transactionid'
+  and x.granted and x.virtualtransaction = l.virtualtransaction
+left join pg_prepared_xacts p on p.transaction = x.transactionid
 where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid
   and l.objsubid = 2 and l.granted and l.mode = 'ShareLock'
   and l.database = (select oid from pg_database where datname = current_database())
@@ -104,19 +111,20 @@ class Cutover:
             asked = time.monotonic()
             # What one writer can wait is the lock wait plus the section behind it: together they
             # stay within the budget.
-            async with self._fenced(min(share, left), budget) as held:
+            wait = min(share, left)
+            async with self._fenced(wait, budget - wait) as held:
                 if held:
-                    return await self._section(asked, budget, attempts)
+                    return await self._section(asked, budget - wait, attempts)
             blockers = held_by if (held_by := await self._blockers()) else blockers
             await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
         raise CutoverTimeoutError(budget, await self._waiting(), blockers)
 
     @contextlib.asynccontextmanager
-    async def _fenced(self, wait: float, budget: float):  # type: ignore[no-untyped-def]
-        """Hold the exclusive lock; yields False when it was not granted in time."""
+    async def _fenced(self, wait: float, section: float):  # type: ignore[no-untyped-def]
+        """Hold the exclusive lock; yields False when it was not granted in time (seconds)."""
         held = self.links.fence
         milliseconds = max(1, int(wait * 1000))
-        patience = max(1, int((budget - wait) * 1000))
+        patience = int((section + FROZEN_AFTER) * 1000)
         try:
             try:
                 await held.execute(
@@ -136,11 +144,11 @@ class Cutover:
                 with contextlib.suppress(asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
                     await held.execute("rollback")
 
-    async def _section(self, asked: float, budget: float, attempts: int) -> CutoverResult:
+    async def _section(self, asked: float, seconds: float, attempts: int) -> CutoverResult:
         """What happens while writers wait; ends with the decision and the open target."""
         waiting = 0
         try:
-            async with asyncio.timeout(max(0.0, budget - (time.monotonic() - asked))):
+            async with asyncio.timeout(seconds):
                 result = await self.passes.under_the_fence()
                 decided = await flip.decide(
                     self.links.fence,
@@ -153,6 +161,7 @@ class Cutover:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.1):
                     waiting = await self._waiting()
+            budget = self.migration.config.cutover_timeout_seconds
             raise CutoverTimeoutError(budget, waiting) from None
         except DataPlaneError as error:
             if error.kind == "inconsistent":

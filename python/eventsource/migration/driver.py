@@ -29,8 +29,8 @@ from eventsource.migration.errors import (
     InvalidStateTransitionError,
     LeaseLostError,
     MigrationError,
-    TargetBusyError,
 )
+from eventsource.migration.faults import PASSING, first_of, may_pass
 from eventsource.migration.links import Endpoints, Links
 from eventsource.migration.passes import Passes
 from eventsource.migration.preflight import carried_columns
@@ -52,21 +52,6 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
 #: Catch-up passes tried before the fence is asked for although the lag is not small.
 PASSES_BEFORE_FENCE = 50
 
-_PASSING = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
-#: SQLSTATE classes that time heals: connection, resources, operator intervention, rollback, locks.
-_PASSING_CLASSES = ("08", "53", "57", "40", "55")
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether trying again later can help."""
-    if isinstance(error, DataPlaneError):
-        return error.kind in ("connect", "connection_lost", "cancelled") or (
-            error.kind == "sql" and (error.sqlstate or "")[:2] in _PASSING_CLASSES
-        )
-    if isinstance(error, asyncpg.PostgresError):
-        return str(error.sqlstate or "")[:2] in _PASSING_CLASSES
-    return isinstance(error, (*_PASSING, TargetBusyError))
-
 
 @dataclass(slots=True)
 class Driver:
@@ -84,6 +69,8 @@ class Driver:
     migrations: PostgreSQLMigrationRepository
     verify: Verify
     owner: UUID = field(default_factory=uuid4)
+    #: What it is at when that decides how a failure is answered: an abort or a recovery.
+    doing: str = ""
 
     async def run(self) -> None:
         """Carry the migration on until it is final or paused, or another driver has it.
@@ -105,13 +92,13 @@ class Driver:
             except Exception as error:
                 if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
                     return
-                if not may_pass(error):
-                    await self._fail(error)
+                if may_pass(error):
+                    await self._tell(error)
+                elif await self._fail(error):
                     return
-                await self._tell(error)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF)
-            with contextlib.suppress(*_PASSING, asyncpg.PostgresError):
+            with contextlib.suppress(*PASSING, asyncpg.PostgresError):
                 if not await self.migrations.acquire_lease(migration.id, self.owner, name, seconds):
                     return
 
@@ -137,20 +124,30 @@ class Driver:
 
     async def _tell(self, error: Exception) -> None:
         _log.warning("migration %s waits: %s", self.migration_id, redact(str(error)))
-        with contextlib.suppress(*_PASSING, asyncpg.PostgresError):
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             await self.migrations.record_error(
                 self.migration_id, self.owner, f"waiting: {redact(str(error))}"
             )
 
-    async def _fail(self, error: Exception) -> None:
-        """Record why the migration cannot go on, and answer whoever waits for a cutover."""
+    async def _fail(self, error: Exception) -> bool:
+        """Record why the migration cannot go on, and answer whoever waits for a cutover.
+
+        False when it goes on another way: only the fence says how a cutover ended, and an abort
+        that somebody has asked for is still to be carried out.
+        """
         _log.error("migration %s stopped: %s", self.migration_id, redact(str(error)))
         _log.debug("where it stopped", exc_info=error)
-        with contextlib.suppress(*_PASSING, asyncpg.PostgresError):
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError, MigrationError):
             migration = await self.migrations.get(self.migration_id)
             told = outcomes.describe(error)
             if migration.cutover_request is not None:
                 await self.migrations.answer_cutover(migration.id, migration.cutover_request, told)
+            undecided = migration.state is MigrationState.CUTOVER_PAUSED
+            if undecided or (migration.abort_requested is not None and self.doing != "abort"):
+                await self.migrations.record_error(migration.id, self.owner, told["message"])
+                if self.doing == "recovery":
+                    await self.migrations.withdraw_abort(migration.id)
+                return False
             if may_follow(migration.state, MigrationState.FAILED):
                 await self.migrations.transition(
                     migration,
@@ -163,16 +160,7 @@ class Driver:
                 await self.migrations.record_error(migration.id, self.owner, told["message"])
                 await self.migrations.withdraw_abort(migration.id)
             await self.migrations.release_lease(self.migration_id, self.owner)
-
-
-def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a task group, without the cancellations it caused."""
-    for error in errors.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            return first_of(error)
-        if not isinstance(error, asyncio.CancelledError):
-            return error
-    return errors.exceptions[0]
+        return True
 
 
 @dataclass(slots=True)
@@ -224,6 +212,7 @@ class _Drive:
                 migration.id, migration.cutover_request, outcomes.describe(refused)
             )
         if migration.abort_requested is not None:
+            self.driver.doing = "abort"
             if await abort.carry_out(self.links, migration, self.driver.owner):
                 return True
             await self.watch.refresh(self.links.migrations)
@@ -294,6 +283,9 @@ class _Drive:
                 await self.driver.verify(self.migration)
             if not await self._shrink_the_lag(passes):
                 return
+            asked = await self.watch.refresh(self.links.migrations)
+            if asked.pause_requested or asked.abort_requested is not None:
+                return
             await self._to(MigrationState.CUTOVER_PAUSED)
             result = await self._fence_and_flip(passes)
         except (CutoverTimeoutError, ConsistencyError) as error:
@@ -332,7 +324,8 @@ class _Drive:
         False when asked to stop meanwhile.
         """
         for _ in range(PASSES_BEFORE_FENCE):
-            result = await passes.catch_up()
+            with self.watch.attending(passes.session):
+                result = await passes.catch_up()
             small = self.migration.config.sync_lag_threshold
             if result is None:
                 return False
@@ -341,17 +334,23 @@ class _Drive:
         raise CutoverTimeoutError(self.migration.config.cutover_timeout_seconds)
 
     async def _recover(self) -> None:
-        """A cutover was under way when its driver went: ask the fence, under the lock."""
+        """A cutover was under way when its driver went: ask the fence, under the lock.
+
+        The progress row is claimed first: a driver that was only frozen either holds the lock and
+        is waited for, or runs no last pass any more and so decides nothing.
+        """
+        self.driver.doing = "recovery"
+        target = self.links.endpoints.target_address
+        await progress.claim(self.links.target, target, self.migration.id, self.driver.owner)
         decided = await flip.decision(
             self.links.fence, self.links.endpoints.source_address, self.migration
         )
         request = self.migration.cutover_request
         if decided is None:
             await self._to(MigrationState.DUAL_WRITE, {"recovered": "nothing was decided"})
+            self.driver.doing = ""
             return
-        await flip.open_target(
-            self.links.target, self.links.endpoints.target_address, self.migration, decided
-        )
+        await flip.open_target(self.links.target, target, self.migration, decided)
         await flip.finish(self.links.migrations, self.migration, decided)
         if request is not None:
             await self.links.migrations.answer_cutover(

@@ -63,6 +63,7 @@ async def decision(
     session that may be committing it. It is asked for briefly and again, because new writers
     queue behind the wait.
     """
+    pause = 0.1
     while True:
         fence = await guard.read(connection, source, migration.tenant_id)
         decided = as_decision(fence, migration)
@@ -77,7 +78,8 @@ async def decision(
                     await guard.read(connection, source, migration.tenant_id), migration
                 )
         except asyncpg.LockNotAvailableError:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
 
 
 def as_decision(fence: Fence | None, migration: Migration) -> Decision | None:
