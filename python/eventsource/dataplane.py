@@ -65,10 +65,13 @@ class DataPlaneError(EventSourceError):
     """
 
     def __init__(self, kind: str, message: str, detail: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
+        super().__init__(kind, message, detail)
         self.kind = kind
         self.message = message
         self.detail = detail or {}
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def sqlstate(self) -> str | None:

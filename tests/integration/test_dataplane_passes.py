@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -325,12 +326,52 @@ async def test_two_drivers_with_the_same_token_do_not_both_commit(world: World) 
     assert caught.value.kind == "ownership_lost"
 
 
-async def test_a_pass_that_the_progress_row_does_not_know_is_refused(world: World) -> None:
-    await world.bulk()
+@pytest.mark.parametrize("change", [{"number": 3}, {"snapshot": "1:1:"}, {"snapshot": None}])
+async def test_a_pass_that_the_progress_row_does_not_know_is_refused(
+    world: World, change: dict[str, Any]
+) -> None:
+    """A fresh snapshot at resume would lose the rows in flight at the stored one."""
+    spec = await world.bulk()
     session = await world.open()
     with pytest.raises(DataPlaneError) as caught:
-        await session.run(PassSpec(3, None, None, staged=True))
+        await session.run(replace(spec, **change))
     assert caught.value.kind == "ownership_lost"
+
+
+async def test_a_driver_that_hangs_does_not_hold_up_the_next_one(world: World) -> None:
+    """Its open transaction has rows in the target that the next driver has to write."""
+    await world.append(50)
+    spec = await world.bulk()
+    gate = await Gate.close(world)
+    hanging = await world.open()
+    running = asyncio.create_task(hanging.run(spec))
+    await until_blocked(world)
+    owner = uuid4()
+    await world.target.execute("update eventsource_copy_progress set owner = $1", owner)
+    await world.control.execute("update tenant_migrations set driver_owner = $1", owner)
+    next_one = await world.open(owner=owner)
+    with pytest.raises(DataPlaneError) as caught:
+        await running
+    assert caught.value.kind == "connection_lost"
+    await gate.open()
+    assert (await next_one.run(spec)).finished
+    await world.assert_moved()
+
+
+async def test_a_server_that_goes_away_is_a_lost_connection(world: World) -> None:
+    await world.append(50)
+    spec = await world.bulk()
+    session = await world.open()
+    await world.target.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name = 'eventsource-migrate' and datname = current_database()"
+    )
+    with pytest.raises(DataPlaneError) as caught:
+        await session.run(spec)
+    assert (caught.value.kind, caught.value.detail["side"]) == ("connection_lost", "target")
+    again = await world.open()
+    await again.run(spec)
+    await world.assert_moved()
 
 
 async def test_the_reserved_block_of_positions_is_not_left(world: World) -> None:
@@ -352,6 +393,23 @@ async def test_an_event_id_that_is_taken_is_a_unique_violation(world: World) -> 
     assert caught.value.kind == "unique_violation"
     assert caught.value.sqlstate == "23505"
     assert "event_id" in caught.value.detail["constraint"]
+
+
+async def test_a_trigger_that_drops_rows_is_noticed(world: World) -> None:
+    await world.append(5)
+    await world.target.execute(
+        "create function skip() returns trigger language plpgsql as"
+        " 'begin return case when new.version = 3 then null else new end; end';"
+        f'create trigger skip before insert on "{TARGET_TABLE}"'
+        " for each row execute function skip()"
+    )
+    for staged, kind in ((False, "protocol"), (True, "inconsistent")):
+        session = await world.open()
+        spec = PassSpec(0, None, await world.snapshot(), staged)
+        with pytest.raises(DataPlaneError) as caught:
+            await session.run(await world.start_pass(spec))
+        assert caught.value.kind == kind
+    assert await world.rows("target") == []
 
 
 async def test_the_rate_is_kept_and_can_be_lifted(world: World) -> None:

@@ -28,7 +28,7 @@ const SETTINGS: &str = "\
     set default_transaction_deferrable = off; \
     set statement_timeout = 0; \
     set lock_timeout = 0; \
-    set idle_in_transaction_session_timeout = '60s'";
+    set idle_in_transaction_session_timeout = '30s'";
 
 /// An open connection. Dropping it ends it at once, and the server rolls back what was open.
 pub struct Connection {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Statement;
 
 use crate::chunk::{Carrier, Chunk, Layout};
+use crate::claim;
 use crate::config::{PassConfig, PassResult, PassSpec, Totals};
 use crate::connect::Connection;
 use crate::direct::Direct;
@@ -41,6 +42,7 @@ pub struct Run<'a> {
 /// A connection that the guard of the target lets pass.
 pub async fn open_target(config: &PassConfig) -> Result<Connection> {
     let target = Connection::open(Side::Target, &config.target.dsn).await?;
+    claim::mark(&target, config.migration_id).await?;
     let announce = format!("set eventsource.migration = '{}'", config.migration_id);
     target.batch(&announce).await?;
     Ok(target)
@@ -60,6 +62,13 @@ impl Pipeline {
             Staged::prepare(&target, config),
         )?;
         source.refuse_standby(&recovery).await?;
+        let progress = ProgressRow::of(config);
+        if progress.is_ours(target.client(), &read_progress).await? {
+            tokio::try_join!(
+                claim::end_others(&target, config.migration_id),
+                claim::end_others(positions.control(), config.migration_id),
+            )?;
+        }
         Ok(Pipeline {
             source,
             target,
@@ -75,8 +84,7 @@ impl Pipeline {
         let started = Instant::now();
         let client = self.target.client();
         let (totals, ()) = tokio::try_join!(
-            run.progress
-                .read(client, &self.read_progress, run.spec.number),
+            run.progress.read(client, &self.read_progress, run.spec),
             self.source.refuse_standby(&self.recovery),
         )?;
         run.counters.begin(&totals);

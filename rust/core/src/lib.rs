@@ -6,6 +6,7 @@
 
 mod certificate;
 pub mod chunk;
+mod claim;
 pub mod config;
 pub mod connect;
 pub mod copy;

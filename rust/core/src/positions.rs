@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use crate::chunk::Key;
+use crate::claim;
 use crate::config::PassConfig;
 use crate::connect::Connection;
 use crate::copy_in::copy_in;
@@ -31,6 +32,7 @@ pub struct Positions {
 impl Positions {
     pub async fn open(config: &PassConfig) -> Result<Positions> {
         let control = Connection::open(Side::Control, &config.control_dsn).await?;
+        claim::mark(&control, config.migration_id).await?;
         let table = qualified(&config.control_schema, "migration_position_mappings");
         let migrations = qualified(&config.control_schema, "tenant_migrations");
         let columns = "(migration_id, source_position, target_position, event_id)";
@@ -62,6 +64,10 @@ impl Positions {
             forget,
             check_owner,
         })
+    }
+
+    pub fn control(&self) -> &Connection {
+        &self.control
     }
 
     /// Removes what an interrupted first pass mapped without having committed the events.

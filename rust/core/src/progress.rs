@@ -7,10 +7,11 @@ use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
 use crate::chunk::Chunk;
-use crate::config::{Cursor, PassConfig, Totals};
+use crate::config::{Cursor, PassConfig, PassSpec, Totals};
 use crate::digest::Digest;
 use crate::error::{Error, On, Result, Side};
 use crate::identifier::{TableAddress, qualified};
+use crate::snapshot::Snapshot;
 
 /// What has been committed in this pass, readable from any thread at any time.
 #[derive(Debug, Default)]
@@ -87,7 +88,7 @@ impl ProgressRow {
     pub fn select(&self) -> String {
         format!(
             "select owner, pass_number, last_transaction_id::text, last_position, pass_rows, \
-                    pass_bytes, pass_inserted, pass_digest from {} where migration_id = $1",
+                    pass_bytes, pass_inserted, pass_digest, previous_snapshot, snapshot from {} where migration_id = $1",
             self.table
         )
     }
@@ -113,19 +114,40 @@ impl ProgressRow {
         )
     }
 
-    /// Where the pass stands, by the statement `select`.
-    pub async fn read(&self, client: &Client, select: &Statement, number: i32) -> Result<Totals> {
+    /// Whether there is a row and this driver is recorded in it.
+    pub async fn is_ours(&self, client: &Client, select: &Statement) -> Result<bool> {
+        let row = client
+            .query_opt(select, &[&self.migration_id])
+            .await
+            .on(Side::Target)?;
+        match row {
+            Some(row) => Ok(self.owner == row.try_get::<_, Uuid>(0).on(Side::Target)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Where the pass stands, by the statement `select`. Reading on with another snapshot than the
+    /// stored one would lose the rows that were in flight at the stored one.
+    pub async fn read(
+        &self,
+        client: &Client,
+        select: &Statement,
+        spec: &PassSpec,
+    ) -> Result<Totals> {
         let row = client
             .query_opt(select, &[&self.migration_id])
             .await
             .on(Side::Target)?
             .ok_or_else(|| lost("the target has no progress row for it"))?;
-        let owner: Uuid = row.try_get(0).on(Side::Target)?;
-        if owner != self.owner {
+        let stored = Stored::of(&row).on(Side::Target)?;
+        if stored.owner != self.owner {
             return Err(lost("another driver is recorded in the progress row"));
         }
-        if row.try_get::<_, i32>(1).on(Side::Target)? != number {
+        if stored.number != spec.number {
             return Err(lost("the progress row is at another pass"));
+        }
+        if stored.snapshots != [&spec.previous_snapshot, &spec.snapshot].map(text) {
+            return Err(lost("the progress row has other snapshots"));
         }
         totals(&row).on(Side::Target)?
     }
@@ -179,6 +201,26 @@ fn lost(reason: &'static str) -> Error {
         side: Side::Target,
         reason,
     }
+}
+
+struct Stored {
+    owner: Uuid,
+    number: i32,
+    snapshots: [Option<String>; 2],
+}
+
+impl Stored {
+    fn of(row: &Row) -> Result<Stored, tokio_postgres::Error> {
+        Ok(Stored {
+            owner: row.try_get(0)?,
+            number: row.try_get(1)?,
+            snapshots: [row.try_get(8)?, row.try_get(9)?],
+        })
+    }
+}
+
+fn text(snapshot: &Option<Snapshot>) -> Option<String> {
+    snapshot.as_ref().map(Snapshot::to_string)
 }
 
 fn totals(row: &Row) -> Result<Result<Totals>, tokio_postgres::Error> {

@@ -1,8 +1,10 @@
 //! The tokio runtime behind every awaitable.
 
 use std::future::Future;
+use std::process;
+use std::sync::OnceLock;
 
-use eventsource_core::Result;
+use eventsource_core::{Error, Result};
 use pyo3::prelude::*;
 use tokio::runtime::Builder;
 
@@ -28,5 +30,19 @@ pub fn awaitable<'py, T>(
 where
     T: for<'any> IntoPyObject<'any> + Send + 'static,
 {
+    refuse_after_fork().map_err(to_python)?;
     pyo3_async_runtimes::tokio::future_into_py(py, async move { work.await.map_err(to_python) })
+}
+
+/// A child that was forked has the runtime's memory and none of its threads: it would wait for ever.
+pub fn refuse_after_fork() -> Result<()> {
+    static PROCESS: OnceLock<u32> = OnceLock::new();
+    if *PROCESS.get_or_init(process::id) == process::id() {
+        return Ok(());
+    }
+    Err(Error::Protocol {
+        message: "the data plane was in use before this process was forked; \
+                  start the process with the spawn method"
+            .to_owned(),
+    })
 }

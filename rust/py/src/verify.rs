@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::config::VerifyConfig;
 use crate::error::to_python;
-use crate::runtime::awaitable;
+use crate::runtime::{awaitable, refuse_after_fork};
 
 #[pyclass(frozen, module = "eventsource._core")]
 pub struct Verification {
@@ -19,6 +19,7 @@ pub struct Verification {
 impl Verification {
     #[staticmethod]
     fn start(config: VerifyConfig) -> PyResult<Verification> {
+        refuse_after_fork().map_err(to_python)?;
         let _runtime = pyo3_async_runtimes::tokio::get_runtime().enter();
         let verification = core::Verification::start(config.try_into()?).map_err(to_python)?;
         Ok(Verification {
