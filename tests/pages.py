@@ -46,7 +46,7 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # What differs from run to run; the order matters.
 _VARYING = (
     (_ID, "ID"),
-    (re.compile(r"\d[\d.,]*(?=\W|$)"), "N"),
+    (re.compile(r"\d[\d.,]*"), "N"),
     (re.compile(r"[ -]+"), " "),
 )
 # Progress: a terminal replaces such a line by the next one, and how many there are depends on the
@@ -100,11 +100,13 @@ class Runner:
     Args:
         directory: where the page's files go; the working directory of this process.
         exact: compare what Python prints character by character, and not by its shape.
+        instead: commands that would take too long, and what is run in their place.
     """
 
     page: Path
     directory: Path
     exact: bool = False
+    instead: Mapping[str, str] = field(default_factory=dict)
     namespace: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
     _printed: io.StringIO = field(default_factory=io.StringIO)
     _ids: dict[str, str] = field(default_factory=dict)
@@ -165,7 +167,9 @@ class Runner:
         commands = list(commands_of(block))
         for number, (command, shown) in enumerate(commands):
             where = f"{self._name}:{block.line}: {command}"
-            ours = _ID.sub(lambda found: self._ids.get(found[0], found[0]), command)
+            ours = _ID.sub(
+                lambda found: self._ids.get(found[0], found[0]), self.instead.get(command, command)
+            )
             code, printed = await self._run_command(ours, self._shell)
             following = commands[number + 1][0] if number + 1 < len(commands) else ""
             if code != 0:
