@@ -114,7 +114,7 @@ class PassSessionConfig:
     chunk_rows: int
     chunk_bytes: int
     max_events_per_second: float | None = None
-    writers: int = 2
+    writers: int = 3
 
 
 @dataclass(frozen=True, slots=True)

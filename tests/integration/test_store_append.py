@@ -207,3 +207,17 @@ async def test_the_top_level_transaction_is_recorded_also_behind_a_savepoint(
         mine = await connection.fetchval("select pg_current_xact_id()::text")
         await store.append_events(note, "Note", notes(note), 0, connection=connection)
     assert await connection.fetchval("select transaction_id::text from events") == mine
+
+
+async def test_warming_up_opens_connections_with_the_append_prepared_and_stores_nothing(
+    store: PostgreSQLEventStore,
+) -> None:
+    await store.warm_up(4)
+    assert store.pool.get_size() == 4
+    for _ in range(4):
+        async with store.pool.acquire() as pooled:
+            prepared = await pooled.fetch("select statement from pg_prepared_statements")
+            assert any("insert into" in row["statement"] for row in prepared)
+    assert await store.pool.fetchval("select count(*) from events") == 0
+    await store.warm_up(100)
+    assert store.pool.get_size() == store.pool.get_max_size()

@@ -197,6 +197,18 @@ class TenantStoreRouter:
             interceptor = None
         if wanted is not None and interceptor is None:
             self._in_background(self._begin_mirroring(route, wanted))
+        if wanted is not None:
+            self._in_background(self._warm_target(route))
+
+    async def _warm_target(self, route: TenantRouting) -> None:
+        """Have as many connections ready at the target as the source has: all writers come at once.
+
+        Again right before the cutover, since pools close what was idle for long.
+        """
+        source = self.stores.get(route.store_id)
+        target = self.stores.get(route.target_store_id or "")
+        if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
+            await target.warm_up(source.pool.get_size())
 
     async def _begin_mirroring(self, route: TenantRouting, migration_id: UUID) -> None:
         try:

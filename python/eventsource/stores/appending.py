@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import asyncpg
 
 from eventsource.errors import OptimisticLockError
 from eventsource.stores import statements
 from eventsource.stores.encoding import Append
-from eventsource.stores.interface import AppendResult
+from eventsource.stores.interface import AppendResult, ExpectedVersion
 from eventsource.stores.repeated import StoredId, repeated_append
 
 if TYPE_CHECKING:
@@ -70,6 +71,13 @@ class Appender:
             request.aggregate_type,
             request.expected_version,
             await connection.fetchval(self._version, request.aggregate_id, request.aggregate_type),
+        )
+
+    async def warm(self, connection: AnyConnection) -> None:
+        """Run the append over no events: parsed, planned, triggers compiled, nothing stored."""
+        nothing: list[object] = []
+        await connection.fetchrow(
+            self._append, UUID(int=0), "", None, ExpectedVersion.ANY, *[nothing] * 6
         )
 
     async def _insert(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from asyncpg.pool import Pool
 
     from eventsource.connections import AnyConnection
+
+# How long warming up waits for one more connection, in seconds.
+_WARM_UP_SECONDS = 1.0
 
 # What the server says when the table, its schema or a column is not there.
 _SCHEMA_ERRORS = (
@@ -143,6 +148,25 @@ class PostgreSQLEventStore:
         except _SCHEMA_ERRORS as error:
             await self._explain(error)
             raise
+
+    async def warm_up(self, connections: int) -> None:
+        """Open up to this many of the pool's connections and prepare the append on each.
+
+        The first append of a connection costs several times a later one: a tenant that arrives
+        would pay that for all its writers at once. Stores nothing; what cannot be opened is left.
+        """
+        async with AsyncExitStack() as held:
+            opened = []
+            for _ in range(min(connections, self.pool.get_max_size())):
+                try:
+                    lent = self.pool.acquire(timeout=_WARM_UP_SECONDS)
+                    opened.append(await held.enter_async_context(lent))
+                except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    break
+            await asyncio.gather(
+                *(self._appender.warm(connection) for connection in opened),
+                return_exceptions=True,
+            )
 
     async def _append_pooled(self, request: Append) -> AppendResult:
         async with self.pool.acquire() as connection:
