@@ -97,8 +97,12 @@ class PassSessionConfig:
     target and the migration's row of the control database. `columns` are the carried columns in
     order, never `transaction_id`. Target positions are source positions plus `offset` and never
     above `last_target_position`. A chunk is one transaction of the target: at most `chunk_rows`
-    rows, and about `chunk_bytes` bytes, unless a single row is larger. A pass that is not staged
-    writes `writers` chunks at the same time and commits them in order.
+    rows and about `chunk_bytes` bytes, and less where all chunks on their way would otherwise take
+    more than 24 MB; a row that is wider makes a chunk of its own. A pass that is not staged writes
+    `writers` chunks at the same time and commits them in order.
+
+    The driver is taken for the only one: opening a session ends other sessions of the same
+    migration on target and control, provided that `owner` is the one in the progress row.
     """
 
     migration_id: UUID

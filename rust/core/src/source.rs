@@ -17,6 +17,14 @@ use crate::throttle::{Pace, Throttle};
 /// Tells a standby, where a snapshot calls transactions in flight finished.
 pub const IN_RECOVERY: &str = "select pg_catalog.pg_is_in_recovery()";
 
+/// What may be on the way from the source to the target, but for a row that is wider by itself.
+const BYTES_IN_FLIGHT: usize = 24 * 1024 * 1024;
+
+/// Of one chunk: besides those that are written, one waits and one is being read.
+fn fair_share(writers: usize) -> usize {
+    BYTES_IN_FLIGHT / (writers + 2)
+}
+
 /// The rows of one tenant in one table.
 #[derive(Clone, Debug)]
 pub struct TenantRows {
@@ -156,7 +164,7 @@ impl Reader {
             carrier,
             throttle,
             most_rows: config.chunk_rows,
-            most_bytes: config.chunk_bytes,
+            most_bytes: config.chunk_bytes.min(fair_share(config.writers)),
         }
     }
 
@@ -239,5 +247,54 @@ impl Read {
         self.rows += chunk.rows();
         self.bytes += chunk.bytes;
         self.last = chunk.last;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> TenantRows {
+        let columns = ["global_position", "event_id"].map(str::to_owned);
+        TenantRows::new("\"s\".\"t\"".to_owned(), &columns, Uuid::nil())
+    }
+
+    fn spec(previous: Option<&str>, upper: Option<&str>) -> PassSpec {
+        let parse = |text: Option<&str>| text.map(|text| Snapshot::parse(text).unwrap());
+        PassSpec {
+            number: 1,
+            previous_snapshot: parse(previous),
+            snapshot: parse(upper),
+            staged: true,
+        }
+    }
+
+    #[test]
+    fn the_first_pass_takes_rows_older_than_every_snapshot() {
+        let sql = rows().statement(&spec(None, Some("5:9:6")), Cursor::default(), 10);
+        assert!(sql.contains("transaction_id is null or"), "{sql}");
+        assert!(sql.contains("'5:9:6'::pg_snapshot"), "{sql}");
+    }
+
+    #[test]
+    fn an_old_foreign_transaction_does_not_widen_the_range() {
+        let previous = Some("5:900:5,600");
+        let sql = rows().statement(&spec(previous, None), Cursor::default(), 10);
+        assert!(sql.contains("transaction_id >= '900'::xid8"), "{sql}");
+        assert!(sql.contains("any ('{5,600}'::xid8[])"), "{sql}");
+    }
+
+    #[test]
+    fn transactions_behind_the_cursor_are_not_looked_at_again() {
+        let previous = spec(Some("5:900:5,600"), None);
+        let at = |id| Cursor {
+            transaction_id: Some(id),
+            position: 3,
+        };
+        let sql = rows().statement(&previous, at(600), 10);
+        assert!(sql.contains("any ('{600}'::xid8[])"), "{sql}");
+        assert!(sql.contains("> ('600'::xid8, 3)"), "{sql}");
+        let sql = rows().statement(&previous, at(901), 10);
+        assert!(!sql.contains("any ("), "{sql}");
     }
 }
