@@ -1,121 +1,162 @@
-"""The bulk pass beside ``psql COPY | psql COPY``, both into an indexed table on another server.
+"""P1: the bulk pass beside what a user would do by hand, into an empty target on another server.
 
-    python -m benchmarks.bulk --events 1000000 --rounds 5 --out benchmarks/runs/bulk.json
-
-The ratio is events per second of the bulk pass (copy, mapping rows, digests, proof) over those of
-the pipe, by medians of the rounds.
+The bulk pass has everything in it that makes a move trustworthy: mapping rows, digests of both
+sides, the proof, and building the indexes that the load did without.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
-import os
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 
-from benchmarks.workload import CARRIED, TENANT, build, fingerprint, shuffled
-from eventsource.migration import create_schema
-from eventsource.stores.postgresql import PostgreSQLEventStore
-from eventsource.testing.clusters import Cluster
+from benchmarks import peers
+from benchmarks.bench import Bar, Bench, forget
+from benchmarks.pace import watching
+from benchmarks.workload import (
+    fingerprint,
+    make_plain_table,
+    mapping_fingerprint,
+    right,
+    shuffled,
+)
+
+BAR = 1.6
+
+#: Peers that no bar is about run in the first rounds only: that is a third of the suite's time.
+COMPANION_ROUNDS = 2
+
+TITLES = {
+    "product": "bulk pass: copy, mapping, digests, index builds, proof",
+    "pipe": "psql COPY | psql COPY, four indexes",
+    "pipe_own": "the same into the product's own table (five indexes)",
+    "two_pipes": "two such pipes, half of the events each, four indexes",
+    "insert_select": "INSERT … SELECT inside one server, four indexes",
+}
+
+Seen = dict[str, Any]
 
 
-def pipe(source: Cluster, target: Cluster, source_dsn: str, target_dsn: str) -> dict[str, float]:
-    """What a user would do by hand today."""
-    out = f"copy (select {CARRIED} from events where tenant_id = '{TENANT}' order by 1) to stdout"
-    into = f"copy events ({CARRIED}) from stdin"
-    command = (
-        f"{source.program('psql')} -XqAt -d {shlex.quote(source_dsn)} -c {shlex.quote(out)} | "
-        f"{target.program('psql')} -Xq -d {shlex.quote(target_dsn)} -c {shlex.quote(into)}"
-    )
-    began = time.monotonic()
-    subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True)
-    return {"bulk_seconds": time.monotonic() - began}
+async def product(
+    bench: Bench,
+    kind: str = "store",
+    source_dsn: str = "",
+    expected: tuple[int, int] | None = None,
+    until: str = "dual_write",
+) -> Seen:
+    """One move into a fresh target until the given state, checked down to every mapping row."""
+    source_dsn = source_dsn or bench.source_dsn
+    events, _ = expected = expected or bench.expected
+    target_dsn, control_dsn = await bench.database(kind), await bench.database("control")
+    try:
+        await bench.settle()
+        async with watching(target_dsn) as pace:
+            seen = await bench.move(source_dsn, target_dsn, control_dsn, until)
+        offset = seen["offset"]
+        right(await fingerprint(target_dsn, offset=offset) == expected, "the move copied wrongly")
+        mapping = await mapping_fingerprint(control_dsn, mapped=True)
+        wanted = await mapping_fingerprint(source_dsn, mapped=False, offset=offset)
+        right(mapping == wanted, "the move mapped wrongly")
+        right(await _indexes(target_dsn) == 5, "an index is missing after the move")
+        seconds = seen["bulk_seconds"]
+        arrived = pace.as_events(events, seen["bulk_began"], seconds)
+        return {**seen, "seconds": seconds, "pace": arrived}
+    finally:
+        await forget(source_dsn)
+        await bench.drop(target_dsn)
+        await bench.drop(control_dsn)
 
 
-def product(source_dsn: str, target_dsn: str, control_dsn: str) -> dict[str, float]:
-    """The move in a fresh process, so that its memory is its own."""
-    command = [sys.executable, "-m", "benchmarks.move", source_dsn, target_dsn, control_dsn]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+async def by_hand(
+    bench: Bench,
+    kind: str,
+    copy: Callable[[Bench, str, str], Awaitable[float]],
+    source_dsn: str = "",
+    expected: tuple[int, int] | None = None,
+) -> Seen:
+    """One run of a peer that copies into a fresh database of the target server."""
+    source_dsn = source_dsn or bench.source_dsn
+    expected = expected or bench.expected
+    target_dsn = await bench.database(kind)
+    try:
+        await bench.settle()
+        async with watching(target_dsn) as pace:
+            began = time.time()
+            seconds = await copy(bench, source_dsn, target_dsn)
+        right(await fingerprint(target_dsn) == expected, f"{copy.__name__} copied wrongly")
+        return {"seconds": seconds, "pace": pace.as_events(expected[0], began, seconds)}
+    finally:
+        await bench.drop(target_dsn)
 
 
-async def _prepare(dsn: str, *, control: bool = False) -> None:
-    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2)
-    if control:
-        await create_schema(pool)
-    else:
-        await PostgreSQLEventStore(pool, "events").create_schema()
-    await pool.close()
+async def inside_one_server(bench: Bench) -> Seen:
+    """``INSERT … SELECT`` into a second table of the source's database."""
+    table = "events_copied"
+    await make_plain_table(bench.source_dsn, table)
+    try:
+        await bench.settle()
+        async with watching(bench.source_dsn, table) as pace:
+            began = time.time()
+            seconds = await peers.insert_select(bench.source_dsn, table)
+        right(
+            await fingerprint(bench.source_dsn, table) == bench.expected,
+            "INSERT … SELECT copied wrongly",
+        )
+        return {"seconds": seconds, "pace": pace.as_events(bench.scale, began, seconds)}
+    finally:
+        connection = await asyncpg.connect(bench.source_dsn)
+        await connection.execute(f"drop table {table}")
+        await connection.close()
 
 
-async def run(events: int, rounds: int) -> dict[str, object]:
-    """Build the workload once; every round moves it with each peer into a fresh database."""
-    with Cluster.start(major=16) as source, Cluster.start(major=18) as target:
-        source_dsn = await source.create_database("shared")
-        workload = await build(source_dsn, events)
-        expected = await fingerprint(source_dsn, "events")
-        figures: dict[str, list[dict[str, float]]] = {"pipe": [], "product": []}
-        for number in range(rounds):
-            for peer in shuffled(list(figures), number):
-                target_dsn = await target.create_database()
-                await _prepare(target_dsn)
-                if peer == "pipe":
-                    seen = pipe(source, target, source_dsn, target_dsn)
-                else:
-                    control_dsn = await source.create_database()
-                    await _prepare(control_dsn, control=True)
-                    seen = product(source_dsn, target_dsn, control_dsn)
-                assert await fingerprint(target_dsn, "events") == expected, f"{peer} moved it wrong"
-                figures[peer].append(seen)
-                await target.drop_database(target_dsn.rsplit("/", 1)[1].split("?")[0])
-                if peer == "product":
-                    await source.drop_database(control_dsn.rsplit("/", 1)[1].split("?")[0])
-                    await _forget(source_dsn)
-                print(f"round {number + 1} {peer}: {events / seen['bulk_seconds']:,.0f} events/s")
-        seconds = {p: statistics.median(f["bulk_seconds"] for f in s) for p, s in figures.items()}
-        return {
-            "workload": {"events": events, "streams": workload.streams,
-                         "bytes_per_event": round(workload.bytes_per_event)},
-            "machine": {"cores": os.cpu_count(), "system": platform.platform(),
-                        "python": platform.python_version(), "postgresql": "16 to 18"},
-            "command": f"python -m benchmarks.bulk --events {events} --rounds {rounds}",
-            "rounds": figures,
-            "events_per_second": {p: round(events / s) for p, s in seconds.items()},
-            "ratio_to_pipe": round(seconds["pipe"] / seconds["product"], 2),
-            "peak_rss_mb": round(max(f["peak_rss_mb"] for f in figures["product"])),
-        }  # fmt: skip
+async def run(bench: Bench) -> dict[str, Any]:
+    ways: dict[str, Callable[[], Awaitable[Seen]]] = {
+        "product": lambda: product(bench),
+        "pipe": lambda: by_hand(bench, "plain", peers.pipe),
+        "pipe_own": lambda: by_hand(bench, "store", peers.pipe),
+        "two_pipes": lambda: by_hand(bench, "plain", peers.two_pipes),
+        "insert_select": lambda: inside_one_server(bench),
+    }
+    seen: dict[str, list[Seen]] = {name: [] for name in ways}
+    for number in range(bench.rounds):
+        names = list(ways) if number < COMPANION_ROUNDS else ["product", "pipe"]
+        for name in shuffled(names, number):
+            with bench.timed(f"round {number + 1}: {name}"):
+                seen[name].append(await ways[name]())
+    seconds = {name: statistics.median(s["seconds"] for s in runs) for name, runs in seen.items()}
+    return {
+        "events": bench.scale,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "events_per_second": {name: round(bench.scale / s) for name, s in seconds.items()},
+        "peak_rss_mb": round(max(run["peak_rss_mb"] for run in seen["product"]), 1),
+        "rounds": seen,
+        "bars": [bar.as_dict() for bar in _bars(bench.scale, seconds)],
+    }
 
 
-async def _forget(source_dsn: str) -> None:
-    """Let the tenant move again in the next round: drop what the finished move left."""
-    connection = await asyncpg.connect(source_dsn)
-    triggers = await connection.fetch(
-        "select tgname from pg_trigger where tgrelid = 'events'::regclass"
-        " and tgname like 'zzz_eventsource_guard%'"
-    )
-    for trigger in triggers:
-        await connection.execute(f'drop trigger "{trigger["tgname"]}" on events')
-    await connection.execute("delete from eventsource_fences")
-    await connection.close()
+def _bars(events: int, seconds: dict[str, float]) -> list[Bar]:
+    ratio = seconds["pipe"] / seconds["product"]
+    lines = [
+        Bar("P1", TITLES["product"], f"{events / seconds['product']:,.0f} events/s, "
+            f"{ratio:.2f} x the pipe", f"≥ {BAR} x", ratio >= BAR)
+    ]  # fmt: skip
+    for name in ("pipe", "pipe_own", "two_pipes", "insert_select"):
+        times = seconds[name] / seconds["product"]
+        measured = f"{events / seconds[name]:,.0f} events/s; the bulk pass is {times:.2f} x that"
+        lines.append(Bar("", TITLES[name], measured, "", None))
+    return lines
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    result = asyncio.run(run(options.events, options.rounds))
-    print(json.dumps({k: v for k, v in result.items() if k != "rounds"}, indent=2))
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+async def _indexes(dsn: str) -> int:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(
+            await connection.fetchval(
+                "select count(*) from pg_index where indrelid = 'events'::regclass and indisvalid"
+            )
+        )
+    finally:
+        await connection.close()

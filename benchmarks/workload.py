@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -12,30 +13,50 @@ from eventsource.stores.postgresql import PostgreSQLEventStore
 
 TENANT = UUID("a0000000-0000-4000-8000-00000000000a")
 OTHER = UUID("b0000000-0000-4000-8000-00000000000b")
+#: Lives in the target already where a benchmark says that the target is in use.
+SETTLED = UUID("c0000000-0000-4000-8000-00000000000c")
 
 EVENTS_PER_STREAM = 20
 
 #: Characters of filler in a payload: a row is then about 500 bytes in COPY.
-FILLER = 280
+FILLER = 160
 
 CARRIED = (
     "global_position, event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,"
     ' "timestamp", actor_id, payload, metadata, created_at'
 )
 
-# Rows of both tenants alternate; a stream's twenty events are spread over the whole table.
+# Rows of the tenants alternate; a stream's twenty events are spread over the whole table.
 _FILL = """
 insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
                     "timestamp", actor_id, payload, metadata)
 select gen_random_uuid(),
-       md5(tenant::text || n % greatest($3 / {per_stream}, 1))::uuid, 'Order', 'OrderLineAdded',
-       tenant, n / greatest($3 / {per_stream}, 1) + 1, now(), 'user-' || n % 97,
+       md5(tenant::text || n % greatest($2 / {per_stream}, 1))::uuid, 'Order', 'OrderLineAdded',
+       tenant, n / greatest($2 / {per_stream}, 1) + 1, now(), 'user-' || n % 97,
        jsonb_build_object('line', n, 'sku', md5(n::text), 'note', repeat(md5(n::text), {filler})),
        jsonb_build_object('trace', md5((n * 7)::text))
-from generate_series($4::bigint, $5::bigint - 1) n,
-     unnest(array[$1::uuid, $2::uuid]) tenant
+from generate_series($3::bigint, $4::bigint - 1) n, unnest($1::uuid[]) tenant
 order by n, tenant
 """
+
+# New streams of one event each, so that any number of calls can follow each other.
+_MORE = """
+insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
+                    "timestamp", actor_id, payload, metadata)
+select gen_random_uuid(), gen_random_uuid(), 'Order', 'OrderPlaced', $1::uuid, 1, now(), 'later',
+       jsonb_build_object('line', n, 'note', repeat(md5(n::text), {filler})), '{{}}'
+from generate_series(1, $2::bigint) n
+"""
+
+_ONLY_OURS = """
+select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid
+where i.indrelid = $1::regclass
+  and pg_get_indexdef(i.indexrelid) like '%(tenant_id, transaction_id, global_position)'
+"""
+
+
+class WrongAnswerError(Exception):
+    """A peer or the product did not do what it was timed for; its figure means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +68,100 @@ class Workload:
     bytes_per_event: float
 
 
-async def build(dsn: str, events: int) -> Workload:
-    """Fill ``events`` of the database: ``events`` rows of TENANT and as many of OTHER."""
-    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2)
+def right(holds: bool, what: str) -> None:
+    """Refuse to go on, and so to print a figure, where an answer is wrong."""
+    if not holds:
+        raise WrongAnswerError(what)
+
+
+async def make_store(dsn: str, table: str = "events") -> None:
+    """The event table as the product makes it: primary key and four more indexes."""
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+        await PostgreSQLEventStore(pool, table).create_schema()
+
+
+async def make_plain_table(dsn: str, table: str = "events") -> None:
+    """The same table with the indexes that any event store has, and nothing of the product's.
+
+    The index by transaction id serves the product's catch-up passes only: a user who copies by
+    hand would not have to maintain it.
+    """
+    await make_store(dsn, table)
+    connection = await asyncpg.connect(dsn)
     try:
-        await PostgreSQLEventStore(pool, "events").create_schema()
-        sql = _FILL.format(per_stream=EVENTS_PER_STREAM, filler=FILLER // 32)
+        found = [row["relname"] for row in await connection.fetch(_ONLY_OURS, table)]
+        right(len(found) == 1, f"expected one index by transaction id, found {found}")
+        await connection.execute(f'drop index "{found[0]}"')
+        await connection.execute(f"drop trigger if exists eventsource_announce on {table}")
+    finally:
+        await connection.close()
+
+
+async def build(dsn: str, events: int, tenants: tuple[UUID, ...] = (TENANT, OTHER)) -> Workload:
+    """Fill ``events`` of the database with ``events`` rows of each of the tenants."""
+    await make_store(dsn)
+    sql = _FILL.format(per_stream=EVENTS_PER_STREAM, filler=FILLER // 32)
+    connection = await asyncpg.connect(dsn)
+    try:
         step = 100_000
         for start in range(0, events, step):
-            await pool.execute(sql, TENANT, OTHER, events, start, min(start + step, events))
-        await pool.execute("vacuum analyze events")
-        row = await pool.fetchrow(
+            await connection.execute(sql, tenants, events, start, min(start + step, events))
+        await connection.execute("vacuum analyze events")
+        row = await connection.fetchrow(
             "select count(*) as events, count(distinct aggregate_id) as streams,"
             f" (select avg(length(t::text)) from (select {CARRIED} from events limit 1000) t)"
             " as size from events where tenant_id = $1",
-            TENANT,
+            tenants[0],
         )
-        assert row["events"] == events, row
+        right(row["events"] == events, f"the workload has {row['events']} events, not {events}")
         return Workload(events, row["streams"], float(row["size"]))
     finally:
-        await pool.close()
+        await connection.close()
 
 
-async def fingerprint(dsn: str, table: str) -> tuple[int, int]:
-    """Rows of TENANT and the sum of a hash over their carried columns: the answer's check."""
+async def write_more(connection: Any, tenant: UUID, events: int, per_commit: int = 50) -> None:
+    """``events`` more events of the tenant, in transactions as small as an application's."""
+    sql = _MORE.format(filler=FILLER // 32)
+    for start in range(0, events, per_commit):
+        await connection.execute(sql, tenant, min(per_commit, events - start))
+
+
+async def fingerprint(dsn: str, table: str = "events", offset: int = 0) -> tuple[int, int]:
+    """Rows of TENANT and the sum of a hash over their carried columns: the answer's check.
+
+    ``offset`` is taken from every position first. Plain SQL on the text of the rows, so that it
+    shares nothing with how the product proves its work.
+    """
+    columns = CARRIED.replace("global_position", f"global_position - {offset} as position", 1)
     connection = await asyncpg.connect(dsn)
     try:
         row = await connection.fetchrow(
             f"select count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::numeric"
-            f" from (select {CARRIED} from {table} where tenant_id = $1) t",
+            f" from (select {columns} from {table} where tenant_id = $1) t",
             TENANT,
+        )
+        return int(row[0]), int(row[1])
+    finally:
+        await connection.close()
+
+
+async def mapping_fingerprint(dsn: str, *, mapped: bool, offset: int = 0) -> tuple[int, int]:
+    """Rows and hash of (source position, target position, event): of the mapping or as expected.
+
+    ``mapped`` reads the mapping table of a control database, otherwise it is computed from the
+    source's events.
+    """
+    rows = (
+        "select source_position, target_position, event_id from migration_position_mappings"
+        if mapped
+        else f"select global_position, global_position + {offset}, event_id from events"
+        f" where tenant_id = '{TENANT}'"
+    )
+    connection = await asyncpg.connect(dsn)
+    try:
+        row = await connection.fetchrow(
+            "select count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::numeric"
+            f" from ({rows}) t"
         )
         return int(row[0]), int(row[1])
     finally:

@@ -1,0 +1,96 @@
+"""The whole suite in one command: ``python -m benchmarks --scale 1000000``; see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import (
+    append_cost,
+    bulk,
+    catch_up,
+    cutover,
+    foreign_transaction,
+    guard_cost,
+    in_use,
+    library,
+    report,
+    routing,
+    sizes,
+    verification,
+)
+from benchmarks.bench import MAJOR, ROOT, SETTINGS, Bench
+from benchmarks.machine import describe
+from eventsource.testing import Cluster
+
+Benchmark = Callable[[Bench], Awaitable[dict[str, Any]]]
+
+#: In the order in which they run. One run may answer for two bars.
+BENCHMARKS: dict[str, Benchmark] = {
+    "P1": bulk.run,
+    "P2": in_use.run,
+    "P3": library.run,
+    "P4": verification.run,
+    "P5": cutover.run,
+    "P6": routing.run,
+    "P7": append_cost.run,
+    "P8": sizes.run,
+    "P9": catch_up.run,
+    "P10": guard_cost.run,
+    "P11": foreign_transaction.run,
+}
+
+
+async def suite(options: argparse.Namespace, out: Path) -> bool:
+    """Run what was asked for and write it down; whether every answer was right."""
+    began = describe(options)
+    complete = True
+    with (
+        Cluster.start(MAJOR, SETTINGS) as source,
+        Cluster.start(MAJOR, SETTINGS) as target,
+    ):
+        bench = Bench(options.scale, options.rounds, source, target)
+        await bench.prepare()
+        for name in options.only:
+            print(f"{name}: {BENCHMARKS[name].__module__}", file=sys.stderr, flush=True)
+            try:
+                bench.results[name] = await BENCHMARKS[name](bench)
+            except Exception as error:
+                # One peer that cannot run must not take the other figures with it.
+                traceback.print_exc()
+                complete = False
+                bench.results[name] = report.failure(name, error)
+            report.write(out, bench, began)
+    print(report.table(bench, began))
+    print(f"written to {out}", file=sys.stderr)
+    return complete
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--scale", type=int, default=1_000_000, help="events of the tenant")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each peer")
+    parser.add_argument("--only", default=",".join(BENCHMARKS), help="for example P1,P4")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/runs/<date>-<scale>")
+    options = parser.parse_args()
+    options.only = [name.strip().upper() for name in options.only.split(",")]
+    if unknown := set(options.only) - set(BENCHMARKS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    return options
+
+
+def main() -> int:
+    options = arguments()
+    out = options.out or ROOT / "benchmarks" / "runs" / f"{datetime.date.today()}-{options.scale}"
+    out.mkdir(parents=True, exist_ok=True)
+    return 0 if asyncio.run(suite(options, out)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""P10: what the guard of one tenant costs the others, by pgbench.
+
+The same table is written to with the guard and without it, in turns; ``synchronous_commit`` is off
+so that the disk does not hide what the trigger costs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import tempfile
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+
+from benchmarks.bench import Bar, Bench
+from benchmarks.bench import run as run_program
+from benchmarks.workload import OTHER, TENANT, build, right
+from eventsource.dataplane import TableAddress
+from eventsource.migration import guard
+
+BAR = 0.98
+
+_SCRIPT = f"""
+insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
+                    "timestamp", actor_id, payload, metadata)
+values (gen_random_uuid(), gen_random_uuid(), 'Order', 'OrderPlaced', '{OTHER}', 1, now(), 'ann',
+        '{{"line": 1, "note": "{"x" * 280}"}}', '{{}}');
+"""
+
+_RATE = re.compile(r"tps = ([0-9.]+)")
+_COUNT = re.compile(r"transactions actually processed: (\d+)")
+
+
+async def _pgbench(bench: Bench, dsn: str, script: str, seconds: int) -> tuple[float, int]:
+    """(inserts per second, inserts) of one block."""
+    command = [
+        str(bench.source.program("pgbench")), "-n", "-M", "prepared", "-c", "2", "-j", "1",
+        "-T", str(seconds), "-f", script, dsn,
+    ]  # fmt: skip
+    out = await run_program(command, env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off"})
+    rate, count = _RATE.search(out), _COUNT.search(out)
+    right(rate is not None and count is not None, f"pgbench said: {out}")
+    return float(rate[1]), int(count[1])
+
+
+async def run(bench: Bench) -> dict[str, Any]:
+    blocks = max(4, min(20, bench.scale // 50_000))
+    seconds = 2 if bench.scale >= 500_000 else 1
+    seen: dict[str, list[float]] = {"guarded": [], "free": []}
+    dsn = await bench.source.create_database()
+    await build(dsn, min(bench.scale // 10, 50_000))
+    address = TableAddress(dsn, "public", "events")
+    connection = await asyncpg.connect(dsn)
+    inserted = await connection.fetchval("select count(*) from events")
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write(_SCRIPT)
+        script.flush()
+        await _pgbench(bench, dsn, script.name, seconds)
+        inserted = await connection.fetchval("select count(*) from events")
+        for number in range(blocks):
+            order = ["guarded", "free"] if number % 2 else ["free", "guarded"]
+            with bench.timed(f"block {number + 1} of {blocks}"):
+                for name in order:
+                    fence = await _guard(connection, address) if name == "guarded" else None
+                    rate, count = await _pgbench(bench, dsn, script.name, seconds)
+                    if fence is not None:
+                        right(await guard.remove(connection, address, fence), "the guard stays")
+                    seen[name].append(rate)
+                    inserted += count
+    found = await connection.fetchval("select count(*) from events")
+    right(found == inserted, f"{found} rows where pgbench inserted up to {inserted}")
+    await connection.close()
+    await bench.drop(dsn)
+    ratio = statistics.median(
+        with_it / without for with_it, without in zip(seen["guarded"], seen["free"], strict=True)
+    )
+    rate = {name: statistics.median(values) for name, values in seen.items()}
+    bar = Bar("P10", "other tenants' inserts beside a guarded tenant (pgbench)",
+              f"{ratio:.3f} x ({rate['guarded']:,.0f} and {rate['free']:,.0f}/s,"
+              f" {blocks} pairs of blocks)", f"≥ {BAR} x", ratio >= BAR)  # fmt: skip
+    return {"inserts_per_second": rate, "rounds": seen, "bars": [bar.as_dict()]}
+
+
+async def _guard(connection: asyncpg.Connection, address: TableAddress) -> guard.Fence:
+    """Guard TENANT as a migration does, and see that it is guarded."""
+    fence = await guard.raise_fence(
+        connection, address, tenant_id=TENANT, migration_id=uuid4(), store_id="shared",
+        role="source", generation=0,
+    )  # fmt: skip
+    await guard.install(connection, address, fence, TENANT, 5.0, lambda: True)
+    try:
+        await connection.execute("delete from events where tenant_id = $1", TENANT)
+    except asyncpg.PostgresError as error:
+        right(error.sqlstate == "EVF02", f"the guard answers {error.sqlstate}")
+    else:
+        right(False, "the guard is not there")
+    return fence

@@ -1,0 +1,94 @@
+"""A migration in dual-write whose catch-up passes a benchmark runs one by one.
+
+Nothing mirrors here: every new event is left to the passes, which is the most they can have to do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import uuid4
+
+import asyncpg
+
+from benchmarks.bench import Bench, forget
+from benchmarks.move import process
+from benchmarks.workload import TENANT, right, write_more
+from eventsource.migration import Migration, lag, progress
+from eventsource.migration.links import Endpoints, Links
+from eventsource.migration.passes import Passes
+from eventsource.migration.preflight import carried_columns
+from eventsource.migration.repositories import PostgreSQLMigrationRepository
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """``source`` is a connection that writes as an application would."""
+
+    passes: Passes
+    migration: Migration
+    source: asyncpg.Connection
+
+    async def timed(self, events: int) -> float:
+        """Write so many events, carry them with one pass; its seconds."""
+        await write_more(self.source, TENANT, events)
+        began = time.monotonic()
+        result = await self.passes.catch_up()
+        seconds = time.monotonic() - began
+        right(
+            result is not None and result.rows == result.inserted == events,
+            f"a pass over {events} events carried {result and result.inserted}",
+        )
+        return seconds
+
+    async def lag(self) -> int:
+        """The lag as the product reports it."""
+        links = self.passes.links
+        at = links.endpoints
+        return await lag.sync_lag(
+            links.source, at.source_address, links.target, at.target_address, self.migration
+        )
+
+
+@asynccontextmanager
+async def catching_up(bench: Bench, source_dsn: str) -> AsyncIterator[CatchUp]:
+    """Copy the tenant, then take over from the driver; leaves the source as it was."""
+    target_dsn, control_dsn = await bench.database("store"), await bench.database("control")
+    source = await asyncpg.connect(source_dsn)
+    try:
+        async with process(source_dsn, target_dsn, control_dsn) as opened:
+            migration = await opened.copied()
+            await opened.coordinator.close()
+            repository = PostgreSQLMigrationRepository(opened.control)
+            endpoints = await Endpoints.of(repository, opened.source, opened.target)
+            links = await Links.open(endpoints, migration.id)
+            try:
+                passes = await _take_over(links, migration, repository)
+                # What the driver's last pass left open, if it was cut short.
+                await passes.catch_up()
+                yield CatchUp(passes, migration, source)
+                await passes.session.close()
+            finally:
+                await links.close()
+    finally:
+        await forget(source_dsn)
+        await source.execute("delete from events where actor_id = 'later'")
+        await source.execute("vacuum analyze events")
+        await source.close()
+        await bench.drop(target_dsn)
+        await bench.drop(control_dsn)
+
+
+async def _take_over(
+    links: Links, migration: Migration, repository: PostgreSQLMigrationRepository
+) -> Passes:
+    owner, hour = uuid4(), 3600.0
+    right(
+        await repository.acquire_lease(migration.id, owner, "benchmarks", hour),
+        "the driver still holds the migration",
+    )
+    at = await progress.claim(links.target, links.endpoints.target_address, migration.id, owner)
+    columns = await carried_columns(links.source, links.endpoints.source_address)
+    return Passes(links, migration, await links.open_session(migration, at, columns), owner, at)
