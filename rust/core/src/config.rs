@@ -78,6 +78,7 @@ impl PassConfig {
                 "chunk_rows, chunk_bytes and writers must be positive",
             ));
         }
+        crate::throttle::check(self.max_events_per_second)?;
         require_columns(&self.columns, &crate::chunk::KEY_COLUMNS)?;
         if self.columns.iter().any(|column| column == "transaction_id") {
             return Err(Error::protocol("transaction_id is never carried"));

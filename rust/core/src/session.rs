@@ -66,8 +66,8 @@ impl PassSession {
         self.throttle.request_stop();
     }
 
-    pub fn set_rate(&self, rate: Option<f64>) {
-        self.throttle.set_rate(rate);
+    pub fn set_rate(&self, rate: Option<f64>) -> Result<()> {
+        self.throttle.set_rate(rate)
     }
 
     /// Waits for what runs, then says goodbye to the servers.

@@ -5,8 +5,23 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::error::{Error, Result};
+
 /// Unused allowance is kept for this long, so that a short stall does not lower the average.
 const BURST: Duration = Duration::from_millis(250);
+
+/// A pass that is slower than this is meant to be stopped.
+const SLOWEST: f64 = 0.01;
+
+/// Fails for a rate that is not a number of rows per second.
+pub fn check(rate: Option<f64>) -> Result<()> {
+    match rate {
+        Some(rate) if !(rate.is_finite() && rate >= SLOWEST) => Err(Error::protocol(format!(
+            "max_events_per_second is at least {SLOWEST}"
+        ))),
+        _ => Ok(()),
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Wish {
@@ -25,8 +40,10 @@ impl Throttle {
     }
 
     /// Rows per second from now on; `None` lifts the limit.
-    pub fn set_rate(&self, rate: Option<f64>) {
+    pub fn set_rate(&self, rate: Option<f64>) -> Result<()> {
+        check(rate)?;
         self.wish.send_modify(|wish| wish.rate = rate);
+        Ok(())
     }
 
     /// Asks whoever paces itself by this to stop at the next chunk. Not taken back.
@@ -107,7 +124,7 @@ mod tests {
         let other = throttle.clone();
         let change = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            other.set_rate(Some(100.0));
+            other.set_rate(Some(100.0)).unwrap();
             tokio::time::sleep(Duration::from_secs(3)).await;
             other.request_stop();
         });
@@ -117,6 +134,13 @@ mod tests {
         assert!(start.elapsed() <= Duration::from_millis(4100));
         assert!(throttle.stopping());
         change.await.unwrap();
+    }
+
+    #[test]
+    fn a_rate_that_is_none_is_refused() {
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(Throttle::new(None).set_rate(Some(rate)).is_err(), "{rate}");
+        }
     }
 
     #[test]

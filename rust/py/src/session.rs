@@ -7,6 +7,7 @@ use eventsource_core as core;
 use pyo3::prelude::*;
 
 use crate::config::{PassSessionConfig, PassSpec};
+use crate::error::to_python;
 use crate::runtime::awaitable;
 
 #[pyclass(frozen, module = "eventsource._core")]
@@ -56,8 +57,10 @@ impl PassSession {
     }
 
     #[pyo3(signature = (max_events_per_second))]
-    fn set_rate(&self, max_events_per_second: Option<f64>) {
-        self.session.set_rate(max_events_per_second);
+    fn set_rate(&self, max_events_per_second: Option<f64>) -> PyResult<()> {
+        self.session
+            .set_rate(max_events_per_second)
+            .map_err(to_python)
     }
 
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
