@@ -3,20 +3,21 @@
 //! A driver that is frozen or cut off in the middle of a chunk keeps its transaction open, and the
 //! rows it has written there keep the next driver's from being written. It can commit nothing any
 //! more, since the owner has changed, so its sessions are ended rather than waited for. They are
-//! recognised by a lock that every writing session of a migration shares.
+//! recognised by a lock that the sessions of a migration share, one for the target and one for the
+//! control database: where both are one database, neither side may end the other's live session.
 
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::connect::Connection;
-use crate::error::{On, Result};
+use crate::error::{On, Result, Side};
 
 /// Leaves a mark on the session that `end_others` finds.
 pub async fn mark(connection: &Connection, migration_id: Uuid) -> Result<()> {
     let sql = "select pg_catalog.pg_advisory_lock_shared($1)";
     connection
         .client()
-        .execute(sql, &[&key(migration_id)])
+        .execute(sql, &[&key(migration_id, connection.side())])
         .await
         .map(drop)
         .on(connection.side())
@@ -34,7 +35,7 @@ pub async fn end_others(connection: &Connection, migration_id: Uuid) -> Result<(
           and lock.pid <> pg_catalog.pg_backend_pid() \
           and session.datname = pg_catalog.current_database() \
           and session.usename = current_user";
-    let key = key(migration_id);
+    let key = key(migration_id, connection.side());
     let parameters: [&(dyn ToSql + Sync); 2] = [&(key >> 32), &(key & 0xffff_ffff)];
     connection
         .client()
@@ -45,7 +46,8 @@ pub async fn end_others(connection: &Connection, migration_id: Uuid) -> Result<(
 }
 
 /// The server splits it into two unsigned halves, so it is kept positive.
-fn key(migration_id: Uuid) -> i64 {
+fn key(migration_id: Uuid, side: Side) -> i64 {
     let (high, low) = migration_id.as_u64_pair();
-    ((high ^ low) >> 1) as i64
+    let control = i64::from(matches!(side, Side::Control));
+    (((high ^ low) >> 1) as i64 & !1) | control
 }
