@@ -19,12 +19,17 @@ LOOKED_UP = 50_000
 #: A mirror is a few milliseconds behind its append: what is missing is looked up once more.
 SECOND_LOOK_SECONDS = 0.05
 
-#: Rows that a snapshot ($2) does not show: not ``not pg_visible_in_snapshot``, which would read
-#: everything since the oldest foreign transaction began.
-NEWER = (
-    "tenant_id = $1 and (transaction_id >= pg_snapshot_xmax($2::text::pg_snapshot)"
-    " or transaction_id = any (array(select pg_snapshot_xip($2::text::pg_snapshot))))"
-)
+
+def newer(snapshot: str) -> str:
+    """The condition for rows of tenant $1 that a snapshot (text form) does not show.
+
+    Not ``not pg_visible_in_snapshot``, which would read everything since the oldest foreign
+    transaction began. The ids are literals, so that the planner sees how few rows they are.
+    """
+    _, following, listed = snapshot.split(":")
+    ids = [f"transaction_id >= '{int(following)}'::xid8"]
+    ids += [f"transaction_id = '{int(running)}'::xid8" for running in listed.split(",") if running]
+    return f"tenant_id = $1 and ({' or '.join(ids)})"
 
 
 async def sync_lag(
@@ -42,19 +47,21 @@ async def sync_lag(
             await source.fetchval(f"select count(*) from {table} where tenant_id = $1", tenant)
         )
     if at.proven_snapshot is None:
-        newer = await source.fetchval(
-            f"select count(*) from {table} where {NEWER}", tenant, at.snapshot
+        assert at.snapshot is not None
+        later = await source.fetchval(
+            f"select count(*) from {table} where {newer(at.snapshot)}", tenant
         )
-        return max(0, migration.total_events - at.rows_copied) + int(newer)
+        return max(0, migration.total_events - at.rows_copied) + int(later)
     rows = await source.fetch(
-        f"select global_position from {table} where {NEWER} limit $3",
-        tenant, at.proven_snapshot, LOOKED_UP + 1,
+        f"select global_position from {table} where {newer(at.proven_snapshot)} limit $2",
+        tenant, LOOKED_UP + 1,
     )  # fmt: skip
     if len(rows) > LOOKED_UP:
-        newer = await source.fetchval(
-            f"select count(*) from {table} where {NEWER}", tenant, at.proven_snapshot
+        return int(
+            await source.fetchval(
+                f"select count(*) from {table} where {newer(at.proven_snapshot)}", tenant
+            )
         )
-        return int(newer)
     wanted = {row["global_position"] + at.position_offset for row in rows}
     missing = await _missing(target, target_address, tenant, wanted)
     if missing:
