@@ -21,6 +21,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from benchmarks.bench import Bar, Bench
+from benchmarks.machine import processor_seconds
 from benchmarks.move import DEDICATED, SHARED, Process, process
 from benchmarks.workload import make_store, right, write_more
 from eventsource.migration import Migration
@@ -50,7 +51,11 @@ BINS = [round(0.1 * 10 ** (step / 7), 3) for step in range(1, 29)]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One cutover. Times are of the clock that the writers use; latencies in milliseconds."""
+    """One cutover. Times are of the clock that the writers use.
+
+    ``busy`` is the share of all processors' time that was used in the two seconds before it, by
+    anybody: where it comes near 1, latencies measure the wait for a processor.
+    """
 
     tenant: UUID
     migration: UUID
@@ -58,6 +63,7 @@ class Cut:
     returned_at: float
     pause_ms: float
     attempts: int
+    busy: float | None = None
 
 
 @dataclass(slots=True)
@@ -148,12 +154,20 @@ async def _move_all(
 
 async def _cut(opened: Process, tenant: UUID) -> Cut:
     migration = await opened.copied(tenant)
+    before = processor_seconds()
     await asyncio.sleep(NORMAL)
+    busy = _busy(before, processor_seconds())
     asked = clock()
     # A cutover that does not come through raises; the first try is the only one.
     done = await opened.coordinator.initiate_cutover(migration.id)
     returned = clock()
-    return Cut(tenant, migration.id, asked, returned, *await _how(opened, done))
+    return Cut(tenant, migration.id, asked, returned, *await _how(opened, done), busy)
+
+
+def _busy(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
+    if before is None or after is None:
+        return None
+    return round((after[0] - before[0]) / (after[1] - before[1]), 3)
 
 
 async def _how(opened: Process, migration: Migration) -> tuple[float, int]:
@@ -183,6 +197,8 @@ def _judge(cuts: Sequence[Cut], attempts: Sequence[Attempt]) -> dict[str, Any]:
         f" {statistics.median(over):.1f} ms), within {BAR_MS:.0f} ms in {within} of {len(cuts)},"
         f" first try in {first_try}; pause {pause:.1f} ms; {_rate(cuts, answered):,.0f} appends/s"
     )
+    if busy := [cut.busy for cut in cuts if cut.busy is not None]:
+        measured += f", processors {statistics.median(busy):.0%} busy"
     met = within == first_try == len(cuts)
     title = f"cutover under {PROCESSES} x {TASKS} writers, {len(cuts)} tenants"
     bar = Bar("P5", title, measured, f"≤ {BAR_MS:.0f} ms over p99, first try, 20 of 20", met)

@@ -43,6 +43,17 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def processor_seconds() -> tuple[float, float] | None:
+    """(busy, all) seconds of all cores since the start of the machine; None where nobody tells."""
+    about = Path("/proc/stat")
+    if not about.exists():
+        return None
+    ticks = [int(value) for value in about.read_text().split("\n", 1)[0].split()[1:9]]
+    tick = os.sysconf("SC_CLK_TCK")
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / tick, sum(ticks) / tick
+
+
 def pgcopydb() -> str:
     """Why pgcopydb is not among the peers, with the version that the system offers."""
     version = "not known to this system"

@@ -55,7 +55,7 @@ def cutover(result: dict[str, Any]) -> str:
         total = sum(found[name]) or 1
         shares = [(number, 100 * count / total) for number, count in enumerate(found[name])]
         series.append(Series(f"{title} ({total:,})", shares))
-    labels = [f"{end:.3g}" if (number + 1) % 7 == 0 else "" for number, end in enumerate(ends)]
+    labels = [f"{end:.0f}" if number % 7 == 6 else "" for number, end in enumerate(ends)]
     x_label = "append latency up to … ms (seven bins per factor of ten)"
     y = Axis("% of the appends", 0.001, 100, log=True)
     return bars("Append latency around 20 cutovers", x_label, labels, y, series)
