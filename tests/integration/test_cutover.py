@@ -305,6 +305,23 @@ async def test_an_abort_of_what_was_decided_finishes_it(
     await assert_at_the_target(world, migration)
 
 
+@pytest.mark.parametrize("request_", ["resume", "abort"])
+async def test_a_journal_that_lost_the_decision_rolls_forward_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
+    migration = await lost_driver(world, monkeypatch, "open_target")
+    await world.control.execute(
+        "update tenant_migrations set state = 'dual_write', cutover_request = null;"
+        " update tenant_routing set migration_state = 'dual_write'"
+    )
+    if request_ == "abort":
+        with pytest.raises(MigrationError):
+            await world.coordinator.abort_migration(migration.id)
+    else:
+        await world.coordinator.resume_migration(migration.id)
+    await assert_at_the_target(world, migration)
+
+
 @pytest.mark.parametrize("knows_the_route", [False, True])
 @pytest.mark.parametrize("function", ["open_target", "finish"])
 async def test_a_router_alone_finishes_what_was_decided(

@@ -201,6 +201,22 @@ async def test_a_dsn_that_does_not_reach_what_the_pool_reaches(world: World) -> 
         await process.start(world.tenant)
 
 
+async def test_a_dsn_that_is_none(world: World) -> None:
+    for dsn in (
+        f"postgresql://app:{WRONG}@[::1/events",
+        f"postgresql://app:{WRONG}@localhost:postgres/events",
+        f"postgresql://app:{WRONG}@localhost:99999/events",
+        f"mysql://app:{WRONG}@localhost/events",
+        f"host=localhost password={WRONG}",
+        f"postgresql://app:{WRONG}@localhost/events?sslmode=perhaps",
+    ):
+        process = await world.process(
+            target_store=lambda pool, dsn=dsn: PostgreSQLEventStore(pool, TARGET_TABLE, dsn=dsn)
+        )
+        async with refusal(world, PreflightError, "the target's database cannot be used"):
+            await process.start(world.tenant)
+
+
 async def test_a_read_only_target(world: World) -> None:
     name = await world.target.fetchval("select current_database()")
     await world.target.execute(f'alter database "{name}" set default_transaction_read_only = on')

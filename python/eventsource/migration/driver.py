@@ -255,6 +255,12 @@ class _Drive:
 
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""
+        source = self.links.endpoints.source_address
+        fence = await guard.read(self.links.source, source, self.migration.tenant_id)
+        if flip.as_decision(fence, self.migration) is not None:
+            # The journal is behind the fence, as after a restore: it rolls forward.
+            await self._to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
+            return
         passes = await self._open_passes()
         with self.watch.attending(passes.session):
             result = await passes.catch_up()

@@ -88,7 +88,11 @@ class Findings:
             self.problems.extend(error.problems)
         except (ConnectionDetailsError, StoreSchemaError) as error:
             self.problems.append(f"{what} cannot be used: {redact(str(error))}")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        # The last two come from a DSN that is none: a port out of range, a bracket left open.
+        except (
+            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError,
+            OverflowError,
+        ) as error:  # fmt: skip
             self.problems.append(
                 f"{what} cannot be used: {redact(str(error)) or type(error).__name__};"
                 " check the DSN, user, password and privileges"
