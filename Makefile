@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
 
 .PHONY: setup build demo test check format bench clean
 
@@ -39,6 +40,11 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	cargo fmt --all
+
+# SCALE is the number of events of the moved tenant; 50000 tries everything out in a few minutes.
+SCALE ?= 1000000
+bench: build
+	$(BIN)/python -m benchmarks --scale $(SCALE)
 
 clean:
 	rm -rf target $(VENV) python/eventsource/_core*.so

@@ -78,8 +78,8 @@ class Endpoints:
 async def control_schema(migrations: PostgreSQLMigrationRepository) -> str:
     """The schema that holds the control tables."""
     name = await migrations.pool.fetchval(
-        "select relnamespace::regnamespace::text from pg_class"
-        " where oid = to_regclass('tenant_migrations')"
+        "select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where c.oid = to_regclass('tenant_migrations')"
     )
     return str(name or "public")
 
