@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 #: How often a waiting call reads the journal (seconds).
 POLL_SECONDS = 0.05
+
+#: How long a waiting call bears a control database that does not answer (seconds).
+OUTAGE_SECONDS = 30.0
 
 #: A refusal comes within this time (seconds).
 PREFLIGHT_SECONDS = 10.0
@@ -259,7 +263,7 @@ class MigrationCoordinator:
         """The migration now and after every change, until it is over."""
         last: Migration | None = None
         while True:
-            migration = await self._migrations.get(migration_id)
+            migration = await self._read(migration_id)
             if migration != last:
                 yield migration
                 last = migration
@@ -296,11 +300,22 @@ class MigrationCoordinator:
     async def _wait(self, migration_id: UUID, done: Callable[[Migration], bool]) -> Migration:
         """Poll the journal until ``done``; keep a driver at work meanwhile."""
         while True:
-            migration = await self._migrations.get(migration_id)
+            migration = await self._read(migration_id)
             if done(migration):
                 return migration
             self._ensure_driver(migration)
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _read(self, migration_id: UUID) -> Migration:
+        """The migration for a call that waits: a control database that restarts does not end it."""
+        deadline = time.monotonic() + OUTAGE_SECONDS
+        while True:
+            try:
+                return await self._migrations.get(migration_id)
+            except Exception as error:
+                if not may_pass(error) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS * 10)
 
     def _ensure_driver(self, migration: Migration) -> None:
         names = {task.get_name() for task in self._driving}

@@ -286,8 +286,9 @@ async def _check_source_tenant(
     if foreign:
         findings.problems.append(
             "the source holds rows whose transaction_id comes from another cluster (a restore);"
-            f" repair them first: update {guard.table(address)} set transaction_id = null where"
-            " transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+            f" repair them first: alter table {guard.table(address)} alter transaction_id drop not"
+            f" null; update {guard.table(address)} set transaction_id = null where transaction_id"
+            " >= pg_snapshot_xmax(pg_current_snapshot())"
         )
     if not await _has_index(connection, address, "transaction_id"):
         findings.warnings.append(

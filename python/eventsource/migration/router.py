@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
@@ -173,7 +174,10 @@ class TenantStoreRouter:
         await self._routes.refresh(route.tenant_id)
 
     async def _finish_flip(self, tenant_id: UUID) -> None:
-        """Open the target of a decided move whose driver does not: any process may."""
+        """Open the target of a decided move whose driver does not: any process may try.
+
+        One whose roles may not do it waits for a driver instead.
+        """
         row = await self._routing_repo.get_routing(tenant_id)
         if row is None or row.migration_id is None:
             return
@@ -182,10 +186,11 @@ class TenantStoreRouter:
         source = self.store(migration.source_store_id)
         target = self.store(migration.target_store_id)
         if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
-            await flip.roll_forward(
-                migrations, migration, source.pool, await address_of(source), target.pool,
-                await address_of(target),
-            )  # fmt: skip
+            with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+                await flip.roll_forward(
+                    migrations, migration, source.pool, await address_of(source), target.pool,
+                    await address_of(target),
+                )  # fmt: skip
 
     def _route_changed(self, route: TenantRouting) -> None:
         """Begin or end mirroring."""

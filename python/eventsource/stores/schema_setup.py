@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -73,7 +73,8 @@ async def _alone(connection: AnyConnection) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        if not connection.is_closed():
+        # A connection that was lost has lost the lock as well; what lost it is the error to tell.
+        with suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
             await connection.execute("select pg_advisory_unlock($1)", _SETUP_LOCK)
 
 

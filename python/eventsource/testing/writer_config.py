@@ -33,6 +33,8 @@ class WriterConfig:
         streams_per_task, shared_streams: how many streams of each tenant a task owns, and how
             many all tasks of all processes share.
         max_events: an append has 1 to this many events.
+        expect_any: share of the appends that expect no version of the stream; the others read it
+            first.
         appends_per_second: of each task; None is as fast as it goes.
         isolation: default transaction isolation of its sessions.
         replica_role: its sessions run with session_replication_role = replica.
@@ -53,6 +55,7 @@ class WriterConfig:
     streams_per_task: int = 3
     shared_streams: int = 2
     max_events: int = 10
+    expect_any: float = 0.1
     appends_per_second: float | None = 10.0
     isolation: str = "read committed"
     replica_role: bool = False

@@ -109,7 +109,7 @@ class Writer:
                 for i in range(rng.randint(1, config.max_events))
             ]
             number += len(events)
-            expect_any = rng.random() < 0.1
+            expect_any = rng.random() < config.expect_any
             await self._append(task, tenant, stream, events, slow=slow, expect_any=expect_any)
             if config.appends_per_second is not None:
                 due = max(due + 1 / config.appends_per_second, loop.time() - 1)

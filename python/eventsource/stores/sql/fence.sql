@@ -87,8 +87,18 @@ begin
                   detail = json_build_object('migration_id', fence.migration_id,
                                              'generation', fence.generation)::text;
     end if;
-    if tg_op <> 'INSERT' and fence.role = 'source' and (tg_op = 'DELETE' or fence.state = 'open')
-    then
+    if tg_op = 'DELETE' and fence.state = 'moved' then
+        -- What is left behind is the way back until an operator says otherwise.
+        if current_setting('eventsource.migration', true) = fence.migration_id::text then
+            return old;
+        end if;
+        raise exception 'the old rows of tenant %, which moved to store %, are guarded',
+                        fence.tenant_id, fence.moved_to
+            using errcode = 'EVF02',
+                  hint = format('To delete them: set eventsource.migration = %L in the session.',
+                                fence.migration_id);
+    end if;
+    if tg_op <> 'INSERT' and fence.role = 'source' and fence.state = 'open' then
         raise exception 'events of tenant % cannot be changed while it migrates', fence.tenant_id
             using errcode = 'EVF02',
                   hint = 'Events are immutable; to erase some, abort the migration or wait for its end.';
