@@ -77,8 +77,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=int, default=1_000_000, help="events of the tenant")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each peer")
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="for example P1,P4")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                        help="a setting of both servers, for example shared_buffers=1GB")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of both servers, for example shared_buffers=1GB",
+    )
     parser.add_argument("--out", type=Path, help="default: benchmarks/runs/<date>-<scale>")
     options = parser.parse_args()
     options.only = [name.strip().upper() for name in options.only.split(",")]
