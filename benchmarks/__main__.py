@@ -89,9 +89,9 @@ def arguments() -> argparse.Namespace:
     options.only = [name.strip().upper() for name in options.only.split(",")]
     if unknown := set(options.only) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    if not all("=" in setting for setting in options.set):
+    if not all("=" in given for given in options.set):
         parser.error("--set takes NAME=VALUE")
-    SETTINGS.update(setting.split("=", 1) for setting in options.set)
+    SETTINGS.update(given.split("=", 1) for given in options.set)
     return options
 
 
