@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -28,7 +29,7 @@ async def world(
     ):
         if side not in world_databases:
             world_databases[side] = await cluster.create_database(f"world_{side}")
-        await emptied(world_databases[side])
+    await asyncio.gather(*map(emptied, world_databases.values()))
     made = await make_world(dict(world_databases))
     yield made
     await made.close()

@@ -502,7 +502,7 @@ async def test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget(
 
     async def freeze(self: Passes) -> Any:
         if not waits:
-            waits.append(_frozen_for(2.0, source_cluster, world))
+            waits.append(_frozen_for(1.2, source_cluster, world))
         return await under_the_fence(self)
 
     monkeypatch.setattr(Passes, "under_the_fence", freeze)

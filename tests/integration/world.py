@@ -305,14 +305,16 @@ async def emptied(dsn: str) -> None:
 
 async def make_world(dsns: dict[str, str]) -> World:
     """Stores and control tables made, one process running."""
-    source, target, control = [
-        await asyncpg.connect(dsns[side]) for side in ("source", "target", "control")
-    ]
+    source, target, control = await asyncio.gather(
+        *(asyncpg.connect(dsns[side]) for side in ("source", "target", "control"))
+    )
     world = World(dsns, source, target, control)
     here = await world.process()
-    await here.source.create_schema()
-    await here.target.create_schema()
-    await create_schema(here.migrations.pool)
+    await asyncio.gather(
+        here.source.create_schema(),
+        here.target.create_schema(),
+        create_schema(here.migrations.pool),
+    )
     return world
 
 
