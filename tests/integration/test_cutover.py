@@ -9,11 +9,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import asyncpg
 import pytest
-from world import SOURCE, TARGET, Process, World, insert, table, until
+from world import SOURCE, TARGET, Process, World, Writers, insert, table, until, writing
 
 from eventsource.migration import (
     ConsistencyError,
@@ -32,41 +32,6 @@ from eventsource.testing import Cluster
 
 BUDGET = 1.0
 MARGIN = 0.25
-
-
-class Writers:
-    """Tasks that append to streams of their own and remember what was acknowledged."""
-
-    def __init__(self, process: Process, tenant: UUID) -> None:
-        self.process, self.tenant = process, tenant
-        self.stopping = False
-        self.acknowledged = 0
-        self.longest = 0.0
-        self.streams: dict[UUID, int] = {}
-
-    async def write_on(self) -> None:
-        stream = uuid4()
-        self.streams[stream] = 0
-        while not self.stopping:
-            began = time.monotonic()
-            result = await self.process.append(self.tenant, stream, self.streams[stream])
-            self.longest = max(self.longest, time.monotonic() - began)
-            self.streams[stream] = result.new_version
-            self.acknowledged += 1
-            await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def writing(process: Process, tenant: UUID, count: int = 4) -> AsyncIterator[Writers]:
-    """Writers at work; an append that fails fails the test."""
-    writers = Writers(process, tenant)
-    tasks = [asyncio.create_task(writers.write_on()) for _ in range(count)]
-    try:
-        yield writers
-    finally:
-        writers.stopping = True
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [error for error in ended if error is not None] == []
 
 
 async def spent_paused(world: World, migration: Migration) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,8 +13,9 @@ from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
-from world import SOURCE, World, insert, someone_blocked, until
+from world import SOURCE, TARGET, World, insert, someone_blocked, table, until, writing
 
 from eventsource.migration import (
     InvalidStateTransitionError,
@@ -139,6 +141,86 @@ async def _append_for_ever(world: World) -> None:
 
 def _of(fingerprint: dict[str, Any], side: str) -> dict[str, Any]:
     return {name: value for name, value in fingerprint.items() if name.startswith(side)}
+
+
+async def test_an_abort_gets_through_between_busy_writers_who_hardly_notice(world: World) -> None:
+    async with held_in(world, "dual_write") as (migration, _):
+        async with (
+            writing(world.here, world.tenant, 8) as own,
+            writing(world.here, world.other, 2) as others,
+        ):
+            await until(lambda: _has_written(own, 40), "appends")
+            began = time.monotonic()
+            await world.coordinator.abort_migration(migration.id)
+            assert time.monotonic() - began < 3
+            wanted = own.acknowledged + 20
+            await until(lambda: _has_written(own, wanted), "appends")
+        assert max(own.longest, others.longest) < 0.25
+    assert len(await world.ids("source")) == EVENTS + own.acknowledged
+    assert await world.ids("target") == []
+
+
+async def _has_written(writers: Any, count: int) -> bool:
+    return bool(writers.acknowledged >= count)
+
+
+async def back_and_forth(world: World) -> None:
+    """The tenant moves to the target, and its old rows go."""
+    await world.seed(10)
+    await world.migrate()
+    await world.source.execute(
+        f"alter table {table('source')} disable trigger user;"
+        f"delete from {table('source')} where tenant_id = '{world.tenant}';"
+        f"alter table {table('source')} enable always trigger eventsource_announce;"
+    )
+    for name in await world.source.fetch(
+        "select tgname from pg_trigger where tgname like '%guard%'"
+    ):
+        await world.source.execute(f"alter table {table('source')} enable always trigger {name[0]}")
+
+
+async def test_a_tenant_goes_back_the_way_it_came(world: World) -> None:
+    stale = await world.process(route_ttl_seconds=60)
+    await stale.router.route(world.tenant)
+    await back_and_forth(world)
+    here, stream = world.here, uuid4()
+    await here.append(world.tenant, stream)
+    migration = await here.coordinator.start_migration(
+        world.tenant, here.target, here.source, TARGET, SOURCE
+    )
+    await world.reach(migration, "dual_write")
+    await stale.append(world.tenant, stream, 1)
+    done = await here.coordinator.initiate_cutover(migration.id)
+    await stale.append(world.tenant, stream, 2)
+    assert done.state is MigrationState.MIGRATED
+    route = await here.routes.get_routing(world.tenant)
+    assert route is not None
+    assert (route.store_id, route.generation) == (SOURCE, 2)
+    offset = done.position_offset or 0
+    moved = await world.rows("target")
+    assert (await world.rows("source", offset=offset))[: len(moved)] == moved
+    assert len(await world.ids("source")) == len(moved) + 1 == 13
+
+
+async def test_an_aborted_return_leaves_the_first_decision_in_force(world: World) -> None:
+    await back_and_forth(world)
+    here = world.here
+    before = await world.fingerprint(journal=False)
+    migration = await here.coordinator.start_migration(
+        world.tenant, here.target, here.source, TARGET, SOURCE
+    )
+    await world.reach(migration, "dual_write")
+    await here.coordinator.abort_migration(migration.id)
+    # Whoever has not heard of anything still writes there.
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await insert(world.source, world.tenant)
+    assert refused.value.sqlstate == "EVF01"
+    assert json.loads(refused.value.detail or "")["target_store_id"] == TARGET
+    after = await world.fingerprint(journal=False)
+    assert after["source catalog"] == before["source catalog"]
+    assert await world.ids("source") == []
+    await here.append(world.tenant)
+    assert len(await world.ids("target")) == 11
 
 
 async def test_a_second_abort_is_a_no_op(world: World) -> None:

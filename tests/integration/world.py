@@ -280,6 +280,41 @@ class World:
             connection.terminate()
 
 
+class Writers:
+    """Tasks that append to streams of their own and remember what was acknowledged."""
+
+    def __init__(self, process: Process, tenant: UUID) -> None:
+        self.process, self.tenant = process, tenant
+        self.stopping = False
+        self.acknowledged = 0
+        self.longest = 0.0
+        self.streams: dict[UUID, int] = {}
+
+    async def write_on(self) -> None:
+        stream = uuid4()
+        self.streams[stream] = 0
+        while not self.stopping:
+            began = time.monotonic()
+            result = await self.process.append(self.tenant, stream, self.streams[stream])
+            self.longest = max(self.longest, time.monotonic() - began)
+            self.streams[stream] = result.new_version
+            self.acknowledged += 1
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def writing(process: Process, tenant: UUID, count: int = 4) -> AsyncIterator[Writers]:
+    """Writers at work; an append that fails fails the test."""
+    writers = Writers(process, tenant)
+    tasks = [asyncio.create_task(writers.write_on()) for _ in range(count)]
+    try:
+        yield writers
+    finally:
+        writers.stopping = True
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [error for error in ended if error is not None] == []
+
+
 async def emptied(dsn: str) -> None:
     """Take a database back to where it began: quicker than another one."""
     connection = await asyncpg.connect(

@@ -33,15 +33,19 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
         await links.migrations.withdraw_abort(migration.id)
         return False
     at = await progress.claim(links.target, target, migration.id, owner)
-    closed = await guard.read(links.target, target, migration.tenant_id)
-    if closed is not None and closed.migration_id == migration.id:
+    fence = await guard.read(links.target, target, migration.tenant_id)
+    ours = fence is not None and fence.migration_id == migration.id and fence.state == "closed"
+    closed = fence if ours else None
+    if closed is not None:
         await guard.refuse_mirrors(links.target, target, closed)
         await _undo_load(links, migration, closed)
     if at is not None:
         # The block was reserved when the target held nothing of the tenant: all of it is ours.
         await _delete_copied(links, migration)
-    if closed is not None and closed.migration_id == migration.id:
-        # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
+    # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
+    if closed is not None and closed.moved_to is not None:
+        await guard.stay_moved(links.target, target, closed, migration.tenant_id, migration)
+    elif closed is not None:
         await guard.remove(links.target, target, closed)
     await _delete_mapping(links, migration)
     await progress.remove(links.target, target, migration.id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from eventsource.migration.errors import MigrationError
 
 if TYPE_CHECKING:
     from eventsource.dataplane import TableAddress
+    from eventsource.migration.models import Migration
     from eventsource.migration.repositories import Executor
 
 #: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
@@ -51,7 +52,8 @@ class InterruptedInstallation(Exception):
 class Fence:
     """A tenant's fence row in one event table.
 
-    ``source_head`` is the source's position sequence at the decision; ``moved_to`` the store id.
+    ``source_head`` is the source's position sequence at the decision; ``moved_to`` the store id,
+    which a target keeps from the time when the tenant left it.
     """
 
     fence_id: int
@@ -106,7 +108,9 @@ async def raise_fence(
         " store_id) values ($1, $2, $3, $4, $5, $6, $7)"
         " on conflict (table_name, tenant_id) do update set role = excluded.role,"
         " state = excluded.state, generation = excluded.generation,"
-        " migration_id = excluded.migration_id, store_id = excluded.store_id, moved_to = null,"
+        # Where the tenant went when it left the target is kept, for an abort of its return.
+        " migration_id = excluded.migration_id, store_id = excluded.store_id,"
+        " moved_to = case excluded.role when 'target' then f.moved_to end,"
         " source_head = null, position_offset = 0, updated_at = now()"
         " where f.migration_id <> excluded.migration_id and f.state = $8"
         " and f.role is distinct from excluded.role",
@@ -179,6 +183,15 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
 
     async def drop() -> None:
         nonlocal removed
+        if await connection.fetchval(
+            "select exists (select from pg_trigger where tgrelid = $1::text::regclass"
+            " and tgname = any ($2::text[]))",
+            table(address),
+            [_trigger(fence, kind) for kind in TRIGGER_KINDS],
+        ):
+            # The table before the fence: a writer that waits at the fence holds its table lock,
+            # and dropping the triggers would wait for it in vain.
+            await connection.execute(f"lock table {table(address)} in access exclusive mode")
         await lock_exclusively(connection, fence)
         state = await connection.fetchval(
             f"select state from {fences(address)} where fence_id = $1 and migration_id = $2",
@@ -197,6 +210,31 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
 
     await with_brief_locks(connection, drop)
     return removed
+
+
+async def stay_moved(
+    connection: asyncpg.Connection[Any],
+    address: TableAddress,
+    fence: Fence,
+    tenant_id: UUID,
+    migration: Migration,
+) -> None:
+    """Undo the closing of a target that the tenant once left: it has still moved from there.
+
+    A process that heard of nothing since would write to it; the fence sends it to where the tenant
+    is, which is the source of the migration that is being undone.
+    """
+    budget = migration.config.cutover_timeout_seconds
+
+    async def restore() -> None:
+        await connection.execute(
+            f"update {fences(address)} set role = 'source', state = 'moved', generation = $2,"
+            " moved_to = $3, updated_at = now() where fence_id = $1",
+            fence.fence_id, migration.generation, migration.source_store_id,
+        )  # fmt: skip
+
+    left = replace(fence, role="source")
+    await install(connection, address, left, tenant_id, budget, lambda: True, then=restore)
 
 
 async def refuse_mirrors(connection: Executor, address: TableAddress, fence: Fence) -> None:
