@@ -177,6 +177,20 @@ async def test_the_tenant_appends_while_its_fence_is_open_but_changes_nothing(
     assert await world.ids("source") == [event]
 
 
+async def test_what_a_moved_tenant_left_goes_only_when_the_session_says_so(world: World) -> None:
+    it = await guarded(world)
+    event = (await insert(world.source, world.tenant))["event_id"]
+    await it.set_state("moved")
+    erase = world.source.execute("delete from events where event_id = $1", event)
+    error = await refused(erase, "EVF02")
+    assert error.hint is not None
+    cleaner = await world.connect()
+    await cleaner.execute(error.hint[error.hint.index("set ") : error.hint.rindex(" in the")])
+    await refused(cleaner.execute("update events set payload = '{}'"), "EVF01")
+    await cleaner.execute("delete from events where event_id = $1", event)
+    await refused(insert(cleaner, world.tenant), "EVF01")
+
+
 async def test_a_foreign_row_cannot_be_made_the_tenants(world: World) -> None:
     it = await guarded(world)
     event = (await insert(world.source, world.other))["event_id"]
