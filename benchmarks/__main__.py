@@ -89,6 +89,7 @@ def arguments() -> argparse.Namespace:
     options.only = [name.strip().upper() for name in options.only.split(",")]
     if unknown := set(options.only) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    options.only = [name for name in BENCHMARKS if name in options.only]
     if not all("=" in given for given in options.set):
         parser.error("--set takes NAME=VALUE")
     SETTINGS.update(given.split("=", 1) for given in options.set)

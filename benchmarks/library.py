@@ -20,7 +20,7 @@ from benchmarks.workload import EVENTS_PER_STREAM, right
 
 VERSION = "0.8.1"
 BARS = {"batched": 75, "default": 500}
-MOST_EVENTS = {"batched": 10_000, "default": 2_000}
+MOST_EVENTS = {"batched": 6_000, "default": 4_000}
 MOST_ROUNDS = 3
 TITLES = {
     "batched": f"eventsource-py {VERSION}, batched copy without mapping",

@@ -128,7 +128,7 @@ async def _count(store_dsn: str, control_dsn: str, known: UUID) -> dict[str, dic
 
 async def run(bench: Bench) -> dict[str, Any]:
     store_dsn, control_dsn = await bench.target.create_database(), await bench.database("control")
-    blocks = max(20, min(400, bench.scale // 2500))
+    blocks = max(100, min(400, bench.scale // 2500))
     known = uuid4()
     try:
         await make_store(store_dsn)

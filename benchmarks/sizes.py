@@ -63,7 +63,8 @@ async def _measure(
 async def _at_scale(bench: Bench) -> dict[str, list[dict[str, Any]]]:
     """One whole move, and the bulk passes and pipes that P1 has timed."""
     rounds = bench.results.get("P1", {}).get("rounds")
-    seen = await _measure(bench, bench.source_dsn, bench.expected, 1 if rounds else ROUNDS)
+    more = 1 if rounds else min(ROUNDS, bench.rounds)
+    seen = await _measure(bench, bench.source_dsn, bench.expected, more)
     for name in seen if rounds else ():
         seen[name] += rounds[name]
     return seen
