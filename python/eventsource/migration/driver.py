@@ -158,6 +158,8 @@ class Driver:
                 )
             else:
                 await self.migrations.record_error(migration.id, self.owner, told["message"])
+            if self.doing == "abort":
+                # Whoever asked is told; an abort asked for since is the next driver's to begin.
                 await self.migrations.withdraw_abort(migration.id)
             await self.migrations.release_lease(self.migration_id, self.owner)
         return True

@@ -30,8 +30,7 @@ with moved as (
         completed_at = case when $3::text in ('migrated', 'rolled_back', 'failed') then now() end,
         paused_from = case when $3::text = 'paused' then $2::text end,
         pause_requested = pause_requested and 'paused' not in ($2::text, $3::text),
-        abort_requested = case when $3::text not in ('rolled_back', 'failed')
-                               then abort_requested end,
+        abort_requested = case when $3::text <> 'rolled_back' then abort_requested end,
         driver_owner = case when $3::text <> 'rolled_back' then driver_owner end,
         error_code = $6, error_message = $7
     where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
