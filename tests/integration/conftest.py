@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from world import World, emptied, make_world
 
+from eventsource.migration import coordinator
 from eventsource.testing import Cluster
 
 
@@ -19,9 +20,13 @@ def world_databases() -> dict[str, str]:
 
 @pytest.fixture
 async def world(
-    source_cluster: Cluster, target_cluster: Cluster, world_databases: dict[str, str]
+    source_cluster: Cluster,
+    target_cluster: Cluster,
+    world_databases: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[World]:
     """Three empty databases with stores and control tables, and one process."""
+    monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.01)
     for side, cluster in (
         ("source", source_cluster),
         ("target", target_cluster),

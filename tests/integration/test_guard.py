@@ -421,7 +421,8 @@ async def test_writers_hardly_wait_for_an_installation_that_waits_for_a_transact
     for task in writers:
         task.cancel()
     await asyncio.gather(*writers, return_exceptions=True)
-    assert max(waits) < 0.25
+    # 150 ms by design; the rest is for a busy machine.
+    assert max(waits) < 0.5
     assert len(await triggers(world)) == 3
     await it.set_state("moved")
     await refused(insert(world.source, world.tenant), "EVF01")

@@ -86,10 +86,30 @@ async def test_pause_and_resume_from_another_process(world: World, state: str) -
     assert len(copied) < EVENTS or state == "dual_write"
     await world.here.append(world.tenant)
     resumed = await world.coordinator.resume_migration(migration.id)
-    assert (resumed.state, resumed.paused_from) == (state, None)
+    # It may have come further by now.
+    assert STATES.index(resumed.state) >= STATES.index(state)
+    assert resumed.paused_from is None
     done = await world.coordinator.initiate_cutover(migration.id, force=True)
     assert (await world.rows("target"))[: len(copied)] == copied
     await world.assert_moved(done)
+
+
+@pytest.mark.parametrize("place", ["same", "another"])
+async def test_a_migration_that_is_resumed_at_once_is_driven_on(world: World, place: str) -> None:
+    """The driver that was paused is still closing its connections then."""
+    await world.seed(10)
+    migration = await world.dual_write()
+    asking = world.here if place == "same" else await world.process()
+    for count in range(11, 16):
+        await asking.coordinator.pause_migration(migration.id)
+        resumed = await asking.coordinator.resume_migration(migration.id)
+        assert resumed.driver_alive
+        await insert(world.source, world.tenant)
+        await until(partial(_rows_at_target, world, count), "the new row")
+
+
+async def _rows_at_target(world: World, count: int) -> bool:
+    return len(await world.ids("target")) == count
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -436,35 +456,30 @@ async def test_every_illegal_transition_is_refused_and_changes_nothing(world: Wo
         assert await world.fingerprint() == before
 
 
-@pytest.mark.parametrize(
-    ("state", "refused"),
-    [
-        ("cutover_paused", ["pause"]),
-        ("paused", ["cutover"]),
-        ("failed", ["pause", "resume", "cutover"]),
-        ("rolled_back", ["pause", "resume", "cutover"]),
-        ("migrated", ["pause", "resume", "abort"]),
-    ],
-)
-async def test_a_request_that_the_state_forbids_changes_nothing(
-    world: World, state: str, refused: list[str]
-) -> None:
+async def test_a_request_that_the_state_forbids_changes_nothing(world: World) -> None:
     here = world.coordinator
     migration = await world.dual_write()
     await here.pause_migration(migration.id)
-    await world.control.execute("update tenant_migrations set state = $1", state)
     calls = {
         "pause": here.pause_migration,
         "resume": here.resume_migration,
         "abort": here.abort_migration,
         "cutover": here.initiate_cutover,
     }
-    before = await world.fingerprint()
-    for name in refused:
-        with pytest.raises(InvalidStateTransitionError) as caught:
-            await calls[name](migration.id)
-        assert caught.value.current == state
-    assert await world.fingerprint() == before
+    for state, refused in (
+        ("cutover_paused", ["pause"]),
+        ("paused", ["cutover"]),
+        ("failed", ["pause", "resume", "cutover"]),
+        ("rolled_back", ["pause", "resume", "cutover"]),
+        ("migrated", ["pause", "resume", "abort"]),
+    ):
+        await world.control.execute("update tenant_migrations set state = $1", state)
+        before = await world.fingerprint()
+        for name in refused:
+            with pytest.raises(InvalidStateTransitionError) as caught:
+                await calls[name](migration.id)
+            assert caught.value.current == state
+        assert await world.fingerprint() == before
 
 
 async def test_every_transition_and_request_is_in_the_audit_log_with_its_operator(

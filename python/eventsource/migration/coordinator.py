@@ -11,13 +11,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from eventsource.migration import lag, outcomes, preflight
+from eventsource.migration import admission, lag, outcomes
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver import Driver
 from eventsource.migration.errors import (
     ConsistencyError,
     InvalidStateTransitionError,
-    MigrationAlreadyExistsError,
     MigrationError,
     RoutingError,
 )
@@ -29,6 +28,7 @@ from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
+    from eventsource.migration.preflight import Findings
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.migration.router import TenantStoreRouter
@@ -38,9 +38,6 @@ POLL_SECONDS = 0.05
 
 #: How long a waiting call bears a control database that does not answer (seconds).
 OUTAGE_SECONDS = 30.0
-
-#: A refusal comes within this time (seconds).
-PREFLIGHT_SECONDS = 10.0
 
 _S = MigrationState
 _UNDER_WAY = frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.CUTOVER_PAUSED})
@@ -92,7 +89,10 @@ class MigrationCoordinator:
         """
         source = self._store(source_store_id, source_store)
         target = self._store(target_store_id, target_store)
-        generation = await self._generation_of(tenant_id, source_store_id)
+        generation = await admission.generation_of(
+            self._migrations, self._routes, tenant_id, source_store_id,
+            default_store_id=self._router.default_store_id,
+        )  # fmt: skip
         findings = await self.preflight(tenant_id, source, target)
         findings.raise_if_refused()
         migration = await self._migrations.create(
@@ -109,30 +109,9 @@ class MigrationCoordinator:
 
     async def preflight(
         self, tenant_id: UUID, source: PostgreSQLEventStore, target: PostgreSQLEventStore
-    ) -> preflight.Findings:
+    ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
-        findings = preflight.Findings()
-
-        async def check() -> None:
-            with findings.unusable("the control database"):
-                await preflight.check_control(self._migrations.pool, findings)
-            addresses = []
-            for side, store in (("source", source), ("target", target)):
-                with findings.unusable(f"the {side}'s database"):
-                    addresses.append(await address_of(store))
-            if len(addresses) < 2:
-                return
-            with findings.unusable("a store's database"):
-                await preflight.check_stores(
-                    source.pool, addresses[0], target.pool, addresses[1], tenant_id, findings
-                )
-            if not findings.problems:
-                with findings.unusable("a database"):
-                    await self._check_reach(source, target)
-
-        with findings.unusable("a database"):
-            await preflight.within(PREFLIGHT_SECONDS, check)
-        return findings
+        return await admission.examine(self._migrations, tenant_id, source, target)
 
     async def get_migration(self, migration_id: UUID) -> Migration:
         """The migration as the journal knows it; MigrationNotFoundError when there is none."""
@@ -182,6 +161,9 @@ class MigrationCoordinator:
     ) -> Migration:
         """Go on where it was paused; also takes up a migration whose driver is gone.
 
+        Returns when it is being driven, by this process or, when this one does not know its stores,
+        by whichever one works.
+
         Raises:
             InvalidStateTransitionError: the migration is over.
         """
@@ -193,8 +175,11 @@ class MigrationCoordinator:
             migration = await self._migrations.transition(
                 migration, migration.paused_from, operator=operator
             )
-        self._ensure_driver(migration)
-        return migration
+        if not self._knows(migration):
+            return migration
+        return await self._wait(
+            migration_id, lambda m: m.driver_alive or m.state is _S.PAUSED or m.state.is_final
+        )
 
     async def abort_migration(
         self,
@@ -319,7 +304,11 @@ class MigrationCoordinator:
 
     def _ensure_driver(self, migration: Migration) -> None:
         names = {task.get_name() for task in self._driving}
-        if not migration.driver_alive and _driver_name(migration.id) not in names:
+        if (
+            not migration.driver_alive
+            and self._knows(migration)
+            and _driver_name(migration.id) not in names
+        ):
             self._drive(migration)
 
     def _drive(self, migration: Migration) -> None:
@@ -348,34 +337,6 @@ class MigrationCoordinator:
             raise ConsistencyError(
                 f"source and target differ in {len(report.violations)} places: {shown}", report
             )
-
-    async def _check_reach(
-        self, source: PostgreSQLEventStore, target: PostgreSQLEventStore
-    ) -> None:
-        """The driver's own connections can be opened with what the stores tell."""
-        endpoints = await Endpoints.of(self._migrations, source, target)
-        for parameters in (endpoints.control, endpoints.source, endpoints.target):
-            connection = await preflight.reach(parameters)
-            await connection.close()
-
-    async def _generation_of(self, tenant_id: UUID, source_store_id: str) -> int:
-        """The generation of the tenant's route, which has to be free and name the source."""
-        findings = preflight.Findings()
-        with findings.unusable("the control database"):
-            await preflight.check_control(self._migrations.pool, findings)
-            if not findings.problems:
-                for migration in await self._migrations.get_by_tenant(tenant_id):
-                    if not migration.state.is_final:
-                        raise MigrationAlreadyExistsError(tenant_id, migration.id)
-                routing = await self._routes.get_routing(tenant_id)
-        findings.raise_if_refused()
-        home = routing.store_id if routing else self._router.default_store_id
-        if home != source_store_id:
-            raise RoutingError(
-                f"tenant {tenant_id} lives in store {home!r}, not in {source_store_id!r};"
-                " start the migration from the store that its route names"
-            )
-        return routing.generation if routing else 0
 
     def _store(self, store_id: str, given: EventStore) -> PostgreSQLEventStore:
         store = self._router.store(store_id)

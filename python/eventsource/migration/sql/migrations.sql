@@ -31,7 +31,10 @@ with moved as (
         paused_from = case when $3::text = 'paused' then $2::text end,
         pause_requested = pause_requested and 'paused' not in ($2::text, $3::text),
         abort_requested = case when $3::text <> 'rolled_back' then abort_requested end,
-        driver_owner = case when $3::text <> 'rolled_back' then driver_owner end,
+        -- Nothing is left to drive: who comes next need not wait for this driver to close.
+        driver_owner = case when $3::text not in ('paused', 'rolled_back') then driver_owner end,
+        driver_expires_at = case when $3::text not in ('paused', 'rolled_back')
+                                 then driver_expires_at end,
         error_code = $6, error_message = $7
     where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
     returning id, tenant_id
