@@ -39,7 +39,7 @@ async def _block(passes: CatchUp, rounds: int) -> dict[str, list[float]]:
 
 
 async def run(bench: Bench) -> dict[str, Any]:
-    rounds = 2 * bench.rounds
+    rounds = 4 * bench.rounds
     aged = bench.scale // 10
     seen: dict[str, dict[str, list[float]]] = {}
     async with catching_up(bench, bench.source_dsn) as passes:
