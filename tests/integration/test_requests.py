@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 from world import SOURCE, TARGET, World, insert, someone_blocked, until, writing
 
+from eventsource.dataplane import PassSession
 from eventsource.migration import (
     InvalidStateTransitionError,
     Migration,
@@ -95,12 +96,21 @@ async def test_pause_and_resume_from_another_process(world: World, state: str) -
 
 
 @pytest.mark.parametrize("place", ["same", "another"])
-async def test_a_migration_that_is_resumed_at_once_is_driven_on(world: World, place: str) -> None:
+async def test_a_migration_that_is_resumed_at_once_is_driven_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     """The driver that was paused is still closing its connections then."""
+    close = PassSession.close
+
+    async def close_slowly(self: PassSession) -> None:
+        await asyncio.sleep(0.1)
+        await close(self)
+
+    monkeypatch.setattr(PassSession, "close", close_slowly)
     await world.seed(10)
     migration = await world.dual_write()
     asking = world.here if place == "same" else await world.process()
-    for count in range(11, 16):
+    for count in range(11, 14):
         await asking.coordinator.pause_migration(migration.id)
         resumed = await asking.coordinator.resume_migration(migration.id)
         assert resumed.driver_alive
