@@ -4,6 +4,8 @@
 //! takes its [`digest`], [`direct`] or [`staged`] writes it, [`positions`] maps it, [`progress`]
 //! records it in the same transaction, [`verify`] proves it.
 
+#![forbid(unsafe_code)]
+
 mod certificate;
 pub mod chunk;
 mod claim;

@@ -1,6 +1,7 @@
 //! The tokio runtime behind every awaitable.
 
 use std::future::Future;
+use std::panic;
 use std::process;
 use std::sync::OnceLock;
 
@@ -20,6 +21,20 @@ pub fn configure() {
         .thread_name("eventsource")
         .enable_all();
     pyo3_async_runtimes::tokio::init(builder);
+    stay_silent_after_the_interpreter();
+}
+
+/// Work that is cancelled at the very end may finish when the interpreter is already gone. Telling
+/// Python then panics in a worker thread; nobody is left to be told, so nothing is printed either.
+#[allow(unsafe_code)]
+fn stay_silent_after_the_interpreter() {
+    let otherwise = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        // SAFETY: may be called at any time, from any thread, with or without an interpreter.
+        if unsafe { pyo3::ffi::Py_IsInitialized() } != 0 {
+            otherwise(info);
+        }
+    }));
 }
 
 /// An asyncio future. When Python cancels it, `work` is dropped.
