@@ -131,7 +131,7 @@ async def test_a_target_that_stalls_under_the_fence_makes_the_cutover_give_up(
     world: World,
 ) -> None:
     await world.seed(10)
-    elsewhere = await world.process(cutover_timeout_seconds=2)
+    elsewhere = await world.process(cutover_timeout_seconds=1.5)
     migration = await world.dual_write(process=elsewhere)
     staller = await world.connect("target")
     async with writing(elsewhere, world.tenant) as writers:
@@ -144,7 +144,7 @@ async def test_a_target_that_stalls_under_the_fence_makes_the_cutover_give_up(
         assert caught.value.blocked_writers > 0
         await assert_still_at_the_source(world)
         await staller.execute("rollback")
-        assert writers.longest < 2 + MARGIN
+        assert writers.longest < 1.5 + MARGIN
         done = await elsewhere.coordinator.initiate_cutover(migration.id)
     await assert_at_the_target(world, done)
 

@@ -16,8 +16,8 @@ from world import World, insert, someone_blocked, table, until
 from eventsource.migration import MigrationState, deferred_indexes, lag, progress
 from eventsource.migration.passes import Passes
 
-#: Chunks of twenty rows, a tenth of a second each.
-SLOW = {"batch_size": 1, "max_events_per_second": 200}
+#: Chunks of twenty rows, about 70 ms each.
+SLOW = {"batch_size": 1, "max_events_per_second": 300}
 
 
 @asynccontextmanager
