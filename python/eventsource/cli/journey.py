@@ -38,7 +38,7 @@ class Journey:
     """One tenant on its way; ``migration`` is None until there is a durable one.
 
     Attributes:
-        copied: events that were copied while this journey watched.
+        copied: events of the bulk copy since this journey began.
         copy_seconds: how long that took.
         report: of the verification, once it was made.
     """
@@ -52,6 +52,8 @@ class Journey:
     copied: int = 0
     copy_seconds: float = 0.0
     report: VerificationReport | None = None
+    #: What an earlier journey had copied, and when this one took it up; None when it began itself.
+    _taken_up: tuple[int, float] | None = None
 
     @property
     def events_per_second(self) -> float | None:
@@ -80,6 +82,7 @@ class Journey:
         self.migration = await self.at.coordinator.resume_migration(
             active.id, operator=self.at.operator
         )
+        self._taken_up = active.events_copied, time.monotonic()
         self.display.say("resume", f"migration {active.id} goes on, it was {active.state}")
 
     async def _active(self) -> Migration | None:
@@ -108,20 +111,32 @@ class Journey:
         Raises:
             MigrationError: it failed, or somebody paused or aborted it; typed as far as known.
         """
-        began = time.monotonic()
-        before: int | None = None
+        copying = self._taken_up is None
         while (migration := await self._look()).state not in (_S.DUAL_WRITE, _S.MIGRATED):
-            if before is None and migration.state is _S.BULK_COPY:
-                before, began = migration.events_copied, time.monotonic()
+            copying = copying or migration.state is _S.BULK_COPY
             self._show_copy(migration)
             await asyncio.sleep(POLL_SECONDS)
         self.display.settle()
-        if before is not None:
-            self.copied = max(0, migration.events_copied - before)
-            self.copy_seconds = time.monotonic() - began
+        if copying:
+            await self._count_copied(migration)
         if (rate := self.events_per_second) is not None:
             spent = f"in {duration(self.copy_seconds)}, {amount(rate)}/s"
             self.display.say("copied", f"{amount(self.copied)} events {spent}, proven")
+
+    async def _count_copied(self, migration: Migration) -> None:
+        """How much was copied in what time; a small tenant is copied between two looks."""
+        if self._taken_up is not None:
+            before, since = self._taken_up
+            self.copied = max(0, migration.events_copied - before)
+            self.copy_seconds = time.monotonic() - since
+            return
+        entries = await patiently(
+            self.at, partial(self.at.audit_log.get_by_migration, self._known.id)
+        )
+        first = {entry.event_type: entry for entry in reversed(entries)}
+        began, ended = first[f"state:{_S.BULK_COPY}"], first[f"state:{_S.DUAL_WRITE}"]
+        self.copied = ended.details["events"]
+        self.copy_seconds = (ended.created_at - began.created_at).total_seconds()
 
     def _show_copy(self, migration: Migration) -> None:
         if migration.state is _S.PENDING:
