@@ -2,7 +2,7 @@
 
 `Cluster` starts throw-away PostgreSQL servers, `WriterProcess` runs an application that appends and
 records every attempt, `check_moved` and `check_unmoved` read the servers with plain SQL and say
-which promise was broken.
+which promise was broken. `eventsource.testing.proxy` breaks the network between them.
 """
 
 from eventsource.testing.binaries import PostgresNotFoundError
