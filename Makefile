@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: setup build demo test check format bench clean
+.PHONY: setup build demo test check model format bench clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ check: build
 	$(BIN)/python -m mypy.stubtest eventsource._core
 	cargo test --workspace --exclude eventsource-py --quiet
 	$(BIN)/pytest
+
+# The model alone, with the numbers of states that it went through.
+model:
+	cargo test -p eventsource-model --quiet -- --nocapture --test-threads 1
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,0 +1,19 @@
+//! The protocol's order of things, small enough that every order can be tried.
+//!
+//! Two writers with routers of their own append while two drivers move their tenant. Commits are
+//! delayed, replies lost, drivers killed or frozen, the source crashes. [`Protocol`] is what
+//! `stateright` explores; the names of its steps are those of the code.
+
+#![forbid(unsafe_code)]
+
+pub mod driver;
+pub mod end;
+pub mod passes;
+pub mod protocol;
+pub mod rules;
+pub mod state;
+pub mod writer;
+
+pub use protocol::{Protocol, Step};
+pub use rules::Rule;
+pub use state::State;
