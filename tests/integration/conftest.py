@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from world import World, emptied, make_world
@@ -38,3 +40,22 @@ async def world(
     made = await make_world(dict(world_databases))
     yield made
     await made.close()
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that neither accepts nor refuses: its queue is full, so packets are dropped."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(16):
+            client = stack.enter_context(socket.socket())
+            client.settimeout(0.2)
+            try:
+                client.connect(listener.getsockname())
+            except TimeoutError:
+                break
+        else:
+            pytest.skip("this system does not drop what does not fit into the queue")
+        yield listener.getsockname()[1]

@@ -309,7 +309,7 @@ async def test_an_abort_restores_the_indexes_that_a_load_did_without(
     if state == "bulk_copy":
         await until(lambda: _cursor_is_behind(world, 1), "the first chunk")
         assert len(await _indexes(world)) < len(
-            [line for line in before["target catalog"] if line.startswith("index")]
+            [line for line in before["target"]["catalog"] if line.startswith("index")]
         )
         with pytest.raises(asyncpg.PostgresError):
             await insert(world.target, world.other, side="target")

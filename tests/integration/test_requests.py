@@ -243,7 +243,7 @@ async def test_an_aborted_return_leaves_the_first_decision_in_force(world: World
     assert refused.value.sqlstate == "EVF01"
     assert json.loads(refused.value.detail or "")["target_store_id"] == TARGET
     after = await world.fingerprint(journal=False)
-    assert after["source catalog"] == before["source catalog"]
+    assert after["source"]["catalog"] == before["source"]["catalog"]
     assert await world.ids("source") == []
     await here.append(world.tenant)
     assert len(await world.ids("target")) == 11

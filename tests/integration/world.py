@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+from fingerprint import fingerprint
 
 from eventsource import DomainEvent, register_event
 from eventsource.migration import (
@@ -38,8 +39,6 @@ SOURCE_TABLE = "events"
 TARGET_TABLE = "events_dedicated-a.b"
 
 PATIENCE = 20.0
-
-JOURNAL = ("tenant_migrations", "migration_audit_log", "tenant_routing")
 
 #: Quick to pass and to give up; what a test is about it sets itself.
 QUICK = {"pass_interval_seconds": 0.05, "cutover_timeout_seconds": 1.0}
@@ -259,19 +258,10 @@ class World:
         """Everything that the three databases hold; ``journal=False`` leaves out the record of
         what was asked and done, and the route, which an abort gives back but keeps.
         """
-        seen: dict[str, Any] = {}
-        for side in ("source", "target", "control"):
-            connection = getattr(self, side)
-            for name in await _names(connection):
-                if not journal and name in JOURNAL:
-                    continue
-                quoted = '"' + name.replace('"', '""') + '"'
-                seen[f"{side}.{name}"] = await connection.fetchval(
-                    "select count(*) || ' ' || coalesce(md5(string_agg(t::text, '|'"
-                    f" order by t::text)), '') from {quoted} t"
-                )
-            seen[f"{side} catalog"] = await _catalog(connection, journal)
-        return seen
+        return {
+            side: await fingerprint(getattr(self, side), journal=journal)
+            for side in ("source", "target", "control")
+        }
 
     async def close(self) -> None:
         for process in self.processes:
@@ -415,43 +405,3 @@ async def someone_blocked(world: World, query_like: str, side: str = "source") -
         ),
         f"a session with {query_like!r} waiting for a lock",
     )
-
-
-async def _names(connection: asyncpg.Connection) -> list[str]:
-    rows = await connection.fetch(
-        "select c.relname from pg_class c where c.relkind = 'r'"
-        " and c.relnamespace = 'public'::regnamespace order by 1"
-    )
-    return [row[0] for row in rows]
-
-
-async def _catalog(connection: asyncpg.Connection, journal: bool) -> list[str]:
-    """Sequences where they stand, triggers, indexes and constraints."""
-    rows = await connection.fetch(
-        """
-        select 'trigger ' || tgrelid::regclass || ' ' || tgname || ' ' || tgenabled::text
-        from pg_trigger where not tgisinternal
-        union all
-        select 'index ' || indexrelid::regclass || ' ' || pg_get_indexdef(indexrelid)
-        from pg_index i join pg_class c on c.oid = i.indexrelid
-        where c.relnamespace = 'public'::regnamespace and indisvalid
-        union all
-        select 'constraint ' || conrelid::regclass || ' ' || conname || ' '
-               || pg_get_constraintdef(oid)
-        from pg_constraint where connamespace = 'public'::regnamespace
-        order by 1
-        """
-    )
-    found = [row[0] for row in rows]
-    for record in await connection.fetch(
-        "select sequencename as name from pg_sequences where schemaname = 'public' order by 1"
-    ):
-        name = record["name"]
-        if name.endswith(("_id_seq", "_position_seq")) and not journal:
-            # How far row ids went says nothing about what was left behind, and a sequence of
-            # positions never goes back: readers may have taken its value for the head.
-            continue
-        quoted = '"' + name.replace('"', '""') + '"'
-        value = await connection.fetchrow(f"select last_value, is_called from {quoted}")
-        found.append(f"sequence {name} {tuple(value)}")
-    return found

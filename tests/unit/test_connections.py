@@ -10,7 +10,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from eventsource.connections import ConnectionParameters, build_dsn, connection_parameters, redact
+from eventsource.connections import (
+    ConnectionParameters,
+    build_dsn,
+    connection_parameters,
+    hosts_of,
+    redact,
+)
 from eventsource.errors import ConnectionDetailsError
 
 SECRET = "p@ss:w/o?r#d% +'\"é"
@@ -162,3 +168,49 @@ async def test_what_a_string_cannot_carry_asks_for_dsn(pool: Any) -> None:
     with pytest.raises(ConnectionDetailsError, match="pass dsn=") as caught:
         await connection_parameters(pool)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "options", "expected"),
+    [
+        ("postgresql://app:p%40ss@db/events", {}, [("db", 5432)]),
+        ("postgresql://app@db:6000/events", {}, [("db", 6000)]),
+        ("postgresql://app:a@b@one:1,two/events?port=7", {}, [("one", 1), ("two", 7)]),
+        ("postgresql://[::1]:6000,[::2]/events", {}, [("::1", 6000), ("::2", 5432)]),
+        ("postgresql:///events?host=db&port=7", {}, [("db", 7)]),
+        (None, {"host": "db", "port": 6000}, [("db", 6000)]),
+        (None, {"host": ["one", "two"], "port": [1, 2]}, [("one", 1), ("two", 2)]),
+        # What is not told is not asked.
+        ("postgresql://app@/events?host=/run/postgresql", {}, []),
+        (None, {"host": "/run/postgresql"}, []),
+        (None, {}, []),
+        ("postgresql://app@db/events?service=mine", {}, []),
+        # What is wrong is told by who connects.
+        ("postgresql://app@[::1/events", {}, []),
+        ("postgresql:///events?host=one,two&port=1,2,3", {}, []),
+    ],
+)
+def test_the_hosts_of_a_pool_are_those_that_it_would_try(
+    dsn: str | None,
+    options: dict[str, Any],
+    expected: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PGHOST", "PGPORT", "PGSERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    pool = FakePool(FakeKnown(), dsn, **options)
+    assert hosts_of(pool) == expected  # type: ignore[arg-type]
+    if dsn is not None:
+        assert hosts_of(None, dsn) == expected
+
+
+def test_hosts_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "db")
+    monkeypatch.setenv("PGPORT", "6000")
+    assert hosts_of(FakePool(FakeKnown())) == [("db", 6000)]  # type: ignore[arg-type]
+
+
+def test_a_pool_that_connects_in_a_way_of_its_own_does_not_tell() -> None:
+    pool = FakePool(FakeKnown(), "postgresql://db/events")
+    pool._connect = lambda: None  # type: ignore[attr-defined]
+    assert hosts_of(pool) == []  # type: ignore[arg-type]

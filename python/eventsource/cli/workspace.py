@@ -15,7 +15,7 @@ import asyncpg
 from eventsource.cli.config import Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
-from eventsource.connections import redact
+from eventsource.connections import hosts_of, is_silent, redact
 from eventsource.migration import (
     MigrationCoordinator,
     PositionMapper,
@@ -24,6 +24,7 @@ from eventsource.migration import (
     TenantStoreRouter,
 )
 from eventsource.migration.faults import may_pass
+from eventsource.migration.reach import SILENCE_SECONDS
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
     PostgreSQLMigrationRepository,
@@ -148,12 +149,15 @@ class Workspace:
 
     async def reach_for_move(self, *store_ids: str) -> None:
         """As `reach_store`, for a move: an unreachable store is a reason to refuse it."""
+        reached = await asyncio.gather(
+            *(self.reach_store(store_id) for store_id in store_ids), return_exceptions=True
+        )
         problems = []
-        for store_id in store_ids:
-            try:
-                await self.reach_store(store_id)
-            except DatabaseUnavailableError as error:
-                problems.append(str(error))
+        for outcome in reached:
+            if isinstance(outcome, DatabaseUnavailableError):
+                problems.append(str(outcome))
+            elif isinstance(outcome, BaseException):
+                raise outcome
         if problems:
             raise PreflightError(problems)
 
@@ -200,6 +204,8 @@ async def _store(entry: StoreSettings, stack: contextlib.AsyncExitStack) -> Post
 
 async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
     try:
+        if await is_silent(hosts_of(pool), SILENCE_SECONDS):
+            raise TimeoutError("the host does not answer")
         async with pool.acquire() as connection:
             await connection.execute("select 1")
     except _UNREACHABLE as error:

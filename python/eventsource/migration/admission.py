@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from eventsource.migration import preflight
+from eventsource.connections import hosts_of
+from eventsource.migration import preflight, reach
 from eventsource.migration.errors import MigrationAlreadyExistsError, RoutingError
 from eventsource.migration.links import Endpoints, address_of
 from eventsource.migration.preflight import Findings
 
 if TYPE_CHECKING:
+    import asyncpg
+
+    from eventsource.migration.models import TenantRouting
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
-#: A refusal comes within this time (seconds).
+#: A server that answers, but not within this time, refuses the move too (seconds). A host that is
+#: not there is found sooner: see `reach.SILENCE_SECONDS`.
 PREFLIGHT_SECONDS = 10.0
 
 
@@ -35,13 +40,22 @@ async def generation_of(
         RoutingError: the tenant lives in another store.
     """
     findings = Findings()
-    with findings.unusable("the control database"):
+    control = "the control database"
+    await reach.refuse_silent({control: _control_hosts(migrations)}, findings)
+    findings.raise_if_refused()
+    routing: TenantRouting | None = None
+
+    async def look() -> None:
+        nonlocal routing
         await preflight.check_control(migrations.pool, findings)
         if not findings.problems:
             for migration in await migrations.get_by_tenant(tenant_id):
                 if not migration.state.is_final:
                     raise MigrationAlreadyExistsError(tenant_id, migration.id)
             routing = await routes.get_routing(tenant_id)
+
+    with findings.unusable(control):
+        await preflight.within(PREFLIGHT_SECONDS, look)
     findings.raise_if_refused()
     home = routing.store_id if routing else default_store_id
     if home != source_store_id:
@@ -60,6 +74,12 @@ async def examine(
 ) -> Findings:
     """Everything that would refuse this move, without changing anything."""
     findings = Findings()
+    hosts = {"the control database": _control_hosts(migrations)}
+    for side, store in (("source", source), ("target", target)):
+        hosts[f"the {side}'s database"] = store.hosts()
+    await reach.refuse_silent(hosts, findings)
+    if findings.problems:
+        return findings
 
     async def check() -> None:
         with findings.unusable("the control database"):
@@ -76,20 +96,12 @@ async def examine(
             )
         if not findings.problems:
             with findings.unusable("a database"):
-                await _check_reach(migrations, source, target)
+                await reach.check(await Endpoints.of(migrations, source, target), findings)
 
     with findings.unusable("a database"):
         await preflight.within(PREFLIGHT_SECONDS, check)
     return findings
 
 
-async def _check_reach(
-    migrations: PostgreSQLMigrationRepository,
-    source: PostgreSQLEventStore,
-    target: PostgreSQLEventStore,
-) -> None:
-    """The driver's own connections can be opened with what the stores tell."""
-    endpoints = await Endpoints.of(migrations, source, target)
-    for parameters in (endpoints.control, endpoints.source, endpoints.target):
-        connection = await preflight.reach(parameters)
-        await connection.close()
+def _control_hosts(migrations: PostgreSQLMigrationRepository) -> list[tuple[str, int]]:
+    return hosts_of(cast("asyncpg.Pool[Any]", migrations.pool))

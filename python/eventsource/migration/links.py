@@ -28,15 +28,21 @@ if TYPE_CHECKING:
 
 APPLICATION_NAME = "eventsource-migrate"
 
-#: A role may have other defaults; the protocol depends on these.
-_SETTINGS = {
-    "synchronous_commit": "on",
-    "default_transaction_isolation": "read committed",
-    "default_transaction_read_only": "off",
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "row_security": "off",
-}
+#: A role may have other defaults; the protocol depends on these. Statements and not startup
+#: parameters, which a pooler in session mode refuses. A driver's sessions are idle while it rests
+#: or another one works, and its transactions are as long as an index build.
+_SETTINGS = """
+set synchronous_commit = on;
+set default_transaction_isolation = 'read committed';
+set default_transaction_read_only = off;
+set default_transaction_deferrable = off;
+set statement_timeout = 0;
+set lock_timeout = 0;
+set idle_in_transaction_session_timeout = 0;
+set idle_session_timeout = 0;
+set row_security = off;
+select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ class Links:
         opened: list[Connection] = []
         try:
             for parameters in wanted:
-                opened.append(await _open(parameters))
+                opened.append(await open_link(parameters))
             opened.append(await _open_target(endpoints, migration_id))
         except BaseException:
             await close_all(opened)
@@ -155,12 +161,19 @@ class Links:
         return await PassSession.open(config)
 
 
-async def _open(parameters: ConnectionParameters) -> Connection:
-    return await connect(parameters, application_name=APPLICATION_NAME, server_settings=_SETTINGS)
+async def open_link(parameters: ConnectionParameters) -> Connection:
+    """One connection as the driver has them; the caller closes it."""
+    connection = await connect(parameters, application_name=APPLICATION_NAME)
+    try:
+        await connection.execute(_SETTINGS)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 async def _open_target(endpoints: Endpoints, migration_id: UUID) -> Connection:
-    connection = await _open(endpoints.target)
+    connection = await open_link(endpoints.target)
     await connection.execute(
         "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
     )

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.connections import ConnectionParameters, connect, redact
+from eventsource.connections import redact
 from eventsource.errors import ConnectionDetailsError, StoreSchemaError
-from eventsource.identifiers import qualified
+from eventsource.identifiers import qualified, quote_identifier
 from eventsource.migration import guard, progress, snapshots
 from eventsource.migration.errors import PreflightError
 
@@ -34,6 +34,9 @@ CONTROL_COLUMNS = {
     "migration_position_mappings": ("source_position", "target_position", "event_id"),
     "migration_audit_log": ("details", "operator"),
 }  # fmt: skip
+#: How long a preflight that refuses a column's type looks for what stands in the way (seconds).
+NUL_SECONDS = 1.0
+
 FENCE_TABLES = ("eventsource_fences", "eventsource_barrier", "eventsource_copy_progress")
 
 #: What a carried row needs; other columns are carried as they are.
@@ -115,6 +118,16 @@ async def carried_columns(connection: Executor, source: TableAddress) -> tuple[s
 
 async def check_control(connection: Executor, findings: Findings) -> None:
     """The four control tables exist, with the columns that this version needs."""
+    if await connection.fetchval("select pg_is_in_recovery()"):
+        findings.problems.append(
+            "the control database is on a standby; connect to the primary, the journal is written"
+        )
+        return
+    if await connection.fetchval("select current_setting('transaction_read_only')") == "on":
+        findings.problems.append(
+            "the control database is read-only (default_transaction_read_only is on)"
+        )
+        return
     missing = [
         name
         for name in CONTROL_COLUMNS
@@ -175,14 +188,25 @@ async def _check_table(
         findings.problems.append(f"the {side} server is a standby; connect to the primary")
         return False
     name = qualified(address.schema, address.table)
-    kind = await connection.fetchval(
-        "select relkind::text from pg_class where oid = to_regclass($1)", name
+    found = await connection.fetchrow(
+        "select relkind::text as kind, relpersistence <> 'p' as fleeting from pg_class"
+        " where oid = to_regclass($1)",
+        name,
     )
-    if kind is None:
+    if found is None:
         findings.problems.append(f"the {side} table {name} does not exist; {INIT}")
         return False
-    if kind not in ("r", "p"):
-        findings.problems.append(f"the {side} {name} is not a table; name the table behind it")
+    if found["kind"] != "r":
+        findings.problems.append(
+            f"the {side} {name} is not an ordinary table; name the table behind it"
+        )
+        return False
+    if found["fleeting"]:
+        # A crash empties it, after the barrier and after the decision too.
+        findings.problems.append(
+            f"the {side} table {name} is unlogged, so a crash empties it; alter table {name} set"
+            " logged"
+        )
         return False
     missing = [
         table
@@ -249,6 +273,7 @@ async def _check_columns(
             findings.problems.append(
                 f"column {name} is {_described(column)} in the source and {_described(other)} in"
                 " the target; make them alike"
+                + await _refused_by_jsonb(source, source_address, column, other)
             )
     for name, column in there.items():
         if name not in here and column.must_be_given:
@@ -257,6 +282,31 @@ async def _check_columns(
                 " such column; give it a default"
             )
     findings.columns = tuple(carried)
+
+
+async def _refused_by_jsonb(
+    source: Executor, address: TableAddress, column: Column, other: Column
+) -> str:
+    r"""Where changing the source's column would stop, if it can be found out within a second.
+
+    json keeps ``\u0000`` as it was written and jsonb refuses it, without a word about where.
+    """
+    if column.type not in ("json", "text") or other.type != "jsonb":
+        return ""
+    name = quote_identifier(column.name)
+    with contextlib.suppress(TimeoutError, asyncpg.PostgresError):
+        async with asyncio.timeout(NUL_SECONDS):
+            at = await source.fetchval(
+                f"select global_position from {guard.table(address)} where"
+                f" {name}::text ~ '(^|[^\\\\])(\\\\\\\\)*\\\\u0000'"
+                " order by global_position limit 1"
+            )
+            if at is not None:
+                return (
+                    f" (jsonb refuses the event at position {at}: its {column.name} holds"
+                    r" \u0000, remove it there first)"
+                )
+    return ""
 
 
 def _described(column: Column) -> str:
@@ -337,8 +387,3 @@ async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:
         raise PreflightError(
             [f"a server did not answer within {seconds:g} s; check host, port and firewall"]
         ) from None
-
-
-async def reach(parameters: ConnectionParameters) -> asyncpg.Connection[Any]:
-    """Open one connection as the driver will."""
-    return await connect(parameters, application_name="eventsource-preflight")

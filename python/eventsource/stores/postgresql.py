@@ -84,6 +84,10 @@ class PostgreSQLEventStore:
             self._parameters = await connections.connection_parameters(self.pool, self._dsn)
         return self._parameters
 
+    def hosts(self) -> list[tuple[str, int]]:
+        """The TCP addresses that migrations would try; empty when they are not told."""
+        return connections.hosts_of(self.pool, self._dsn)
+
     async def create_schema(self) -> None:
         """Make the table and what belongs to it, or upgrade an existing table in place.
 

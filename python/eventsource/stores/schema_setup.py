@@ -87,8 +87,8 @@ async def home_schema(connection: AnyConnection) -> str:
     home: str | None = await connection.fetchval("select current_schema()::text")
     if home is None:
         raise StoreSchemaError(
-            "no schema of the search path exists, so there is no place for the table: "
-            "pass schema= or set search_path"
+            "no schema of the search path exists or may be used by this role, so there is no place "
+            "for the table: pass schema=, set search_path, or grant usage on it"
         )
     return home
 

@@ -28,7 +28,9 @@ const SETTINGS: &str = "\
     set default_transaction_deferrable = off; \
     set statement_timeout = 0; \
     set lock_timeout = 0; \
-    set idle_in_transaction_session_timeout = '30s'";
+    set idle_session_timeout = 0; \
+    set idle_in_transaction_session_timeout = '30s'; \
+    select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'";
 
 /// An open connection. Dropping it ends it at once, and the server rolls back what was open.
 pub struct Connection {

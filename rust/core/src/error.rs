@@ -99,7 +99,10 @@ pub enum Error {
         "target position {needed} is beyond {last}, the last of the block reserved for this tenant"
     )]
     PositionsExhausted { needed: i64, last: i64 },
-    #[error("unique violation on the {side}: {}", .report.message)]
+    #[error(
+        "unique violation on the {side}: {}{}; what holds the key there is no copy of this row and \
+         is never overwritten: see whose it is, and abort", .report.message, Detail(.report)
+    )]
     UniqueViolation {
         side: Side,
         report: Box<ServerReport>,
@@ -115,6 +118,18 @@ pub enum Error {
     /// Something that the two ends should never say to each other, or a misuse of the session.
     #[error("{message}")]
     Protocol { message: String },
+}
+
+/// Which key it is, for instance.
+struct Detail<'a>(&'a ServerReport);
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.detail {
+            Some(detail) => write!(f, ": {}", detail.trim_end_matches('.')),
+            None => Ok(()),
+        }
+    }
 }
 
 struct First<'a>(&'a [Difference]);

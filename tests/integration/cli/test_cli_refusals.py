@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -72,6 +73,21 @@ def test_a_store_that_is_unreachable_does_not_keep_the_journal_from_being_read(
     assert ready.json("status", id_)["state"] == "dual_write"
     assert len(ready.json("list")) == 1
     ready("lag", id_, exit_code=1)
+
+
+def test_a_host_that_drops_packets_is_told_soon(ready: CommandLine, silent_port: int) -> None:
+    silent = f"postgresql://postgres:S3cret-guess@127.0.0.1:{silent_port}/app"
+    ready.write_config(shared=silent, dedicated=silent)
+    began = time.monotonic()
+    result = ready("run", ready.tenant, "--to", DEDICATED, exit_code=3)
+    # Ten seconds is what a server gets that answers but does not finish.
+    assert time.monotonic() - began < 6
+    for side in (SHARED, DEDICATED):
+        assert f"store '{side}'" in result.output
+    assert "the host does not answer" in result.output
+    assert "S3cret-guess" not in result.output
+    ready.write_config(control=silent)
+    assert "the host does not answer" in ready("list", exit_code=1).output
 
 
 def test_an_unknown_store_is_a_usage_error_that_lists_the_known(ready: CommandLine) -> None:
