@@ -38,6 +38,8 @@ class WriterConfig:
         appends_per_second: of each task; None is as fast as it goes.
         isolation: default transaction isolation of its sessions.
         replica_role: its sessions run with session_replication_role = replica.
+        pooled: its connections go through a pooler in transaction mode, where neither prepared
+            statements nor settings of a session last; `isolation` and `replica_role` are not used.
         slow_commits: share of the appends that stay open for `slow_commit_seconds` before their
             commit, in a transaction of their own on the source.
         focus: share of the appends that go to the tenant named in the focus file, if any.
@@ -59,6 +61,7 @@ class WriterConfig:
     appends_per_second: float | None = 10.0
     isolation: str = "read committed"
     replica_role: bool = False
+    pooled: bool = False
     slow_commits: float = 0.0
     slow_commit_seconds: float = 0.2
     focus: float = 0.7

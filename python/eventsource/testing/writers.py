@@ -226,6 +226,9 @@ async def open_stores(
     settings = {"default_transaction_isolation": config.isolation}
     if config.replica_role:
         settings["session_replication_role"] = "replica"
+    # How asyncpg is set up before a transaction pooler.
+    common: dict[str, Any] = {"statement_cache_size": 0} if config.pooled else {}
+    at_stores = common if config.pooled else {"server_settings": settings}
     async with contextlib.AsyncExitStack() as stack:
 
         async def pool(dsn: str, size: int, **options: Any) -> asyncpg.Pool[asyncpg.Record]:
@@ -237,7 +240,7 @@ async def open_stores(
         wanted = {config.source} if config.frozen else set(config.stores)
         stores = {
             store_id: PostgreSQLEventStore(
-                await pool(at.dsn, config.tasks + 2, server_settings=settings), at.table
+                await pool(at.dsn, config.tasks + 2, **at_stores), at.table
             )
             for store_id, at in config.stores.items()
             if store_id in wanted
@@ -250,7 +253,7 @@ async def open_stores(
             raise ValueError("a writer with a router needs control_dsn")
         router = TenantStoreRouter(
             default_store=source,
-            routing_repo=PostgreSQLRoutingRepository(await pool(config.control_dsn, 4)),
+            routing_repo=PostgreSQLRoutingRepository(await pool(config.control_dsn, 4, **common)),
             stores=dict(stores),
         )
         yield await stack.enter_async_context(router), source
