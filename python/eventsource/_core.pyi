@@ -2,12 +2,13 @@
 
 import builtins
 from asyncio import Future
-from typing import final
+from typing import Final, final
 from uuid import UUID
 
 from eventsource.dataplane import PassSessionConfig, PassSpec, VerifyConfig
 
 __all__ = [
+    "HAS_FAILPOINTS",
     "PassResult",
     "PassSession",
     "Progress",
@@ -18,6 +19,8 @@ __all__ = [
     "VerifyResult",
     "Violation",
 ]
+
+HAS_FAILPOINTS: Final[bool]
 
 @final
 class PassSession:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eventsource import failpoints
 from eventsource.identifiers import qualified
 from eventsource.migration import deferred_indexes, flip, guard, progress, snapshots
 from eventsource.migration.states import MigrationState
@@ -29,27 +30,36 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
     if await flip.decision(links.fence, source, migration) is not None:
         await links.migrations.withdraw_abort(migration.id)
         return False
+    await failpoints.reach("abort.decided")
     if not await _remove_guard(links, migration):
         await links.migrations.withdraw_abort(migration.id)
         return False
+    await failpoints.reach("abort.guard.committed")
     at = await progress.claim(links.target, target, migration.id, owner)
+    await failpoints.reach("abort.claimed.committed")
     fence = await guard.read(links.target, target, migration.tenant_id)
     ours = fence is not None and fence.migration_id == migration.id and fence.state == "closed"
     closed = fence if ours else None
     if closed is not None:
         await guard.refuse_mirrors(links.target, target, closed)
+        await failpoints.reach("abort.mirrors.committed")
         await _undo_load(links, migration, closed)
     if at is not None:
         # The block was reserved when the target held nothing of the tenant: all of it is ours.
         await _delete_copied(links, migration)
+        await failpoints.reach("abort.rows.committed")
     # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
     if closed is not None and closed.moved_to is not None:
         await guard.stay_moved(links.target, target, closed, migration.tenant_id, migration)
     elif closed is not None:
         await guard.remove(links.target, target, closed)
+    await failpoints.reach("abort.target.committed")
     await _delete_mapping(links, migration)
+    await failpoints.reach("abort.mapping.committed")
     await progress.remove(links.target, target, migration.id)
+    await failpoints.reach("abort.progress.committed")
     await snapshots.remove_barrier(links.source, source, migration.id)
+    await failpoints.reach("abort.barrier.committed")
     await links.migrations.transition(
         migration,
         MigrationState.ROLLED_BACK,
@@ -57,6 +67,7 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
         details={"reason": migration.abort_requested},
         error=("aborted", migration.abort_requested or "aborted"),
     )
+    await failpoints.reach("abort.state.committed")
     return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eventsource import failpoints
 from eventsource.migration import deferred_indexes, guard
 from eventsource.migration.errors import ConsistencyError, MigrationError
 from eventsource.migration.links import close_all
@@ -33,9 +34,12 @@ class BulkCopier:
         result = await self.passes.run_stored()
         if not result.finished:
             return None
+        await failpoints.reach("bulk.copied")
         await self._build_indexes()
         await self._prove()
+        await failpoints.reach("bulk.proven")
         await self.passes.complete()
+        await failpoints.reach("bulk.completed.committed")
         return result
 
     async def _build_indexes(self) -> None:

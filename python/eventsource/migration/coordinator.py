@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from eventsource import failpoints
 from eventsource.migration import admission, lag, outcomes
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver import Driver
@@ -95,6 +96,7 @@ class MigrationCoordinator:
         )  # fmt: skip
         findings = await self.preflight(tenant_id, source, target)
         findings.raise_if_refused()
+        await failpoints.reach("preflight.passed")
         migration = await self._migrations.create(
             migration_id=uuid4(),
             tenant_id=tenant_id,
@@ -104,6 +106,7 @@ class MigrationCoordinator:
             generation=generation,
             operator=operator,
         )
+        await failpoints.reach("start.committed")
         self._drive(migration)
         return migration
 
@@ -175,6 +178,7 @@ class MigrationCoordinator:
             migration = await self._migrations.transition(
                 migration, migration.paused_from, operator=operator
             )
+            await failpoints.reach("resume.committed")
         if not self._knows(migration):
             return migration
         return await self._wait(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from eventsource import failpoints
 from eventsource.dataplane import DataPlaneError
 from eventsource.migration import flip, guard
 from eventsource.migration.errors import (
@@ -108,6 +109,7 @@ class Cutover:
         await self.passes.prepare_last()
         while (left := deadline - time.monotonic()) > SHORTEST_SECTION or attempts == 0:
             attempts += 1
+            await failpoints.reach("cutover.fence.wait")
             asked = time.monotonic()
             # What one writer can wait is the lock wait plus the section behind it: together they
             # stay within the budget.
@@ -149,6 +151,7 @@ class Cutover:
         waiting = 0
         try:
             async with asyncio.timeout(seconds):
+                await failpoints.reach("cutover.fence.held")
                 result = await self.passes.under_the_fence()
                 decided = await flip.decide(
                     self.links.fence,
@@ -157,6 +160,7 @@ class Cutover:
                     self.fence,
                     self.passes.at.position_offset,
                 )
+                await failpoints.reach("cutover.decision.before")
         except TimeoutError:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.1):
@@ -173,6 +177,7 @@ class Cutover:
                 " nothing was flipped"
             )
         await self._commit()
+        await failpoints.reach("cutover.decision.committed")
         target = self.links.endpoints.target_address
         await flip.open_target(self.links.target, target, self.migration, decided)
         pause = (time.monotonic() - asked) * 1000
@@ -180,7 +185,8 @@ class Cutover:
 
     async def _commit(self) -> None:
         """Commit the decision. A lost reply leaves it unknown: recovery asks under the lock."""
-        tag = await self.links.fence.execute("commit")
+        commit = self.links.fence.execute("commit")
+        tag = await failpoints.in_flight("cutover.decision.sent", commit)
         if tag != "COMMIT":
             raise MigrationError("the decision was rolled back by the server; nothing was flipped")
 

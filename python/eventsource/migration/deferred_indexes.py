@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource import failpoints
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.migration import guard
 from eventsource.migration.errors import MigrationError
@@ -141,8 +142,10 @@ async def build(
             " set deferred_indexes = null where migration_id = $1",
             migration_id,
         )
+        await failpoints.reach("load.restored")
 
     await guard.with_brief_locks(first, finish)
+    await failpoints.reach("load.finished.committed")
     await first.execute(f"analyze {table}")
 
 
@@ -151,6 +154,7 @@ async def _build_some(connection: Connection, indexes: Sequence[Index]) -> None:
         async with connection.transaction():
             await connection.execute(f"set local maintenance_work_mem = '{_BUILD_MEMORY}'")
             await connection.execute(index.definition)
+        await failpoints.reach("load.index.committed")
 
 
 async def _restore_constraints(connection: Connection, table: str, wanted: Sequence[Index]) -> None:

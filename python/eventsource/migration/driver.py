@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from eventsource import failpoints
 from eventsource.connections import redact
 from eventsource.dataplane import DataPlaneError, PassSession
 from eventsource.migration import abort, flip, guard, outcomes, preparation, progress
@@ -82,6 +83,7 @@ class Driver:
         seconds = migration.config.lease_seconds
         if not await self.migrations.acquire_lease(migration.id, self.owner, name, seconds):
             return
+        await failpoints.reach("lease.committed")
         backoff = FIRST_BACKOFF
         while True:
             try:
@@ -223,6 +225,7 @@ class _Drive:
             return True
         if migration.pause_requested:
             await self._to(MigrationState.PAUSED)
+            await failpoints.reach("pause.committed")
             return True
         return False
 
@@ -245,15 +248,17 @@ class _Drive:
             self.migration.id, self.driver.owner, self.passes.at.rows_copied, total
         )
         await self._to(MigrationState.BULK_COPY)
+        await failpoints.reach("bulk.entered.committed")
 
     async def _bulk(self) -> None:
         passes = await self._open_passes()
         with self.watch.attending(passes.session, bulk=True):
             copied = passes.at.proven_snapshot is not None or await BulkCopier(passes).run()
-        await self._publish(passes)
+        await passes.publish()
         if not copied:
             return  # asked to stop: the request is carried out next
         await self._to(MigrationState.DUAL_WRITE, {"events": passes.at.proven_rows})
+        await failpoints.reach("follow.entered.committed")
 
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""
@@ -268,20 +273,11 @@ class _Drive:
             result = await passes.catch_up()
         if result is None:
             return
-        await self._publish(passes)
+        await passes.publish()
         if self.migration.cutover_request is not None:
             await self._cut_over(passes)
             return
         await self.watch.rest(self.migration.config.pass_interval_seconds)
-
-    async def _publish(self, passes: Passes) -> None:
-        await passes.refresh()
-        await self.links.migrations.record_progress(
-            self.migration.id,
-            self.driver.owner,
-            passes.at.rows_copied,
-            max(self.migration.total_events, passes.at.proven_rows),
-        )
 
     async def _cut_over(self, passes: Passes) -> None:
         request = self.migration.cutover_request
@@ -289,12 +285,14 @@ class _Drive:
         try:
             if not self.migration.cutover_force:
                 await self.driver.verify(self.migration)
+            await failpoints.reach("cutover.verified")
             if not await self._shrink_the_lag(passes):
                 return
             asked = await self.watch.refresh(self.links.migrations)
             if asked.pause_requested or asked.abort_requested is not None:
                 return
             await self._to(MigrationState.CUTOVER_PAUSED)
+            await failpoints.reach("cutover.entered.committed")
             result = await self._fence_and_flip(passes)
         except (CutoverTimeoutError, ConsistencyError) as error:
             if self.migration.state is MigrationState.CUTOVER_PAUSED:
@@ -308,6 +306,7 @@ class _Drive:
         await self.links.migrations.answer_cutover(
             self.migration.id, request, {"code": outcomes.OK}
         )
+        await failpoints.reach("flip.answer.committed")
         await self.links.migrations.audit(
             self.migration.id,
             "cutover",
@@ -350,9 +349,11 @@ class _Drive:
         self.driver.doing = "recovery"
         target = self.links.endpoints.target_address
         await progress.claim(self.links.target, target, self.migration.id, self.driver.owner)
+        await failpoints.reach("recovery.claimed.committed")
         decided = await flip.decision(
             self.links.fence, self.links.endpoints.source_address, self.migration
         )
+        await failpoints.reach("recovery.decided")
         request = self.migration.cutover_request
         if decided is None:
             await self._to(MigrationState.DUAL_WRITE, {"recovered": "nothing was decided"})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from eventsource import failpoints
 from eventsource.identifiers import qualified
 from eventsource.migration import guard
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
@@ -98,6 +99,7 @@ async def open_target(
     One round trip, because writers wait for it; see ``eventsource_open_target`` in fence.sql.
     Idempotent.
     """
+    await failpoints.reach("flip.target.before")
     opened = await connection.fetchval(
         f"select {qualified(target.schema, 'eventsource_open_target')}($1, $2, $3, $4, $5)",
         target.table, migration.tenant_id, migration.id, decided.generation,
@@ -108,6 +110,7 @@ async def open_target(
             f"the fence of tenant {migration.tenant_id} is missing at the target"
             f" {target.table!r}; it was removed by hand, restore it before the tenant writes"
         )
+    await failpoints.reach("flip.target.committed")
 
 
 async def finish(
@@ -120,8 +123,9 @@ async def finish(
     await migrations.record_decision(
         migration.id, decided.source_head, decided.position_offset, pause_ms
     )
+    await failpoints.reach("flip.journal.committed")
     try:
-        return await migrations.transition(
+        moved = await migrations.transition(
             migration,
             MigrationState.MIGRATED,
             details={
@@ -135,6 +139,8 @@ async def finish(
         if current.state is not MigrationState.MIGRATED:
             raise
         return current
+    await failpoints.reach("flip.route.committed")
+    return moved
 
 
 async def roll_forward(

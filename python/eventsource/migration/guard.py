@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource import failpoints
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.migration.errors import MigrationError
 
@@ -207,6 +208,7 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
             f"delete from {fences(address)} where fence_id = $1 and migration_id = $2",
             fence.fence_id, fence.migration_id,
         )  # fmt: skip
+        await failpoints.reach("abort.guard.dropped")
 
     await with_brief_locks(connection, drop)
     return removed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eventsource import failpoints
 from eventsource.dataplane import PassResult, PassSession, PassSpec
 from eventsource.migration import progress, snapshots
 from eventsource.migration.errors import MigrationError
@@ -39,21 +40,26 @@ class Passes:
         if not result.finished:
             return None
         await self.complete()
+        await failpoints.reach("pass.completed.committed")
         return result
 
     async def begin(self) -> None:
         """Take the next snapshot, make it safe, and store it before anything is read with it."""
         source = self.links.source
         taken = await snapshots.take(source)
+        await failpoints.reach("snapshot.taken")
         self._refuse_other_cluster(taken.system)
         await snapshots.barrier(source, self.links.endpoints.source_address, self.migration.id)
+        await failpoints.reach("snapshot.barrier.committed")
         await self._store(taken.text)
+        await failpoints.reach("snapshot.stored.committed")
 
     async def prepare_last(self) -> None:
         """Store the last pass while writers still run: that is one commit less under the fence."""
         # The throttle spares the servers while nobody waits. Here it would only make writers wait.
         self.session.set_rate(None)
         await self._store(None)
+        await failpoints.reach("cutover.pass.committed")
 
     async def under_the_fence(self) -> PassResult:
         """The last pass: no upper bound but what is committed, since nobody can write.
@@ -64,6 +70,7 @@ class Passes:
         system = await snapshots.barrier(
             self.links.source, self.links.endpoints.source_address, self.migration.id
         )
+        await failpoints.reach("cutover.barrier.committed")
         self._refuse_other_cluster(system)
         result = await self.run_stored()
         if not result.finished:
@@ -78,6 +85,14 @@ class Passes:
         if row is None:
             raise MigrationError(f"the progress row of migration {self.migration.id} is gone")
         self.at = row
+
+    async def publish(self) -> None:
+        """Tell the journal how far the copy is."""
+        await self.refresh()
+        at, total = self.at, max(self.migration.total_events, self.at.proven_rows)
+        await self.links.migrations.record_progress(
+            self.migration.id, self.owner, at.rows_copied, total
+        )
 
     async def _store(self, snapshot: str | None) -> None:
         self.at = await progress.begin_pass(

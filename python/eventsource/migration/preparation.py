@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from eventsource import failpoints
 from eventsource.migration import deferred_indexes, guard, progress, snapshots
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ async def prepare(
         links.target, target, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.target_store_id, role="target", generation=migration.generation,
     )  # fmt: skip
+    await failpoints.reach("guard.target.row.committed")
 
     large = await _has_many(links, migration)
 
@@ -42,18 +44,29 @@ async def prepare(
         empty = await progress.reserve(links.target, target, migration, owner, head, origin.system)
         if empty and large:
             await deferred_indexes.defer(links.target, target, migration.id, closed)
+        await failpoints.reach("guard.target.reserved")
 
     await guard.install(
         links.target, target, closed, migration.tenant_id, budget, carry_on, then=reserve
     )
+    await failpoints.reach("guard.target.triggers.committed")
     opened = await guard.raise_fence(
         links.source, source, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.source_store_id, role="source", generation=migration.generation,
     )  # fmt: skip
-    await guard.install(links.source, source, opened, migration.tenant_id, budget, carry_on)
+    await failpoints.reach("guard.source.row.committed")
+
+    async def created() -> None:
+        await failpoints.reach("guard.source.created")
+
+    await guard.install(
+        links.source, source, opened, migration.tenant_id, budget, carry_on, then=created
+    )
+    await failpoints.reach("guard.source.triggers.committed")
 
     at = await progress.claim(links.target, target, migration.id, owner)
     assert at is not None
+    await failpoints.reach("guard.progress.committed")
     await links.migrations.record_offset(migration.id, owner, at.position_offset)
 
 

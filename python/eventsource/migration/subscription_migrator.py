@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource import failpoints
 from eventsource.errors import EventSourceError
 from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
 from eventsource.migration.models import Migration
@@ -113,9 +114,11 @@ class SubscriptionMigrator:
         planned: PlannedMigration | None = None
         try:
             planned = await self._plan(migration, name)
+            await failpoints.reach("subscriptions.planned")
             kept, created = await self._checkpoints.save_if_absent(
                 name, migration.target_store_id, planned.translated_position, migration.tenant_id
             )
+            await failpoints.reach("subscriptions.checkpoint.committed")
         except _FAILURES as error:
             return SubscriptionMigrationResult(
                 subscription_name=name,

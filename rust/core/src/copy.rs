@@ -135,9 +135,19 @@ impl Pipeline {
     ) -> Result<Totals> {
         while let Some(chunk) = chunks.recv().await {
             let rows = self.staged.write(&self.target, run, &totals, &chunk);
-            let mapping = self.positions.insert(&chunk.keys);
+            let mapping = async {
+                self.positions.insert(&chunk.keys).await?;
+                failpoint!(
+                    run.spec,
+                    pass: "pass.mapping.committed",
+                    last: "cutover.mapping.committed"
+                );
+                Ok(())
+            };
             (totals, ()) = tokio::try_join!(rows, mapping)?;
+            failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
             self.target.batch("commit").await?;
+            failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
             run.counters.committed(&totals);
             if run.throttle.stopping() {
                 break;

@@ -125,6 +125,7 @@ impl Lane {
                 chunk.rows()
             )));
         }
+        failpoint!("bulk.chunk.copied");
         Ok(())
     }
 
@@ -134,7 +135,9 @@ impl Lane {
             .progress
             .record(client, &self.advance, run.spec.number, before, chunk)
             .await?;
+        failpoint!("bulk.chunk.recorded");
         self.target.batch("commit").await?;
+        failpoint!("bulk.chunk.committed");
         Ok(totals)
     }
 }

@@ -6,6 +6,21 @@
 
 #![forbid(unsafe_code)]
 
+/// A moment that a test can act at, or one by the kind of pass; nothing without the feature.
+macro_rules! failpoint {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        $crate::failpoints::reach($name).await?;
+    };
+    ($spec:expr, pass: $pass:literal, last: $last:literal) => {
+        failpoint!($spec, bulk: $pass, pass: $pass, last: $last)
+    };
+    ($spec:expr, bulk: $bulk:literal, pass: $pass:literal, last: $last:literal) => {
+        #[cfg(feature = "failpoints")]
+        $crate::failpoints::reach($crate::failpoints::by_pass($spec, $bulk, $pass, $last)).await?;
+    };
+}
+
 mod certificate;
 pub mod chunk;
 mod claim;
@@ -18,6 +33,8 @@ pub mod digest;
 pub mod direct;
 pub mod dsn;
 pub mod error;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 pub mod frame;
 pub mod identifier;
 pub mod positions;

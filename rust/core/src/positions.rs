@@ -96,7 +96,9 @@ impl Positions {
         let copy = copy_in(Side::Control, client, &self.copy, &rows);
         tokio::try_join!(self.control.batch("begin"), copy)?;
         self.check_owner(client).await?;
-        self.control.batch("commit").await
+        self.control.batch("commit").await?;
+        failpoint!("bulk.mapping.committed");
+        Ok(())
     }
 
     /// Maps rows of which some may be mapped already.

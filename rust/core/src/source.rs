@@ -209,23 +209,33 @@ impl Reader {
         while stream.fill().await? {
             while stream.advance()? {
                 builder.push(&stream.tuple(), || stream.shared())?;
-                if builder.bytes() >= self.most_bytes || builder.rows() >= self.most_rows {
-                    let chunk = builder.take();
-                    read.count(&chunk);
-                    if chunks.send(chunk).await.is_err() {
-                        return Ok(None);
-                    }
+                let full = builder.bytes() >= self.most_bytes || builder.rows() >= self.most_rows;
+                if full && !self.send(builder.take(), &mut read, chunks).await? {
+                    return Ok(None);
                 }
             }
         }
-        if builder.rows() > 0 {
-            let chunk = builder.take();
-            read.count(&chunk);
-            if chunks.send(chunk).await.is_err() {
-                return Ok(None);
-            }
+        if builder.rows() > 0 && !self.send(builder.take(), &mut read, chunks).await? {
+            return Ok(None);
         }
         Ok(Some(read))
+    }
+
+    /// False if nobody takes it.
+    async fn send(
+        &self,
+        chunk: Chunk,
+        read: &mut Read,
+        chunks: &mpsc::Sender<Chunk>,
+    ) -> Result<bool> {
+        failpoint!(
+            &self.spec,
+            bulk: "bulk.chunk.read",
+            pass: "pass.chunk.read",
+            last: "cutover.delta.read"
+        );
+        read.count(&chunk);
+        Ok(chunks.send(chunk).await.is_ok())
     }
 
     /// How many rows of the size just seen make a chunk; a little less, so that rows that vary in

@@ -85,6 +85,7 @@ impl Staged {
         let client = target.client();
         let copy = copy_in(Side::Target, client, &self.copy, &chunk.batches);
         tokio::try_join!(target.batch("begin"), copy)?;
+        failpoint!(run.spec, pass: "pass.chunk.copied", last: "cutover.delta.copied");
         let (totals, stream) = tokio::try_join!(
             run.progress.record(
                 client,

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     runtime::configure();
+    module.add("HAS_FAILPOINTS", cfg!(feature = "failpoints"))?;
     module.add_class::<session::PassSession>()?;
     module.add_class::<session::PassResult>()?;
     module.add_class::<session::Progress>()?;
