@@ -89,7 +89,7 @@ class StoreContract:
         await store.append_events(cart, "Cart", items(cart, 5), 0)
         assert [row.version async for row in store.read_stream(cart, "Cart", 3)] == [4, 5]
         stream = await store.get_events(cart, from_version=5)
-        assert (stream.events, stream.version) == ([], 5)
+        assert (stream.events, stream.version, stream.aggregate_type) == ([], 5, "Cart")
 
     async def test_a_stream_that_is_not_there_is_empty(self, store: EventStore) -> None:
         stream = await store.get_events(uuid4())
@@ -210,7 +210,13 @@ class StoreContract:
         await store.append_events(shared, "Wish", items(shared, 2, aggregate_type="Wish"), 0)
         assert await store.get_stream_version(shared, "Wish") == 2
         assert len((await store.get_events(shared, "Cart")).events) == 1
-        for ambiguous in (store.get_events(shared), store.get_stream_version(shared)):
+        for ambiguous in (
+            store.get_events(shared),
+            # Behind the end of one of the two streams the other one is not taken for the only one.
+            store.get_events(shared, from_version=1),
+            store.get_events(shared, from_version=9),
+            store.get_stream_version(shared),
+        ):
             with pytest.raises(ValueError, match="Cart and Wish: pass aggregate_type"):
                 await ambiguous
 

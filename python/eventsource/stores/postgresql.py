@@ -198,8 +198,8 @@ class PostgreSQLEventStore:
             events.append(stored.event)
             version, aggregate_type = stored.version, stored.aggregate_type
         if not events and from_version > 0:
-            version = await self.get_stream_version(
-                aggregate_id, aggregate_type, tenant_id=tenant_id
+            version, aggregate_type = await self._end_of_stream(
+                aggregate_id, aggregate_type, tenant_id
             )
         return EventStream(events, version, aggregate_id, aggregate_type)
 
@@ -218,6 +218,11 @@ class PostgreSQLEventStore:
         """
         size = ChunkSize()
         version = from_version
+        if aggregate_type is None and from_version > 0:
+            # Whether several streams share the id is told by their beginnings too.
+            _, aggregate_type = await self._end_of_stream(aggregate_id, None, tenant_id)
+            if aggregate_type is None:
+                return
         while True:
             if aggregate_type is None:
                 rows = await self._fetch(
@@ -295,11 +300,18 @@ class PostgreSQLEventStore:
         Raises:
             ValueError: several aggregate types share the id and none was named.
         """
+        version, _ = await self._end_of_stream(aggregate_id, aggregate_type, tenant_id)
+        return version
+
+    async def _end_of_stream(
+        self, aggregate_id: UUID, aggregate_type: str | None, tenant_id: UUID | None
+    ) -> tuple[int, str | None]:
+        """The stream's version, and its type if it was named or the stream has events."""
         rows = await self._fetch(
             statements.stream_versions, aggregate_id, aggregate_type, tenant_id
         )
-        sole_type(aggregate_id, [row["aggregate_type"] for row in rows])
-        return int(rows[0]["version"]) if rows else 0
+        found = sole_type(aggregate_id, [row["aggregate_type"] for row in rows])
+        return (int(rows[0]["version"]) if rows else 0), aggregate_type or found
 
     async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:
         """Whether an event with this id is stored."""

@@ -64,6 +64,12 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     prop::collection::vec(prop::collection::vec(field, 0..8), 0..12)
 }
 
+/// Cut off, put in, take out or replace a byte somewhere; lengths and counts among them.
+fn damage() -> impl Strategy<Value = (u8, usize, u8)> {
+    let value = prop_oneof![any::<u8>(), Just(0), Just(0x7f), Just(0xff)];
+    (0..4u8, any::<usize>(), value)
+}
+
 proptest! {
     #[test]
     fn a_stream_may_be_split_anywhere(rows in rows(), places: Vec<usize>) {
@@ -84,6 +90,44 @@ proptest! {
         let bytes = stream(&rows);
         let end = end % bytes.len();
         prop_assert_eq!(read(&[&bytes[..end]]), Err(FrameError::Truncated));
+    }
+
+    #[test]
+    fn a_damaged_stream_reads_alike_in_any_pieces(
+        rows in rows(),
+        damage in prop::collection::vec(damage(), 0..6),
+        places: Vec<usize>,
+    ) {
+        let mut bytes = stream(&rows);
+        for (kind, place, value) in damage {
+            let place = place % (bytes.len() + 1);
+            match kind {
+                0 => bytes.truncate(place),
+                1 => bytes.insert(place, value),
+                _ if place == bytes.len() => {}
+                2 => drop(bytes.remove(place)),
+                _ => bytes[place] = value,
+            }
+        }
+        prop_assert_eq!(read(&cut(&bytes, &places)), read(&[&bytes]));
+    }
+
+    #[test]
+    fn what_a_tuple_shares_are_its_bytes(rows in rows(), places: Vec<usize>) {
+        let bytes = stream(&rows);
+        let mut framer = Framer::default();
+        for piece in cut(&bytes, &places) {
+            framer.push(Bytes::copy_from_slice(piece));
+            while framer.advance().unwrap() {
+                prop_assert_eq!(&framer.shared()[..], framer.tuple().bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_stream_are_refused(bytes: Vec<u8>, places: Vec<usize>) {
+        prop_assume!(!bytes.starts_with(b"PGCOPY"));
+        prop_assert!(read(&cut(&bytes, &places)).is_err());
     }
 
     #[test]
