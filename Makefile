@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: setup build demo test check model format bench clean
+.PHONY: setup build demo test check model sabotage fuzz format bench clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,17 @@ check: build
 # The model alone, with the numbers of states that it went through.
 model:
 	cargo test -p eventsource-model --quiet -- --nocapture --test-threads 1
+
+# Breaks one rule after the other in a copy; ONLY="name name" chooses among them.
+sabotage: build
+	$(BIN)/python -m tests.sabotage $(if $(ONLY),--only $(ONLY))
+
+# Random input at volume, other input each time: COPY streams for the framer, calls for the store.
+CASES ?= 200000
+SEQUENCES ?= 300
+fuzz: build
+	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- frame:: digest:: chunk:: dsn::
+	FUZZ_SEQUENCES=$(SEQUENCES) $(BIN)/pytest --timeout 3600 tests/integration/test_store_against_memory.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,0 +1,118 @@
+"""The order of the cutover's steps: what is the case when each of them begins."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from world import SOURCE, TARGET, World, insert, until
+
+from eventsource.migration import MigrationState, flip
+from eventsource.migration.cutover import Cutover
+
+_WAITS_FOR_THE_LOCK = (
+    "select exists (select from pg_locks where locktype = 'advisory' and not granted"
+    " and mode = 'ExclusiveLock' and database = (select oid from pg_database"
+    " where datname = current_database()))"
+)
+
+
+async def standing(world: World) -> dict[str, Any]:
+    """What fences, route and journal say."""
+    route = await world.here.routes.get_routing(world.tenant)
+    return {
+        "source": await world.source.fetchval("select state from eventsource_fences"),
+        "target": await world.target.fetchval("select state from eventsource_fences"),
+        "route": route.store_id if route is not None else None,
+        "journal": await world.control.fetchval("select state from tenant_migrations"),
+    }
+
+
+async def test_what_commits_while_the_lock_is_waited_for_is_carried(world: World) -> None:
+    await world.seed(10)
+    driver = await world.process(cutover_timeout_seconds=15)
+    migration = await world.dual_write(process=driver)
+    async with world.open_transaction(world.tenant) as late:
+        asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
+        await until(lambda: world.source.fetchval(_WAITS_FOR_THE_LOCK), "the cutover at the lock")
+        await late.execute("commit")
+        done = await asked
+    assert len(await world.ids("source")) == 11
+    assert await world.ids("target") == await world.ids("source")
+    await world.assert_moved(done)
+
+
+async def test_nothing_is_flipped_before_the_decision_is_committed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    commit, before = Cutover._commit, []
+
+    async def look_and_commit(self: Cutover) -> None:
+        before.append(await standing(world))
+        await commit(self)
+
+    monkeypatch.setattr(Cutover, "_commit", look_and_commit)
+    await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert before == [
+        {"source": "open", "target": "closed", "route": SOURCE, "journal": "cutover_paused"}
+    ]
+    assert await standing(world) == {
+        "source": "moved",
+        "target": "open",
+        "route": TARGET,
+        "journal": "migrated",
+    }
+
+
+async def test_the_route_changes_when_the_target_is_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    open_target, before = flip.open_target, []
+
+    async def look_and_open(*arguments: Any) -> None:
+        before.append(await standing(world))
+        await open_target(*arguments)
+
+    monkeypatch.setattr(flip, "open_target", look_and_open)
+    await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert before == [
+        {"source": "moved", "target": "closed", "route": SOURCE, "journal": "cutover_paused"}
+    ]
+
+
+async def test_a_decision_is_never_taken_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver is lost after the decision, and every change of the fence is watched."""
+    await world.seed(10)
+    await world.source.execute(
+        """
+        create table fence_changes (state text);
+        create function note_fence() returns trigger language plpgsql as
+        $$ begin insert into fence_changes values (new.state); return null; end $$;
+        create trigger note after update on eventsource_fences
+            for each row execute function note_fence()
+        """
+    )
+    migration = await world.dual_write()
+    open_target, lost = flip.open_target, []
+
+    async def lose_it_once(*arguments: Any) -> None:
+        if not lost:
+            lost.append(True)
+            raise ConnectionResetError("the connection was lost")
+        await open_target(*arguments)
+
+    monkeypatch.setattr(flip, "open_target", lose_it_once)
+    done = await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert done.state is MigrationState.MIGRATED
+    assert lost == [True]
+    changes = await world.source.fetch("select state from fence_changes")
+    assert [row["state"] for row in changes] == ["moved"]
+    with pytest.raises(Exception, match="has moved"):
+        await insert(world.source, world.tenant)

@@ -1,0 +1,224 @@
+"""The cutover, the decision, and what follows a crash."""
+
+from __future__ import annotations
+
+from .variant import Edit, Variant
+
+_CUTOVER = "python/eventsource/migration/cutover.py"
+_FLIP = "python/eventsource/migration/flip.py"
+_PASSES = "python/eventsource/migration/passes.py"
+_ABORT = "python/eventsource/migration/abort.py"
+_ROUTER = "python/eventsource/migration/router.py"
+_TESTS = "tests/integration/test_cutover.py"
+_ORDER = "tests/integration/test_order_of_the_cutover.py"
+
+_DECIDES = "        await self._commit()\n"
+_OPENS = "        await flip.open_target(self.links.target, target, self.migration, decided)\n"
+_FINISHES = "        await flip.finish(self.links.migrations, self.migration, decided)\n"
+
+VARIANTS = (
+    Variant(
+        "delta-read-before-the-grant",
+        "the last pass reads before the lock is granted",
+        (
+            Edit(
+                _PASSES,
+                "    at: CopyProgress\n\n    async def catch_up",
+                "    at: CopyProgress\n    early: PassResult | None = None\n\n"
+                "    async def catch_up",
+            ),
+            Edit(
+                _PASSES,
+                "        await self._store(None)\n",
+                "        await self._store(None)\n        self.early = await self.run_stored()\n",
+            ),
+            Edit(
+                _PASSES,
+                "        self._refuse_other_cluster(system)\n"
+                "        result = await self.run_stored()",
+                "        self._refuse_other_cluster(system)\n        result = self.early",
+            ),
+        ),
+        (f"{_ORDER}::test_what_commits_while_the_lock_is_waited_for_is_carried",),
+    ),
+    Variant(
+        "flip-before-the-decision",
+        "the target opens before the fence row is committed",
+        (
+            Edit(_CUTOVER, _DECIDES, ""),
+            Edit(_CUTOVER, _OPENS, f"{_OPENS}{_DECIDES}"),
+        ),
+        (f"{_ORDER}::test_nothing_is_flipped_before_the_decision_is_committed",),
+    ),
+    Variant(
+        "route-before-the-decision",
+        "the route names the target before the fence row is committed",
+        (Edit(_CUTOVER, _DECIDES, f"{_FINISHES}{_DECIDES}"),),
+        (f"{_ORDER}::test_nothing_is_flipped_before_the_decision_is_committed",),
+    ),
+    Variant(
+        "route-before-the-open-target",
+        "the route names a target that is still closed",
+        (Edit(_CUTOVER, _OPENS, f"{_FINISHES}{_OPENS}"),),
+        (f"{_ORDER}::test_the_route_changes_when_the_target_is_open",),
+    ),
+    Variant(
+        "recovery-without-the-lock",
+        "recovery believes a plain read while a COMMIT is under way",
+        (
+            Edit(
+                _FLIP,
+                "        if decided is not None or fence is None"
+                " or fence.migration_id != migration.id:\n"
+                "            return decided\n",
+                "        return decided\n",
+            ),
+        ),
+        (
+            f"{_TESTS}::test_a_commit_that_is_still_under_way_is_waited_for",
+            f"{_TESTS}::test_nothing_decided_is_recovered_to_dual_write_and_the_request_is_carried_out",
+        ),
+    ),
+    Variant(
+        "recovery-without-a-claim",
+        "a driver that was frozen before the lock may still decide after a recovery",
+        (
+            Edit(
+                "python/eventsource/migration/driver.py",
+                "        await progress.claim(self.links.target, target, self.migration.id,"
+                " self.driver.owner)\n",
+                "",
+            ),
+        ),
+        (f"{_TESTS}::test_a_driver_that_was_frozen_before_the_lock_decides_nothing",),
+    ),
+    Variant(
+        "decision-taken-back",
+        "recovery opens a fence that has moved",
+        (
+            Edit(
+                "python/eventsource/migration/driver.py",
+                "        request = self.migration.cutover_request\n        if decided is None:\n",
+                "        request = self.migration.cutover_request\n"
+                "        await self.links.source.execute(\n"
+                "            \"update eventsource_fences set state = 'open', generation = 0\")\n"
+                "        decided = None\n"
+                "        if decided is None:\n",
+            ),
+        ),
+        (
+            f"{_ORDER}::test_a_decision_is_never_taken_back",
+            f"{_TESTS}::test_an_abort_of_what_was_decided_finishes_it",
+        ),
+    ),
+    Variant(
+        "one-long-wait-for-the-lock",
+        "behind the waiting lock the whole tenant stands still for the budget",
+        (
+            Edit(_CUTOVER, "ATTEMPT_SHARE = 0.25", "ATTEMPT_SHARE = 1.0"),
+            Edit(_CUTOVER, "LONGEST_ATTEMPT = 0.5", "LONGEST_ATTEMPT = 60.0"),
+        ),
+        (f"{_TESTS}::test_writers_run_between_two_attempts_for_the_lock",),
+    ),
+    Variant(
+        "section-without-a-budget",
+        "a target that stalls holds the writers for as long as it likes",
+        (
+            Edit(
+                _CUTOVER, "async with asyncio.timeout(seconds):", "async with asyncio.timeout(60):"
+            ),
+        ),
+        (f"{_TESTS}::test_a_target_that_stalls_under_the_fence_makes_the_cutover_give_up",),
+    ),
+    Variant(
+        "frozen-driver-keeps-the-fence",
+        "nobody frees the writers of a driver that is frozen under the fence",
+        (
+            Edit(
+                _CUTOVER,
+                "set local idle_in_transaction_session_timeout = {patience};",
+                "set local idle_in_transaction_session_timeout = 0;",
+            ),
+        ),
+        (f"{_TESTS}::test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget",),
+    ),
+    Variant(
+        "sequence-not-moved",
+        "the first new event at the target draws a position that was carried",
+        (
+            Edit(
+                "python/eventsource/stores/sql/fence.sql",
+                "greatest(last_carried, coalesce(pg_sequence_last_value(sequence), 0), 1)",
+                "1",
+            ),
+        ),
+        (
+            "tests/integration/test_passes.py::"
+            "test_new_events_follow_all_carried_ones_after_the_flip",
+        ),
+    ),
+    Variant(
+        "abort-ignores-the-decision",
+        "an abort removes what was decided on",
+        (
+            Edit(
+                _ABORT,
+                "    if await flip.decision(links.fence, source, migration) is not None:\n",
+                "    if False:\n",
+            ),
+            Edit(
+                "python/eventsource/migration/guard.py",
+                '        removed = state != "moved"\n',
+                "        removed = True\n",
+            ),
+        ),
+        (f"{_TESTS}::test_an_abort_of_what_was_decided_finishes_it",),
+    ),
+    Variant(
+        "abort-leaves-rows",
+        "an abort leaves the tenant's rows at the target",
+        (
+            Edit(
+                _ABORT,
+                "    if at is not None:\n",
+                "    if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/test_requests.py::"
+            "test_an_abort_from_another_process_leaves_nothing_behind",
+        ),
+    ),
+    Variant(
+        "router-ignores-the-fence",
+        "a stale router does not follow EVF01",
+        (
+            Edit(
+                _ROUTER,
+                'MOVED, NOT_OPEN_YET, LOCK_TIMEOUT = "EVF01"',
+                'MOVED, NOT_OPEN_YET, LOCK_TIMEOUT = "EVF09"',
+            ),
+        ),
+        (
+            "tests/integration/test_router.py::"
+            "test_a_stale_router_follows_the_fence_with_the_same_expected_version",
+        ),
+    ),
+    Variant(
+        "unknown-store-falls-back",
+        "a route to an unknown store is taken for the default store",
+        (
+            Edit(
+                _ROUTER,
+                "            return self.stores[store_id]\n",
+                "            return self.stores.get(store_id, self.default_store)\n",
+            ),
+        ),
+        (
+            "tests/integration/test_router.py::"
+            "test_an_unknown_store_is_an_error_and_never_another_store",
+            "tests/integration/test_router.py::"
+            "test_a_router_that_lacks_the_target_does_not_write_elsewhere",
+        ),
+    ),
+)

@@ -1,0 +1,320 @@
+"""Rows on their way, as far as they are Rust."""
+
+from __future__ import annotations
+
+from .variant import CARGO, Edit, Variant
+
+_CORE = "rust/core/src"
+_CHUNK = f"{_CORE}/chunk.rs"
+_SOURCE = f"{_CORE}/source.rs"
+_STAGED = f"{_CORE}/staged.rs"
+_PROGRESS = f"{_CORE}/progress.rs"
+_TESTS = "tests/integration/test_dataplane_passes.py"
+_CARRIES = f"{_TESTS}::test_the_first_pass_carries_every_row_and_maps_it"
+_LOST = f"{_TESTS}::test_a_driver_that_lost_the_migration_commits_nothing"
+
+VARIANTS = (
+    Variant(
+        "position-instead-of-transaction",
+        "a pass takes what lies behind the last position that the snapshot before it showed",
+        (
+            Edit(
+                _SOURCE,
+                "&format!(\"transaction_id >= '{}'::xid8\", previous.xmax),",
+                '&format!("global_position > (select coalesce(max(global_position), 0)'
+                " from {} where tenant_id = '{}' and {})\", self.table, self.tenant_id,"
+                " visible_in(previous)),",
+            ),
+            Edit(_SOURCE, "if waiting.is_empty() {", "if waiting.len() < usize::MAX {"),
+        ),
+        (f"{_TESTS}::test_transactions_in_flight_at_a_snapshot_belong_to_the_next_pass",),
+    ),
+    Variant(
+        "in-flight-forgotten",
+        "a pass leaves out what was in flight at the snapshot before it",
+        (Edit(_SOURCE, "if waiting.is_empty() {", "if waiting.len() < usize::MAX {"),),
+        (f"{_TESTS}::test_transactions_in_flight_at_a_snapshot_belong_to_the_next_pass",),
+    ),
+    Variant(
+        "pass-without-an-upper-end",
+        "a pass takes rows that its own snapshot does not show",
+        (
+            Edit(
+                _SOURCE,
+                "        let below = match upper {\n            Some(upper) => format!(",
+                "        let below = match upper.filter(|_| false) {\n"
+                "            Some(upper) => format!(",
+            ),
+        ),
+        (f"{_TESTS}::test_a_later_pass_leaves_what_its_snapshot_does_not_show",),
+    ),
+    Variant(
+        "old-rows-forgotten",
+        "rows older than the transaction_id column are not copied",
+        (Edit(_SOURCE, " and (transaction_id is null or {})", " and ({})"),),
+        (f"{_TESTS}::test_rows_from_before_the_transaction_id_are_carried",),
+    ),
+    Variant(
+        "do-nothing-without-digest",
+        "rows that are there already are skipped and not compared",
+        (
+            Edit(
+                _STAGED,
+                ".filter(|&row| found.get(&chunk.keys[row].position) != Some(&chunk.digests[row]))",
+                ".filter(|&row| found.len() > usize::MAX - row)",
+            ),
+        ),
+        (f"{_TESTS}::test_other_content_on_the_target_stops_the_pass",),
+    ),
+    Variant(
+        "checkpoint-in-its-own-transaction",
+        "the rows commit before the progress row that describes them",
+        (
+            Edit(
+                f"{_CORE}/direct.rs",
+                "        let client = self.target.client();\n        let totals = run\n",
+                "        let client = self.target.client();\n"
+                '        self.target.batch("commit").await?;\n        let totals = run\n',
+            ),
+        ),
+        (_LOST,),
+    ),
+    Variant(
+        "no-owner-compare-and-set",
+        "a driver that lost the migration commits its chunk",
+        (
+            Edit(
+                _PROGRESS,
+                "where migration_id = $1 and owner = $2 and pass_number = $3 \\\n      and last",
+                "where migration_id = $1 and $2::uuid is not null and pass_number = $3 \\\n"
+                "      and last",
+            ),
+        ),
+        (_LOST,),
+    ),
+    Variant(
+        "no-cursor-compare-and-set",
+        "two drivers with one token both commit",
+        (
+            Edit(
+                _PROGRESS,
+                "is not distinct from $4::text::xid8 and last_position = $10",
+                "is not distinct from $4::text::xid8 and $10::bigint is not null",
+            ),
+        ),
+        (f"{_TESTS}::test_two_drivers_with_the_same_token_do_not_both_commit",),
+    ),
+    Variant(
+        "no-lease-compare",
+        "a chunk is mapped whoever has the lease",
+        (
+            Edit(
+                f"{_CORE}/positions.rs",
+                "where id = $1 and driver_owner = $2 for share",
+                "where id = $1 and $2::uuid is not null for share",
+            ),
+        ),
+        (_LOST,),
+    ),
+    Variant(
+        "snapshot-not-compared",
+        "a pass runs with another snapshot than the one that is stored",
+        (
+            Edit(
+                _PROGRESS,
+                "if stored.snapshots != [&spec.previous_snapshot, &spec.snapshot].map(text) {",
+                "if stored.snapshots.len() > 2 {",
+            ),
+        ),
+        (f"{_TESTS}::test_a_pass_that_the_progress_row_does_not_know_is_refused",),
+    ),
+    Variant(
+        "xor-digest",
+        "a row that is there twice vanishes from the sum",
+        (
+            Edit(
+                f"{_CORE}/digest.rs",
+                "Digest(self.0.wrapping_add(other.0))",
+                "Digest(self.0 ^ other.0)",
+            ),
+        ),
+        (f"{CARGO}digest::tests::a_row_that_occurs_twice_does_not_vanish",),
+    ),
+    Variant(
+        "one-row-dropped",
+        "a row is lost before its digest is taken",
+        (
+            Edit(
+                _CHUNK,
+                "        let event_id = layout.event_id_of(tuple)?;\n",
+                "        if position % 64 == 63 {\n            return Ok(());\n        }\n"
+                "        let event_id = layout.event_id_of(tuple)?;\n",
+            ),
+        ),
+        (
+            _CARRIES,
+            f"{CARGO}chunk::tests::"
+            "a_row_is_carried_with_its_position_moved_and_nothing_else_changed",
+        ),
+    ),
+    Variant(
+        "one-row-dropped-behind-the-digest",
+        "a row is lost after its digest was taken",
+        (
+            Edit(
+                _CHUNK,
+                "        row[position..position + 8].copy_from_slice(&target);\n",
+                "        row[position..position + 8].copy_from_slice(&target);\n"
+                "        if target[7] % 64 == 63 {\n            self.batch.truncate(start);\n"
+                "        }\n",
+            ),
+        ),
+        (_CARRIES,),
+    ),
+    Variant(
+        "one-bit-flipped-behind-the-digest",
+        "one bit of a row changes on its way to the target",
+        (
+            Edit(
+                _CHUNK,
+                "        row[position..position + 8].copy_from_slice(&target);\n",
+                "        row[position..position + 8].copy_from_slice(&target);\n"
+                "        if let Some(last) = row.last_mut() {\n"
+                "            *last ^= 1;\n        }\n",
+            ),
+        ),
+        (
+            _CARRIES,
+            f"{_TESTS}::test_mirrored_rows_are_recognised",
+            "tests/integration/test_cutover.py::test_force_skips_the_verification",
+        ),
+    ),
+    Variant(
+        "one-bit-flipped-before-the-digest",
+        "one bit of a row changes before its digest: only a comparison of both sides sees it",
+        (
+            Edit(
+                _CHUNK,
+                "        let digest = Digest::of_row(row);\n",
+                "        if let Some(last) = row.last_mut() {\n            *last ^= 1;\n        }\n"
+                "        let digest = Digest::of_row(row);\n",
+            ),
+        ),
+        (
+            _CARRIES,
+            "tests/integration/test_dataplane_verify.py::test_what_was_moved_is_consistent",
+        ),
+    ),
+    Variant(
+        "two-positions-swapped",
+        "two events change places",
+        (
+            Edit(
+                _CHUNK,
+                "        let needed = position.saturating_add(self.carrier.offset);\n",
+                "        let position = match position {\n            10 => 11,\n"
+                "            11 => 10,\n            other => other,\n        };\n"
+                "        let needed = position.saturating_add(self.carrier.offset);\n",
+            ),
+        ),
+        (_CARRIES,),
+    ),
+    Variant(
+        "mapping-one-off",
+        "the mapping names the position next to the event's",
+        (
+            Edit(
+                f"{_CORE}/positions.rs",
+                "rows.put_i64(key.position + self.offset);",
+                "rows.put_i64(key.position + self.offset + 1);",
+            ),
+        ),
+        (_CARRIES,),
+    ),
+    Variant(
+        "block-left",
+        "positions beyond the reserved block are written",
+        (Edit(_CHUNK, "        if needed > last {\n", "        if needed > last && last < 0 {\n"),),
+        (f"{_TESTS}::test_the_reserved_block_of_positions_is_not_left",),
+    ),
+    Variant(
+        "dropped-rows-not-counted",
+        "nobody counts what the target's COPY took",
+        (
+            Edit(
+                f"{_CORE}/direct.rs",
+                "if taken != chunk.rows() as u64 {",
+                "if taken > chunk.rows() as u64 {",
+            ),
+        ),
+        (f"{_TESTS}::test_a_trigger_that_drops_rows_is_noticed",),
+    ),
+    Variant(
+        "row-security-on",
+        "policies of the table filter copy and proof alike",
+        (Edit(f"{_CORE}/connect.rs", "set row_security = off; ", "set row_security = on; "),),
+        (
+            "tests/integration/test_dataplane_verify.py::"
+            "test_row_security_is_an_error_and_not_a_filter",
+        ),
+    ),
+    Variant(
+        "standby-is-read",
+        "a standby is read, whose snapshots call running transactions finished",
+        (
+            Edit(
+                _SOURCE,
+                '"select pg_catalog.pg_is_in_recovery()"',
+                '"select pg_catalog.pg_is_in_recovery() and false"',
+            ),
+        ),
+        (f"{_TESTS}::test_a_standby_is_not_read",),
+    ),
+    Variant(
+        "password-in-a-dsn-error",
+        "the message about a bad DSN quotes it",
+        (
+            Edit(
+                f"{_CORE}/dsn.rs",
+                ".map_err(|error| DsnError::Invalid(crate::error::chain(&error)))?;",
+                '.map_err(|error| DsnError::Invalid(format!("{uri}: {error}")))?;',
+            ),
+        ),
+        (
+            "tests/integration/test_dataplane_connect.py::test_failures_to_connect_say_why",
+            f"{CARGO}dsn::tests::no_message_shows_the_password",
+        ),
+    ),
+    Variant(
+        "verification-compares-nothing",
+        "two rows at one position are taken for equal",
+        (
+            Edit(
+                f"{_CORE}/verify/merge.rs",
+                "            if !same {\n",
+                "            if !same && source.position < 0 {\n",
+            ),
+        ),
+        (
+            "tests/integration/test_dataplane_verify.py::test_a_changed_field_is_named",
+            "tests/integration/test_dataplane_verify.py::test_two_swapped_events_are_seen",
+        ),
+    ),
+    Variant(
+        "verification-of-one-side",
+        "what only the target has is not looked at",
+        (
+            Edit(
+                f"{_CORE}/verify/merge.rs",
+                "        if let Some(row) = self.target.next() {\n"
+                "            self.suspects.push(row.position);\n",
+                "        if let Some(row) = self.target.next() {\n"
+                "            self.suspects.extend((row.position < 0).then_some(row.position));\n",
+            ),
+        ),
+        (
+            "tests/integration/test_dataplane_verify.py::"
+            "test_a_missing_and_an_unexpected_row_are_seen_at_every_level",
+        ),
+    ),
+)

@@ -1,0 +1,165 @@
+"""The guard: what every writer of the tenant meets."""
+
+from __future__ import annotations
+
+from .variant import Edit, Variant
+
+_SQL = "python/eventsource/stores/sql/fence.sql"
+_PYTHON = "python/eventsource/migration/guard.py"
+_TESTS = "tests/integration/test_guard.py"
+
+_LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, tg_argv[0]::integer);\n"
+_CHECK = """\
+    else
+        select * into fence from {schema}.eventsource_fences
+            where fence_id = tg_argv[0]::integer;
+"""
+
+VARIANTS = (
+    Variant(
+        "guard-in-one-statement",
+        "the guard locks and checks in one statement, with the snapshot from before its wait",
+        (
+            Edit(_SQL, _LOCK, ""),
+            Edit(
+                _SQL,
+                _CHECK,
+                """\
+    else
+        select f.* into fence
+            from pg_advisory_xact_lock_shared(1163281235, tg_argv[0]::integer),
+                 {schema}.eventsource_fences f
+            where f.fence_id = tg_argv[0]::integer;
+""",
+            ),
+        ),
+        (f"{_TESTS}::test_a_writer_that_waited_sees_what_was_decided_meanwhile",),
+    ),
+    Variant(
+        "guard-stable",
+        "the guard's function is STABLE and keeps the snapshot of the writer's statement",
+        (Edit(_SQL, "plpgsql volatile security definer", "plpgsql stable security definer"),),
+        (f"{_TESTS}::test_a_writer_that_waited_sees_what_was_decided_meanwhile",),
+    ),
+    Variant(
+        "guard-without-lock",
+        "the guard reads the fence without the shared lock",
+        (Edit(_SQL, _LOCK, ""),),
+        (
+            f"{_TESTS}::test_a_writer_in_flight_keeps_the_lock_from_the_cutover",
+            f"{_TESTS}::test_a_writer_that_waited_sees_what_was_decided_meanwhile",
+        ),
+    ),
+    Variant(
+        "guard-without-for-share",
+        "a frozen snapshot reads the fence without FOR SHARE and sees the old one for ever",
+        (
+            Edit(
+                _SQL,
+                "where fence_id = tg_argv[0]::integer for share;",
+                "where fence_id = tg_argv[0]::integer;",
+            ),
+        ),
+        (
+            f"{_TESTS}::test_a_snapshot_older_than_the_decision_is_refused",
+            f"{_TESTS}::test_a_frozen_snapshot_that_waits_out_the_decision_is_refused",
+        ),
+    ),
+    Variant(
+        "guard-not-always",
+        "a session with session_replication_role = replica walks past the triggers",
+        (Edit(_PYTHON, "enable always trigger {name}", "enable trigger {name}"),),
+        (
+            f"{_TESTS}::test_a_replica_role_session_meets_the_guard",
+            f"{_TESTS}::test_the_triggers_fire_always_and_after_those_of_the_application",
+        ),
+    ),
+    Variant(
+        "guard-on-insert-only",
+        "rows that become the tenant's by an UPDATE are not guarded",
+        (Edit(_PYTHON, "before insert or update on {on} ", "before insert on {on} "),),
+        (f"{_TESTS}::test_a_foreign_row_cannot_be_made_the_tenants",),
+    ),
+    Variant(
+        "guard-lets-changes-through",
+        "events of the tenant may be updated and given away while they are copied",
+        (
+            Edit(_PYTHON, "before insert or update on {on} ", "before insert on {on} "),
+            Edit(_PYTHON, "before update or delete on {on} ", "before delete on {on} "),
+        ),
+        (f"{_TESTS}::test_the_tenant_appends_while_its_fence_is_open_but_changes_nothing",),
+    ),
+    Variant(
+        "guard-sorts-first",
+        "a trigger of the application may still change the tenant behind the guard",
+        (Edit(_PYTHON, 'f"zzz_eventsource_guard_', 'f"aaa_eventsource_guard_'),),
+        (
+            f"{_TESTS}::test_the_triggers_fire_always_and_after_those_of_the_application",
+            f"{_TESTS}::test_a_row_that_another_trigger_gives_to_the_tenant_is_guarded",
+        ),
+    ),
+    Variant(
+        "writer-chooses-transaction-id",
+        "a writer can place its event before a snapshot that never showed it",
+        (Edit(_SQL, "    new.transaction_id := pg_current_xact_id();\n", ""),),
+        (f"{_TESTS}::test_no_writer_chooses_its_transaction_id",),
+    ),
+    Variant(
+        "target-not-closed",
+        "applications may write at the target before the flip",
+        (
+            Edit(
+                _PYTHON,
+                'state = "open" if role == "source" else "closed"',
+                'state = "open"',
+            ),
+        ),
+        (f"{_TESTS}::test_the_target_is_closed_to_applications_and_open_to_the_migrator",),
+    ),
+    Variant(
+        "missing-fence-is-open",
+        "a guard whose row is gone lets writers through",
+        (
+            Edit(
+                _SQL,
+                """\
+            raise exception 'fence % is missing', tg_argv[0]
+                using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
+""",
+                "            return new;\n",
+            ),
+        ),
+        (f"{_TESTS}::test_without_its_fence_row_the_guard_lets_nobody_through",),
+    ),
+    Variant(
+        "triggers-wait-without-limit",
+        "CREATE TRIGGER queues every tenant's writers behind a long transaction",
+        (
+            Edit(
+                _PYTHON,
+                "set local lock_timeout = {DDL_LOCK_TIMEOUT_MS}",
+                "set local lock_timeout = 0",
+            ),
+        ),
+        (f"{_TESTS}::test_writers_hardly_wait_for_an_installation_that_waits_for_a_transaction",),
+    ),
+    Variant(
+        "triggers-before-the-row",
+        "the fence row is not committed when its triggers appear",
+        (
+            Edit(
+                "python/eventsource/migration/preparation.py",
+                "    opened = await guard.raise_fence(\n        links.source,",
+                "    await links.source.execute('begin')\n"
+                "    opened = await guard.raise_fence(\n        links.source,",
+            ),
+            Edit(
+                "python/eventsource/migration/preparation.py",
+                "    at = await progress.claim(links.target, target, migration.id, owner)\n",
+                "    await links.source.execute('commit')\n"
+                "    at = await progress.claim(links.target, target, migration.id, owner)\n",
+            ),
+        ),
+        (f"{_TESTS}::test_the_fence_row_is_committed_before_its_triggers_exist",),
+    ),
+)

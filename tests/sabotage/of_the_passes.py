@@ -1,0 +1,211 @@
+"""Snapshots, passes and their proof, as far as they are Python."""
+
+from __future__ import annotations
+
+from .variant import Edit, Variant
+
+_PASSES = "python/eventsource/migration/passes.py"
+_PROGRESS = "python/eventsource/migration/progress.py"
+_MIRROR = "python/eventsource/migration/dual_write.py"
+_TESTS = "tests/integration/test_passes.py"
+_ROUTER_TESTS = "tests/integration/test_router.py"
+
+_ON_DISK = f"{_TESTS}::test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_used"
+
+VARIANTS = (
+    Variant(
+        "no-barrier",
+        "a snapshot is used before what it shows is on disk",
+        (
+            Edit(
+                _PASSES,
+                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
+                " self.migration.id)\n",
+                "",
+            ),
+        ),
+        (_ON_DISK,),
+    ),
+    Variant(
+        "barrier-not-flushed",
+        "the barrier commits without waiting for the disk",
+        (
+            Edit(
+                "python/eventsource/migration/links.py",
+                "set synchronous_commit = on;",
+                "set synchronous_commit = off;",
+            ),
+        ),
+        (_ON_DISK,),
+    ),
+    Variant(
+        "barrier-before-the-snapshot",
+        "the barrier is passed before the snapshot is taken",
+        (
+            Edit(
+                _PASSES,
+                "        taken = await snapshots.take(source)\n",
+                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
+                " self.migration.id)\n        taken = await snapshots.take(source)\n",
+            ),
+            Edit(
+                _PASSES,
+                "        self._refuse_other_cluster(taken.system)\n"
+                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
+                " self.migration.id)\n",
+                "        self._refuse_other_cluster(taken.system)\n",
+            ),
+        ),
+        (_ON_DISK,),
+    ),
+    Variant(
+        "fresh-snapshot-at-resume",
+        "a resumed copy takes another snapshot and keeps its cursor",
+        (
+            Edit(
+                "python/eventsource/migration/bulk_copy.py",
+                "        result = await self.passes.run_stored()\n",
+                "        from eventsource.migration import snapshots\n"
+                "        links = self.passes.links\n"
+                "        fresh = await snapshots.take(links.source)\n"
+                "        await links.target.execute(\n"
+                '            "update eventsource_copy_progress set snapshot = $1", fresh.text)\n'
+                "        await self.passes.refresh()\n"
+                "        result = await self.passes.run_stored()\n",
+            ),
+        ),
+        (f"{_TESTS}::test_a_resumed_copy_goes_on_with_the_snapshot_it_began_with",),
+    ),
+    Variant(
+        "any-cluster-will-do",
+        "a source that was failed over or restored is read with the old snapshots",
+        (
+            Edit(
+                _PASSES,
+                "        if system != self.at.source_system:\n",
+                "        if False:\n",
+            ),
+        ),
+        (f"{_TESTS}::test_another_cluster_under_the_same_address_stops_the_migration",),
+    ),
+    Variant(
+        "pass-begun-by-anybody",
+        "a driver that lost the migration begins the last pass all the same",
+        (
+            Edit(
+                _PROGRESS,
+                '        " where migration_id = $1 and owner = $2 and pass_number = $3"\n'
+                '        f" returning {_COLUMNS}",\n'
+                "        before.migration_id",
+                '        " where migration_id = $1 and $2::uuid is not null"\n'
+                '        " and $3::integer is not null"\n'
+                '        f" returning {_COLUMNS}",\n'
+                "        before.migration_id",
+            ),
+        ),
+        (
+            "tests/integration/test_progress.py::"
+            "test_a_driver_that_lost_the_migration_begins_and_completes_no_pass",
+            "tests/integration/test_progress.py::"
+            "test_a_pass_that_another_driver_has_begun_meanwhile_is_left_alone",
+        ),
+    ),
+    Variant(
+        "block-not-reserved",
+        "another tenant of the target draws a position that the migration carries",
+        (
+            Edit(
+                _PROGRESS,
+                '    await connection.fetchval("select setval($1::text::regclass, $2)",'
+                " sequence, last)\n",
+                "",
+            ),
+        ),
+        (f"{_TESTS}::test_a_target_in_use_keeps_its_positions_apart",),
+    ),
+    Variant(
+        "bulk-not-proven",
+        "nobody reads the copied rows back",
+        (
+            Edit(
+                "python/eventsource/migration/bulk_copy.py",
+                "        await self._prove()\n",
+                "",
+            ),
+        ),
+        (
+            "tests/acceptance/test_deferred_indexes.py::"
+            "test_a_row_changed_behind_the_load_fails_the_proof_and_is_named",
+        ),
+    ),
+    Variant(
+        "mirror-leaves-gaps",
+        "the mirror writes an event whose predecessor is missing",
+        (Edit(_MIRROR, 'f" where $4::bigint = 1 or exists', 'f" where $4::bigint >= 1 or exists'),),
+        (f"{_ROUTER_TESTS}::test_the_mirror_leaves_a_stream_alone_whose_predecessor_is_missing",),
+    ),
+    Variant(
+        "mirror-draws-positions",
+        "the mirror forgets the offset of the carried positions",
+        (
+            Edit(
+                _MIRROR,
+                '(" + $1::bigint" if column.name == "global_position" else "")',
+                '(" + $1::bigint + 1" if column.name == "global_position" else "")',
+            ),
+        ),
+        (f"{_ROUTER_TESTS}::test_the_mirror_writes_what_was_appended_at_its_carried_position",),
+    ),
+    Variant(
+        "mirror-outlives-its-migration",
+        "the mirror goes on when its permission is gone",
+        (
+            Edit(
+                _MIRROR,
+                "            if closed is None:\n                return 0\n",
+                "",
+            ),
+            Edit(
+                _MIRROR,
+                "            closed = await self.target.fetchval(\n",
+                "            await self.target.execute(\n"
+                "                f\"select set_config('{guard.MIGRATOR_SETTING}', '{migration_id}',"
+                ' true)")\n'
+                "            await self.target.fetchval(\n",
+            ),
+        ),
+        (
+            f"{_ROUTER_TESTS}::test_the_mirror_is_bound_to_its_migration",
+            "tests/integration/test_requests.py::"
+            "test_what_was_mirrored_goes_with_the_abort_and_nothing_follows",
+        ),
+    ),
+    Variant(
+        "verification-looks-away",
+        "the comparison before the cutover is not made",
+        (
+            Edit(
+                "python/eventsource/migration/driver.py",
+                "            if not self.migration.cutover_force:\n",
+                "            if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/test_cutover.py::"
+            "test_a_difference_that_the_verification_finds_flips_nothing",
+        ),
+    ),
+    Variant(
+        "foreign-rows-are-taken",
+        "rows that came from another cluster are copied by their transaction ids",
+        (
+            Edit(
+                "python/eventsource/migration/preflight.py",
+                '        "select coalesce((select transaction_id >='
+                ' pg_snapshot_xmax(pg_current_snapshot())"\n',
+                "        \"select coalesce((select transaction_id < '1'::xid8\"\n",
+            ),
+        ),
+        ("tests/integration/test_preflight.py::test_rows_that_came_from_another_cluster",),
+    ),
+)

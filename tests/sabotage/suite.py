@@ -1,0 +1,13 @@
+"""All variants."""
+
+from __future__ import annotations
+
+from . import of_the_cutover, of_the_data_plane, of_the_edges, of_the_guard, of_the_passes
+
+VARIANTS = (
+    *of_the_guard.VARIANTS,
+    *of_the_cutover.VARIANTS,
+    *of_the_passes.VARIANTS,
+    *of_the_edges.VARIANTS,
+    *of_the_data_plane.VARIANTS,
+)
