@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import subprocess
 import sys
@@ -39,6 +40,9 @@ def main() -> int:
         parser.error(f"the variants are: {', '.join(v.name for v in VARIANTS)}")
     began = time.monotonic()
     work = REPOSITORY / "target" / "sabotage"
+    work.mkdir(parents=True, exist_ok=True)
+    alone = (work / "lock").open("w")
+    fcntl.flock(alone, fcntl.LOCK_EX)
     tree = Tree.copied(work / "tree", work / "cargo")
     prepare(tree, chosen)
     outcomes = []

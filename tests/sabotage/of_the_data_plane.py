@@ -129,6 +129,57 @@ VARIANTS = (
         (f"{_TESTS}::test_a_pass_that_the_progress_row_does_not_know_is_refused",),
     ),
     Variant(
+        "lower-end-one-too-high",
+        "a pass leaves out the first transaction behind the snapshot before it",
+        (
+            Edit(
+                _SOURCE,
+                "&format!(\"transaction_id >= '{}'::xid8\", previous.xmax),",
+                "&format!(\"transaction_id > '{}'::xid8\", previous.xmax),",
+            ),
+        ),
+        (
+            f"{_TESTS}::test_mirrored_rows_are_recognised",
+            f"{_TESTS}::test_transactions_in_flight_at_a_snapshot_belong_to_the_next_pass",
+        ),
+    ),
+    Variant(
+        "cursor-one-too-high",
+        "a row between two chunks is left out",
+        (
+            Edit(
+                _SOURCE,
+                "and global_position > {after}{visible}",
+                "and global_position > {after} + 1{visible}",
+            ),
+        ),
+        (_CARRIES,),
+    ),
+    Variant(
+        "mapping-of-a-crash-kept",
+        "mapping rows whose events were never written stay",
+        (
+            Edit(
+                f"{_CORE}/copy.rs",
+                "            self.positions.forget_after(totals.cursor.position).await?;\n",
+                "",
+            ),
+        ),
+        (f"{_TESTS}::test_mapping_rows_without_events_are_removed_at_the_next_start",),
+    ),
+    Variant(
+        "frozen-driver-keeps-its-locks",
+        "the next driver waits for the open transaction of one that hangs",
+        (
+            Edit(
+                f"{_CORE}/copy.rs",
+                "        if progress.is_ours(target.client(), &read_progress).await? {\n",
+                "        if false && progress.is_ours(target.client(), &read_progress).await? {\n",
+            ),
+        ),
+        (f"{_TESTS}::test_a_driver_that_hangs_does_not_hold_up_the_next_one",),
+    ),
+    Variant(
         "xor-digest",
         "a row that is there twice vanishes from the sum",
         (

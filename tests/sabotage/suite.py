@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from . import of_the_cutover, of_the_data_plane, of_the_edges, of_the_guard, of_the_passes
+from . import (
+    of_the_cutover,
+    of_the_data_plane,
+    of_the_edges,
+    of_the_guard,
+    of_the_journal,
+    of_the_passes,
+)
 
 VARIANTS = (
     *of_the_guard.VARIANTS,
     *of_the_cutover.VARIANTS,
+    *of_the_journal.VARIANTS,
     *of_the_passes.VARIANTS,
     *of_the_edges.VARIANTS,
     *of_the_data_plane.VARIANTS,

@@ -122,7 +122,8 @@ class Tree:
         outcome = json.loads(report.read_text())
         if outcome["errors"] or not outcome["ran"]:
             raise BrokenRun(told)
-        return list(outcome["failed"])
+        # One name for all parameters of a test.
+        return list(dict.fromkeys(test.partition("[")[0] for test in outcome["failed"]))
 
     def _cargo(self, words: list[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
         verb, *rest = words

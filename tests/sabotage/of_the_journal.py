@@ -1,0 +1,124 @@
+"""Leases, transitions and routes: who may move what."""
+
+from __future__ import annotations
+
+from .variant import Edit, Variant
+
+_SQL = "python/eventsource/migration/sql/migrations.sql"
+_ROUTES = "python/eventsource/migration/routes.py"
+_TESTS = "tests/integration/test_journal.py"
+_NEWER = f"{_TESTS}::test_what_a_fence_told_is_newer_than_a_route_that_was_read"
+
+VARIANTS = (
+    Variant(
+        "lease-taken-from-the-living",
+        "a second driver takes the lease of one that lives",
+        (
+            Edit(
+                _SQL,
+                "or driver_expires_at is null\n       or driver_expires_at < now())",
+                "or driver_expires_at is null\n       or driver_expires_at > '-infinity')",
+            ),
+        ),
+        (f"{_TESTS}::test_a_lease_is_not_taken_from_a_driver_that_lives",),
+    ),
+    Variant(
+        "transition-by-anybody",
+        "a driver that lost the lease changes the state",
+        (
+            Edit(
+                _SQL,
+                "and state = $2::text and ($4::uuid is null or driver_owner = $4)",
+                "and state = $2::text and ($4::uuid is null or $4::uuid is not null)",
+            ),
+        ),
+        (f"{_TESTS}::test_the_state_changes_for_its_driver_only_and_from_what_the_driver_saw",),
+    ),
+    Variant(
+        "transition-from-any-state",
+        "the state changes although it is not the one that was seen",
+        (
+            Edit(
+                _SQL,
+                "where id = $1 and state = $2::text and (",
+                "where id = $1 and $2::text is not null and (",
+            ),
+        ),
+        (f"{_TESTS}::test_the_state_changes_for_its_driver_only_and_from_what_the_driver_saw",),
+    ),
+    Variant(
+        "old-route-wins",
+        "a route that was read takes back what the fence told",
+        (
+            Edit(
+                _ROUTES,
+                "        if known is not None and known.generation > route.generation:\n",
+                "        if False:\n",
+            ),
+        ),
+        (_NEWER,),
+    ),
+    Variant(
+        "old-fence-wins",
+        "a router follows a fence that is older than its route",
+        (
+            Edit(
+                _ROUTES,
+                "        if known is not None and known.generation >= generation:\n",
+                "        if False:\n",
+            ),
+        ),
+        (_NEWER,),
+    ),
+    Variant(
+        "abort-leaves-mirrors",
+        "mirrors keep their permission while an abort deletes what they wrote",
+        (
+            Edit(
+                "python/eventsource/migration/abort.py",
+                "        await guard.refuse_mirrors(links.target, target, closed)\n",
+                "",
+            ),
+        ),
+        (
+            "tests/integration/test_requests.py::"
+            "test_what_was_mirrored_goes_with_the_abort_and_nothing_follows",
+        ),
+    ),
+    Variant(
+        "loading-table-takes-writes",
+        "others write to a table that has lost its unique constraints",
+        (
+            Edit(
+                "python/eventsource/migration/deferred_indexes.py",
+                "is distinct from '{migration_id}')\"",
+                "is distinct from '{migration_id}' and false)\"",
+            ),
+        ),
+        ("tests/acceptance/test_deferred_indexes.py::test_killed_between_the_drop_and_the_build",),
+    ),
+    Variant(
+        "constraints-not-restored",
+        "unique constraints come back as plain indexes",
+        (
+            Edit(
+                "python/eventsource/migration/deferred_indexes.py",
+                "        await _restore_constraints(first, table, wanted)\n",
+                "        wanted = []\n",
+            ),
+        ),
+        ("tests/integration/test_passes.py::test_two_tenants_move_at_once_into_one_empty_table",),
+    ),
+    Variant(
+        "throttle-under-the-fence",
+        "the rate of the copy makes writers wait in the last pass",
+        (
+            Edit(
+                "python/eventsource/migration/passes.py",
+                "        self.session.set_rate(None)\n",
+                "",
+            ),
+        ),
+        ("tests/integration/test_throttle.py::test_the_last_pass_is_not_throttled",),
+    ),
+)
