@@ -16,7 +16,6 @@ from eventsource._core import (
     PassResult,
     Progress,
     StreamResult,
-    TargetDigest,
     VerifyProgress,
     VerifyResult,
     Violation,
@@ -32,7 +31,6 @@ __all__ = [
     "Progress",
     "StreamResult",
     "TableAddress",
-    "TargetDigest",
     "Verification",
     "VerifyConfig",
     "VerifyProgress",
@@ -98,7 +96,7 @@ class PassSessionConfig:
     order, never `transaction_id`. Target positions are source positions plus `offset` and never
     above `last_target_position`. A chunk is one transaction of the target: at most `chunk_rows`
     rows and about `chunk_bytes` bytes, and less where all chunks on their way would otherwise take
-    more than 24 MB; a row that is wider makes a chunk of its own. A pass that is not staged writes
+    more than 32 MB; a row that is wider makes a chunk of its own. A pass that is not staged writes
     `writers` chunks at the same time and commits them in order.
 
     The driver is taken for the only one: opening a session ends other sessions of the same
@@ -160,10 +158,6 @@ class PassSession:
         Counts and digest of the result cover the whole pass, earlier runs included.
         """
         return await self._session.run(spec)
-
-    async def digest_target(self, max_source_position: int | None = None) -> TargetDigest:
-        """Read the tenant's rows back from the target, up to a source position."""
-        return await self._session.digest_target(max_source_position)
 
     def progress(self) -> Progress:
         """What the current pass has committed so far. Cheap, callable at any time."""

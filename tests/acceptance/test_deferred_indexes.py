@@ -148,27 +148,35 @@ async def test_an_abort_in_the_middle_of_the_load_restores_the_indexes(world: Wo
     await append_elsewhere(world)
 
 
-async def test_a_row_changed_behind_the_load_fails_the_proof_and_is_named(world: World) -> None:
+async def test_a_row_changed_on_its_way_fails_the_proof_and_is_named(world: World) -> None:
     tenant = uuid4()
     await world.seed([tenant], EVENTS)
-    async with loaded_but_not_indexed(world, tenant) as (_, holder):
-        migration_id = await migration_of(world, tenant)
-        await holder.execute(f"set local eventsource.migration = '{migration_id}'")
-        changed = await holder.fetchval(
-            f"update {TABLE} set payload = jsonb_set(payload, '{{number}}', '-1')"
-            f" where global_position = (select max(global_position) from {TABLE})"
-            " returning event_id"
-        )
-    migration = await world.coordinator.get_migration(migration_id)
+    await world.target_store.pool.execute(
+        "create function spoil() returns trigger language plpgsql as"
+        " $$ begin new.payload := jsonb_set(new.payload, '{number}', '-1'); return new; end $$"
+    )
+    spoiled = await world.source_store.pool.fetchval(
+        f"select event_id from {world.source_store.table} where tenant_id = $1"
+        " order by global_position desc limit 1",
+        tenant,
+    )
+    await world.target_store.pool.execute(
+        f"create trigger spoil before insert on {TABLE} for each row"
+        f" when (new.event_id = '{spoiled}') execute function spoil()"
+    )
+    migration = await world.start(tenant)
+    await until(lambda: _is_final(world, tenant), "the end of the load")
+    migration = await world.coordinator.get_migration(migration.id)
     assert migration.state is MigrationState.FAILED
     assert migration.error_code == "inconsistent"
+    assert f"event {spoiled}, field payload" in (migration.error_message or "")
     report = await ConsistencyVerifier(
         world.source_store, world.target_store
     ).verify_tenant_consistency(tenant, VerificationLevel.HASH)
     [violation] = report.violations
-    assert (violation.event_id, violation.field) == (changed, "payload")
+    assert (violation.event_id, violation.field) == (spoiled, "payload")
     with pytest.raises(InvalidStateTransitionError):
-        await world.coordinator.initiate_cutover(migration_id)
+        await world.coordinator.initiate_cutover(migration.id)
 
 
 async def test_a_target_in_use_keeps_its_indexes(world: World) -> None:

@@ -146,7 +146,7 @@ class Journey:
             self.display.waiting("recover", "a cutover was under way: asking the fence")
             return
         done, total = migration.events_copied, migration.total_events
-        remark = "reading the copy back" if done >= total else ""
+        remark = "building indexes" if done >= total else ""
         self.display.progress("copy", done, total, migration.error_message or remark)
 
     async def catch_up(self) -> int:

@@ -84,7 +84,7 @@ async def _undo_load(links: Links, migration: Migration, closed: Fence) -> None:
     target = links.endpoints.target_address
     if await deferred_indexes.deferred(links.target, target, migration.id) is not None:
         await _delete_copied(links, migration)
-        await deferred_indexes.build((links.target,), target, migration.id, closed)
+        await deferred_indexes.build((links.target,), target, migration, closed)
 
 
 async def _delete_copied(links: Links, migration: Migration) -> None:

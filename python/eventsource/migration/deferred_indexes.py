@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from eventsource.dataplane import TableAddress
     from eventsource.migration.guard import Fence
+    from eventsource.migration.models import Migration
 
     Connection = asyncpg.Connection[Any]
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 WORTH_IT = 50_000
 
 _BUILD_MEMORY = "256MB"
+
+#: The guard's trigger that a load does without.
+_ROW_BY_ROW = ("write",)
 
 # Not the primary key (the cursor reads by it), nor what something else depends on: foreign keys,
 # the replica identity, exclusion constraints, indexes that are not valid.
@@ -70,7 +74,9 @@ async def defer(
     """Drop the secondary indexes of an empty table that only this migration uses.
 
     Inside the transaction that reserved the block: the table is locked, so empty stays empty, and
-    until :func:`build` everybody else's writes to it are refused.
+    until :func:`build` everybody else's writes to it are refused, statement by statement. The
+    guard's trigger on every inserted row is not needed then, and without it the server writes the
+    rows of a COPY page by page.
     """
     table = guard.table(target)
     if not await connection.fetchval(_OWNED_ALONE, table):
@@ -89,6 +95,7 @@ async def defer(
         f" execute function {qualified(target.schema, 'eventsource_guard_loading')}()"
     )
     await connection.execute(f"alter table {table} enable always trigger {trigger}")
+    await guard.drop_triggers(connection, target, fence, _ROW_BY_ROW)
     for index in indexes:
         if index.constraint is not None:
             await connection.execute(
@@ -111,7 +118,7 @@ async def deferred(
 
 
 async def build(
-    connections: Sequence[Connection], target: TableAddress, migration_id: UUID, fence: Fence
+    connections: Sequence[Connection], target: TableAddress, migration: Migration, fence: Fence
 ) -> None:
     """Build what was dropped, side by side, and let others write again; idempotent.
 
@@ -120,7 +127,7 @@ async def build(
     """
     first = connections[0]
     table = guard.table(target)
-    wanted = await deferred(first, target, migration_id)
+    wanted = await deferred(first, target, migration.id)
     if wanted is None:
         return
     there = {index.name for index in await _secondary(first, table)}
@@ -136,11 +143,13 @@ async def build(
                 f"the indexes of {target.table!r} are not what they were before the load;"
                 " abort the migration to restore them"
             )
+        budget = migration.config.cutover_timeout_seconds
+        await guard.create_triggers(first, target, fence, migration.tenant_id, budget, _ROW_BY_ROW)
         await first.execute(f"drop trigger if exists {_loading_trigger(fence)} on {table}")
         await first.execute(
             f"update {qualified(target.schema, 'eventsource_copy_progress')}"
             " set deferred_indexes = null where migration_id = $1",
-            migration_id,
+            migration.id,
         )
         await failpoints.reach("load.restored")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -145,7 +145,24 @@ async def install(
     Raises:
         InterruptedInstallation: ``carry_on`` said no.
     """
-    names = {kind: quote_identifier(_trigger(fence, kind)) for kind in TRIGGER_KINDS}
+
+    async def create() -> None:
+        await create_triggers(connection, address, fence, tenant_id, budget_seconds)
+        if then is not None:
+            await then()
+
+    await with_brief_locks(connection, create, carry_on)
+
+
+async def create_triggers(
+    connection: Executor,
+    address: TableAddress,
+    fence: Fence,
+    tenant_id: UUID,
+    budget_seconds: float,
+    kinds: Sequence[str] = TRIGGER_KINDS,
+) -> None:
+    """The triggers themselves, in the caller's transaction."""
     on = table(address)
     patience_ms = int((budget_seconds + GUARD_PATIENCE_SECONDS) * 1000)
     # The ids are a UUID and integers of ours: a trigger's condition cannot take parameters.
@@ -154,24 +171,30 @@ async def install(
         f" execute function {qualified(address.schema, 'eventsource_guard')}"
         f"('{fence.fence_id}', '{patience_ms}')"
     )
-    statements = [
-        f"create or replace trigger {names['write']} before insert or update on {on} "
-        + run.format(row="new"),
-        f"create or replace trigger {names['change']} before update or delete on {on} "
-        + run.format(row="old"),
-        f"create or replace trigger {names['truncate']} before truncate on {on} for each statement"
-        f" execute function {qualified(address.schema, 'eventsource_guard_truncate')}()",
+    events = {
+        "write": "before insert or update on {on} " + run.format(row="new"),
+        "change": "before update or delete on {on} " + run.format(row="old"),
+        "truncate": "before truncate on {on} for each statement execute function "
+        f"{qualified(address.schema, 'eventsource_guard_truncate')}()",
+    }
+    for kind in kinds:
+        name = quote_identifier(_trigger(fence, kind))
+        event = events[kind].replace("{on}", on)
+        await connection.execute(f"create or replace trigger {name} {event}")
         # Otherwise session_replication_role = replica walks past.
-        *(f"alter table {on} enable always trigger {name}" for name in names.values()),
-    ]
+        await connection.execute(f"alter table {on} enable always trigger {name}")
 
-    async def create() -> None:
-        for statement in statements:
-            await connection.execute(statement)
-        if then is not None:
-            await then()
 
-    await with_brief_locks(connection, create, carry_on)
+async def drop_triggers(
+    connection: Executor,
+    address: TableAddress,
+    fence: Fence,
+    kinds: Sequence[str] = TRIGGER_KINDS,
+) -> None:
+    """Drop those that are there, in the caller's transaction."""
+    for kind in kinds:
+        name = quote_identifier(_trigger(fence, kind))
+        await connection.execute(f"drop trigger if exists {name} on {table(address)}")
 
 
 async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fence: Fence) -> bool:
@@ -201,9 +224,7 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
         removed = state != "moved"
         if not removed:
             return
-        for kind in TRIGGER_KINDS:
-            name = quote_identifier(_trigger(fence, kind))
-            await connection.execute(f"drop trigger if exists {name} on {table(address)}")
+        await drop_triggers(connection, address, fence)
         await connection.execute(
             f"delete from {fences(address)} where fence_id = $1 and migration_id = $2",
             fence.fence_id, fence.migration_id,

@@ -37,7 +37,12 @@ CONTROL_COLUMNS = {
 #: How long a preflight that refuses a column's type looks for what stands in the way (seconds).
 NUL_SECONDS = 1.0
 
-FENCE_TABLES = ("eventsource_fences", "eventsource_barrier", "eventsource_copy_progress")
+FENCE_TABLES = (
+    "eventsource_fences",
+    "eventsource_barrier",
+    "eventsource_copy_progress",
+    "eventsource_copied_ranges",
+)
 
 #: What a carried row needs; other columns are carried as they are.
 REQUIRED = {

@@ -195,11 +195,16 @@ async def begin_pass(
 async def complete_pass(
     connection: Executor, target: TableAddress, current: CopyProgress, owner: UUID
 ) -> CopyProgress:
-    """Record that the pass is proven: the next one starts from its snapshot."""
+    """Record that the pass is proven: the next one starts from its snapshot.
+
+    Raises:
+        LeaseLostError: another owner is recorded, or a first pass was not read back to its end.
+    """
     row = await connection.fetchrow(
         f"update {_name(target)} set proven_snapshot = snapshot,"
         " proven_rows = proven_rows + pass_rows, updated_at = now()"
         " where migration_id = $1 and owner = $2 and pass_number = $3 and snapshot is not null"
+        " and (staged or proven_position = last_position)"
         f" returning {_COLUMNS}",
         current.migration_id, owner, current.pass_number,
     )  # fmt: skip
@@ -210,4 +215,7 @@ async def complete_pass(
 
 async def remove(connection: Executor, target: TableAddress, migration_id: UUID) -> None:
     """Forget the progress of an aborted migration."""
-    await connection.execute(f"delete from {_name(target)} where migration_id = $1", migration_id)
+    for name in ("eventsource_copied_ranges", "eventsource_copy_progress"):
+        await connection.execute(
+            f"delete from {qualified(target.schema, name)} where migration_id = $1", migration_id
+        )

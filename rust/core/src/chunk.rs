@@ -118,7 +118,7 @@ pub struct Chunk {
     /// Tuples as the target's COPY takes them.
     pub batches: Vec<Bytes>,
     pub keys: Vec<Key>,
-    /// Per row, if the rows have to be compared one by one.
+    /// Per row.
     pub digests: Vec<Digest>,
     pub bytes: usize,
     pub digest: Digest,
@@ -139,8 +139,6 @@ pub struct Carrier {
     pub last_target_position: i64,
     /// Whether the cursor goes by transaction as well.
     pub by_transaction: bool,
-    /// Whether to keep every row's digest.
-    pub keep_digests: bool,
 }
 
 /// Fills chunks with tuples that have the transaction id behind the carried columns.
@@ -187,9 +185,7 @@ impl ChunkBuilder {
             self.copy(&carried, target)
         };
         self.chunk.keys.push(Key { position, event_id });
-        if self.carrier.keep_digests {
-            self.chunk.digests.push(digest);
-        }
+        self.chunk.digests.push(digest);
         self.chunk.digest = self.chunk.digest.plus(digest);
         self.chunk.bytes += carried.len();
         Ok(())

@@ -33,7 +33,6 @@ fn carrier(by_transaction: bool) -> Carrier {
         offset: OFFSET,
         last_target_position: i64::MAX,
         by_transaction,
-        keep_digests: true,
     }
 }
 

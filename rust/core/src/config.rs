@@ -60,6 +60,8 @@ pub struct Totals {
     pub inserted: i64,
     pub digest: Digest,
     pub cursor: Cursor,
+    /// Of a first pass: everything up to this source position was read back.
+    pub proven: i64,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -94,7 +94,7 @@ impl Pipeline {
         } else {
             self.positions.forget_after(totals.cursor.position).await?;
             let direct = Direct::open(run.config, self.positions.clone()).await?;
-            direct.run(run, &mut chunks, totals).await?
+            direct.run(run, client, &mut chunks, totals).await?
         };
         drop(chunks);
         let finished = reader.join().await?;
@@ -117,7 +117,6 @@ impl Pipeline {
             offset: config.offset,
             last_target_position: config.last_target_position,
             by_transaction: spec.previous_snapshot.is_some(),
-            keep_digests: spec.staged,
         };
         let client = self.source.client().clone();
         let reader = Reader::new(client, config, spec, carrier, run.throttle.clone());

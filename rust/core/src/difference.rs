@@ -10,7 +10,7 @@ use crate::frame::{Framer, HEADER, Tuple};
 use crate::stream::TupleStream;
 
 /// As many as an operator will look at.
-const MOST: usize = 20;
+pub const MOST: usize = 20;
 
 /// An owned tuple, for the few rows that are compared field by field.
 type Fields = Vec<Option<Vec<u8>>>;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio_postgres::Statement;
+use tokio_postgres::{Client, Statement};
 
 use crate::chunk::Chunk;
 use crate::config::{PassConfig, Totals};
@@ -19,6 +19,7 @@ use crate::error::{Error, Result, Side};
 use crate::identifier::column_list;
 use crate::positions::Positions;
 use crate::progress::ProgressRow;
+use crate::proof::{Prover, Range};
 use crate::task::Task;
 
 pub struct Direct {
@@ -47,13 +48,18 @@ impl Direct {
         })
     }
 
-    /// Writes all chunks, or those up to a requested stop.
+    /// Writes and proves all chunks, or those up to a requested stop.
     pub async fn run(
         mut self,
         run: &Run<'_>,
+        client: &Client,
         chunks: &mut mpsc::Receiver<Chunk>,
         mut totals: Totals,
     ) -> Result<Totals> {
+        let mut prover = Prover::start(run.config, totals.proven).await?;
+        for range in run.progress.leftover(client, &totals).await? {
+            prover.prove(range).await?;
+        }
         let mut open = true;
         loop {
             let room = open && !self.idle.is_empty() && !run.throttle.stopping();
@@ -66,13 +72,20 @@ impl Direct {
                 written = first(&mut self.pending), if !self.pending.is_empty() => {
                     let (lane, chunk) = written?;
                     self.pending.pop_front();
+                    let after = totals.cursor.position;
+                    totals.proven = prover.proven();
                     totals = lane.commit(run, &totals, &chunk).await?;
                     run.counters.committed(&totals);
                     self.idle.push(lane);
+                    prover.prove(Range::written(after, chunk)).await?;
                 }
                 else => break,
             }
         }
+        totals.proven = prover.finish().await?;
+        run.progress
+            .record_proof(client, run.spec.number, totals.proven)
+            .await?;
         for lane in self.idle {
             lane.target.close().await;
         }
@@ -133,7 +146,14 @@ impl Lane {
         let client = self.target.client();
         let totals = run
             .progress
-            .record(client, &self.advance, run.spec.number, before, chunk)
+            .record(
+                client,
+                &self.advance,
+                run.spec.number,
+                before,
+                chunk,
+                Some(before.proven),
+            )
             .await?;
         failpoint!("bulk.chunk.recorded");
         self.target.batch("commit").await?;

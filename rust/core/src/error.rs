@@ -48,6 +48,8 @@ pub enum DifferenceKind {
     Missing,
     /// The target's row has other content.
     Different,
+    /// The target has a row of the tenant that the source did not send.
+    Unexpected,
 }
 
 impl DifferenceKind {
@@ -55,6 +57,7 @@ impl DifferenceKind {
         match self {
             DifferenceKind::Missing => "missing",
             DifferenceKind::Different => "different",
+            DifferenceKind::Unexpected => "unexpected",
         }
     }
 }
@@ -137,7 +140,8 @@ struct First<'a>(&'a [Difference]);
 impl fmt::Display for First<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(difference) = self.0.first() else {
-            return f.write_str("unknown");
+            return f
+                .write_str("in a range that an earlier driver wrote, which a verification names");
         };
         let Difference {
             kind,

@@ -2,7 +2,7 @@
 //!
 //! A row's way: [`source`] reads it, [`frame`] finds its fields, [`chunk`] carries its position and
 //! takes its [`digest`], [`direct`] or [`staged`] writes it, [`positions`] maps it, [`progress`]
-//! records it in the same transaction, [`verify`] proves it.
+//! records it in the same transaction, `proof` reads it back; [`verify`] compares whole stores.
 
 #![forbid(unsafe_code)]
 
@@ -39,7 +39,7 @@ pub mod frame;
 pub mod identifier;
 pub mod positions;
 pub mod progress;
-pub mod readback;
+mod proof;
 pub mod session;
 pub mod snapshot;
 pub mod source;
@@ -55,7 +55,6 @@ pub use digest::Digest;
 pub use error::{Error, Result};
 pub use identifier::TableAddress;
 pub use progress::Progress;
-pub use readback::TargetDigest;
 pub use session::PassSession;
 pub use snapshot::Snapshot;
 pub use verify::{Verification, VerifyConfig, VerifyResult};

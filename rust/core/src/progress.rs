@@ -10,7 +10,8 @@ use crate::chunk::Chunk;
 use crate::config::{Cursor, PassConfig, PassSpec, Totals};
 use crate::digest::Digest;
 use crate::error::{Error, On, Result, Side};
-use crate::identifier::{TableAddress, qualified};
+use crate::identifier::qualified;
+use crate::proof::Range;
 use crate::snapshot::Snapshot;
 
 /// What has been committed in this pass, readable from any thread at any time.
@@ -64,6 +65,7 @@ impl Counters {
 #[derive(Clone)]
 pub struct ProgressRow {
     table: String,
+    ranges: String,
     migration_id: Uuid,
     owner: Uuid,
 }
@@ -79,7 +81,8 @@ const CONDITION: &str = "\
 impl ProgressRow {
     pub fn of(config: &PassConfig) -> ProgressRow {
         ProgressRow {
-            table: progress_table(&config.target),
+            table: qualified(&config.target.schema, "eventsource_copy_progress"),
+            ranges: qualified(&config.target.schema, "eventsource_copied_ranges"),
             migration_id: config.migration_id,
             owner: config.owner,
         }
@@ -88,17 +91,23 @@ impl ProgressRow {
     pub fn select(&self) -> String {
         format!(
             "select owner, pass_number, last_transaction_id::text, last_position, pass_rows, \
-                    pass_bytes, pass_inserted, pass_digest, previous_snapshot, snapshot from {} where migration_id = $1",
+                    pass_bytes, pass_inserted, pass_digest, previous_snapshot, snapshot, \
+                    proven_position from {} where migration_id = $1",
             self.table
         )
     }
 
-    /// Records a chunk whose rows were all inserted.
+    /// Records a chunk whose rows were all inserted, as a range that is to be proven, and how far
+    /// the proof of earlier ones has come.
     pub fn advance(&self) -> String {
         format!(
-            "update {} {ADVANCE} pass_inserted = pass_inserted + $7::bigint, \
-                 rows_copied = rows_copied + $7::bigint {CONDITION} returning $7::bigint",
-            self.table
+            "with moved as (\
+                 update {} {ADVANCE} pass_inserted = pass_inserted + $7::bigint, \
+                     rows_copied = rows_copied + $7::bigint, proven_position = $11 {CONDITION} \
+                 returning 1) \
+             insert into {} (migration_id, upto_position, rows, digest) \
+             select $1, $6, $7::bigint, $12 from moved returning rows",
+            self.table, self.ranges
         )
     }
 
@@ -152,7 +161,48 @@ impl ProgressRow {
         totals(&row).on(Side::Target)?
     }
 
-    /// Moves the row behind `chunk`, by the statement `advance` or `advance_with`.
+    /// The ranges that earlier runs have committed and not proven.
+    pub async fn leftover(&self, client: &Client, totals: &Totals) -> Result<Vec<Range>> {
+        let sql = format!(
+            "select upto_position, rows, digest from {} \
+             where migration_id = $1 and upto_position > $2 order by upto_position",
+            self.ranges
+        );
+        let parameters: [&(dyn ToSql + Sync); 2] = [&self.migration_id, &totals.proven];
+        let rows = client.query(&sql, &parameters).await.on(Side::Target)?;
+        let mut after = totals.proven;
+        let mut ranges = Vec::with_capacity(rows.len());
+        for row in rows {
+            let upto = row.try_get(0).on(Side::Target)?;
+            ranges.push(Range {
+                after,
+                upto,
+                rows: row.try_get(1).on(Side::Target)?,
+                digest: digest(row.try_get(2).on(Side::Target)?)?,
+                chunk: None,
+            });
+            after = upto;
+        }
+        Ok(ranges)
+    }
+
+    /// Records how far the proof has come when a run ends.
+    pub async fn record_proof(&self, client: &Client, number: i32, proven: i64) -> Result<()> {
+        let sql = format!(
+            "update {} set proven_position = $4, updated_at = clock_timestamp() \
+             where migration_id = $1 and owner = $2 and pass_number = $3",
+            self.table
+        );
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&self.migration_id, &self.owner, &number, &proven];
+        match client.execute(&sql, &parameters).await.on(Side::Target)? {
+            1 => Ok(()),
+            _ => Err(lost("the progress row was moved on by another driver")),
+        }
+    }
+
+    /// Moves the row behind `chunk`, by the statement `advance` (with the proven position) or
+    /// `advance_with`.
     pub async fn record(
         &self,
         client: &Client,
@@ -160,22 +210,31 @@ impl ProgressRow {
         number: i32,
         before: &Totals,
         chunk: &Chunk,
+        proven: Option<i64>,
     ) -> Result<Totals> {
         let text = |id: Option<u64>| id.map(|id| id.to_string());
         let (rows, bytes) = (chunk.rows() as i64, chunk.bytes as i64);
         let digest = before.digest.plus(chunk.digest);
-        let parameters: [&(dyn ToSql + Sync); 10] = [
+        let range = chunk.digest.to_bytes();
+        let range = &&range[..];
+        let sum = digest.to_bytes();
+        let sum = &&sum[..];
+        let ids = [before.cursor.transaction_id, chunk.last.transaction_id].map(text);
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
             &self.migration_id,
             &self.owner,
             &number,
-            &text(before.cursor.transaction_id),
-            &text(chunk.last.transaction_id),
+            &ids[0],
+            &ids[1],
             &chunk.last.position,
             &rows,
             &bytes,
-            &&digest.to_bytes()[..],
+            sum,
             &before.cursor.position,
         ];
+        if let Some(proven) = &proven {
+            parameters.extend([proven as &(dyn ToSql + Sync), range]);
+        }
         let row = client
             .query_opt(statement, &parameters)
             .await
@@ -188,12 +247,9 @@ impl ProgressRow {
             inserted: before.inserted + inserted,
             digest,
             cursor: chunk.last,
+            proven: proven.unwrap_or(before.proven),
         })
     }
-}
-
-fn progress_table(target: &TableAddress) -> String {
-    qualified(&target.schema, "eventsource_copy_progress")
 }
 
 fn lost(reason: &'static str) -> Error {
@@ -219,6 +275,13 @@ impl Stored {
     }
 }
 
+fn digest(bytes: &[u8]) -> Result<Digest> {
+    let bytes = bytes
+        .try_into()
+        .map_err(|_| Error::protocol("a stored digest has not 16 bytes"))?;
+    Ok(Digest::from_bytes(bytes))
+}
+
 fn text(snapshot: &Option<Snapshot>) -> Option<String> {
     snapshot.as_ref().map(Snapshot::to_string)
 }
@@ -229,19 +292,19 @@ fn totals(row: &Row) -> Result<Result<Totals>, tokio_postgres::Error> {
         Ok(id) => id,
         Err(_) => return Ok(Err(Error::protocol("the progress row has no valid xid8"))),
     };
-    let Ok(digest) = <[u8; 16]>::try_from(row.try_get::<_, &[u8]>(7)?) else {
-        return Ok(Err(Error::protocol(
-            "the progress row's digest has not 16 bytes",
-        )));
+    let digest = match digest(row.try_get(7)?) {
+        Ok(digest) => digest,
+        Err(error) => return Ok(Err(error)),
     };
     Ok(Ok(Totals {
         rows: row.try_get(4)?,
         bytes: row.try_get(5)?,
         inserted: row.try_get(6)?,
-        digest: Digest::from_bytes(digest),
+        digest,
         cursor: Cursor {
             transaction_id,
             position: row.try_get(3)?,
         },
+        proven: row.try_get(10)?,
     }))
 }

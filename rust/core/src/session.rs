@@ -8,7 +8,6 @@ use crate::config::{PassConfig, PassResult, PassSpec};
 use crate::copy::{Pipeline, Run};
 use crate::error::{Error, Result};
 use crate::progress::{Counters, Progress, ProgressRow};
-use crate::readback::{self, TargetDigest};
 use crate::throttle::Throttle;
 
 /// An operation takes the pipeline out and puts it back when it succeeds. One that fails or is
@@ -44,15 +43,6 @@ impl PassSession {
             progress: ProgressRow::of(&self.config),
         };
         let result = pipeline.run(&run).await?;
-        *slot = Some(pipeline);
-        Ok(result)
-    }
-
-    /// Reads the tenant's rows of the target back, up to a source position.
-    pub async fn digest_target(&self, max_source_position: Option<i64>) -> Result<TargetDigest> {
-        let mut slot = self.enter()?;
-        let pipeline = slot.take().ok_or_else(closed)?;
-        let result = readback::digest(&pipeline.target, &self.config, max_source_position).await?;
         *slot = Some(pipeline);
         Ok(result)
     }

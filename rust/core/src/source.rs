@@ -10,6 +10,7 @@ use crate::chunk::{Carrier, Chunk, ChunkBuilder};
 use crate::config::{Cursor, PassConfig, PassSpec};
 use crate::error::{Result, Side};
 use crate::identifier::column_list;
+use crate::proof;
 use crate::snapshot::Snapshot;
 use crate::stream::TupleStream;
 use crate::throttle::{Pace, Throttle};
@@ -18,11 +19,12 @@ use crate::throttle::{Pace, Throttle};
 pub const IN_RECOVERY: &str = "select pg_catalog.pg_is_in_recovery()";
 
 /// What may be on the way from the source to the target, but for a row that is wider by itself.
-const BYTES_IN_FLIGHT: usize = 24 * 1024 * 1024;
+const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 
-/// Of one chunk: besides those that are written, one waits and one is being read.
+/// Of one chunk: besides those that are written, one waits and one is being read, and behind the
+/// writers one waits and one is being proven.
 fn fair_share(writers: usize) -> usize {
-    BYTES_IN_FLIGHT / (writers + 2)
+    BYTES_IN_FLIGHT / (writers + 3 + proof::WAITING)
 }
 
 /// The rows of one tenant in one table.

@@ -92,7 +92,8 @@ impl Staged {
                 &self.insert_and_advance,
                 run.spec.number,
                 before,
-                chunk
+                chunk,
+                None
             ),
             TupleStream::start(Side::Target, client, &self.read_back),
         )?;

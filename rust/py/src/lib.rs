@@ -16,7 +16,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<session::PassSession>()?;
     module.add_class::<session::PassResult>()?;
     module.add_class::<session::Progress>()?;
-    module.add_class::<session::TargetDigest>()?;
     module.add_class::<verify::Verification>()?;
     module.add_class::<verify::VerifyResult>()?;
     module.add_class::<verify::VerifyProgress>()?;

@@ -33,19 +33,6 @@ impl PassSession {
         })
     }
 
-    #[pyo3(signature = (max_source_position=None))]
-    fn digest_target<'py>(
-        &self,
-        py: Python<'py>,
-        max_source_position: Option<i64>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let session = self.session.clone();
-        awaitable(py, async move {
-            let target = session.digest_target(max_source_position).await?;
-            Ok(TargetDigest { target })
-        })
-    }
-
     fn progress(&self) -> Progress {
         Progress {
             progress: self.session.progress(),
@@ -164,23 +151,5 @@ impl Progress {
     #[getter]
     fn last_position(&self) -> i64 {
         self.progress.last_position
-    }
-}
-
-#[pyclass(frozen, module = "eventsource._core")]
-pub struct TargetDigest {
-    target: core::TargetDigest,
-}
-
-#[pymethods]
-impl TargetDigest {
-    #[getter]
-    fn rows(&self) -> i64 {
-        self.target.rows
-    }
-
-    #[getter]
-    fn digest(&self) -> Cow<'static, [u8]> {
-        Cow::Owned(self.target.digest.to_bytes().to_vec())
     }
 }

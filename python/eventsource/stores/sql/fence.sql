@@ -48,8 +48,19 @@ create table if not exists {schema}.eventsource_copy_progress (
     rows_copied          bigint not null default 0,
     proven_snapshot      text,
     proven_rows          bigint not null default 0,
+    proven_position      bigint not null default 0,
     deferred_indexes     jsonb,
     updated_at           timestamptz not null default now()
+);
+
+-- The chunks of the first pass, committed with their rows: those up to `proven_position` have been
+-- read back and are what the source sent. A range begins where the one before it ends.
+create table if not exists {schema}.eventsource_copied_ranges (
+    migration_id   uuid not null,
+    upto_position  bigint not null,
+    rows           bigint not null,
+    digest         bytea not null,
+    primary key (migration_id, upto_position)
 );
 
 -- The guard. Lock and check are two statements of a volatile function, so that the check takes a

@@ -1,0 +1,200 @@
+//! Reads what the first pass has committed back from the target, range after range, right behind
+//! the writers, and compares it with what the source sent.
+//!
+//! Right behind them, because then the rows are still in the server's memory: read later, every
+//! page would be fetched, marked as visible and written a second time, after a checkpoint even
+//! through the write-ahead log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::mpsc;
+
+use crate::chunk::{Chunk, Layout};
+use crate::config::PassConfig;
+use crate::connect::Connection;
+use crate::copy::open_target;
+use crate::difference;
+use crate::digest::Digest;
+use crate::error::{Difference, DifferenceKind, Error, Result, Side};
+use crate::identifier::column_list;
+use crate::stream::TupleStream;
+use crate::task::Task;
+
+/// Committed ranges that may wait for their proof. Their rows are kept, so that a difference can be
+/// named down to the field.
+pub const WAITING: usize = 1;
+
+/// Rows of the tenant with source positions in `(after, upto]`, committed in one transaction.
+pub struct Range {
+    pub after: i64,
+    pub upto: i64,
+    pub rows: i64,
+    pub digest: Digest,
+    /// What was written; gone if an earlier driver wrote it.
+    pub chunk: Option<Chunk>,
+}
+
+impl Range {
+    /// A chunk that was committed behind `after`.
+    pub fn written(after: i64, chunk: Chunk) -> Range {
+        Range {
+            after,
+            upto: chunk.last.position,
+            rows: chunk.rows() as i64,
+            digest: chunk.digest,
+            chunk: Some(chunk),
+        }
+    }
+}
+
+/// Proves ranges in the order of their positions, in a task of its own.
+pub struct Prover {
+    ranges: mpsc::Sender<Range>,
+    task: Task<()>,
+    proven: Arc<AtomicI64>,
+}
+
+impl Prover {
+    /// `from` is the position up to which everything is proven.
+    pub async fn start(config: &PassConfig, from: i64) -> Result<Prover> {
+        let reader = Reader {
+            target: open_target(config).await?,
+            table: config.target.sql(),
+            columns: config.columns.clone(),
+            tenant: config.tenant_id.to_string(),
+            layout: Layout::of(&config.columns)?,
+            offset: config.offset,
+        };
+        let proven = Arc::new(AtomicI64::new(from));
+        let (ranges, waiting) = mpsc::channel(WAITING);
+        let task = Task::spawn(reader.run(waiting, proven.clone()));
+        Ok(Prover {
+            ranges,
+            task,
+            proven,
+        })
+    }
+
+    /// Everything up to this source position is proven.
+    pub fn proven(&self) -> i64 {
+        self.proven.load(Ordering::Acquire)
+    }
+
+    /// Hands a range over; waits while too many are waiting.
+    pub async fn prove(&mut self, range: Range) -> Result<()> {
+        if self.ranges.send(range).await.is_ok() {
+            return Ok(());
+        }
+        // It takes no more: its error says why.
+        self.task.wait().await?;
+        Err(Error::protocol("the proof ended before the copy"))
+    }
+
+    /// Waits until everything that was handed over is proven; returns `proven`.
+    pub async fn finish(self) -> Result<i64> {
+        let Prover {
+            ranges,
+            task,
+            proven,
+        } = self;
+        drop(ranges);
+        task.join().await?;
+        Ok(proven.load(Ordering::Acquire))
+    }
+}
+
+struct Reader {
+    target: Connection,
+    table: String,
+    columns: Vec<String>,
+    tenant: String,
+    layout: Layout,
+    offset: i64,
+}
+
+impl Reader {
+    async fn run(self, mut ranges: mpsc::Receiver<Range>, proven: Arc<AtomicI64>) -> Result<()> {
+        while let Some(range) = ranges.recv().await {
+            self.prove(&range).await?;
+            proven.store(range.upto, Ordering::Release);
+            failpoint!("bulk.range.proven");
+        }
+        self.target.close().await;
+        Ok(())
+    }
+
+    async fn prove(&self, range: &Range) -> Result<()> {
+        let (mut rows, mut digest, mut scratch) = (0, Digest::ZERO, Vec::new());
+        let mut stream = self.read(range).await?;
+        while stream.fill().await? {
+            while stream.advance()? {
+                let row = self
+                    .layout
+                    .digest_of(&stream.tuple(), self.offset, &mut scratch)?;
+                digest = digest.plus(row);
+                rows += 1;
+            }
+        }
+        if (rows, digest) == (range.rows, range.digest) {
+            return Ok(());
+        }
+        Err(match &range.chunk {
+            Some(chunk) => self.name(range, chunk).await?,
+            None => Error::Inconsistent {
+                total: range.rows.abs_diff(rows).max(1),
+                differences: Vec::new(),
+            },
+        })
+    }
+
+    /// Names the rows of a range that are not what was sent.
+    async fn name(&self, range: &Range, chunk: &Chunk) -> Result<Error> {
+        let mut found = HashMap::new();
+        let mut scratch = Vec::new();
+        let mut stream = self.read(range).await?;
+        while stream.fill().await? {
+            while stream.advance()? {
+                let tuple = stream.tuple();
+                let position = self.layout.position_of(&tuple)? - self.offset;
+                let event_id = self.layout.event_id_of(&tuple)?;
+                let digest = self.layout.digest_of(&tuple, self.offset, &mut scratch)?;
+                found.insert(position, (digest, event_id));
+            }
+        }
+        let mut wrong = Vec::new();
+        for (row, key) in chunk.keys.iter().enumerate() {
+            if found.remove(&key.position).map(|(digest, _)| digest) != Some(chunk.digests[row]) {
+                wrong.push(row);
+            }
+        }
+        let stream = self.read(range).await?;
+        let (columns, offset) = (&self.columns, self.offset);
+        let mut differences =
+            difference::name(columns, self.layout, offset, chunk, &wrong, stream).await?;
+        let total = (wrong.len() + found.len()).max(1) as u64;
+        let unexpected = |(position, (_, event_id))| Difference {
+            kind: DifferenceKind::Unexpected,
+            position,
+            event_id,
+            field: None,
+        };
+        differences.extend(found.into_iter().map(unexpected).take(difference::MOST));
+        Ok(Error::Inconsistent { total, differences })
+    }
+
+    async fn read(&self, range: &Range) -> Result<TupleStream> {
+        let copy = format!(
+            "copy (select {columns} from {table} where tenant_id = '{tenant}' \
+                   and global_position > {after} and global_position <= {upto} \
+                   order by global_position) to stdout (format binary)",
+            columns = column_list(&self.columns),
+            table = self.table,
+            tenant = self.tenant,
+            after = range.after.saturating_add(self.offset),
+            upto = range.upto.saturating_add(self.offset),
+        );
+        TupleStream::start(Side::Target, self.target.client(), &copy).await
+    }
+}
