@@ -195,6 +195,8 @@ def test_every_error_is_in_the_reference_and_among_the_troubles() -> None:
     page = (REFERENCE / "errors.md").read_text()
     troubles = sections_of(REPOSITORY / "docs" / "howto" / "troubleshoot.md")
     for error in errors_below(EventSourceError):
+        if error.__module__ == "eventsource.failpoints":
+            continue  # a test's own, never met otherwise
         assert f"`{error.__name__}`" in page or f".{error.__name__}`" in page, error
         assert error is EventSourceError or error.__name__ in troubles, error
 

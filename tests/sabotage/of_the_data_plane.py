@@ -180,6 +180,30 @@ VARIANTS = (
         (f"{_TESTS}::test_a_driver_that_hangs_does_not_hold_up_the_next_one",),
     ),
     Variant(
+        "bulk-not-proven",
+        "what is read back from the target is not compared",
+        (
+            Edit(
+                f"{_CORE}/proof.rs",
+                "        if (rows, digest) == (range.rows, range.digest) {\n",
+                "        if rows >= 0 && digest == digest {\n",
+            ),
+        ),
+        (f"{_TESTS}::test_a_row_that_the_target_changes_is_named_by_the_proof",),
+    ),
+    Variant(
+        "leftover-not-proven",
+        "what an earlier driver left unproven is taken for proven",
+        (
+            Edit(
+                f"{_CORE}/progress.rs",
+                "where migration_id = $1 and upto_position > $2 order by upto_position",
+                "where migration_id = $1 and upto_position > $2 and false order by upto_position",
+            ),
+        ),
+        (f"{_TESTS}::test_what_an_earlier_driver_left_unproven_is_proven_first",),
+    ),
+    Variant(
         "xor-digest",
         "a row that is there twice vanishes from the sum",
         (

@@ -124,21 +124,6 @@ VARIANTS = (
         (f"{_TESTS}::test_a_target_in_use_keeps_its_positions_apart",),
     ),
     Variant(
-        "bulk-not-proven",
-        "nobody reads the copied rows back",
-        (
-            Edit(
-                "python/eventsource/migration/bulk_copy.py",
-                "        await self._prove()\n",
-                "",
-            ),
-        ),
-        (
-            "tests/acceptance/test_deferred_indexes.py::"
-            "test_a_row_changed_behind_the_load_fails_the_proof_and_is_named",
-        ),
-    ),
-    Variant(
         "mirror-leaves-gaps",
         "the mirror writes an event whose predecessor is missing",
         (Edit(_MIRROR, 'f" where $4::bigint = 1 or exists', 'f" where $4::bigint >= 1 or exists'),),

@@ -60,13 +60,13 @@ async def test_a_name_that_is_not_listed_is_an_error(monkeypatch: pytest.MonkeyP
 
 
 async def test_it_acts_once_at_the_arrival_it_is_armed_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    _arm(monkeypatch, "bulk.copied=error@2;bulk.proven=lose")
+    _arm(monkeypatch, "bulk.copied=error@2;load.restored=lose")
     await failpoints.reach("bulk.copied")
     with pytest.raises(failpoints.FailpointError, match=r"bulk\.copied"):
         await failpoints.reach("bulk.copied")
     await failpoints.reach("bulk.copied")
     with pytest.raises(ConnectionResetError):
-        await failpoints.reach("bulk.proven")
+        await failpoints.reach("load.restored")
 
 
 async def test_a_gate_tells_the_arrival_and_waits(
@@ -93,14 +93,14 @@ def test_a_process_is_killed_where_it_was_told(tmp_path: Path) -> None:
     code = (
         "import asyncio; from eventsource import failpoints;"
         "asyncio.run(failpoints.reach('bulk.copied')); print('alive');"
-        "asyncio.run(failpoints.reach('bulk.proven')); print('still alive')"
+        "asyncio.run(failpoints.reach('load.restored')); print('still alive')"
     )
-    armed = {ARMED_VARIABLE: "bulk.proven=kill", DIRECTORY_VARIABLE: str(tmp_path)}
+    armed = {ARMED_VARIABLE: "load.restored=kill", DIRECTORY_VARIABLE: str(tmp_path)}
     ended = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **armed}, capture_output=True, check=False
     )
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, b"alive\n")
-    assert (tmp_path / "bulk.proven.reached").exists()
+    assert (tmp_path / "load.restored.reached").exists()
 
 
 async def test_a_request_is_on_its_way_when_its_failpoint_is_reached(
