@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: setup build demo test check model sabotage fuzz format bench clean
+.PHONY: setup build demo test check model sabotage fuzz format bench bench-calls clean
 
 setup: $(STAMP)
 
@@ -62,6 +62,11 @@ SCALE ?= 1000000
 bench: setup
 	$(BIN)/maturin develop --release --quiet --extras embedded
 	$(BIN)/python -m benchmarks --scale $(SCALE)
+
+# Single calls and single rows, for profiling.
+bench-calls: build
+	cargo bench --quiet -p eventsource-core --bench primitives
+	$(BIN)/pytest --quiet benchmarks/test_calls.py
 
 clean:
 	rm -rf target $(VENV) python/eventsource/_core*.so
