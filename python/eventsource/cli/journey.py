@@ -147,7 +147,8 @@ class Journey:
             return
         done, total = migration.events_copied, migration.total_events
         remark = "building indexes" if done >= total else ""
-        self.display.progress("copy", done, total, migration.error_message or remark)
+        label = "copy" if migration.throttle_rate is None else "slowed"
+        self.display.progress(label, done, total, migration.error_message or remark)
 
     async def catch_up(self) -> int:
         """Wait until the lag is small enough for a cutover; returns it (events)."""

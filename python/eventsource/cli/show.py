@@ -97,7 +97,16 @@ async def _watch(at: Workspace, migration_id: UUID | None) -> None:
 def _line(migration: Migration) -> str:
     told = f"{migration.id}  {migration.state:<14} {migration.progress_percentage:5.1f} %  "
     copied = f"{amount(migration.events_copied)} of {amount(migration.total_events)} events"
-    return told + copied + (f"  {migration.error_message}" if migration.error_message else "")
+    slowed = _slowed(migration)
+    remarks = (f"slowed to {slowed}" if slowed else None, migration.error_message)
+    return "  ".join([told + copied, *(remark for remark in remarks if remark)])
+
+
+def _slowed(migration: Migration) -> str | None:
+    """What the copy is held to to spare the source, and why."""
+    if migration.throttle_rate is None:
+        return None
+    return f"{amount(migration.throttle_rate)} events/s: {migration.throttle_reason}"
 
 
 def _details(migration: Migration, lag: int | None) -> str:
@@ -112,6 +121,7 @@ def _details(migration: Migration, lag: int | None) -> str:
         if is_asked
     ]
     pause = migration.cutover_pause_ms
+    limit = migration.config.max_events_per_second
     return grid(
         ("migration", migration.id),
         ("tenant", migration.tenant_id),
@@ -122,6 +132,8 @@ def _details(migration: Migration, lag: int | None) -> str:
             f"{amount(migration.events_copied)} of {amount(migration.total_events)} events, "
             f"{migration.progress_percentage:.1f} %",
         ),
+        ("limit", None if limit is None else f"{amount(limit)} events/s"),
+        ("slowed to", _slowed(migration)),
         ("lag", None if lag is None else f"{amount(lag)} events"),
         ("requested", ", ".join(asked) or None),
         ("pause", None if pause is None else f"{pause:.1f} ms"),

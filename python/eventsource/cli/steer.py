@@ -1,4 +1,4 @@
-"""`start`, `work`, `cutover`, `pause`, `resume` and `abort`: one step of a move at a time."""
+"""`start`, `work`, `cutover`, `pause`, `resume`, `throttle`, `abort`: one step at a time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from eventsource.cli.display import labelled
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import described
+from eventsource.cli.output import amount, described
 from eventsource.cli.show import MigrationId
 from eventsource.cli.workspace import Workspace, patiently
-from eventsource.migration import Migration
+from eventsource.migration import Migration, MigrationConfig
 
 #: How often `work` tells what has changed (seconds).
 TELL_SECONDS = 1.0
@@ -158,6 +158,35 @@ def resume(ctx: typer.Context, migration_id: MigrationId) -> None:
         return ExitCode.DONE
 
     perform(ctx, ask)
+
+
+def throttle(
+    ctx: typer.Context,
+    migration_id: MigrationId,
+    rate: Annotated[str, typer.Argument(metavar="RATE", help="Events per second, or none.")],
+) -> None:
+    """Limit the copy of a migration, also while it runs.
+
+    The last pass, which writers wait for, is never limited.
+    """
+    limit = _limit(rate)
+
+    async def ask(at: Workspace) -> ExitCode:
+        migration = await at.coordinator.set_rate(migration_id, limit, operator=at.operator)
+        told = "is not limited" if limit is None else f"copies at most {amount(limit)} events/s"
+        at.out.answer(described(migration), f"migration {migration.id} {told}")
+        return ExitCode.DONE
+
+    perform(ctx, ask)
+
+
+def _limit(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return MigrationConfig(max_events_per_second=float(text)).max_events_per_second
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; or `none`", param_hint="RATE") from None
 
 
 def abort(

@@ -185,6 +185,29 @@ class MigrationCoordinator:
             migration_id, lambda m: m.driver_alive or m.state is _S.PAUSED or m.state.is_final
         )
 
+    async def set_rate(
+        self,
+        migration_id: UUID,
+        max_events_per_second: float | None,
+        *,
+        operator: str | None = None,
+    ) -> Migration:
+        """Change the limit of the copy, whoever drives it; None lifts it.
+
+        Durable when this returns; a driver that is at work hears of it at once. The last pass,
+        which writers wait for, is never limited.
+
+        Raises:
+            ValueError: no rate that a MigrationConfig takes.
+            InvalidStateTransitionError: the migration is over.
+        """
+        MigrationConfig(max_events_per_second=max_events_per_second)
+        changed = await self._migrations.set_rate(migration_id, max_events_per_second, operator)
+        migration = await self._migrations.get(migration_id)
+        if not changed:
+            raise InvalidStateTransitionError(migration_id, migration.state, "be throttled")
+        return migration
+
     async def abort_migration(
         self,
         migration_id: UUID,

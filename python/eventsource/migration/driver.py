@@ -110,9 +110,12 @@ class Driver:
             watch = await Watch.start(links.watch, self.migration_id, self.owner)
             try:
                 async with asyncio.TaskGroup() as group:
+                    source, config = self.endpoints.source, watch.migration.config
+                    sparing = group.create_task(watch.throttle.watch_source(source, config))
                     watching = group.create_task(watch.run())
                     await _Drive(self, links, watch).to_the_end()
                     watching.cancel()
+                    sparing.cancel()
             except BaseExceptionGroup as errors:
                 raise first_of(errors) from errors
             await links.migrations.release_lease(self.migration_id, self.owner)
@@ -377,6 +380,7 @@ class _Drive:
                     "the progress row at the target was removed by hand; abort the migration"
                 )
             columns = await carried_columns(self.links.source, self.links.endpoints.source_address)
+            await self.watch.throttle.ready.wait()
             session: PassSession = await self.links.open_session(self.migration, at, columns)
             self.passes = Passes(self.links, self.migration, session, self.driver.owner, at)
         self.passes.migration = self.migration

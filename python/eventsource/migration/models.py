@@ -40,7 +40,11 @@ class MigrationConfig:
         verification_level: what is compared before the fence is asked for.
         sample_percentage: share of the streams that this comparison reads, 0 < p <= 100. The
             proof of the passes always covers every row.
-        max_events_per_second: throttle of the copy; None is as fast as it goes.
+        max_events_per_second: throttle of the copy; None is as fast as it goes. The only field
+            that can be changed later (:meth:`MigrationCoordinator.set_rate`).
+        max_source_slowdown: slow the copy down while the source commits this many times slower,
+            or has this many times more active sessions or replication lag, than before the copy.
+            None does not watch the source.
         mirror_writes: whether routers write new events to the target at once.
         chunk_bytes: bytes after which a chunk ends early.
         pass_interval_seconds: pause between two catch-up passes while nothing is asked.
@@ -53,6 +57,7 @@ class MigrationConfig:
     verification_level: VerificationLevel = VerificationLevel.HASH
     sample_percentage: float = 100.0
     max_events_per_second: float | None = None
+    max_source_slowdown: float | None = None
     mirror_writes: bool = True
     chunk_bytes: int = 32 * 1024 * 1024
     pass_interval_seconds: float = 0.5
@@ -66,6 +71,8 @@ class MigrationConfig:
         _within("sample_percentage", self.sample_percentage, 0.01, 100)
         if self.max_events_per_second is not None:
             _within("max_events_per_second", self.max_events_per_second, 1, 1e9)
+        if self.max_source_slowdown is not None:
+            _within("max_source_slowdown", self.max_source_slowdown, 1.1, 1000)
         if not isinstance(self.mirror_writes, bool):
             raise ValueError(f"mirror_writes must be True or False, not {self.mirror_writes!r}")
         _whole("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
@@ -108,6 +115,8 @@ class Migration:
     Positions are global positions; ``position_offset`` is target minus source, None until the
     block at the target is reserved; ``fence_position`` is the source's head at the decision.
     ``generation`` is that of the route at the start; the flip makes it one higher.
+    ``throttle_rate`` is what the copy is held to at the moment to spare the source (events per
+    second) and ``throttle_reason`` why; both are None while the source bears the copy well.
     """
 
     id: UUID
@@ -138,6 +147,8 @@ class Migration:
     position_offset: int | None
     fence_position: int | None
     cutover_pause_ms: float | None
+    throttle_rate: float | None
+    throttle_reason: str | None
 
     @classmethod
     def from_row(cls, row: Any) -> Migration:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+from eventsource.migration.states import MigrationState
+from eventsource.migration.throttle import Throttle
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -34,12 +36,14 @@ class Watch:
     Attributes:
         migration: the journal's row as the driver last read it.
         stop_requested: somebody wants a pause or an abort.
+        throttle: holds the pass that runs to its rate.
     """
 
     repository: PostgreSQLMigrationRepository
     owner: UUID
     migration: Migration
     stop_requested: bool = False
+    throttle: Throttle = field(default_factory=Throttle)
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _session: PassSession | None = None
@@ -87,15 +91,27 @@ class Watch:
 
     @contextlib.contextmanager
     def attending(self, session: PassSession, *, bulk: bool = False) -> Iterator[None]:
-        """While a pass runs: stop it at a chunk when asked to, and publish the bulk's progress."""
+        """While a pass runs: hold it to its rate, stop it at a chunk when asked to, and publish
+        the bulk's progress.
+        """
         self._session, self._is_bulk = session, bulk
+        self._allow(self.migration)
+        self.throttle.hold(session)
         try:
             yield
         finally:
             self._session = None
+            self.throttle.hold(None)
+
+    def _allow(self, at: Migration) -> None:
+        urgent = at.cutover_request is not None and at.state is not MigrationState.BULK_COPY
+        self.throttle.allow(at.config.max_events_per_second, urgent=urgent)
 
     async def _pass_on(self, latest: Migration) -> None:
         self.stop_requested = latest.pause_requested or latest.abort_requested is not None
+        self._allow(latest)
+        if (latest.throttle_rate, latest.throttle_reason) != (told := self.throttle.told()):
+            await self.repository.record_throttle(latest.id, self.owner, *told)
         session = self._session
         if session is None:
             return

@@ -175,20 +175,19 @@ impl Reader {
     pub async fn run(self, mut cursor: Cursor, chunks: mpsc::Sender<Chunk>) -> Result<bool> {
         let mut pace: Pace = self.throttle.pace();
         let mut fitting = self.most_rows;
-        let mut taken = 0;
         loop {
-            pace.spend(taken).await;
+            pace.settle().await;
             if self.throttle.stopping() {
                 return Ok(false);
             }
             let limit = self.throttle.chunk_rows(fitting.min(self.most_rows));
             let read = self.read(cursor, limit, &chunks).await?;
             let Some(read) = read else { return Ok(false) };
+            pace.take(read.rows);
             if read.rows < limit {
                 return Ok(true);
             }
             cursor = read.last;
-            taken = read.rows;
             fitting = self.rows_that_fit(&read);
         }
     }

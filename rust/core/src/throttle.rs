@@ -1,5 +1,6 @@
 //! Limits the rate of a pass, and carries the request to stop it. Both may change while it runs.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -31,12 +32,17 @@ struct Wish {
 
 pub struct Throttle {
     wish: watch::Sender<Wish>,
+    /// It outlives a pass: many small passes are not free.
+    account: Arc<Mutex<Account>>,
 }
 
 impl Throttle {
     pub fn new(rate: Option<f64>) -> Throttle {
         let (wish, _) = watch::channel(Wish { rate, stop: false });
-        Throttle { wish }
+        Throttle {
+            wish,
+            account: Arc::new(Mutex::new(Account::settled())),
+        }
     }
 
     /// Rows per second from now on; `None` lifts the limit.
@@ -58,7 +64,7 @@ impl Throttle {
     /// The most rows to take at once: a quarter of a second's worth, so that the rate is smooth.
     pub fn chunk_rows(&self, most: usize) -> usize {
         match self.wish.borrow().rate {
-            Some(rate) => most.min((rate / 4.0) as usize).max(1),
+            Some(rate) => most.min(at_once(rate)),
             None => most,
         }
     }
@@ -66,36 +72,77 @@ impl Throttle {
     pub fn pace(&self) -> Pace {
         Pace {
             wish: self.wish.subscribe(),
-            paid_until: Instant::now(),
+            account: self.account.clone(),
         }
     }
 }
 
-/// One reader's account with the throttle.
+fn at_once(rate: f64) -> usize {
+    ((rate / 4.0) as usize).max(1)
+}
+
+/// The rows that were taken last, and since when they are being paid for.
+#[derive(Clone, Copy, Debug)]
+struct Account {
+    since: Instant,
+    rows: usize,
+}
+
+impl Account {
+    fn settled() -> Account {
+        Account {
+            since: Instant::now(),
+            rows: 0,
+        }
+    }
+
+    /// Rows beyond what the rate takes at once were allowed by a higher one before it, and are not
+    /// held against it.
+    fn paid_at(&self, rate: f64) -> Instant {
+        let rows = self.rows.min(at_once(rate));
+        self.since + Duration::from_secs_f64(rows as f64 / rate)
+    }
+}
+
+/// One reader's view of the throttle.
 pub struct Pace {
     wish: watch::Receiver<Wish>,
-    /// When the rows taken so far are paid for at the current rate.
-    paid_until: Instant,
+    account: Arc<Mutex<Account>>,
 }
 
 impl Pace {
-    /// Waits until `rows` more are paid for. Returns at once when the limit is lifted or a stop asked.
-    pub async fn spend(&mut self, rows: usize) {
-        let now = Instant::now();
-        let earliest = now.checked_sub(BURST).unwrap_or(now);
-        let from = self.paid_until.max(earliest);
+    /// Waits until the rows taken so far are paid for. Returns at once when there is no limit, and
+    /// when it is lifted or a stop asked for meanwhile.
+    pub async fn settle(&mut self) {
         loop {
             let wish = *self.wish.borrow_and_update();
             let Some(rate) = wish.rate.filter(|_| !wish.stop) else {
-                self.paid_until = Instant::now();
+                *self.account() = Account::settled();
                 return;
             };
-            self.paid_until = from + Duration::from_secs_f64(rows as f64 / rate);
+            let paid_at = self.account().paid_at(rate);
             tokio::select! {
-                () = tokio::time::sleep_until(self.paid_until) => return,
+                () = tokio::time::sleep_until(paid_at) => return,
                 changed = self.wish.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// Notes that `rows` were taken.
+    pub fn take(&mut self, rows: usize) {
+        let now = Instant::now();
+        let earliest = now.checked_sub(BURST).unwrap_or(now);
+        let rate = self.wish.borrow().rate;
+        let mut account = self.account();
+        let paid_at = rate.map_or(now, |rate| account.paid_at(rate));
+        *account = Account {
+            since: paid_at.max(earliest),
+            rows,
+        };
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,13 +151,28 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    async fn take_chunks(pace: &mut Pace, chunks: usize, rows: usize) {
+        for _ in 0..chunks {
+            pace.settle().await;
+            pace.take(rows);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_rate_is_kept() {
         let throttle = Throttle::new(Some(1000.0));
-        let mut pace = throttle.pace();
         let start = Instant::now();
-        for _ in 0..40 {
-            pace.spend(250).await;
+        take_chunks(&mut throttle.pace(), 41, 250).await;
+        let seconds = start.elapsed().as_secs_f64();
+        assert!((9.5..=10.5).contains(&seconds), "{seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_is_kept_over_many_small_passes() {
+        let throttle = Throttle::new(Some(1000.0));
+        let start = Instant::now();
+        for _ in 0..101 {
+            take_chunks(&mut throttle.pace(), 1, 100).await;
         }
         let seconds = start.elapsed().as_secs_f64();
         assert!((9.5..=10.5).contains(&seconds), "{seconds}");
@@ -118,7 +180,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_rate_and_a_stop_reach_a_reader_that_waits() {
-        let throttle = Arc::new(Throttle::new(Some(1.0)));
+        let throttle = Arc::new(Throttle::new(Some(0.1)));
         let mut pace = throttle.pace();
         let start = Instant::now();
         let other = throttle.clone();
@@ -126,14 +188,31 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             other.set_rate(Some(100.0)).unwrap();
             tokio::time::sleep(Duration::from_secs(3)).await;
+            other.set_rate(Some(0.1)).unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
             other.request_stop();
         });
-        pace.spend(200).await;
-        assert!(start.elapsed() <= Duration::from_millis(2100));
-        pace.spend(1_000_000).await;
-        assert!(start.elapsed() <= Duration::from_millis(4100));
+        pace.take(1);
+        pace.settle().await;
+        assert!(start.elapsed() <= Duration::from_millis(1100));
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+        pace.take(1_000);
+        pace.settle().await;
+        let seconds = start.elapsed().as_secs_f64();
+        assert!((6.9..=7.1).contains(&seconds), "{seconds}");
         assert!(throttle.stopping());
         change.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_of_a_higher_rate_do_not_silence_a_lower_one() {
+        let throttle = Throttle::new(None);
+        let mut pace = throttle.pace();
+        pace.take(20_000);
+        throttle.set_rate(Some(100.0)).unwrap();
+        let start = Instant::now();
+        pace.settle().await;
+        assert!(start.elapsed() <= Duration::from_millis(260));
     }
 
     #[test]

@@ -116,6 +116,34 @@ def test_single_steps_do_what_run_does(ready: CommandLine) -> None:
     assert id_ in ready("list").output
 
 
+def test_throttle_limits_a_migration_and_status_shows_it(ready: CommandLine) -> None:
+    id_ = ready.json("start", ready.tenant, "--to", DEDICATED)["id"]
+    assert "copies at most 2,500 events/s" in ready("throttle", id_, "2500").output
+    assert ready.json("status", id_)["config"]["max_events_per_second"] == 2500
+    assert "limit      2,500 events/s" in ready("status", id_).output
+    lifted = ready.json("throttle", id_, "none", "--operator", "ada")
+    assert lifted["config"]["max_events_per_second"] is None
+    assert "limit " not in ready("status", id_).output
+    asked = [each for each in ready.json("audit", id_) if each["event_type"] == "rate_set"]
+    assert [each["details"]["max_events_per_second"] for each in asked] == [2500, None]
+    assert asked[-1]["operator"] == "ada"
+    for wrong in ("0", "fast", "nan", "1e12"):
+        refused = ready("throttle", id_, wrong, exit_code=2)
+        assert "none" in refused.output
+    ready("abort", id_)
+    assert "cannot be throttled" in ready("throttle", id_, "5", exit_code=1).output
+
+
+def test_status_shows_what_slows_a_migration_down(ready: CommandLine) -> None:
+    id_ = ready.json("start", ready.tenant, "--to", DEDICATED)["id"]
+    ready.sql(
+        "control",
+        "update tenant_migrations set throttle_rate = 1840.2, throttle_reason = 'it is busy'",
+    )
+    assert "slowed to  1,840 events/s: it is busy" in ready("status", id_).output
+    assert ready.json("status", id_)["throttle_reason"] == "it is busy"
+
+
 def test_verify_compares_at_every_level(ready: CommandLine) -> None:
     ready("run", ready.tenant, "--to", DEDICATED, "--yes")
     for level in ("count", "hash", "full"):

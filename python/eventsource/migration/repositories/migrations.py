@@ -183,6 +183,12 @@ class PostgreSQLMigrationRepository:
             _SQL["record_progress"], migration_id, owner, events_copied, total_events
         )
 
+    async def record_throttle(
+        self, migration_id: UUID, owner: UUID, rate: float | None, reason: str | None
+    ) -> None:
+        """Publish what the copy is held to to spare the source (events per second), and why."""
+        await self.pool.execute(_SQL["record_throttle"], migration_id, owner, rate, reason)
+
     async def record_error(self, migration_id: UUID, owner: UUID, message: str | None) -> None:
         """Publish why the driver is waiting; None clears it."""
         await self.pool.execute(_SQL["record_error"], migration_id, owner, message)
@@ -214,6 +220,15 @@ class PostgreSQLMigrationRepository:
     async def request_pause(self, migration_id: UUID, operator: str | None) -> bool:
         """Ask the driver to pause; False when the state does not allow it."""
         return bool(await self.pool.fetch(_SQL["request_pause"], migration_id, operator))
+
+    async def set_rate(
+        self, migration_id: UUID, max_events_per_second: float | None, operator: str | None
+    ) -> bool:
+        """Change the limit of the copy; False when the migration is over."""
+        rows = await self.pool.fetch(
+            _SQL["set_rate"], migration_id, max_events_per_second, operator
+        )
+        return bool(rows)
 
     async def request_abort(self, migration_id: UUID, reason: str, operator: str | None) -> bool:
         """Ask the driver to abort; False when the migration is over."""

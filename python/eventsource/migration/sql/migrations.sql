@@ -18,7 +18,7 @@ select id, tenant_id, source_store_id, target_store_id, state,
        generation, paused_from, pause_requested, abort_requested, cutover_request, cutover_force,
        cutover_outcome::text as cutover_outcome, driver_owner, driver_name,
        coalesce(driver_expires_at > now(), false) as driver_alive, position_offset, fence_position,
-       cutover_pause_ms, updated_at
+       cutover_pause_ms, throttle_rate, throttle_reason, updated_at
 from tenant_migrations
 
 -- name: transition
@@ -35,6 +35,9 @@ with moved as (
         driver_owner = case when $3::text not in ('paused', 'rolled_back') then driver_owner end,
         driver_expires_at = case when $3::text not in ('paused', 'rolled_back')
                                  then driver_expires_at end,
+        throttle_rate = case when $3::text in ('bulk_copy', 'dual_write') then throttle_rate end,
+        throttle_reason = case when $3::text in ('bulk_copy', 'dual_write')
+                                   then throttle_reason end,
         error_code = $6, error_message = $7
     where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
     returning id, tenant_id
@@ -73,6 +76,10 @@ set events_copied = p.copied, total_events = p.total, updated_at = now(),
 from (select $3::bigint as copied, greatest($3::bigint, $4::bigint) as total) p
 where id = $1 and driver_owner = $2
 
+-- name: record_throttle
+update tenant_migrations set throttle_rate = $3, throttle_reason = $4, updated_at = now()
+where id = $1 and driver_owner = $2
+
 -- name: record_error
 update tenant_migrations set error_message = $3, updated_at = now()
 where id = $1 and driver_owner = $2
@@ -94,6 +101,19 @@ with asked as (
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
     select id, 'pause_requested', '{}', $2 from asked
+)
+select pg_notify('eventsource_migrations', id::text) from asked
+
+-- name: set_rate
+with asked as (
+    update tenant_migrations
+    set config = jsonb_set(config, '{max_events_per_second}',
+                           coalesce(to_jsonb($2::float8), 'null'::jsonb)),
+        updated_at = now()
+    where id = $1 and state not in ('migrated', 'rolled_back', 'failed') returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'rate_set', jsonb_build_object('max_events_per_second', $2::float8), $3 from asked
 )
 select pg_notify('eventsource_migrations', id::text) from asked
 

@@ -32,6 +32,8 @@ alter table tenant_migrations
     add column if not exists position_offset    bigint,
     add column if not exists fence_position     bigint,
     add column if not exists cutover_pause_ms   double precision,
+    add column if not exists throttle_rate      double precision,
+    add column if not exists throttle_reason    text,
     add column if not exists updated_at         timestamptz not null default now();
 
 create table if not exists tenant_routing (
