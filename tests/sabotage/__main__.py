@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from .suite import VARIANTS
 from .tree import REPOSITORY, BrokenRun, Tree
@@ -109,7 +110,7 @@ def record(outcomes: list[Outcome], seconds: int) -> None:
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=REPOSITORY, check=True, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
-    report = {
+    report: dict[str, Any] = {
         "at": now.isoformat(timespec="seconds"),
         "commit": commit,
         "seconds": seconds,
@@ -120,7 +121,25 @@ def record(outcomes: list[Outcome], seconds: int) -> None:
     RUNS.mkdir(exist_ok=True)
     file = RUNS / f"{now:%Y-%m-%d}-{commit}.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
+    file.with_suffix(".md").write_text(table_of(report))
     print(f"recorded in {file.relative_to(REPOSITORY)}")
+
+
+def table_of(report: dict[str, Any]) -> str:
+    """The report for reading."""
+    lines = [
+        f"# {report['caught']} of {report['variants']} variants caught",
+        "",
+        f"`make sabotage` at {report['commit']}, {report['at']}, {report['seconds']} s.",
+        "",
+        "| variant | what is wrong with it | caught by |",
+        "|---|---|---|",
+    ]
+    for outcome in report["outcomes"]:
+        tests = [f"`{test.rpartition('::')[2]}`" for test in outcome["caught_by"]]
+        caught = "<br>".join(tests) or "**nobody**"
+        lines.append(f"| {outcome['name']} | {outcome['breaks']} | {caught} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
