@@ -32,7 +32,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
         # A test that falls over before it begins has noticed nothing.
         _outcome["errors" if report.when == "setup" else "failed"].append(report.nodeid)
-
-
-def pytest_sessionfinish() -> None:
+    # At once: a test that failed because something hangs may hang again while it is torn down.
     Path(os.environ["SABOTAGE_REPORT"]).write_text(json.dumps(_outcome))

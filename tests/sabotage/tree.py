@@ -111,13 +111,12 @@ class Tree:
             "SABOTAGE_REPORT": str(report),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        ran = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider",
-             "-o", "addopts=", f"--timeout={TEST_TIMEOUT}", *tests],
-            cwd=self.root, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-        told = f"{ran.stdout[-4000:]}\n{ran.stderr[-2000:]}"
-        if ran.returncode not in (0, 1) or not report.exists():
+        words = [
+            *(sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider"),
+            *("-o", "addopts=", f"--timeout={TEST_TIMEOUT}", *tests),
+        ]
+        code, told = _run(words, self.root, environment, TEST_TIMEOUT * (len(tests) + 1))
+        if code not in (0, 1, None) or not report.exists():
             raise BrokenRun(told)
         outcome = json.loads(report.read_text())
         if outcome["errors"] or not outcome["ran"]:
@@ -136,6 +135,19 @@ class Tree:
         if check and ran.returncode != 0:
             raise BrokenRun(ran.stderr[-4000:])
         return ran
+
+
+def _run(
+    words: list[str], directory: Path, environment: dict[str, str], seconds: float
+) -> tuple[int | None, str]:
+    """Exit code and the end of the output; no code when it was ended for taking too long."""
+    try:
+        ran = subprocess.run(
+            words, cwd=directory, env=environment, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"ended after {seconds} s"
+    return ran.returncode, f"{ran.stdout[-4000:]}\n{ran.stderr[-2000:]}"
 
 
 def files_to_test() -> Iterator[Path]:
