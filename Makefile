@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: setup build demo test check model sabotage fuzz format bench bench-calls clean
+.PHONY: setup build demo test check model sabotage fuzz faults torture format bench bench-calls clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,16 @@ SEQUENCES ?= 300
 fuzz: build
 	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- frame:: digest:: chunk:: dsn::
 	FUZZ_SEQUENCES=$(SEQUENCES) $(BIN)/pytest --timeout 3600 tests/integration/test_store_against_memory.py
+
+# Every failpoint with everything that can happen there; CELLS="bulk abort" plays some of them.
+faults: build
+	PYTHONPATH=tests $(BIN)/python tests/faults/run_matrix.py $(CELLS)
+
+# Random schedules of writers, faults and restarts; SEED=k SEEDS=1 replays one.
+SEED ?= 1
+SEEDS ?= 25
+torture: build
+	PYTHONPATH=tests $(BIN)/python tests/faults/run_torture.py --first $(SEED) --seeds $(SEEDS)
 
 format: setup
 	$(BIN)/ruff format .

@@ -29,8 +29,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from eventsource.errors import EventSourceError
-
 #: Every moment, in the order of a move. The first word says which part of it; a name that ends in
 #: ``committed`` stands right behind a COMMIT.
 Failpoint = Literal[
@@ -47,9 +45,11 @@ Failpoint = Literal[
     "snapshot.taken",
     "snapshot.barrier.committed",
     "snapshot.stored.committed",
+    "journal.transition",
     "bulk.entered.committed",
     "bulk.chunk.read",
     "bulk.chunk.copied",
+    "bulk.mapping.locked",
     "bulk.mapping.committed",
     "bulk.chunk.recorded",
     "bulk.chunk.committed",
@@ -88,6 +88,7 @@ Failpoint = Literal[
     "flip.route.committed",
     "flip.answer.committed",
     "recovery.claimed.committed",
+    "recovery.lock.held",
     "recovery.decided",
     "subscriptions.planned",
     "subscriptions.checkpoint.committed",
@@ -119,7 +120,7 @@ GATE_SECONDS = 0.005
 _T = TypeVar("_T")
 
 
-class FailpointError(EventSourceError):
+class FailpointError(Exception):
     """A failpoint was told to fail."""
 
 

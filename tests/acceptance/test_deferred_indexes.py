@@ -9,9 +9,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from driver_process import DriverProcess
-from moving_world import World, moving_world, until
 
+from driver_process import DriverProcess
 from eventsource.migration import (
     ConsistencyVerifier,
     InvalidStateTransitionError,
@@ -19,6 +18,7 @@ from eventsource.migration import (
     VerificationLevel,
 )
 from eventsource.migration.deferred_indexes import WORTH_IT
+from moving_world import World, moving_world, until
 
 EVENTS = WORTH_IT + 1_000
 TABLE = '"events_dedicated-a"'

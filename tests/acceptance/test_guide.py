@@ -28,7 +28,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from moving_world import all_attempts, writing
 
 from eventsource.migration import PositionMapper, create_schema
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
@@ -42,6 +41,7 @@ from eventsource.testing import (
     check_moved,
     check_unmoved,
 )
+from moving_world import all_attempts, writing
 
 GUIDE = Path(__file__).parents[2].parent / "shared" / "guide" / "migration-guide.md"
 

@@ -13,7 +13,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+
 from driver_process import DriverProcess
+from eventsource.migration import Migration, MigrationState
 from moving_world import (
     FENCE_LOCK_CLASS,
     World,
@@ -23,8 +25,6 @@ from moving_world import (
     until,
     writing,
 )
-
-from eventsource.migration import Migration, MigrationState
 
 # A second is the shortest lease: another process may take over that long after the kill.
 QUICK = {"lease_seconds": 1.0, "pass_interval_seconds": 0.05}

@@ -14,6 +14,11 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+
+from eventsource.migration import MigrationState
+from eventsource.testing import Outcome
+from eventsource.testing.records import Attempt, clock
+from eventsource.testing.writers import STREAM_TYPE, Entry
 from moving_world import (
     FENCE_LOCK_CLASS,
     World,
@@ -23,11 +28,6 @@ from moving_world import (
     until,
     writing,
 )
-
-from eventsource.migration import MigrationState
-from eventsource.testing import Outcome
-from eventsource.testing.records import Attempt, clock
-from eventsource.testing.writers import STREAM_TYPE, Entry
 
 PROCESSES = 3
 

@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from moving_world import DEDICATED, SHARED, World, acknowledged, all_attempts, moving_world, writing
 from pooler import pgbouncer
 
 from eventsource.connections import ConnectionParameters
@@ -29,6 +28,7 @@ from eventsource.migration.repositories import (
 )
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing import StoreAddress
+from moving_world import DEDICATED, SHARED, World, acknowledged, all_attempts, moving_world, writing
 
 SIDES = ("source", "target", "control")
 

@@ -256,6 +256,10 @@ class MigrationCoordinator:
             current = await self._migrations.get(migration_id)
             if current.state is _S.MIGRATED:
                 return current
+            if current.cutover_request is None and current.state is _S.CUTOVER_PAUSED:
+                # One that failed was answered, and its driver died before it had asked the fence.
+                await self._wait(migration_id, lambda m: m.state is not _S.CUTOVER_PAUSED)
+                return await self.initiate_cutover(migration_id, force, operator=operator)
             if current.cutover_request is None:
                 raise InvalidStateTransitionError(migration_id, current.state, "cut over")
             request = current.cutover_request

@@ -78,16 +78,11 @@ class Driver:
 
         Lost connections are tried again for ever; the journal says what the driver waits for.
         """
-        migration = await self.migrations.get(self.migration_id)
-        name = f"{socket.gethostname()}:{os.getpid()}"
-        seconds = migration.config.lease_seconds
-        if not await self.migrations.acquire_lease(migration.id, self.owner, name, seconds):
-            return
-        await failpoints.reach("lease.committed")
         backoff = FIRST_BACKOFF
         while True:
             try:
-                await self._drive()
+                if await self._take_lease():
+                    await self._drive()
                 return
             except LeaseLostError:
                 return
@@ -100,9 +95,14 @@ class Driver:
                     return
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF)
-            with contextlib.suppress(*PASSING, asyncpg.PostgresError):
-                if not await self.migrations.acquire_lease(migration.id, self.owner, name, seconds):
-                    return
+
+    async def _take_lease(self) -> bool:
+        """Become the driver, or stay it; False when another one is."""
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        seconds = (await self.migrations.get(self.migration_id)).config.lease_seconds
+        taken = await self.migrations.acquire_lease(self.migration_id, self.owner, name, seconds)
+        await failpoints.reach("lease.committed")
+        return taken
 
     async def _drive(self) -> None:
         links = await Links.open(self.endpoints, self.migration_id)

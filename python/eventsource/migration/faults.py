@@ -15,6 +15,9 @@ PASSING = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, Tim
 #: SQLSTATE classes that time heals: connection, resources, operator intervention, rollback, locks.
 _PASSING_CLASSES = ("08", "53", "57", "40", "55")
 
+#: This process was frozen in a transaction, and the server has ended its session meanwhile.
+_FROZEN = "25P03"
+
 
 def may_pass(error: BaseException) -> bool:
     """Whether trying again later can help."""
@@ -23,7 +26,8 @@ def may_pass(error: BaseException) -> bool:
             error.kind == "sql" and (error.sqlstate or "")[:2] in _PASSING_CLASSES
         )
     if isinstance(error, asyncpg.PostgresError):
-        return str(error.sqlstate or "")[:2] in _PASSING_CLASSES
+        sqlstate = str(error.sqlstate or "")
+        return sqlstate == _FROZEN or sqlstate[:2] in _PASSING_CLASSES
     return isinstance(error, (*PASSING, TargetBusyError))
 
 

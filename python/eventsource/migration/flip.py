@@ -72,8 +72,9 @@ async def decision(
             return decided
         try:
             async with connection.transaction():
-                await connection.execute(f"set local lock_timeout = {guard.DDL_LOCK_TIMEOUT_MS}")
+                await guard.hold_briefly(connection)
                 await guard.lock_exclusively(connection, fence)
+                await failpoints.reach("recovery.lock.held")
                 # A statement of its own: its snapshot is taken after the wait.
                 return as_decision(
                     await guard.read(connection, source, migration.tenant_id), migration

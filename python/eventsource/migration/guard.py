@@ -32,6 +32,10 @@ LOCK_CLASS = 1163281235
 #: with the work behind the wait, no append is delayed by more than 250 ms.
 DDL_LOCK_TIMEOUT_MS = 150
 
+#: A process that freezes while it holds such a lock is cut off by the server after this long: until
+#: then the writers of every tenant of the table wait. One that is merely slow begins anew.
+DDL_FROZEN_AFTER_MS = 200
+
 #: The guard waits this much longer than the cutover's budget, so that an overrun is the cutover's
 #: to resolve and no writer sees an error for it.
 GUARD_PATIENCE_SECONDS = 2.0
@@ -177,12 +181,15 @@ async def create_triggers(
         "truncate": "before truncate on {on} for each statement execute function "
         f"{qualified(address.schema, 'eventsource_guard_truncate')}()",
     }
+    statements = []
     for kind in kinds:
         name = quote_identifier(_trigger(fence, kind))
         event = events[kind].replace("{on}", on)
-        await connection.execute(f"create or replace trigger {name} {event}")
+        statements.append(f"create or replace trigger {name} {event}")
         # Otherwise session_replication_role = replica walks past.
-        await connection.execute(f"alter table {on} enable always trigger {name}")
+        statements.append(f"alter table {on} enable always trigger {name}")
+    # In one message: the less often the client has its turn, the less can it be slow.
+    await connection.execute(";".join(statements))
 
 
 async def drop_triggers(
@@ -192,9 +199,10 @@ async def drop_triggers(
     kinds: Sequence[str] = TRIGGER_KINDS,
 ) -> None:
     """Drop those that are there, in the caller's transaction."""
-    for kind in kinds:
-        name = quote_identifier(_trigger(fence, kind))
-        await connection.execute(f"drop trigger if exists {name} on {table(address)}")
+    names = [quote_identifier(_trigger(fence, kind)) for kind in kinds]
+    await connection.execute(
+        ";".join(f"drop trigger if exists {name} on {table(address)}" for name in names)
+    )
 
 
 async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fence: Fence) -> bool:
@@ -287,6 +295,14 @@ def _migrator_passes(fence: Fence) -> str:
     )
 
 
+async def hold_briefly(connection: Executor) -> None:
+    """Inside a transaction that will hold writers off: neither wait for long nor keep them long."""
+    await connection.execute(
+        f"set local lock_timeout = {DDL_LOCK_TIMEOUT_MS};"
+        f"set local idle_in_transaction_session_timeout = {DDL_FROZEN_AFTER_MS}"
+    )
+
+
 async def with_brief_locks(
     connection: asyncpg.Connection[Any],
     work: Callable[[], Awaitable[None]],
@@ -298,7 +314,7 @@ async def with_brief_locks(
     while True:
         try:
             async with connection.transaction():
-                await connection.execute(f"set local lock_timeout = {DDL_LOCK_TIMEOUT_MS}")
+                await hold_briefly(connection)
                 await work()
             return
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):

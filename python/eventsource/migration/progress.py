@@ -24,6 +24,9 @@ RESERVE_LOCK_CLASS = 1163281236
 #: Positions kept free at the target for what the source will write during the migration.
 HEADROOM = 1_000_000_000
 
+#: How long a driver waits for the one before it, in milliseconds: a chunk is committed in less.
+CLAIM_LOCK_TIMEOUT_MS = 1000
+
 ZERO_DIGEST = bytes(16)
 
 _COLUMNS = (
@@ -92,13 +95,40 @@ async def of_tenant(
 
 
 async def claim(
-    connection: Executor, target: TableAddress, migration_id: UUID, owner: UUID
+    connection: asyncpg.Connection[Any], target: TableAddress, migration_id: UUID, owner: UUID
 ) -> CopyProgress | None:
-    """Become the only owner whose chunks commit; the one before commits nothing from here on."""
+    """Become the only owner whose chunks commit; the one before commits nothing from here on.
+
+    Its sessions are ended: one that is frozen in the middle of a chunk would keep its locks, on
+    the progress row itself and on the table, until the server's patience is at its end.
+    """
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = {CLAIM_LOCK_TIMEOUT_MS}")
+                await connection.execute(
+                    f"update {_name(target)} set owner = $2 where migration_id = $1",
+                    migration_id, owner,
+                )  # fmt: skip
+        except asyncpg.LockNotAvailableError:
+            await _end_sessions(connection, migration_id)
+            continue
+        await _end_sessions(connection, migration_id)
+        return await read(connection, target, migration_id)
+
+
+async def _end_sessions(connection: Executor, migration_id: UUID) -> None:
+    """End the data plane's sessions of this migration at the target; claim.rs marks them."""
+    low, high = migration_id.int & (1 << 64) - 1, migration_id.int >> 64
+    mark = ((high ^ low) >> 1) & ~1
     await connection.execute(
-        f"update {_name(target)} set owner = $2 where migration_id = $1", migration_id, owner
-    )
-    return await read(connection, target, migration_id)
+        "select pg_terminate_backend(l.pid, 5000)"
+        " from pg_locks l join pg_stat_activity a on a.pid = l.pid"
+        " where l.locktype = 'advisory' and l.objsubid = 1 and l.classid::bigint = $1"
+        " and l.objid::bigint = $2 and l.pid <> pg_backend_pid()"
+        " and a.datname = current_database() and a.usename = current_user",
+        mark >> 32, mark & 0xFFFF_FFFF,
+    )  # fmt: skip
 
 
 async def reserve(

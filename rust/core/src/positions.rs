@@ -16,6 +16,9 @@ use crate::copy_in::copy_in;
 use crate::error::{Error, On, Result, Side};
 use crate::identifier::qualified;
 
+/// A driver that freezes here keeps the migration's row, which the next one has to write to.
+const PATIENCE: &str = "set idle_in_transaction_session_timeout = '5s'";
+
 pub struct Positions {
     control: Connection,
     /// Chunks are mapped one after the other: there is one connection for it.
@@ -33,6 +36,7 @@ impl Positions {
     pub async fn open(config: &PassConfig) -> Result<Positions> {
         let control = Connection::open(Side::Control, &config.control_dsn).await?;
         claim::mark(&control, config.migration_id).await?;
+        control.batch(PATIENCE).await?;
         let table = qualified(&config.control_schema, "migration_position_mappings");
         let migrations = qualified(&config.control_schema, "tenant_migrations");
         let columns = "(migration_id, source_position, target_position, event_id)";
@@ -96,6 +100,7 @@ impl Positions {
         let copy = copy_in(Side::Control, client, &self.copy, &rows);
         tokio::try_join!(self.control.batch("begin"), copy)?;
         self.check_owner(client).await?;
+        failpoint!("bulk.mapping.locked");
         self.control.batch("commit").await?;
         failpoint!("bulk.mapping.committed");
         Ok(())

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource import failpoints
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
     LeaseLostError,
@@ -134,6 +135,7 @@ class PostgreSQLMigrationRepository:
             if moved is None:
                 await self._explain_refusal(migration, following, owner)
             await self._follow_with_route(connection, migration, following)
+            await failpoints.reach("journal.transition")
         return await self.get(migration.id)
 
     async def _follow_with_route(

@@ -147,8 +147,11 @@ async def moving_world(
     control_dsn: str,
     directory: Path,
     config: MigrationConfig | None = None,
+    *,
+    target_table: str = "events_dedicated-a",
+    make: bool = True,
 ) -> AsyncIterator[World]:
-    """Make all tables and open everything; closed in the right order afterwards."""
+    """Make all tables (or find them made) and open everything; closed in the right order."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def pool(dsn: str) -> asyncpg.Pool[Any]:
@@ -157,11 +160,12 @@ async def moving_world(
             )
 
         source_store = PostgreSQLEventStore(await pool(source_dsn), "events_shared")
-        target_store = PostgreSQLEventStore(await pool(target_dsn), "events_dedicated-a")
+        target_store = PostgreSQLEventStore(await pool(target_dsn), target_table)
         control_pool = await pool(control_dsn)
-        await source_store.create_schema()
-        await target_store.create_schema()
-        await create_schema(control_pool)
+        if make:
+            await source_store.create_schema()
+            await target_store.create_schema()
+            await create_schema(control_pool)
         routing_repo = PostgreSQLRoutingRepository(control_pool)
         router = await stack.enter_async_context(
             TenantStoreRouter(
@@ -179,7 +183,7 @@ async def moving_world(
         stack.push_async_callback(coordinator.close)
         yield World(
             source=StoreAddress(source_dsn, "events_shared"),
-            target=StoreAddress(target_dsn, "events_dedicated-a"),
+            target=StoreAddress(target_dsn, target_table),
             control_dsn=control_dsn,
             directory=directory,
             source_store=source_store,

@@ -1,6 +1,7 @@
 """A process that drives one migration, to be killed: ``driver_process.py JOB.json``.
 
-It starts the migration of the job, or carries on the one the job names, and cuts over if told to.
+It starts the migration of the job's tenant, or carries on the one there is, and cuts over if told
+to. What a job may hold is in `driving`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from moving_world import World, moving_world
-
-from eventsource.migration import MigrationConfig, MigrationState
+from driving import drive
+from moving_world import World
 
 
 class DriverProcess:
@@ -29,6 +28,7 @@ class DriverProcess:
                 {
                     "dsns": [world.source.dsn, world.target.dsn, world.control_dsn],
                     "directory": world.directory,
+                    "steps": _steps(**job),
                     **job,
                 },
                 default=str,
@@ -66,19 +66,10 @@ class DriverProcess:
             self._process.wait()
 
 
-async def _main(job: dict[str, Any]) -> None:
-    config = MigrationConfig(**job.get("config", {}))
-    async with moving_world(*job["dsns"], Path(job["directory"]), config) as world:
-        if "migration" in job:
-            migration_id = UUID(job["migration"])
-        else:
-            migration_id = (await world.start(UUID(job["tenant"]))).id
-            await world.reach(migration_id, MigrationState.DUAL_WRITE)
-        if job.get("cutover"):
-            await world.coordinator.initiate_cutover(migration_id)
-        else:
-            await asyncio.Event().wait()
+def _steps(*, cutover: bool = False, migration: object = None, **_: object) -> list[str]:
+    begin = [] if migration else ["start", "follow"]
+    return [*begin, "cutover" if cutover else "stay"]
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(json.loads(Path(sys.argv[1]).read_text())))
+    asyncio.run(drive(json.loads(Path(sys.argv[1]).read_text())))

@@ -1,0 +1,66 @@
+"""A slice of the fault matrix; ``make faults`` plays the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+import matrix
+from arena import Arena
+from eventsource import _core
+from eventsource.failpoints import FAILPOINTS
+from eventsource.testing import Cluster
+from matrix import Cell
+
+#: Each word of the registry and each kind of fault, and what once went wrong.
+SLICE = [
+    # A frozen process kept the table's lock, and every tenant's writers waited.
+    Cell("guard.source.created", "freeze"),
+    Cell("snapshot.stored.committed", "kill"),
+    Cell("bulk.chunk.committed", "lose"),
+    # A frozen process kept its chunk open, and the next one waited for half a minute.
+    Cell("bulk.chunk.recorded", "second"),
+    Cell("pass.chunk.proven", "kill"),
+    Cell("cutover.fence.held", "second"),
+    # The next cutover was refused, since the one before was answered and not yet undone.
+    Cell("cutover.delta.copied", "error"),
+    Cell("cutover.decision.sent", "kill"),
+    Cell("flip.target.before", "freeze"),
+    Cell("recovery.lock.held", "freeze"),
+    Cell("abort.rows.committed", "kill"),
+    Cell("subscriptions.checkpoint.committed", "lose"),
+]
+
+#: On a busy machine even an append that nobody holds up takes this much longer (seconds).
+SLACK = 0.7
+
+
+def test_every_failpoint_is_in_the_matrix_and_somebody_gets_there() -> None:
+    cells = list(matrix.cells())
+    assert {cell.failpoint for cell in cells} == set(FAILPOINTS)
+    assert all(cell.journey for cell in cells)
+    lost = {cell.failpoint for cell in cells if cell.fault == "lose"}
+    assert lost == {name for name in FAILPOINTS if name.endswith(".committed")}
+    assert len(cells) == 4 * len(FAILPOINTS) + len(lost)
+    assert set(SLICE) <= set(cells)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def arena(
+    source_cluster: Cluster, target_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Arena]:
+    directory: Path = tmp_path_factory.mktemp("arena")
+    async with matrix.arena_for(SLICE, source_cluster, target_cluster, directory) as opened:
+        yield opened
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.skipif(not _core.HAS_FAILPOINTS, reason="built without failpoints: `make build`")
+@pytest.mark.parametrize("cell", SLICE, ids=str)
+async def test_every_promise_is_kept(arena: Arena, cell: Cell) -> None:
+    outcome = await matrix.play(arena, cell, SLACK)
+    assert not outcome.violations, "\n".join(outcome.violations)
+    assert outcome.events > 0

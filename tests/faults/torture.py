@@ -1,0 +1,212 @@
+"""Plays a schedule: whatever it does to processes and servers, every promise is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import promises
+from driving import SUBSCRIPTION
+from eventsource.subscriptions import PostgreSQLCheckpointRepository
+from eventsource.testing import Cluster, WriterProcess
+from matrix import PATIENCE, RECOVERY
+from moving_world import SHARED, World, all_attempts, moving_world
+from processes import Process, start_driver, start_writer
+from schedule import SERVERS, Act, Schedule
+
+
+@dataclass(slots=True)
+class Servers:
+    """Three servers, so that each can go down alone."""
+
+    source: Cluster
+    target: Cluster
+    control: Cluster
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls):  # type: ignore[no-untyped-def]
+        with Cluster.start(16) as source, Cluster.start(18) as target, Cluster.start(16) as control:
+            yield cls(source, target, control)
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a seed; ``recovery`` is the time of the last process to the end (seconds)."""
+
+    schedule: Schedule
+    end: str = "unknown"
+    recovery: float = 0.0
+    seconds: float = 0.0
+    attempted: int = 0
+    acknowledged: int = 0
+    accidents: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+
+@contextlib.asynccontextmanager
+async def databases(servers: Servers) -> AsyncIterator[list[str]]:
+    """Fresh ones with all tables."""
+    clusters = [servers.source, servers.target, servers.control]
+    dsns = [await cluster.create_database() for cluster in clusters]
+    async with moving_world(*dsns, Path()) as world:
+        await PostgreSQLCheckpointRepository(world.control_pool).create_schema()
+    yield dsns
+    for cluster, dsn in zip(clusters, dsns, strict=True):
+        await cluster.drop_database(urlsplit(dsn).path.lstrip("/"))
+
+
+async def play(servers: Servers, dsns: list[str], directory: Path, schedule: Schedule) -> Result:
+    """Play it, bring the move to an end, and count."""
+    began, result = time.monotonic(), Result(schedule)
+    async with moving_world(*dsns, directory, make=False) as world:
+        await _prepare(world, schedule)
+        tenants = [schedule.tenant, schedule.bystander]
+        configs = [world.writer_config(tenants=tenants, **w) for w in schedule.writers]
+        play_ = _Play(servers, world, schedule, result)
+        with contextlib.ExitStack() as stack:
+            stack.callback(play_.end)
+            play_.writers = [start_writer(config) for config in configs]
+            await play_.written()
+            for act in schedule.acts:
+                await asyncio.sleep(act.after)
+                await play_.act(act)
+            await play_.come_to_rest()
+        baseline = world.baseline
+    async with moving_world(*dsns, directory, make=False) as world:
+        world.baseline = baseline
+        await _judge(world, play_, result)
+    result.seconds = time.monotonic() - began
+    return result
+
+
+async def _prepare(world: World, schedule: Schedule) -> None:
+    await world.seed([schedule.tenant, schedule.bystander], schedule.past, streams=10)
+    past = world.baseline[schedule.tenant]
+    handled = past[len(past) // 3].position if past else 0
+    checkpoints = PostgreSQLCheckpointRepository(world.control_pool)
+    await checkpoints.save(SUBSCRIPTION, SHARED, handled, schedule.tenant)
+
+
+async def _judge(world: World, play_: _Play, result: Result) -> None:
+    schedule, attempts = result.schedule, all_attempts(play_.writers)
+    result.attempted = sum(len(attempt.event_ids) for attempt in attempts)
+    result.acknowledged = sum(len(a.event_ids) for a in attempts if a.outcome == "ok")
+    ends = {"migrated", "rolled_back"}
+    result.end, found = await promises.broken(world, schedule.tenant, attempts, ends)
+    bystander = await world.check_bystander(schedule.bystander, attempts)
+    found += [str(violation) for violation in bystander.violations]
+    found += await promises.orphans(world)
+    found += promises.mistakes(process.output() for process in play_.drivers)
+    if result.recovery > RECOVERY:
+        found.append(f"I11 slow: {result.recovery:.1f} s until it was on one side")
+    result.violations += found
+
+
+class _Play:
+    """One schedule's processes."""
+
+    def __init__(self, servers: Servers, world: World, schedule: Schedule, result: Result) -> None:
+        self.servers, self.world, self.schedule, self.result = servers, world, schedule, result
+        self.writers: list[WriterProcess] = []
+        self.drivers: list[Process] = []
+        self.later: list[asyncio.Task[None]] = []
+
+    async def act(self, act: Act) -> None:
+        running = [driver for driver in self.drivers if driver.poll() is None]
+        writing = [writer for writer in self.writers if writer.is_running]
+        match act.what:
+            case "drive" | "ask":
+                self._drive(list(act.steps), act.armed, self.schedule.end)
+            case "kill" if running:
+                running[act.which % len(running)].kill()
+            case "freeze" if running:
+                self._freeze(running[act.which % len(running)], act.seconds)
+            case "kill_writer" if len(writing) > 1:
+                writing[act.which % len(writing)].kill()
+            case "freeze_writer" if writing:
+                self._freeze(_process_of(writing[act.which % len(writing)]), act.seconds)
+            case "crash":
+                await self._crash(SERVERS[act.which % 3], act.seconds)
+
+    def _drive(self, steps: list[str], armed: str = "", end: str = "cutover") -> Process:
+        directory = self.world.directory / f"driver-{len(self.drivers)}"
+        directory.mkdir()
+        tenant, config = str(self.schedule.tenant), self.schedule.config
+        process = start_driver(
+            self.world, "driver", armed, directory,
+            tenant=tenant, config=config, steps=steps, end=end,
+        )  # fmt: skip
+        self.drivers.append(process)
+        return process
+
+    def _freeze(self, process: Process, seconds: float) -> None:
+        process.freeze()
+        if process in self.drivers and self.schedule.frozen_on:
+            return
+
+        async def thaw() -> None:
+            await asyncio.sleep(seconds)
+            process.thaw()
+
+        self.later.append(asyncio.create_task(thaw()))
+
+    async def _crash(self, name: str, seconds: float) -> None:
+        cluster: Cluster = getattr(self.servers, name)
+        await asyncio.to_thread(cluster.crash)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(cluster.restart)
+
+    async def come_to_rest(self) -> None:
+        """All servers are up: a last process brings the move to one side, and writers go on."""
+        if self.later:
+            await asyncio.wait(self.later)
+        if not self.schedule.frozen_on:
+            self._thaw()
+        began = time.monotonic()
+        last = self._drive(["settle"], end=self.schedule.end)
+        code = await asyncio.to_thread(last.wait, PATIENCE)
+        self.result.recovery = time.monotonic() - began
+        if code != 0:
+            self.result.violations.append(f"I11 not_settled: {last.output()[-1500:]}")
+        self._thaw()
+        await self.written()
+        for driver in self.drivers:
+            # What is over for one is over for all; the thawed find out by themselves.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.to_thread(driver.wait, 10)
+        for writer in self.writers:
+            if writer.is_running:
+                writer.stop()
+        self.result.accidents = self._accidents()
+
+    async def written(self) -> None:
+        """Wait until every writer that can has appended something for the tenant."""
+        for writer in self.writers:
+            if writer.is_running and not writer.config.frozen:
+                await asyncio.to_thread(writer.wait_for_acknowledged, 1, self.schedule.tenant)
+
+    def _thaw(self) -> None:
+        for driver in self.drivers:
+            driver.thaw()
+
+    def _accidents(self) -> list[str]:
+        """The failpoints that were reached."""
+        return sorted(file.stem for file in self.world.directory.glob("driver-*/*.reached"))
+
+    def end(self) -> None:
+        for task in self.later:
+            task.cancel()
+        for process in [*self.drivers, *map(_process_of, self.writers)]:
+            process.__exit__()
+
+
+def _process_of(writer: WriterProcess) -> Process:
+    process = writer._process
+    assert isinstance(process, Process)
+    return process
