@@ -91,9 +91,24 @@ class VerifyResult:
     def violations(self) -> list[Violation]: ...
     @property
     def inconsistent_streams(self) -> list[StreamResult]: ...
+    @property
+    def streams_seen(self) -> bytes: ...
+    @property
+    def streams_differing(self) -> bytes: ...
 
 @final
 class Violation:
+    def __new__(
+        cls,
+        kind: str,
+        aggregate_type: str,
+        aggregate_id: UUID,
+        version: int,
+        position: int,
+        event_id: UUID,
+        field: str | None,
+        detail: str,
+    ) -> Violation: ...
     @property
     def kind(self) -> str: ...
     @property
@@ -113,6 +128,15 @@ class Violation:
 
 @final
 class StreamResult:
+    def __new__(
+        cls,
+        aggregate_type: str,
+        aggregate_id: UUID,
+        source_events: int,
+        target_events: int,
+        source_version: int,
+        target_version: int,
+    ) -> StreamResult: ...
     @property
     def aggregate_type(self) -> str: ...
     @property

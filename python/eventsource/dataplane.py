@@ -185,6 +185,10 @@ class VerifyConfig:
     left out on both sides. `sample_percentage` is a share of the streams, above 0 and at most 100.
     The result names at most `max_violations` violations and as many streams. `parallelism` ranges
     are compared at the same time, each on two connections.
+
+    A comparison may be one of a sequence over source positions in `(after, upto]` (None: without
+    end), which levels other than `count` allow. `streams_seen` and `streams_differing` of the
+    result before it make its streams counted once; all of them have the same `salt`.
     """
 
     source: TableAddress
@@ -195,6 +199,11 @@ class VerifyConfig:
     level: str
     snapshot: str | None = None
     last_source_position: int | None = None
+    after: int | None = None
+    upto: int | None = None
+    streams_seen: bytes = field(default=b"", repr=False)
+    streams_differing: bytes = field(default=b"", repr=False)
+    salt: int = 0
     sample_percentage: float = 100.0
     max_violations: int = 100
     parallelism: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -35,6 +36,12 @@ def verify(
         float | None,
         typer.Option("--sample", min=0.01, max=100, metavar="PERCENT", help="Share of streams."),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state", metavar="FILE", help="Go on from it, and remember there what is compared."
+        ),
+    ] = None,
 ) -> None:
     """Compare a tenant's events in two stores.
 
@@ -46,15 +53,20 @@ def verify(
         source_store = await at.reach_store(source_id)
         target_store = await at.reach_store(target_id)
         config = at.settings.migration
+        compared = level or config.verification_level
+        if state is not None and compared is VerificationLevel.COUNT:
+            raise ConfigError("--state is for the levels hash and full; count begins anew")
         report = await ConsistencyVerifier(source_store, target_store).verify_tenant_consistency(
             tenant_id,
-            level or config.verification_level,
+            compared,
             sample_percentage=sample or config.sample_percentage,
+            state_file=state,
         )
         _show(at, report)
         return ExitCode.DONE if report.is_consistent else ExitCode.INCONSISTENT
 
-    perform(ctx, compare)
+    kept = "interrupted; the same command goes on where it stopped"
+    perform(ctx, compare, interrupted=None if state is None else lambda: kept)
 
 
 async def _stores(

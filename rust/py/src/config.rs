@@ -1,6 +1,9 @@
 //! The frozen dataclasses of `eventsource.dataplane`, read attribute by attribute.
 
+use std::collections::HashSet;
+
 use eventsource_core as core;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use uuid::Uuid;
 
@@ -93,6 +96,11 @@ pub struct VerifyConfig {
     level: String,
     snapshot: Option<String>,
     last_source_position: Option<i64>,
+    after: Option<i64>,
+    upto: Option<i64>,
+    streams_seen: Vec<u8>,
+    streams_differing: Vec<u8>,
+    salt: u64,
     sample_percentage: f64,
     max_violations: usize,
     parallelism: usize,
@@ -111,11 +119,26 @@ impl TryFrom<VerifyConfig> for core::VerifyConfig {
             level: core::verify::Level::parse(&config.level).map_err(to_python)?,
             snapshot: snapshot(config.snapshot)?,
             last_source_position: config.last_source_position,
+            after: config.after,
+            upto: config.upto,
+            before: core::verify::Seen {
+                compared: fingerprints(&config.streams_seen)?,
+                inconsistent: fingerprints(&config.streams_differing)?,
+            },
+            salt: config.salt,
             sample_percentage: config.sample_percentage,
             max_violations: config.max_violations,
             parallelism: config.parallelism,
         })
     }
+}
+
+fn fingerprints(bytes: &[u8]) -> PyResult<HashSet<u64>> {
+    let (whole, rest) = bytes.as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err(PyValueError::new_err("a fingerprint has eight bytes"));
+    }
+    Ok(whole.iter().copied().map(u64::from_le_bytes).collect())
 }
 
 fn snapshot(text: Option<String>) -> PyResult<Option<core::Snapshot>> {

@@ -1,5 +1,7 @@
 //! `Verification`: a comparison of two tables that runs by itself, and what it found.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use eventsource_core as core;
@@ -52,20 +54,50 @@ pub struct VerifyProgress {
     target_rows: i64,
 }
 
-#[pyclass(frozen, get_all, module = "eventsource._core")]
+#[pyclass(frozen, module = "eventsource._core")]
 pub struct VerifyResult {
+    #[pyo3(get)]
     source_event_count: i64,
+    #[pyo3(get)]
     target_event_count: i64,
+    #[pyo3(get)]
     streams_verified: i64,
+    #[pyo3(get)]
     streams_consistent: i64,
+    #[pyo3(get)]
     violations: Vec<Violation>,
+    #[pyo3(get)]
     inconsistent_streams: Vec<StreamResult>,
+    seen: core::verify::Seen,
+}
+
+#[pymethods]
+impl VerifyResult {
+    /// What the next range's comparison has to know, eight bytes for each stream.
+    #[getter]
+    fn streams_seen(&self) -> Cow<'static, [u8]> {
+        bytes_of(&self.seen.compared)
+    }
+
+    #[getter]
+    fn streams_differing(&self) -> Cow<'static, [u8]> {
+        bytes_of(&self.seen.inconsistent)
+    }
+}
+
+fn bytes_of(fingerprints: &HashSet<u64>) -> Cow<'static, [u8]> {
+    Cow::Owned(
+        fingerprints
+            .iter()
+            .flat_map(|each| each.to_le_bytes())
+            .collect(),
+    )
 }
 
 #[pyclass(frozen, get_all, eq, module = "eventsource._core")]
 #[derive(Clone, PartialEq)]
 pub struct Violation {
-    kind: &'static str,
+    kind: String,
     aggregate_type: String,
     aggregate_id: Uuid,
     version: i64,
@@ -88,6 +120,30 @@ pub struct StreamResult {
 
 #[pymethods]
 impl Violation {
+    #[new]
+    #[allow(clippy::too_many_arguments)] // one for each field, by name
+    fn new(
+        kind: String,
+        aggregate_type: String,
+        aggregate_id: Uuid,
+        version: i64,
+        position: i64,
+        event_id: Uuid,
+        field: Option<String>,
+        detail: String,
+    ) -> Violation {
+        Violation {
+            kind,
+            aggregate_type,
+            aggregate_id,
+            version,
+            position,
+            event_id,
+            field,
+            detail,
+        }
+    }
+
     fn __repr__(&self) -> String {
         let Violation {
             kind,
@@ -109,6 +165,25 @@ impl Violation {
 
 #[pymethods]
 impl StreamResult {
+    #[new]
+    fn new(
+        aggregate_type: String,
+        aggregate_id: Uuid,
+        source_events: i64,
+        target_events: i64,
+        source_version: i64,
+        target_version: i64,
+    ) -> StreamResult {
+        StreamResult {
+            aggregate_type,
+            aggregate_id,
+            source_events,
+            target_events,
+            source_version,
+            target_version,
+        }
+    }
+
     fn __repr__(&self) -> String {
         format!(
             "<StreamResult {} {}: {} events to version {} on the source, \
@@ -136,6 +211,7 @@ impl From<core::VerifyResult> for VerifyResult {
                 .into_iter()
                 .map(StreamResult::from)
                 .collect(),
+            seen: result.seen,
         }
     }
 }
@@ -143,7 +219,7 @@ impl From<core::VerifyResult> for VerifyResult {
 impl From<core::verify::Violation> for Violation {
     fn from(violation: core::verify::Violation) -> Self {
         Violation {
-            kind: violation.kind.name(),
+            kind: violation.kind.name().to_owned(),
             aggregate_type: violation.stream.aggregate_type,
             aggregate_id: violation.stream.aggregate_id,
             version: violation.version,

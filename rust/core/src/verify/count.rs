@@ -22,9 +22,9 @@ pub async fn compare(
     source: &Connection,
     counters: &Arc<VerifyCounters>,
 ) -> Result<Outcome> {
-    let fingerprints = Fingerprints::default();
+    let fingerprints = Fingerprints { salt: config.salt };
     let mut outcome = Outcome::new(config.max_violations);
-    let mut recheck = Recheck::new(config.clone(), fingerprints.clone());
+    let mut recheck = Recheck::new(config.clone(), fingerprints);
     let mut suspects = Vec::new();
     let target = Connection::open(Side::Target, &config.target.dsn).await?;
     let (mut from, mut to) = tokio::try_join!(

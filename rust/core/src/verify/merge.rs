@@ -25,24 +25,24 @@ pub async fn compare(
     source: &Connection,
     counters: &Arc<VerifyCounters>,
 ) -> Result<Outcome> {
-    let fingerprints = Fingerprints::default();
+    let fingerprints = Fingerprints { salt: config.salt };
     let mut tasks = Vec::new();
     for range in ranges(config, source).await? {
-        let merge = Merge::start(config.clone(), range, &fingerprints, counters).await?;
+        let merge = Merge::start(config.clone(), range, fingerprints, counters).await?;
         tasks.push(Task::spawn(merge.run()));
     }
-    let mut outcome = Outcome::new(config.max_violations);
+    let mut outcome = Outcome::behind(config.max_violations, &config.before);
     for task in tasks {
         outcome.add(task.join().await?);
     }
     Ok(outcome)
 }
 
-/// Cuts the source's positions into equal ranges; the outermost are open.
+/// Cuts the source's positions into equal ranges; the outermost end where the comparison does.
 async fn ranges(config: &VerifyConfig, source: &Connection) -> Result<Vec<Range>> {
-    let mut after = i64::MIN / 2;
+    let mut after = config.after.unwrap_or(i64::MIN / 2);
     let mut ranges = Vec::new();
-    if config.parallelism > 1 {
+    if config.parallelism > 1 && config.after.is_none() && config.upto.is_none() {
         let selection = Selection::of(config, Side::Source);
         let sql = format!(
             "select coalesce(min(global_position), 0), coalesce(max(global_position), 0) \
@@ -67,7 +67,10 @@ async fn ranges(config: &VerifyConfig, source: &Connection) -> Result<Vec<Range>
             after = upto;
         }
     }
-    ranges.push(Range { after, upto: None });
+    ranges.push(Range {
+        after,
+        upto: config.upto,
+    });
     Ok(ranges)
 }
 
@@ -83,12 +86,12 @@ impl Merge {
     async fn start(
         config: Arc<VerifyConfig>,
         range: Range,
-        fingerprints: &Fingerprints,
+        fingerprints: Fingerprints,
         counters: &Arc<VerifyCounters>,
     ) -> Result<Merge> {
         let lane = async |side, dsn| {
             let connection = Connection::open(side, dsn).await?;
-            let scanner = Scanner::new(&config, side, fingerprints.clone(), counters.clone())?;
+            let scanner = Scanner::new(&config, side, fingerprints, counters.clone())?;
             Ok::<Lane, crate::Error>(Lane::start(scanner, connection, range))
         };
         let (source, target) = tokio::try_join!(
@@ -100,7 +103,7 @@ impl Merge {
             target,
             suspects: Vec::new(),
             outcome: Outcome::new(config.max_violations),
-            recheck: Recheck::new(config, fingerprints.clone()),
+            recheck: Recheck::new(config, fingerprints),
         })
     }
 

@@ -26,7 +26,7 @@ use crate::snapshot::Snapshot;
 use crate::source::IN_RECOVERY;
 use crate::task::Task;
 
-pub use outcome::{StreamResult, VerifyResult, Violation, ViolationKind};
+pub use outcome::{Seen, StreamResult, VerifyResult, Violation, ViolationKind};
 
 /// Columns that name an event in a report.
 const NAMING_COLUMNS: [&str; 5] = [
@@ -71,6 +71,13 @@ pub struct VerifyConfig {
     pub snapshot: Option<Snapshot>,
     /// Rows behind it are left out on both sides.
     pub last_source_position: Option<i64>,
+    /// Source positions in `(after, upto]`; `None` is without end. Not for `Level::Count`.
+    pub after: Option<i64>,
+    pub upto: Option<i64>,
+    /// What a comparison of the ranges before has seen, with the same salt.
+    pub before: Seen,
+    /// Makes the fingerprints of streams differ between comparisons.
+    pub salt: u64,
     /// Share of the streams to compare, above 0 and at most 100.
     pub sample_percentage: f64,
     /// How many violations and how many streams the report names.
@@ -146,6 +153,10 @@ impl VerifyConfig {
             return Err(Error::protocol(
                 "sample_percentage is above 0 and at most 100",
             ));
+        }
+        let ranged = self.after.is_some() || self.upto.is_some();
+        if ranged && self.level == Level::Count {
+            return Err(Error::protocol("level count has no ranges of positions"));
         }
         if self.parallelism == 0 {
             return Err(Error::protocol("parallelism is at least 1"));

@@ -117,7 +117,7 @@ impl Recheck {
             };
             let mut judge = Judge {
                 config: &config,
-                fingerprints: &self.fingerprints,
+                fingerprints: self.fingerprints,
                 counting,
                 outcome,
             };
@@ -249,7 +249,7 @@ impl Rows {
 
 struct Judge<'a> {
     config: &'a VerifyConfig,
-    fingerprints: &'a Fingerprints,
+    fingerprints: Fingerprints,
     counting: Counting,
     outcome: &'a mut Outcome,
 }
