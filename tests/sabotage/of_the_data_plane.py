@@ -185,8 +185,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_CORE}/proof.rs",
-                "        if (rows, digest) == (range.rows, range.digest) {\n",
-                "        if rows >= 0 && digest == digest {\n",
+                "        if (rows, sequence.finish()) == (range.rows, range.digest) {\n",
+                "        if rows >= 0 && sequence.finish() != Digest::ZERO {\n",
             ),
         ),
         (f"{_TESTS}::test_a_row_that_the_target_changes_is_named_by_the_proof",),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use eventsource_core::chunk::{Carrier, ChunkBuilder, Layout};
-use eventsource_core::digest::Digest;
+use eventsource_core::digest::{Digest, Sequence};
 use eventsource_core::frame::{END, Framer, HEADER};
 
 const ROWS: usize = 20_000;
@@ -104,18 +104,38 @@ fn main() {
         assert_ne!(sum, Digest::ZERO);
         rows.len()
     });
+    report("digest of a sequence of rows", bytes, || {
+        let mut sequence = Sequence::default();
+        for row in &rows {
+            sequence.push(&[row]);
+        }
+        assert_ne!(sequence.finish(), Digest::ZERO);
+        rows.len()
+    });
     let columns = COLUMNS.map(str::to_owned);
     let carrier = Carrier {
         layout: Layout::of(&columns).expect("the columns have the keys"),
         offset: 1_000_000,
         last_target_position: i64::MAX,
         by_transaction: false,
+        row_by_row: false,
     };
-    report("frame, digest, carry into a chunk", bytes, || {
+    for row_by_row in [true, false] {
+        let carrier = Carrier {
+            row_by_row,
+            ..carrier
+        };
+        let how = if row_by_row { "each row's" } else { "one" };
+        carry(&format!("frame, {how} digest, carry"), &rows, carrier);
+    }
+}
+
+fn carry(what: &str, rows: &[Bytes], carrier: Carrier) {
+    report(what, rows.iter().map(Bytes::len).sum(), || {
         let mut framer = Framer::default();
         let mut chunk = ChunkBuilder::new(carrier);
         framer.push(Bytes::from_static(HEADER));
-        for row in &rows {
+        for row in rows {
             framer.push(row.clone());
             assert!(framer.advance().expect("rows are well formed"));
             chunk

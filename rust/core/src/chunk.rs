@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use crate::config::Cursor;
-use crate::digest::Digest;
+use crate::digest::{Digest, Sequence};
 use crate::error::{Error, Result};
 use crate::frame::Tuple;
 
@@ -118,9 +118,10 @@ pub struct Chunk {
     /// Tuples as the target's COPY takes them.
     pub batches: Vec<Bytes>,
     pub keys: Vec<Key>,
-    /// Per row.
+    /// Per row, where rows are compared one by one.
     pub digests: Vec<Digest>,
     pub bytes: usize,
+    /// Of the rows: their sum where there is one for each, else that of their sequence.
     pub digest: Digest,
     pub last: Cursor,
 }
@@ -139,6 +140,8 @@ pub struct Carrier {
     pub last_target_position: i64,
     /// Whether the cursor goes by transaction as well.
     pub by_transaction: bool,
+    /// Whether to take a digest of every row, or one of the chunk.
+    pub row_by_row: bool,
 }
 
 /// Fills chunks with tuples that have the transaction id behind the carried columns.
@@ -146,6 +149,7 @@ pub struct ChunkBuilder {
     carrier: Carrier,
     batch: BytesMut,
     chunk: Chunk,
+    sequence: Sequence,
 }
 
 impl ChunkBuilder {
@@ -154,6 +158,7 @@ impl ChunkBuilder {
             carrier,
             batch: BytesMut::new(),
             chunk: Chunk::default(),
+            sequence: Sequence::default(),
         }
     }
 
@@ -179,20 +184,18 @@ impl ChunkBuilder {
             transaction_id: self.transaction_id(tuple)?,
             position,
         };
-        let digest = if carried.len() > BATCH_BYTES {
-            self.share(&carried, target, &shared())
+        if carried.len() > BATCH_BYTES {
+            self.share(&carried, target, &shared());
         } else {
-            self.copy(&carried, target)
-        };
+            self.copy(&carried, target);
+        }
         self.chunk.keys.push(Key { position, event_id });
-        self.chunk.digests.push(digest);
-        self.chunk.digest = self.chunk.digest.plus(digest);
         self.chunk.bytes += carried.len();
         Ok(())
     }
 
     /// The usual row joins its neighbours in a batch.
-    fn copy(&mut self, carried: &Carried<'_>, target: [u8; 8]) -> Digest {
+    fn copy(&mut self, carried: &Carried<'_>, target: [u8; 8]) {
         if self.batch.capacity() - self.batch.len() < carried.len() {
             self.flush_batch();
             self.batch.reserve(BATCH_BYTES);
@@ -202,14 +205,20 @@ impl ChunkBuilder {
             self.batch.extend_from_slice(part);
         }
         let row = &mut self.batch[start..];
-        let digest = Digest::of_row(row);
+        // Before the position is moved: both sides digest the source's.
+        if self.carrier.row_by_row {
+            let digest = Digest::of_row(row);
+            self.chunk.digests.push(digest);
+            self.chunk.digest = self.chunk.digest.plus(digest);
+        } else {
+            self.sequence.push(&[row]);
+        }
         let position = 2 + carried.before.len();
         row[position..position + 8].copy_from_slice(&target);
-        digest
     }
 
     /// A row wider than a batch is kept where it is, around its new position.
-    fn share(&mut self, carried: &Carried<'_>, target: [u8; 8], shared: &Bytes) -> Digest {
+    fn share(&mut self, carried: &Carried<'_>, target: [u8; 8], shared: &Bytes) {
         self.flush_batch();
         let resume = 2 + carried.before.len() + 8;
         self.chunk.batches.extend([
@@ -218,13 +227,23 @@ impl ChunkBuilder {
             Bytes::copy_from_slice(&target),
             shared.slice(resume..resume + carried.after.len()),
         ]);
-        Digest::of_parts(&carried.parts(), &mut Vec::new())
+        if self.carrier.row_by_row {
+            let digest = Digest::of_parts(&carried.parts(), &mut Vec::new());
+            self.chunk.digests.push(digest);
+            self.chunk.digest = self.chunk.digest.plus(digest);
+        } else {
+            self.sequence.push(&carried.parts());
+        }
     }
 
     /// The chunk so far; the builder starts anew.
     pub fn take(&mut self) -> Chunk {
         self.flush_batch();
-        std::mem::take(&mut self.chunk)
+        let mut chunk = std::mem::take(&mut self.chunk);
+        if !self.carrier.row_by_row {
+            chunk.digest = self.sequence.finish();
+        }
+        chunk
     }
 
     fn flush_batch(&mut self) {

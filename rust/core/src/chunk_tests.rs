@@ -33,6 +33,7 @@ fn carrier(by_transaction: bool) -> Carrier {
         offset: OFFSET,
         last_target_position: i64::MAX,
         by_transaction,
+        row_by_row: true,
     }
 }
 

@@ -117,6 +117,7 @@ impl Pipeline {
             offset: config.offset,
             last_target_position: config.last_target_position,
             by_transaction: spec.previous_snapshot.is_some(),
+            row_by_row: spec.staged,
         };
         let client = self.source.client().clone();
         let reader = Reader::new(client, config, spec, carrier, run.throttle.clone());

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::chunk::{Chunk, Layout};
+use crate::digest::Digest;
 use crate::error::{Difference, DifferenceKind, Error, Result};
 use crate::frame::{Framer, HEADER, Tuple};
 use crate::stream::TupleStream;
@@ -57,23 +58,42 @@ pub async fn name(
     Ok(wrong.iter().map(describe).collect())
 }
 
+/// The digest of every row of the chunk.
+pub fn sent_digests(chunk: &Chunk, layout: Layout, offset: i64) -> Result<Vec<Digest>> {
+    let mut digests = Vec::with_capacity(chunk.rows());
+    let mut scratch = Vec::new();
+    each_row(chunk, |_, tuple| {
+        digests.push(layout.digest_of(tuple, offset, &mut scratch)?);
+        Ok(())
+    })?;
+    Ok(digests)
+}
+
 /// The given rows of the chunk by source position, their fields as they were sent.
 fn sent_rows(chunk: &Chunk, rows: &[usize]) -> Result<HashMap<i64, Fields>> {
+    let mut sent = HashMap::new();
+    each_row(chunk, |row, tuple| {
+        if rows.contains(&row) {
+            sent.insert(chunk.keys[row].position, owned(tuple));
+        }
+        Ok(())
+    })?;
+    Ok(sent)
+}
+
+fn each_row(chunk: &Chunk, mut look: impl FnMut(usize, &Tuple<'_>) -> Result<()>) -> Result<()> {
     let mut framer = Framer::default();
     framer.push(Bytes::from_static(HEADER));
-    let mut sent = HashMap::new();
     let mut row = 0;
     let broken = |_| Error::protocol("a chunk is not made of tuples");
     for batch in &chunk.batches {
         framer.push(batch.clone());
         while framer.advance().map_err(broken)? {
-            if rows.contains(&row) {
-                sent.insert(chunk.keys[row].position, owned(&framer.tuple()));
-            }
+            look(row, &framer.tuple())?;
             row += 1;
         }
     }
-    Ok(sent)
+    Ok(())
 }
 
 fn owned(tuple: &Tuple<'_>) -> Fields {

@@ -16,7 +16,7 @@ use crate::config::PassConfig;
 use crate::connect::Connection;
 use crate::copy::open_target;
 use crate::difference;
-use crate::digest::Digest;
+use crate::digest::{Digest, Sequence};
 use crate::error::{Difference, DifferenceKind, Error, Result, Side};
 use crate::identifier::column_list;
 use crate::stream::TupleStream;
@@ -126,18 +126,17 @@ impl Reader {
     }
 
     async fn prove(&self, range: &Range) -> Result<()> {
-        let (mut rows, mut digest, mut scratch) = (0, Digest::ZERO, Vec::new());
+        let (mut rows, mut sequence) = (0, Sequence::default());
         let mut stream = self.read(range).await?;
         while stream.fill().await? {
             while stream.advance()? {
-                let row = self
-                    .layout
-                    .digest_of(&stream.tuple(), self.offset, &mut scratch)?;
-                digest = digest.plus(row);
+                let tuple = stream.tuple();
+                let position = self.layout.position_of(&tuple)?.wrapping_sub(self.offset);
+                sequence.push(&self.layout.carried(&tuple, position).parts());
                 rows += 1;
             }
         }
-        if (rows, digest) == (range.rows, range.digest) {
+        if (rows, sequence.finish()) == (range.rows, range.digest) {
             return Ok(());
         }
         Err(match &range.chunk {
@@ -164,8 +163,9 @@ impl Reader {
             }
         }
         let mut wrong = Vec::new();
+        let sent = difference::sent_digests(chunk, self.layout, self.offset)?;
         for (row, key) in chunk.keys.iter().enumerate() {
-            if found.remove(&key.position).map(|(digest, _)| digest) != Some(chunk.digests[row]) {
+            if found.remove(&key.position).map(|(digest, _)| digest) != Some(sent[row]) {
                 wrong.push(row);
             }
         }
