@@ -56,11 +56,11 @@ fuzz: build
 faults: build
 	PYTHONPATH=tests $(BIN)/python tests/faults/run_matrix.py $(CELLS)
 
-# Random schedules of writers, faults and restarts; SEED=k SEEDS=1 replays one.
+# Random schedules of writers, faults and restarts; SEED=k SEEDS=1 replays one, WRITE=1 writes figures.
 SEED ?= 1
 SEEDS ?= 25
 torture: build
-	PYTHONPATH=tests $(BIN)/python tests/faults/run_torture.py --first $(SEED) --seeds $(SEEDS)
+	PYTHONPATH=tests $(BIN)/python tests/faults/run_torture.py --first $(SEED) --seeds $(SEEDS) $(if $(WRITE),--write)
 
 format: setup
 	$(BIN)/ruff format .
