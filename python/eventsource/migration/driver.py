@@ -306,10 +306,7 @@ class _Drive:
             await self._reopen_passes()
             return
         await flip.finish(self.links.migrations, self.migration, result.decided, result.pause_ms)
-        await self.links.migrations.answer_cutover(
-            self.migration.id, request, {"code": outcomes.OK}
-        )
-        await failpoints.reach("flip.answer.committed")
+        # Before the answer: whoever gets it finds the figures in the log.
         await self.links.migrations.audit(
             self.migration.id,
             "cutover",
@@ -319,6 +316,10 @@ class _Drive:
                 "attempts": result.attempts,
             },
         )
+        await self.links.migrations.answer_cutover(
+            self.migration.id, request, {"code": outcomes.OK}
+        )
+        await failpoints.reach("flip.answer.committed")
 
     async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
         fence = await guard.read(
