@@ -108,6 +108,8 @@ class Relay:
     async def run(self, server: Ends, first: bytes) -> None:
         """Carry it; ``first`` was read from the client already and opens the session."""
         self._server = server
+        _at_once(self._client[1])
+        _at_once(server[1])
         try:
             async with asyncio.TaskGroup() as directions:
                 there, back = self._directions(first)
@@ -211,6 +213,13 @@ async def _plain(reader: asyncio.StreamReader, first: bytes = b"") -> AsyncItera
         yield first
     while data := await reader.read(_CHUNK):
         yield data
+
+
+def _at_once(writer: asyncio.StreamWriter) -> None:
+    """Send small messages when they are written: the proxy must not be slow by itself."""
+    connected = writer.get_extra_info("socket")
+    if connected is not None and connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
