@@ -62,6 +62,10 @@ SEEDS ?= 25
 torture: build
 	PYTHONPATH=tests $(BIN)/python tests/faults/run_torture.py --first $(SEED) --seeds $(SEEDS) $(if $(WRITE),--write)
 
+# Servers that crash at every point, links that break, poolers, disks that are full.
+infra: build
+	$(BIN)/pytest -m infra
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,53 @@
+"""Servers restart and crash at chosen points; every move comes to its end and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from faulty_world import POINTS, SIDES, FaultyWorld, faulty_world, three_servers
+
+from eventsource.testing import Cluster
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, Cluster]]:
+    with three_servers() as started:
+        yield started
+
+
+@pytest.fixture
+async def faulty(servers: dict[str, Cluster], tmp_path: Path) -> AsyncIterator[FaultyWorld]:
+    async with faulty_world(servers, tmp_path) as opened:
+        yield opened
+
+
+#: Those that every run of the tests makes; `make infra` makes all.
+REPRESENTATIVE = {
+    ("a chunk is written", "crash", "target"),
+    ("a pass is proven", "crash", "control"),
+    ("the decision is committed", "crash", "source"),
+}
+
+CELLS = [
+    pytest.param(
+        point, how, side,
+        marks=[] if (point, how, side) in REPRESENTATIVE else [pytest.mark.infra],
+        id=f"{side} {how} when {point}",
+    )
+    for point in POINTS
+    for how in ("crash", "restart")
+    for side in SIDES
+    # A server that says goodbye is one that crashes, but for its own sessions.
+    if how == "crash" or side == POINTS[point].side
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("point", "how", "side"), CELLS)
+async def test_a_move_outlives_a_server(
+    faulty: FaultyWorld, point: str, how: str, side: str
+) -> None:
+    async with faulty.written_to() as writers:
+        migration = await faulty.at(POINTS[point], lambda world: getattr(world, how)(side))
+    await faulty.check(migration, writers)
