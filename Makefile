@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: setup build demo test check model sabotage fuzz faults torture format bench bench-calls clean
+.PHONY: setup build demo test check model sabotage fuzz faults torture format bench bench-calls clean infra
 
 setup: $(STAMP)
 

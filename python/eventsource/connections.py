@@ -32,6 +32,13 @@ _TLS_FILES = {
     "sslcert": "PGSSLCERT",
     "sslkey": "PGSSLKEY",
 }
+# Seconds, a count, and milliseconds; not every system has every one.
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 30_000,
+}
 # Up to the last "@" of the word: a password that was not percent-encoded may hold one.
 _URI_PASSWORD = re.compile(r"(postgres(?:ql)?://[^:/?#@\s]*:)[^\s'\"]*(?=@)")
 _NAMED_PASSWORD = re.compile(
@@ -160,15 +167,36 @@ async def connect(
     application_name: str,
     server_settings: Mapping[str, str] | None = None,
     timeout: float = 10.0,
+    command_timeout: float | None = None,
 ) -> asyncpg.Connection[asyncpg.Record]:
     """A dedicated connection outside every pool; the caller closes it.
 
     Args:
         server_settings: settings of the session, such as ``lock_timeout``.
         timeout: seconds until an unreachable server is an error.
+        command_timeout: seconds until a statement without an answer is an error; None is never.
     """
     settings = {**(server_settings or {}), "application_name": application_name}
-    return await asyncpg.connect(params.dsn, server_settings=settings, timeout=timeout)
+    connection = await asyncpg.connect(
+        params.dsn, server_settings=settings, timeout=timeout, command_timeout=command_timeout
+    )
+    _notice_a_lost_peer(connection)
+    return connection
+
+
+def _notice_a_lost_peer(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Have the operating system end a connection whose other end is gone without a word.
+
+    The same times as the data plane's: half a minute, not the system's two hours.
+    """
+    transport = getattr(connection, "_transport", None)
+    connected = transport.get_extra_info("socket") if transport is not None else None
+    if connected is None or connected.family == getattr(socket, "AF_UNIX", None):
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def build_dsn(

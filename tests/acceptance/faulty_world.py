@@ -123,11 +123,11 @@ class FaultyWorld:
             yield writers
             await acknowledged(writers, 3, self.tenant)
 
-    async def at(self, point: Point, fault: Fault) -> Migration:
+    async def at(self, point: Point, fault: Fault, *, within: float = RESUMED_WITHIN) -> Migration:
         """Begin to move, let the fault happen at the point, and see that the move comes to its end.
 
         Raises:
-            AssertionError: it did not within RESUMED_WITHIN of the fault's end.
+            AssertionError: it did not within so many seconds of the fault's end.
         """
         trap = None if point.cutover else self.trap(point)
         migration = await self.driver.start(self.tenant)
@@ -143,13 +143,17 @@ class FaultyWorld:
         await trap.reached()
         await fault(self)
         trap.release()
-        return await self.to_the_end(migration.id, asked)
+        return await self.to_the_end(migration.id, asked, within=within)
 
     async def to_the_end(
-        self, migration_id: UUID, asked: asyncio.Task[Any] | None = None
+        self,
+        migration_id: UUID,
+        asked: asyncio.Task[Any] | None = None,
+        *,
+        within: float = RESUMED_WITHIN,
     ) -> Migration:
         """Ask for the cutover until it is done: what a cutover may say meanwhile is typed."""
-        deadline = time.monotonic() + RESUMED_WITHIN
+        deadline = time.monotonic() + within
         while True:
             ask = asked or self.driver.coordinator.initiate_cutover(migration_id)
             asked = None
@@ -161,7 +165,7 @@ class FaultyWorld:
             except TimeoutError:
                 migration = await self.direct.coordinator.get_migration(migration_id)
                 raise AssertionError(
-                    f"after {RESUMED_WITHIN} s it is {migration.state}: {migration.error_message}"
+                    f"after {within} s it is {migration.state}: {migration.error_message}"
                 ) from None
             except CutoverTimeoutError:
                 pass

@@ -2,26 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-
 import pytest
-from faulty_world import POINTS, SIDES, FaultyWorld, faulty_world, three_servers
-
-from eventsource.testing import Cluster
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, Cluster]]:
-    with three_servers() as started:
-        yield started
-
-
-@pytest.fixture
-async def faulty(servers: dict[str, Cluster], tmp_path: Path) -> AsyncIterator[FaultyWorld]:
-    async with faulty_world(servers, tmp_path) as opened:
-        yield opened
-
+from faulty_world import POINTS, SIDES, FaultyWorld
 
 #: Those that every run of the tests makes; `make infra` makes all.
 REPRESENTATIVE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from eventsource.migration import MigrationError
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 WRONG = "not-the-password"
+ROLE, SECRET = "tenant_migrator", "not-the-superuser"
 
 
 @asynccontextmanager
@@ -55,3 +57,41 @@ def elsewhere(world: World, side: str, change: Callable[[str], str]) -> dict[str
         return PostgreSQLEventStore(pool, name)
 
     return {f"{side}_store": store}
+
+
+@asynccontextmanager
+async def as_owner(world: World) -> AsyncIterator[str]:
+    """A role that owns all tables and is no superuser; its name is in the DSNs from here on."""
+    for side in ("source", "target"):
+        connection = getattr(world, side)
+        await connection.execute(
+            f"drop role if exists {ROLE}; create role {ROLE} login password '{SECRET}'"
+        )
+    try:
+        for side in ("source", "target", "control"):
+            connection = getattr(world, side)
+            await connection.execute(f"grant usage, create on schema public to {ROLE}")
+            for (name,) in await connection.fetch(
+                "select format('%I', relname) from pg_class where relkind = 'r'"
+                " and relnamespace = 'public'::regnamespace"
+            ):
+                await connection.execute(f"alter table {name} owner to {ROLE}")
+        yield ROLE
+    finally:
+        for side in ("source", "target", "control"):
+            connection = getattr(world, side)
+            await connection.execute(f"reassign owned by {ROLE} to postgres")
+            await connection.execute(f"drop owned by {ROLE}")
+        for side in ("source", "target"):
+            await getattr(world, side).execute(f"drop role {ROLE}")
+
+
+def migrating_as(world: World, role: str) -> dict[str, object]:
+    def change(dsn: str) -> str:
+        return re.sub(r"//[^@]*@", f"//{role}:{SECRET}@", dsn)
+
+    return {
+        key: value
+        for side in ("source", "target", "control")
+        for key, value in elsewhere(world, side, change).items()
+    }

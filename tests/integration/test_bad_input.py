@@ -7,23 +7,18 @@ rows, are what they were.
 from __future__ import annotations
 
 import contextlib
-import re
 import time
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
 from fingerprint import fingerprint
-from refusals import elsewhere, redirected, refusal
+from refusals import ROLE, as_owner, elsewhere, migrating_as, redirected, refusal
 from world import SOURCE_TABLE, TARGET_TABLE, World, insert, table
 
 from eventsource.identifiers import quote_identifier
 from eventsource.migration import MigrationState, PreflightError, admission, reach
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.proxy import Proxy
-
-ROLE, SECRET = "bad_input_migrator", "not-the-superuser"
-
 
 # Hosts
 
@@ -73,6 +68,15 @@ async def test_a_host_without_an_address(world: World) -> None:
         await process.start(world.tenant)
 
 
+async def test_a_dsn_that_asks_for_another_kind_of_server(world: World) -> None:
+    dsn = world.dsns["target"] + "?target_session_attrs=standby"
+    process = await world.process(
+        target_store=lambda pool: PostgreSQLEventStore(pool, TARGET_TABLE, dsn=dsn)
+    )
+    async with refusal(world, PreflightError, "the target's database", "check the DSN"):
+        await process.start(world.tenant)
+
+
 async def test_a_server_that_is_slow_is_not_refused_for_it(world: World) -> None:
     await world.seed(20)
     async with Proxy(world.dsns["target"]) as proxy:
@@ -101,44 +105,6 @@ async def test_a_server_that_accepts_and_then_says_nothing(
 
 
 # Rights
-
-
-@contextlib.asynccontextmanager
-async def as_owner(world: World) -> AsyncIterator[str]:
-    """A role that owns all tables and is no superuser; its name is in the DSNs from here on."""
-    for side in ("source", "target"):
-        connection = getattr(world, side)
-        await connection.execute(
-            f"drop role if exists {ROLE}; create role {ROLE} login password '{SECRET}'"
-        )
-    try:
-        for side in ("source", "target", "control"):
-            connection = getattr(world, side)
-            await connection.execute(f"grant usage, create on schema public to {ROLE}")
-            for (name,) in await connection.fetch(
-                "select format('%I', relname) from pg_class where relkind = 'r'"
-                " and relnamespace = 'public'::regnamespace"
-            ):
-                await connection.execute(f"alter table {name} owner to {ROLE}")
-        yield ROLE
-    finally:
-        for side in ("source", "target", "control"):
-            connection = getattr(world, side)
-            await connection.execute(f"reassign owned by {ROLE} to postgres")
-            await connection.execute(f"drop owned by {ROLE}")
-        for side in ("source", "target"):
-            await getattr(world, side).execute(f"drop role {ROLE}")
-
-
-def migrating_as(world: World, role: str) -> dict[str, object]:
-    def change(dsn: str) -> str:
-        return re.sub(r"//[^@]*@", f"//{role}:{SECRET}@", dsn)
-
-    return {
-        key: value
-        for side in ("source", "target", "control")
-        for key, value in elsewhere(world, side, change).items()
-    }
 
 
 #: Side, what was changed there, and what is told about it.

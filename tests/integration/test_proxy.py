@@ -339,6 +339,18 @@ def test_other_processes_connect_to_it_while_this_one_is_busy(source_cluster: Cl
         assert int(told) == session.server_pid
 
 
+async def test_new_connections_can_be_taken_to_another_server(
+    proxy: Proxy, source_dsn: str, target_dsn: str
+) -> None:
+    client = await connect(proxy)
+    proxy.redirect(target_dsn)
+    other = await connect(proxy)
+    found = [await each.fetchval("select current_database()") for each in (client, other)]
+    assert found == [urlsplit(dsn).path[1:] for dsn in (source_dsn, target_dsn)]
+    await client.close()
+    await other.close()
+
+
 async def test_a_server_that_is_gone_is_a_lost_connection(proxy: Proxy) -> None:
     stranger = proxy.dsn.replace(f":{proxy.port}", ":1")
     async with Proxy(stranger) as nowhere:

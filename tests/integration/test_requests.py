@@ -366,7 +366,13 @@ async def test_two_processes_ask_for_the_cutover_at_once(world: World) -> None:
     route = await world.here.routes.get_routing(world.tenant)
     assert route is not None
     assert route.generation == migration.generation + 1
-    events = [entry.event_type for entry in await audit(world, migration)]
+
+    async def audited() -> list[str] | None:
+        events = [entry.event_type for entry in await audit(world, migration)]
+        return events if "cutover" in events else None
+
+    # Whoever waits is answered first.
+    events = await until(audited, "the cutover in the audit log")
     assert [events.count(e) for e in ("cutover_requested", "state:migrated", "cutover")] == [1] * 3
     again = await world.coordinator.initiate_cutover(migration.id)
     assert again.completed_at == done[0].completed_at

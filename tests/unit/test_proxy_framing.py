@@ -67,20 +67,21 @@ def test_a_session_knows_what_a_prepared_statement_executes() -> None:
 
     assert hears("P", b"s1\0update fences\0\0\0") is None
     assert hears("P", b"s2\0commit\0\0\0") is None
-    assert hears("B", b"p\0s1\0") is None
-    assert hears("E", b"p\0\0\0\0\0") == "update fences"
+    assert hears("B", b"p\0s1\0") == "update fences"
+    assert hears("E", b"p\0\0\0\0\0") is None
     session.heard_from_server(Message("Z", b"T", b""))
-    assert hears("B", b"\0s2\0") is None
-    assert hears("E", b"\0\0\0\0\0") == "commit"
+    assert hears("B", b"\0s2\0") == "commit"
+    assert hears("E", b"\0\0\0\0\0") is None
     assert list(session.transaction) == ["update fences", "commit"]
+    # The same portal again is another run of it.
+    assert hears("E", b"p\0\0\0\0\0") == "update fences"
     assert session.ran("UPDATE")
     # What follows is another transaction.
     session.heard_from_server(Message("Z", b"I", b""))
     assert hears("C", b"Ss1\0") is None
     assert hears("Q", b"select 1\0") == "select 1"
     assert list(session.transaction) == ["select 1"]
-    assert hears("B", b"\0s1\0") is None
-    assert hears("E", b"\0\0\0\0\0") == ""
+    assert hears("B", b"\0s1\0") == ""
 
 
 def test_a_startup_packet_tells_who_connects() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from eventsource import failpoints
 from eventsource.identifiers import qualified
 from eventsource.migration import deferred_indexes, flip, guard, progress, snapshots
+from eventsource.migration.stalls import LONG_STATEMENT_SECONDS
 from eventsource.migration.states import MigrationState
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ async def _delete_copied(links: Links, migration: Migration) -> None:
         tag = await links.target.execute(
             f"delete from {name} where global_position in (select global_position from {name}"
             " where tenant_id = $1 order by global_position limit $2)",
-            migration.tenant_id, ROWS_AT_A_TIME,
+            migration.tenant_id, ROWS_AT_A_TIME, timeout=LONG_STATEMENT_SECONDS,
         )  # fmt: skip
         if tag == "DELETE 0":
             return
@@ -106,7 +107,7 @@ async def _delete_mapping(links: Links, migration: Migration) -> None:
         tag = await links.control.execute(
             f"delete from {name} where id in (select id from {name} where migration_id = $1"
             " limit $2)",
-            migration.id, ROWS_AT_A_TIME,
+            migration.id, ROWS_AT_A_TIME, timeout=LONG_STATEMENT_SECONDS,
         )  # fmt: skip
         if tag == "DELETE 0":
             return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.dataplane import StreamResult, Verification, VerifyConfig, Violation
-from eventsource.migration import guard, preflight, progress, resumable
+from eventsource.migration import guard, preflight, progress, resumable, stalls
 from eventsource.migration.links import address_of
 from eventsource.migration.models import VerificationLevel
 
@@ -91,7 +91,15 @@ class ConsistencyVerifier:
         config = await self._config(tenant_id, level, sample_percentage)
         if state_file is not None:
             return await self._resumable(config, level, Path(state_file))
-        result = await Verification.start(config).result()
+        verification = Verification.start(config)
+
+        def moved() -> tuple[int, int]:
+            seen = verification.progress()
+            return seen.source_rows, seen.target_rows
+
+        result = await stalls.unless_stalled(
+            verification.result(), moved, stalls.STALLED_SECONDS, "the verification"
+        )
         return VerificationReport(
             is_consistent=not result.violations
             and result.streams_consistent == result.streams_verified,

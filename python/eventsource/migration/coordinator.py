@@ -21,7 +21,7 @@ from eventsource.migration.errors import (
     MigrationError,
     RoutingError,
 )
-from eventsource.migration.faults import may_pass
+from eventsource.migration.faults import PASSING, may_pass
 from eventsource.migration.links import Endpoints, address_of
 from eventsource.migration.models import Migration, MigrationConfig
 from eventsource.migration.states import MigrationState
@@ -351,7 +351,7 @@ class MigrationCoordinator:
 
     async def _drive_one(self, migration: Migration) -> None:
         source, target = self._stores_of(migration)
-        with contextlib.suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             # A pool that is closing or a control database that is away: whoever waits asks again.
             endpoints = await Endpoints.of(self._migrations, source, target)
             await Driver(migration.id, endpoints, self._migrations, self._verify).run()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -40,6 +40,9 @@ SHORTEST_SECTION = 0.1
 #: A fenced section that outlives its time by this much is a process that is frozen or gone, and the
 #: server frees the writers: a live one has given up by itself and said so (seconds).
 FROZEN_AFTER = 0.15
+
+#: How long the fence's own link has for its rollback (seconds).
+LET_GO_SECONDS = 1.0
 
 _BLOCKERS = """
 select coalesce(a.pid, 0) as pid,
@@ -107,6 +110,7 @@ class Cutover:
         blockers: list[Blocker] = []
         attempts = 0
         await self.passes.prepare_last()
+        deciding = await flip.prepare(self.links.fence, self.links.endpoints.source_address)
         while (left := deadline - time.monotonic()) > SHORTEST_SECTION or attempts == 0:
             attempts += 1
             await failpoints.reach("cutover.fence.wait")
@@ -116,7 +120,7 @@ class Cutover:
             wait = min(share, left)
             async with self._fenced(wait, budget - wait) as held:
                 if held:
-                    return await self._section(asked, budget - wait, attempts)
+                    return await self._section(deciding, asked, budget - wait, attempts)
             blockers = held_by if (held_by := await self._blockers()) else blockers
             await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
         raise CutoverTimeoutError(budget, await self._waiting(), blockers)
@@ -135,6 +139,7 @@ class Cutover:
                     # Frees the writers when this process is frozen or gone.
                     f"set local idle_in_transaction_session_timeout = {patience};"
                     "set local synchronous_commit = on;"
+                    f"{guard.end_after(milliseconds + patience)};"
                     f"select pg_advisory_xact_lock({guard.LOCK_CLASS}, {self.fence.fence_id})"
                 )
             except asyncpg.LockNotAvailableError:
@@ -143,10 +148,24 @@ class Cutover:
                 yield True
         finally:
             if not held.is_closed() and held.is_in_transaction():
-                with contextlib.suppress(asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
-                    await held.execute("rollback")
+                await self._let_go()
 
-    async def _section(self, asked: float, seconds: float, attempts: int) -> CutoverResult:
+    async def _let_go(self) -> None:
+        """Roll back; a link that does not even do that is ended, and the server frees the fence."""
+        held = self.links.fence
+        try:
+            async with asyncio.timeout(LET_GO_SECONDS):
+                await held.execute("rollback")
+        except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
+            held.terminate()
+
+    async def _section(
+        self,
+        deciding: asyncpg.prepared_stmt.PreparedStatement[Any],
+        asked: float,
+        seconds: float,
+        attempts: int,
+    ) -> CutoverResult:
         """What happens while writers wait; ends with the decision and the open target."""
         waiting = 0
         try:
@@ -154,7 +173,7 @@ class Cutover:
                 await failpoints.reach("cutover.fence.held")
                 result = await self.passes.under_the_fence()
                 decided = await flip.decide(
-                    self.links.fence,
+                    deciding,
                     self.links.endpoints.source_address,
                     self.migration,
                     self.fence,

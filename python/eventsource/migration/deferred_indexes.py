@@ -17,6 +17,7 @@ from eventsource import failpoints
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.migration import guard
 from eventsource.migration.errors import MigrationError
+from eventsource.migration.stalls import LONG_STATEMENT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,14 +156,14 @@ async def build(
 
     await guard.with_brief_locks(first, finish)
     await failpoints.reach("load.finished.committed")
-    await first.execute(f"analyze {table}")
+    await first.execute(f"analyze {table}", timeout=LONG_STATEMENT_SECONDS)
 
 
 async def _build_some(connection: Connection, indexes: Sequence[Index]) -> None:
     for index in indexes:
         async with connection.transaction():
             await connection.execute(f"set local maintenance_work_mem = '{_BUILD_MEMORY}'")
-            await connection.execute(index.definition)
+            await connection.execute(index.definition, timeout=LONG_STATEMENT_SECONDS)
         await failpoints.reach("load.index.committed")
 
 

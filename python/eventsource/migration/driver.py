@@ -78,6 +78,16 @@ class Driver:
 
         Lost connections are tried again for ever; the journal says what the driver waits for.
         """
+        try:
+            await self._drive_again_and_again()
+        except asyncio.CancelledError:
+            # Nobody should have to wait for the lease of a driver that was stopped.
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(1):
+                    await self.migrations.release_lease(self.migration_id, self.owner)
+            raise
+
+    async def _drive_again_and_again(self) -> None:
         backoff = FIRST_BACKOFF
         while True:
             try:
@@ -128,11 +138,11 @@ class Driver:
             await links.close()
 
     async def _tell(self, error: Exception) -> None:
-        _log.warning("migration %s waits: %s", self.migration_id, redact(str(error)))
+        # An answer that did not come in time has no text of its own.
+        reason = redact(str(error)) or "a database does not answer"
+        _log.warning("migration %s waits: %s", self.migration_id, reason)
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
-            await self.migrations.record_error(
-                self.migration_id, self.owner, f"waiting: {redact(str(error))}"
-            )
+            await self.migrations.record_error(self.migration_id, self.owner, f"waiting: {reason}")
 
     async def _fail(self, error: Exception) -> bool:
         """Record why the migration cannot go on, and answer whoever waits for a cutover.
@@ -304,6 +314,8 @@ class _Drive:
                 self.migration.id, request, outcomes.describe(error)
             )
             await self._reopen_passes()
+            # A statement that was cancelled on a silent link would keep the next one waiting.
+            await self.links.renew(self.migration.id)
             return
         await flip.finish(self.links.migrations, self.migration, result.decided, result.pause_ms)
         # Before the answer: whoever gets it finds the figures in the log.

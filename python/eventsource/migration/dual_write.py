@@ -19,6 +19,7 @@ from eventsource.connections import connect
 from eventsource.dataplane import TableAddress
 from eventsource.identifiers import quote_identifier
 from eventsource.migration import guard
+from eventsource.migration.faults import PASSING
 from eventsource.migration.links import address_of
 from eventsource.migration.preflight import Column, all_columns
 
@@ -50,7 +51,7 @@ _SETTINGS = {
     "statement_timeout": "5000",
 }
 
-_PASSING = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_PASSING = (*PASSING, asyncpg.PostgresError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,20 @@ from eventsource.dataplane import DataPlaneError
 from eventsource.migration.errors import TargetBusyError
 
 #: A connection that is lost or cannot be made.
-PASSING = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
+PASSING = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # What asyncpg says when a connection is lost at an awkward moment.
+    asyncpg.InternalClientError,
+    TimeoutError,
+)
+
+#: The server ended a transaction whose driver it had not heard of for a while, or that took long.
+_ENDED = ("25P03", "25P04")
 
 #: SQLSTATE classes that time heals: connection, resources, operator intervention, rollback, locks.
 _PASSING_CLASSES = ("08", "53", "57", "40", "55")
-
-#: This process was frozen in a transaction, and the server has ended its session meanwhile.
-_FROZEN = "25P03"
 
 
 def may_pass(error: BaseException) -> bool:
@@ -27,7 +34,7 @@ def may_pass(error: BaseException) -> bool:
         )
     if isinstance(error, asyncpg.PostgresError):
         sqlstate = str(error.sqlstate or "")
-        return sqlstate == _FROZEN or sqlstate[:2] in _PASSING_CLASSES
+        return sqlstate[:2] in _PASSING_CLASSES or sqlstate in _ENDED
     return isinstance(error, (*PASSING, TargetBusyError))
 
 

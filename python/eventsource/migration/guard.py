@@ -36,6 +36,9 @@ DDL_LOCK_TIMEOUT_MS = 150
 #: then the writers of every tenant of the table wait. One that is merely slow begins anew.
 DDL_FROZEN_AFTER_MS = 200
 
+#: How long such a transaction may take as a whole, where the server can see to that.
+DDL_TRANSACTION_TIMEOUT_MS = 15_000
+
 #: The guard waits this much longer than the cutover's budget, so that an overrun is the cutover's
 #: to resolve and no writer sees an error for it.
 GUARD_PATIENCE_SECONDS = 2.0
@@ -295,11 +298,23 @@ def _migrator_passes(fence: Fence) -> str:
     )
 
 
+def end_after(milliseconds: int) -> str:
+    """A statement by which PostgreSQL 17 and later end the transaction, whatever it is at.
+
+    A driver that goes silent between parsing a statement and running it is not idle to the server.
+    """
+    return (
+        f"select set_config(name, '{milliseconds}', true) from pg_settings"
+        " where name = 'transaction_timeout'"
+    )
+
+
 async def hold_briefly(connection: Executor) -> None:
     """Inside a transaction that will hold writers off: neither wait for long nor keep them long."""
     await connection.execute(
         f"set local lock_timeout = {DDL_LOCK_TIMEOUT_MS};"
-        f"set local idle_in_transaction_session_timeout = {DDL_FROZEN_AFTER_MS}"
+        f"set local idle_in_transaction_session_timeout = {DDL_FROZEN_AFTER_MS};"
+        + end_after(DDL_TRANSACTION_TIMEOUT_MS)
     )
 
 

@@ -16,6 +16,7 @@ import asyncpg
 
 from eventsource.connections import ConnectionParameters, connect, connection_parameters
 from eventsource.dataplane import PassSession, PassSessionConfig, TableAddress
+from eventsource.migration import stalls
 from eventsource.migration.guard import MIGRATOR_SETTING
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
@@ -30,7 +31,8 @@ APPLICATION_NAME = "eventsource-migrate"
 
 #: A role may have other defaults; the protocol depends on these. Statements and not startup
 #: parameters, which a pooler in session mode refuses. A driver's sessions are idle while it rests
-#: or another one works, and its transactions are as long as an index build.
+#: or another one works, and a statement is as long as an index build. A transaction that is left
+#: alone is another thing: its driver is gone without a word, and its locks must go too.
 _SETTINGS = """
 set synchronous_commit = on;
 set default_transaction_isolation = 'read committed';
@@ -135,6 +137,20 @@ class Links:
         """One more connection to the target that its guard lets in; the caller closes it."""
         return await _open_target(self.endpoints, migration_id)
 
+    async def renew(self, migration_id: UUID) -> None:
+        """Open those to the stores anew; what was open on the old ones is gone."""
+        opened: list[Connection] = []
+        try:
+            for parameters in (self.endpoints.source, self.endpoints.source):
+                opened.append(await open_link(parameters))
+            opened.append(await _open_target(self.endpoints, migration_id))
+        except BaseException:
+            await close_all(opened)
+            raise
+        before = [self.source, self.fence, self.target]
+        self.source, self.fence, self.target = opened
+        await close_all(before)
+
     async def close(self) -> None:
         """Close them all; what was not committed is gone, which is the safe outcome."""
         await close_all([self.fence, self.source, self.target, self.control, self.watch])
@@ -163,7 +179,9 @@ class Links:
 
 async def open_link(parameters: ConnectionParameters) -> Connection:
     """One connection as the driver has them; the caller closes it."""
-    connection = await connect(parameters, application_name=APPLICATION_NAME)
+    connection = await connect(
+        parameters, application_name=APPLICATION_NAME, command_timeout=stalls.STATEMENT_SECONDS
+    )
     try:
         await connection.execute(_SETTINGS)
     except BaseException:

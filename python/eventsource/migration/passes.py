@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from eventsource import failpoints
 from eventsource.dataplane import PassResult, PassSession, PassSpec
-from eventsource.migration import progress, snapshots
+from eventsource.migration import progress, snapshots, stalls
 from eventsource.migration.errors import MigrationError
 
 if TYPE_CHECKING:
@@ -105,14 +105,23 @@ class Passes:
 
     async def run_stored(self) -> PassResult:
         """Run the stored pass from its cursor."""
-        return await self.session.run(
-            PassSpec(
-                number=self.at.pass_number,
-                previous_snapshot=self.at.previous_snapshot,
-                snapshot=self.at.snapshot,
-                staged=self.at.staged,
-            )
+        spec = PassSpec(
+            number=self.at.pass_number,
+            previous_snapshot=self.at.previous_snapshot,
+            snapshot=self.at.snapshot,
+            staged=self.at.staged,
         )
+        config = self.migration.config
+        # A throttled chunk may take its time on purpose.
+        throttled = config.chunk_rows / (config.max_events_per_second or float("inf"))
+        return await stalls.unless_stalled(
+            self.session.run(spec), self._moved, stalls.STALLED_SECONDS + throttled,
+            f"pass {spec.number}",
+        )  # fmt: skip
+
+    def _moved(self) -> tuple[int, int]:
+        seen = self.session.progress()
+        return seen.bytes, seen.chunks
 
     async def complete(self) -> None:
         """Record the pass as proven: the next one starts from its snapshot."""

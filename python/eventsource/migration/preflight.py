@@ -98,7 +98,8 @@ class Findings:
             self.problems.append(f"{what} cannot be used: {redact(str(error))}")
         # The last two come from a DSN that is none: a port out of range, a bracket left open.
         except (
-            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError,
+            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError,
+            asyncpg.InternalClientError, ValueError,
             OverflowError,
         ) as error:  # fmt: skip
             self.problems.append(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from eventsource import failpoints
 from eventsource.migration import deferred_indexes, guard, progress, snapshots
+from eventsource.migration.stalls import LONG_STATEMENT_SECONDS
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -76,7 +77,7 @@ async def count_tenant(links: Links, migration: Migration, at: CopyProgress) -> 
         f"select count(*) from {guard.table(links.endpoints.source_address)} where tenant_id = $1"
         " and (transaction_id is null"
         " or pg_visible_in_snapshot(transaction_id, $2::text::pg_snapshot))",
-        migration.tenant_id, at.snapshot,
+        migration.tenant_id, at.snapshot, timeout=LONG_STATEMENT_SECONDS,
     )  # fmt: skip
     return int(count)
 

@@ -12,6 +12,7 @@ import asyncpg
 
 from eventsource.connections import connect, connection_parameters
 from eventsource.errors import ConnectionDetailsError
+from eventsource.migration.faults import PASSING
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.routing import CHANNEL, PostgreSQLRoutingRepository
 from eventsource.migration.states import TenantMigrationState
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 LONGEST_BACKOFF = 5.0
 
-_PASSING = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_PASSING = (*PASSING, asyncpg.PostgresError)
 
 
 class RouteCache:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Channel on which requests and transitions are announced; the payload is the migration id.
 CHANNEL = "eventsource_migrations"
 
+#: The shortest time that a silent control database is waited for (seconds).
+LEAST_PATIENCE = 5.0
+
 #: How often the journal is read when nothing is announced (a pooler may drop NOTIFY), in seconds.
 TICK_SECONDS = 0.25
 
@@ -71,14 +74,19 @@ class Watch:
         every = self.migration.config.lease_seconds / 3
         renewed = float("-inf")
         while True:
-            if time.monotonic() - renewed >= every:
-                seconds = self.migration.config.lease_seconds
-                if not await self.repository.renew_lease(self.migration.id, self.owner, seconds):
-                    raise LeaseLostError(f"another driver carries {self.migration.id} on")
-                renewed = time.monotonic()
-            latest = await self.repository.get(self.migration.id)
-            await self._pass_on(latest)
+            # Without an answer for so long the lease is over, and this driver's time with it.
+            async with asyncio.timeout(max(self.migration.config.lease_seconds, LEAST_PATIENCE)):
+                if time.monotonic() - renewed >= every:
+                    await self._renew()
+                    renewed = time.monotonic()
+                latest = await self.repository.get(self.migration.id)
+                await self._pass_on(latest)
             await _wait(self._news, TICK_SECONDS)
+
+    async def _renew(self) -> None:
+        seconds = self.migration.config.lease_seconds
+        if not await self.repository.renew_lease(self.migration.id, self.owner, seconds):
+            raise LeaseLostError(f"another driver carries {self.migration.id} on")
 
     async def refresh(self, repository: PostgreSQLMigrationRepository) -> Migration:
         """Read the journal's row now."""

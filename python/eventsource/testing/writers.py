@@ -22,6 +22,7 @@ import asyncpg
 
 from eventsource import DomainEvent, ExpectedVersion, OptimisticLockError, register_event
 from eventsource.migration.errors import MigrationError
+from eventsource.migration.faults import PASSING
 from eventsource.stores.interface import AppendResult, EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.records import Outcome, RecordFile
@@ -142,7 +143,7 @@ class Writer:
     async def _version(self, tenant: UUID, stream: UUID) -> int | None:
         try:
             return await self._store.get_stream_version(stream, STREAM_TYPE, tenant_id=tenant)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, MigrationError, OSError) as error:
+        except (*PASSING, asyncpg.PostgresError, MigrationError) as error:
             self._records.note("read_failed", tenant_id=str(tenant), error=_describe(error))
             await self._pause(0.1)
             return None

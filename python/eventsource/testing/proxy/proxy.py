@@ -110,6 +110,10 @@ class Proxy:
         """Refuse new connections until `restore`; open ones stay."""
         self._ask(self._close_the_door)
 
+    def redirect(self, dsn: str) -> None:
+        """Take new connections to another server, as after a failover; open ones stay."""
+        self._ask(lambda: setattr(self, "_dsn", dsn))
+
     def restore(self) -> None:
         """A sound network again. Traps stay; what is cut or half-open stays lost."""
 

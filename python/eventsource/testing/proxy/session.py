@@ -39,6 +39,7 @@ class Session:
     is_open: bool = True
     _prepared: dict[str, str] = field(default_factory=dict)
     _portals: dict[str, str] = field(default_factory=dict)
+    _bound: set[str] = field(default_factory=set)
     _fresh: bool = True
 
     @property
@@ -58,7 +59,7 @@ class Session:
         return any(text.lower() in statement.lower() for statement in self.transaction)
 
     def heard_from_client(self, message: Message) -> str | None:
-        """Take a message in; the text of the statement that it executes, if it does."""
+        """Take a message in; the text of the statement that it begins to run, if it does."""
         match message.kind:
             case "Q":
                 return self._runs(texts(message.head, 1)[0])
@@ -68,8 +69,15 @@ class Session:
             case "B":
                 portal, name = texts(message.head, 2)
                 self._portals[portal] = self._prepared.get(name, "")
+                self._bound.add(portal)
+                return self._runs(self._portals[portal])
             case "E":
-                return self._runs(self._portals.get(texts(message.head, 1)[0], ""))
+                portal = texts(message.head, 1)[0]
+                if portal in self._bound:
+                    # Told when it was bound: a statement that is kept back is kept back whole.
+                    self._bound.discard(portal)
+                else:
+                    return self._runs(self._portals.get(portal, ""))
             case "C" if message.head[:1] == b"S":
                 self._prepared.pop(texts(message.head[1:], 1)[0], None)
         return None
