@@ -112,10 +112,12 @@ class FaultyWorld:
         await asyncio.to_thread(self.servers[side].restart)
 
     @contextlib.asynccontextmanager
-    async def written_to(self, **options: Any) -> AsyncIterator[list[WriterProcess]]:
+    async def written_to(
+        self, *, events: int = 200, **options: Any
+    ) -> AsyncIterator[list[WriterProcess]]:
         """Tenant and bystander with a past, and a process whose tasks write to both."""
         both = [self.tenant, self.bystander]
-        await self.direct.seed(both, events=200, streams=10)
+        await self.direct.seed(both, events=events, streams=10)
         config = self.direct.writer_config("writer", both, **{"tasks": 6, **options})
         with writing([config]) as writers:
             writers[0].focus(self.tenant)
