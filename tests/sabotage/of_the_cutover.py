@@ -23,9 +23,8 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "    at: CopyProgress\n\n    async def catch_up",
-                "    at: CopyProgress\n    early: PassResult | None = None\n\n"
-                "    async def catch_up",
+                "= lambda: None\n\n    async def catch_up",
+                "= lambda: None\n    early: PassResult | None = None\n\n    async def catch_up",
             ),
             Edit(
                 _PASSES,

@@ -98,7 +98,7 @@ class ConsistencyVerifier:
             return seen.source_rows, seen.target_rows
 
         result = await stalls.unless_stalled(
-            verification.result(), moved, stalls.STALLED_SECONDS, "the verification"
+            verification.result(), moved, lambda: stalls.STALLED_SECONDS, "the verification"
         )
         return VerificationReport(
             is_consistent=not result.violations

@@ -395,7 +395,10 @@ class _Drive:
             columns = await carried_columns(self.links.source, self.links.endpoints.source_address)
             await self.watch.throttle.ready.wait()
             session: PassSession = await self.links.open_session(self.migration, at, columns)
-            self.passes = Passes(self.links, self.migration, session, self.driver.owner, at)
+            self.passes = Passes(
+                self.links, self.migration, session, self.driver.owner, at,
+                lambda: self.watch.throttle.rate,
+            )  # fmt: skip
         self.passes.migration = self.migration
         return self.passes
 

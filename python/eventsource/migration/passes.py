@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ class Passes:
     """Runs one migration's passes on a driver's connections.
 
     Every pass goes the same way, whatever its size: snapshot, barrier, store, copy and map, prove,
-    record. ``at`` is the progress row as last read or written by this driver.
+    record. ``at`` is the progress row as last read or written by this driver, ``rate`` what the
+    session is held to now (events per second).
     """
 
     links: Links
@@ -31,6 +33,7 @@ class Passes:
     session: PassSession
     owner: UUID
     at: CopyProgress
+    rate: Callable[[], float | None] = lambda: None
 
     async def catch_up(self) -> PassResult | None:
         """One more pass, or the rest of one that was interrupted; None when asked to stop."""
@@ -111,13 +114,14 @@ class Passes:
             snapshot=self.at.snapshot,
             staged=self.at.staged,
         )
-        config = self.migration.config
-        # A throttled chunk may take its time on purpose.
-        throttled = config.chunk_rows / (config.max_events_per_second or float("inf"))
         return await stalls.unless_stalled(
-            self.session.run(spec), self._moved, stalls.STALLED_SECONDS + throttled,
-            f"pass {spec.number}",
-        )  # fmt: skip
+            self.session.run(spec), self._moved, self._patience, f"pass {spec.number}"
+        )
+
+    def _patience(self) -> float:
+        # A throttled chunk may take its time on purpose.
+        rate = self.rate() or float("inf")
+        return stalls.STALLED_SECONDS + self.migration.config.chunk_rows / rate
 
     def _moved(self) -> tuple[int, int]:
         seen = self.session.progress()

@@ -30,9 +30,9 @@ class StalledError(ConnectionError):
 
 
 async def unless_stalled(
-    work: Awaitable[T], progress: Callable[[], object], seconds: float, what: str
+    work: Awaitable[T], progress: Callable[[], object], patience: Callable[[], float], what: str
 ) -> T:
-    """Await the work as long as ``progress`` gives something new every so many seconds.
+    """Await the work as long as ``progress`` gives something new every ``patience()`` seconds.
 
     Raises:
         StalledError: it did not.
@@ -41,11 +41,13 @@ async def unless_stalled(
     try:
         before = progress()
         while True:
-            done, _ = await asyncio.wait({task}, timeout=seconds)
+            waited = patience()
+            done, _ = await asyncio.wait({task}, timeout=waited)
             if done:
                 return task.result()
-            if (now := progress()) == before:
-                raise StalledError(f"{what}: nothing moved for {seconds:g} s")
+            # Slowed down meanwhile, it may take longer than it might before.
+            if (now := progress()) == before and patience() <= waited:
+                raise StalledError(f"{what}: nothing moved for {waited:g} s")
             before = now
     finally:
         # Not waited for: under the fence somebody else waits.
