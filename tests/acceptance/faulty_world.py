@@ -16,8 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-from moving_world import World, acknowledged, all_attempts, moving_world, writing
-
 from eventsource.migration import (
     CutoverTimeoutError,
     Migration,
@@ -27,6 +25,7 @@ from eventsource.migration import (
 )
 from eventsource.testing import Cluster, WriterProcess
 from eventsource.testing.proxy import Proxy, Session, Trap, named
+from moving_world import World, acknowledged, all_attempts, moving_world, writing
 
 SIDES = ("source", "target", "control")
 DRIVER = named("eventsource-migrate")

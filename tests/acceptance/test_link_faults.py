@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 from faulty_world import DRIVER, POINTS, SIDES, FaultyWorld, Point
-from moving_world import DEDICATED, SHARED, acknowledged, all_attempts
 
 from eventsource.migration import MigrationState, stalls
 from eventsource.testing import StoreAddress, longest_append
 from eventsource.testing.proxy import Proxy
+from moving_world import DEDICATED, SHARED, acknowledged, all_attempts
 
 INFRA = pytest.mark.infra
 

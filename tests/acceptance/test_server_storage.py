@@ -11,11 +11,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 from faulty_world import POINTS, FaultyWorld
-from moving_world import acknowledged, all_attempts, until
 
 from eventsource.testing import Cluster, Outcome, read_rows
 from eventsource.testing.binaries import server_account
 from eventsource.testing.records import clock
+from moving_world import acknowledged, all_attempts, until
 
 SMALL_DISK = 8 * 1024 * 1024
 
