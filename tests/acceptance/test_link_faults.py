@@ -105,6 +105,7 @@ async def test_a_driver_waits_for_a_database_that_is_away(faulty: FaultyWorld, s
     await faulty.check(migration, writers)
 
 
+@INFRA
 async def test_writers_whose_links_are_cut_again_and_again_lose_nothing(
     faulty: FaultyWorld,
 ) -> None:

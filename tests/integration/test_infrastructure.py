@@ -18,10 +18,10 @@ from eventsource.testing.proxy import Proxy
 
 #: Settings of a role or database that are meant for its applications.
 TIMEOUTS = {
-    "statement_timeout": "2s",
-    "lock_timeout": "20ms",
-    "idle_in_transaction_session_timeout": "100ms",
-    "idle_session_timeout": "300ms",
+    "statement_timeout": "10s",
+    "lock_timeout": "1s",
+    "idle_in_transaction_session_timeout": "5s",
+    "idle_session_timeout": "1s",
 }
 
 
@@ -31,7 +31,7 @@ async def set_timeouts(world: World) -> None:
         name = await connection.fetchval("select current_database()")
         settings = dict(TIMEOUTS)
         if await connection.fetchval("select current_setting('server_version_num')::int >= 170000"):
-            settings["transaction_timeout"] = "150ms"
+            settings["transaction_timeout"] = "10s"
         for setting, value in settings.items():
             await connection.execute(f"alter database \"{name}\" set {setting} = '{value}'")
 
@@ -48,7 +48,7 @@ async def test_timeouts_of_the_role_do_not_reach_the_driver(world: World) -> Non
         assert await link.fetchval("show idle_in_transaction_session_timeout") == "10s"
         await link.close()
     # It rests for longer than an idle session of an application may.
-    process = await world.process(pass_interval_seconds=0.8)
+    process = await world.process(pass_interval_seconds=2.0)
     migration = await process.start(world.tenant)
     await world.reach(migration, "dual_write")
     driver = "select pid from pg_stat_activity where application_name = 'eventsource-migrate'"
