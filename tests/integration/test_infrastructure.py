@@ -45,7 +45,7 @@ async def test_timeouts_of_the_role_do_not_reach_the_driver(world: World) -> Non
             assert await link.fetchval(f"show {setting}") == "0"
         if side == "target":
             assert await link.fetchval("show transaction_timeout") == "0"
-        assert await link.fetchval("show idle_in_transaction_session_timeout") == "10s"
+        assert await link.fetchval("show idle_in_transaction_session_timeout") == "5s"
         await link.close()
     # It rests for longer than an idle session of an application may.
     process = await world.process(pass_interval_seconds=2.0)
