@@ -318,7 +318,10 @@ class _Drive:
             await self.links.renew(self.migration.id)
             return
         await flip.finish(self.links.migrations, self.migration, result.decided, result.pause_ms)
-        # Before the answer: whoever gets it finds the figures in the log.
+        await self.links.migrations.answer_cutover(
+            self.migration.id, request, {"code": outcomes.OK}
+        )
+        await failpoints.reach("flip.answer.committed")
         await self.links.migrations.audit(
             self.migration.id,
             "cutover",
@@ -328,10 +331,6 @@ class _Drive:
                 "attempts": result.attempts,
             },
         )
-        await self.links.migrations.answer_cutover(
-            self.migration.id, request, {"code": outcomes.OK}
-        )
-        await failpoints.reach("flip.answer.committed")
 
     async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
         fence = await guard.read(
