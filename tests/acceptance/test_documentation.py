@@ -107,8 +107,9 @@ def test_commands_that_are_not_run_exist() -> None:
                 words = shlex.split(line, comments=True)
                 where = f"{name_of(page)}:{block.line}: {line}"
                 match words:
-                    case ["make", target]:
+                    case ["make", target, *settings]:
                         assert target in targets, where
+                        assert all("=" in setting for setting in settings), where
                     case ["eventsource-migrate", *rest]:
                         check_options(rest, where)
                     case ["pip", "install", *_]:

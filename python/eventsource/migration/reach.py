@@ -152,11 +152,7 @@ async def _check_sessions(
 
     A guard held by such a session would be held for whoever comes next.
     """
-    try:
-        lent = await _are_lent(connection, parameters)
-    except _LENT:
-        lent = True
-    if lent:
+    if await _are_lent(connection, parameters):
         findings.problems.append(
             f"{what} is reached through a pooler that lends sessions per transaction, where no"
             f" lock and no setting stays; {_DIRECT}"
@@ -170,7 +166,10 @@ async def _are_lent(connection: Connection, parameters: ConnectionParameters) ->
     them hands it the one that was used last, which is ours; and ours is another one afterwards.
     """
     ask = "select pg_backend_pid()"
-    before = await connection.fetchval(ask)
+    try:
+        before = await connection.fetchval(ask)
+    except _LENT:
+        return True
     # A pooler makes up the process id of the login, and everybody else tells the server's.
     rounds = 1 if before == connection.get_server_pid() else ROUNDS
     other = await open_link(parameters)
@@ -181,5 +180,7 @@ async def _are_lent(connection: Connection, parameters: ConnectionParameters) ->
                 return True
             await other.execute("rollback")
         return False
+    except _LENT:
+        return True
     finally:
         await close_all([other])
