@@ -168,19 +168,17 @@ async def _are_lent(connection: Connection, parameters: ConnectionParameters) ->
     ask = "select pg_backend_pid()"
     try:
         before = await connection.fetchval(ask)
+        # A pooler makes up the process id of the login, and everybody else tells the server's.
+        rounds = 1 if before == connection.get_server_pid() else ROUNDS
+        other = await open_link(parameters)
+        try:
+            for _ in range(rounds):
+                await other.execute("begin")
+                if await other.fetchval(ask) == before or await connection.fetchval(ask) != before:
+                    return True
+                await other.execute("rollback")
+        finally:
+            await close_all([other])
     except _LENT:
         return True
-    # A pooler makes up the process id of the login, and everybody else tells the server's.
-    rounds = 1 if before == connection.get_server_pid() else ROUNDS
-    other = await open_link(parameters)
-    try:
-        for _ in range(rounds):
-            await other.execute("begin")
-            if await other.fetchval(ask) == before or await connection.fetchval(ask) != before:
-                return True
-            await other.execute("rollback")
-        return False
-    except _LENT:
-        return True
-    finally:
-        await close_all([other])
+    return False
