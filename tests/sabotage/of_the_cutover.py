@@ -83,7 +83,7 @@ VARIANTS = (
         "a driver that was frozen before the lock may still decide after a recovery",
         (
             Edit(
-                "python/eventsource/migration/driver.py",
+                "python/eventsource/migration/drive.py",
                 "        await progress.claim(self.links.target, target, self.migration.id,"
                 " self.driver.owner)\n",
                 "",
@@ -96,7 +96,7 @@ VARIANTS = (
         "recovery opens a fence that has moved",
         (
             Edit(
-                "python/eventsource/migration/driver.py",
+                "python/eventsource/migration/drive.py",
                 "        request = self.migration.cutover_request\n        if decided is None:\n",
                 "        request = self.migration.cutover_request\n"
                 "        await self.links.source.execute(\n"

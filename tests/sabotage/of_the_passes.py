@@ -170,7 +170,7 @@ VARIANTS = (
         "the comparison before the cutover is not made",
         (
             Edit(
-                "python/eventsource/migration/driver.py",
+                "python/eventsource/migration/drive.py",
                 "            if not self.migration.cutover_force:\n",
                 "            if False:\n",
             ),
@@ -178,6 +178,37 @@ VARIANTS = (
         (
             "tests/integration/test_cutover.py::"
             "test_a_difference_that_the_verification_finds_flips_nothing",
+        ),
+    ),
+    Variant(
+        "seal-overlooks-changes",
+        "the cutover trusts the proof of the bulk copy although a row was changed since",
+        (
+            Edit(
+                "python/eventsource/migration/seal.py",
+                '_CHANGED = "age(e.xmin) <= (',
+                '_CHANGED = "false and age(e.xmin) <= (',
+            ),
+        ),
+        (
+            "tests/integration/test_seal.py::test_whoever_touches_a_row_breaks_the_seal",
+            "tests/integration/test_cutover.py::"
+            "test_a_difference_that_the_verification_finds_flips_nothing",
+        ),
+    ),
+    Variant(
+        "seal-over-what-was-in-flight",
+        "the cutover leaves out an event that was in flight at the bulk copy",
+        (
+            Edit(
+                "python/eventsource/migration/seal.py",
+                "select least($2::bigint, (select min(global_position) - 1",
+                "select greatest($2::bigint, (select min(global_position) - 1",
+            ),
+        ),
+        (
+            "tests/integration/test_seal.py::"
+            "test_an_event_in_flight_at_the_bulk_copy_is_compared",
         ),
     ),
     Variant(

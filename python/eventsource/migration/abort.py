@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
-from eventsource.identifiers import qualified
 from eventsource.migration import deferred_indexes, flip, guard, progress, snapshots
+from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.stalls import LONG_STATEMENT_SECONDS
 from eventsource.migration.states import MigrationState
 
@@ -55,7 +55,7 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
     elif closed is not None:
         await guard.remove(links.target, target, closed)
     await failpoints.reach("abort.target.committed")
-    await _delete_mapping(links, migration)
+    await PostgreSQLPositionMappingRepository(links.control).delete(migration.id)
     await failpoints.reach("abort.mapping.committed")
     await progress.remove(links.target, target, migration.id)
     await failpoints.reach("abort.progress.committed")
@@ -96,18 +96,6 @@ async def _delete_copied(links: Links, migration: Migration) -> None:
             f"delete from {name} where global_position in (select global_position from {name}"
             " where tenant_id = $1 order by global_position limit $2)",
             migration.tenant_id, ROWS_AT_A_TIME, timeout=LONG_STATEMENT_SECONDS,
-        )  # fmt: skip
-        if tag == "DELETE 0":
-            return
-
-
-async def _delete_mapping(links: Links, migration: Migration) -> None:
-    name = qualified(links.endpoints.control_schema, "migration_position_mappings")
-    while True:
-        tag = await links.control.execute(
-            f"delete from {name} where id in (select id from {name} where migration_id = $1"
-            " limit $2)",
-            migration.id, ROWS_AT_A_TIME, timeout=LONG_STATEMENT_SECONDS,
         )  # fmt: skip
         if tag == "DELETE 0":
             return

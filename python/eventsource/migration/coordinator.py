@@ -358,7 +358,7 @@ class MigrationCoordinator:
 
     async def _verify(self, migration: Migration) -> None:
         source, target = self._stores_of(migration)
-        report = await ConsistencyVerifier(source, target).verify_tenant_consistency(
+        report = await ConsistencyVerifier(source, target).verify_before_cutover(
             migration.tenant_id,
             level=migration.config.verification_level,
             sample_percentage=migration.config.sample_percentage,

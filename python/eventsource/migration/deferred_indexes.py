@@ -156,7 +156,21 @@ async def build(
 
     await guard.with_brief_locks(first, finish)
     await failpoints.reach("load.finished.committed")
-    await first.execute(f"analyze {table}", timeout=LONG_STATEMENT_SECONDS)
+
+
+async def first_statistics(connection: Connection, target: TableAddress) -> None:
+    """Tell the planner about a table that was never analyzed, as one is after its load.
+
+    Behind the load and not a part of it: nothing that the migration does depends on it. Without the
+    right to do so the server leaves it and says so; autovacuum comes to it in a while.
+    """
+    table = guard.table(target)
+    if await connection.fetchval(
+        "select coalesce(last_analyze, last_autoanalyze) is null from pg_stat_all_tables"
+        " where relid = $1::text::regclass",
+        table,
+    ):
+        await connection.execute(f"analyze {table}", timeout=LONG_STATEMENT_SECONDS)
 
 
 async def _build_some(connection: Connection, indexes: Sequence[Index]) -> None:

@@ -33,7 +33,7 @@ _COLUMNS = (
     "migration_id, owner, position_offset, last_target_position, source_system, pass_number,"
     " previous_snapshot, snapshot, staged, last_transaction_id::text::bigint as"
     " last_transaction_id, last_position, pass_rows, pass_digest, rows_copied, proven_snapshot,"
-    " proven_rows"
+    " proven_rows, sealed_snapshot, sealed_position, sealed_xid::text as sealed_xid"
 )
 
 
@@ -42,7 +42,9 @@ class CopyProgress:
     """One migration's progress row.
 
     ``proven_snapshot`` is the snapshot of the last pass that was copied, mapped and proven: the
-    target holds every row visible in it. A pass with ``snapshot`` None ran under the fence.
+    target holds every row visible in it. A pass with ``snapshot`` None ran under the fence. The
+    seal (see :mod:`eventsource.migration.seal`) is the bulk copy's snapshot, its last position, and
+    the target's next transaction id when all of it was proven.
     """
 
     migration_id: UUID
@@ -61,6 +63,9 @@ class CopyProgress:
     rows_copied: int
     proven_snapshot: str | None
     proven_rows: int
+    sealed_snapshot: str | None
+    sealed_position: int | None
+    sealed_xid: str | None
 
     @property
     def pass_is_open(self) -> bool:
@@ -225,13 +230,17 @@ async def begin_pass(
 async def complete_pass(
     connection: Executor, target: TableAddress, current: CopyProgress, owner: UUID
 ) -> CopyProgress:
-    """Record that the pass is proven: the next one starts from its snapshot.
+    """Record that the pass is proven: the next one starts from its snapshot. A bulk copy is sealed.
 
     Raises:
         LeaseLostError: another owner is recorded, or a first pass was not read back to its end.
     """
     row = await connection.fetchrow(
         f"update {_name(target)} set proven_snapshot = snapshot,"
+        " sealed_snapshot = case when staged then sealed_snapshot else snapshot end,"
+        " sealed_position = case when staged then sealed_position else last_position end,"
+        " sealed_xid = case when staged then sealed_xid"
+        " else pg_snapshot_xmax(pg_current_snapshot()) end,"
         " proven_rows = proven_rows + pass_rows, updated_at = now()"
         " where migration_id = $1 and owner = $2 and pass_number = $3 and snapshot is not null"
         " and (staged or proven_position = last_position)"

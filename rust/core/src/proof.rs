@@ -26,6 +26,11 @@ use crate::task::Task;
 /// named down to the field.
 pub const WAITING: usize = 1;
 
+/// The planner knows nothing of a table that is being filled: it would collect a range from the heap
+/// and sort it, on disk where the rows are many, although the primary key has it in order.
+const ALONG_THE_KEY: &str =
+    "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off";
+
 /// Rows of the tenant with source positions in `(after, upto]`, committed in one transaction.
 pub struct Range {
     pub after: i64,
@@ -59,8 +64,10 @@ pub struct Prover {
 impl Prover {
     /// `from` is the position up to which everything is proven.
     pub async fn start(config: &PassConfig, from: i64) -> Result<Prover> {
+        let target = open_target(config).await?;
+        target.batch(ALONG_THE_KEY).await?;
         let reader = Reader {
-            target: open_target(config).await?,
+            target,
             table: config.target.sql(),
             columns: config.columns.clone(),
             tenant: config.tenant_id.to_string(),

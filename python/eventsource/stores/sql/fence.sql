@@ -49,6 +49,9 @@ create table if not exists {schema}.eventsource_copy_progress (
     proven_snapshot      text,
     proven_rows          bigint not null default 0,
     proven_position      bigint not null default 0,
+    sealed_snapshot      text,
+    sealed_position      bigint,
+    sealed_xid           xid8,
     deferred_indexes     jsonb,
     updated_at           timestamptz not null default now()
 );
