@@ -54,6 +54,12 @@ class DriverProcess:
         """Wait for its end, which must be a good one."""
         assert self._process.wait(timeout) == 0, self.output()
 
+    def peak_memory_mb(self) -> float:
+        """The most memory that it has had so far, in MB of 1024 x 1024 bytes; of /proc."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        line = next(part for part in status.splitlines() if part.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
