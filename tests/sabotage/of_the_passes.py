@@ -206,10 +206,7 @@ VARIANTS = (
                 "select greatest($2::bigint, (select min(global_position) - 1",
             ),
         ),
-        (
-            "tests/integration/test_seal.py::"
-            "test_an_event_in_flight_at_the_bulk_copy_is_compared",
-        ),
+        ("tests/integration/test_seal.py::test_an_event_in_flight_at_the_bulk_copy_is_compared",),
     ),
     Variant(
         "foreign-rows-are-taken",

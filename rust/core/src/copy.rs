@@ -14,7 +14,7 @@ use crate::direct::Direct;
 use crate::error::{Result, Side};
 use crate::positions::Positions;
 use crate::progress::{Counters, ProgressRow};
-use crate::source::{IN_RECOVERY, Reader};
+use crate::source::{BY_INDEX, IN_RECOVERY, Reader};
 use crate::staged::Staged;
 use crate::task::Task;
 use crate::throttle::Throttle;
@@ -55,6 +55,7 @@ impl Pipeline {
             open_target(config),
             Positions::open(config),
         )?;
+        source.batch(BY_INDEX).await?;
         let select = ProgressRow::of(config).select();
         let (recovery, read_progress, staged) = tokio::try_join!(
             source.prepare(IN_RECOVERY),

@@ -27,6 +27,20 @@ fn fair_share(writers: usize) -> usize {
     BYTES_IN_FLIGHT / (writers + 3 + proof::WAITING)
 }
 
+/// How the sessions that read a pass plan. Nothing may have told the planner about the table: it would
+/// then collect the whole rest of the tenant and sort it, for every chunk anew.
+pub const BY_INDEX: &str = "set enable_seqscan = off; set enable_bitmapscan = off";
+
+/// The order that goes with [`behind`].
+pub const IN_ORDER: &str = "tenant_id, global_position";
+
+/// The condition for the tenant's rows behind a position. Not an equality: knowing the tenant for a
+/// constant, the planner may prefer the order of the primary key, and pass over every other tenant's
+/// rows.
+pub fn behind(tenant: &impl std::fmt::Display, after: i64) -> String {
+    format!("(tenant_id, global_position) > ('{tenant}', {after}) and tenant_id <= '{tenant}'")
+}
+
 /// The rows of one tenant in one table.
 #[derive(Clone, Debug)]
 pub struct TenantRows {
@@ -62,11 +76,10 @@ impl TenantRows {
         };
         format!(
             "select {columns}, transaction_id from {table} \
-             where tenant_id = '{tenant}' and global_position > {after}{visible} \
-             order by global_position limit {limit}",
+             where {behind}{visible} order by {IN_ORDER} limit {limit}",
             columns = self.columns,
             table = self.table,
-            tenant = self.tenant_id,
+            behind = behind(&self.tenant_id, after),
         )
     }
 

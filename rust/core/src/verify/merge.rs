@@ -12,6 +12,7 @@ use super::scan::{Batch, Entry, Range, Scanner, Selection};
 use super::{VerifyConfig, VerifyCounters};
 use crate::connect::Connection;
 use crate::error::{On, Result, Side};
+use crate::source::BY_INDEX;
 use crate::task::Task;
 
 /// Batches that the faster side may be ahead.
@@ -91,6 +92,7 @@ impl Merge {
     ) -> Result<Merge> {
         let lane = async |side, dsn| {
             let connection = Connection::open(side, dsn).await?;
+            connection.batch(BY_INDEX).await?;
             let scanner = Scanner::new(&config, side, fingerprints, counters.clone())?;
             Ok::<Lane, crate::Error>(Lane::start(scanner, connection, range))
         };

@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result, Side};
 use crate::frame::Tuple;
 use crate::identifier::{TableAddress, column_list};
+use crate::source;
 use crate::stream::TupleStream;
 
 /// Rows of one short statement.
@@ -70,7 +71,27 @@ impl Selection {
 
     /// The rows in question, all of them.
     pub fn condition(&self) -> String {
-        let mut text = format!("tenant_id = '{}'", self.tenant);
+        format!("tenant_id = '{}'{}", self.tenant, self.narrowed())
+    }
+
+    /// The rows of a statement: behind a position, in an order that an index has.
+    fn behind(&self, after: i64) -> (String, &'static str) {
+        let after = after.saturating_add(self.offset);
+        match self.side {
+            Side::Source | Side::Control => (source::behind(&self.tenant, after), source::IN_ORDER),
+            // The tenant's positions are a block of its own there, also while indexes are missing.
+            Side::Target => (
+                format!(
+                    "tenant_id = '{}' and global_position > {after}",
+                    self.tenant
+                ),
+                "global_position",
+            ),
+        }
+    }
+
+    fn narrowed(&self) -> String {
+        let mut text = String::new();
         if let Some(last) = self.last {
             let last = last.saturating_add(self.offset);
             text.push_str(&format!(" and global_position <= {last}"));
@@ -93,14 +114,13 @@ impl Selection {
             ),
             None => String::new(),
         };
+        let (behind, order) = self.behind(range.after);
         format!(
-            "copy (select {output} from {table} where {condition} \
-                   and global_position > {after}{upto} \
-                   order by global_position limit {STATEMENT_ROWS}) to stdout (format binary)",
+            "copy (select {output} from {table} where {behind}{upto}{narrowed} \
+                   order by {order} limit {STATEMENT_ROWS}) to stdout (format binary)",
             output = self.output(),
             table = self.table,
-            condition = self.condition(),
-            after = range.after.saturating_add(self.offset),
+            narrowed = self.narrowed(),
         )
     }
 }
