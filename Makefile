@@ -56,11 +56,13 @@ fuzz: build
 faults: build
 	PYTHONPATH=tests $(BIN)/python tests/faults/run_matrix.py $(CELLS)
 
-# Random schedules of writers, faults and restarts; SEED=k SEEDS=1 replays one, WRITE=1 writes figures.
+# Random schedules of writers, faults and restarts; SEED=k SEEDS=1 replays one, WRITE=1 writes figures,
+# JOBS=n plays n at once.
 SEED ?= 1
 SEEDS ?= 25
+JOBS ?= 1
 torture: build
-	PYTHONPATH=tests $(BIN)/python tests/faults/run_torture.py --first $(SEED) --seeds $(SEEDS) $(if $(WRITE),--write)
+	PYTHONPATH=tests $(BIN)/python tests/faults/run_torture.py --first $(SEED) --seeds $(SEEDS) --jobs $(JOBS) $(if $(WRITE),--write)
 
 # Servers that crash at every point, links that break, poolers, disks that are full.
 infra: build

@@ -67,6 +67,7 @@ def size(result: dict[str, Any]) -> str:
     series = [
         Series(PEERS[name], [(p["events"], p["seconds"][name] / p["events"] * 1e6) for p in points])
         for name in ("product", "pipe")
+        if name in points[0]["seconds"]
     ]
     x = axis_over("events of the tenant", [point["events"] for point in points], log=True)
     y = axis_over("microseconds per event", [value for one in series for _, value in one.points])

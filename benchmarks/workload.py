@@ -18,6 +18,9 @@ SETTLED = UUID("c0000000-0000-4000-8000-00000000000c")
 
 EVENTS_PER_STREAM = 20
 
+#: Events of a tenant from which on a workload is filled before it has indexes.
+LARGE = 2_000_000
+
 #: Characters of filler in a payload: a row is then about 500 bytes in COPY.
 FILLER = 160
 
@@ -98,14 +101,21 @@ async def make_plain_table(dsn: str, table: str = "events") -> None:
 
 
 async def build(dsn: str, events: int, tenants: tuple[UUID, ...] = (TENANT, OTHER)) -> Workload:
-    """Fill ``events`` of the database with ``events`` rows of each of the tenants."""
+    """Fill ``events`` of the database with ``events`` rows of each of the tenants.
+
+    From LARGE on the indexes are made afterwards: nothing is timed here, and filling them row by
+    row would take longer than everything that is.
+    """
     await make_store(dsn)
     sql = _FILL.format(per_stream=EVENTS_PER_STREAM, filler=FILLER // 32)
     connection = await asyncpg.connect(dsn)
     try:
+        later = await _without_indexes(connection) if events >= LARGE else []
         step = 100_000
         for start in range(0, events, step):
             await connection.execute(sql, tenants, events, start, min(start + step, events))
+        for statement in later:
+            await connection.execute(statement)
         await connection.execute("vacuum analyze events")
         row = await connection.fetchrow(
             "select count(*) as events, count(distinct aggregate_id) as streams,"
@@ -117,6 +127,24 @@ async def build(dsn: str, events: int, tenants: tuple[UUID, ...] = (TENANT, OTHE
         return Workload(events, row["streams"], float(row["size"]))
     finally:
         await connection.close()
+
+
+async def _without_indexes(connection: Any) -> list[str]:
+    """Drop the secondary indexes of an empty table; the statements that make them again."""
+    again = ["set maintenance_work_mem = '1GB'"]
+    for name, definition, constraint in await connection.fetch(
+        "select c.relname, pg_get_indexdef(i.indexrelid), pg_get_constraintdef(k.oid)"
+        " from pg_index i join pg_class c on c.oid = i.indexrelid"
+        " left join pg_constraint k on k.conindid = i.indexrelid"
+        " where i.indrelid = 'events'::regclass and not i.indisprimary"
+    ):
+        if constraint is None:
+            again.append(definition)
+            await connection.execute(f'drop index "{name}"')
+        else:
+            again.append(f'alter table events add constraint "{name}" {constraint}')
+            await connection.execute(f'alter table events drop constraint "{name}"')
+    return again
 
 
 async def write_more(connection: Any, tenant: UUID, events: int, per_commit: int = 50) -> None:

@@ -1,6 +1,7 @@
 """Plays random schedules, one for each seed: ``make torture SEEDS=25 SEED=1``.
 
-``--write`` writes the figures of the run down beside those of the matrix.
+``--write`` writes the figures of the run down beside those of the matrix. ``--jobs`` plays so many
+schedules at once, each on servers of its own: most of a schedule is waiting.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from torture import Result, Servers
 GROUP = 20
 
 
-async def main(first: int, seeds: int, write: bool) -> int:
+async def main(first: int, seeds: int, jobs: int, write: bool) -> int:
     if not _core.HAS_FAILPOINTS:
         print("the extension module has no failpoints; run `make build`", file=sys.stderr)
         return 2
     # A pool says whenever it cannot reach a server, and here they are down often.
     logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
     began, results = time.monotonic(), list[Result]()
-    with Servers.start() as servers, tempfile.TemporaryDirectory() as files:
-        for start in range(first, first + seeds, GROUP):
-            async with torture.databases(servers) as dsns:
-                for seed in range(start, min(start + GROUP, first + seeds)):
-                    directory = Path(files, str(seed))
-                    os.mkdir(directory)
-                    results.append(await _play(servers, dsns, directory, seed))
+    last = first + seeds
+    groups = [range(start, min(start + GROUP, last)) for start in range(first, last, GROUP)]
+    groups.reverse()
+    with tempfile.TemporaryDirectory() as files:
+        async with asyncio.TaskGroup() as playing:
+            for _ in range(jobs):
+                playing.create_task(_play_groups(groups, results, files))
+    results.sort(key=lambda result: result.schedule.seed)
     broken = [result.schedule.seed for result in results if result.violations]
     if write:
         record.write_torture(results, time.monotonic() - began)
@@ -45,9 +47,20 @@ async def main(first: int, seeds: int, write: bool) -> int:
     return 1 if broken else 0
 
 
+async def _play_groups(groups: list[range], results: list[Result], files: str) -> None:
+    """Play what no other job has taken yet."""
+    with Servers.start() as servers:
+        while groups:
+            seeds = groups.pop()
+            async with torture.databases(servers) as dsns:
+                for seed in seeds:
+                    directory = Path(files, str(seed))
+                    os.mkdir(directory)
+                    results.append(await _play(servers, dsns, directory, seed))
+
+
 async def _play(servers: Servers, dsns: list[str], directory: Path, seed: int) -> Result:
     plan = schedule.derive(seed)
-    print(plan, flush=True)
     try:
         result = await torture.play(servers, dsns, directory, plan)
     except Exception as error:
@@ -56,7 +69,7 @@ async def _play(servers: Servers, dsns: list[str], directory: Path, seed: int) -
             if not cluster.is_running:
                 cluster.restart()
     print(
-        f"    {result.end}, settled in {result.recovery:.2f} s of {result.seconds:.1f} s,"
+        f"{plan}\n    {result.end}, settled in {result.recovery:.2f} s of {result.seconds:.1f} s,"
         f" {result.acknowledged}/{result.attempted} events, reached {result.accidents}",
         flush=True,
     )
@@ -69,6 +82,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=25)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.first, given.seeds, given.write)))
+    sys.exit(asyncio.run(main(given.first, given.seeds, given.jobs, given.write)))
