@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,7 +29,7 @@ def write_matrix(outcomes: Sequence[Outcome], seconds: float) -> Path:
     lines = [
         f"# Fault matrix, {_today()}",
         "",
-        f"`make faults` on {_machine()}: {len(outcomes)} cells of"
+        f"`make faults` at {_commit()} on {_machine()}: {len(outcomes)} cells of"
         f" {len({o.cell.failpoint for o in outcomes})} failpoints in {seconds / 60:.0f} minutes,"
         f" {sum(o.events for o in outcomes):,} events attempted,"
         f" **{len(broken)} cells with a broken promise**.",
@@ -70,7 +71,8 @@ def write_torture(results: Sequence[Result], seconds: float) -> Path:
     lines = [
         f"# Torture, {_today()}",
         "",
-        f"`make torture SEED={min(seeds)} SEEDS={len(seeds)}` on {_machine()}: {len(seeds)} seeds"
+        f"`make torture SEED={min(seeds)} SEEDS={len(seeds)}` at {_commit()} on {_machine()}:"
+        f" {len(seeds)} seeds"
         f" in {seconds / 60:.0f} minutes, {sum(r.attempted for r in results):,} events attempted,"
         f" {sum(r.acknowledged for r in results):,} acknowledged,"
         f" **{len(broken)} seeds with a broken promise**.",
@@ -102,7 +104,8 @@ def write(kind: str, lines: Sequence[str], facts: dict[str, Any]) -> Path:
     RUNS.mkdir(exist_ok=True)
     page = RUNS / f"{kind}-{_today()}.md"
     page.write_text("\n".join(lines).rstrip() + "\n")
-    whole = {"kind": kind, "date": _today(), "machine": _machine(), **facts}
+    where = {"date": _today(), "commit": _commit(), "machine": _machine()}
+    whole = {"kind": kind, **where, **facts}
     page.with_suffix(".json").write_text(json.dumps(whole, indent=1, default=str) + "\n")
     return page
 
@@ -121,3 +124,9 @@ def _today() -> str:
 
 def _machine() -> str:
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    told = subprocess.run(command, cwd=RUNS.parent, capture_output=True, text=True, check=False)
+    return told.stdout.strip() or "unknown"
