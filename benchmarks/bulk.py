@@ -10,12 +10,14 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from benchmarks import peers
 from benchmarks.bench import Bar, Bench, forget
 from benchmarks.pace import watching
+from benchmarks.processors import charged
 from benchmarks.workload import (
     fingerprint,
     make_plain_table,
@@ -54,7 +56,8 @@ async def product(
     try:
         await bench.settle()
         async with watching(target_dsn) as pace:
-            seen = await bench.move(source_dsn, target_dsn, control_dsn, until)
+            with charged(_servers(bench), _name(source_dsn)) as processors:
+                seen = await bench.move(source_dsn, target_dsn, control_dsn, until)
         offset = seen["offset"]
         right(await fingerprint(target_dsn, offset=offset) == expected, "the move copied wrongly")
         mapping = await mapping_fingerprint(control_dsn, mapped=True)
@@ -63,7 +66,7 @@ async def product(
         right(await _indexes(target_dsn) == 5, "an index is missing after the move")
         seconds = seen["bulk_seconds"]
         arrived = pace.as_events(events, seen["bulk_began"], seconds)
-        return {**seen, "seconds": seconds, "pace": arrived}
+        return {**seen, "seconds": seconds, "processor_seconds": processors, "pace": arrived}
     finally:
         await forget(source_dsn)
         await bench.drop(target_dsn)
@@ -85,9 +88,14 @@ async def by_hand(
         await bench.settle()
         async with watching(target_dsn) as pace:
             began = time.time()
-            seconds = await copy(bench, source_dsn, target_dsn)
+            with charged(_servers(bench), _name(source_dsn)) as processors:
+                seconds = await copy(bench, source_dsn, target_dsn)
         right(await fingerprint(target_dsn) == expected, f"{copy.__name__} copied wrongly")
-        return {"seconds": seconds, "pace": pace.as_events(expected[0], began, seconds)}
+        return {
+            "seconds": seconds,
+            "processor_seconds": processors,
+            "pace": pace.as_events(expected[0], began, seconds),
+        }
     finally:
         await bench.drop(target_dsn)
 
@@ -131,6 +139,7 @@ async def run(bench: Bench) -> dict[str, Any]:
         "events": bench.scale,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "events_per_second": {name: round(bench.scale / s) for name, s in seconds.items()},
+        "processor_seconds": {name: _profile(runs) for name, runs in seen.items()},
         "peak_rss_mb": round(max(run["peak_rss_mb"] for run in seen["product"]), 1),
         "rounds": seen,
         "bars": [bar.as_dict() for bar in _bars(bench.scale, seconds)],
@@ -148,6 +157,20 @@ def _bars(events: int, seconds: dict[str, float]) -> list[Bar]:
         measured = f"{events / seconds[name]:,.0f} events/s; the bulk pass is {times:.2f} x that"
         lines.append(Bar("", TITLES[name], measured, "", None))
     return lines
+
+
+def _profile(runs: list[Seen]) -> dict[str, float]:
+    """Of the run in the middle."""
+    middle: Seen = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
+    return dict(middle.get("processor_seconds", {}))
+
+
+def _servers(bench: Bench) -> list[int]:
+    return [bench.source.postmaster_pid, bench.target.postmaster_pid]
+
+
+def _name(dsn: str) -> str:
+    return urlsplit(dsn).path.strip("/")
 
 
 async def _indexes(dsn: str) -> int:

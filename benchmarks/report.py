@@ -36,6 +36,20 @@ def table(bench: Bench, began: dict[str, Any]) -> str:
     return "\n".join([*_heading(bench, began), "", *text]) + "\n"
 
 
+def _profile(bench: Bench) -> str:
+    """Where the processors' time went in P1, peer beside peer."""
+    spent = bench.results.get("P1", {}).get("processor_seconds", {})
+    spent = {name: roles for name, roles in spent.items() if roles}
+    if not spent:
+        return ""
+    rows = [("processor seconds of P1", *spent), ("---",) * (len(spent) + 1)]
+    for role in sorted({role for roles in spent.values() for role in roles}):
+        rows.append((role, *(f"{roles.get(role, 0):.1f}" for roles in spent.values())))
+    rows.append(("all", *(f"{sum(roles.values()):.1f}" for roles in spent.values())))
+    told = "Of the run in the middle, by process, from start to end; the kernel's work is in it."
+    return "\n".join(["", told, "", *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
 def _met(met: bool | None) -> str:
     return {True: "yes", False: "**no**", None: ""}[met]
 
@@ -71,7 +85,7 @@ def write(out: Path, bench: Bench, began: dict[str, Any]) -> None:
     }
     whole = {**began, "machine": began["machine"] | ended, "pgcopydb": pgcopydb()}
     (out / "results.json").write_text(json.dumps({**whole, "results": figures}, indent=2) + "\n")
-    (out / "table.md").write_text(table(bench, began))
+    (out / "table.md").write_text(table(bench, began) + _profile(bench))
     for name, chart in draw(bench.results).items():
         (out / name).write_text(chart)
 
