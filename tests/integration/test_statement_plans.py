@@ -329,3 +329,13 @@ async def test_the_mapping_is_not_scanned_where_a_chunk_is_mapped_or_a_rest_forg
         else:
             assert plan.scans(MAPPINGS) == set(), str(plan)
             assert len(plan.root["Conflict Arbiter Indexes"]) == 1, str(plan)
+
+
+async def test_no_statement_is_compiled_before_it_runs(scene: Scene) -> None:
+    """Servers that can took a second for each staged chunk; those of the wheel cannot."""
+    for log in scene.logs.values():
+        pids = {sent.pid for sent in log.sent()}
+        assert pids
+        for pid in pids:
+            async with log.session_like(pid) as session:
+                assert await session.fetchval("show jit") == "off"
