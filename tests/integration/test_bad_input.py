@@ -11,7 +11,6 @@ import time
 from uuid import uuid4
 
 import pytest
-from fingerprint import fingerprint
 from refusals import ROLE, as_owner, elsewhere, migrating_as, redirected, refusal
 from world import SOURCE_TABLE, TARGET_TABLE, World, insert, table
 
@@ -19,6 +18,7 @@ from eventsource.identifiers import quote_identifier
 from eventsource.migration import MigrationState, PreflightError, admission, reach
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.proxy import Proxy
+from fingerprint import fingerprint
 
 # Hosts
 

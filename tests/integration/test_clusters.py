@@ -87,10 +87,27 @@ def test_a_server_that_cannot_start_says_why() -> None:
         Cluster.start(16, {"max_connections": "many"})
 
 
-def test_a_missing_major_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nothing is installed but what a test puts here as a package would."""
     monkeypatch.setattr(binaries, "EMBEDDED_PACKAGE", "no_such_package")
+    monkeypatch.setattr(binaries, "PACKAGED_SERVERS", tmp_path)
     monkeypatch.setenv("PG_BINDIR", "")
     monkeypatch.setenv("PATH", "")
+    return tmp_path
+
+
+def test_the_servers_of_packages_are_found(source_cluster: Cluster, packages: Path) -> None:
+    packaged = packages / "16" / "bin"
+    packaged.parent.mkdir()
+    packaged.symlink_to(source_cluster.bin_dir)
+    assert binaries.find_bin_dir(16) == packaged
+    with pytest.raises(PostgresNotFoundError, match=r"no PostgreSQL 17 .*\(found: 16\)"):
+        binaries.find_bin_dir(17)
+
+
+@pytest.mark.usefixtures("packages")
+def test_a_missing_major_names_the_package_to_install() -> None:
     with pytest.raises(PostgresNotFoundError) as refused:
         Cluster.start(16)
     assert "pip install 'eventsource-migration[embedded]'" in str(refused.value)

