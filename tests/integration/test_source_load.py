@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from copied import speed
+from standby import Standby, standby_of
 from world import World, until
 
 from eventsource.migration import Migration, MigrationConfig, throttle
 from eventsource.migration.source_load import SourceLoad
+from eventsource.testing import Cluster
 
 EVENTS, LIMIT = 60_000, 2000.0
+
+#: More than what is nobody's trouble.
+BEHIND_MB = 48
 
 SESSIONS = 8
 #: Half a second of work and more, so that a session that is always busy is seen so.
@@ -55,30 +63,118 @@ async def opened(world: World, user: str | None = None) -> SourceLoad:
     return load
 
 
+async def copying(world: World) -> Migration:
+    """A copy that takes half a minute, unless it is let go."""
+    # Twenty times: what a machine that runs tests does to a commit is not what this is about.
+    driver = await world.process(max_events_per_second=LIMIT, max_source_slowdown=20)
+    migration = await driver.start(world.tenant)
+    await world.reach(migration, "bulk_copy")
+    return migration
+
+
+async def at_rate(
+    world: World, migration: Migration, fits: Callable[[float], bool], reason: str = ""
+) -> Migration:
+    """Wait until the journal shows such a rate, and that it is for this reason."""
+
+    async def look() -> Migration | None:
+        found = await world.here.migrations.get(migration.id)
+        is_it = fits(found.throttle_rate or LIMIT) and reason in (found.throttle_reason or "")
+        return found if is_it else None
+
+    found: Migration = await until(look, f"another rate {reason}")
+    assert (found.state, found.config.max_events_per_second) == ("bulk_copy", LIMIT)
+    return found
+
+
 async def test_the_copy_slows_down_while_the_source_is_busy_and_recovers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttle, "LOOK_SECONDS", 0.1)
     await world.seed(EVENTS)
-    # Twenty times: what a machine that runs tests does to a commit is not what this is about.
-    driver = await world.process(max_events_per_second=LIMIT, max_source_slowdown=20)
-    migration = await driver.start(world.tenant)
-    await world.reach(migration, "bulk_copy")
-
-    async def when(rate: Callable[[float], bool]) -> Migration | None:
-        found = await world.here.migrations.get(migration.id)
-        return found if rate(found.throttle_rate or LIMIT) else None
-
+    migration = await copying(world)
     async with busy(world):
-        slowed = await until(lambda: when(lambda rate: rate <= LIMIT / 4), "the copy slowed down")
-    assert slowed.state == "bulk_copy"
+        slowed = await at_rate(world, migration, lambda rate: rate <= LIMIT / 4)
+    assert slowed.throttle_reason is not None
     assert slowed.throttle_reason.endswith(" before the copy)")
-    risen = await until(lambda: when(lambda rate: rate > LIMIT / 2), "the copy at its speed again")
-    assert (risen.state, risen.config.max_events_per_second) == ("bulk_copy", LIMIT)
+    await at_rate(world, migration, lambda rate: rate > LIMIT / 2)
     await world.coordinator.set_rate(migration.id, None)
     done = await world.reach(migration, "dual_write")
     assert len(await world.ids("target")) == EVENTS
     assert done.config.max_source_slowdown == 20
+
+
+@asynccontextmanager
+async def replay_paused(standby: Standby) -> AsyncIterator[None]:
+    """It receives and does not replay, as behind a long query or a slow disk."""
+    connection = await asyncpg.connect(standby.dsn())
+    try:
+        await connection.execute("select pg_wal_replay_pause()")
+        yield
+        await connection.execute("select pg_wal_replay_resume()")
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def receiver_frozen(standby: Standby) -> AsyncIterator[None]:
+    """It says nothing any more, as behind a link that broke without a word."""
+    connection = await asyncpg.connect(standby.dsn())
+    pid = await connection.fetchval("select pid from pg_stat_wal_receiver")
+    await connection.close()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_the_copy_slows_down_while_a_replica_is_behind_and_recovers(
+    world: World, source_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "LOOK_SECONDS", 0.1)
+    await world.seed(EVENTS)
+    # A checkpoint meanwhile must not remove what the standby has yet to be sent.
+    async with settings(world, wal_keep_size=1024):
+        with standby_of(source_cluster) as standby:
+            await standby.caught_up(source_cluster)
+            migration = await copying(world)
+            for standing_still in (replay_paused, receiver_frozen):
+                async with standing_still(standby):
+                    await write_ahead(world, BEHIND_MB)
+                    await at_rate(world, migration, lambda rate: rate <= LIMIT / 8, "a replica is")
+                    assert await speed(world, rows=150) <= LIMIT / 2
+                await standby.caught_up(source_cluster)
+                await at_rate(world, migration, lambda rate: rate > LIMIT / 2)
+                # A busy machine may stall a window of the copy, but not every one.
+                await until(lambda: _is_faster_than(world, LIMIT / 2), "the copy at its speed")
+
+
+async def _is_faster_than(world: World, rate: float) -> bool:
+    return await speed(world, rows=1000) > rate
+
+
+async def write_ahead(world: World, megabytes: int) -> None:
+    """So much write-ahead log, and nothing else."""
+    await world.source.execute(
+        "select pg_logical_emit_message(true, 'ahead', repeat('x', 1048576))"
+        " from generate_series(1, $1)",
+        megabytes,
+    )
+
+
+@asynccontextmanager
+async def settings(world: World, **values: int) -> AsyncIterator[None]:
+    """Of the source's server, back to what they were at the end."""
+    for name, value in values.items():
+        await world.source.execute(f"alter system set {name} = {value}")
+    await world.source.execute("select pg_reload_conf()")
+    try:
+        yield
+    finally:
+        for name in values:
+            await world.source.execute(f"alter system reset {name}")
+        await world.source.execute("select pg_reload_conf()")
 
 
 async def test_a_source_that_is_not_to_be_watched_is_not_looked_at(
@@ -100,23 +196,12 @@ async def test_a_commit_is_timed_by_the_server_and_leaves_nothing_behind(world: 
     commit_ms = (await load.look()).commit_ms
     flushed = await world.source.fetchval("select pg_current_wal_flush_lsn() - $1::pg_lsn", at)
     assert flushed > 0
-    try:
-        # A commit then waits before it flushes, as on a slow disk.
-        await _set(world, "commit_delay", 100_000)
-        await _set(world, "commit_siblings", 0)
+    # A commit then waits before it flushes, as on a slow disk.
+    async with settings(world, commit_delay=100_000, commit_siblings=0):
         await until(lambda: _slower(load, 100.0), "commits that take long")
-    finally:
-        await world.source.execute("alter system reset commit_delay")
-        await world.source.execute("alter system reset commit_siblings")
-        await world.source.execute("select pg_reload_conf()")
     assert commit_ms is not None
     assert commit_ms > 0
     assert await world.fingerprint() == before
-
-
-async def _set(world: World, name: str, value: int) -> None:
-    await world.source.execute(f"alter system set {name} = {value}")
-    await world.source.execute("select pg_reload_conf()")
 
 
 async def _slower(load: SourceLoad, milliseconds: float) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
+from copied import copied
 from world import World, table, until
 
 from eventsource.migration import InvalidStateTransitionError, MigrationNotFoundError
@@ -108,23 +108,3 @@ async def test_a_limit_is_refused_when_it_is_none_or_the_migration_is_over(world
         await world.coordinator.set_rate(migration.id, 10)
     with pytest.raises(MigrationNotFoundError):
         await world.coordinator.set_rate(uuid4(), 10)
-
-
-@dataclass(frozen=True)
-class Copied:
-    """What is committed at the target, and when that was by its own clock."""
-
-    rows: int
-    seconds: float
-
-
-async def copied(world: World, beyond: int) -> Copied:
-    row = await until(
-        lambda: world.target.fetchrow(
-            "select pass_rows, extract(epoch from updated_at)::float8"
-            " from eventsource_copy_progress where pass_rows > $1",
-            beyond,
-        ),
-        f"more than {beyond} rows",
-    )
-    return Copied(row[0], row[1])
