@@ -86,14 +86,19 @@ class Cell:
         """States it may end in: what failed for good is aborted, everything else goes on."""
         if self.aborts:
             return {"rolled_back"}
-        return {"migrated", "rolled_back"} if self.fault == "error" else {"migrated"}
+        # What was decided before the abort was asked for stays decided.
+        either = self.fault in ("error", "abort")
+        return {"migrated", "rolled_back"} if either else {"migrated"}
 
 
 def cells() -> Iterator[Cell]:
-    """All of them. A reply can be lost where a COMMIT was just carried out."""
+    """All of them. A reply can be lost where a COMMIT was just carried out; what is being aborted
+    need not be aborted by another process as well."""
     for failpoint in FAILPOINTS:
         for fault in ("kill", "freeze", "error", "second"):
             yield Cell(failpoint, fault)
+        if not Cell(failpoint, "abort").aborts:
+            yield Cell(failpoint, "abort")
         if failpoint.endswith(".committed"):
             yield Cell(failpoint, "lose")
 
@@ -255,6 +260,15 @@ class _Play:
                 (self.directory / "go").touch()
                 await self._ended(first)
                 return recovered
+            case "abort":
+                await self._settle("abort")
+                recovered = time.monotonic() - at
+                first.thaw()
+                (self.directory / "go").touch()
+                await self._ended(first)
+                # Thawed before its start, it has begun another migration behind the abort.
+                await self._settle()
+                return recovered
             case _:
                 (self.directory / "go").touch()
                 await self._ended(first)
@@ -280,7 +294,7 @@ class _Play:
 
     def _armed(self) -> str:
         failpoint, fault = self.cell.failpoint, self.cell.fault
-        action = "freeze" if fault == "second" else fault
+        action = "freeze" if fault in ("second", "abort") else fault
         arrival = next((n for name, n in _ARRIVALS.items() if failpoint.startswith(name)), 1)
         armed = f"{failpoint}={action}@{arrival}"
         if failpoint.startswith(("cutover.delta", "cutover.mapping")):
@@ -294,13 +308,13 @@ class _Play:
             assert time.monotonic() < deadline, f"{failpoint} was not reached: {process.output()}"
             await asyncio.sleep(0.002)
 
-    async def _settle(self) -> None:
+    async def _settle(self, end: str = "cutover") -> None:
         """Another process brings the move to its end."""
-        process = self._start("settling", ["settle"])
+        process = self._start(f"settling-{len(self.started)}", ["settle"], end=end)
         code = await self._ended(process)
         assert code == 0, process.output()
 
-    def _start(self, name: str, steps: list[str], armed: str = "") -> Process:
+    def _start(self, name: str, steps: list[str], armed: str = "", end: str = "cutover") -> Process:
         process = start_driver(
             self.arena.world,
             name,
@@ -309,7 +323,7 @@ class _Play:
             tenant=str(self.tenant),
             config=CONFIG,
             steps=steps,
-            end="abort" if self.cell.aborts else "cutover",
+            end="abort" if self.cell.aborts else end,
             **({"large_from": 1} if self.cell.needs_an_empty_table else {}),
         )
         self.started.append(process)

@@ -19,6 +19,8 @@ from matrix import Cell
 SLICE = [
     # A frozen process kept the table's lock, and every tenant's writers waited.
     Cell("guard.source.created", "freeze"),
+    # Thawed behind an abort, a process made the source's fence row for a migration that was over.
+    Cell("guard.target.triggers.committed", "abort"),
     Cell("snapshot.stored.committed", "kill"),
     Cell("bulk.chunk.committed", "lose"),
     # A frozen process kept its chunk open, and the next one waited for half a minute.
@@ -44,7 +46,11 @@ def test_every_failpoint_is_in_the_matrix_and_somebody_gets_there() -> None:
     assert all(cell.journey for cell in cells)
     lost = {cell.failpoint for cell in cells if cell.fault == "lose"}
     assert lost == {name for name in FAILPOINTS if name.endswith(".committed")}
-    assert len(cells) == 4 * len(FAILPOINTS) + len(lost)
+    aborted = {cell.failpoint for cell in cells if cell.fault == "abort"}
+    assert aborted == {
+        name for name in FAILPOINTS if matrix.JOURNEYS[name.split(".")[0]][-1] != "abort"
+    }
+    assert len(cells) == 4 * len(FAILPOINTS) + len(lost) + len(aborted)
     assert set(SLICE) <= set(cells)
 
 

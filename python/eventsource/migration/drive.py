@@ -176,6 +176,7 @@ class Drive:
             await self._reopen_passes()
             # A statement that was cancelled on a silent link would keep the next one waiting.
             await self.links.renew(self.migration.id)
+            await self.driver.take_over(self.links)
             return
         await flip.finish(self.links.migrations, self.migration, result.decided, result.pause_ms)
         await self.links.migrations.answer_cutover(

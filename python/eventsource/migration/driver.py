@@ -105,6 +105,7 @@ class Driver:
     async def _drive(self) -> None:
         links = await Links.open(self.endpoints, self.migration_id)
         try:
+            await self.take_over(links)
             watch = await Watch.start(links.watch, self.migration_id, self.owner)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -124,6 +125,17 @@ class Driver:
             raise
         finally:
             await links.close()
+
+    async def take_over(self, links: Links) -> None:
+        """Be the only one who does anything at the stores; for links just opened.
+
+        Raises:
+            LeaseLostError: another driver has the migration; its sessions are left alone.
+        """
+        migration = await links.migrations.get(self.migration_id)
+        if migration.driver_owner != self.owner:
+            raise LeaseLostError(f"another driver carries migration {self.migration_id} on")
+        await links.end_others(self.migration_id)
 
     async def _tell(self, error: Exception) -> None:
         # An answer that did not come in time has no text of its own.

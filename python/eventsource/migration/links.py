@@ -16,7 +16,7 @@ import asyncpg
 
 from eventsource.connections import ConnectionParameters, connect, connection_parameters
 from eventsource.dataplane import PassSession, PassSessionConfig, TableAddress
-from eventsource.migration import stalls
+from eventsource.migration import sessions, stalls
 from eventsource.migration.guard import MIGRATOR_SETTING
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
@@ -115,12 +115,13 @@ class Links:
 
     @classmethod
     async def open(cls, endpoints: Endpoints, migration_id: UUID) -> Links:
-        """Open them all, or none."""
-        wanted = (endpoints.control, endpoints.control, endpoints.source, endpoints.source)
+        """Open them all, or none; those to the stores bear the migration's mark."""
         opened: list[Connection] = []
         try:
-            for parameters in wanted:
-                opened.append(await open_link(parameters))
+            for _ in range(2):
+                opened.append(await open_link(endpoints.control))
+            for _ in range(2):
+                opened.append(await _open_source(endpoints, migration_id))
             opened.append(await _open_target(endpoints, migration_id))
         except BaseException:
             await close_all(opened)
@@ -141,8 +142,8 @@ class Links:
         """Open those to the stores anew; what was open on the old ones is gone."""
         opened: list[Connection] = []
         try:
-            for parameters in (self.endpoints.source, self.endpoints.source):
-                opened.append(await open_link(parameters))
+            for _ in range(2):
+                opened.append(await _open_source(self.endpoints, migration_id))
             opened.append(await _open_target(self.endpoints, migration_id))
         except BaseException:
             await close_all(opened)
@@ -150,6 +151,13 @@ class Links:
         before = [self.source, self.fence, self.target]
         self.source, self.fence, self.target = opened
         await close_all(before)
+
+    async def end_others(self, migration_id: UUID) -> None:
+        """End the sessions that an earlier driver has at the stores. Only for who has the lease."""
+        mark, own = sessions.driver_mark(migration_id), (self.source, self.fence, self.target)
+        keep = [await link.fetchval("select pg_backend_pid()") for link in own]
+        for link in (self.source, self.target):
+            await sessions.end(link, mark, keep)
 
     async def close(self) -> None:
         """Close them all; what was not committed is gone, which is the safe outcome."""
@@ -190,11 +198,18 @@ async def open_link(parameters: ConnectionParameters) -> Connection:
     return connection
 
 
+async def _open_source(endpoints: Endpoints, migration_id: UUID) -> Connection:
+    connection = await open_link(endpoints.source)
+    await sessions.bear(connection, sessions.driver_mark(migration_id))
+    return connection
+
+
 async def _open_target(endpoints: Endpoints, migration_id: UUID) -> Connection:
     connection = await open_link(endpoints.target)
     await connection.execute(
         "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
     )
+    await sessions.bear(connection, sessions.driver_mark(migration_id))
     return connection
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource.identifiers import qualified
-from eventsource.migration import snapshots
+from eventsource.migration import sessions, snapshots
 from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
 from eventsource.migration.guard import table
 
@@ -107,6 +107,7 @@ async def claim(
     Its sessions are ended: one that is frozen in the middle of a chunk would keep its locks, on
     the progress row itself and on the table, until the server's patience is at its end.
     """
+    mark = sessions.data_plane_mark(migration_id)
     while True:
         try:
             async with connection.transaction():
@@ -116,24 +117,10 @@ async def claim(
                     migration_id, owner,
                 )  # fmt: skip
         except asyncpg.LockNotAvailableError:
-            await _end_sessions(connection, migration_id)
+            await sessions.end(connection, mark)
             continue
-        await _end_sessions(connection, migration_id)
+        await sessions.end(connection, mark)
         return await read(connection, target, migration_id)
-
-
-async def _end_sessions(connection: Executor, migration_id: UUID) -> None:
-    """End the data plane's sessions of this migration at the target; claim.rs marks them."""
-    low, high = migration_id.int & (1 << 64) - 1, migration_id.int >> 64
-    mark = ((high ^ low) >> 1) & ~1
-    await connection.execute(
-        "select pg_terminate_backend(l.pid, 5000)"
-        " from pg_locks l join pg_stat_activity a on a.pid = l.pid"
-        " where l.locktype = 'advisory' and l.objsubid = 1 and l.classid::bigint = $1"
-        " and l.objid::bigint = $2 and l.pid <> pg_backend_pid()"
-        " and a.datname = current_database() and a.usename = current_user",
-        mark >> 32, mark & 0xFFFF_FFFF,
-    )  # fmt: skip
 
 
 async def reserve(
