@@ -149,8 +149,8 @@ VARIANTS = (
         (
             Edit(
                 _SOURCE,
-                "and global_position > {after}{visible}",
-                "and global_position > {after} + 1{visible}",
+                "('{tenant}', {after}) and tenant_id <=",
+                "('{tenant}', {after} + 1) and tenant_id <=",
             ),
         ),
         (_CARRIES,),

@@ -23,6 +23,18 @@ VARIANTS = (
         (f"{_TESTS}::test_a_lease_is_not_taken_from_a_driver_that_lives",),
     ),
     Variant(
+        "thawed-driver-goes-on",
+        "a driver that was frozen through an abort makes fence and triggers for what is over",
+        (
+            Edit(
+                "python/eventsource/migration/driver.py",
+                "            await self.take_over(links)\n",
+                "",
+            ),
+        ),
+        ("tests/faults/test_matrix.py::test_every_promise_is_kept",),
+    ),
+    Variant(
         "transition-by-anybody",
         "a driver that lost the lease changes the state",
         (

@@ -30,11 +30,12 @@ LOCK_CLASS = 1163281235
 
 #: CREATE TRIGGER queues every tenant's writers behind itself while it waits, so it waits briefly:
 #: with the work behind the wait, no append is delayed by more than 250 ms.
-DDL_LOCK_TIMEOUT_MS = 150
+DDL_LOCK_TIMEOUT_MS = 100
 
-#: A process that freezes while it holds such a lock is cut off by the server after this long: until
-#: then the writers of every tenant of the table wait. One that is merely slow begins anew.
-DDL_FROZEN_AFTER_MS = 200
+#: A process that freezes while it holds such a lock is cut off by the server after this long, and
+#: four round trips: until then the writers of every tenant of the table wait, also those that have
+#: waited for the lock's timeout before. One that is merely slow begins anew.
+DDL_FROZEN_AFTER_MS = 100
 
 #: How long such a transaction may take as a whole, where the server can see to that.
 DDL_TRANSACTION_TIMEOUT_MS = 15_000
@@ -311,10 +312,12 @@ def end_after(milliseconds: int) -> str:
 
 async def hold_briefly(connection: Executor) -> None:
     """Inside a transaction that will hold writers off: neither wait for long nor keep them long."""
+    asked = time.monotonic()
+    await connection.execute(f"set local lock_timeout = {DDL_LOCK_TIMEOUT_MS}")
+    round_trip_ms = (time.monotonic() - asked) * 1000
     await connection.execute(
-        f"set local lock_timeout = {DDL_LOCK_TIMEOUT_MS};"
-        f"set local idle_in_transaction_session_timeout = {DDL_FROZEN_AFTER_MS};"
-        + end_after(DDL_TRANSACTION_TIMEOUT_MS)
+        "set local idle_in_transaction_session_timeout ="
+        f" {DDL_FROZEN_AFTER_MS + int(4 * round_trip_ms)};" + end_after(DDL_TRANSACTION_TIMEOUT_MS)
     )
 
 
