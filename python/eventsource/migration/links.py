@@ -115,13 +115,15 @@ class Links:
 
     @classmethod
     async def open(cls, endpoints: Endpoints, migration_id: UUID) -> Links:
-        """Open them all, or none; those to the stores bear the migration's mark."""
+        """Open them all, or none. Those to the stores bear the migration's mark, but for the fence's:
+        its COMMIT may be the decision, which is waited for under the lock and never cut off.
+        """
         opened: list[Connection] = []
         try:
             for _ in range(2):
                 opened.append(await open_link(endpoints.control))
-            for _ in range(2):
-                opened.append(await _open_source(endpoints, migration_id))
+            opened.append(await _open_source(endpoints, migration_id))
+            opened.append(await open_link(endpoints.source))
             opened.append(await _open_target(endpoints, migration_id))
         except BaseException:
             await close_all(opened)
@@ -142,8 +144,8 @@ class Links:
         """Open those to the stores anew; what was open on the old ones is gone."""
         opened: list[Connection] = []
         try:
-            for _ in range(2):
-                opened.append(await _open_source(self.endpoints, migration_id))
+            opened.append(await _open_source(self.endpoints, migration_id))
+            opened.append(await open_link(self.endpoints.source))
             opened.append(await _open_target(self.endpoints, migration_id))
         except BaseException:
             await close_all(opened)
@@ -154,9 +156,9 @@ class Links:
 
     async def end_others(self, migration_id: UUID) -> None:
         """End the sessions that an earlier driver has at the stores. Only for who has the lease."""
-        mark, own = sessions.driver_mark(migration_id), (self.source, self.fence, self.target)
+        mark, own = sessions.driver_mark(migration_id), (self.source, self.target)
         keep = [await link.fetchval("select pg_backend_pid()") for link in own]
-        for link in (self.source, self.target):
+        for link in own:
             await sessions.end(link, mark, keep)
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 A driver that is frozen keeps its sessions, and thawed it would go on with its next statement as if
 nothing had happened: make a fence row for a migration that was aborted meanwhile, say. The stores
-know nothing of leases. So every session of a driver bears a mark there, a lock that they all share,
+know nothing of leases. So the sessions of a driver bear a mark there, a lock that they all share,
 and whoever takes the migration over ends the marked sessions of others before it does anything.
 
 The order is what counts: mark, then look whether the lease is still held, then end others. Frozen
