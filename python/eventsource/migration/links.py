@@ -115,8 +115,10 @@ class Links:
 
     @classmethod
     async def open(cls, endpoints: Endpoints, migration_id: UUID) -> Links:
-        """Open them all, or none. Those to the stores bear the migration's mark, but for the fence's:
-        its COMMIT may be the decision, which is waited for under the lock and never cut off.
+        """Open them all, or none.
+
+        Those to the stores bear the migration's mark, but for ``fence``: its COMMIT may be the
+        decision, which is waited for under the lock and never cut off.
         """
         opened: list[Connection] = []
         try:
