@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -186,8 +187,19 @@ class _Play:
         """Another process brings the newest migration to its end; returns the seconds it took."""
         began = time.monotonic()
         last = self._drive(["settle"], end=self.schedule.end)
-        if await asyncio.to_thread(last.wait, PATIENCE) != 0:
-            self.result.violations.append(f"I11 not_settled: {last.output()[-1500:]}")
+        try:
+            code = await asyncio.to_thread(last.wait, PATIENCE)
+        except subprocess.TimeoutExpired:
+            code = None
+        if code != 0:
+            journal = await self.world.control_pool.fetch(
+                "select state, driver_name, driver_expires_at::text, error_message, abort_requested,"
+                " cutover_request, pause_requested from tenant_migrations where tenant_id = $1"
+                " order by created_at desc",
+                self.schedule.tenant,
+            )
+            told = "; ".join(str(dict(row)) for row in journal)
+            self.result.violations.append(f"I11 not_settled: {last.output()[-1500:]} {told}")
         return time.monotonic() - began
 
     async def written(self) -> None:
