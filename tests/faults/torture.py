@@ -193,9 +193,9 @@ class _Play:
             code = None
         if code != 0:
             journal = await self.world.control_pool.fetch(
-                "select state, driver_name, driver_expires_at::text, error_message, abort_requested,"
-                " cutover_request, pause_requested from tenant_migrations where tenant_id = $1"
-                " order by created_at desc",
+                "select state, driver_name, driver_expires_at::text, error_message,"
+                " abort_requested, cutover_request, pause_requested from tenant_migrations"
+                " where tenant_id = $1 order by created_at desc",
                 self.schedule.tenant,
             )
             told = "; ".join(str(dict(row)) for row in journal)

@@ -129,11 +129,15 @@ class Driver:
     async def take_over(self, links: Links) -> None:
         """Be the only one who does anything at the stores; for links just opened.
 
+        The lease begins anew: opening the links may have taken most of it, and whoever gets it
+        behind this would end the sessions just opened.
+
         Raises:
             LeaseLostError: another driver has the migration; its sessions are left alone.
         """
-        migration = await links.migrations.get(self.migration_id)
-        if migration.driver_owner != self.owner:
+        journal = links.migrations
+        seconds = (await journal.get(self.migration_id)).config.lease_seconds
+        if not await journal.renew_lease(self.migration_id, self.owner, seconds):
             raise LeaseLostError(f"another driver carries migration {self.migration_id} on")
         await links.end_others(self.migration_id)
 
