@@ -80,8 +80,14 @@ VARIANTS = (
     ),
     Variant(
         "recovery-without-a-claim",
+        # Two rules see to it: whoever takes over also ends the sessions of the one before.
         "a driver that was frozen before the lock may still decide after a recovery",
         (
+            Edit(
+                "python/eventsource/migration/driver.py",
+                "            await self.take_over(links)\n",
+                "",
+            ),
             Edit(
                 "python/eventsource/migration/drive.py",
                 "        await progress.claim(self.links.target, target, self.migration.id,"
