@@ -16,6 +16,7 @@ from eventsource.migration.links import address_of
 from eventsource.migration.models import VerificationLevel
 
 if TYPE_CHECKING:
+    from eventsource.migration.progress import CopyProgress
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
 __all__ = ["ConsistencyVerifier", "VerificationLevel", "VerificationReport"]
@@ -87,7 +88,7 @@ class ConsistencyVerifier:
             MigrationError: ``state_file`` is of another comparison.
         """
         level = VerificationLevel(level)
-        config = await self._config(tenant_id, level, sample_percentage)
+        config, _ = await self._config(tenant_id, level, sample_percentage)
         if state_file is not None:
             return await self._resumable(config, level, Path(state_file))
         return await self._compare(config, level)
@@ -102,8 +103,7 @@ class ConsistencyVerifier:
         FULL always compare everything.
         """
         level = VerificationLevel(level)
-        config = await self._config(tenant_id, level, sample_percentage)
-        at = await progress.of_tenant(self._target.pool, config.target, tenant_id)
+        config, at = await self._config(tenant_id, level, sample_percentage)
         if level is VerificationLevel.HASH and at is not None and config.snapshot is not None:
             sealed = await seal.unbroken(
                 self._source.pool, config.source, self._target.pool, config.target, tenant_id, at
@@ -160,13 +160,14 @@ class ConsistencyVerifier:
 
     async def _config(
         self, tenant_id: UUID, level: VerificationLevel, sample_percentage: float
-    ) -> VerifyConfig:
+    ) -> tuple[VerifyConfig, CopyProgress | None]:
+        """What to compare, and how far a migration of the tenant is."""
         source, target = await address_of(self._source), await address_of(self._target)
         at = await progress.of_tenant(self._target.pool, target, tenant_id)
         fence = await guard.read(self._source.pool, source, tenant_id)
         moved = fence is not None and at is not None and fence.migration_id == at.migration_id
         moved = moved and fence is not None and fence.state == "moved"
-        return VerifyConfig(
+        config = VerifyConfig(
             source=source,
             target=target,
             tenant_id=tenant_id,
@@ -182,3 +183,4 @@ class ConsistencyVerifier:
             max_violations=NAMED,
             parallelism=1,
         )
+        return config, at
