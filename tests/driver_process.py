@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,10 @@ class DriverProcess:
         assert self.is_running, self.output()
         self._process.kill()
         self._process.wait()
+
+    def freeze(self) -> None:
+        """Stop it where it is; its sessions stay."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def wait(self, timeout: float) -> None:
         """Wait for its end, which must be a good one."""

@@ -5,6 +5,7 @@ The moments are found by reading durable state and locks, never by waiting for a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -80,6 +81,50 @@ async def test_killed_between_the_decision_and_the_flip(world: World) -> None:
         await _kill_and_resume(
             world, standstill.reached, MigrationState.CUTOVER_PAUSED, standstill.end, cutover=True
         )
+
+
+async def test_an_abort_goes_through_beside_a_driver_frozen_while_it_reads(world: World) -> None:
+    tenant = uuid4()
+    await world.seed([tenant], events=10)
+    # More than fits between the servers, in one statement: it stays open while nobody reads on.
+    await world.source_store.pool.execute(
+        _WIDE_EVENTS.format(table=world.source.table), tenant, 30_000
+    )
+    job = {"tenant": tenant, "config": {**QUICK, "batch_size": 50_000}}
+    holder = await asyncpg.connect(world.target.dsn)
+
+    async def begun() -> bool:
+        row = await _progress(world)
+        return row is not None and row["pass_number"] == 1
+
+    async def stands_still() -> bool:
+        return bool(await world.source_store.pool.fetchval(_COPY_STANDS_STILL))
+
+    with DriverProcess(world, "frozen", **job) as driver:
+        await until(begun, f"the copy; the driver said: {driver.output()}")
+        await holder.execute(f"begin; {_PROGRESS_ROW}")
+        await until(stands_still, f"a copy that nobody reads on: {driver.output()}")
+        driver.freeze()
+        await holder.execute("rollback")
+        migration = await _migration_of(world, tenant)
+        async with asyncio.timeout(RESUMED_WITHIN):
+            aborted = await world.coordinator.abort_migration(migration.id)
+        assert aborted.state is MigrationState.ROLLED_BACK
+        assert driver.is_running
+    assert await world.source_store.pool.fetchval("select count(*) from eventsource_fences") == 0
+
+
+_WIDE_EVENTS = """
+insert into {table} (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
+                    "timestamp", payload)
+select gen_random_uuid(), gen_random_uuid(), 'Order', 'OrderPlaced', $1, 1, now(),
+       jsonb_build_object('note', repeat(md5(n::text), 60)) from generate_series(1, $2) n
+"""
+_COPY_STANDS_STILL = """
+select exists (select from pg_stat_activity where datname = current_database()
+               and query like 'copy (select%' and wait_event = 'ClientWrite'
+               and query_start < clock_timestamp() - interval '0.3 s')
+"""
 
 
 async def _kill_and_resume(

@@ -24,7 +24,7 @@ from eventsource.migration import (
     flip,
     guard,
 )
-from eventsource.migration.cutover import Cutover
+from eventsource.migration.cutover import OPENING_MS, Cutover
 from eventsource.migration.passes import Passes
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from eventsource.migration.watch import Watch
@@ -72,7 +72,7 @@ async def asked_while_held(
 ) -> asyncio.Task[Migration]:
     """Ask for the cutover and wait until it waits for a transaction that the test holds."""
     asked = asyncio.create_task(process.coordinator.initiate_cutover(migration.id, force=True))
-    await world.reach(migration, "cutover_paused")
+    await until(lambda: _waits_for_the_lock(world), "the cutover at the lock")
     return asked
 
 
@@ -467,7 +467,7 @@ async def test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget(
 
     async def freeze(self: Passes) -> Any:
         if not waits:
-            waits.append(_frozen_for(1.2, source_cluster, world))
+            waits.append(_frozen_for(1.2, source_cluster, world, answer=0))
         return await under_the_fence(self)
 
     monkeypatch.setattr(Passes, "under_the_fence", freeze)
@@ -481,7 +481,27 @@ async def test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget(
     assert len(await world.ids("source")) == 11
 
 
-def _frozen_for(seconds: float, cluster: Cluster, world: World) -> float | None:
+async def test_a_driver_frozen_behind_the_decision_lets_writers_go(
+    world: World, monkeypatch: pytest.MonkeyPatch, source_cluster: Cluster
+) -> None:
+    await world.seed(10)
+    driver = await world.process(cutover_timeout_seconds=5)
+    migration = await world.dual_write(process=driver)
+    open_target, waits = flip.open_target, []
+
+    async def freeze(*arguments: Any) -> None:
+        # It is refused then, since the tenant has moved.
+        waits.append(_frozen_for(1.2, source_cluster, world, answer=1))
+        await open_target(*arguments)
+
+    monkeypatch.setattr(flip, "open_target", freeze)
+    done = await driver.coordinator.initiate_cutover(migration.id, force=True)
+    assert waits[0] is not None
+    assert OPENING_MS / 2000 < waits[0] < OPENING_MS / 1000 + MARGIN
+    await assert_at_the_target(world, done)
+
+
+def _frozen_for(seconds: float, cluster: Cluster, world: World, answer: int) -> float | None:
     """Block the whole process; how long a writer elsewhere waited, None when it still does."""
     began = time.monotonic()
     writer = subprocess.Popen(
@@ -496,7 +516,7 @@ def _frozen_for(seconds: float, cluster: Cluster, world: World) -> float | None:
     waited = None
     while time.monotonic() - began < seconds:
         if waited is None and writer.poll() is not None:
-            assert writer.returncode == 0
+            assert writer.returncode == answer
             waited = time.monotonic() - began
         time.sleep(0.01)
     return waited

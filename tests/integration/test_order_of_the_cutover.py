@@ -9,7 +9,7 @@ import pytest
 from world import SOURCE, TARGET, World, insert, until
 
 from eventsource.migration import MigrationState, flip
-from eventsource.migration.cutover import Cutover
+from eventsource.migration.cutover import OPENING_MS, Cutover
 
 _WAITS_FOR_THE_LOCK = (
     "select exists (select from pg_locks where locktype = 'advisory' and not granted"
@@ -83,6 +83,31 @@ async def test_the_route_changes_when_the_target_is_open(
     assert before == [
         {"source": "moved", "target": "closed", "route": SOURCE, "journal": "cutover_paused"}
     ]
+
+
+async def test_writers_wait_until_the_target_is_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    open_target, writers = flip.open_target, []
+
+    async def write_and_open(*arguments: Any) -> None:
+        writers.append(asyncio.create_task(insert(world.source, world.tenant)))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(writers[0]), OPENING_MS / 2000)
+        await open_target(*arguments)
+
+    monkeypatch.setattr(flip, "open_target", write_and_open)
+    await world.coordinator.initiate_cutover(migration.id, force=True)
+    with pytest.raises(Exception, match="has moved"):
+        await writers[0]
+    assert await standing(world) == {
+        "source": "moved",
+        "target": "open",
+        "route": TARGET,
+        "journal": "migrated",
+    }
 
 
 async def test_a_decision_is_never_taken_back(

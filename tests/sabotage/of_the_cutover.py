@@ -148,6 +148,37 @@ VARIANTS = (
         (f"{_TESTS}::test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget",),
     ),
     Variant(
+        "writers-let-go-at-the-decision",
+        "writers run into a target that is not open yet",
+        (
+            Edit(
+                _CUTOVER,
+                '            f"select pg_advisory_lock({guard.LOCK_CLASS},'
+                ' {self.fence.fence_id});"\n',
+                "",
+            ),
+        ),
+        (f"{_ORDER}::test_writers_wait_until_the_target_is_open",),
+    ),
+    Variant(
+        "frozen-driver-keeps-the-lock",
+        "nobody frees the writers of a driver that is frozen behind the decision",
+        (
+            Edit(
+                _CUTOVER,
+                '            f"set idle_session_timeout = {OPENING_MS};"\n',
+                "",
+            ),
+        ),
+        (f"{_TESTS}::test_a_driver_frozen_behind_the_decision_lets_writers_go",),
+    ),
+    Variant(
+        "writers-let-go-by-nobody",
+        "the lock outlives the flip",
+        (Edit(_CUTOVER, "; select pg_advisory_unlock_all()", ""),),
+        (f"{_ORDER}::test_writers_wait_until_the_target_is_open",),
+    ),
+    Variant(
         "sequence-not-moved",
         "the first new event at the target draws a position that was carried",
         (

@@ -23,6 +23,22 @@ VARIANTS = (
         (f"{_TESTS}::test_a_lease_is_not_taken_from_a_driver_that_lives",),
     ),
     Variant(
+        "frozen-reader-keeps-its-copy-open",
+        "a driver that was frozen while it reads keeps the guard from being dropped",
+        (
+            Edit(
+                "python/eventsource/migration/links.py",
+                "        await sessions.end(self.source,"
+                ' sessions.data_plane_mark(migration_id, "source"))\n',
+                "",
+            ),
+        ),
+        (
+            "tests/acceptance/test_killed_driver.py::"
+            "test_an_abort_goes_through_beside_a_driver_frozen_while_it_reads",
+        ),
+    ),
+    Variant(
         "thawed-driver-goes-on",
         "a driver that was frozen through an abort makes fence and triggers for what is over",
         (

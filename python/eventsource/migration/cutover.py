@@ -41,8 +41,12 @@ SHORTEST_SECTION = 0.1
 #: server frees the writers: a live one has given up by itself and said so (seconds).
 FROZEN_AFTER = 0.15
 
-#: How long the fence's own link has for its rollback (seconds).
+#: How long the fence's own link has to release the lock (seconds).
 LET_GO_SECONDS = 1.0
+
+#: Between decision and open target writers still wait, for as long as this: after that the server
+#: ends the fence's idle session, and they try the target until it opens.
+OPENING_MS = 500
 
 _BLOCKERS = """
 select coalesce(a.pid, 0) as pid,
@@ -104,13 +108,15 @@ class Cutover:
             CutoverTimeoutError: the budget is spent; the fence is open again.
             ConsistencyError: the last pass could not be proven; the fence is open again.
         """
+        deciding = await flip.prepare(self.links.fence, self.links.endpoints.source_address)
+        # What was written while the way here was cleared need not be carried under the fence.
+        await self.passes.catch_up()
         budget = self.migration.config.cutover_timeout_seconds
         deadline = time.monotonic() + budget
         share = min(budget * ATTEMPT_SHARE, LONGEST_ATTEMPT)
         blockers: list[Blocker] = []
         attempts = 0
         await self.passes.prepare_last()
-        deciding = await flip.prepare(self.links.fence, self.links.endpoints.source_address)
         while (left := deadline - time.monotonic()) > SHORTEST_SECTION or attempts == 0:
             attempts += 1
             await failpoints.reach("cutover.fence.wait")
@@ -147,15 +153,20 @@ class Cutover:
             else:
                 yield True
         finally:
-            if not held.is_closed() and held.is_in_transaction():
+            if not held.is_closed():
                 await self._let_go()
 
     async def _let_go(self) -> None:
-        """Roll back; a link that does not even do that is ended, and the server frees the fence."""
+        """Let writers go on; a link that does not even do that is ended, and the server frees them.
+
+        Without a decision this takes the transaction back, behind one it releases the lock.
+        """
         held = self.links.fence
         try:
             async with asyncio.timeout(LET_GO_SECONDS):
-                await held.execute("rollback")
+                if held.is_in_transaction():
+                    await held.execute("rollback")
+                await held.execute("reset idle_session_timeout; select pg_advisory_unlock_all()")
         except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
             held.terminate()
 
@@ -203,8 +214,16 @@ class Cutover:
         return CutoverResult(decided, pause, result.rows, attempts)
 
     async def _commit(self) -> None:
-        """Commit the decision. A lost reply leaves it unknown: recovery asks under the lock."""
-        commit = self.links.fence.execute("commit")
+        """Commit the decision. A lost reply leaves it unknown: recovery asks under the lock.
+
+        The session keeps the lock beyond the commit: writers let go now would all run into a
+        target that is still closed, and keep the driver from opening it.
+        """
+        commit = self.links.fence.execute(
+            f"set idle_session_timeout = {OPENING_MS};"
+            f"select pg_advisory_lock({guard.LOCK_CLASS}, {self.fence.fence_id});"
+            "commit"
+        )
         tag = await failpoints.in_flight("cutover.decision.sent", commit)
         if tag != "COMMIT":
             raise MigrationError("the decision was rolled back by the server; nothing was flipped")

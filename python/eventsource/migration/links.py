@@ -157,11 +157,15 @@ class Links:
         await close_all(before)
 
     async def end_others(self, migration_id: UUID) -> None:
-        """End the sessions that an earlier driver has at the stores. Only for who has the lease."""
+        """End the sessions that an earlier driver has at the stores. Only for who has the lease.
+
+        The data plane's at the target end when the progress row is claimed.
+        """
         mark, own = sessions.driver_mark(migration_id), (self.source, self.target)
         keep = [await link.fetchval("select pg_backend_pid()") for link in own]
         for link in own:
             await sessions.end(link, mark, keep)
+        await sessions.end(self.source, sessions.data_plane_mark(migration_id, "source"))
 
     async def close(self) -> None:
         """Close them all; what was not committed is gone, which is the safe outcome."""

@@ -18,16 +18,19 @@ from uuid import UUID, uuid5
 if TYPE_CHECKING:
     from eventsource.migration.repositories import Executor
 
+#: Two sides may be one database. 1 is the control database's, where the data plane alone asks.
+_SIDES = {"target": 0, "source": 2}
+
 
 def driver_mark(migration_id: UUID) -> int:
     """The mark of a driver's own sessions."""
     return data_plane_mark(uuid5(migration_id, "driver"))
 
 
-def data_plane_mark(migration_id: UUID) -> int:
-    """The mark of the data plane's sessions at the target, as claim.rs makes it."""
+def data_plane_mark(migration_id: UUID, side: str = "target") -> int:
+    """The mark of the data plane's sessions at a store, as claim.rs makes it."""
     low, high = migration_id.int & (1 << 64) - 1, migration_id.int >> 64
-    return ((high ^ low) >> 1) & ~1
+    return ((high ^ low) >> 1) & ~3 | _SIDES[side]
 
 
 async def bear(connection: Executor, mark: int) -> None:

@@ -1,10 +1,11 @@
 //! Ends what an earlier driver of the same migration has left on a server.
 //!
 //! A driver that is frozen or cut off in the middle of a chunk keeps its transaction open, and the
-//! rows it has written there keep the next driver's from being written. It can commit nothing any
-//! more, since the owner has changed, so its sessions are ended rather than waited for. They are
-//! recognised by a lock that the sessions of a migration share, one for the target and one for the
-//! control database: where both are one database, neither side may end the other's live session.
+//! rows it has written there keep the next driver's from being written; at the source the statement
+//! that it reads with keeps the guard from being dropped. It can commit nothing any more, since the
+//! owner has changed, so its sessions are ended rather than waited for. They are recognised by a lock
+//! that the sessions of a migration share, one for each side: where two sides are one database,
+//! neither may end the other's live session.
 
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -48,6 +49,10 @@ pub async fn end_others(connection: &Connection, migration_id: Uuid) -> Result<(
 /// The server splits it into two unsigned halves, so it is kept positive.
 fn key(migration_id: Uuid, side: Side) -> i64 {
     let (high, low) = migration_id.as_u64_pair();
-    let control = i64::from(matches!(side, Side::Control));
-    (((high ^ low) >> 1) as i64 & !1) | control
+    let side = match side {
+        Side::Target => 0,
+        Side::Control => 1,
+        Side::Source => 2,
+    };
+    (((high ^ low) >> 1) as i64 & !3) | side
 }

@@ -48,14 +48,20 @@ pub async fn open_target(config: &PassConfig) -> Result<Connection> {
     Ok(target)
 }
 
+async fn open_source(config: &PassConfig) -> Result<Connection> {
+    let source = Connection::open(Side::Source, &config.source.dsn).await?;
+    claim::mark(&source, config.migration_id).await?;
+    source.batch(BY_INDEX).await?;
+    Ok(source)
+}
+
 impl Pipeline {
     pub async fn open(config: &PassConfig) -> Result<Pipeline> {
         let (source, target, positions) = tokio::try_join!(
-            Connection::open(Side::Source, &config.source.dsn),
+            open_source(config),
             open_target(config),
             Positions::open(config),
         )?;
-        source.batch(BY_INDEX).await?;
         let select = ProgressRow::of(config).select();
         let (recovery, read_progress, staged) = tokio::try_join!(
             source.prepare(IN_RECOVERY),
@@ -66,6 +72,7 @@ impl Pipeline {
         let progress = ProgressRow::of(config);
         if progress.is_ours(target.client(), &read_progress).await? {
             tokio::try_join!(
+                claim::end_others(&source, config.migration_id),
                 claim::end_others(&target, config.migration_id),
                 claim::end_others(positions.control(), config.migration_id),
             )?;
