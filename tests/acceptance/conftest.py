@@ -1,4 +1,4 @@
-"""Three servers that a test may crash; started by the first test that wants them."""
+"""A world in which tenants move, and three servers that a test may crash."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import pytest
 from faulty_world import FaultyWorld, faulty_world, three_servers
 
 from eventsource.testing import Cluster
+from moving_world import World, moving_world
+
+
+@pytest.fixture
+async def world(
+    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
+) -> AsyncIterator[World]:
+    """Stores on the two servers of the session, and a process that may move tenants."""
+    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

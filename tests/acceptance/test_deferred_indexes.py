@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -18,19 +17,11 @@ from eventsource.migration import (
     VerificationLevel,
 )
 from eventsource.migration.deferred_indexes import WORTH_IT
-from moving_world import World, moving_world, until
+from moving_world import World, until
 
 EVENTS = WORTH_IT + 1_000
 TABLE = '"events_dedicated-a"'
 QUICK = {"lease_seconds": 1.0, "pass_interval_seconds": 0.05}
-
-
-@pytest.fixture
-async def world(
-    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
-) -> AsyncIterator[World]:
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
-        yield opened
 
 
 async def catalog(world: World) -> list[str]:

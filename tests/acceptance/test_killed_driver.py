@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import pytest
 
 from driver_process import DriverProcess
 from eventsource.migration import Migration, MigrationState
@@ -22,7 +20,6 @@ from moving_world import (
     World,
     acknowledged,
     all_attempts,
-    moving_world,
     until,
     writing,
 )
@@ -31,14 +28,6 @@ from moving_world import (
 QUICK = {"lease_seconds": 1.0, "pass_interval_seconds": 0.05}
 # I11: with all databases up, a resumed migration has half a minute to end on one side.
 RESUMED_WITHIN = 30.0
-
-
-@pytest.fixture
-async def world(
-    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
-) -> AsyncIterator[World]:
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
-        yield opened
 
 
 async def test_killed_in_the_bulk_copy(world: World) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -10,7 +9,7 @@ import pytest
 
 from driver_process import DriverProcess
 from eventsource.migration import MigrationState
-from moving_world import World, moving_world, until
+from moving_world import World, until
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="peak memory of another process is in /proc"
@@ -19,14 +18,6 @@ pytestmark = pytest.mark.skipif(
 #: Of the payload of the large event, of 1024 x 1024 bytes each.
 LARGE = 100
 SMALL_EVENTS = 1000
-
-
-@pytest.fixture
-async def world(
-    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
-) -> AsyncIterator[World]:
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("before", ["bulk copy", "catch-up pass"])

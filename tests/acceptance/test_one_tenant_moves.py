@@ -7,7 +7,6 @@ that moved, I8 for those that did not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,14 +29,6 @@ from moving_world import (
 )
 
 PROCESSES = 3
-
-
-@pytest.fixture
-async def world(
-    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
-) -> AsyncIterator[World]:
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
-        yield opened
 
 
 async def test_twenty_tenants_move_in_a_row_and_nothing_is_lost(world: World) -> None:

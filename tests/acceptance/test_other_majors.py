@@ -6,7 +6,7 @@ servers which compile their queries showed: those of the wheel cannot.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -115,14 +115,6 @@ async def test_tables_from_before_are_upgraded_and_a_tenant_moves_between_them(
         assert report.carried > report.preloaded
         assert report.written_at_target > 0
         (await world.check_bystander(bystander, attempts)).assert_clean()
-
-
-@pytest.fixture
-async def world(
-    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
-) -> AsyncIterator[World]:
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
-        yield opened
 
 
 async def test_an_abort_leaves_nothing_behind(world: World) -> None:

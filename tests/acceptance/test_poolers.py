@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -28,17 +27,9 @@ from eventsource.migration.repositories import (
 )
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing import StoreAddress
-from moving_world import DEDICATED, SHARED, World, acknowledged, all_attempts, moving_world, writing
+from moving_world import DEDICATED, SHARED, World, acknowledged, all_attempts, writing
 
 SIDES = ("source", "target", "control")
-
-
-@pytest.fixture
-async def world(
-    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
-) -> AsyncIterator[World]:
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
-        yield opened
 
 
 def dsns_of(world: World) -> dict[str, str]:
