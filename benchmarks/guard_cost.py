@@ -101,9 +101,9 @@ async def _guard(connection: asyncpg.Connection, address: TableAddress) -> guard
     """Guard TENANT as a migration does, and see that it is guarded."""
     fence = await guard.raise_fence(
         connection, address, tenant_id=TENANT, migration_id=uuid4(), store_id="shared",
-        role="source", generation=0,
+        role="source", generation=0, budget_seconds=5.0,
     )  # fmt: skip
-    await guard.install(connection, address, fence, TENANT, 5.0, lambda: True)
+    await guard.install(connection, address, fence, TENANT, lambda: True)
     try:
         await connection.execute("delete from events where tenant_id = $1", TENANT)
     except asyncpg.PostgresError as error:

@@ -55,7 +55,7 @@ class Point:
 
 
 def _decides(session: Session, text: str) -> bool:
-    return text.lower() == "commit" and session.ran("set state = 'moved'")
+    return text.lower().endswith("commit") and session.ran("set state = 'moved'")
 
 
 #: In the order in which a migration comes by.
@@ -63,7 +63,7 @@ POINTS = {
     point.name: point
     for point in (
         Point("the fence is raised", "source", "insert into \"public\".\"eventsource_fences\""),
-        Point("the guard is made", "source", "create or replace trigger"),
+        Point("the guard is made", "source", "eventsource_guard_renew"),
         Point("the block is reserved", "target", "eventsource_copy_progress\" (migration_id"),
         Point("a snapshot is taken", "source", "pg_current_snapshot()::text as snapshot"),
         Point("the barrier", "source", "eventsource_barrier"),

@@ -273,7 +273,7 @@ async def _has_guard(world: World) -> bool:
         """
         select count(*) from pg_trigger
         where tgrelid = 'events_shared'::regclass and tgenabled = 'A'
-          and tgfoid = 'eventsource_guard'::regproc
+          and tgname = 'zzz_eventsource_guard_write'
         """
     )
     return bool(found)

@@ -32,20 +32,21 @@ class Guarded:
         side: str,
         address: TableAddress,
         fence: Fence,
+        tenant: UUID,
     ) -> None:
         self.world, self.admin, self.side = world, admin, side
-        self.address, self.fence = address, fence
+        self.address, self.fence, self.tenant = address, fence, tenant
 
     async def install(self) -> None:
-        await guard.install(
-            self.admin, self.address, self.fence, self.world.tenant, BUDGET, lambda: True
-        )
+        await guard.install(self.admin, self.address, self.fence, self.tenant, lambda: True)
 
     async def set_state(self, state: str) -> None:
         await self.admin.execute(
-            "update eventsource_fences set state = $1, generation = generation + 1, moved_to = $2",
+            "update eventsource_fences set state = $1, generation = generation + 1, moved_to = $2"
+            " where fence_id = $3",
             state,
             TARGET,
+            self.fence.fence_id,
         )
 
     @contextlib.asynccontextmanager
@@ -67,14 +68,23 @@ class Guarded:
         await holder.execute("commit")
 
 
-async def guarded(world: World, side: str = "source", *, install: bool = True) -> Guarded:
+async def guarded(
+    world: World,
+    side: str = "source",
+    *,
+    install: bool = True,
+    tenant: UUID | None = None,
+    migration: UUID = MIGRATION,
+) -> Guarded:
     address = await address_of(world.here.source if side == "source" else world.here.target)
     admin = await world.connect(side)
+    tenant = tenant or world.tenant
     fence = await guard.raise_fence(
-        admin, address, tenant_id=world.tenant, migration_id=MIGRATION,
+        admin, address, tenant_id=tenant, migration_id=migration,
         store_id=SOURCE if side == "source" else TARGET, role=side, generation=0,
+        budget_seconds=BUDGET,
     )  # fmt: skip
-    made = Guarded(world, admin, side, address, fence)
+    made = Guarded(world, admin, side, address, fence, tenant)
     if install:
         await made.install()
     return made
@@ -98,7 +108,7 @@ async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World
     await world.seed(3)
     async with world.open_transaction(world.other):
         migration = await world.here.start(world.tenant)
-        await someone_blocked(world, "create or replace trigger%")
+        await someone_blocked(world, "select%eventsource_guard_renew%")
         row = await world.source.fetchrow("select state, migration_id from eventsource_fences")
         assert tuple(row) == ("open", migration.id)
         assert await triggers(world) == []
@@ -141,12 +151,58 @@ async def test_installing_twice_is_installing_once(world: World) -> None:
     await insert(world.source, world.tenant)
 
 
+async def test_a_tenant_that_has_left_stays_guarded_whoever_comes_and_goes(world: World) -> None:
+    gone = await guarded(world)
+    await gone.set_state("moved")
+    leaving = await guarded(world, tenant=world.other, migration=uuid4())
+    assert len(await triggers(world)) == 3
+    await refused(insert(world.source, world.tenant), "EVF01")
+    await insert(world.source, world.other)
+    await refused(world.source.execute("update events set actor_id = 'x'"), "EVF02")
+    assert await guard.remove(leaving.admin, leaving.address, leaving.fence)
+    await refused(insert(world.source, world.tenant), "EVF01")
+    await world.source.execute("update events set actor_id = 'x'")
+    assert not await guard.remove(gone.admin, gone.address, gone.fence)
+    assert len(await triggers(world)) == 3
+
+
+async def test_two_tenants_that_begin_at_once_are_both_guarded(world: World) -> None:
+    one = await guarded(world, install=False)
+    async with world.open_transaction(world.other):
+        installing = [asyncio.create_task(one.install())]
+        await someone_blocked(world, "select%eventsource_guard_renew%")
+        two = await guarded(world, tenant=world.other, migration=uuid4(), install=False)
+        installing.append(asyncio.create_task(two.install()))
+        await asyncio.sleep(0.3)
+    await asyncio.gather(*installing)
+    for each in (one, two):
+        await insert(world.source, each.tenant)
+        await each.set_state("moved")
+        await refused(insert(world.source, each.tenant), "EVF01")
+
+
+async def test_an_abort_takes_along_a_guard_that_another_migration_makes_meanwhile(
+    world: World,
+) -> None:
+    aborted = await guarded(world, install=False)
+    other = await guarded(world, tenant=world.other, migration=uuid4(), install=False)
+    await other.admin.execute("begin")
+    await guard.renew(other.admin, other.address)
+    removing = asyncio.create_task(guard.remove(aborted.admin, aborted.address, aborted.fence))
+    await asyncio.sleep(0.3)
+    await other.admin.execute("commit")
+    assert await removing
+    await insert(world.source, world.tenant)
+    await other.set_state("moved")
+    await refused(insert(world.source, world.other), "EVF01")
+
+
 async def test_an_unfinished_fence_of_another_migration_is_not_taken_over(world: World) -> None:
     it = await guarded(world)
     with pytest.raises(guard.MigrationError, match=str(MIGRATION)):
         await guard.raise_fence(
             world.source, it.address, tenant_id=world.tenant, migration_id=uuid4(),
-            store_id=SOURCE, role="source", generation=0,
+            store_id=SOURCE, role="source", generation=0, budget_seconds=BUDGET,
         )  # fmt: skip
 
 
@@ -414,7 +470,7 @@ async def test_writers_hardly_wait_for_an_installation_that_waits_for_a_transact
     async with world.open_transaction(world.tenant):
         installing = asyncio.create_task(it.install())
         for _ in range(2):
-            await someone_blocked(world, "create or replace trigger%")
+            await someone_blocked(world, "select%eventsource_guard_renew%")
             await until(lambda: _nobody_blocked(world), "the attempt to be given up")
         assert not installing.done()
     await installing
@@ -431,7 +487,7 @@ async def test_writers_hardly_wait_for_an_installation_that_waits_for_a_transact
 async def _nobody_blocked(world: World) -> bool:
     return not await world.source.fetchval(
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-        " and query ilike 'create or replace trigger%' and datname = current_database()"
+        " and query ilike 'select%eventsource_guard_renew%' and datname = current_database()"
     )
 
 
@@ -442,7 +498,7 @@ async def test_a_request_is_obeyed_while_the_installation_waits(
     await world.seed(3)
     async with world.open_transaction(world.other), asyncio.timeout(15):
         migration = await world.here.start(world.tenant)
-        await someone_blocked(world, "create or replace trigger%")
+        await someone_blocked(world, "select%eventsource_guard_renew%")
         if request_ == "pause":
             stopped = await world.coordinator.pause_migration(migration.id)
             assert (stopped.state, stopped.paused_from) == ("paused", "pending")

@@ -51,7 +51,7 @@ async def held_in(
         async with world.open_transaction(world.other):
             before = await world.fingerprint(journal=False)
             migration = await driver.start(world.tenant, operator="ann")
-            await someone_blocked(world, "create or replace trigger%")
+            await someone_blocked(world, "select%eventsource_guard_renew%")
             yield migration, before
         return
     before = await world.fingerprint(journal=False)

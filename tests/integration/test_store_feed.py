@@ -357,7 +357,8 @@ class TestAnArrivingTenant:
         await append(store)
         await other.execute(
             "insert into eventsource_fences (table_name, tenant_id, role, state, generation, "
-            "migration_id, store_id) values ('events', $1, 'target', 'closed', 1, $2, 'b')",
+            "migration_id, store_id, patience_ms) values"
+            " ('events', $1, 'target', 'closed', 1, $2, 'b', 7000)",
             self.tenant,
             uuid4(),
         )

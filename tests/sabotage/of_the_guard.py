@@ -8,11 +8,11 @@ _SQL = "python/eventsource/stores/sql/fence.sql"
 _PYTHON = "python/eventsource/migration/guard.py"
 _TESTS = "tests/integration/test_guard.py"
 
-_LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, tg_argv[0]::integer);\n"
+_LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, guarded);\n"
 _CHECK = """\
     else
         select * into fence from {schema}.eventsource_fences
-            where fence_id = tg_argv[0]::integer;
+            where fence_id = guarded;
 """
 
 VARIANTS = (
@@ -27,9 +27,9 @@ VARIANTS = (
                 """\
     else
         select f.* into fence
-            from pg_advisory_xact_lock_shared(1163281235, tg_argv[0]::integer),
+            from pg_advisory_xact_lock_shared(1163281235, guarded),
                  {schema}.eventsource_fences f
-            where f.fence_id = tg_argv[0]::integer;
+            where f.fence_id = guarded;
 """,
             ),
         ),
@@ -56,8 +56,8 @@ VARIANTS = (
         (
             Edit(
                 _SQL,
-                "where fence_id = tg_argv[0]::integer for share;",
-                "where fence_id = tg_argv[0]::integer;",
+                "where fence_id = guarded for share;",
+                "where fence_id = guarded;",
             ),
         ),
         (
@@ -68,7 +68,7 @@ VARIANTS = (
     Variant(
         "guard-not-always",
         "a session with session_replication_role = replica walks past the triggers",
-        (Edit(_PYTHON, "enable always trigger {name}", "enable trigger {name}"),),
+        (Edit(_SQL, "enable always trigger %I'", "enable trigger %I'"),),
         (
             f"{_TESTS}::test_a_replica_role_session_meets_the_guard",
             f"{_TESTS}::test_the_triggers_fire_always_and_after_those_of_the_application",
@@ -77,31 +77,86 @@ VARIANTS = (
     Variant(
         "guard-on-insert-only",
         "rows that become the tenant's by an UPDATE are not guarded",
-        (Edit(_PYTHON, "before insert or update on {on} ", "before insert on {on} "),),
+        (Edit(_SQL, "_write before insert or update'", "_write before insert'"),),
         (f"{_TESTS}::test_a_foreign_row_cannot_be_made_the_tenants",),
     ),
     Variant(
         "guard-lets-changes-through",
         "events of the tenant may be updated and given away while they are copied",
         (
-            Edit(_PYTHON, "before insert or update on {on} ", "before insert on {on} "),
-            Edit(_PYTHON, "before update or delete on {on} ", "before delete on {on} "),
+            Edit(_SQL, "_write before insert or update'", "_write before insert'"),
+            Edit(_SQL, "_change before update or delete'", "_change before delete'"),
         ),
         (f"{_TESTS}::test_the_tenant_appends_while_its_fence_is_open_but_changes_nothing",),
     ),
     Variant(
         "guard-sorts-first",
         "a trigger of the application may still change the tenant behind the guard",
-        (Edit(_PYTHON, 'f"zzz_eventsource_guard_', 'f"aaa_eventsource_guard_'),),
+        (
+            Edit(
+                _SQL,
+                "create or replace trigger zzz_eventsource_guard_write",
+                "create or replace trigger aaa_eventsource_guard_write",
+            ),
+            Edit(
+                _SQL,
+                "home, event, 'zzz_eventsource_guard_' || kind);\n    end loop;\nend",
+                "home, event, case kind when 'write' then 'aaa' else 'zzz' end"
+                " || '_eventsource_guard_' || kind);\n    end loop;\nend",
+            ),
+        ),
         (
             f"{_TESTS}::test_the_triggers_fire_always_and_after_those_of_the_application",
             f"{_TESTS}::test_a_row_that_another_trigger_gives_to_the_tenant_is_guarded",
         ),
     ),
     Variant(
+        "guard-forgets-who-left",
+        "a tenant that has left is no longer guarded when another one leaves",
+        (
+            Edit(
+                _SQL,
+                "where table_name = event and role = 'source' for key share) f",
+                "where table_name = event and role = 'source' and state = 'open' for key share) f",
+            ),
+        ),
+        (f"{_TESTS}::test_a_tenant_that_has_left_stays_guarded_whoever_comes_and_goes",),
+    ),
+    Variant(
+        "guard-made-without-the-lock",
+        "of two tenants that begin at once one is not guarded, or does not begin",
+        (
+            Edit(
+                _SQL,
+                "    execute format('lock table %I.%I in share row exclusive mode',"
+                " home, event);\n",
+                "",
+            ),
+        ),
+        (f"{_TESTS}::test_two_tenants_that_begin_at_once_are_both_guarded",),
+    ),
+    Variant(
+        "guard-of-a-fence-that-goes",
+        "a tenant whose migration was aborted meets a guard without a fence",
+        (
+            Edit(
+                _SQL,
+                "where table_name = event and role = 'source' for key share) f",
+                "where table_name = event and role = 'source') f",
+            ),
+        ),
+        (f"{_TESTS}::test_an_abort_takes_along_a_guard_that_another_migration_makes_meanwhile",),
+    ),
+    Variant(
         "writer-chooses-transaction-id",
         "a writer can place its event before a snapshot that never showed it",
-        (Edit(_SQL, "    new.transaction_id := pg_current_xact_id();\n", ""),),
+        (
+            Edit(
+                _SQL,
+                "            new.transaction_id := pg_catalog.pg_current_xact_id();\n",
+                "",
+            ),
+        ),
         (f"{_TESTS}::test_no_writer_chooses_its_transaction_id",),
     ),
     Variant(
@@ -123,10 +178,10 @@ VARIANTS = (
             Edit(
                 _SQL,
                 """\
-            raise exception 'fence % is missing', tg_argv[0]
+            raise exception 'fence % is missing', guarded
                 using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
 """,
-                "            return new;\n",
+                "            return;\n",
             ),
         ),
         (f"{_TESTS}::test_without_its_fence_row_the_guard_lets_nobody_through",),

@@ -51,7 +51,7 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
         await failpoints.reach("abort.rows.committed")
     # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
     if closed is not None and closed.moved_to is not None:
-        await guard.stay_moved(links.target, target, closed, migration.tenant_id, migration)
+        await guard.stay_moved(links.target, target, closed, migration)
     elif closed is not None:
         await guard.remove(links.target, target, closed)
     await failpoints.reach("abort.target.committed")

@@ -144,8 +144,7 @@ async def build(
                 f"the indexes of {target.table!r} are not what they were before the load;"
                 " abort the migration to restore them"
             )
-        budget = migration.config.cutover_timeout_seconds
-        await guard.create_triggers(first, target, fence, migration.tenant_id, budget, _ROW_BY_ROW)
+        await guard.create_triggers(first, target, fence, migration.tenant_id, _ROW_BY_ROW)
         await first.execute(f"drop trigger if exists {_loading_trigger(fence)} on {table}")
         await first.execute(
             f"update {qualified(target.schema, 'eventsource_copy_progress')}"

@@ -1,7 +1,9 @@
 """The guard: fence rows, and the triggers that make every writer heed them.
 
-The function behind the triggers is in ``stores/sql/fence.sql``. Here is when it is installed, how
-it recognises the migrator, and how it goes away.
+The functions behind the triggers are in ``stores/sql/fence.sql``. A tenant that arrives has
+triggers of its own; all that leave a table, or have left it, share theirs
+(``eventsource_guard_renew``). Here is when they are made, how they recognise the migrator, and how
+they go away.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -52,6 +54,9 @@ MIGRATOR_SETTING = "eventsource.migration"
 
 TRIGGER_KINDS = ("write", "change", "truncate")
 
+#: What the names of all triggers begin with; those for all that leave a table end with their kind.
+_SHARED = "zzz_eventsource_guard_"
+
 
 class InterruptedInstallation(Exception):
     """The guard was not installed because the driver was asked to stop."""
@@ -62,7 +67,8 @@ class Fence:
     """A tenant's fence row in one event table.
 
     ``source_head`` is the source's position sequence at the decision; ``moved_to`` the store id,
-    which a target keeps from the time when the tenant left it.
+    which a target keeps from the time when the tenant left it; ``patience_ms`` how long a writer
+    waits for a cutover.
     """
 
     fence_id: int
@@ -74,6 +80,7 @@ class Fence:
     moved_to: str | None
     source_head: int | None
     position_offset: int
+    patience_ms: int
 
 
 def fences(address: TableAddress) -> str:
@@ -90,7 +97,8 @@ async def read(connection: Executor, address: TableAddress, tenant_id: UUID) -> 
     """The tenant's fence, or None."""
     row = await connection.fetchrow(
         "select fence_id, role, state, generation, migration_id, store_id, moved_to, source_head,"
-        f" position_offset from {fences(address)} where table_name = $1 and tenant_id = $2",
+        f" position_offset, patience_ms from {fences(address)}"
+        " where table_name = $1 and tenant_id = $2",
         address.table, tenant_id,
     )  # fmt: skip
     return Fence(**dict(row)) if row is not None else None
@@ -105,25 +113,29 @@ async def raise_fence(
     store_id: str,
     role: str,
     generation: int,
+    budget_seconds: float,
 ) -> Fence:
     """Commit the fence row that the triggers will look for: ``open`` at a source, ``closed`` at a
     target. A finished migration's row is taken over; an unfinished one's is an error.
     """
+    patience_ms = int((budget_seconds + GUARD_PATIENCE_SECONDS) * 1000)
     state = "open" if role == "source" else "closed"
     finished = "open" if role == "source" else "moved"
     name = fences(address)
     await connection.execute(
         f"insert into {name} as f (table_name, tenant_id, role, state, generation, migration_id,"
-        " store_id) values ($1, $2, $3, $4, $5, $6, $7)"
+        " store_id, patience_ms) values ($1, $2, $3, $4, $5, $6, $7, $9)"
         " on conflict (table_name, tenant_id) do update set role = excluded.role,"
         " state = excluded.state, generation = excluded.generation,"
         # Where the tenant went when it left the target is kept, for an abort of its return.
         " migration_id = excluded.migration_id, store_id = excluded.store_id,"
         " moved_to = case excluded.role when 'target' then f.moved_to end,"
-        " source_head = null, position_offset = 0, updated_at = now()"
+        " source_head = null, position_offset = 0, updated_at = now(),"
+        " patience_ms = excluded.patience_ms"
         " where f.migration_id <> excluded.migration_id and f.state = $8"
         " and f.role is distinct from excluded.role",
         address.table, tenant_id, role, state, generation, migration_id, store_id, finished,
+        patience_ms,
     )  # fmt: skip
     fence = await read(connection, address, tenant_id)
     if fence is None or fence.migration_id != migration_id:
@@ -139,27 +151,38 @@ async def install(
     address: TableAddress,
     fence: Fence,
     tenant_id: UUID,
-    budget_seconds: float,
     carry_on: Callable[[], bool],
     *,
     then: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Create the fence's triggers; ``then`` runs in the same transaction, writers held off.
+    """Put the fence's guard up; ``then`` runs in the same transaction, writers held off.
 
-    Creating the trigger waits out every transaction that has written to the table, so none that
-    the guard never saw is still in flight when this returns. ``carry_on`` is asked between two
-    attempts: a long transaction at the source may hold them up for as long as it lasts.
+    This waits out every transaction that has written to the table, so none that the guard never
+    saw is still in flight when it returns. ``carry_on`` is asked between two attempts: a long
+    transaction at the source may hold them up for as long as it lasts.
 
     Raises:
         InterruptedInstallation: ``carry_on`` said no.
     """
 
     async def create() -> None:
-        await create_triggers(connection, address, fence, tenant_id, budget_seconds)
+        if fence.role == "target":
+            await create_triggers(connection, address, fence, tenant_id)
+        # Also for a target: the tenant may be back, and is no longer one that has left.
+        await renew(connection, address)
         if then is not None:
             await then()
 
     await with_brief_locks(connection, create, carry_on)
+
+
+async def renew(connection: Executor, address: TableAddress) -> None:
+    """In the caller's transaction: guard the tenants that are leaving or have left, and only them.
+
+    One statement: the less often the client has its turn, the less can it be slow.
+    """
+    renewing = qualified(address.schema, "eventsource_guard_renew")
+    await connection.execute(f"select {renewing}($1::text::regclass)", table(address))
 
 
 async def create_triggers(
@@ -167,17 +190,20 @@ async def create_triggers(
     address: TableAddress,
     fence: Fence,
     tenant_id: UUID,
-    budget_seconds: float,
     kinds: Sequence[str] = TRIGGER_KINDS,
 ) -> None:
-    """The triggers themselves, in the caller's transaction."""
+    """The triggers of a tenant that is arriving, in the caller's transaction.
+
+    Its migrator passes by their condition, so that the rows of a copy do not run the function.
+    """
     on = table(address)
-    patience_ms = int((budget_seconds + GUARD_PATIENCE_SECONDS) * 1000)
-    # The ids are a UUID and integers of ours: a trigger's condition cannot take parameters.
+    # The ids are UUIDs and integers of ours: a trigger's condition cannot take parameters.
     run = (
-        f"for each row when ({{row}}.tenant_id = '{tenant_id}'::uuid{_migrator_passes(fence)})"
+        f"for each row when ({{row}}.tenant_id = '{tenant_id}'::uuid"
+        f" and current_setting('{MIGRATOR_SETTING}', true) is distinct from"
+        f" '{fence.migration_id}')"
         f" execute function {qualified(address.schema, 'eventsource_guard')}"
-        f"('{fence.fence_id}', '{patience_ms}')"
+        f"('{fence.fence_id}', '{fence.patience_ms}')"
     )
     events = {
         "write": "before insert or update on {on} " + run.format(row="new"),
@@ -192,7 +218,7 @@ async def create_triggers(
         statements.append(f"create or replace trigger {name} {event}")
         # Otherwise session_replication_role = replica walks past.
         statements.append(f"alter table {on} enable always trigger {name}")
-    # In one message: the less often the client has its turn, the less can it be slow.
+    # In one message, as in `renew`.
     await connection.execute(";".join(statements))
 
 
@@ -217,14 +243,12 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
     """
     removed = False
 
+    own = [_trigger(fence, kind) for kind in TRIGGER_KINDS]
+    shared = [_SHARED + kind for kind in TRIGGER_KINDS]
+
     async def drop() -> None:
         nonlocal removed
-        if await connection.fetchval(
-            "select exists (select from pg_trigger where tgrelid = $1::text::regclass"
-            " and tgname = any ($2::text[]))",
-            table(address),
-            [_trigger(fence, kind) for kind in TRIGGER_KINDS],
-        ):
+        if await _has_any(connection, address, own + shared):
             # The table before the fence: a writer that waits at the fence holds its table lock,
             # and dropping the triggers would wait for it in vain.
             await connection.execute(f"lock table {table(address)} in access exclusive mode")
@@ -241,17 +265,29 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
             f"delete from {fences(address)} where fence_id = $1 and migration_id = $2",
             fence.fence_id, fence.migration_id,
         )  # fmt: skip
+        # Another migration may have made them meanwhile, for this tenant too.
+        if await _has_any(connection, address, shared):
+            await renew(connection, address)
         await failpoints.reach("abort.guard.dropped")
 
     await with_brief_locks(connection, drop)
     return removed
 
 
+async def _has_any(connection: Executor, address: TableAddress, triggers: Sequence[str]) -> bool:
+    return bool(
+        await connection.fetchval(
+            "select exists (select from pg_trigger where tgrelid = $1::text::regclass"
+            " and tgname = any ($2::text[]))",
+            table(address), triggers,
+        )
+    )  # fmt: skip
+
+
 async def stay_moved(
     connection: asyncpg.Connection[Any],
     address: TableAddress,
     fence: Fence,
-    tenant_id: UUID,
     migration: Migration,
 ) -> None:
     """Undo the closing of a target that the tenant once left: it has still moved from there.
@@ -259,17 +295,18 @@ async def stay_moved(
     A process that heard of nothing since would write to it; the fence sends it to where the tenant
     is, which is the source of the migration that is being undone.
     """
-    budget = migration.config.cutover_timeout_seconds
 
     async def restore() -> None:
+        await connection.execute(f"lock table {table(address)} in access exclusive mode")
         await connection.execute(
             f"update {fences(address)} set role = 'source', state = 'moved', generation = $2,"
             " moved_to = $3, updated_at = now() where fence_id = $1",
             fence.fence_id, migration.generation, migration.source_store_id,
         )  # fmt: skip
+        await drop_triggers(connection, address, fence)
+        await renew(connection, address)
 
-    left = replace(fence, role="source")
-    await install(connection, address, left, tenant_id, budget, lambda: True, then=restore)
+    await with_brief_locks(connection, restore)
 
 
 async def refuse_mirrors(connection: Executor, address: TableAddress, fence: Fence) -> None:
@@ -288,15 +325,7 @@ async def lock_exclusively(connection: Executor, fence: Fence) -> None:
 
 def _trigger(fence: Fence, kind: str) -> str:
     # BEFORE triggers run in the order of their names: another one may still change the tenant.
-    return f"zzz_eventsource_guard_{fence.fence_id}_{kind}"
-
-
-def _migrator_passes(fence: Fence) -> str:
-    if fence.role == "source":
-        return ""
-    return (
-        f" and current_setting('{MIGRATOR_SETTING}', true) is distinct from '{fence.migration_id}'"
-    )
+    return f"{_SHARED}{fence.fence_id}_{kind}"
 
 
 def end_after(milliseconds: int) -> str:

@@ -36,6 +36,7 @@ async def prepare(
     closed = await guard.raise_fence(
         links.target, target, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.target_store_id, role="target", generation=migration.generation,
+        budget_seconds=budget,
     )  # fmt: skip
     await failpoints.reach("guard.target.row.committed")
 
@@ -47,22 +48,19 @@ async def prepare(
             await deferred_indexes.defer(links.target, target, migration.id, closed)
         await failpoints.reach("guard.target.reserved")
 
-    await guard.install(
-        links.target, target, closed, migration.tenant_id, budget, carry_on, then=reserve
-    )
+    await guard.install(links.target, target, closed, migration.tenant_id, carry_on, then=reserve)
     await failpoints.reach("guard.target.triggers.committed")
     opened = await guard.raise_fence(
         links.source, source, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.source_store_id, role="source", generation=migration.generation,
+        budget_seconds=budget,
     )  # fmt: skip
     await failpoints.reach("guard.source.row.committed")
 
     async def created() -> None:
         await failpoints.reach("guard.source.created")
 
-    await guard.install(
-        links.source, source, opened, migration.tenant_id, budget, carry_on, then=created
-    )
+    await guard.install(links.source, source, opened, migration.tenant_id, carry_on, then=created)
     await failpoints.reach("guard.source.triggers.committed")
 
     at = await progress.claim(links.target, target, migration.id, owner)

@@ -15,6 +15,8 @@ create table if not exists {schema}.eventsource_fences (
     moved_to         text,
     source_head      bigint,
     position_offset  bigint not null default 0,
+    -- How long a writer waits for a cutover, in milliseconds.
+    patience_ms      integer not null,
     updated_at       timestamptz not null default now(),
     unique (table_name, tenant_id)
 );
@@ -66,10 +68,13 @@ create table if not exists {schema}.eventsource_copied_ranges (
     primary key (migration_id, upto_position)
 );
 
--- The guard. Lock and check are two statements of a volatile function, so that the check takes a
--- snapshot after the wait; under a frozen snapshot FOR SHARE makes the server raise 40001 instead
--- of letting the writer trust an old row. The lock timeout of the argument holds inside only.
-create or replace function {schema}.eventsource_guard() returns trigger
+-- The guard: lets a writer pass, wait or fail. Lock and check are two statements of a volatile
+-- function, so that the check takes a snapshot after the wait; under a frozen snapshot FOR SHARE makes
+-- the server raise 40001 instead of letting the writer trust an old row. The lock timeout of the
+-- argument holds inside only.
+create or replace function {schema}.eventsource_guard_check(
+    guarded integer, patience text, operation text
+) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, {schema}, pg_temp
 set lock_timeout = '10s'
@@ -77,20 +82,20 @@ as $guard$
 declare
     fence record;
 begin
-    perform set_config('lock_timeout', tg_argv[1], true);
-    perform pg_advisory_xact_lock_shared(1163281235, tg_argv[0]::integer);
+    perform set_config('lock_timeout', patience, true);
+    perform pg_advisory_xact_lock_shared(1163281235, guarded);
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         select * into fence from {schema}.eventsource_fences
-            where fence_id = tg_argv[0]::integer for share;
+            where fence_id = guarded for share;
         if not found then
             raise exception 'the tenant began to migrate after this transaction took its snapshot'
                 using errcode = '40001', hint = 'Retry the transaction.';
         end if;
     else
         select * into fence from {schema}.eventsource_fences
-            where fence_id = tg_argv[0]::integer;
+            where fence_id = guarded;
         if not found then
-            raise exception 'fence % is missing', tg_argv[0]
+            raise exception 'fence % is missing', guarded
                 using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
         end if;
     end if;
@@ -101,10 +106,10 @@ begin
                   detail = json_build_object('migration_id', fence.migration_id,
                                              'generation', fence.generation)::text;
     end if;
-    if tg_op = 'DELETE' and fence.state = 'moved' then
+    if operation = 'DELETE' and fence.state = 'moved' then
         -- What is left behind is the way back until an operator says otherwise.
         if current_setting('eventsource.migration', true) = fence.migration_id::text then
-            return old;
+            return;
         end if;
         raise exception 'the old rows of tenant %, which moved to store %, are guarded',
                         fence.tenant_id, fence.moved_to
@@ -112,7 +117,7 @@ begin
                   hint = format('To delete them: set eventsource.migration = %L in the session.',
                                 fence.migration_id);
     end if;
-    if tg_op <> 'INSERT' and fence.role = 'source' and fence.state = 'open' then
+    if operation <> 'INSERT' and fence.role = 'source' and fence.state = 'open' then
         raise exception 'events of tenant % cannot be changed while it migrates', fence.tenant_id
             using errcode = 'EVF02',
                   hint = 'Events are immutable; to erase some, abort the migration or wait for its end.';
@@ -124,14 +129,124 @@ begin
                                              'generation', fence.generation,
                                              'migration_id', fence.migration_id)::text;
     end if;
+end
+$guard$;
+
+-- The guard of one tenant that is arriving. Its trigger's condition knows the tenant, and lets the
+-- migrator pass.
+create or replace function {schema}.eventsource_guard() returns trigger
+language plpgsql
+as $guard$
+begin
+    perform {schema}.eventsource_guard_check(tg_argv[0]::integer, tg_argv[1], tg_op);
     if tg_op = 'DELETE' then
         return old;
     end if;
     -- A snapshot is compared with this column, so no writer chooses its value.
-    new.transaction_id := pg_current_xact_id();
+    new.transaction_id := pg_catalog.pg_current_xact_id();
     return new;
 end
 $guard$;
+
+-- Makes the guard of all tenants that are leaving a table or have left it what the fences say; call it
+-- whenever a tenant joins them or is no longer among them. It waits out all transactions that have
+-- written to the table, and none that writes later misses the change: with the table's lock a writer
+-- also learns of a function that was replaced.
+--
+-- The fences are a constant of the functions. PostgreSQL parses the condition of a trigger anew for
+-- every statement, and would do so for each tenant that ever left; a function it parses once in a
+-- session. The constant is jsonb because that is searched as it lies there: an array of many is made
+-- into a hash table first, in every transaction.
+create or replace function {schema}.eventsource_guard_renew(events regclass) returns void
+language plpgsql volatile
+set search_path = pg_catalog, {schema}, pg_temp
+as $renew$
+declare
+    home     name;
+    event    name;
+    label    text;
+    fences   jsonb;
+    kind     text;
+begin
+    select n.nspname, c.relname into strict home, event
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = events;
+    execute format('lock table %I.%I in share row exclusive mode', home, event);
+    label := case when octet_length(event) > 35 then md5(event) else event end;
+    select jsonb_object_agg(f.tenant_id, jsonb_build_array(f.fence_id, f.patience_ms))
+        into fences
+        -- One that is being deleted is waited for: whoever deletes it looks for these triggers after.
+        from (select * from {schema}.eventsource_fences
+              where table_name = event and role = 'source' for key share) f;
+    if fences is null then
+        foreach kind in array array['write', 'change', 'truncate'] loop
+            if exists (select from pg_trigger t where t.tgrelid = events
+                       and t.tgname = 'zzz_eventsource_guard_' || kind) then
+                execute format('drop trigger %I on %I.%I',
+                               'zzz_eventsource_guard_' || kind, home, event);
+                execute format('drop function if exists %I.%I()', home,
+                               format('eventsource_guard_%s_of_%s', kind, label));
+            end if;
+        end loop;
+        return;
+    end if;
+
+    execute format(
+        $make$
+        create or replace function %1$I.%2$I() returns trigger language plpgsql as $guard$
+        declare
+            fence jsonb;
+        begin
+            fence := %3$L::pg_catalog.jsonb
+                operator(pg_catalog.->) (new.tenant_id::pg_catalog.text);
+            if fence is null then
+                return new;
+            end if;
+            perform %1$I.eventsource_guard_check(
+                (fence operator(pg_catalog.->>) 0)::pg_catalog.int4,
+                fence operator(pg_catalog.->>) 1, tg_op);
+            -- A snapshot is compared with this column, so no writer chooses its value.
+            new.transaction_id := pg_catalog.pg_current_xact_id();
+            return new;
+        end
+        $guard$
+        $make$, home, 'eventsource_guard_write_of_' || label, fences);
+    execute format(
+        $make$
+        create or replace function %1$I.%2$I() returns trigger language plpgsql as $guard$
+        declare
+            fence jsonb;
+        begin
+            fence := %3$L::pg_catalog.jsonb
+                operator(pg_catalog.->) (old.tenant_id::pg_catalog.text);
+            if fence is not null then
+                perform %1$I.eventsource_guard_check(
+                    (fence operator(pg_catalog.->>) 0)::pg_catalog.int4,
+                    fence operator(pg_catalog.->>) 1, tg_op);
+            end if;
+            if tg_op = 'DELETE' then
+                return old;
+            end if;
+            return new;
+        end
+        $guard$
+        $make$, home, 'eventsource_guard_change_of_' || label, fences);
+    -- BEFORE triggers run in the order of their names: another one may still change the tenant.
+    execute format('create or replace trigger zzz_eventsource_guard_write before insert or update'
+                   ' on %1$I.%2$I for each row execute function %1$I.%3$I()',
+                   home, event, 'eventsource_guard_write_of_' || label);
+    execute format('create or replace trigger zzz_eventsource_guard_change before update or delete'
+                   ' on %1$I.%2$I for each row execute function %1$I.%3$I()',
+                   home, event, 'eventsource_guard_change_of_' || label);
+    execute format('create or replace trigger zzz_eventsource_guard_truncate before truncate'
+                   ' on %1$I.%2$I for each statement'
+                   ' execute function %1$I.eventsource_guard_truncate()', home, event);
+    -- Otherwise session_replication_role = replica walks past.
+    foreach kind in array array['write', 'change', 'truncate'] loop
+        execute format('alter table %I.%I enable always trigger %I',
+                       home, event, 'zzz_eventsource_guard_' || kind);
+    end loop;
+end
+$renew$;
 
 -- A table that a tenant is leaving or entering cannot be emptied under the migration.
 create or replace function {schema}.eventsource_guard_truncate() returns trigger
