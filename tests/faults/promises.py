@@ -13,10 +13,20 @@ from eventsource.testing import Attempt, StoreAddress, check_moved, check_unmove
 from moving_world import DEDICATED, SHARED, World
 
 _GUARDS = r"""
-select tgname from pg_trigger
-where tgrelid = $1::text::regclass and tgname like 'zzz\_eventsource\_guard\_%'
+select 'trigger ' || tgname from pg_trigger
+where tgrelid = $1::text::regclass and tgname ~ '^zzz_eventsource_guard_\d'
   and not exists (select from eventsource_fences
                   where fence_id = split_part(tgname, '_', 4)::integer)
+union all
+-- The guard of those that leave holds their fences, and is there if there are any.
+select 'fence ' || coalesce(f.fence_id::text, 'gone') || ', guarded ' || coalesce(g.key, 'not')
+from (select * from eventsource_fences where table_name = $2 and role = 'source') f
+full join (select held.key, held.value ->> 0 as fence_id
+           from pg_trigger t join pg_proc p on p.oid = t.tgfoid,
+                jsonb_each(substring(p.prosrc from '\{.*\}')::jsonb) held
+           where t.tgrelid = $1::text::regclass and t.tgname = 'zzz_eventsource_guard_write') g
+  on g.key = f.tenant_id::text and g.fence_id = f.fence_id::text
+where f.fence_id is null or g.key is null
 """
 
 _MISTAKE = re.compile(
@@ -139,12 +149,12 @@ def mistakes(outputs: Iterable[str]) -> list[str]:
 
 
 async def orphans(world: World) -> list[str]:
-    """I13: guard triggers without a fence, which would refuse or delay writers for ever."""
+    """I13: guards without a fence, which would refuse or delay writers; and the reverse."""
     found = []
     for pool, store in ((world.source_store.pool, world.source), (world.target_store.pool,
                                                                   world.target)):  # fmt: skip
-        rows = await pool.fetch(_GUARDS, f'"{store.table}"')
-        found += [f"I13 orphan: trigger {row['tgname']} of {store.table}" for row in rows]
+        rows = await pool.fetch(_GUARDS, f'"{store.table}"', store.table)
+        found += [f"I13 orphan: {row[0]} of {store.table}" for row in rows]
     return found
 
 
