@@ -6,6 +6,7 @@ They die with this one: every child watches its end of a pipe.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -58,7 +59,9 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # It may be gone before its end was noticed.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send(signal.SIGTERM)

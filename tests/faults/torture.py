@@ -174,8 +174,7 @@ class _Play:
         await self.written()
         for driver in self.drivers:
             # What is over for one is over for all; the thawed find out by themselves.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.to_thread(driver.wait, 10)
+            await asyncio.to_thread(driver.wait, RECOVERY)
         # One that was frozen before its start may have begun another migration behind an abort.
         await self._settle()
         for writer in self.writers:

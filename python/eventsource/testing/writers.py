@@ -267,7 +267,13 @@ async def _main(config: WriterConfig) -> None:
         writer = Writer(config, records, store, source)
         loop.add_signal_handler(signal.SIGTERM, writer.stopping.set)
         if config.stop_with_stdin:
-            loop.add_reader(sys.stdin.fileno(), writer.stopping.set)
+
+            def stop() -> None:
+                # At its end it would be readable for ever.
+                loop.remove_reader(sys.stdin.fileno())
+                writer.stopping.set()
+
+            loop.add_reader(sys.stdin.fileno(), stop)
         await writer.run()
     records.note("stopped", writer=config.name)
     records.close()
