@@ -168,13 +168,14 @@ async def test_a_tenant_that_has_left_stays_guarded_whoever_comes_and_goes(world
 
 async def test_two_tenants_that_begin_at_once_are_both_guarded(world: World) -> None:
     one = await guarded(world, install=False)
-    async with world.open_transaction(world.other):
-        installing = [asyncio.create_task(one.install())]
+    third = uuid4()
+    async with world.open_transaction(third):
+        renewing = asyncio.create_task(guard.renew(one.admin, one.address))
         await someone_blocked(world, "select%eventsource_guard_renew%")
+        # It has asked for the table by now and looks at the fences when it has it, not before: the
+        # second tenant's guard may be made in between, and would be made anew without it.
         two = await guarded(world, tenant=world.other, migration=uuid4(), install=False)
-        installing.append(asyncio.create_task(two.install()))
-        await asyncio.sleep(0.3)
-    await asyncio.gather(*installing)
+    await renewing
     for each in (one, two):
         await insert(world.source, each.tenant)
         await each.set_state("moved")

@@ -17,6 +17,8 @@ _WAITS_FOR_THE_LOCK = (
     " where datname = current_database()))"
 )
 
+_HOLDS_THE_LOCK = _WAITS_FOR_THE_LOCK.replace("not granted", "granted")
+
 
 async def standing(world: World) -> dict[str, Any]:
     """What fences, route and journal say."""
@@ -95,11 +97,19 @@ async def test_writers_wait_until_the_target_is_open(
     async def write_and_open(*arguments: Any) -> None:
         writers.append(asyncio.create_task(insert(world.source, world.tenant)))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(writers[0]), OPENING_MS / 2000)
+            await asyncio.wait_for(asyncio.shield(writers[0]), OPENING_MS / 5000)
         await open_target(*arguments)
 
+    finish, held = flip.finish, []
+
+    async def look_and_finish(*arguments: Any) -> Any:
+        held.append(await world.source.fetchval(_HOLDS_THE_LOCK))
+        return await finish(*arguments)
+
     monkeypatch.setattr(flip, "open_target", write_and_open)
+    monkeypatch.setattr(flip, "finish", look_and_finish)
     await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert held == [False]
     with pytest.raises(Exception, match="has moved"):
         await writers[0]
     assert await standing(world) == {

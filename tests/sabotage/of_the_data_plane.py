@@ -270,9 +270,9 @@ VARIANTS = (
         (
             Edit(
                 _CHUNK,
-                "        let digest = Digest::of_row(row);\n",
+                "        // Before the position is moved:",
                 "        if let Some(last) = row.last_mut() {\n            *last ^= 1;\n        }\n"
-                "        let digest = Digest::of_row(row);\n",
+                "        // Before the position is moved:",
             ),
         ),
         (
