@@ -92,10 +92,11 @@ async def test_writers_wait_until_the_target_is_open(
 ) -> None:
     await world.seed(10)
     migration = await world.dual_write()
+    elsewhere = await world.connect()
     open_target, writers = flip.open_target, []
 
     async def write_and_open(*arguments: Any) -> None:
-        writers.append(asyncio.create_task(insert(world.source, world.tenant)))
+        writers.append(asyncio.create_task(insert(elsewhere, world.tenant)))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(writers[0]), OPENING_MS / 5000)
         await open_target(*arguments)
