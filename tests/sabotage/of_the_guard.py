@@ -153,8 +153,8 @@ VARIANTS = (
         (
             Edit(
                 _SQL,
-                "            new.transaction_id := pg_catalog.pg_current_xact_id();\n",
-                "",
+                "'new.transaction_id := pg_catalog.pg_current_xact_id();'",
+                "''",
             ),
         ),
         (f"{_TESTS}::test_no_writer_chooses_its_transaction_id",),

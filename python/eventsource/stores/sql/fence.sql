@@ -166,6 +166,7 @@ declare
     event    name;
     label    text;
     fences   jsonb;
+    make     text;
     kind     text;
 begin
     select n.nspname, c.relname into strict home, event
@@ -190,46 +191,28 @@ begin
         return;
     end if;
 
-    execute format(
-        $make$
+    make := $make$
         create or replace function %1$I.%2$I() returns trigger language plpgsql as $guard$
         declare
             fence jsonb;
         begin
             fence := %3$L::pg_catalog.jsonb
-                operator(pg_catalog.->) (new.tenant_id::pg_catalog.text);
-            if fence is null then
-                return new;
-            end if;
-            perform %1$I.eventsource_guard_check(
-                (fence operator(pg_catalog.->>) 0)::pg_catalog.int4,
-                fence operator(pg_catalog.->>) 1, tg_op);
-            -- A snapshot is compared with this column, so no writer chooses its value.
-            new.transaction_id := pg_catalog.pg_current_xact_id();
-            return new;
-        end
-        $guard$
-        $make$, home, 'eventsource_guard_write_of_' || label, fences);
-    execute format(
-        $make$
-        create or replace function %1$I.%2$I() returns trigger language plpgsql as $guard$
-        declare
-            fence jsonb;
-        begin
-            fence := %3$L::pg_catalog.jsonb
-                operator(pg_catalog.->) (old.tenant_id::pg_catalog.text);
+                operator(pg_catalog.->) (%4$s.tenant_id::pg_catalog.text);
             if fence is not null then
                 perform %1$I.eventsource_guard_check(
                     (fence operator(pg_catalog.->>) 0)::pg_catalog.int4,
                     fence operator(pg_catalog.->>) 1, tg_op);
+                %5$s
             end if;
-            if tg_op = 'DELETE' then
-                return old;
-            end if;
-            return new;
+            return %6$s;
         end
         $guard$
-        $make$, home, 'eventsource_guard_change_of_' || label, fences);
+        $make$;
+    -- A snapshot is compared with this column, so no writer chooses its value.
+    execute format(make, home, 'eventsource_guard_write_of_' || label, fences, 'new',
+                   'new.transaction_id := pg_catalog.pg_current_xact_id();', 'new');
+    execute format(make, home, 'eventsource_guard_change_of_' || label, fences, 'old',
+                   '', 'coalesce(new, old)');
     -- BEFORE triggers run in the order of their names: another one may still change the tenant.
     execute format('create or replace trigger zzz_eventsource_guard_write before insert or update'
                    ' on %1$I.%2$I for each row execute function %1$I.%3$I()',
