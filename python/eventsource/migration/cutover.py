@@ -164,9 +164,10 @@ class Cutover:
         held = self.links.fence
         try:
             async with asyncio.timeout(LET_GO_SECONDS):
-                if held.is_in_transaction():
-                    await held.execute("rollback")
-                await held.execute("reset idle_session_timeout; select pg_advisory_unlock_all()")
+                undo = "rollback; " if held.is_in_transaction() else ""
+                await held.execute(
+                    f"{undo}reset idle_session_timeout; select pg_advisory_unlock_all()"
+                )
         except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
             held.terminate()
 
