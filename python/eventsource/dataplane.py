@@ -189,6 +189,8 @@ class VerifyConfig:
     A comparison may be one of a sequence over source positions in `(after, upto]` (None: without
     end), which levels other than `count` allow. `streams_seen` and `streams_differing` of the
     result before it make its streams counted once; all of them have the same `salt`.
+
+    A driver names its `migration_id`: whoever takes over from it can end its comparison's sessions.
     """
 
     source: TableAddress
@@ -207,6 +209,7 @@ class VerifyConfig:
     sample_percentage: float = 100.0
     max_violations: int = 100
     parallelism: int = 1
+    migration_id: UUID | None = None
 
 
 @final

@@ -73,12 +73,7 @@ async def test_killed_between_the_decision_and_the_flip(world: World) -> None:
 
 
 async def test_an_abort_goes_through_beside_a_driver_frozen_while_it_reads(world: World) -> None:
-    tenant = uuid4()
-    await world.seed([tenant], events=10)
-    # More than fits between the servers, in one statement: it stays open while nobody reads on.
-    await world.source_store.pool.execute(
-        _WIDE_EVENTS.format(table=world.source.table), tenant, 30_000
-    )
+    tenant = await _wide_tenant(world)
     job = {"tenant": tenant, "config": {**QUICK, "batch_size": 50_000}}
     holder = await asyncpg.connect(world.target.dsn)
 
@@ -86,20 +81,51 @@ async def test_an_abort_goes_through_beside_a_driver_frozen_while_it_reads(world
         row = await _progress(world)
         return row is not None and row["pass_number"] == 1
 
-    async def stands_still() -> bool:
-        return bool(await world.source_store.pool.fetchval(_COPY_STANDS_STILL))
-
     with DriverProcess(world, "frozen", **job) as driver:
         await until(begun, f"the copy; the driver said: {driver.output()}")
         await holder.execute(f"begin; {_PROGRESS_ROW}")
-        await until(stands_still, f"a copy that nobody reads on: {driver.output()}")
+        await until(lambda: _stands_still(world), f"a copy that stands still: {driver.output()}")
         driver.freeze()
         await holder.execute("rollback")
-        migration = await _migration_of(world, tenant)
-        async with asyncio.timeout(RESUMED_WITHIN):
-            aborted = await world.coordinator.abort_migration(migration.id)
-        assert aborted.state is MigrationState.ROLLED_BACK
-        assert driver.is_running
+        await _abort_beside(world, driver, tenant)
+
+
+async def test_an_abort_goes_through_beside_a_driver_frozen_while_it_compares(
+    world: World,
+) -> None:
+    tenant = await _wide_tenant(world)
+    job = {"tenant": tenant, "config": {**QUICK, "verification_level": "full"}}
+
+    async def comparing() -> bool:
+        return bool(await world.source_store.pool.fetchval(_COMPARISON))
+
+    with DriverProcess(world, "frozen", cutover=True, **job) as driver:
+        await until(comparing, f"the comparison; the driver said: {driver.output()}")
+        driver.freeze()
+        await until(lambda: _stands_still(world), f"a copy that stands still: {driver.output()}")
+        await _abort_beside(world, driver, tenant)
+
+
+async def _wide_tenant(world: World) -> UUID:
+    """More than fits between the servers, in one statement: it stays open while nobody reads on."""
+    tenant = uuid4()
+    await world.seed([tenant], events=10)
+    await world.source_store.pool.execute(
+        _WIDE_EVENTS.format(table=world.source.table), tenant, 30_000
+    )
+    return tenant
+
+
+async def _stands_still(world: World) -> bool:
+    return bool(await world.source_store.pool.fetchval(_COPY_STANDS_STILL))
+
+
+async def _abort_beside(world: World, driver: DriverProcess, tenant: UUID) -> None:
+    migration = await _migration_of(world, tenant)
+    async with asyncio.timeout(RESUMED_WITHIN):
+        aborted = await world.coordinator.abort_migration(migration.id)
+    assert aborted.state is MigrationState.ROLLED_BACK
+    assert driver.is_running
     assert await world.source_store.pool.fetchval("select count(*) from eventsource_fences") == 0
 
 
@@ -108,6 +134,11 @@ insert into {table} (event_id, aggregate_id, aggregate_type, event_type, tenant_
                     "timestamp", payload)
 select gen_random_uuid(), gen_random_uuid(), 'Order', 'OrderPlaced', $1, 1, now(),
        jsonb_build_object('note', repeat(md5(n::text), 60)) from generate_series(1, $2) n
+"""
+# Its statements alone ask whether a row is due, beside the columns.
+_COMPARISON = r"""
+select exists (select from pg_stat_activity where datname = current_database()
+               and state = 'active' and query ~ '^copy \(select.*pg_visible_in_snapshot.* from ')
 """
 _COPY_STANDS_STILL = """
 select exists (select from pg_stat_activity where datname = current_database()

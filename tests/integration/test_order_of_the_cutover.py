@@ -69,6 +69,38 @@ async def test_nothing_is_flipped_before_the_decision_is_committed(
     }
 
 
+async def test_the_decision_is_on_disk_before_the_target_is_opened(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that crashed and knew nothing of it would take the tenant's writes again."""
+    await world.seed(10)
+    migration = await world.dual_write()
+    await world.source.execute("alter system set wal_writer_delay = '10s'")
+    await world.source.execute("select pg_reload_conf()")
+    commit, open_target, log_ends_at, flushed = Cutover._commit, flip.open_target, [], []
+
+    async def look_and_commit(self: Cutover) -> None:
+        log_ends_at.append(await world.source.fetchval("select pg_current_wal_insert_lsn()::text"))
+        await commit(self)
+
+    async def look_and_open(*arguments: Any) -> None:
+        flushed.append(
+            await world.source.fetchval(
+                "select pg_current_wal_flush_lsn() > $1::text::pg_lsn", log_ends_at[-1]
+            )
+        )
+        await open_target(*arguments)
+
+    monkeypatch.setattr(Cutover, "_commit", look_and_commit)
+    monkeypatch.setattr(flip, "open_target", look_and_open)
+    try:
+        await world.coordinator.initiate_cutover(migration.id, force=True)
+    finally:
+        await world.source.execute("alter system reset wal_writer_delay")
+        await world.source.execute("select pg_reload_conf()")
+    assert flushed == [True]
+
+
 async def test_the_route_changes_when_the_target_is_open(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

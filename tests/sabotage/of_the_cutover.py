@@ -136,6 +136,18 @@ VARIANTS = (
         (f"{_TESTS}::test_a_target_that_stalls_under_the_fence_makes_the_cutover_give_up",),
     ),
     Variant(
+        "decision-not-flushed",
+        "the decision is answered before it is on the source's disk",
+        (
+            Edit(
+                _CUTOVER,
+                '            "commit"\n',
+                '            "set local synchronous_commit = off; commit"\n',
+            ),
+        ),
+        (f"{_ORDER}::test_the_decision_is_on_disk_before_the_target_is_opened",),
+    ),
+    Variant(
         "frozen-driver-keeps-the-fence",
         "nobody frees the writers of a driver that is frozen under the fence",
         (

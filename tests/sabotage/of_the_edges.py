@@ -6,9 +6,78 @@ from .variant import Edit, Variant
 
 _CONNECTIONS = "python/eventsource/connections.py"
 _POSITIONS = "python/eventsource/migration/positions.py"
+_ROUTER = "python/eventsource/migration/router.py"
+_ROUTES = "python/eventsource/migration/routes.py"
 _CONTRACT = "tests/integration/test_store_contract.py"
+_ROUTING = "tests/integration/test_router.py"
 
 VARIANTS = (
+    Variant(
+        "reads-stay-behind",
+        "appends follow the route and reads do not",
+        (
+            Edit(
+                _ROUTER,
+                "        return self.store((await self._routes.get(tenant_id)).store_id)\n",
+                "        return self.default_store\n",
+            ),
+        ),
+        (f"{_ROUTING}::test_reads_follow_the_route",),
+    ),
+    Variant(
+        "route-read-once",
+        "a route that changed without a notification is never read again",
+        (
+            Edit(
+                _ROUTES,
+                "async with asyncio.timeout(self._ttl):",
+                "async with asyncio.timeout(None):",
+            ),
+        ),
+        (f"{_ROUTING}::test_a_change_that_nobody_announced_is_found_by_reading_again",),
+    ),
+    Variant(
+        "route-not-listened-for",
+        "a change of the route is found only when it is read again",
+        (
+            Edit(
+                _ROUTES,
+                "        await connection.add_listener(CHANNEL, lambda *_: news.set())\n",
+                "",
+            ),
+        ),
+        (f"{_ROUTING}::test_a_change_is_heard_long_before_the_route_is_read_again",),
+    ),
+    Variant(
+        "retry-is-a-conflict",
+        "an append whose reply was lost fails when it is made again",
+        (
+            Edit(
+                "python/eventsource/stores/repeated.py",
+                "    if not found:\n        return None\n",
+                "    if not found or wanted:\n        return None\n",
+            ),
+        ),
+        (
+            "tests/integration/test_store_append.py::test_a_retry_after_a_lost_reply_is_a_success",
+            f"{_ROUTING}::test_a_stale_retry_of_an_append_that_had_succeeded_is_a_success",
+        ),
+    ),
+    Variant(
+        "checkpoint-of-all-tenants-moves",
+        "the checkpoint of a subscription to all tenants moves along with one of them",
+        (
+            Edit(
+                "python/eventsource/migration/subscription_migrator.py",
+                "planned.translated_position, migration.tenant_id\n",
+                "planned.translated_position\n",
+            ),
+        ),
+        (
+            "tests/integration/test_subscriptions_move.py::"
+            "test_from_every_checkpoint_nothing_is_skipped_and_repeats_are_predicted",
+        ),
+    ),
     Variant(
         "checkpoint-one-too-high",
         "a translated checkpoint skips an event",

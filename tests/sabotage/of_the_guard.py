@@ -51,6 +51,21 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "guard-without-patience",
+        "a writer waits at the fence for as long as its holder likes",
+        (
+            Edit(_SQL, "    perform set_config('lock_timeout', patience, true);\n", ""),
+            Edit(_SQL, "set lock_timeout = '10s'\n", "set lock_timeout = 0\n"),
+        ),
+        (f"{_TESTS}::test_an_append_that_waited_too_long_is_told_that_writes_are_paused",),
+    ),
+    Variant(
+        "guard-with-the-rights-of-the-writer",
+        "a role that may only insert cannot read the fence",
+        (Edit(_SQL, "plpgsql volatile security definer", "plpgsql volatile"),),
+        (f"{_TESTS}::test_a_role_that_may_only_insert_meets_the_guard",),
+    ),
+    Variant(
         "guard-without-for-share",
         "a frozen snapshot reads the fence without FOR SHARE and sees the old one for ever",
         (

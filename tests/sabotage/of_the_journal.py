@@ -39,6 +39,21 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "frozen-comparison-keeps-its-copy-open",
+        "a driver that was frozen while it compares keeps the guard from being dropped",
+        (
+            Edit(
+                "python/eventsource/migration/consistency.py",
+                "config = replace(config, migration_id=at.migration_id)",
+                "config = replace(config, migration_id=None)",
+            ),
+        ),
+        (
+            "tests/acceptance/test_killed_driver.py::"
+            "test_an_abort_goes_through_beside_a_driver_frozen_while_it_compares",
+        ),
+    ),
+    Variant(
         "thawed-driver-goes-on",
         "a driver that was frozen through an abort makes fence and triggers for what is over",
         (

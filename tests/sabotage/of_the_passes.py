@@ -27,6 +27,18 @@ VARIANTS = (
         (_ON_DISK,),
     ),
     Variant(
+        "transaction-id-carried",
+        "the target's rows have the transaction ids of another cluster",
+        (
+            Edit(
+                "python/eventsource/migration/preflight.py",
+                '        if column.name != "transaction_id" and not column.generated\n    )',
+                "        if not column.generated\n    )",
+            ),
+        ),
+        (f"{_TESTS}::test_rows_older_than_the_transaction_id_are_carried",),
+    ),
+    Variant(
         "barrier-not-flushed",
         "the barrier commits without waiting for the disk",
         (

@@ -104,6 +104,8 @@ class ConsistencyVerifier:
         """
         level = VerificationLevel(level)
         config, at = await self._config(tenant_id, level, sample_percentage)
+        if at is not None:
+            config = replace(config, migration_id=at.migration_id)
         if level is VerificationLevel.HASH and at is not None and config.snapshot is not None:
             sealed = await seal.unbroken(
                 self._source.pool, config.source, self._target.pool, config.target, tenant_id, at

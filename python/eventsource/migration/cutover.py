@@ -144,7 +144,6 @@ class Cutover:
                     f"set local lock_timeout = {milliseconds};"
                     # Frees the writers when this process is frozen or gone.
                     f"set local idle_in_transaction_session_timeout = {patience};"
-                    "set local synchronous_commit = on;"
                     f"{guard.end_after(milliseconds + patience)};"
                     f"select pg_advisory_xact_lock({guard.LOCK_CLASS}, {self.fence.fence_id})"
                 )

@@ -38,6 +38,9 @@ _BUILD_MEMORY = "256MB"
 #: The guard's trigger that a load does without.
 _ROW_BY_ROW = ("write",)
 
+#: Kind of the trigger that a load has instead.
+_LOADING = "loading"
+
 # Not the primary key (the cursor reads by it), nor what something else depends on: foreign keys,
 # the replica identity, exclusion constraints, indexes that are not valid.
 _SECONDARY = """
@@ -88,7 +91,7 @@ async def defer(
         " set deferred_indexes = $2::text::jsonb where migration_id = $1",
         migration_id, json.dumps([asdict(index) for index in indexes]),
     )  # fmt: skip
-    trigger = _loading_trigger(fence)
+    trigger = quote_identifier(guard.trigger_name(fence, _LOADING))
     await connection.execute(
         f"create trigger {trigger} before insert or update or delete on {table}"
         " for each statement when (current_setting("
@@ -145,7 +148,7 @@ async def build(
                 " abort the migration to restore them"
             )
         await guard.create_triggers(first, target, fence, migration.tenant_id, _ROW_BY_ROW)
-        await first.execute(f"drop trigger if exists {_loading_trigger(fence)} on {table}")
+        await guard.drop_triggers(first, target, fence, [_LOADING])
         await first.execute(
             f"update {qualified(target.schema, 'eventsource_copy_progress')}"
             " set deferred_indexes = null where migration_id = $1",
@@ -196,7 +199,3 @@ async def _restore_constraints(connection: Connection, table: str, wanted: Seque
 
 async def _secondary(connection: Connection, table: str) -> list[Index]:
     return [Index(**dict(row)) for row in await connection.fetch(_SECONDARY, table)]
-
-
-def _loading_trigger(fence: Fence) -> str:
-    return quote_identifier(f"zzz_eventsource_guard_{fence.fence_id}_loading")

@@ -213,7 +213,7 @@ async def create_triggers(
     }
     statements = []
     for kind in kinds:
-        name = quote_identifier(_trigger(fence, kind))
+        name = quote_identifier(trigger_name(fence, kind))
         event = events[kind].replace("{on}", on)
         statements.append(f"create or replace trigger {name} {event}")
         # Otherwise session_replication_role = replica walks past.
@@ -229,7 +229,7 @@ async def drop_triggers(
     kinds: Sequence[str] = TRIGGER_KINDS,
 ) -> None:
     """Drop those that are there, in the caller's transaction."""
-    names = [quote_identifier(_trigger(fence, kind)) for kind in kinds]
+    names = [quote_identifier(trigger_name(fence, kind)) for kind in kinds]
     await connection.execute(
         ";".join(f"drop trigger if exists {name} on {table(address)}" for name in names)
     )
@@ -243,7 +243,7 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
     """
     removed = False
 
-    own = [_trigger(fence, kind) for kind in TRIGGER_KINDS]
+    own = [trigger_name(fence, kind) for kind in TRIGGER_KINDS]
     shared = [_SHARED + kind for kind in TRIGGER_KINDS]
 
     async def drop() -> None:
@@ -323,7 +323,8 @@ async def lock_exclusively(connection: Executor, fence: Fence) -> None:
     await connection.execute("select pg_advisory_xact_lock($1, $2)", LOCK_CLASS, fence.fence_id)
 
 
-def _trigger(fence: Fence, kind: str) -> str:
+def trigger_name(fence: Fence, kind: str) -> str:
+    """Of a tenant's own trigger."""
     # BEFORE triggers run in the order of their names: another one may still change the tenant.
     return f"{_SHARED}{fence.fence_id}_{kind}"
 

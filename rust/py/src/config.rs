@@ -104,6 +104,7 @@ pub struct VerifyConfig {
     sample_percentage: f64,
     max_violations: usize,
     parallelism: usize,
+    migration_id: Option<Uuid>,
 }
 
 impl TryFrom<VerifyConfig> for core::VerifyConfig {
@@ -111,6 +112,7 @@ impl TryFrom<VerifyConfig> for core::VerifyConfig {
 
     fn try_from(config: VerifyConfig) -> PyResult<Self> {
         Ok(core::VerifyConfig {
+            migration_id: config.migration_id,
             source: config.source.into(),
             target: config.target.into(),
             tenant_id: config.tenant_id,

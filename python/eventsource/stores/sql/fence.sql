@@ -184,8 +184,10 @@ begin
                        and t.tgname = 'zzz_eventsource_guard_' || kind) then
                 execute format('drop trigger %I on %I.%I',
                                'zzz_eventsource_guard_' || kind, home, event);
-                execute format('drop function if exists %I.%I()', home,
-                               format('eventsource_guard_%s_of_%s', kind, label));
+                if kind <> 'truncate' then
+                    execute format('drop function %I.%I()', home,
+                                   format('eventsource_guard_%s_of_%s', kind, label));
+                end if;
             end if;
         end loop;
         return;

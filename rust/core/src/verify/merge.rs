@@ -90,16 +90,13 @@ impl Merge {
         fingerprints: Fingerprints,
         counters: &Arc<VerifyCounters>,
     ) -> Result<Merge> {
-        let lane = async |side, dsn| {
-            let connection = Connection::open(side, dsn).await?;
+        let lane = async |side| {
+            let connection = config.open(side).await?;
             connection.batch(BY_INDEX).await?;
             let scanner = Scanner::new(&config, side, fingerprints, counters.clone())?;
             Ok::<Lane, crate::Error>(Lane::start(scanner, connection, range))
         };
-        let (source, target) = tokio::try_join!(
-            lane(Side::Source, &config.source.dsn),
-            lane(Side::Target, &config.target.dsn),
-        )?;
+        let (source, target) = tokio::try_join!(lane(Side::Source), lane(Side::Target))?;
         Ok(Merge {
             source,
             target,

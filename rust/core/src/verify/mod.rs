@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use crate::claim;
 use crate::config::require_columns;
 use crate::connect::Connection;
 use crate::error::{Error, On, Result, Side};
@@ -60,6 +61,9 @@ impl Level {
 
 #[derive(Clone)]
 pub struct VerifyConfig {
+    /// Of a driver that compares for a migration: the sessions bear its mark, so that the next driver
+    /// ends them.
+    pub migration_id: Option<Uuid>,
     pub source: TableAddress,
     pub target: TableAddress,
     pub tenant_id: Uuid,
@@ -163,10 +167,22 @@ impl VerifyConfig {
         }
         Ok(())
     }
+
+    async fn open(&self, side: Side) -> Result<Connection> {
+        let dsn = match side {
+            Side::Source | Side::Control => &self.source.dsn,
+            Side::Target => &self.target.dsn,
+        };
+        let connection = Connection::open(side, dsn).await?;
+        if let Some(migration_id) = self.migration_id {
+            claim::mark(&connection, migration_id).await?;
+        }
+        Ok(connection)
+    }
 }
 
 async fn run(mut config: VerifyConfig, counters: Arc<VerifyCounters>) -> Result<VerifyResult> {
-    let source = Connection::open(Side::Source, &config.source.dsn).await?;
+    let source = config.open(Side::Source).await?;
     let recovery = source.prepare(IN_RECOVERY).await?;
     source.refuse_standby(&recovery).await?;
     if config.snapshot.is_none() {

@@ -142,8 +142,8 @@ impl Recheck {
     async fn connected(&mut self) -> Result<(&Connection, &Connection)> {
         if self.connections.is_none() {
             self.connections = Some(tokio::try_join!(
-                Connection::open(Side::Source, &self.config.source.dsn),
-                Connection::open(Side::Target, &self.config.target.dsn),
+                self.config.open(Side::Source),
+                self.config.open(Side::Target),
             )?);
         }
         match &self.connections {

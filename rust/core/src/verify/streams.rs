@@ -7,7 +7,6 @@ use uuid::Uuid;
 use super::VerifyConfig;
 use super::outcome::{Stream, StreamResult};
 use super::scan::Selection;
-use crate::connect::Connection;
 use crate::error::{On, Result, Side};
 
 /// Number of events and last version.
@@ -19,8 +18,8 @@ pub async fn describe(config: &VerifyConfig, streams: Vec<Stream>) -> Result<Vec
     }
     let ids: Vec<Uuid> = streams.iter().map(|stream| stream.aggregate_id).collect();
     let (source, target) = tokio::try_join!(
-        extents(config, Side::Source, &config.source.dsn, &ids),
-        extents(config, Side::Target, &config.target.dsn, &ids),
+        extents(config, Side::Source, &ids),
+        extents(config, Side::Target, &ids),
     )?;
     let describe = |stream: Stream| {
         let (source_events, source_version) = source.get(&stream).copied().unwrap_or_default();
@@ -39,7 +38,6 @@ pub async fn describe(config: &VerifyConfig, streams: Vec<Stream>) -> Result<Vec
 async fn extents(
     config: &VerifyConfig,
     side: Side,
-    dsn: &str,
     ids: &[Uuid],
 ) -> Result<HashMap<Stream, Extent>> {
     let selection = Selection::of(config, side);
@@ -49,7 +47,7 @@ async fn extents(
         selection.table,
         selection.condition(),
     );
-    let connection = Connection::open(side, dsn).await?;
+    let connection = config.open(side).await?;
     let rows = connection.client().query(&sql, &[&ids]).await.on(side)?;
     connection.close().await;
     let mut extents = HashMap::new();
