@@ -75,8 +75,6 @@ async def test_the_decision_is_on_disk_before_the_target_is_opened(
     """A source that crashed and knew nothing of it would take the tenant's writes again."""
     await world.seed(10)
     migration = await world.dual_write()
-    await world.source.execute("alter system set wal_writer_delay = '10s'")
-    await world.source.execute("select pg_reload_conf()")
     commit, open_target, log_ends_at, flushed = Cutover._commit, flip.open_target, [], []
 
     async def look_and_commit(self: Cutover) -> None:
@@ -93,11 +91,8 @@ async def test_the_decision_is_on_disk_before_the_target_is_opened(
 
     monkeypatch.setattr(Cutover, "_commit", look_and_commit)
     monkeypatch.setattr(flip, "open_target", look_and_open)
-    try:
+    async with world.lazy_log_writer():
         await world.coordinator.initiate_cutover(migration.id, force=True)
-    finally:
-        await world.source.execute("alter system reset wal_writer_delay")
-        await world.source.execute("select pg_reload_conf()")
     assert flushed == [True]
 
 

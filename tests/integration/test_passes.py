@@ -100,8 +100,6 @@ async def test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_use
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash must not take back, or hand to another event, what the snapshot calls finished."""
-    await world.source.execute("alter system set wal_writer_delay = '10s'")
-    await world.source.execute("select pg_reload_conf()")
     hasty = await world.connect(synchronous_commit="off")
     written: list[str] = []
     lags: list[int] = []
@@ -123,13 +121,10 @@ async def test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_use
 
     monkeypatch.setattr("eventsource.migration.passes.snapshots.take", take_after_a_hasty_commit)
     monkeypatch.setattr("eventsource.migration.passes.progress.begin_pass", look_then_begin)
-    try:
+    async with world.lazy_log_writer():
         migration = await world.dual_write()
         await until(lambda: _enough(lags), "some passes")
         await world.coordinator.pause_migration(migration.id)
-    finally:
-        await world.source.execute("alter system reset wal_writer_delay")
-        await world.source.execute("select pg_reload_conf()")
     assert lags == [False] * len(lags)
 
 

@@ -166,6 +166,17 @@ class World:
         return connection
 
     @asynccontextmanager
+    async def lazy_log_writer(self) -> AsyncIterator[None]:
+        """Nothing of the source's log is on disk but what somebody waits for."""
+        await self.source.execute("alter system set wal_writer_delay = '10s'")
+        await self.source.execute("select pg_reload_conf()")
+        try:
+            yield
+        finally:
+            await self.source.execute("alter system reset wal_writer_delay")
+            await self.source.execute("select pg_reload_conf()")
+
+    @asynccontextmanager
     async def open_transaction(
         self, tenant: UUID, side: str = "source"
     ) -> AsyncIterator[asyncpg.Connection]:
