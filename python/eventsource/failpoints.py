@@ -87,6 +87,7 @@ Failpoint = Literal[
     "flip.journal.committed",
     "flip.route.committed",
     "flip.answer.committed",
+    "flip.arrival.dropped",
     "recovery.claimed.committed",
     "recovery.lock.held",
     "recovery.decided",

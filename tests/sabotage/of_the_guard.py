@@ -7,6 +7,7 @@ from .variant import Edit, Variant
 _SQL = "python/eventsource/stores/sql/fence.sql"
 _PYTHON = "python/eventsource/migration/guard.py"
 _TESTS = "tests/integration/test_guard.py"
+_ARRIVALS = "tests/integration/test_arrivals.py"
 
 _LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, guarded);\n"
 _CHECK = """\
@@ -206,8 +207,8 @@ VARIANTS = (
         "CREATE TRIGGER queues every tenant's writers behind a long transaction",
         (
             Edit(
-                _PYTHON,
-                "set local lock_timeout = {DDL_LOCK_TIMEOUT_MS}",
+                "python/eventsource/migration/brief_locks.py",
+                "set local lock_timeout = {lock_timeout_ms}",
                 "set local lock_timeout = 0",
             ),
         ),
@@ -231,5 +232,44 @@ VARIANTS = (
             ),
         ),
         (f"{_TESTS}::test_the_fence_row_is_committed_before_its_triggers_exist",),
+    ),
+    Variant(
+        "arrived-but-guarded",
+        "the triggers of a tenant that has arrived stay at the target",
+        (
+            Edit(
+                _PYTHON,
+                "    deadline = time.monotonic() + TIDY_SECONDS\n",
+                "    return\n    deadline = time.monotonic() + TIDY_SECONDS\n",
+            ),
+        ),
+        (f"{_ARRIVALS}::test_a_tenant_that_has_arrived_has_no_triggers",),
+    ),
+    Variant(
+        "unguarded-before-the-arrival",
+        "one tenant's cutover takes along the triggers of another that is still arriving",
+        (
+            Edit(
+                _PYTHON,
+                " and (f.role = 'source' or f.state = 'open')",
+                " and true",
+            ),
+        ),
+        (f"{_ARRIVALS}::test_one_that_is_still_arriving_keeps_its_own",),
+    ),
+    Variant(
+        "tidying-waits",
+        "dropping the triggers of a tenant that has arrived makes everybody wait behind a query",
+        (
+            Edit(
+                _PYTHON,
+                "lock_timeout_ms=TIDY_LOCK_TIMEOUT_MS",
+                "lock_timeout_ms=1000",
+            ),
+        ),
+        (
+            f"{_ARRIVALS}::"
+            "test_a_long_query_at_the_target_holds_up_neither_the_cutover_nor_anybody_else",
+        ),
     ),
 )

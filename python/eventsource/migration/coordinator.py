@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from eventsource import failpoints
-from eventsource.migration import admission, lag, outcomes
+from eventsource.migration import admission, guard, lag, outcomes
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver import Driver
 from eventsource.migration.errors import (
@@ -271,6 +271,7 @@ class MigrationCoordinator:
         outcome = _answer(migration, request)
         if outcome is not None:
             outcomes.raise_for(outcome, migration)
+        await self._let_the_driver_end(migration_id)
         if migration.state is not _S.MIGRATED:
             raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
         return migration
@@ -332,6 +333,13 @@ class MigrationCoordinator:
                 if not may_pass(error) or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(POLL_SECONDS * 10)
+
+    async def _let_the_driver_end(self, migration_id: UUID) -> None:
+        """A driver of this process tidies up behind a cutover; whoever called may end both."""
+        name = _driver_name(migration_id)
+        ending = [task for task in self._driving if task.get_name() == name]
+        if ending:
+            await asyncio.wait(ending, timeout=2 * guard.TIDY_SECONDS)
 
     def _ensure_driver(self, migration: Migration) -> None:
         names = {task.get_name() for task in self._driving}

@@ -12,7 +12,7 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.dataplane import DataPlaneError
-from eventsource.migration import flip, guard
+from eventsource.migration import brief_locks, flip, guard
 from eventsource.migration.errors import (
     Blocker,
     ConsistencyError,
@@ -144,7 +144,7 @@ class Cutover:
                     f"set local lock_timeout = {milliseconds};"
                     # Frees the writers when this process is frozen or gone.
                     f"set local idle_in_transaction_session_timeout = {patience};"
-                    f"{guard.end_after(milliseconds + patience)};"
+                    f"{brief_locks.end_after(milliseconds + patience)};"
                     f"select pg_advisory_xact_lock({guard.LOCK_CLASS}, {self.fence.fence_id})"
                 )
             except asyncpg.LockNotAvailableError:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from eventsource import failpoints
 from eventsource.identifiers import qualified, quote_identifier
-from eventsource.migration import guard
+from eventsource.migration import brief_locks, guard
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.stalls import LONG_STATEMENT_SECONDS
 
@@ -156,7 +156,7 @@ async def build(
         )
         await failpoints.reach("load.restored")
 
-    await guard.with_brief_locks(first, finish)
+    await brief_locks.transact(first, finish)
     await failpoints.reach("load.finished.committed")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from eventsource import failpoints
 from eventsource.migration import (
     abort,
+    brief_locks,
     deferred_indexes,
     flip,
     guard,
@@ -108,7 +109,7 @@ class Drive:
                 self.driver.owner,
                 carry_on=lambda: not self.watch.stop_requested,
             )
-        except guard.InterruptedInstallation:
+        except brief_locks.NeverQuiet:
             return
         await self._open_passes()
         assert self.passes is not None
@@ -192,6 +193,7 @@ class Drive:
                 "attempts": result.attempts,
             },
         )
+        await guard.drop_arrived(self.links.target, self.links.endpoints.target_address)
 
     async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
         fence = await guard.read(
@@ -241,6 +243,7 @@ class Drive:
             await self.links.migrations.answer_cutover(
                 self.migration.id, request, {"code": outcomes.OK}
             )
+        await guard.drop_arrived(self.links.target, target)
 
     async def _open_passes(self) -> Passes:
         if self.passes is None:

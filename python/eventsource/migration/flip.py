@@ -14,7 +14,7 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.identifiers import qualified
-from eventsource.migration import guard
+from eventsource.migration import brief_locks, guard
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.states import MigrationState
@@ -88,7 +88,7 @@ async def decision(
             return decided
         try:
             async with connection.transaction():
-                await guard.hold_briefly(connection)
+                await brief_locks.hold_briefly(connection)
                 await guard.lock_exclusively(connection, fence)
                 await failpoints.reach("recovery.lock.held")
                 # A statement of its own: its snapshot is taken after the wait.

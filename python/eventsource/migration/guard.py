@@ -8,7 +8,7 @@ they go away.
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.identifiers import qualified, quote_identifier
+from eventsource.migration import brief_locks
 from eventsource.migration.errors import MigrationError
 
 if TYPE_CHECKING:
@@ -26,21 +27,15 @@ if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories import Executor
 
+_log = logging.getLogger(__name__)
+
 #: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
 #: the fence's id. The same number stands in fence.sql.
 LOCK_CLASS = 1163281235
 
-#: CREATE TRIGGER queues every tenant's writers behind itself while it waits, so it waits briefly:
-#: with the work behind the wait, no append is delayed by more than 250 ms.
-DDL_LOCK_TIMEOUT_MS = 100
-
-#: A process that freezes while it holds such a lock is cut off by the server after this long, and
-#: four round trips: until then the writers of every tenant of the table wait, also those that have
-#: waited for the lock's timeout before. One that is merely slow begins anew.
-DDL_FROZEN_AFTER_MS = 100
-
-#: How long such a transaction may take as a whole, where the server can see to that.
-DDL_TRANSACTION_TIMEOUT_MS = 15_000
+#: Tidying up behind a cutover is not worth a wait that anybody notices: so long may an attempt make
+#: writers and readers wait, and so long is it tried.
+TIDY_LOCK_TIMEOUT_MS, TIDY_SECONDS = 20, 2.0
 
 #: The guard waits this much longer than the cutover's budget, so that an overrun is the cutover's
 #: to resolve and no writer sees an error for it.
@@ -56,10 +51,6 @@ TRIGGER_KINDS = ("write", "change", "truncate")
 
 #: What the names of all triggers begin with; those for all that leave a table end with their kind.
 _SHARED = "zzz_eventsource_guard_"
-
-
-class InterruptedInstallation(Exception):
-    """The guard was not installed because the driver was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +153,7 @@ async def install(
     transaction at the source may hold them up for as long as it lasts.
 
     Raises:
-        InterruptedInstallation: ``carry_on`` said no.
+        NeverQuiet: ``carry_on`` said no.
     """
 
     async def create() -> None:
@@ -173,7 +164,7 @@ async def install(
         if then is not None:
             await then()
 
-    await with_brief_locks(connection, create, carry_on)
+    await brief_locks.transact(connection, create, carry_on)
 
 
 async def renew(connection: Executor, address: TableAddress) -> None:
@@ -235,6 +226,47 @@ async def drop_triggers(
     )
 
 
+async def drop_arrived(connection: asyncpg.Connection[Any], address: TableAddress) -> None:
+    """Drop the triggers of the tenants that have arrived and are open, if there is a quiet moment.
+
+    They let everybody pass by now, but the server parses their conditions for every statement, and
+    runs the function for each row of the tenant. Whatever is left goes with the next tenant that
+    arrives.
+    """
+
+    async def there() -> list[str]:
+        rows = await connection.fetch(
+            f"select t.tgname from pg_trigger t join {fences(address)} f"
+            " on starts_with(t.tgname, $3 || f.fence_id || '_')"
+            " where t.tgrelid = $1::text::regclass and f.table_name = $2"
+            " and (f.role = 'source' or f.state = 'open')",
+            table(address), address.table, _SHARED,
+        )  # fmt: skip
+        return [row["tgname"] for row in rows]
+
+    async def drop() -> None:
+        # The lock before the look: who comes to make the triggers of a tenant that arrives again
+        # has closed its fence, and waits.
+        await connection.execute(f"lock table {table(address)} in access exclusive mode")
+        drops = [
+            f"drop trigger {quote_identifier(each)} on {table(address)}" for each in await there()
+        ]
+        await connection.execute(";".join(drops))
+        await failpoints.reach("flip.arrival.dropped")
+
+    deadline = time.monotonic() + TIDY_SECONDS
+    if await there():
+        try:
+            await brief_locks.transact(
+                connection,
+                drop,
+                lambda: time.monotonic() < deadline,
+                lock_timeout_ms=TIDY_LOCK_TIMEOUT_MS,
+            )
+        except brief_locks.NeverQuiet:
+            _log.info("table %s was never quiet: its old triggers stay for now", address.table)
+
+
 async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fence: Fence) -> bool:
     """Drop triggers and row in one transaction, unless the tenant has moved (then False).
 
@@ -270,7 +302,7 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
             await renew(connection, address)
         await failpoints.reach("abort.guard.dropped")
 
-    await with_brief_locks(connection, drop)
+    await brief_locks.transact(connection, drop)
     return removed
 
 
@@ -306,7 +338,7 @@ async def stay_moved(
         await drop_triggers(connection, address, fence)
         await renew(connection, address)
 
-    await with_brief_locks(connection, restore)
+    await brief_locks.transact(connection, restore)
 
 
 async def refuse_mirrors(connection: Executor, address: TableAddress, fence: Fence) -> None:
@@ -327,47 +359,3 @@ def trigger_name(fence: Fence, kind: str) -> str:
     """Of a tenant's own trigger."""
     # BEFORE triggers run in the order of their names: another one may still change the tenant.
     return f"{_SHARED}{fence.fence_id}_{kind}"
-
-
-def end_after(milliseconds: int) -> str:
-    """A statement by which PostgreSQL 17 and later end the transaction, whatever it is at.
-
-    A driver that goes silent between parsing a statement and running it is not idle to the server.
-    """
-    return (
-        f"select set_config(name, '{milliseconds}', true) from pg_settings"
-        " where name = 'transaction_timeout'"
-    )
-
-
-async def hold_briefly(connection: Executor) -> None:
-    """Inside a transaction that will hold writers off: neither wait for long nor keep them long."""
-    asked = time.monotonic()
-    await connection.execute(f"set local lock_timeout = {DDL_LOCK_TIMEOUT_MS}")
-    round_trip_ms = (time.monotonic() - asked) * 1000
-    await connection.execute(
-        "set local idle_in_transaction_session_timeout ="
-        f" {DDL_FROZEN_AFTER_MS + int(4 * round_trip_ms)};" + end_after(DDL_TRANSACTION_TIMEOUT_MS)
-    )
-
-
-async def with_brief_locks(
-    connection: asyncpg.Connection[Any],
-    work: Callable[[], Awaitable[None]],
-    carry_on: Callable[[], bool] = lambda: True,
-) -> None:
-    """Run DDL in a transaction whose lock waits stay short, again until it gets through."""
-    pause = 0.05
-    started = time.monotonic()
-    while True:
-        try:
-            async with connection.transaction():
-                await hold_briefly(connection)
-                await work()
-            return
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-            if not carry_on():
-                raise InterruptedInstallation from None
-            # Let the writers that queued behind the attempt run before the next one.
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0 if time.monotonic() - started < 60 else 5.0)
