@@ -606,7 +606,7 @@ async def test_an_abort_asked_for_before_the_fence_is_obeyed(
         await go_on.wait()
 
     monkeypatch.setattr(
-        "eventsource.migration.coordinator.MigrationCoordinator._verify",
+        "eventsource.migration.drivers.Drivers._verify",
         lambda self, m: verify(m),
     )
     await world.here.coordinator.close()

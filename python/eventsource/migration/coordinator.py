@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from eventsource import failpoints
-from eventsource.migration import admission, guard, lag, outcomes
-from eventsource.migration.consistency import ConsistencyVerifier
-from eventsource.migration.driver import Driver
-from eventsource.migration.errors import (
-    ConsistencyError,
-    InvalidStateTransitionError,
-    MigrationError,
-    RoutingError,
-)
-from eventsource.migration.faults import PASSING, may_pass
-from eventsource.migration.links import Endpoints, address_of
+from eventsource.migration import admission, lag, outcomes
+from eventsource.migration.drivers import POLL_SECONDS, Drivers
+from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
+from eventsource.migration.links import address_of
 from eventsource.migration.models import Migration, MigrationConfig
 from eventsource.migration.states import MigrationState
 from eventsource.stores.interface import EventStore
@@ -33,12 +22,6 @@ if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.migration.router import TenantStoreRouter
-
-#: How often a waiting call reads the journal (seconds).
-POLL_SECONDS = 0.05
-
-#: How long a waiting call bears a control database that does not answer (seconds).
-OUTAGE_SECONDS = 30.0
 
 _S = MigrationState
 _UNDER_WAY = frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.CUTOVER_PAUSED})
@@ -69,7 +52,7 @@ class MigrationCoordinator:
         self._routes = routing_repo
         self._router = router
         self._config = config or MigrationConfig()
-        self._driving: set[asyncio.Task[None]] = set()
+        self._drivers = Drivers(migration_repo, router)
 
     async def start_migration(
         self,
@@ -88,8 +71,8 @@ class MigrationCoordinator:
             MigrationAlreadyExistsError: the tenant already has an active migration.
             RoutingError: a store id is unknown, or the tenant lives elsewhere.
         """
-        source = self._store(source_store_id, source_store)
-        target = self._store(target_store_id, target_store)
+        source = self._drivers.store(source_store_id, source_store)
+        target = self._drivers.store(target_store_id, target_store)
         generation = await admission.generation_of(
             self._migrations, self._routes, tenant_id, source_store_id,
             default_store_id=self._router.default_store_id,
@@ -107,7 +90,7 @@ class MigrationCoordinator:
             operator=operator,
         )
         await failpoints.reach("start.committed")
-        self._drive(migration)
+        self._drivers.start(migration)
         return migration
 
     async def preflight(
@@ -133,7 +116,7 @@ class MigrationCoordinator:
         migration = await self._migrations.get(migration_id)
         if migration.state.is_final:
             return 0
-        source, target = self._stores_of(migration)
+        source, target = self._drivers.stores_of(migration)
         return await lag.sync_lag(
             source.pool, await address_of(source), target.pool, await address_of(target), migration
         )
@@ -152,7 +135,7 @@ class MigrationCoordinator:
         if not await self._migrations.request_pause(migration_id, operator):
             migration = await self._migrations.get(migration_id)
             raise InvalidStateTransitionError(migration_id, migration.state, "pause")
-        migration = await self._wait(
+        migration = await self._drivers.wait(
             migration_id, lambda m: m.state is _S.PAUSED or m.state.is_final
         )
         if migration.state is not _S.PAUSED:
@@ -179,9 +162,9 @@ class MigrationCoordinator:
                 migration, migration.paused_from, operator=operator
             )
             await failpoints.reach("resume.committed")
-        if not self._knows(migration):
+        if not self._drivers.knows(migration):
             return migration
-        return await self._wait(
+        return await self._drivers.wait(
             migration_id, lambda m: m.driver_alive or m.state is _S.PAUSED or m.state.is_final
         )
 
@@ -221,7 +204,7 @@ class MigrationCoordinator:
             InvalidStateTransitionError: the tenant has moved already.
         """
         if await self._migrations.request_abort(migration_id, reason, operator):
-            await self._wait(
+            await self._drivers.wait(
                 migration_id,
                 lambda m: m.state in (_S.ROLLED_BACK, _S.MIGRATED) or m.abort_requested is None,
             )
@@ -258,7 +241,7 @@ class MigrationCoordinator:
                 return current
             if current.cutover_request is None and current.state is _S.CUTOVER_PAUSED:
                 # One that failed was answered, and its driver died before it had asked the fence.
-                await self._wait(migration_id, lambda m: m.state is not _S.CUTOVER_PAUSED)
+                await self._drivers.wait(migration_id, lambda m: m.state is not _S.CUTOVER_PAUSED)
                 return await self.initiate_cutover(migration_id, force, operator=operator)
             if current.cutover_request is None:
                 raise InvalidStateTransitionError(migration_id, current.state, "cut over")
@@ -267,11 +250,11 @@ class MigrationCoordinator:
         def answered(m: Migration) -> bool:
             return _answer(m, request) is not None or m.state.is_final
 
-        migration = await self._wait(migration_id, answered)
+        migration = await self._drivers.wait(migration_id, answered)
         outcome = _answer(migration, request)
         if outcome is not None:
             outcomes.raise_for(outcome, migration)
-        await self._let_the_driver_end(migration_id)
+        await self._drivers.let_end(migration_id)
         if migration.state is not _S.MIGRATED:
             raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
         return migration
@@ -280,7 +263,7 @@ class MigrationCoordinator:
         """The migration now and after every change, until it is over."""
         last: Migration | None = None
         while True:
-            migration = await self._read(migration_id)
+            migration = await self._drivers.read(migration_id)
             if migration != last:
                 yield migration
                 last = migration
@@ -293,115 +276,11 @@ class MigrationCoordinator:
 
         A control database that is away is waited for, as the drivers do, unless ``once``.
         """
-        while True:
-            try:
-                for migration in await self._migrations.get_active():
-                    if migration.state is not _S.PAUSED and self._knows(migration):
-                        self._ensure_driver(migration)
-            except Exception as error:
-                if once or not may_pass(error):
-                    raise
-            if once:
-                await asyncio.gather(*list(self._driving), return_exceptions=True)
-                return
-            await asyncio.sleep(poll_seconds)
+        await self._drivers.work(once=once, poll_seconds=poll_seconds)
 
     async def close(self) -> None:
         """Stop driving; durable state stays, and any process may go on."""
-        for task in list(self._driving):
-            task.cancel()
-        for task in list(self._driving):
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
-
-    async def _wait(self, migration_id: UUID, done: Callable[[Migration], bool]) -> Migration:
-        """Poll the journal until ``done``; keep a driver at work meanwhile."""
-        while True:
-            migration = await self._read(migration_id)
-            if done(migration):
-                return migration
-            self._ensure_driver(migration)
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def _read(self, migration_id: UUID) -> Migration:
-        """The migration for a call that waits: a control database that restarts does not end it."""
-        deadline = time.monotonic() + OUTAGE_SECONDS
-        while True:
-            try:
-                return await self._migrations.get(migration_id)
-            except Exception as error:
-                if not may_pass(error) or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(POLL_SECONDS * 10)
-
-    async def _let_the_driver_end(self, migration_id: UUID) -> None:
-        """A driver of this process tidies up behind a cutover; whoever called may end both."""
-        name = _driver_name(migration_id)
-        ending = [task for task in self._driving if task.get_name() == name]
-        if ending:
-            await asyncio.wait(ending, timeout=2 * guard.TIDY_SECONDS)
-
-    def _ensure_driver(self, migration: Migration) -> None:
-        names = {task.get_name() for task in self._driving}
-        if (
-            not migration.driver_alive
-            and self._knows(migration)
-            and _driver_name(migration.id) not in names
-        ):
-            self._drive(migration)
-
-    def _drive(self, migration: Migration) -> None:
-        task = asyncio.get_running_loop().create_task(
-            self._drive_one(migration), name=_driver_name(migration.id)
-        )
-        self._driving.add(task)
-        task.add_done_callback(self._driving.discard)
-
-    async def _drive_one(self, migration: Migration) -> None:
-        source, target = self._stores_of(migration)
-        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
-            # A pool that is closing or a control database that is away: whoever waits asks again.
-            endpoints = await Endpoints.of(self._migrations, source, target)
-            await Driver(migration.id, endpoints, self._migrations, self._verify).run()
-
-    async def _verify(self, migration: Migration) -> None:
-        source, target = self._stores_of(migration)
-        report = await ConsistencyVerifier(source, target).verify_before_cutover(
-            migration.tenant_id,
-            level=migration.config.verification_level,
-            sample_percentage=migration.config.sample_percentage,
-        )
-        if not report.is_consistent:
-            shown = "; ".join(str(violation) for violation in report.violations[:5])
-            raise ConsistencyError(
-                f"source and target differ in {len(report.violations)} places: {shown}", report
-            )
-
-    def _store(self, store_id: str, given: EventStore) -> PostgreSQLEventStore:
-        store = self._router.store(store_id)
-        if store is not given:
-            raise RoutingError(
-                f"the router knows another store as {store_id!r}; pass the router's own"
-            )
-        if not isinstance(store, PostgreSQLEventStore):
-            raise RoutingError(f"store {store_id!r} is not in PostgreSQL and cannot take part")
-        return store
-
-    def _stores_of(self, migration: Migration) -> tuple[PostgreSQLEventStore, PostgreSQLEventStore]:
-        source = self._router.store(migration.source_store_id)
-        target = self._router.store(migration.target_store_id)
-        return (
-            self._store(migration.source_store_id, source),
-            self._store(migration.target_store_id, target),
-        )
-
-    def _knows(self, migration: Migration) -> bool:
-        known = self._router.stores
-        return migration.source_store_id in known and migration.target_store_id in known
-
-
-def _driver_name(migration_id: UUID) -> str:
-    return f"eventsource-driver-{migration_id}"
+        await self._drivers.close()
 
 
 def _answer(migration: Migration, request: UUID) -> dict[str, object] | None:
