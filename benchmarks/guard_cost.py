@@ -2,7 +2,8 @@
 
 The same table is written to with the guard and without it, in turns. What counts is measured with
 ``synchronous_commit`` off, where the disk does not hide what the trigger costs; beside it stands
-what it comes to with commits that wait for the disk, as an event store's do.
+what it comes to with commits that wait for the disk, as an event store's do, and what the guard of
+many tenants costs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from eventsource.dataplane import TableAddress
 from eventsource.migration import guard
 
 BAR = 0.98
+
+#: Tenants that have left, for the line beside.
+MANY = 1000
 
 #: Of one block, by ``synchronous_commit``: about half a second, so that a burst of other load meets
 #: both ways alike.
@@ -56,19 +60,23 @@ async def run(bench: Bench) -> dict[str, Any]:
     blocks = max(20, min(60, bench.scale // 20_000))
     dsn = await bench.source.create_database()
     await build(dsn, min(bench.scale // 10, 50_000))
-    seen = {commit: await _in_turns(bench, dsn, commit, blocks) for commit in INSERTS}
+    seen = {commit: await _in_turns(bench, dsn, commit, blocks, 1) for commit in INSERTS}
+    seen["many"] = await _in_turns(bench, dsn, "off", blocks // 2, MANY)
     await bench.drop(dsn)
-    ratios = {commit: _ratio(rates) for commit, rates in seen.items()}
+    ratios = {name: _ratio(rates) for name, rates in seen.items()}
     rate = {name: statistics.median(values) for name, values in seen["off"].items()}
     bar = Bar("P10", "other tenants' inserts beside a guarded tenant (pgbench)",
               f"{ratios['off']:.3f} x ({rate['guarded']:,.0f} and {rate['free']:,.0f}/s,"
-              f" {blocks} pairs of blocks); {ratios['on']:.3f} x where commits wait for the disk",
+              f" {blocks} pairs of blocks); {ratios['on']:.3f} x where commits wait for the disk;"
+              f" {ratios['many']:.3f} x beside {MANY:,} tenants",
               f"≥ {BAR} x", ratios["off"] >= BAR)  # fmt: skip
     return {"ratio": ratios, "rounds": seen, "bars": [bar.as_dict()]}
 
 
-async def _in_turns(bench: Bench, dsn: str, commit: str, blocks: int) -> dict[str, list[float]]:
-    """Inserts per second of each block, with the guard and without it."""
+async def _in_turns(
+    bench: Bench, dsn: str, commit: str, blocks: int, tenants: int
+) -> dict[str, list[float]]:
+    """Inserts per second of each block, with the guard of so many tenants and without it."""
     seen: dict[str, list[float]] = {"guarded": [], "free": []}
     address = TableAddress(dsn, "public", "events")
     connection = await asyncpg.connect(dsn)
@@ -80,10 +88,10 @@ async def _in_turns(bench: Bench, dsn: str, commit: str, blocks: int) -> dict[st
         for number in range(blocks):
             order = ["guarded", "free"] if number % 2 else ["free", "guarded"]
             for name in order:
-                fence = await _guard(connection, address) if name == "guarded" else None
+                if name == "guarded":
+                    await _guard(connection, address, tenants)
                 rate, count = await _pgbench(bench, dsn, script.name, commit)
-                if fence is not None:
-                    right(await guard.remove(connection, address, fence), "the guard stays")
+                await _free(connection, address)
                 seen[name].append(rate)
                 inserted += count
     found = await connection.fetchval("select count(*) from events")
@@ -97,8 +105,15 @@ def _ratio(rates: dict[str, list[float]]) -> float:
     return statistics.median(with_it / without for with_it, without in pairs)
 
 
-async def _guard(connection: asyncpg.Connection, address: TableAddress) -> guard.Fence:
-    """Guard TENANT as a migration does, and see that it is guarded."""
+async def _guard(connection: asyncpg.Connection, address: TableAddress, tenants: int) -> None:
+    """Guard TENANT as a migration does, behind others that have left, and see that it is."""
+    await connection.execute(
+        "insert into eventsource_fences (table_name, tenant_id, role, state, generation,"
+        " migration_id, store_id, moved_to, patience_ms)"
+        " select 'events', gen_random_uuid(), 'source', 'moved', 1, gen_random_uuid(), 'shared',"
+        " 'dedicated', 5000 from generate_series(2, $1::int)",
+        tenants,
+    )
     fence = await guard.raise_fence(
         connection, address, tenant_id=TENANT, migration_id=uuid4(), store_id="shared",
         role="source", generation=0, budget_seconds=5.0,
@@ -110,4 +125,14 @@ async def _guard(connection: asyncpg.Connection, address: TableAddress) -> guard
         right(error.sqlstate == "EVF02", f"the guard answers {error.sqlstate}")
     else:
         right(False, "the guard is not there")
-    return fence
+
+
+async def _free(connection: asyncpg.Connection, address: TableAddress) -> None:
+    """Take every tenant out of the guard; without any it is gone."""
+    async with connection.transaction():
+        await connection.execute("delete from eventsource_fences")
+        await guard.renew(connection, address)
+    left = await connection.fetchval(
+        "select count(*) from pg_trigger where tgname like 'zzz_eventsource_guard%'"
+    )
+    right(left == 0, "the guard stays")

@@ -7,6 +7,7 @@ import time
 
 import asyncpg
 import pytest
+from cutting import Stop
 from world import World, insert, table, until, writing
 
 from eventsource.migration import MigrationState, guard
@@ -51,17 +52,9 @@ async def test_what_a_lost_driver_left_goes_with_the_next_tenant_that_arrives(
     await world.seed(3, world.other)
     driver = await world.process()
     migration = await world.dual_write(process=driver)
-    reached = asyncio.Event()
-
-    async def hang(*_: object) -> None:
-        reached.set()
-        await asyncio.Event().wait()
-
-    with monkeypatch.context() as patched:
-        patched.setattr(guard, "drop_arrived", hang)
-        asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id))
-        await asyncio.wait_for(reached.wait(), 20)
-        await driver.stop()
+    stop = Stop(monkeypatch, guard, "drop_arrived")
+    asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id))
+    await stop.kill(driver)
     done = await asked
     assert done.state is MigrationState.MIGRATED
     assert len(await triggers(world)) == 3

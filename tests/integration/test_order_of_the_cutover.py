@@ -45,6 +45,31 @@ async def test_what_commits_while_the_lock_is_waited_for_is_carried(world: World
     await world.assert_moved(done)
 
 
+async def test_no_connection_is_made_while_writers_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    section, made = Cutover._section, []
+
+    async def look_behind(self: Cutover, *arguments: Any) -> Any:
+        began = {side: await world.now(side) for side in ("source", "target", "control")}
+        result = await section(self, *arguments)
+        for side, instant in began.items():
+            made.extend(
+                await getattr(world, side).fetch(
+                    "select application_name from pg_stat_activity where backend_start >= $1"
+                    " and datname = current_database()",
+                    instant,
+                )
+            )
+        return result
+
+    monkeypatch.setattr(Cutover, "_section", look_behind)
+    await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert made == []
+
+
 async def test_nothing_is_flipped_before_the_decision_is_committed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

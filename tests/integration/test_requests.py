@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import pytest
-from world import SOURCE, TARGET, World, insert, someone_blocked, until, writing
+from held import EVENTS, SLOW, STATES, audit, cursor, held_in, mirrors
+from world import World, insert, until
 
 from eventsource.dataplane import PassSession
 from eventsource.migration import (
@@ -23,56 +20,10 @@ from eventsource.migration import (
     Migration,
     MigrationState,
     TenantMigrationState,
-    guard,
 )
 from eventsource.migration.errors import LeaseLostError
-from eventsource.migration.repositories import AuditEntry, PostgreSQLAuditLogRepository
+from eventsource.migration.repositories import AuditEntry
 from eventsource.migration.states import TRANSITIONS
-
-#: Ten chunks of twenty rows, about 70 ms each.
-SLOW = {"batch_size": 1, "max_events_per_second": 300}
-EVENTS = 200
-
-STATES = ("pending", "bulk_copy", "dual_write")
-
-
-@asynccontextmanager
-async def held_in(
-    world: World, state: str, **settings: Any
-) -> AsyncIterator[tuple[Migration, dict[str, Any]]]:
-    """A migration that another process drives and that stays in ``state`` for a while.
-
-    Also the fingerprint of the databases right before it was started.
-    """
-    driver = await world.process(**{**(SLOW if state == "bulk_copy" else {}), **settings})
-    await world.seed(EVENTS)
-    if state == "pending":
-        # No trigger can be made beside this.
-        async with world.open_transaction(world.other):
-            before = await world.fingerprint(journal=False)
-            migration = await driver.start(world.tenant, operator="ann")
-            await someone_blocked(world, "select%eventsource_guard_renew%")
-            yield migration, before
-        return
-    before = await world.fingerprint(journal=False)
-    migration = await driver.start(world.tenant, operator="ann")
-    migration = await world.reach(migration, state)
-    if state == "bulk_copy":
-        await cursor(world)
-    yield migration, before
-
-
-async def cursor(world: World) -> int:
-    """Where the copy stands, once it has begun."""
-    return await until(
-        lambda: world.target.fetchval("select last_position from eventsource_copy_progress"),
-        "the first chunk",
-    )
-
-
-async def audit(world: World, migration: Migration) -> list[AuditEntry]:
-    log = PostgreSQLAuditLogRepository(world.here.migrations.pool)
-    return await log.get_by_migration(migration.id)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -120,169 +71,6 @@ async def test_a_migration_that_is_resumed_at_once_is_driven_on(
 
 async def _rows_at_target(world: World, count: int) -> bool:
     return len(await world.ids("target")) == count
-
-
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("paused", [False, True], ids=["running", "paused"])
-async def test_an_abort_from_another_process_leaves_nothing_behind(
-    world: World, state: str, paused: bool
-) -> None:
-    await world.seed(5, world.other, side="target")
-    await world.seed(5, world.other)
-    async with held_in(world, state) as (migration, before):
-        if paused:
-            await world.coordinator.pause_migration(migration.id)
-        aborted = await world.coordinator.abort_migration(migration.id, reason="second thoughts")
-        assert (aborted.state, aborted.error_message) == ("rolled_back", "second thoughts")
-        assert await world.fingerprint(journal=False) == before
-    route = await world.here.routes.get_routing(world.tenant)
-    assert route is not None
-    assert (route.store_id, route.migration_state, route.migration_id) == (SOURCE, "normal", None)
-
-
-async def test_what_was_mirrored_goes_with_the_abort_and_nothing_follows(world: World) -> None:
-    async with held_in(world, "dual_write", pass_interval_seconds=60) as (migration, before):
-        await world.here.append(world.tenant)
-        await until(lambda: _mirrors(world), "a mirrored append")
-        appending = asyncio.create_task(_append_for_ever(world))
-        await world.coordinator.abort_migration(migration.id)
-        await world.here.append(world.tenant)
-        appending.cancel()
-    assert not await world.ids("target")
-    after = await world.fingerprint(journal=False)
-    assert _of(after, "target") == _of(before, "target")
-    await until(lambda: _mirroring_ended(world), "the mirror to end")
-    assert not await world.ids("target")
-
-
-async def _mirrors(world: World) -> bool:
-    await world.here.append(world.tenant)
-    stats = world.router.dual_write_stats(world.tenant)
-    return stats is not None and stats.mirrored > 0
-
-
-async def _mirroring_ended(world: World) -> bool:
-    return world.router.dual_write_stats(world.tenant) is None
-
-
-async def _append_for_ever(world: World) -> None:
-    while True:
-        await world.here.append(world.tenant)
-
-
-def _of(fingerprint: dict[str, Any], side: str) -> dict[str, Any]:
-    return {name: value for name, value in fingerprint.items() if name.startswith(side)}
-
-
-async def test_an_abort_gets_through_between_busy_writers_who_hardly_notice(world: World) -> None:
-    async with held_in(world, "dual_write") as (migration, _):
-        async with (
-            writing(world.here, world.tenant, 8) as own,
-            writing(world.here, world.other, 2) as others,
-        ):
-            await until(lambda: _has_written(own, 40), "appends")
-            # What an append takes anyway is the machine's, which may be busy with other things.
-            usual = max(own.longest, others.longest)
-            began = time.monotonic()
-            await world.coordinator.abort_migration(migration.id)
-            assert time.monotonic() - began < 3
-            wanted = own.acknowledged + 20
-            await until(lambda: _has_written(own, wanted), "appends")
-        assert max(own.longest, others.longest) < usual + 0.25
-    assert len(await world.ids("source")) == EVENTS + own.acknowledged
-    assert await world.ids("target") == []
-
-
-async def _has_written(writers: Any, count: int) -> bool:
-    return bool(writers.acknowledged >= count)
-
-
-async def back_and_forth(world: World) -> None:
-    """The tenant moves to the target, and its old rows go."""
-    await world.seed(10)
-    migration = await world.migrate()
-    cleaner = await world.connect(**{guard.MIGRATOR_SETTING: str(migration.id)})
-    await cleaner.execute("delete from events where tenant_id = $1", world.tenant)
-
-
-async def test_a_tenant_goes_back_the_way_it_came(world: World) -> None:
-    stale = await world.process(route_ttl_seconds=60)
-    await stale.router.route(world.tenant)
-    await back_and_forth(world)
-    here, stream = world.here, uuid4()
-    await here.append(world.tenant, stream)
-    migration = await here.coordinator.start_migration(
-        world.tenant, here.target, here.source, TARGET, SOURCE
-    )
-    await world.reach(migration, "dual_write")
-    await stale.append(world.tenant, stream, 1)
-    done = await here.coordinator.initiate_cutover(migration.id)
-    await stale.append(world.tenant, stream, 2)
-    assert done.state is MigrationState.MIGRATED
-    route = await here.routes.get_routing(world.tenant)
-    assert route is not None
-    assert (route.store_id, route.generation) == (SOURCE, 2)
-    offset = done.position_offset or 0
-    moved = await world.rows("target")
-    assert (await world.rows("source", offset=offset))[: len(moved)] == moved
-    assert len(await world.ids("source")) == len(moved) + 1 == 13
-
-
-async def test_an_aborted_return_leaves_the_first_decision_in_force(world: World) -> None:
-    await back_and_forth(world)
-    here = world.here
-    before = await world.fingerprint(journal=False)
-    migration = await here.coordinator.start_migration(
-        world.tenant, here.target, here.source, TARGET, SOURCE
-    )
-    await world.reach(migration, "dual_write")
-    await here.coordinator.abort_migration(migration.id)
-    # Whoever has not heard of anything still writes there.
-    with pytest.raises(asyncpg.PostgresError) as refused:
-        await insert(world.source, world.tenant)
-    assert refused.value.sqlstate == "EVF01"
-    assert json.loads(refused.value.detail or "")["target_store_id"] == TARGET
-    after = await world.fingerprint(journal=False)
-    assert after["source"]["catalog"] == before["source"]["catalog"]
-    assert await world.ids("source") == []
-    await here.append(world.tenant)
-    assert len(await world.ids("target")) == 11
-
-
-async def test_a_second_abort_is_a_no_op(world: World) -> None:
-    async with held_in(world, "dual_write") as (migration, _):
-        first = await world.coordinator.abort_migration(migration.id)
-        before = await world.fingerprint()
-        assert await world.coordinator.abort_migration(migration.id) == first
-        assert await world.fingerprint() == before
-
-
-async def test_two_processes_abort_at_once(world: World) -> None:
-    async with held_in(world, "dual_write") as (migration, before):
-        asked = [p.coordinator.abort_migration(migration.id) for p in world.processes]
-        assert {m.state for m in await asyncio.gather(*asked)} == {MigrationState.ROLLED_BACK}
-        assert await world.fingerprint(journal=False) == before
-
-
-async def test_an_abort_after_the_move_is_refused_and_changes_nothing(world: World) -> None:
-    await world.seed(3)
-    migration = await world.migrate()
-    elsewhere = await world.process()
-    before = await world.fingerprint()
-    with pytest.raises(InvalidStateTransitionError, match="migrated"):
-        await elsewhere.coordinator.abort_migration(migration.id)
-    assert await world.fingerprint() == before
-
-
-async def test_the_tenant_moves_after_an_aborted_attempt(world: World) -> None:
-    async with held_in(world, "bulk_copy") as (migration, _):
-        await world.coordinator.abort_migration(migration.id)
-    again = await world.migrate()
-    assert again.position_offset == 0
-    await world.assert_moved(again)
-    history = await world.coordinator.get_migrations_by_tenant(world.tenant)
-    assert [m.state for m in history] == ["rolled_back", "migrated"]
-    assert await world.coordinator.get_active_migrations() == []
 
 
 async def test_a_paused_copy_stops_at_a_chunk_and_goes_on_at_its_cursor(world: World) -> None:
@@ -438,7 +226,7 @@ async def test_the_lag_shrinks_with_the_bulk_copy(world: World) -> None:
 
 async def test_a_mirrored_append_is_no_lag_before_its_pass(world: World) -> None:
     async with held_in(world, "dual_write", pass_interval_seconds=60) as (migration, _):
-        await until(lambda: _mirrors(world), "a mirrored append")
+        await until(lambda: mirrors(world), "a mirrored append")
         passes = "select pass_number from eventsource_copy_progress"
         before = await world.target.fetchval(passes)
         await world.here.append(world.tenant)
@@ -525,15 +313,6 @@ async def test_every_transition_and_request_is_in_the_audit_log_with_its_operato
         ("cutover_answered", None),
         ("cutover", None),
     ]
-
-
-async def test_an_abort_is_in_the_audit_log_with_reason_and_operator(world: World) -> None:
-    async with held_in(world, "dual_write") as (migration, _):
-        await world.coordinator.abort_migration(migration.id, reason="why not", operator="eve")
-    *_, asked, done = await audit(world, migration)
-    assert (asked.event_type, asked.operator) == ("abort_requested", "eve")
-    assert asked.details == done.details == {"reason": "why not"}
-    assert done.event_type == "state:rolled_back"
 
 
 async def test_the_route_follows_the_state_and_every_router_hears_of_it(world: World) -> None:

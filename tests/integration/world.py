@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -164,6 +165,10 @@ class World:
         connection = await asyncpg.connect(self.dsns[side], server_settings=settings)
         self.connections.append(connection)
         return connection
+
+    async def now(self, side: str) -> datetime:
+        """The server's time."""
+        return await getattr(self, side).fetchval("select clock_timestamp()")
 
     @asynccontextmanager
     async def lazy_log_writer(self) -> AsyncIterator[None]:

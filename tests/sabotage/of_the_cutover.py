@@ -10,6 +10,7 @@ _PASSES = "python/eventsource/migration/passes.py"
 _ABORT = "python/eventsource/migration/abort.py"
 _ROUTER = "python/eventsource/migration/router.py"
 _TESTS = "tests/integration/test_cutover.py"
+_RECOVERY = "tests/integration/test_recovery.py"
 _ORDER = "tests/integration/test_order_of_the_cutover.py"
 
 _DECIDES = "        await self._commit()\n"
@@ -74,8 +75,8 @@ VARIANTS = (
             ),
         ),
         (
-            f"{_TESTS}::test_a_commit_that_is_still_under_way_is_waited_for",
-            f"{_TESTS}::test_nothing_decided_is_recovered_to_dual_write_and_the_request_is_carried_out",
+            f"{_RECOVERY}::test_a_commit_that_is_still_under_way_is_waited_for",
+            f"{_RECOVERY}::test_nothing_decided_is_recovered_to_dual_write_and_the_request_is_carried_out",
         ),
     ),
     Variant(
@@ -95,7 +96,7 @@ VARIANTS = (
                 "",
             ),
         ),
-        (f"{_TESTS}::test_a_driver_that_was_frozen_before_the_lock_decides_nothing",),
+        (f"{_RECOVERY}::test_a_driver_that_was_frozen_before_the_lock_decides_nothing",),
     ),
     Variant(
         "decision-taken-back",
@@ -113,7 +114,7 @@ VARIANTS = (
         ),
         (
             f"{_ORDER}::test_a_decision_is_never_taken_back",
-            f"{_TESTS}::test_an_abort_of_what_was_decided_finishes_it",
+            f"{_RECOVERY}::test_an_abort_of_what_was_decided_finishes_it",
         ),
     ),
     Variant(
@@ -124,6 +125,32 @@ VARIANTS = (
             Edit(_CUTOVER, "LONGEST_ATTEMPT = 0.5", "LONGEST_ATTEMPT = 60.0"),
         ),
         (f"{_TESTS}::test_writers_run_between_two_attempts_for_the_lock",),
+    ),
+    Variant(
+        "no-rest-between-two-attempts",
+        "the lock is asked for again before the writers that queued behind it have written",
+        (
+            Edit(
+                _CUTOVER,
+                "await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))",
+                "await asyncio.sleep(0)",
+            ),
+        ),
+        (f"{_TESTS}::test_writers_run_between_two_attempts_for_the_lock",),
+    ),
+    Variant(
+        "connection-made-under-the-fence",
+        "writers wait for a connection that the cutover could have had before",
+        (
+            Edit(
+                _CUTOVER,
+                "                result = await self.passes.under_the_fence()\n",
+                "                late = await self.links.open_target(self.migration.id)\n"
+                "                result = await self.passes.under_the_fence()\n"
+                "                assert not late.is_closed()\n",
+            ),
+        ),
+        (f"{_ORDER}::test_no_connection_is_made_while_writers_wait",),
     ),
     Variant(
         "section-without-a-budget",
@@ -157,7 +184,7 @@ VARIANTS = (
                 "set local idle_in_transaction_session_timeout = 0;",
             ),
         ),
-        (f"{_TESTS}::test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget",),
+        (f"{_RECOVERY}::test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget",),
     ),
     Variant(
         "writers-let-go-at-the-decision",
@@ -182,7 +209,7 @@ VARIANTS = (
                 "",
             ),
         ),
-        (f"{_TESTS}::test_a_driver_frozen_behind_the_decision_lets_writers_go",),
+        (f"{_RECOVERY}::test_a_driver_frozen_behind_the_decision_lets_writers_go",),
     ),
     Variant(
         "writers-let-go-by-nobody",
@@ -220,7 +247,7 @@ VARIANTS = (
                 "        removed = True\n",
             ),
         ),
-        (f"{_TESTS}::test_an_abort_of_what_was_decided_finishes_it",),
+        (f"{_RECOVERY}::test_an_abort_of_what_was_decided_finishes_it",),
     ),
     Variant(
         "abort-leaves-rows",
@@ -233,7 +260,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_requests.py::"
+            "tests/integration/test_aborts.py::"
             "test_an_abort_from_another_process_leaves_nothing_behind",
         ),
     ),

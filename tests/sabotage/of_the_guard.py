@@ -7,6 +7,7 @@ from .variant import Edit, Variant
 _SQL = "python/eventsource/stores/sql/fence.sql"
 _PYTHON = "python/eventsource/migration/guard.py"
 _TESTS = "tests/integration/test_guard.py"
+_INSTALLATION = "tests/integration/test_guard_installation.py"
 _ARRIVALS = "tests/integration/test_arrivals.py"
 
 _LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, guarded);\n"
@@ -87,7 +88,7 @@ VARIANTS = (
         (Edit(_SQL, "enable always trigger %I'", "enable trigger %I'"),),
         (
             f"{_TESTS}::test_a_replica_role_session_meets_the_guard",
-            f"{_TESTS}::test_the_triggers_fire_always_and_after_those_of_the_application",
+            f"{_INSTALLATION}::test_the_triggers_fire_always_and_after_those_of_the_application",
         ),
     ),
     Variant(
@@ -122,7 +123,7 @@ VARIANTS = (
             ),
         ),
         (
-            f"{_TESTS}::test_the_triggers_fire_always_and_after_those_of_the_application",
+            f"{_INSTALLATION}::test_the_triggers_fire_always_and_after_those_of_the_application",
             f"{_TESTS}::test_a_row_that_another_trigger_gives_to_the_tenant_is_guarded",
         ),
     ),
@@ -136,7 +137,7 @@ VARIANTS = (
                 "where table_name = event and role = 'source' and state = 'open' for key share) f",
             ),
         ),
-        (f"{_TESTS}::test_a_tenant_that_has_left_stays_guarded_whoever_comes_and_goes",),
+        (f"{_INSTALLATION}::test_a_tenant_that_has_left_stays_guarded_whoever_comes_and_goes",),
     ),
     Variant(
         "guard-made-without-the-lock",
@@ -149,7 +150,7 @@ VARIANTS = (
                 "",
             ),
         ),
-        (f"{_TESTS}::test_two_tenants_that_begin_at_once_are_both_guarded",),
+        (f"{_INSTALLATION}::test_two_tenants_that_begin_at_once_are_both_guarded",),
     ),
     Variant(
         "guard-of-a-fence-that-goes",
@@ -161,7 +162,9 @@ VARIANTS = (
                 "where table_name = event and role = 'source') f",
             ),
         ),
-        (f"{_TESTS}::test_an_abort_takes_along_a_guard_that_another_migration_makes_meanwhile",),
+        (
+            f"{_INSTALLATION}::test_an_abort_takes_along_a_guard_that_another_migration_makes_meanwhile",
+        ),
     ),
     Variant(
         "writer-chooses-transaction-id",
@@ -212,7 +215,9 @@ VARIANTS = (
                 "set local lock_timeout = 0",
             ),
         ),
-        (f"{_TESTS}::test_writers_hardly_wait_for_an_installation_that_waits_for_a_transaction",),
+        (
+            f"{_INSTALLATION}::test_writers_hardly_wait_for_an_installation_that_waits_for_a_transaction",
+        ),
     ),
     Variant(
         "triggers-before-the-row",
@@ -231,7 +236,7 @@ VARIANTS = (
                 "    at = await progress.claim(links.target, target, migration.id, owner)\n",
             ),
         ),
-        (f"{_TESTS}::test_the_fence_row_is_committed_before_its_triggers_exist",),
+        (f"{_INSTALLATION}::test_the_fence_row_is_committed_before_its_triggers_exist",),
     ),
     Variant(
         "arrived-but-guarded",

@@ -124,7 +124,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_requests.py::"
+            "tests/integration/test_aborts.py::"
             "test_what_was_mirrored_goes_with_the_abort_and_nothing_follows",
         ),
     ),
