@@ -252,6 +252,47 @@ async def test_a_stopped_pass_is_resumed_where_it_stood(world: World) -> None:
     assert len(await world.mappings()) == 1000
 
 
+@pytest.mark.parametrize("staged", [False, True], ids=["first", "later"])
+async def test_a_chunk_that_was_read_when_the_stop_came_is_not_lost(
+    world: World, staged: bool
+) -> None:
+    """The reader is at the end of the pass before its last chunk is written."""
+    before = await world.snapshot()
+    await world.append(15)
+    if staged:
+        spec = await world.start_pass(PassSpec(1, before, None, staged=True))
+    else:
+        spec = await world.bulk()
+    tenth = (await world.rows("source"))[9][0]
+    session = await world.open(chunk_rows=10, writers=1)
+    gate = await Gate.close(world)
+    running = asyncio.create_task(session.run(spec))
+
+    async def all_is_read() -> bool:
+        return bool(
+            await world.source.fetchval(
+                "select count(*) from pg_stat_activity where application_name ="
+                " 'eventsource-migrate' and datname = current_database() and state = 'idle'"
+                " and query like 'copy (%' || $1::bigint || '%'",
+                tenth,
+            )
+        )
+
+    await until(all_is_read)
+    await until_blocked(world)
+    await asyncio.sleep(0.1)  # until the reader has handed the chunk over, too
+    session.request_stop()
+    await gate.open()
+    result = await running
+    assert (result.rows, result.finished) == (10, False)
+    await session.close()
+
+    again = await world.open()
+    result = await again.run(spec)
+    assert (result.rows, result.finished) == (15, True)
+    await world.assert_moved()
+
+
 async def test_a_finished_pass_run_again_does_nothing(world: World) -> None:
     await world.append(30)
     spec = await world.bulk()

@@ -104,8 +104,11 @@ impl Pipeline {
             let direct = Direct::open(run.config, self.positions.clone()).await?;
             direct.run(run, client, &mut chunks, totals).await?
         };
+        // A reader that has come to its end says nothing of a chunk that nobody has taken since.
+        chunks.close();
+        let unwritten = chunks.recv().await.is_some();
         drop(chunks);
-        let finished = reader.join().await?;
+        let finished = reader.join().await? && !unwritten;
         Ok(PassResult {
             totals,
             finished,
