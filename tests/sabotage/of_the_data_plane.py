@@ -30,6 +30,12 @@ VARIANTS = (
         (f"{_TESTS}::test_transactions_in_flight_at_a_snapshot_belong_to_the_next_pass",),
     ),
     Variant(
+        "last-chunk-forgotten",
+        "a pass is complete although a stop came before its last chunk was written",
+        (Edit(f"{_CORE}/copy.rs", "reader.join().await? && !unwritten", "reader.join().await?"),),
+        (f"{_TESTS}::test_a_chunk_that_was_read_when_the_stop_came_is_not_lost",),
+    ),
+    Variant(
         "in-flight-forgotten",
         "a pass leaves out what was in flight at the snapshot before it",
         (Edit(_SOURCE, "if waiting.is_empty() {", "if waiting.len() < usize::MAX {"),),

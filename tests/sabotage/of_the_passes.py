@@ -9,7 +9,7 @@ _PROGRESS = "python/eventsource/migration/progress.py"
 _MIRROR = "python/eventsource/migration/dual_write.py"
 _TESTS = "tests/integration/test_passes.py"
 _ROUTER_TESTS = "tests/integration/test_router.py"
-_MIRROR = "tests/integration/test_mirror.py"
+_MIRRORED = "tests/integration/test_mirror.py"
 
 _ON_DISK = f"{_TESTS}::test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_used"
 
@@ -140,7 +140,7 @@ VARIANTS = (
         "mirror-leaves-gaps",
         "the mirror writes an event whose predecessor is missing",
         (Edit(_MIRROR, 'f" where $4::bigint = 1 or exists', 'f" where $4::bigint >= 1 or exists'),),
-        (f"{_MIRROR}::test_the_mirror_leaves_a_stream_alone_whose_predecessor_is_missing",),
+        (f"{_MIRRORED}::test_the_mirror_leaves_a_stream_alone_whose_predecessor_is_missing",),
     ),
     Variant(
         "mirror-draws-positions",
@@ -152,7 +152,7 @@ VARIANTS = (
                 '(" + $1::bigint + 1" if column.name == "global_position" else "")',
             ),
         ),
-        (f"{_MIRROR}::test_the_mirror_writes_what_was_appended_at_its_carried_position",),
+        (f"{_MIRRORED}::test_the_mirror_writes_what_was_appended_at_its_carried_position",),
     ),
     Variant(
         "mirror-outlives-its-migration",
@@ -173,7 +173,7 @@ VARIANTS = (
             ),
         ),
         (
-            f"{_MIRROR}::test_the_mirror_is_bound_to_its_migration",
+            f"{_MIRRORED}::test_the_mirror_is_bound_to_its_migration",
             "tests/integration/test_aborts.py::"
             "test_what_was_mirrored_goes_with_the_abort_and_nothing_follows",
         ),
