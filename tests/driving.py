@@ -23,7 +23,7 @@ from eventsource.migration import (
     SubscriptionMigrator,
     deferred_indexes,
 )
-from eventsource.migration.errors import MigrationError
+from eventsource.migration.errors import ConsistencyError, MigrationError
 from eventsource.migration.faults import may_pass
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
@@ -139,6 +139,8 @@ class Steps:
             try:
                 if await self._settled():
                     return
+            except ConsistencyError:
+                raise  # nobody changes rows behind the migration's back here: it lost some
             except MigrationError:
                 pass  # somebody was faster, or it failed: the journal says what is next
             except Exception as error:

@@ -174,7 +174,11 @@ class _Play:
         await self.written()
         for driver in self.drivers:
             # What is over for one is over for all; the thawed find out by themselves.
-            await asyncio.to_thread(driver.wait, RECOVERY)
+            try:
+                await asyncio.to_thread(driver.wait, RECOVERY)
+            except subprocess.TimeoutExpired:
+                self.result.violations.append(f"I11 not_over: {driver.log} {driver.output()}")
+                driver.kill()
         # One that was frozen before its start may have begun another migration behind an abort.
         await self._settle()
         for writer in self.writers:

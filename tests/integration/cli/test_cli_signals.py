@@ -30,7 +30,7 @@ PHASES = [
     "bulk.chunk.read",
     "bulk.chunk.copied",
     "bulk.chunk.committed",
-    "bulk.proven",
+    "bulk.range.proven",
     "bulk.completed.committed",
     "follow.entered.committed",
     "cutover.verified",
