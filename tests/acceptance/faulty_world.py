@@ -146,6 +146,15 @@ class FaultyWorld:
         trap.release()
         return await self.to_the_end(migration.id, asked, within=within)
 
+    async def again(self) -> Migration:
+        """Abort the tenant's migration and move it by another one."""
+        coordinator = self.driver.coordinator
+        [refused] = await coordinator.get_migrations_by_tenant(self.tenant)
+        await coordinator.abort_migration(refused.id)
+        migration = await self.driver.start(self.tenant)
+        await self.driver.reach(migration.id, MigrationState.DUAL_WRITE)
+        return await self.to_the_end(migration.id)
+
     async def to_the_end(
         self,
         migration_id: UUID,

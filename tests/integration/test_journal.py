@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from world import SOURCE, TARGET, World
 
 from eventsource.migration import MigrationState
 from eventsource.migration.errors import InvalidStateTransitionError, LeaseLostError
+from eventsource.migration.repositories import PostgreSQLMigrationRepository
 
 
 async def test_a_lease_is_not_taken_from_a_driver_that_lives(world: World) -> None:
@@ -48,6 +51,18 @@ async def test_the_state_changes_for_its_driver_only_and_from_what_the_driver_sa
     assert await world.fingerprint() == before
     moved = await journal.transition(paused, MigrationState.DUAL_WRITE, owner=owner)
     assert moved.state is MigrationState.DUAL_WRITE
+
+
+async def test_a_change_of_state_that_is_refused_needs_no_second_connection(world: World) -> None:
+    """Several that wait for another one while they hold theirs would wait for ever."""
+    migration = await world.dual_write()
+    await world.coordinator.pause_migration(migration.id)
+    await world.coordinator.close()
+    async with asyncpg.create_pool(world.dsns["control"], min_size=1, max_size=1) as pool:
+        journal = PostgreSQLMigrationRepository(pool)
+        async with asyncio.timeout(5):
+            with pytest.raises(InvalidStateTransitionError):
+                await journal.transition(migration, MigrationState.CUTOVER_PAUSED)
 
 
 async def test_what_a_fence_told_is_newer_than_a_route_that_was_read(world: World) -> None:

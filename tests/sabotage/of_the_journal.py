@@ -90,6 +90,20 @@ VARIANTS = (
         (f"{_TESTS}::test_the_state_changes_for_its_driver_only_and_from_what_the_driver_saw",),
     ),
     Variant(
+        "two-connections-for-a-refusal",
+        "whoever is refused a change of state waits for a second connection with the first in hand",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "            if moved is not None:\n",
+                "            if moved is None:\n"
+                "                _explain_refusal(await self.get(migration.id), following, owner)\n"
+                "            if moved is not None:\n",
+            ),
+        ),
+        (f"{_TESTS}::test_a_change_of_state_that_is_refused_needs_no_second_connection",),
+    ),
+    Variant(
         "old-route-wins",
         "a route that was read takes back what the fence told",
         (

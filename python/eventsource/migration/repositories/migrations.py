@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 import asyncpg
@@ -132,11 +132,15 @@ class PostgreSQLMigrationRepository:
                 _SQL["transition"], migration.id, migration.state.value, following.value, owner,
                 json.dumps(dict(details or {})), code, message, operator,
             )  # fmt: skip
-            if moved is None:
-                await self._explain_refusal(migration, following, owner)
-            await self._follow_with_route(connection, migration, following)
-            await failpoints.reach("journal.transition")
-        return await self.get(migration.id)
+            if moved is not None:
+                await self._follow_with_route(connection, migration, following)
+                await failpoints.reach("journal.transition")
+        # Behind the transaction: whoever holds a connection and waits for another one of the pool
+        # may wait for those who do the same.
+        current = await self.get(migration.id)
+        if moved is None:
+            _explain_refusal(current, following, owner)
+        return current
 
     async def _follow_with_route(
         self, connection: Executor, migration: Migration, following: MigrationState
@@ -152,14 +156,6 @@ class PostgreSQLMigrationRepository:
         elif following in ROUTE_STATES:
             state = ROUTE_STATES[following].value
             await connection.fetch(_ROUTES["set_state"], tenant, migration_id, state)
-
-    async def _explain_refusal(
-        self, migration: Migration, following: MigrationState, owner: UUID | None
-    ) -> None:
-        current = await self.get(migration.id)
-        if owner is not None and current.driver_owner != owner:
-            raise LeaseLostError(f"another driver carries migration {migration.id} on")
-        raise InvalidStateTransitionError(migration.id, current.state, f"become {following}")
 
     async def acquire_lease(
         self, migration_id: UUID, owner: UUID, name: str, seconds: float
@@ -256,6 +252,12 @@ class PostgreSQLMigrationRepository:
         await self.pool.execute(
             _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
         )
+
+
+def _explain_refusal(current: Migration, following: MigrationState, owner: UUID | None) -> NoReturn:
+    if owner is not None and current.driver_owner != owner:
+        raise LeaseLostError(f"another driver carries migration {current.id} on")
+    raise InvalidStateTransitionError(current.id, current.state, f"become {following}")
 
 
 def transaction(executor: Executor) -> Any:
