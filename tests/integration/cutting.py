@@ -14,6 +14,12 @@ from eventsource.migration import Migration
 BUDGET = 1.0
 MARGIN = 0.25
 
+WAITS_FOR_THE_LOCK = (
+    "select exists (select from pg_locks where locktype = 'advisory' and not granted"
+    " and mode = 'ExclusiveLock' and database = (select oid from pg_database"
+    " where datname = current_database()))"
+)
+
 
 async def assert_still_at_the_source(world: World) -> None:
     """Nothing was flipped and the tenant's writers are not held up."""
@@ -51,12 +57,7 @@ async def asked_while_held(
 
 
 async def waits_for_the_lock(world: World) -> bool:
-    return bool(
-        await world.source.fetchval(
-            "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-            " and mode = 'ExclusiveLock'"
-        )
-    )
+    return bool(await world.source.fetchval(WAITS_FOR_THE_LOCK))
 
 
 async def stands_in(world: World, migration: Migration, state: str) -> bool:

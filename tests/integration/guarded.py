@@ -92,3 +92,11 @@ async def refused(statement: object, sqlstate: str) -> asyncpg.PostgresError:
         await statement  # type: ignore[misc]
     assert caught.value.sqlstate == sqlstate
     return caught.value
+
+
+async def triggers(world: World, side: str = "source") -> list[tuple[str, str]]:
+    """Of the guard: their names, and when they are enabled."""
+    rows = await getattr(world, side).fetch(
+        "select tgname, tgenabled::text from pg_trigger where tgname like '%guard%' order by 1"
+    )
+    return [tuple(row) for row in rows]

@@ -8,9 +8,7 @@ from typing import Any
 
 from world import World, someone_blocked, until
 
-from eventsource.migration import (
-    Migration,
-)
+from eventsource.migration import Migration
 from eventsource.migration.repositories import AuditEntry, PostgreSQLAuditLogRepository
 
 #: Ten chunks of twenty rows, about 70 ms each.

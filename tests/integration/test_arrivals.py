@@ -5,29 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 
-import asyncpg
 import pytest
 from cutting import Stop
+from guarded import refused, triggers
 from world import World, insert, table, until, writing
 
 from eventsource.migration import MigrationState, guard
 
 
-async def triggers(world: World, side: str = "target") -> list[str]:
-    rows = await getattr(world, side).fetch(
-        "select tgname from pg_trigger where tgname like '%guard%' order by 1"
-    )
-    return [row["tgname"] for row in rows]
-
-
 async def test_a_tenant_that_has_arrived_has_no_triggers(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    assert len(await triggers(world)) == 3
+    assert len(await triggers(world, "target")) == 3
     async with writing(world.here, world.tenant):
         done = await world.coordinator.initiate_cutover(migration.id)
         # No waiting: the call comes back when its driver has tidied up.
-        assert await triggers(world) == []
+        assert await triggers(world, "target") == []
     assert len(await triggers(world, "source")) == 3
     await insert(await world.connect("target"), world.tenant, side="target")
     await world.assert_moved(done)
@@ -37,12 +30,10 @@ async def test_one_that_is_still_arriving_keeps_its_own(world: World) -> None:
     await world.seed(3)
     await world.seed(3, world.other)
     await world.dual_write(world.other)
-    theirs = await triggers(world)
+    theirs = await triggers(world, "target")
     await world.migrate()
-    assert await triggers(world) == theirs
-    with pytest.raises(asyncpg.PostgresError) as refused:
-        await insert(world.target, world.other, side="target")
-    assert refused.value.sqlstate == "EVF03"
+    assert await triggers(world, "target") == theirs
+    await refused(insert(world.target, world.other, side="target"), "EVF03")
 
 
 async def test_what_a_lost_driver_left_goes_with_the_next_tenant_that_arrives(
@@ -57,10 +48,10 @@ async def test_what_a_lost_driver_left_goes_with_the_next_tenant_that_arrives(
     await stop.kill(driver)
     done = await asked
     assert done.state is MigrationState.MIGRATED
-    assert len(await triggers(world)) == 3
+    assert len(await triggers(world, "target")) == 3
     await insert(world.target, world.tenant, side="target")
     await world.migrate(world.other)
-    assert await triggers(world) == []
+    assert await triggers(world, "target") == []
 
 
 async def test_a_long_query_at_the_target_holds_up_neither_the_cutover_nor_anybody_else(
@@ -91,7 +82,7 @@ async def test_a_long_query_at_the_target_holds_up_neither_the_cutover_nor_anybo
     await writer
     assert done.cutover_pause_ms is not None
     assert done.cutover_pause_ms < 1000
-    assert len(await triggers(world)) == 3
+    assert len(await triggers(world, "target")) == 3
     # 20 ms by design; the rest is for a busy machine.
     assert longest < 0.15
     await reader.execute("rollback")

@@ -8,17 +8,10 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from guarded import BUDGET, MIGRATION, guarded, refused
+from guarded import BUDGET, MIGRATION, guarded, refused, triggers
 from world import SOURCE, World, insert, someone_blocked, until
 
 from eventsource.migration import guard
-
-
-async def triggers(world: World) -> list[tuple[str, str]]:
-    rows = await world.source.fetch(
-        "select tgname, tgenabled::text from pg_trigger where tgname like '%guard%' order by 1"
-    )
-    return [tuple(row) for row in rows]
 
 
 async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World) -> None:

@@ -6,18 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from cutting import WAITS_FOR_THE_LOCK, waits_for_the_lock
 from world import SOURCE, TARGET, World, insert, until
 
 from eventsource.migration import MigrationState, flip
 from eventsource.migration.cutover import OPENING_MS, Cutover
 
-_WAITS_FOR_THE_LOCK = (
-    "select exists (select from pg_locks where locktype = 'advisory' and not granted"
-    " and mode = 'ExclusiveLock' and database = (select oid from pg_database"
-    " where datname = current_database()))"
-)
-
-_HOLDS_THE_LOCK = _WAITS_FOR_THE_LOCK.replace("not granted", "granted")
+_HOLDS_THE_LOCK = WAITS_FOR_THE_LOCK.replace("not granted", "granted")
 
 
 async def standing(world: World) -> dict[str, Any]:
@@ -37,7 +32,7 @@ async def test_what_commits_while_the_lock_is_waited_for_is_carried(world: World
     migration = await world.dual_write(process=driver)
     async with world.open_transaction(world.tenant) as late:
         asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
-        await until(lambda: world.source.fetchval(_WAITS_FOR_THE_LOCK), "the cutover at the lock")
+        await until(lambda: waits_for_the_lock(world), "the cutover at the lock")
         await late.execute("commit")
         done = await asked
     assert len(await world.ids("source")) == 11

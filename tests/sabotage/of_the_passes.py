@@ -8,7 +8,6 @@ _PASSES = "python/eventsource/migration/passes.py"
 _PROGRESS = "python/eventsource/migration/progress.py"
 _MIRROR = "python/eventsource/migration/dual_write.py"
 _TESTS = "tests/integration/test_passes.py"
-_ROUTER_TESTS = "tests/integration/test_router.py"
 _MIRRORED = "tests/integration/test_mirror.py"
 
 _ON_DISK = f"{_TESTS}::test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_used"
