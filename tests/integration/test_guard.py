@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 from uuid import uuid4
 
@@ -253,7 +254,9 @@ async def test_the_target_is_closed_to_applications_and_open_to_the_migrator(
     application = await world.connect("target", session_replication_role="replica")
     error = await refused(insert(application, world.tenant, side="target"), "EVF03")
     assert json.loads(error.detail or "")["migration_id"] == str(MIGRATION)
-    await insert(application, world.other, side="target")
+    theirs = (await insert(application, world.other, side="target"))["event_id"]
+    give = f"update {table('target')} set tenant_id = $1 where event_id = $2"
+    await refused(application.execute(give, world.tenant, theirs), "EVF03")
     migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(MIGRATION)})
     event = (await insert(migrator, world.tenant, side="target"))["event_id"]
     stranger = await world.connect("target", **{guard.MIGRATOR_SETTING: str(uuid4())})
@@ -265,6 +268,29 @@ async def test_the_target_is_closed_to_applications_and_open_to_the_migrator(
         )
     await it.set_state("open")
     await insert(application, world.tenant, side="target")
+
+
+async def test_the_rows_of_a_copy_into_the_target_are_written_page_by_page(world: World) -> None:
+    """Counted by the records of the write-ahead log: one for each entry of an index, and one for
+    each row only where the server inserts rows singly."""
+    it = await guarded(world, "target")
+    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(MIGRATION)})
+    rows, indexes = 1000, 5
+    lines = "".join(
+        f"{uuid4()}\t{uuid4()}\t{world.tenant}\tNote\tnoted\t1\tnow\t{{}}\n" for _ in range(rows)
+    )
+    columns = "event_id, aggregate_id, tenant_id, aggregate_type, event_type, version, timestamp"
+
+    async def records() -> int:
+        await migrator.execute("select pg_stat_force_next_flush()")
+        return int(await migrator.fetchval("select wal_records from pg_stat_wal"))
+
+    before = await records()
+    await migrator.copy_to_table(
+        it.address.table, schema_name=it.address.schema, source=io.BytesIO(lines.encode()),
+        columns=[*columns.split(", "), "payload"],
+    )  # fmt: skip
+    assert indexes * rows < await records() - before < (indexes + 0.5) * rows
 
 
 async def test_without_its_fence_row_the_guard_lets_nobody_through(world: World) -> None:

@@ -191,6 +191,18 @@ VARIANTS = (
         (f"{_TESTS}::test_the_target_is_closed_to_applications_and_open_to_the_migrator",),
     ),
     Variant(
+        "target-closed-to-inserts-only",
+        "another tenant's row at the target can be made the arriving tenant's",
+        (Edit(_PYTHON, '"write": "after insert or update on', '"write": "after insert on'),),
+        (f"{_TESTS}::test_the_target_is_closed_to_applications_and_open_to_the_migrator",),
+    ),
+    Variant(
+        "copy-row-by-row",
+        "the target's guard makes the server write the rows of a copy one by one",
+        (Edit(_PYTHON, '"write": "after insert or update', '"write": "before insert or update'),),
+        (f"{_TESTS}::test_the_rows_of_a_copy_into_the_target_are_written_page_by_page",),
+    ),
+    Variant(
         "missing-fence-is-open",
         "a guard whose row is gone lets writers through",
         (

@@ -185,7 +185,9 @@ async def create_triggers(
 ) -> None:
     """The triggers of a tenant that is arriving, in the caller's transaction.
 
-    Its migrator passes by their condition, so that the rows of a copy do not run the function.
+    Its migrator passes by their condition, so that the rows of a copy do not run the function. What
+    is inserted is looked at behind the insert: with a row trigger before it, the server would write
+    a COPY row by row instead of page by page.
     """
     on = table(address)
     # The ids are UUIDs and integers of ours: a trigger's condition cannot take parameters.
@@ -197,7 +199,7 @@ async def create_triggers(
         f"('{fence.fence_id}', '{fence.patience_ms}')"
     )
     events = {
-        "write": "before insert or update on {on} " + run.format(row="new"),
+        "write": "after insert or update on {on} " + run.format(row="new"),
         "change": "before update or delete on {on} " + run.format(row="old"),
         "truncate": "before truncate on {on} for each statement execute function "
         f"{qualified(address.schema, 'eventsource_guard_truncate')}()",

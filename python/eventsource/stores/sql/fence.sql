@@ -139,12 +139,7 @@ language plpgsql
 as $guard$
 begin
     perform {schema}.eventsource_guard_check(tg_argv[0]::integer, tg_argv[1], tg_op);
-    if tg_op = 'DELETE' then
-        return old;
-    end if;
-    -- A snapshot is compared with this column, so no writer chooses its value.
-    new.transaction_id := pg_catalog.pg_current_xact_id();
-    return new;
+    return coalesce(new, old);
 end
 $guard$;
 
