@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
@@ -259,3 +261,67 @@ async def build_world(source_dsn: str, target_dsn: str, control_dsn: str) -> Wor
         "insert into tenant_migrations values ($1, $2)", config.migration_id, config.owner
     )
     return World(source, target, control, config)
+
+
+class Gate:
+    """Blocks the first COPY into the target: its first event is being inserted there already."""
+
+    def __init__(self, blocker: asyncpg.Connection) -> None:
+        self._blocker = blocker
+
+    @classmethod
+    async def close(cls, world: World) -> Gate:
+        event = await world.source.fetchval(
+            f"select event_id from {SOURCE_TABLE} where tenant_id = $1"
+            " order by global_position limit 1",
+            world.tenant,
+        )
+        blocker = await world.connect_target()
+        await blocker.execute("begin")
+        await blocker.execute(
+            f'insert into "{TARGET_TABLE}" (event_id, aggregate_id, aggregate_type, event_type,'
+            " version, timestamp, payload) values ($1, $2, 'Other', 'Other', 1, now(), '{}')",
+            event,
+            uuid4(),
+        )
+        return cls(blocker)
+
+    async def open(self) -> None:
+        await self._blocker.execute("rollback")
+
+
+async def until(question: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await question():  # noqa: ASYNC110 - the answer is in another process
+            await asyncio.sleep(0.01)
+
+
+async def backends(world: World, condition: str = "true") -> int:
+    """How many server processes of the data plane the target has."""
+    count: int = await world.target.fetchval(
+        "select count(*) from pg_stat_activity where application_name = 'eventsource-migrate'"
+        f" and datname = current_database() and {condition}"
+    )
+    return count
+
+
+async def copied_ranges(world: World) -> list[tuple[int, int, bytes]]:
+    """Last source position, rows and digest of each chunk of the first pass."""
+    rows = await world.target.fetch(
+        "select upto_position, rows, digest from eventsource_copied_ranges order by 1"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def until_blocked(world: World) -> None:
+    async def blocked() -> bool:
+        return await backends(world, "wait_event_type = 'Lock'") > 0
+
+    await until(blocked)
+
+
+async def until_gone(world: World) -> None:
+    async def gone() -> bool:
+        return await backends(world) == 0
+
+    await until(gone)

@@ -9,6 +9,7 @@ from . import (
     of_the_guard,
     of_the_journal,
     of_the_passes,
+    of_the_proof,
 )
 
 VARIANTS = (
@@ -18,4 +19,5 @@ VARIANTS = (
     *of_the_passes.VARIANTS,
     *of_the_edges.VARIANTS,
     *of_the_data_plane.VARIANTS,
+    *of_the_proof.VARIANTS,
 )
