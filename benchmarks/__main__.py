@@ -75,7 +75,7 @@ async def suite(options: argparse.Namespace, out: Path) -> bool:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--scale", type=int, default=1_000_000, help="events of the tenant")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each peer")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each peer")
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="for example P1,P4")
     parser.add_argument(
         "--set",
