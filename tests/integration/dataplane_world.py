@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import pytest
 
 from eventsource.dataplane import PassSession, PassSessionConfig, PassSpec, TableAddress
 
@@ -261,6 +262,14 @@ async def build_world(source_dsn: str, target_dsn: str, control_dsn: str) -> Wor
         "insert into tenant_migrations values ($1, $2)", config.migration_id, config.owner
     )
     return World(source, target, control, config)
+
+
+@pytest.fixture(name="world")
+async def bare_world(source_dsn: str, target_dsn: str, control_dsn: str) -> AsyncIterator[World]:
+    """In the modules that import it, instead of the coordinator's world."""
+    world = await build_world(source_dsn, target_dsn, control_dsn)
+    yield world
+    await world.close()
 
 
 class Gate:

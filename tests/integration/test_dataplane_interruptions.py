@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -12,7 +11,7 @@ import pytest
 from dataplane_world import (
     Gate,
     World,
-    build_world,
+    bare_world,  # noqa: F401 - the fixture "world"
     copied_ranges,
     until,
     until_blocked,
@@ -20,13 +19,6 @@ from dataplane_world import (
 )
 
 from eventsource.dataplane import DataPlaneError, PassSpec
-
-
-@pytest.fixture
-async def world(source_dsn: str, target_dsn: str, control_dsn: str) -> AsyncIterator[World]:
-    world = await build_world(source_dsn, target_dsn, control_dsn)
-    yield world
-    await world.close()
 
 
 async def test_a_stopped_pass_is_resumed_where_it_stood(world: World) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import uuid4
 
@@ -12,20 +11,13 @@ from dataplane_world import (
     SOURCE_TABLE,
     TARGET_TABLE,
     World,
-    build_world,
+    bare_world,  # noqa: F401 - the fixture "world"
     copied_ranges,
     until_gone,
 )
 
 from eventsource.dataplane import DataPlaneError, PassSpec
 from eventsource.testing import Cluster
-
-
-@pytest.fixture
-async def world(source_dsn: str, target_dsn: str, control_dsn: str) -> AsyncIterator[World]:
-    world = await build_world(source_dsn, target_dsn, control_dsn)
-    yield world
-    await world.close()
 
 
 async def test_the_first_pass_carries_every_row_and_maps_it(world: World) -> None:
