@@ -174,9 +174,7 @@ class _Play:
         await self.written()
         for driver in self.drivers:
             # What is over for one is over for all; the thawed find out by themselves.
-            try:
-                await asyncio.to_thread(driver.wait, RECOVERY)
-            except subprocess.TimeoutExpired:
+            if not await _ends(driver):
                 self.result.violations.append(f"I11 not_over: {driver.log} {driver.output()}")
                 driver.kill()
         # One that was frozen before its start may have begun another migration behind an abort.
@@ -224,6 +222,17 @@ class _Play:
             task.cancel()
         for process in [*self.drivers, *map(_process_of, self.writers)]:
             process.__exit__()
+
+
+async def _ends(driver: Process) -> bool:
+    """Wait for it; one that was thawed may come to its second failpoint and freeze once more."""
+    deadline = time.monotonic() + RECOVERY
+    while driver.poll() is None:
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.2)
+        driver.thaw()
+    return True
 
 
 def _process_of(writer: WriterProcess) -> Process:

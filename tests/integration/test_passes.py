@@ -14,6 +14,7 @@ import pytest
 from world import World, insert, someone_blocked, table, until
 
 from eventsource.migration import MigrationState, deferred_indexes, lag, progress
+from eventsource.migration.errors import MigrationError
 from eventsource.migration.passes import Passes
 
 #: Chunks of twenty rows, about 70 ms each.
@@ -347,6 +348,29 @@ async def test_another_cluster_under_the_same_address_stops_the_migration(world:
     assert "abort the migration and start it again" in stopped.error_message
     await world.coordinator.abort_migration(migration.id)
     await world.assert_moved(await world.migrate())
+
+
+async def test_another_cluster_under_the_fence_decides_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address leads elsewhere since the last pass that was begun."""
+    prepare_last = Passes.prepare_last
+
+    async def prepare_as_of_another_cluster(self: Passes) -> None:
+        await world.target.execute(
+            "update eventsource_copy_progress set source_system = '7000000000000000000:1'"
+        )
+        await prepare_last(self)
+
+    monkeypatch.setattr(Passes, "prepare_last", prepare_as_of_another_cluster)
+    await world.seed(10)
+    migration = await world.dual_write()
+    with pytest.raises(MigrationError, match="abort the migration and start it again"):
+        await world.coordinator.initiate_cutover(migration.id)
+    await world.reach(migration, "failed")
+    fence = await world.source.fetchrow("select state, moved_to from eventsource_fences")
+    assert tuple(fence) == ("open", None)
+    assert (await world.here.append(world.tenant)).success
 
 
 async def test_the_mapping_is_a_bijection_also_after_restarts(world: World) -> None:

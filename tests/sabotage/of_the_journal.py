@@ -66,6 +66,21 @@ VARIANTS = (
         ("tests/faults/test_matrix.py::test_every_promise_is_kept",),
     ),
     Variant(
+        "request-unanswered-in-a-pause",
+        "who asks for the cutover while a pause is carried out waits until somebody resumes",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "                if following is MigrationState.PAUSED and ",
+                "                if following is MigrationState.FAILED and ",
+            ),
+        ),
+        (
+            "tests/integration/test_requests.py::"
+            "test_a_cutover_asked_for_while_a_pause_is_carried_out_is_refused",
+        ),
+    ),
+    Variant(
         "transition-by-anybody",
         "a driver that lost the lease changes the state",
         (

@@ -101,6 +101,18 @@ VARIANTS = (
         (f"{_TESTS}::test_another_cluster_under_the_same_address_stops_the_migration",),
     ),
     Variant(
+        "any-cluster-under-the-fence",
+        "the last pass reads whatever cluster the address leads to by now",
+        (
+            Edit(
+                _PASSES,
+                "        self._refuse_other_cluster(system)\n        result",
+                "        result",
+            ),
+        ),
+        (f"{_TESTS}::test_another_cluster_under_the_fence_decides_nothing",),
+    ),
+    Variant(
         "pass-begun-by-anybody",
         "a driver that lost the migration begins the last pass all the same",
         (

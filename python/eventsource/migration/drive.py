@@ -21,7 +21,6 @@ from eventsource.migration.cutover import Cutover, CutoverResult
 from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
-    InvalidStateTransitionError,
     MigrationError,
 )
 from eventsource.migration.passes import Passes
@@ -81,12 +80,6 @@ class Drive:
         state = migration.state
         if state is MigrationState.CUTOVER_PAUSED:
             return False
-        stopping = migration.abort_requested is not None or migration.pause_requested
-        if stopping and migration.cutover_request is not None:
-            refused = InvalidStateTransitionError(migration.id, "being stopped", "cut over")
-            await self.links.migrations.answer_cutover(
-                migration.id, migration.cutover_request, outcomes.describe(refused)
-            )
         if migration.abort_requested is not None:
             self.driver.doing = "abort"
             if await abort.carry_out(self.links, migration, self.driver.owner):

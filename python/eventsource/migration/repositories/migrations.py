@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource import failpoints
+from eventsource.migration import outcomes
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
     LeaseLostError,
@@ -134,6 +135,8 @@ class PostgreSQLMigrationRepository:
             )  # fmt: skip
             if moved is not None:
                 await self._follow_with_route(connection, migration, following)
+                if following is MigrationState.PAUSED and moved["cutover_request"] is not None:
+                    await _refuse_cutover(connection, migration.id, moved["cutover_request"])
                 await failpoints.reach("journal.transition")
         # Behind the transaction: whoever holds a connection and waits for another one of the pool
         # may wait for those who do the same.
@@ -252,6 +255,14 @@ class PostgreSQLMigrationRepository:
         await self.pool.execute(
             _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
         )
+
+
+async def _refuse_cutover(connection: Executor, migration_id: UUID, request: UUID) -> None:
+    """Answer in the transaction that pauses: behind it nobody drives, and nobody would."""
+    refused = InvalidStateTransitionError(migration_id, MigrationState.PAUSED, "cut over")
+    await connection.execute(
+        _SQL["answer_cutover"], migration_id, request, json.dumps(outcomes.describe(refused))
+    )
 
 
 def _explain_refusal(current: Migration, following: MigrationState, owner: UUID | None) -> NoReturn:

@@ -40,12 +40,12 @@ with moved as (
                                    then throttle_reason end,
         error_code = $6, error_message = $7
     where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
-    returning id, tenant_id
+    returning id, tenant_id, cutover_request
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
     select id, 'state:' || $3::text, $5::text::jsonb, $8 from moved
 )
-select tenant_id, pg_notify('eventsource_migrations', id::text) from moved
+select cutover_request, pg_notify('eventsource_migrations', id::text) from moved
 
 -- name: audit
 insert into migration_audit_log (migration_id, event_type, details, operator)
