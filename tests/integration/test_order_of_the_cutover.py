@@ -11,6 +11,7 @@ from world import SOURCE, TARGET, World, insert, until
 
 from eventsource.migration import MigrationState, flip
 from eventsource.migration.cutover import OPENING_MS, Cutover
+from eventsource.migration.errors import MigrationError
 
 _HOLDS_THE_LOCK = WAITS_FOR_THE_LOCK.replace("not granted", "granted")
 
@@ -63,6 +64,26 @@ async def test_no_connection_is_made_while_writers_wait(
     monkeypatch.setattr(Cutover, "_section", look_behind)
     await world.coordinator.initiate_cutover(migration.id, force=True)
     assert made == []
+
+
+@pytest.mark.parametrize("change", ["state = 'closed'", "generation = generation + 1"])
+async def test_a_fence_that_somebody_changed_is_not_decided_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    decide = flip.decide
+
+    async def decide_behind_a_change(*arguments: Any) -> Any:
+        await world.source.execute(f"update eventsource_fences set {change}")
+        return await decide(*arguments)
+
+    monkeypatch.setattr(flip, "decide", decide_behind_a_change)
+    with pytest.raises(MigrationError, match="changed by somebody else; nothing was flipped"):
+        await world.coordinator.initiate_cutover(migration.id, force=True)
+    found = await standing(world)
+    assert "moved" not in found.values()
+    assert (found["target"], found["route"]) == ("closed", SOURCE)
 
 
 async def test_nothing_is_flipped_before_the_decision_is_committed(

@@ -42,6 +42,18 @@ VARIANTS = (
         (f"{_ORDER}::test_what_commits_while_the_lock_is_waited_for_is_carried",),
     ),
     Variant(
+        "decision-on-any-fence",
+        "a fence that is not open any more, or not of this generation, is decided on",
+        (
+            Edit(
+                _FLIP,
+                " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'",
+                " where fence_id = $1 and migration_id = $2 and $3::bigint is not null",
+            ),
+        ),
+        (f"{_ORDER}::test_a_fence_that_somebody_changed_is_not_decided_on",),
+    ),
+    Variant(
         "flip-before-the-decision",
         "the target opens before the fence row is committed",
         (
