@@ -131,11 +131,16 @@ class Bench:
         await asyncio.gather(*(_administer(c, "checkpoint") for c in (self.source, self.target)))
 
     async def move(
-        self, source_dsn: str, target_dsn: str, control_dsn: str, until: str = "dual_write"
+        self,
+        source_dsn: str,
+        target_dsn: str,
+        control_dsn: str,
+        until: str = "dual_write",
+        **config: object,
     ) -> dict[str, Any]:
         """The tenant's move in a process of its own; see ``benchmarks.move``."""
         program = [sys.executable, "-m", "benchmarks.move"]
-        command = [*program, source_dsn, target_dsn, control_dsn, until]
+        command = [*program, source_dsn, target_dsn, control_dsn, until, json.dumps(config)]
         with tempfile.NamedTemporaryFile("r") as told:
             if _MEASURE_MEMORY:
                 command = [*_MEASURE_MEMORY, f"--output={told.name}", *command]

@@ -48,6 +48,7 @@ async def product(
     source_dsn: str = "",
     expected: tuple[int, int] | None = None,
     until: str = "dual_write",
+    **config: object,
 ) -> Seen:
     """One move into a fresh target until the given state, checked down to every mapping row."""
     source_dsn = source_dsn or bench.source_dsn
@@ -57,7 +58,7 @@ async def product(
         await bench.settle()
         async with watching(target_dsn) as pace:
             with charged(_servers(bench), _name(source_dsn)) as processors:
-                seen = await bench.move(source_dsn, target_dsn, control_dsn, until)
+                seen = await bench.move(source_dsn, target_dsn, control_dsn, until, **config)
         offset = seen["offset"]
         right(await fingerprint(target_dsn, offset=offset) == expected, "the move copied wrongly")
         mapping = await mapping_fingerprint(control_dsn, mapped=True)

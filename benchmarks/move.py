@@ -1,7 +1,8 @@
 """One move through the public API, in a process of its own: prints its figures as one JSON line.
 
-Run by the benchmarks: ``python -m benchmarks.move SOURCE_DSN TARGET_DSN CONTROL_DSN UNTIL`` with
-UNTIL `dual_write` (the bulk pass, proven) or `migrated` (the whole move).
+Run by the benchmarks: ``python -m benchmarks.move SOURCE_DSN TARGET_DSN CONTROL_DSN UNTIL CONFIG``.
+UNTIL is `dual_write` (the bulk pass, proven) or `migrated` (the whole move); CONFIG has the fields
+of a MigrationConfig that are not as usual, as JSON.
 """
 
 from __future__ import annotations
@@ -79,14 +80,16 @@ async def process(
         yield Process(source, target, pools[2], coordinator)
 
 
-async def move(source_dsn: str, target_dsn: str, control_dsn: str, until: str) -> dict[str, Any]:
+async def move(
+    source_dsn: str, target_dsn: str, control_dsn: str, until: str, config: MigrationConfig
+) -> dict[str, Any]:
     """Move TENANT and report seconds, offset and peak memory.
 
     ``bulk_seconds`` is the whole state `bulk_copy`: copy, mapping rows, digests, index builds and
     the proof. ``start_to_dual_write_seconds`` has preflight, guard and connections in it too.
     """
     figures: dict[str, Any] = {}
-    async with process(source_dsn, target_dsn, control_dsn) as opened:
+    async with process(source_dsn, target_dsn, control_dsn, config) as opened:
         began = time.monotonic()
         migration = await opened.copied()
         figures["start_to_dual_write_seconds"] = time.monotonic() - began
@@ -117,4 +120,5 @@ def peak_rss_mb() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(move(*sys.argv[1:5]))))
+    *where, until, fields = sys.argv[1:]
+    print(json.dumps(asyncio.run(move(*where, until, MigrationConfig(**json.loads(fields))))))

@@ -97,7 +97,7 @@ class PassSessionConfig:
     above `last_target_position`. A chunk is one transaction of the target: at most `chunk_rows`
     rows and about `chunk_bytes` bytes, and less where all chunks on their way would otherwise take
     more than 32 MB; a row that is wider makes a chunk of its own. A pass that is not staged writes
-    `writers` chunks at the same time and commits them in order.
+    `jobs` chunks at the same time and commits them in order.
 
     The driver is taken for the only one: opening a session ends other sessions of the same
     migration on target and control, provided that `owner` is the one in the progress row.
@@ -116,7 +116,7 @@ class PassSessionConfig:
     chunk_rows: int
     chunk_bytes: int
     max_events_per_second: float | None = None
-    writers: int = 3
+    jobs: int = 3
 
 
 @dataclass(frozen=True, slots=True)

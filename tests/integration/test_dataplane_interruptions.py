@@ -60,7 +60,7 @@ async def test_a_chunk_that_was_read_when_the_stop_came_is_not_lost(
     else:
         spec = await world.bulk()
     tenth = (await world.rows("source"))[9][0]
-    session = await world.open(chunk_rows=10, writers=1)
+    session = await world.open(chunk_rows=10, jobs=1)
     gate = await Gate.close(world)
     running = asyncio.create_task(session.run(spec))
 

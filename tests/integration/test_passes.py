@@ -90,6 +90,23 @@ async def test_a_resumed_copy_goes_on_with_the_snapshot_it_began_with(
     await world.assert_moved(done)
 
 
+async def test_the_bulk_copy_has_as_many_connections_as_it_is_told(world: World) -> None:
+    await world.seed(200)
+    connections = []
+    for jobs in (1, 5):
+        driver = await world.process(**SLOW, copy_jobs=jobs)
+        migration = await driver.start(world.tenant)
+        await until(lambda: _cursor_is_behind(world, 1), "the first chunk")
+        connections.append(
+            await world.target.fetchval(
+                "select count(*) from pg_stat_activity where datname = current_database()"
+                " and application_name like 'eventsource-migrate%'"
+            )
+        )
+        await driver.coordinator.abort_migration(migration.id)
+    assert connections[1] - connections[0] == 4
+
+
 async def _cursor_is_behind(world: World, position: int) -> bool:
     found = await world.target.fetchrow("select * from eventsource_copy_progress")
     return found is not None and (

@@ -294,6 +294,8 @@ async def test_rows_that_came_from_another_cluster(world: World) -> None:
         {"mirror_writes": "no"},
         {"chunk_bytes": 1},
         {"chunk_bytes": 1e6},
+        {"copy_jobs": 0},
+        {"copy_jobs": 65},
         {"pass_interval_seconds": 0},
         {"lease_seconds": -1},
     ],

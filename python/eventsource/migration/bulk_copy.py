@@ -43,16 +43,19 @@ class BulkCopier:
         return result
 
     async def _build_indexes(self) -> None:
-        """Build what the load did without, on two connections side by side."""
+        """Build what the load did without, side by side on as many connections as it had."""
         links, migration = self.passes.links, self.passes.migration
         target = links.endpoints.target_address
-        if await deferred_indexes.deferred(links.target, target, migration.id) is None:
+        missing = await deferred_indexes.deferred(links.target, target, migration.id)
+        if missing is None:
             return
         fence = await guard.read(links.target, target, migration.tenant_id)
         if fence is None:
             raise MigrationError("the fence at the target was removed by hand; abort the migration")
-        second = await links.open_target(migration.id)
+        connections = [links.target]
         try:
-            await deferred_indexes.build((links.target, second), target, migration, fence)
+            while len(connections) < min(migration.config.copy_jobs, len(missing)):
+                connections.append(await links.open_target(migration.id))
+            await deferred_indexes.build(connections, target, migration, fence)
         finally:
-            await close_all([second])
+            await close_all(connections[1:])

@@ -20,7 +20,7 @@ from eventsource.migration.errors import MigrationError
 from eventsource.migration.stalls import LONG_STATEMENT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import asyncpg
 
@@ -135,10 +135,10 @@ async def build(
     if wanted is None:
         return
     there = {index.name for index in await _secondary(first, table)}
-    missing = [index for index in wanted if index.name not in there]
+    missing = iter([index for index in wanted if index.name not in there])
     async with asyncio.TaskGroup() as group:
-        for number, connection in enumerate(connections):
-            group.create_task(_build_some(connection, missing[number :: len(connections)]))
+        for connection in connections:
+            group.create_task(_build_some(connection, missing))
 
     async def finish() -> None:
         await _restore_constraints(first, table, wanted)
@@ -175,8 +175,9 @@ async def first_statistics(connection: Connection, target: TableAddress) -> None
         await connection.execute(f"analyze {table}", timeout=LONG_STATEMENT_SECONDS)
 
 
-async def _build_some(connection: Connection, indexes: Sequence[Index]) -> None:
-    for index in indexes:
+async def _build_some(connection: Connection, missing: Iterator[Index]) -> None:
+    """Build what no other connection has begun."""
+    for index in missing:
         async with connection.transaction():
             await connection.execute(f"set local maintenance_work_mem = '{_BUILD_MEMORY}'")
             await connection.execute(index.definition, timeout=LONG_STATEMENT_SECONDS)

@@ -188,6 +188,7 @@ class Links:
             last_target_position=progress.last_target_position,
             chunk_rows=migration.config.chunk_rows,
             chunk_bytes=migration.config.chunk_bytes,
+            jobs=migration.config.copy_jobs,
             max_events_per_second=migration.config.max_events_per_second,
         )
         return await PassSession.open(config)

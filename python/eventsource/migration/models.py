@@ -47,6 +47,8 @@ class MigrationConfig:
             None does not watch the source.
         mirror_writes: whether routers write new events to the target at once.
         chunk_bytes: bytes after which a chunk ends early.
+        copy_jobs: connections to the target on which the bulk copy writes chunks at the same time,
+            and then builds the indexes that it did without. More need more cores there.
         pass_interval_seconds: pause between two catch-up passes while nothing is asked.
         lease_seconds: after how long without a sign of life another driver may take over.
     """
@@ -60,6 +62,7 @@ class MigrationConfig:
     max_source_slowdown: float | None = None
     mirror_writes: bool = True
     chunk_bytes: int = 32 * 1024 * 1024
+    copy_jobs: int = 3
     pass_interval_seconds: float = 0.5
     lease_seconds: float = 10.0
 
@@ -76,6 +79,7 @@ class MigrationConfig:
         if not isinstance(self.mirror_writes, bool):
             raise ValueError(f"mirror_writes must be True or False, not {self.mirror_writes!r}")
         _whole("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
+        _whole("copy_jobs", self.copy_jobs, 1, 64)
         _within("pass_interval_seconds", self.pass_interval_seconds, 0.01, 3600)
         _within("lease_seconds", self.lease_seconds, 1, 3600)
 

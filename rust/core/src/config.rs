@@ -29,7 +29,7 @@ pub struct PassConfig {
     pub chunk_bytes: usize,
     pub max_events_per_second: Option<f64>,
     /// Chunks of a direct pass that are written at the same time, each on a connection of its own.
-    pub writers: usize,
+    pub jobs: usize,
 }
 
 /// One pass: the rows visible in `snapshot` and not in `previous_snapshot`.
@@ -75,9 +75,9 @@ pub struct PassResult {
 
 impl PassConfig {
     pub fn validate(&self) -> Result<()> {
-        if self.chunk_rows == 0 || self.chunk_bytes == 0 || self.writers == 0 {
+        if self.chunk_rows == 0 || self.chunk_bytes == 0 || self.jobs == 0 {
             return Err(Error::protocol(
-                "chunk_rows, chunk_bytes and writers must be positive",
+                "chunk_rows, chunk_bytes and jobs must be positive",
             ));
         }
         crate::throttle::check(self.max_events_per_second)?;

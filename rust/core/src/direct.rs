@@ -38,7 +38,7 @@ struct Lane {
 impl Direct {
     pub async fn open(config: &PassConfig, positions: Arc<Positions>) -> Result<Direct> {
         let mut idle = Vec::new();
-        for _ in 0..config.writers {
+        for _ in 0..config.jobs {
             idle.push(Lane::open(config).await?);
         }
         Ok(Direct {

@@ -23,8 +23,8 @@ const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 
 /// Of one chunk: besides those that are written, one waits and one is being read, and behind the
 /// writers one waits and one is being proven.
-fn fair_share(writers: usize) -> usize {
-    BYTES_IN_FLIGHT / (writers + 3 + proof::WAITING)
+fn fair_share(jobs: usize) -> usize {
+    BYTES_IN_FLIGHT / (jobs + 3 + proof::WAITING)
 }
 
 /// How the sessions that read a pass plan. Nothing may have told the planner about the table: it would
@@ -179,7 +179,7 @@ impl Reader {
             carrier,
             throttle,
             most_rows: config.chunk_rows,
-            most_bytes: config.chunk_bytes.min(fair_share(config.writers)),
+            most_bytes: config.chunk_bytes.min(fair_share(config.jobs)),
         }
     }
 

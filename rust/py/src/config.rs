@@ -41,7 +41,7 @@ pub struct PassSessionConfig {
     chunk_rows: usize,
     chunk_bytes: usize,
     max_events_per_second: Option<f64>,
-    writers: usize,
+    jobs: usize,
 }
 
 impl From<PassSessionConfig> for core::PassConfig {
@@ -60,7 +60,7 @@ impl From<PassSessionConfig> for core::PassConfig {
             chunk_rows: config.chunk_rows,
             chunk_bytes: config.chunk_bytes,
             max_events_per_second: config.max_events_per_second,
-            writers: config.writers,
+            jobs: config.jobs,
         }
     }
 }
