@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from world import Process, World, until
 
 from eventsource.migration import ConsistencyVerifier, Migration, MigrationState
 from eventsource.migration.driver import Driver
+from eventsource.migration.errors import InvalidStateTransitionError
+from eventsource.migration.repositories import PostgreSQLMigrationRepository
 
 STEPS = [pytest.param(41, id="slice"), pytest.param(2, id="every other", marks=pytest.mark.infra)]
 
@@ -94,6 +98,28 @@ async def test_a_start_that_is_cancelled_has_started_or_not(world: World, step: 
         return ended
 
     await for_growing_n(step, attempt, at_least=30)
+
+
+async def test_a_change_of_state_that_is_cancelled_gives_its_connection_back(world: World) -> None:
+    migration = await world.dual_write()
+    stale = replace(migration, state=MigrationState.PENDING)
+    only = await asyncpg.create_pool(world.dsns["control"], min_size=1, max_size=1)
+    journal = PostgreSQLMigrationRepository(only)
+
+    async def refused() -> None:
+        with pytest.raises(InvalidStateTransitionError):
+            await journal.transition(stale, MigrationState.BULK_COPY)
+
+    async def attempt(number: int) -> bool:
+        ended = await comes_to_its_end(refused(), number)
+        async with asyncio.timeout(5):
+            await only.fetchval("select true")
+        return ended
+
+    try:
+        await for_growing_n(1, attempt, at_least=4)
+    finally:
+        only.terminate()
 
 
 @pytest.mark.parametrize("step", [pytest.param(7, id="slice"), STEPS[1]])

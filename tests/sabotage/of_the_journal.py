@@ -119,6 +119,27 @@ VARIANTS = (
         (f"{_TESTS}::test_a_change_of_state_that_is_refused_needs_no_second_connection",),
     ),
     Variant(
+        "connection-not-given-back",
+        "a change of state that is cancelled at its BEGIN keeps a connection of the pool",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "        async with executor.acquire() as pooled, pooled.transaction():\n"
+                "            yield pooled\n",
+                "        pooled = await executor.acquire()\n"
+                "        begun = pooled.transaction()\n"
+                "        await begun.start()\n"
+                "        yield pooled\n"
+                "        await begun.commit()\n"
+                "        await executor.release(pooled)\n",
+            ),
+        ),
+        (
+            "tests/integration/test_cancellation.py::"
+            "test_a_change_of_state_that_is_cancelled_gives_its_connection_back",
+        ),
+    ),
+    Variant(
         "old-route-wins",
         "a route that was read takes back what the fence told",
         (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from uuid import UUID
 
 import asyncpg
@@ -271,29 +272,13 @@ def _explain_refusal(current: Migration, following: MigrationState, owner: UUID 
     raise InvalidStateTransitionError(current.id, current.state, f"become {following}")
 
 
-def transaction(executor: Executor) -> Any:
-    """An async context manager with a connection inside a transaction, from pool or connection."""
-    return _Transaction(executor)
-
-
-class _Transaction:
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self._borrowed: Any = None
-        self._transaction: Any = None
-
-    async def __aenter__(self) -> Executor:
-        connection: Any = self._executor
-        if isinstance(connection, asyncpg.Pool):
-            self._borrowed = connection.acquire()
-            connection = await self._borrowed.__aenter__()
-        self._transaction = connection.transaction()
-        await self._transaction.__aenter__()
-        return connection  # type: ignore[no-any-return]
-
-    async def __aexit__(self, *exc: Any) -> None:
-        try:
-            await self._transaction.__aexit__(*exc)
-        finally:
-            if self._borrowed is not None:
-                await self._borrowed.__aexit__(*exc)
+@asynccontextmanager
+async def transaction(executor: Executor) -> AsyncIterator[Executor]:
+    """A connection inside a transaction, from a pool or a connection."""
+    if isinstance(executor, asyncpg.Pool):
+        async with executor.acquire() as pooled, pooled.transaction():
+            yield pooled
+    else:
+        connection = cast("asyncpg.Connection[Any]", executor)
+        async with connection.transaction():
+            yield connection
