@@ -12,6 +12,7 @@ from world import SOURCE, TARGET, World, insert, until
 from eventsource.migration import MigrationState, flip
 from eventsource.migration.cutover import OPENING_MS, Cutover
 from eventsource.migration.errors import MigrationError
+from eventsource.migration.passes import Passes
 
 _HOLDS_THE_LOCK = WAITS_FOR_THE_LOCK.replace("not granted", "granted")
 
@@ -84,6 +85,28 @@ async def test_a_fence_that_somebody_changed_is_not_decided_on(
     found = await standing(world)
     assert "moved" not in found.values()
     assert (found["target"], found["route"]) == ("closed", SOURCE)
+
+
+async def test_a_last_pass_that_was_stopped_decides_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    prepare_last, late = Passes.prepare_last, []
+
+    async def write_and_stop(self: Passes) -> None:
+        await prepare_last(self)
+        if not late:
+            late.append(await insert(world.source, world.tenant))
+            self.session.request_stop()
+
+    monkeypatch.setattr(Passes, "prepare_last", write_and_stop)
+    with pytest.raises(MigrationError, match="stopped before its end"):
+        await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert "moved" not in (await standing(world)).values()
+    done = await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert len(await world.ids("target")) == 11
+    await world.assert_moved(done)
 
 
 async def test_nothing_is_flipped_before_the_decision_is_committed(

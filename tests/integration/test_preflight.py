@@ -17,6 +17,7 @@ from eventsource.migration import (
     MigrationState,
     PreflightError,
     RoutingError,
+    preparation,
 )
 from eventsource.stores.memory import InMemoryEventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -269,6 +270,28 @@ async def test_rows_that_came_from_another_cluster(world: World) -> None:
     migration = await world.migrate()
     assert migration.state is MigrationState.MIGRATED
     assert await world.ids("target") == [row["event_id"]]
+
+
+async def test_a_tenant_that_came_to_the_target_behind_the_preflight_is_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.seed(5)
+    prepare = preparation.prepare
+
+    async def write_there_first(*arguments: Any, **named: Any) -> None:
+        if not await world.ids("target"):
+            await insert(world.target, world.tenant, side="target")
+        await prepare(*arguments, **named)
+
+    monkeypatch.setattr(preparation, "prepare", write_there_first)
+    migration = await world.here.start(world.tenant)
+    failed = await world.reach(migration, "failed")
+    assert failed.error_message is not None
+    assert "already holds events of tenant" in failed.error_message
+    await world.coordinator.abort_migration(migration.id)
+    # They are not this migration's, so its abort does not delete them.
+    assert len(await world.ids("target")) == 1
+    await world.here.append(world.tenant)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,18 @@ VARIANTS = (
         (f"{_ORDER}::test_a_fence_that_somebody_changed_is_not_decided_on",),
     ),
     Variant(
+        "stopped-pass-is-enough",
+        "the tenant is moved behind a last pass that was stopped on its way",
+        (
+            Edit(
+                _PASSES,
+                '            raise MigrationError("the last pass was stopped before its end")\n',
+                "            return result\n",
+            ),
+        ),
+        (f"{_ORDER}::test_a_last_pass_that_was_stopped_decides_nothing",),
+    ),
+    Variant(
         "flip-before-the-decision",
         "the target opens before the fence row is committed",
         (

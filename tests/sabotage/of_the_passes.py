@@ -135,6 +135,22 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "tenant-at-the-target-is-taken-over",
+        "rows that came to the target behind the preflight are taken for the migration's own",
+        (
+            Edit(
+                _PROGRESS,
+                "        raise PreflightError([already_there(migration.tenant_id,"
+                " target.table)])\n",
+                "        pass\n",
+            ),
+        ),
+        (
+            "tests/integration/test_preflight.py::"
+            "test_a_tenant_that_came_to_the_target_behind_the_preflight_is_left_alone",
+        ),
+    ),
+    Variant(
         "block-not-reserved",
         "another tenant of the target draws a position that the migration carries",
         (

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories import Executor
 
-#: First key of the advisory lock under which a block of positions is reserved.
-RESERVE_LOCK_CLASS = 1163281236
-
 #: Positions kept free at the target for what the source will write during the migration.
 HEADROOM = 1_000_000_000
 
@@ -135,19 +132,14 @@ async def reserve(
 
     Returns whether the table was found empty and unused; idempotent (then False).
 
-    Runs inside the transaction that holds the target table's writers off, so that "empty" and
-    "head" are exact. An empty table gets offset 0: positions are then the source's own. In a
-    table in use the block begins after everything handed out so far.
+    Runs inside the transaction that holds the target table's writers and other migrations off, so
+    that "empty" and "head" are exact. An empty table gets offset 0: positions are then the source's
+    own. In a table in use the block begins after everything handed out so far.
     """
     if await read(connection, target, migration.id) is not None:
         return False
     sequence = await snapshots.position_sequence(connection, target)
     name = table(target)
-    await connection.execute(
-        "select pg_advisory_xact_lock($1, $2::text::regclass::oid::bigint::bit(32)::integer)",
-        RESERVE_LOCK_CLASS,
-        name,
-    )
     if await connection.fetchval(
         f"select exists (select from {name} where tenant_id = $1)", migration.tenant_id
     ):
