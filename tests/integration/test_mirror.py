@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
-from world import World, insert, table, until
+import pytest
+from world import World, insert, someone_blocked, table, until
 
 from eventsource.migration import (
     DualWriteInterceptor,
@@ -17,6 +20,14 @@ from eventsource.migration import (
 
 #: So long that only what wakes the driver makes it go on.
 NO_PASSES = {"pass_interval_seconds": 60}
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Where something stands still until it is let go."""
+
+    reached: asyncio.Event
+    opened: asyncio.Event
 
 
 async def mirrored(world: World, migration: Migration, count: int) -> None:
@@ -121,6 +132,47 @@ async def _deferred(interceptor: DualWriteInterceptor, events: int) -> bool:
     stats = interceptor.stats()
     assert stats.mirrored == 0
     return stats.deferred >= events
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Mirrors stand still between their look at the fence and what they write."""
+    write, gate = asyncpg.Connection.fetchmany, Gate(asyncio.Event(), asyncio.Event())
+
+    async def wait_then_write(self: asyncpg.Connection, *arguments: Any, **named: Any) -> Any:
+        gate.reached.set()
+        await gate.opened.wait()
+        return await write(self, *arguments, **named)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetchmany", wait_then_write)
+    return gate
+
+
+async def test_an_abort_waits_for_a_mirror_that_writes_and_deletes_what_it_wrote(
+    world: World, gate: Gate
+) -> None:
+    migration = await following(world)
+    await world.here.append(world.tenant)
+    await gate.reached.wait()
+    aborting = asyncio.create_task(world.coordinator.abort_migration(migration.id))
+    await someone_blocked(world, "update %eventsource_fences% set generation%", "target")
+    gate.opened.set()
+    await aborting
+    assert await world.ids("target") == []
+
+
+async def test_a_mirror_that_freezes_does_not_keep_the_target_from_opening(
+    world: World, gate: Gate
+) -> None:
+    migration = await following(world)
+    appended = await world.here.append(world.tenant)
+    await gate.reached.wait()
+    async with asyncio.timeout(15):
+        done = await world.coordinator.initiate_cutover(migration.id)
+    assert done.cutover_pause_ms is not None
+    assert done.cutover_pause_ms < 2000
+    assert appended.success
+    await world.assert_moved(done)
 
 
 async def test_what_the_target_refuses_is_counted_and_healed_by_a_pass(world: World) -> None:

@@ -6,7 +6,9 @@ from .variant import Edit, Variant
 
 _SQL = "python/eventsource/migration/sql/migrations.sql"
 _ROUTES = "python/eventsource/migration/routes.py"
+_MIRROR = "python/eventsource/migration/dual_write.py"
 _TESTS = "tests/integration/test_journal.py"
+_MIRRORED = "tests/integration/test_mirror.py"
 _NEWER = f"{_TESTS}::test_what_a_fence_told_is_newer_than_a_route_that_was_read"
 
 VARIANTS = (
@@ -177,6 +179,18 @@ VARIANTS = (
             "tests/integration/test_aborts.py::"
             "test_what_was_mirrored_goes_with_the_abort_and_nothing_follows",
         ),
+    ),
+    Variant(
+        "abort-overtakes-a-mirror",
+        "an abort deletes before a mirror that has looked at the fence has written",
+        (Edit(_MIRROR, 'NO_MIRRORS} for share"', 'NO_MIRRORS}"'),),
+        (f"{_MIRRORED}::test_an_abort_waits_for_a_mirror_that_writes_and_deletes_what_it_wrote",),
+    ),
+    Variant(
+        "frozen-mirror-keeps-the-fence",
+        "a process that freezes while it mirrors keeps the target from opening",
+        (Edit(_MIRROR, '    "idle_in_transaction_session_timeout": "1000",\n', ""),),
+        (f"{_MIRRORED}::test_a_mirror_that_freezes_does_not_keep_the_target_from_opening",),
     ),
     Variant(
         "loading-table-takes-writes",
