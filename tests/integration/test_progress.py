@@ -30,6 +30,24 @@ async def test_a_driver_that_lost_the_migration_begins_and_completes_no_pass(
     assert await world.fingerprint() == before
 
 
+async def test_a_bulk_copy_that_was_not_read_back_to_its_end_is_not_complete(world: World) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    await world.coordinator.pause_migration(migration.id)
+    await world.target.execute(
+        "update eventsource_copy_progress set pass_number = 1, staged = false, last_position = 9,"
+        " proven_position = 8, snapshot = '3:3:', proven_snapshot = null"
+    )
+    address = await address_of(world.here.target)
+    at = await progress.read(world.target, address, migration.id)
+    assert at is not None
+    with pytest.raises(LeaseLostError):
+        await progress.complete_pass(world.target, address, at, at.owner)
+    await world.target.execute("update eventsource_copy_progress set proven_position = 9")
+    done = await progress.complete_pass(world.target, address, at, at.owner)
+    assert done.proven_snapshot == "3:3:"
+
+
 async def test_a_pass_that_another_driver_has_begun_meanwhile_is_left_alone(world: World) -> None:
     """The number is compared as well: the owner is the same after a driver has lost its answer."""
     await world.seed(10)

@@ -21,6 +21,7 @@ from cutting import (
     stands_in,
     waits_for_the_lock,
 )
+from held import audit
 from world import World, until
 
 from eventsource.migration import (
@@ -182,10 +183,18 @@ async def test_a_decision_that_was_not_sent_is_taken_again(
     await assert_at_the_target(world, done)
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
 async def test_a_commit_that_is_still_under_way_is_waited_for(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, isolation: str
 ) -> None:
+    """Under a frozen snapshot, which may be the role's default, what is read behind the lock would
+    be as old as the wait for it.
+    """
     await world.seed(10)
+    name = await world.source.fetchval("select current_database()")
+    await world.source.execute(
+        f"alter database \"{name}\" set default_transaction_isolation = '{isolation}'"
+    )
     driver = await world.process(cutover_timeout_seconds=10)
     migration = await world.dual_write(process=driver)
     deciding = asyncio.Event()
@@ -214,6 +223,8 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(
     held[0].terminate()
     await recovering
     await assert_at_the_target(world, migration)
+    told = [entry.details for entry in await audit(world, migration)]
+    assert {"recovered": "nothing was decided"} not in told
 
 
 @contextlib.asynccontextmanager

@@ -104,6 +104,18 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "recovery-under-a-frozen-snapshot",
+        "behind the lock recovery reads what was the case before it waited",
+        (
+            Edit(
+                "python/eventsource/migration/links.py",
+                "set default_transaction_isolation = 'read committed';\n",
+                "",
+            ),
+        ),
+        (f"{_RECOVERY}::test_a_commit_that_is_still_under_way_is_waited_for",),
+    ),
+    Variant(
         "recovery-without-a-claim",
         # Two rules see to it: whoever takes over also ends the sessions of the one before.
         "a driver that was frozen before the lock may still decide after a recovery",

@@ -37,6 +37,21 @@ VARIANTS = (
         (f"{_TESTS}::test_a_row_that_the_target_changes_is_named_by_the_proof",),
     ),
     Variant(
+        "unread-copy-is-complete",
+        "a bulk copy that was not read back to its end is called proven",
+        (
+            Edit(
+                "python/eventsource/migration/progress.py",
+                '        " and (staged or proven_position = last_position)"\n',
+                "",
+            ),
+        ),
+        (
+            "tests/integration/test_progress.py::"
+            "test_a_bulk_copy_that_was_not_read_back_to_its_end_is_not_complete",
+        ),
+    ),
+    Variant(
         "leftover-not-proven",
         "what an earlier driver left unproven is taken for proven",
         (
