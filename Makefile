@@ -77,7 +77,7 @@ format: setup
 SCALE ?= 1000000
 bench: setup
 	$(BIN)/maturin develop --release --quiet --extras embedded
-	$(BIN)/python -m benchmarks --scale $(SCALE)
+	$(BIN)/python -m benchmarks --scale $(SCALE) $(if $(PROFILE),--profile)
 
 # Single calls and single rows, for profiling.
 bench-calls: build

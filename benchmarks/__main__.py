@@ -21,6 +21,7 @@ from benchmarks import (
     guard_cost,
     in_use,
     library,
+    perf,
     report,
     routing,
     sizes,
@@ -72,6 +73,8 @@ async def suite(options: argparse.Namespace, out: Path) -> bool:
                 complete = False
                 bench.results[name] = report.failure(name, error)
             report.write(out, bench, began)
+        if options.profile:
+            await perf.write(bench, out)
     print(report.table(bench, began))
     print(f"written to {out}", file=sys.stderr)
     return complete
@@ -88,6 +91,9 @@ def arguments() -> argparse.Namespace:
         default=[],
         metavar="NAME=VALUE",
         help="a setting of both servers, for example shared_buffers=1GB",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="one more run of P1 and P2 each, under perf"
     )
     parser.add_argument("--out", type=Path, help="default: benchmarks/runs/<date>-<scale>")
     options = parser.parse_args()

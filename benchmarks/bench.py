@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -35,6 +36,9 @@ from eventsource.testing import Cluster
 SETTINGS: dict[str, str | int] = {"autovacuum": "off"}
 
 MAJOR = 18
+
+#: Of each processor, when a profile is made; not a divisor of anything that ticks.
+SAMPLES_PER_SECOND = 997
 
 # As `time -v` reports it, where there is GNU time; otherwise what the process says of itself.
 _GNU_TIME = Path("/usr/bin/time")
@@ -69,6 +73,7 @@ class Bench:
         rounds: how often each peer runs; figures are medians.
         source_dsn: the database with workload A, on ``source``.
         results: of the benchmarks that have run, by id.
+        samples: the file for a profile of the next timed copy, or nothing.
     """
 
     scale: int
@@ -79,6 +84,7 @@ class Bench:
     workload: Workload | None = None
     expected: tuple[int, int] = (0, 0)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: str = ""
     _templates: dict[str, str] = field(default_factory=dict)
 
     async def prepare(self) -> None:
@@ -161,6 +167,24 @@ class Bench:
         finally:
             await self.drop(target_dsn)
             await self.drop(control_dsn)
+
+    @contextlib.asynccontextmanager
+    async def sampled(self) -> AsyncIterator[None]:
+        """Let `perf` sample the whole machine if that was asked for: servers and their helpers are
+        no children of ours.
+        """
+        if not self.samples:
+            yield
+            return
+        recording = await asyncio.create_subprocess_exec(
+            "perf", "record", "--quiet", "-a", f"-F{SAMPLES_PER_SECOND}", "-o", self.samples
+        )
+        try:
+            yield
+        finally:
+            if recording.returncode is None:
+                recording.send_signal(signal.SIGINT)
+            await recording.wait()
 
     @contextlib.contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -56,7 +56,7 @@ async def product(
     target_dsn, control_dsn = await bench.database(kind), await bench.database("control")
     try:
         await bench.settle()
-        async with watching(target_dsn) as pace:
+        async with watching(target_dsn) as pace, bench.sampled():
             with charged(_servers(bench), _name(source_dsn)) as processors:
                 seen = await bench.move(source_dsn, target_dsn, control_dsn, until, **config)
         offset = seen["offset"]
@@ -87,7 +87,7 @@ async def by_hand(
     target_dsn = await bench.database(kind)
     try:
         await bench.settle()
-        async with watching(target_dsn) as pace:
+        async with watching(target_dsn) as pace, bench.sampled():
             began = time.time()
             with charged(_servers(bench), _name(source_dsn)) as processors:
                 seconds = await copy(bench, source_dsn, target_dsn)
