@@ -214,7 +214,9 @@ VARIANTS = (
                 "        wanted = []\n",
             ),
         ),
-        ("tests/integration/test_passes.py::test_two_tenants_move_at_once_into_one_empty_table",),
+        (
+            "tests/integration/test_bulk_copy.py::test_two_tenants_move_at_once_into_one_empty_table",
+        ),
     ),
     Variant(
         "throttle-under-the-fence",
