@@ -22,7 +22,7 @@ from eventsource.migration import (
     TenantMigrationState,
 )
 from eventsource.migration.errors import LeaseLostError
-from eventsource.migration.repositories import AuditEntry, PostgreSQLMigrationRepository
+from eventsource.migration.repositories import AuditEntry
 from eventsource.migration.states import TRANSITIONS
 
 
@@ -185,37 +185,6 @@ async def test_whoever_waits_for_a_cutover_hears_that_it_was_stopped(
         await getattr(coordinator, f"{request_}_migration")(migration.id)
         with pytest.raises(InvalidStateTransitionError):
             await waiting
-
-
-async def test_a_cutover_asked_for_while_a_pause_is_carried_out_is_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The driver looked before it was asked; behind the pause nobody would answer."""
-    transition = PostgreSQLMigrationRepository.transition
-    asked: list[asyncio.Task[Migration]] = []
-
-    async def asked_just_before(
-        self: PostgreSQLMigrationRepository,
-        migration: Migration,
-        following: MigrationState,
-        **told: Any,
-    ) -> Migration:
-        if following is MigrationState.PAUSED:
-            asked.append(asyncio.create_task(world.coordinator.initiate_cutover(migration.id)))
-            await until(lambda: _cutover_asked(world, migration), "the request")
-        return await transition(self, migration, following, **told)
-
-    monkeypatch.setattr(PostgreSQLMigrationRepository, "transition", asked_just_before)
-    async with held_in(world, "dual_write") as (migration, _):
-        await world.coordinator.pause_migration(migration.id)
-        with pytest.raises(InvalidStateTransitionError) as caught:
-            async with asyncio.timeout(5):
-                await asked[0]
-        assert (caught.value.current, caught.value.requested) == ("paused", "cut over")
-        assert "cutover_answered" in [e.event_type for e in await audit(world, migration)]
-        # It is not carried out later either, when nobody waits for it any more.
-        resumed = await world.coordinator.resume_migration(migration.id)
-        assert resumed.cutover_request is None
 
 
 async def _cutover_asked(world: World, migration: Migration) -> bool:

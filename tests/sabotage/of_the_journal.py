@@ -78,7 +78,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_requests.py::"
+            "tests/integration/test_overtaken_requests.py::"
             "test_a_cutover_asked_for_while_a_pause_is_carried_out_is_refused",
         ),
     ),

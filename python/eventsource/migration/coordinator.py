@@ -136,10 +136,11 @@ class MigrationCoordinator:
             migration = await self._migrations.get(migration_id)
             raise InvalidStateTransitionError(migration_id, migration.state, "pause")
         migration = await self._drivers.wait(
-            migration_id, lambda m: m.state is _S.PAUSED or m.state.is_final
+            migration_id, lambda m: not m.pause_requested or m.state.is_final
         )
         if migration.state is not _S.PAUSED:
-            raise InvalidStateTransitionError(migration_id, migration.state, "pause")
+            requested = "pause" if migration.state.is_final else "stay paused: it was resumed since"
+            raise InvalidStateTransitionError(migration_id, migration.state, requested)
         return migration
 
     async def resume_migration(
@@ -228,35 +229,27 @@ class MigrationCoordinator:
             ConsistencyError: source and target differ; back in dual-write, nothing flipped.
             InvalidStateTransitionError: paused or over.
         """
-        migration = await self._migrations.get(migration_id)
-        if migration.state is _S.MIGRATED:
-            return migration
-        if migration.state not in _UNDER_WAY:
-            raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
-        request = uuid4()
-        if not await self._migrations.request_cutover(migration_id, request, force, operator):
-            # Another process asked first: its answer is ours.
+        while not await self._migrations.request_cutover(migration_id, uuid4(), force, operator):
             current = await self._migrations.get(migration_id)
             if current.state is _S.MIGRATED:
                 return current
-            if current.cutover_request is None and current.state is _S.CUTOVER_PAUSED:
+            if current.state not in _UNDER_WAY:
+                raise InvalidStateTransitionError(migration_id, current.state, "cut over")
+            if current.cutover_request is not None:
+                break  # another process asked first: its answer is ours
+            if current.state is _S.CUTOVER_PAUSED:
                 # One that failed was answered, and its driver died before it had asked the fence.
                 await self._drivers.wait(migration_id, lambda m: m.state is not _S.CUTOVER_PAUSED)
-                return await self.initiate_cutover(migration_id, force, operator=operator)
-            if current.cutover_request is None:
-                raise InvalidStateTransitionError(migration_id, current.state, "cut over")
-            request = current.cutover_request
-
-        def answered(m: Migration) -> bool:
-            return _answer(m, request) is not None or m.state.is_final
-
-        migration = await self._drivers.wait(migration_id, answered)
-        outcome = _answer(migration, request)
-        if outcome is not None:
-            outcomes.raise_for(outcome, migration)
-        await self._drivers.let_end(migration_id)
+        # Whoever asks behind an answer that this call has not seen yet takes it back: then the next
+        # one is ours.
+        migration = await self._drivers.wait(
+            migration_id, lambda m: m.cutover_request is None or m.state.is_final
+        )
         if migration.state is not _S.MIGRATED:
+            if migration.cutover_outcome is not None:
+                outcomes.raise_for(migration.cutover_outcome, migration)
             raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
+        await self._drivers.let_end(migration_id)
         return migration
 
     async def stream_status(self, migration_id: UUID) -> AsyncIterator[Migration]:
@@ -281,8 +274,3 @@ class MigrationCoordinator:
     async def close(self) -> None:
         """Stop driving; durable state stays, and any process may go on."""
         await self._drivers.close()
-
-
-def _answer(migration: Migration, request: UUID) -> dict[str, object] | None:
-    outcome = migration.cutover_outcome
-    return outcome if outcome is not None and outcome.get("request") == str(request) else None
