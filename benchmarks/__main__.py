@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import shutil
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -101,6 +102,8 @@ def arguments() -> argparse.Namespace:
     if unknown := set(options.only) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     options.only = [name for name in BENCHMARKS if name in options.only]
+    if options.profile and shutil.which("perf") is None:
+        parser.error("no perf here; install it (Debian: linux-perf), and run as root")
     if not all("=" in given for given in options.set):
         parser.error("--set takes NAME=VALUE")
     SETTINGS.update(given.split("=", 1) for given in options.set)

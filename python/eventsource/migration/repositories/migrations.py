@@ -261,9 +261,8 @@ class PostgreSQLMigrationRepository:
 async def _refuse_cutover(connection: Executor, migration_id: UUID, request: UUID) -> None:
     """Answer in the transaction that pauses: behind it nobody drives, and nobody would."""
     refused = InvalidStateTransitionError(migration_id, MigrationState.PAUSED, "cut over")
-    await connection.execute(
-        _SQL["answer_cutover"], migration_id, request, json.dumps(outcomes.describe(refused))
-    )
+    journal = PostgreSQLMigrationRepository(connection)
+    await journal.answer_cutover(migration_id, request, outcomes.describe(refused))
 
 
 def _explain_refusal(current: Migration, following: MigrationState, owner: UUID | None) -> NoReturn:
