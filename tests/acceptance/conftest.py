@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from faulty_world import FaultyWorld, faulty_world, three_servers
 
 from eventsource.testing import Cluster
-from moving_world import World, moving_world
+from tests.support.worlds.behind_proxies import FaultyWorld, faulty_world, three_servers
+from tests.support.worlds.two_servers import World, moving_world
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from driver_process import DriverProcess
 from eventsource.migration import Migration, MigrationState
-from moving_world import (
+from tests.support.driver_process import DriverProcess
+from tests.support.worlds.two_servers import (
     FENCE_LOCK_CLASS,
     World,
     acknowledged,

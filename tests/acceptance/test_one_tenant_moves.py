@@ -18,7 +18,7 @@ from eventsource.migration import MigrationState
 from eventsource.testing import Outcome
 from eventsource.testing.records import Attempt, clock
 from eventsource.testing.writers import STREAM_TYPE, Entry
-from moving_world import (
+from tests.support.worlds.two_servers import (
     FENCE_LOCK_CLASS,
     World,
     acknowledged,

@@ -14,15 +14,21 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-# The same test on other servers: it gets the clusters of this module.
-from test_one_tenant_moves import (  # noqa: F401
-    test_a_cutover_over_its_budget_rolls_back_and_no_writer_sees_an_error,
-)
-
 from eventsource.migration import MigrationState, create_schema, deferred_indexes
 from eventsource.testing import Cluster, PostgresNotFoundError
-from fingerprint import fingerprint
-from moving_world import World, acknowledged, all_attempts, moving_world, writing
+
+# The same test on other servers: it gets the clusters of this module.
+from tests.acceptance.test_one_tenant_moves import (  # noqa: F401
+    test_a_cutover_over_its_budget_rolls_back_and_no_writer_sees_an_error,
+)
+from tests.support.fingerprint import fingerprint
+from tests.support.worlds.two_servers import (
+    World,
+    acknowledged,
+    all_attempts,
+    moving_world,
+    writing,
+)
 
 MAJORS = (14, 15, 17)
 NEWEST = 18

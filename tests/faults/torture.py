@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import promises
-from driving import SUBSCRIPTION
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
 from eventsource.testing import Cluster, WriterProcess
-from matrix import PATIENCE, RECOVERY
-from moving_world import SHARED, World, all_attempts, moving_world
-from processes import Process, start_driver, start_writer
-from schedule import SERVERS, Act, Schedule
+from tests.faults import promises
+from tests.faults.matrix import PATIENCE, RECOVERY
+from tests.faults.processes import Process, start_driver, start_writer
+from tests.faults.schedule import SERVERS, Act, Schedule
+from tests.support.driver_job import SUBSCRIPTION
+from tests.support.worlds.two_servers import SHARED, World, all_attempts, moving_world
 
 
 @dataclass(slots=True)

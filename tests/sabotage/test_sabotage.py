@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .suite import VARIANTS
-from .tree import REPOSITORY, BrokenRun, Tree
-from .variant import CARGO, Edit, PatchError, Variant
+from tests.sabotage.suite import VARIANTS
+from tests.sabotage.tree import REPOSITORY, BrokenRun, Tree
+from tests.sabotage.variant import CARGO, Edit, PatchError, Variant
 
 #: Quick ones, of SQL and of Python.
 SOME = ("guard-in-one-statement", "flip-before-the-decision")
@@ -89,7 +89,7 @@ def test_a_variant_that_does_not_even_start_is_not_called_caught(tree: Tree) -> 
         "unreadable",
         "is no Python",
         (Edit("python/eventsource/migration/flip.py", "class Decision:", "class Decision"),),
-        ("tests/integration/test_guard.py",),
+        ("tests/integration/guard/test_guard.py",),
     )
     with tree.broken(unreadable), pytest.raises(BrokenRun):
         tree.failing(unreadable.tests)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .variant import CARGO, Variant
+from tests.sabotage.variant import CARGO, Variant
 
 REPOSITORY = Path(__file__).parents[2]
 PLUGIN = "tests.sabotage.imported"

@@ -1,0 +1,1 @@
+"""What tests share: worlds to migrate in, and what is done in them."""
