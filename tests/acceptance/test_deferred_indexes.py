@@ -17,7 +17,8 @@ from eventsource.migration import (
 )
 from eventsource.migration.deferred_indexes import WORTH_IT
 from tests.support.driver_process import DriverProcess
-from tests.support.worlds.two_servers import World, until
+from tests.support.waiting import until
+from tests.support.worlds.two_servers import World
 
 EVENTS = WORTH_IT + 1_000
 TABLE = '"events_dedicated-a"'

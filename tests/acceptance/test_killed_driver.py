@@ -15,12 +15,12 @@ import asyncpg
 
 from eventsource.migration import Migration, MigrationState
 from tests.support.driver_process import DriverProcess
+from tests.support.waiting import until
 from tests.support.worlds.two_servers import (
     FENCE_LOCK_CLASS,
     World,
     acknowledged,
     all_attempts,
-    until,
     writing,
 )
 

@@ -9,7 +9,8 @@ import pytest
 
 from eventsource.migration import MigrationState
 from tests.support.driver_process import DriverProcess
-from tests.support.worlds.two_servers import World, until
+from tests.support.waiting import until
+from tests.support.worlds.two_servers import World
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="peak memory of another process is in /proc"

@@ -18,13 +18,13 @@ from eventsource.migration import MigrationState
 from eventsource.testing import Outcome
 from eventsource.testing.records import Attempt, clock
 from eventsource.testing.writers import STREAM_TYPE, Entry
+from tests.support.waiting import until
 from tests.support.worlds.two_servers import (
     FENCE_LOCK_CLASS,
     World,
     acknowledged,
     all_attempts,
     moving_world,
-    until,
     writing,
 )
 

@@ -9,7 +9,9 @@ import asyncpg
 import pytest
 
 from eventsource.migration import Migration
-from tests.support.worlds.three_databases import SOURCE, TARGET, Process, World, insert, until
+from tests.support.application import SOURCE, TARGET, Process
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert
 
 BUDGET = 1.0
 MARGIN = 0.25

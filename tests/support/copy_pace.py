@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.support.worlds.three_databases import World, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
 
 
 @dataclass(frozen=True)

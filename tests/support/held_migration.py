@@ -8,7 +8,8 @@ from typing import Any
 
 from eventsource.migration import Migration
 from eventsource.migration.repositories import AuditEntry, PostgreSQLAuditLogRepository
-from tests.support.worlds.three_databases import World, someone_blocked, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, someone_blocked
 
 #: Ten chunks of twenty rows, about 70 ms each.
 SLOW = {"batch_size": 1, "max_events_per_second": 300}

@@ -13,7 +13,8 @@ from eventsource.dataplane import TableAddress
 from eventsource.migration import guard
 from eventsource.migration.guard import Fence
 from eventsource.migration.links import address_of
-from tests.support.worlds.three_databases import SOURCE, TARGET, World
+from tests.support.application import SOURCE, TARGET
+from tests.support.worlds.three_databases import World
 
 MIGRATION = UUID("00000000-0000-4000-8000-000000000001")
 BUDGET = 1.0

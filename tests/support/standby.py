@@ -11,7 +11,7 @@ import asyncpg
 
 from eventsource.testing import Cluster
 from eventsource.testing.binaries import server_account
-from tests.support.worlds.three_databases import until
+from tests.support.waiting import until
 
 
 class Standby(Cluster):

@@ -14,7 +14,8 @@ import pytest
 
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import ConsistencyVerifier, MigrationError, VerificationReport, resumable
-from tests.support.worlds.three_databases import SOURCE, TARGET, TARGET_TABLE, World, table
+from tests.support.application import SOURCE, TARGET
+from tests.support.worlds.three_databases import TARGET_TABLE, World, table
 
 #: Streams have ten events each, so that most of them span ranges.
 EVENTS, RANGE = 100, 7

@@ -12,7 +12,8 @@ from eventsource.migration import ConsistencyVerifier, Migration, progress, seal
 from eventsource.migration.links import address_of
 from eventsource.migration.models import VerificationLevel
 from eventsource.migration.passes import Passes
-from tests.support.worlds.three_databases import World, insert, table, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert, table
 
 
 async def sealed(world: World, migration: Migration) -> seal.Sealed | None:

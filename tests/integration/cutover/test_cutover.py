@@ -18,6 +18,7 @@ from eventsource.migration import (
 )
 from eventsource.migration.passes import Passes
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from tests.support.application import Writers, writing
 from tests.support.at_the_cutover import (
     BUDGET,
     MARGIN,
@@ -26,7 +27,8 @@ from tests.support.at_the_cutover import (
     assert_still_at_the_source,
     stands_in,
 )
-from tests.support.worlds.three_databases import World, Writers, insert, table, until, writing
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert, table
 
 
 async def spent_paused(world: World, migration: Migration) -> float:

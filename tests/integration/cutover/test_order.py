@@ -11,8 +11,10 @@ from eventsource.migration import MigrationState, flip
 from eventsource.migration.cutover import OPENING_MS, Cutover
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.passes import Passes
+from tests.support.application import SOURCE, TARGET
 from tests.support.at_the_cutover import WAITS_FOR_THE_LOCK, waits_for_the_lock
-from tests.support.worlds.three_databases import SOURCE, TARGET, World, insert, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert
 
 _HOLDS_THE_LOCK = WAITS_FOR_THE_LOCK.replace("not granted", "granted")
 

@@ -36,7 +36,8 @@ from tests.support.at_the_cutover import (
     waits_for_the_lock,
 )
 from tests.support.held_migration import audit
-from tests.support.worlds.three_databases import World, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
 
 
 async def test_nothing_decided_is_recovered_to_dual_write_and_the_request_is_carried_out(

@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 
 from eventsource.dataplane import DataPlaneError, PassSpec
+from tests.support.waiting import until
 from tests.support.worlds.rows_by_hand import (
     Gate,
     World,
     bare_world,  # noqa: F401 - the fixture "world"
     copied_ranges,
-    until,
     until_blocked,
     until_gone,
 )
@@ -30,7 +30,7 @@ async def test_a_stopped_pass_is_resumed_where_it_stood(world: World) -> None:
     async def some_rows() -> bool:
         return session.progress().rows >= 50
 
-    await until(some_rows)
+    await until(some_rows, "some rows")
     session.request_stop()
     result = await running
     assert not result.finished
@@ -74,7 +74,7 @@ async def test_a_chunk_that_was_read_when_the_stop_came_is_not_lost(
             )
         )
 
-    await until(all_is_read)
+    await until(all_is_read, "the end of the reading")
     await until_blocked(world)
     await asyncio.sleep(0.1)  # until the reader has handed the chunk over, too
     session.request_stop()

@@ -16,8 +16,10 @@ from eventsource.migration import (
     MigrationState,
     guard,
 )
+from tests.support.application import SOURCE, TARGET, writing
 from tests.support.held_migration import EVENTS, STATES, audit, held_in, mirrors
-from tests.support.worlds.three_databases import SOURCE, TARGET, World, insert, until, writing
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert
 
 
 @pytest.mark.parametrize("state", STATES)

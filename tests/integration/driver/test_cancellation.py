@@ -21,7 +21,9 @@ from eventsource.migration import ConsistencyVerifier, Migration, MigrationState
 from eventsource.migration.driver import Driver
 from eventsource.migration.errors import InvalidStateTransitionError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
-from tests.support.worlds.three_databases import Process, World, until
+from tests.support.application import Process
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
 
 STEPS = [pytest.param(41, id="slice"), pytest.param(2, id="every other", marks=pytest.mark.infra)]
 

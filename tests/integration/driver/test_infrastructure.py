@@ -13,8 +13,10 @@ from eventsource.connections import ConnectionParameters
 from eventsource.migration import MigrationState, PreflightError, routes
 from eventsource.migration.links import open_link
 from eventsource.testing.proxy import Proxy
+from tests.support.application import writing
 from tests.support.refusals import as_owner, elsewhere, migrating_as, refusal
-from tests.support.worlds.three_databases import SOURCE_TABLE, World, table, until, writing
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import SOURCE_TABLE, World, table
 
 #: Settings of a role or database that are meant for its applications.
 TIMEOUTS = {

@@ -11,7 +11,8 @@ import pytest
 from eventsource.migration import MigrationState
 from eventsource.migration.errors import InvalidStateTransitionError, LeaseLostError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
-from tests.support.worlds.three_databases import SOURCE, TARGET, World
+from tests.support.application import SOURCE, TARGET
+from tests.support.worlds.three_databases import World
 
 
 async def test_a_lease_is_not_taken_from_a_driver_that_lives(world: World) -> None:

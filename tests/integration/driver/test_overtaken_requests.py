@@ -18,7 +18,8 @@ from eventsource.migration.drivers import Drivers
 from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from tests.support.held_migration import audit, held_in
-from tests.support.worlds.three_databases import World, table, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, table
 
 
 @pytest.fixture

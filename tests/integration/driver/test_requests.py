@@ -23,7 +23,8 @@ from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.repositories import AuditEntry
 from eventsource.migration.states import TRANSITIONS
 from tests.support.held_migration import EVENTS, SLOW, STATES, audit, cursor, held_in, mirrors
-from tests.support.worlds.three_databases import World, insert, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -16,7 +16,8 @@ from eventsource.migration.source_load import SourceLoad
 from eventsource.testing import Cluster
 from tests.support.copy_pace import speed
 from tests.support.standby import Standby, standby_of
-from tests.support.worlds.three_databases import World, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
 
 EVENTS, LIMIT = 60_000, 2000.0
 

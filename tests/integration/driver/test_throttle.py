@@ -10,7 +10,8 @@ from eventsource.migration import InvalidStateTransitionError, MigrationNotFound
 from eventsource.migration.passes import Passes
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from tests.support.copy_pace import copied
-from tests.support.worlds.three_databases import World, table, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, table
 
 RATE = 10.0
 LATE = 12

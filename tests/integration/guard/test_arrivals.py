@@ -8,9 +8,11 @@ import time
 import pytest
 
 from eventsource.migration import MigrationState, guard
+from tests.support.application import writing
 from tests.support.at_the_cutover import Stop
 from tests.support.one_fence import refused, triggers
-from tests.support.worlds.three_databases import World, insert, table, until, writing
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert, table
 
 
 async def test_a_tenant_that_has_arrived_has_no_triggers(world: World) -> None:

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 
 from eventsource.migration import WritePausedError, guard
+from tests.support.application import TARGET
 from tests.support.one_fence import BUDGET, MIGRATION, guarded, refused
-from tests.support.worlds.three_databases import TARGET, World, insert, is_blocked, table
+from tests.support.worlds.three_databases import World, insert, is_blocked, table
 
 
 async def test_a_row_that_another_trigger_gives_to_the_tenant_is_guarded(world: World) -> None:

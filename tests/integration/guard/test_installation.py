@@ -10,8 +10,10 @@ import asyncpg
 import pytest
 
 from eventsource.migration import guard
+from tests.support.application import SOURCE
 from tests.support.one_fence import BUDGET, MIGRATION, guarded, refused, triggers
-from tests.support.worlds.three_databases import SOURCE, World, insert, someone_blocked, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert, someone_blocked
 
 
 async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World) -> None:

@@ -16,7 +16,8 @@ from eventsource.migration import lag, progress
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.passes import Passes
 from tests.support.held_migration import SLOW
-from tests.support.worlds.three_databases import World, insert, someone_blocked, table, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert, someone_blocked, table
 
 
 @asynccontextmanager

@@ -19,16 +19,9 @@ from eventsource.migration import (
 )
 from eventsource.stores.memory import InMemoryEventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from tests.support.application import SOURCE, TARGET
 from tests.support.refusals import WRONG, elsewhere, redirected, refusal
-from tests.support.worlds.three_databases import (
-    SOURCE,
-    SOURCE_TABLE,
-    TARGET,
-    TARGET_TABLE,
-    World,
-    insert,
-    table,
-)
+from tests.support.worlds.three_databases import SOURCE_TABLE, TARGET_TABLE, World, insert, table
 
 
 async def test_an_unknown_store_id(world: World) -> None:

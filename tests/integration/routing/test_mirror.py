@@ -16,7 +16,8 @@ from eventsource.migration import (
     Migration,
     MigrationState,
 )
-from tests.support.worlds.three_databases import World, insert, someone_blocked, table, until
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, insert, someone_blocked, table
 
 #: So long that only what wakes the driver makes it go on.
 NO_PASSES = {"pass_interval_seconds": 60}

@@ -14,7 +14,9 @@ from eventsource.migration import (
     RoutingError,
     TenantStoreRouter,
 )
-from tests.support.worlds.three_databases import SOURCE, TARGET, Noted, Process, World, until
+from tests.support.application import SOURCE, TARGET, Noted, Process
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
 
 
 async def ever_deaf(process: Process, tenant: UUID) -> None:

@@ -11,7 +11,9 @@ from eventsource.migration.repositories import PostgreSQLPositionMappingReposito
 from eventsource.stores.interface import StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository, Subscription
-from tests.support.worlds.three_databases import SOURCE, TARGET, World, until
+from tests.support.application import SOURCE, TARGET
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
 
 
 class Projection:

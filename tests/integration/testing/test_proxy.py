@@ -15,7 +15,7 @@ import pytest
 from eventsource.testing import Cluster
 from eventsource.testing.proxy import Proxy, Session, named
 from tests.support.tls_front import CERTIFICATES, TlsFront
-from tests.support.worlds.three_databases import until
+from tests.support.waiting import until
 
 # What a lost connection raises in asyncpg, depending on what it was doing.
 LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)

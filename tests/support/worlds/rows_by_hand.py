@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
@@ -13,6 +12,7 @@ import asyncpg
 import pytest
 
 from eventsource.dataplane import PassSession, PassSessionConfig, PassSpec, TableAddress
+from tests.support.waiting import until
 
 COLUMNS = (
     "global_position",
@@ -299,12 +299,6 @@ class Gate:
         await self._blocker.execute("rollback")
 
 
-async def until(question: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
-        while not await question():  # noqa: ASYNC110 - the answer is in another process
-            await asyncio.sleep(0.01)
-
-
 async def backends(world: World, condition: str = "true") -> int:
     """How many server processes of the data plane the target has."""
     count: int = await world.target.fetchval(
@@ -326,11 +320,11 @@ async def until_blocked(world: World) -> None:
     async def blocked() -> bool:
         return await backends(world, "wait_event_type = 'Lock'") > 0
 
-    await until(blocked)
+    await until(blocked, "a session waiting for a lock")
 
 
 async def until_gone(world: World) -> None:
     async def gone() -> bool:
         return await backends(world) == 0
 
-    await until(gone)
+    await until(gone, "the end of the sessions")

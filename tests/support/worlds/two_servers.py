@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -208,14 +207,6 @@ async def acknowledged(writers: Sequence[WriterProcess], more: int, tenant: UUID
     """
     for writer in writers:
         await asyncio.to_thread(writer.wait_for_acknowledged, more, tenant)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = 30) -> None:
-    """Poll a condition that other processes bring about."""
-    deadline = time.monotonic() + timeout
-    while not await condition():
-        assert time.monotonic() < deadline, f"waited {timeout} s for: {what}"
-        await asyncio.sleep(0.01)
 
 
 def all_attempts(writers: Sequence[WriterProcess]) -> list[Attempt]:
