@@ -26,7 +26,7 @@ from tests.support.worlds.two_servers import (
     World,
     acknowledged,
     all_attempts,
-    moving_world,
+    two_servers,
     writing,
 )
 
@@ -94,7 +94,7 @@ async def test_tables_from_before_are_upgraded_and_a_tenant_moves_between_them(
     # The target is empty, so that the indexes are built behind the load, as for a large tenant.
     monkeypatch.setattr(deferred_indexes, "WORTH_IT", EVENTS)
     tenant, bystander = uuid4(), uuid4()
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path, make=False) as world:
+    async with two_servers(source_dsn, target_dsn, control_dsn, tmp_path, make=False) as world:
         stores = (world.source_store, world.target_store)
         for store in stores:
             await store.pool.execute(FROM_BEFORE.format(store.table))

@@ -24,7 +24,7 @@ from eventsource.testing import Attempt, Outcome, WriterConfig, WriterProcess
 from eventsource.testing.records import RecordReader, clock
 from tests.faults.processes import start_writer
 from tests.support.driver_job import SUBSCRIPTION
-from tests.support.worlds.two_servers import SHARED, World, moving_world
+from tests.support.worlds.two_servers import SHARED, World, two_servers
 
 #: Events of each tenant's past, and where its subscription stands in it.
 PAST, HANDLED = 150, 40
@@ -165,7 +165,7 @@ async def open_arena(
     target_table: str = "events_dedicated-a",
 ) -> AsyncIterator[Arena]:
     """Make the tables and start the writers; they are stopped at the end."""
-    async with moving_world(
+    async with two_servers(
         source_dsn, target_dsn, control_dsn, directory, target_table=target_table
     ) as world:
         await PostgreSQLCheckpointRepository(world.control_pool).create_schema()

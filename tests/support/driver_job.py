@@ -27,7 +27,7 @@ from eventsource.migration.errors import ConsistencyError, MigrationError
 from eventsource.migration.faults import may_pass
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
-from tests.support.worlds.two_servers import World, moving_world
+from tests.support.worlds.two_servers import World, two_servers
 
 #: The subscription that moves with every tenant.
 SUBSCRIPTION = "projection"
@@ -38,7 +38,7 @@ async def drive(job: dict[str, Any]) -> None:
     # The indexes of an empty table are deferred for large tenants only: this makes a small one do.
     deferred_indexes.WORTH_IT = job.get("large_from", deferred_indexes.WORTH_IT)
     config = MigrationConfig(**job.get("config", {}))
-    async with moving_world(
+    async with two_servers(
         *job["dsns"],
         Path(job["directory"]),
         config,

@@ -29,7 +29,7 @@ from tests.support.worlds.two_servers import (
     World,
     acknowledged,
     all_attempts,
-    moving_world,
+    two_servers,
     writing,
 )
 
@@ -226,7 +226,7 @@ def three_servers(**settings: str | int | float) -> Iterator[dict[str, Cluster]]
 
 
 @contextlib.asynccontextmanager
-async def faulty_world(
+async def behind_proxies(
     servers: Mapping[str, Cluster], directory: Path, **changed: Any
 ) -> AsyncIterator[FaultyWorld]:
     """Fresh databases on the servers; ``changed`` are fields of the coordinator's configuration."""
@@ -239,10 +239,10 @@ async def faulty_world(
             proxies[side] = await stack.enter_async_context(Proxy(dsns[side]))
         config = MigrationConfig(**{**CONFIG, **changed})
         direct = await stack.enter_async_context(
-            moving_world(*(dsns[side] for side in SIDES), directory)
+            two_servers(*(dsns[side] for side in SIDES), directory)
         )
         driver = await stack.enter_async_context(
-            moving_world(*(proxies[side].dsn for side in SIDES), directory, config)
+            two_servers(*(proxies[side].dsn for side in SIDES), directory, config)
         )
         driver.baseline = direct.baseline
         yield FaultyWorld(servers, proxies, direct, driver)

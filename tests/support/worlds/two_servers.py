@@ -140,7 +140,7 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def moving_world(
+async def two_servers(
     source_dsn: str,
     target_dsn: str,
     control_dsn: str,
