@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.page_runner import REPOSITORY
+from tests.support import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "explanation" / "guarantees.md"
 

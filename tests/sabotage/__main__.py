@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.sabotage.suite import VARIANTS
-from tests.sabotage.tree import REPOSITORY, BrokenRun, Tree
+from tests.sabotage.tree import BrokenRun, Tree
 from tests.sabotage.variant import PatchError, Variant
+from tests.support import REPOSITORY
 
 RUNS = Path(__file__).parent / "runs"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.sabotage.suite import VARIANTS
-from tests.sabotage.tree import REPOSITORY, BrokenRun, Tree
+from tests.sabotage.tree import BrokenRun, Tree
 from tests.sabotage.variant import CARGO, Edit, PatchError, Variant
+from tests.support import REPOSITORY
 
 #: Quick ones, of SQL and of Python.
 SOME = ("guard-in-one-statement", "flip-before-the-decision")

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support import REPOSITORY
 from tests.support.driver_job import drive
 from tests.support.worlds.two_servers import World
 
@@ -39,7 +40,7 @@ class DriverProcess:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.driver_process", str(self._file)],
-                cwd=Path(__file__).parents[2],
+                cwd=REPOSITORY,
                 stdout=log,
                 stderr=log,
             )

@@ -34,8 +34,7 @@ from typing import Any, Self
 from typer.testing import CliRunner
 
 from eventsource.cli import app
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support import REPOSITORY
 
 RUNNABLE = frozenset({"python", "text", "console"})
 

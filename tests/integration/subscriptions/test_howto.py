@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import REPOSITORY
 from tests.support.moved_by_hand import Move
-from tests.support.page_runner import REPOSITORY, Runner, blocks_of
+from tests.support.page_runner import Runner, blocks_of
 
 PAGE = REPOSITORY / "docs" / "howto" / "move-subscriptions.md"
 
