@@ -11,7 +11,7 @@ from eventsource.migration.repositories import PostgreSQLPositionMappingReposito
 from eventsource.stores.interface import StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository, Subscription
-from tests.support.application import SOURCE, TARGET
+from tests.support.application import SOURCE, TARGET, Process
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
 
@@ -79,13 +79,7 @@ async def test_running_subscriptions_get_everything_and_twice_only_what_was_pred
         migration = await world.coordinator.initiate_cutover(migration.id, force=True)
 
         # The shared subscription runs on while its checkpoint is translated.
-        migrator = SubscriptionMigrator(
-            position_mapper=PositionMapper(
-                PostgreSQLPositionMappingRepository(here.migrations.pool)
-            ),
-            checkpoint_repo=checkpoints,
-        )
-        summary = await migrator.migrate_subscriptions(
+        summary = await _migrator(here, checkpoints).migrate_subscriptions(
             migration.id, world.tenant, ["everyone", "own"]
         )
         everyone.open.set()
@@ -110,6 +104,15 @@ async def test_running_subscriptions_get_everything_and_twice_only_what_was_pred
     for projection in (everyone, own):
         assert set(projection.delivered) == everything
         assert projection.repeated == predicted[projection.name]
+
+
+def _migrator(
+    process: Process, checkpoints: PostgreSQLCheckpointRepository
+) -> SubscriptionMigrator:
+    mappings = PostgreSQLPositionMappingRepository(process.migrations.pool)
+    return SubscriptionMigrator(
+        position_mapper=PositionMapper(mappings), checkpoint_repo=checkpoints
+    )
 
 
 async def _has_new_events(projection: Projection, before: set[UUID]) -> bool:
