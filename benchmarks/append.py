@@ -30,7 +30,7 @@ from eventsource.testing import Cluster
 # Short blocks, so that a burst of other load on the machine meets every way alike.
 BLOCK = 20
 TENANT = uuid4()
-PAYLOAD = {"number": 1, "text": "x" * 200}
+PAYLOAD: dict[str, Any] = {"number": 1, "text": "x" * 200}
 
 INSERT = """
     insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,

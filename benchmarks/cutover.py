@@ -248,11 +248,13 @@ def _judge_one(cut: Cut, answered: Sequence[Attempt]) -> dict[str, Any]:
     for writer in {attempt.writer for attempt in answered}:
         own = [attempt for attempt in answered if attempt.writer == writer]
         before = sorted(_ms(a) for a in own if cut.asked_at - NORMAL < a.invoked_at
-                        and a.returned_at < cut.asked_at)  # fmt: skip
+                        and _returned_at(a) < cut.asked_at)  # fmt: skip
         during = [a for a in own if _touches(a, cut)]
         right(len(before) > 50 and len(during) > 0, f"{writer} did not write around a cutover")
         p99 = before[int(len(before) * 0.99)]
-        just_before = (_ms(a) for a in own if cut.asked_at - length < a.returned_at < cut.asked_at)
+        just_before = (
+            _ms(a) for a in own if cut.asked_at - length < _returned_at(a) < cut.asked_at
+        )
         without = max(without, *(ms - p99 for ms in just_before))
         longest = max(during, key=_ms)
         if _ms(longest) - p99 > worst["over_p99_ms"]:
@@ -269,7 +271,15 @@ def _judge_one(cut: Cut, answered: Sequence[Attempt]) -> dict[str, Any]:
 
 def _touches(attempt: Attempt, cut: Cut) -> bool:
     """Whether the append was under way between asking for the cutover and a moment after it."""
-    return attempt.returned_at > cut.asked_at and attempt.invoked_at < cut.returned_at + AFTERWARDS
+    return (
+        _returned_at(attempt) > cut.asked_at and attempt.invoked_at < cut.returned_at + AFTERWARDS
+    )
+
+
+def _returned_at(attempt: Attempt) -> float:
+    """Of an append that was answered."""
+    assert attempt.returned_at is not None
+    return attempt.returned_at
 
 
 def _ms(attempt: Attempt) -> float:
@@ -279,7 +289,7 @@ def _ms(attempt: Attempt) -> float:
 def _rate(cuts: Sequence[Cut], answered: Sequence[Attempt]) -> float:
     """Appends answered per second in the writers' normal time before the cutovers."""
     normal = sum(
-        cut.asked_at - NORMAL < attempt.returned_at < cut.asked_at
+        cut.asked_at - NORMAL < _returned_at(attempt) < cut.asked_at
         for cut in cuts
         for attempt in answered
     )

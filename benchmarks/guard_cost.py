@@ -19,7 +19,7 @@ import asyncpg
 
 from benchmarks.bench import Bar, Bench
 from benchmarks.bench import run as run_program
-from benchmarks.workload import OTHER, TENANT, build, right
+from benchmarks.workload import OTHER, TENANT, WrongAnswerError, build, right
 from eventsource.dataplane import TableAddress
 from eventsource.migration import guard
 
@@ -52,7 +52,8 @@ async def _pgbench(bench: Bench, dsn: str, script: str, commit: str) -> tuple[fl
     options = {"PGOPTIONS": f"-c synchronous_commit={commit}"}
     out = await run_program(command, env={**os.environ, **options})
     rate, count = _RATE.search(out), _COUNT.search(out)
-    right(rate is not None and count is not None, f"pgbench said: {out}")
+    if rate is None or count is None:
+        raise WrongAnswerError(f"pgbench said: {out}")
     return float(rate[1]), int(count[1])
 
 

@@ -120,5 +120,6 @@ def peak_rss_mb() -> float:
 
 
 if __name__ == "__main__":
-    *where, until, fields = sys.argv[1:]
-    print(json.dumps(asyncio.run(move(*where, until, MigrationConfig(**json.loads(fields))))))
+    source, target, control, until, fields = sys.argv[1:]
+    config = MigrationConfig(**json.loads(fields))
+    print(json.dumps(asyncio.run(move(source, target, control, until, config))))

@@ -31,8 +31,8 @@ def table(bench: Bench, began: dict[str, Any]) -> str:
         (line["id"], line["what"], line["measured"], line["bar"], _met(line["met"]))
         for line in lines
     ]
-    rows = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
-    text = ["| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD), *rows)]
+    cells = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
+    text = ["| " + " | ".join(row) + " |" for row in (HEAD, ("---",) * len(HEAD), *cells)]
     return "\n".join([*_heading(bench, began), "", *text]) + "\n"
 
 

@@ -172,7 +172,7 @@ def _bar(name: str, ways: dict[str, list[float]], trips: dict[str, float]) -> Ba
 
 async def _check(dsn: str, events: int) -> None:
     connection = await asyncpg.connect(dsn)
-    found = await connection.fetchrow(
+    [found] = await connection.fetch(
         "select sum(events) as events, bool_and(events = last) as gapless from"
         " (select count(*) as events, max(version) as last from events group by aggregate_id) s"
     )

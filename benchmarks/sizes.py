@@ -71,8 +71,9 @@ async def _at_scale(bench: Bench) -> dict[str, list[dict[str, Any]]]:
     rounds = bench.results.get("P1", {}).get("rounds")
     more = 1 if rounds else min(ROUNDS, bench.rounds)
     seen = await _measure(bench, bench.source_dsn, bench.expected, more)
-    for name in seen if rounds else ():
-        seen[name] += rounds[name]
+    if rounds:
+        for name, runs in seen.items():
+            runs.extend(rounds[name])
     return seen
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,6 +12,8 @@ LEFT, RIGHT, TOP, BOTTOM = 76, 24, 76, 52
 
 #: Distinct in colour and in lightness, also for readers who see few colours.
 COLOURS = ("#0b5fa5", "#d1603d", "#4f8a3c", "#7a5195", "#8a8a8a")
+
+_MIDDLE = 'text-anchor="middle"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,6 @@ def _chart(
     series: Sequence[Series],
     body: Sequence[str],
 ) -> str:
-    middle: Callable[[str], str] = lambda more="": f'text-anchor="middle" {more}'  # noqa: E731
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
         f' aria-label="{escape(title)}" font-family="sans-serif" font-size="13" fill="#333">',
@@ -136,11 +137,11 @@ def _chart(
         out.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
         out.append(_text(LEFT - 8, at + 4, tick_label(value), 'text-anchor="end"'))
     for share, text in x_marks:
-        out.append(_text(_x(share), HEIGHT - BOTTOM + 20, text, middle("")))
+        out.append(_text(_x(share), HEIGHT - BOTTOM + 20, text, _MIDDLE))
     out.append(f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}" stroke="#333"/>')
-    out.append(_text(_x(0.5), HEIGHT - 10, x_label, middle("")))
+    out.append(_text(_x(0.5), HEIGHT - 10, x_label, _MIDDLE))
     turned = f'transform="rotate(-90 16 {_y(0.5):.1f})"'
-    out.append(_text(16, _y(0.5), y.label, middle(turned)))
+    out.append(_text(16, _y(0.5), y.label, f"{_MIDDLE} {turned}"))
     return "\n".join([*out, *body, *_legend(series), "</svg>"]) + "\n"
 
 

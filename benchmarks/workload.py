@@ -117,7 +117,7 @@ async def build(dsn: str, events: int, tenants: tuple[UUID, ...] = (TENANT, OTHE
         for statement in later:
             await connection.execute(statement)
         await connection.execute("vacuum analyze events")
-        row = await connection.fetchrow(
+        [row] = await connection.fetch(
             "select count(*) as events, count(distinct aggregate_id) as streams,"
             f" (select avg(length(t::text)) from (select {CARRIED} from events limit 1000) t)"
             " as size from events where tenant_id = $1",
@@ -163,7 +163,7 @@ async def fingerprint(dsn: str, table: str = "events", offset: int = 0) -> tuple
     columns = CARRIED.replace("global_position", f"global_position - {offset} as position", 1)
     connection = await asyncpg.connect(dsn)
     try:
-        row = await connection.fetchrow(
+        [row] = await connection.fetch(
             f"select count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::numeric"
             f" from (select {columns} from {table} where tenant_id = $1) t",
             TENANT,
@@ -187,7 +187,7 @@ async def mapping_fingerprint(dsn: str, *, mapped: bool, offset: int = 0) -> tup
     )
     connection = await asyncpg.connect(dsn)
     try:
-        row = await connection.fetchrow(
+        [row] = await connection.fetch(
             "select count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::numeric"
             f" from ({rows}) t"
         )

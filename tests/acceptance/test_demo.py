@@ -53,7 +53,7 @@ def processes_of(temporary: Path) -> list[str]:
 
 def nothing_is_left(temporary: Path) -> bool:
     deadline = time.monotonic() + 10
-    while processes_of(temporary) or list(temporary.iterdir()):
+    while processes_of(temporary) or any(temporary.iterdir()):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)

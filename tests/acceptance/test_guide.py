@@ -229,7 +229,7 @@ async def test_the_complete_script_runs_as_a_script_while_another_process_writes
         await _heard(writer, tenant)
         finished = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, script, str(tenant), "--target-store", "dedicated-a"],
+            [sys.executable, str(script), str(tenant), "--target-store", "dedicated-a"],
             capture_output=True,
             text=True,
             timeout=120,

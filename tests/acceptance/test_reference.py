@@ -126,11 +126,15 @@ def test_the_bounds_of_a_configuration_are_those_of_the_page() -> None:
         whole = type(MigrationConfig.__dataclass_fields__[name].default) is int
         number = int if whole else float
         for bound in (least, most):
-            MigrationConfig(**{name: number(bound)})
+            configured(name, number(bound))
         step = 1 if whole else 0.001
         for beyond in (number(least) - step, number(most) + step):
             with pytest.raises(ValueError, match=name):
-                MigrationConfig(**{name: beyond})
+                configured(name, beyond)
+
+
+def configured(name: str, value: Any) -> MigrationConfig:
+    return MigrationConfig(**{name: value})
 
 
 def test_the_configuration_file_of_the_page_is_complete_and_can_be_read(

@@ -136,7 +136,7 @@ async def arena_for(
             stack.push_async_callback(cluster.drop_database, urlsplit(dsn).path.lstrip("/"))
             return dsn
 
-        dsns = [await database(source), await database(target), await database(source)]
+        dsns = (await database(source), await database(target), await database(source))
         yield await stack.enter_async_context(open_arena(*dsns, directory))
 
 

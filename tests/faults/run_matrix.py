@@ -15,6 +15,7 @@ from pathlib import Path
 from eventsource import _core
 from eventsource.testing import Cluster
 from tests.faults import matrix, record
+from tests.faults.arena import Arena
 from tests.faults.matrix import Cell, Outcome
 
 #: Cells that share databases and writers.
@@ -46,7 +47,7 @@ async def main(words: list[str]) -> int:
     return 1 if broken else 0
 
 
-async def _play(arena: matrix.Arena, cell: Cell) -> Outcome:
+async def _play(arena: Arena, cell: Cell) -> Outcome:
     """One cell; one that cannot be played to its end is a broken promise like another."""
     try:
         return await matrix.play(arena, cell)

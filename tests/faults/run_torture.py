@@ -17,7 +17,7 @@ from pathlib import Path
 
 from eventsource import _core
 from tests.faults import record, schedule, torture
-from tests.faults.torture import Result, Servers
+from tests.faults.torture import Dsns, Result, Servers
 
 #: Seeds that share databases.
 GROUP = 20
@@ -57,7 +57,7 @@ async def _play_groups(groups: list[range], results: list[Result], files: str) -
                     results.append(await _play(servers, dsns, directory, seed))
 
 
-async def _play(servers: Servers, dsns: list[str], directory: Path, seed: int) -> Result:
+async def _play(servers: Servers, dsns: Dsns, directory: Path, seed: int) -> Result:
     plan = schedule.derive(seed)
     try:
         result = await torture.play(servers, dsns, directory, plan)

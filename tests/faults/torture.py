@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
@@ -19,6 +20,9 @@ from tests.faults.processes import Process, start_driver, start_writer
 from tests.faults.schedule import SERVERS, Act, Schedule
 from tests.support.driver_job import SUBSCRIPTION
 from tests.support.worlds.two_servers import SHARED, World, all_attempts, two_servers
+
+#: Of source, target and control.
+Dsns = tuple[str, str, str]
 
 
 @dataclass(slots=True)
@@ -31,7 +35,7 @@ class Servers:
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls):  # type: ignore[no-untyped-def]
+    def start(cls) -> Iterator[Self]:
         with Cluster.start(16) as source, Cluster.start(18) as target, Cluster.start(16) as control:
             yield cls(source, target, control)
 
@@ -51,10 +55,11 @@ class Result:
 
 
 @contextlib.asynccontextmanager
-async def databases(servers: Servers) -> AsyncIterator[list[str]]:
+async def databases(servers: Servers) -> AsyncIterator[Dsns]:
     """Fresh ones with all tables."""
-    clusters = [servers.source, servers.target, servers.control]
-    dsns = [await cluster.create_database() for cluster in clusters]
+    clusters = (servers.source, servers.target, servers.control)
+    source, target, control = [await cluster.create_database() for cluster in clusters]
+    dsns = (source, target, control)
     async with two_servers(*dsns, Path()) as world:
         await PostgreSQLCheckpointRepository(world.control_pool).create_schema()
     yield dsns
@@ -62,7 +67,7 @@ async def databases(servers: Servers) -> AsyncIterator[list[str]]:
         await cluster.drop_database(urlsplit(dsn).path.lstrip("/"))
 
 
-async def play(servers: Servers, dsns: list[str], directory: Path, schedule: Schedule) -> Result:
+async def play(servers: Servers, dsns: Dsns, directory: Path, schedule: Schedule) -> Result:
     """Play it, bring the move to an end, and count."""
     began, result = time.monotonic(), Result(schedule)
     async with two_servers(*dsns, directory, make=False) as world:

@@ -47,6 +47,10 @@ class Process:
     router: TenantStoreRouter
     coordinator: MigrationCoordinator
 
+    @property
+    def control_pool(self) -> asyncpg.Pool:
+        return self.pools[-1]
+
     async def start(self, tenant: UUID, *, operator: str | None = None) -> Migration:
         return await self.coordinator.start_migration(
             tenant, self.source, self.target, SOURCE, TARGET, operator=operator

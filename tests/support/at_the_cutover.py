@@ -25,7 +25,7 @@ WAITS_FOR_THE_LOCK = (
 
 async def assert_still_at_the_source(world: World) -> None:
     """Nothing was flipped and the tenant's writers are not held up."""
-    fence = await world.source.fetchrow("select state, generation from eventsource_fences")
+    [fence] = await world.source.fetch("select state, generation from eventsource_fences")
     assert tuple(fence) == ("open", 0)
     assert await world.target.fetchval("select state from eventsource_fences") == "closed"
     route = await world.here.routes.get_routing(world.tenant)

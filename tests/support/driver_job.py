@@ -38,8 +38,11 @@ async def drive(job: dict[str, Any]) -> None:
     # The indexes of an empty table are deferred for large tenants only: this makes a small one do.
     deferred_indexes.WORTH_IT = job.get("large_from", deferred_indexes.WORTH_IT)
     config = MigrationConfig(**job.get("config", {}))
+    source_dsn, target_dsn, control_dsn = job["dsns"]
     async with two_servers(
-        *job["dsns"],
+        source_dsn,
+        target_dsn,
+        control_dsn,
         Path(job["directory"]),
         config,
         target_table=job.get("target_table", "events_dedicated-a"),

@@ -7,11 +7,12 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from asyncpg.pool import PoolConnectionProxy
 
 from eventsource import DomainEvent, register_event
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
-Connection = asyncpg.Connection  # type: ignore[type-arg]
+Connection = asyncpg.Connection
 
 RAW_INSERT = """
     insert into events (event_id, aggregate_id, aggregate_type, event_type, version, timestamp,
@@ -41,7 +42,9 @@ async def other_session(source_dsn: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def append(store: PostgreSQLEventStore, connection: Connection | None = None) -> int:
+async def append(
+    store: PostgreSQLEventStore, connection: Connection | PoolConnectionProxy | None = None
+) -> int:
     cart = uuid4()
     result = await store.append_events(
         cart, "Cart", [Counted(aggregate_id=cart)], 0, connection=connection

@@ -12,7 +12,7 @@ from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, someone_blocked
 
 #: Ten chunks of twenty rows, about 70 ms each.
-SLOW = {"batch_size": 1, "max_events_per_second": 300}
+SLOW: dict[str, Any] = {"batch_size": 1, "max_events_per_second": 300}
 EVENTS = 200
 STATES = ("pending", "bulk_copy", "dual_write")
 

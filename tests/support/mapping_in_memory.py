@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 from uuid import UUID, uuid4
 
 from eventsource.migration.errors import MigrationNotFoundError
@@ -19,7 +20,7 @@ def migration_record(
     fence_position: int | None = None,
 ) -> Migration:
     """A migration of which only what concerns positions is filled in."""
-    known = {
+    known: dict[str, Any] = {
         "id": uuid4(),
         "tenant_id": uuid4(),
         "source_store_id": "shared",
@@ -28,7 +29,8 @@ def migration_record(
         "position_offset": position_offset,
         "fence_position": fence_position,
     }
-    return Migration(**{field.name: known.get(field.name) for field in fields(Migration)})
+    unknown: dict[str, Any] = dict.fromkeys(field.name for field in fields(Migration))
+    return Migration(**unknown | known)
 
 
 class MappingInMemory:

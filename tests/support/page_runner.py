@@ -277,6 +277,6 @@ class Shell:
 def _terminate_pools(namespace: Mapping[str, Any]) -> None:
     """Close what a page has no reason to: its pools, also those inside its stores."""
     for value in namespace.values():
-        for pool in (value, getattr(value, "pool", None)):
+        for pool in (value, getattr(value, "pool", value)):
             if type(pool).__module__ == "asyncpg.pool" and hasattr(pool, "terminate"):
                 pool.terminate()

@@ -53,10 +53,15 @@ def elsewhere(world: World, side: str, change: Callable[[str], str]) -> dict[str
     name = SOURCE_TABLE if side == "source" else TARGET_TABLE
 
     def store(pool: asyncpg.Pool) -> PostgreSQLEventStore:
-        pool._connect_args = (dsn,)
+        pool._connect_args = (dsn,)  # type: ignore[attr-defined]
         return PostgreSQLEventStore(pool, name)
 
     return {f"{side}_store": store}
+
+
+def store_named(side: str, table: str, *, dsn: str | None = None) -> dict[str, Any]:
+    """A process whose store on one side is in this table, or said to be in another database."""
+    return {f"{side}_store": lambda pool: PostgreSQLEventStore(pool, table, dsn=dsn)}
 
 
 @asynccontextmanager
@@ -86,7 +91,7 @@ async def as_owner(world: World) -> AsyncIterator[str]:
             await getattr(world, side).execute(f"drop role {ROLE}")
 
 
-def migrating_as(world: World, role: str) -> dict[str, object]:
+def migrating_as(world: World, role: str) -> dict[str, Any]:
     def change(dsn: str) -> str:
         return re.sub(r"//[^@]*@", f"//{role}:{SECRET}@", dsn)
 

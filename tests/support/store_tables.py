@@ -9,7 +9,7 @@ import asyncpg
 from eventsource import DomainEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
-Pool = asyncpg.Pool  # type: ignore[type-arg]
+Pool = asyncpg.Pool
 
 OLD_TABLE = """
     create table events (

@@ -10,7 +10,9 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 
-async def until(look: Callable[[], Awaitable[Found]], what: str, timeout: float = 30) -> Found:
+async def until(
+    look: Callable[[], Awaitable[Found | None]], what: str, timeout: float = 30
+) -> Found:
     """Look again and again until it is there; what was found."""
     deadline = time.monotonic() + timeout
     while True:

@@ -4,6 +4,8 @@ target <= t having source position <= c."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import example, given
@@ -20,7 +22,10 @@ checkpoints = st.integers(min_value=0, max_value=HIGHEST + 20)
 offsets = st.sampled_from([0, 1, 7, 1_000_000_007])
 
 
-def run(coroutine):
+Result = TypeVar("Result")
+
+
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
     return asyncio.run(coroutine)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -32,12 +33,12 @@ class Moved:
         )
         self.tenant = self.record.tenant_id
 
-    async def plan(self, name: str = "orders"):
+    async def plan(self, name: str = "orders") -> Any:
         plan = await self.migrator.plan_migration(self.record.id, self.tenant, [name])
         [planned] = plan.planned_migrations
         return planned
 
-    async def migrate(self, *names: str, operator: str | None = None):
+    async def migrate(self, *names: str, operator: str | None = None) -> Any:
         return await self.migrator.migrate_subscriptions(
             self.record.id, self.tenant, list(names) or ["orders"], operator=operator
         )

@@ -54,7 +54,7 @@ def test_a_half_written_line_is_left_for_later(tmp_path: Path) -> None:
 
 
 def _server_error(sqlstate: str) -> asyncpg.PostgresError:
-    return asyncpg.PostgresError.new({"C": sqlstate, "M": "message"})  # type: ignore[attr-defined]
+    return asyncpg.PostgresError.new({"C": sqlstate, "M": "message"})
 
 
 @pytest.mark.parametrize(

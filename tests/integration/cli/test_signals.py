@@ -6,6 +6,7 @@ The phase is where a failpoint keeps the command; the signal comes there.
 from __future__ import annotations
 
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,14 @@ def test_a_signal_leaves_a_state_that_the_next_run_goes_on_from(
     for side in ("source", "target", "control"):
         left = "select count(*) from pg_stat_activity where datname = current_database()"
         left += " and application_name like 'eventsource-migrate%'"
-        wait_until(lambda side=side, left=left: ready.sql(side, left)[0][0] == 0)
+        wait_until(partial(_counts_nothing, ready, side, left))
 
     answer = ready.json("run", ready.tenant, "--to", DEDICATED, "--yes")
     assert answer["migration"]["state"] == "migrated"
     assert found == [] or answer["migration"]["id"] == str(found[0]["id"])
     assert ready.count("target") == ready.count("source") == events
     assert ready.migration()["events_copied"] == events
+
+
+def _counts_nothing(cli: CommandLine, side: str, query: str) -> bool:
+    return bool(cli.sql(side, query)[0][0] == 0)

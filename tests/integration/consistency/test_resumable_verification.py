@@ -119,7 +119,8 @@ async def test_an_interrupted_comparison_goes_on_and_counts_as_one(
     begun = [config.after for config in ranges]
     assert begun[0] is None
     assert begun[STOP] == begun[STOP - 1]
-    assert begun[STOP + 1 :] == sorted(set(begun[STOP + 1 :]))
+    later = [after or 0 for after in begun[STOP + 1 :]]
+    assert later == sorted(set(later))
     assert len(ranges) in (RANGES + 1, RANGES + 2)
     assert len({config.snapshot for config in ranges}) == 1
 
@@ -132,8 +133,8 @@ async def test_the_state_of_another_comparison_is_refused_and_left_alone(
     with pytest.raises(asyncio.CancelledError):
         await verify(moved, state)
     kept = state.read_text()
-    passwords = {urlsplit(dsn).password for dsn in moved.dsns.values()} - {None}
-    assert not any(password in kept for password in passwords)
+    passwords = {urlsplit(dsn).password for dsn in moved.dsns.values()}
+    assert not any(password in kept for password in passwords if password)
     for changes, named in (
         ({"tenant": moved.other}, "tenant"),
         ({"level": "full"}, "level"),

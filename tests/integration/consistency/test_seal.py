@@ -32,8 +32,9 @@ async def compared(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
     start = Verification.start
 
     def remembered(config: VerifyConfig) -> Verification:
-        started.append(start(config))
-        return started[-1]
+        verification = start(config)
+        started.append(verification)
+        return verification
 
     monkeypatch.setattr(Verification, "start", remembered)
     verifier = ConsistencyVerifier(world.here.source, world.here.target)

@@ -94,7 +94,8 @@ async def test_a_last_pass_that_was_stopped_decides_nothing(
 ) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    prepare_last, late = Passes.prepare_last, []
+    prepare_last = Passes.prepare_last
+    late: list[Any] = []
 
     async def write_and_stop(self: Passes) -> None:
         await prepare_last(self)
@@ -229,7 +230,8 @@ async def test_a_decision_is_never_taken_back(
         """
     )
     migration = await world.dual_write()
-    open_target, lost = flip.open_target, []
+    open_target = flip.open_target
+    lost: list[bool] = []
 
     async def lose_it_once(*arguments: Any) -> None:
         if not lost:

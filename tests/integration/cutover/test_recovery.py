@@ -301,7 +301,8 @@ async def test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget(
     await world.seed(10)
     driver = await world.process(cutover_timeout_seconds=0.5)
     migration = await world.dual_write(process=driver)
-    under_the_fence, waits = Passes.under_the_fence, []
+    under_the_fence = Passes.under_the_fence
+    waits: list[Any] = []
 
     async def freeze(self: Passes) -> Any:
         if not waits:

@@ -11,6 +11,7 @@ import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -180,9 +181,7 @@ async def test_a_verification_that_is_cancelled_leaves_no_session_behind(
         " and application_name like 'eventsource-migrate%'"
     )
     for side in ("source", "target"):
-        await until(
-            lambda side=side: getattr(world, side).fetchval(sessions), f"no session at the {side}"
-        )
+        await until(partial(getattr(world, side).fetchval, sessions), f"no session at the {side}")
 
 
 @pytest.mark.parametrize("step", [pytest.param(67, id="slice"), STEPS[1]])

@@ -60,7 +60,7 @@ async def test_timeouts_of_the_role_do_not_reach_the_driver(world: World) -> Non
     begun = await world.target.fetchval(number)
 
     async def passed() -> bool:
-        return int(await world.target.fetchval(number)) >= begun + 2
+        return int(await world.target.fetchval(number)) >= int(begun) + 2
 
     await until(passed, "two more passes")
     assert await world.source.fetch(driver) == sessions

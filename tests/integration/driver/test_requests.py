@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -22,6 +21,7 @@ from eventsource.migration import (
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.repositories import AuditEntry
 from eventsource.migration.states import TRANSITIONS
+from tests.support.application import Process
 from tests.support.held_migration import EVENTS, SLOW, STATES, audit, cursor, held_in, mirrors
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert
@@ -330,5 +330,6 @@ async def test_the_route_follows_the_state_and_every_router_hears_of_it(world: W
     await insert(world.source, world.tenant)
 
 
-async def _hears(process: Any, world: World, state: str) -> bool:
-    return (await process.router.route(world.tenant)).migration_state == TenantMigrationState(state)
+async def _hears(process: Process, world: World, state: str) -> bool:
+    route = await process.router.route(world.tenant)
+    return route.migration_state is TenantMigrationState(state)

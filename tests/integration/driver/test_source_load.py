@@ -83,7 +83,7 @@ async def at_rate(
         is_it = fits(found.throttle_rate or LIMIT) and reason in (found.throttle_reason or "")
         return found if is_it else None
 
-    found: Migration = await until(look, f"another rate {reason}")
+    found = await until(look, f"another rate {reason}")
     assert (found.state, found.config.max_events_per_second) == ("bulk_copy", LIMIT)
     return found
 
@@ -225,6 +225,7 @@ async def test_own_sessions_do_not_count_and_others_do(world: World) -> None:
     task = asyncio.create_task(own.connection.execute("select pg_sleep(60)"))
     try:
         idle = (await load.look()).active_sessions
+        assert idle is not None
         async with busy(world):
             assert (await load.look()).active_sessions == idle + SESSIONS
     finally:

@@ -21,7 +21,7 @@ async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World
     async with world.open_transaction(world.other):
         migration = await world.here.start(world.tenant)
         await someone_blocked(world, "select%eventsource_guard_renew%")
-        row = await world.source.fetchrow("select state, migration_id from eventsource_fences")
+        [row] = await world.source.fetch("select state, migration_id from eventsource_fences")
         assert tuple(row) == ("open", migration.id)
         assert await triggers(world) == []
         # A snapshot taken now would miss what unguarded writers still have in flight.

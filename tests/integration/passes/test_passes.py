@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -299,7 +300,7 @@ async def test_another_cluster_under_the_fence_decides_nothing(
     with pytest.raises(MigrationError, match="abort the migration and start it again"):
         await world.coordinator.initiate_cutover(migration.id)
     await world.reach(migration, "failed")
-    fence = await world.source.fetchrow("select state, moved_to from eventsource_fences")
+    [fence] = await world.source.fetch("select state, moved_to from eventsource_fences")
     assert tuple(fence) == ("open", None)
     assert (await world.here.append(world.tenant)).success
 
@@ -309,12 +310,12 @@ async def test_the_mapping_is_a_bijection_also_after_restarts(world: World) -> N
     driver = await world.process(**SLOW)
     migration = await driver.start(world.tenant)
     for position in (20, 60):
-        await until(lambda p=position: _cursor_is_behind(world, p), "a chunk")
+        await until(partial(_cursor_is_behind, world, position), "a chunk")
         await world.coordinator.pause_migration(migration.id)
         await world.coordinator.resume_migration(migration.id)
     done = await world.coordinator.initiate_cutover(migration.id, force=True)
     await world.assert_moved(done)
-    counted = await world.control.fetchrow(
+    [counted] = await world.control.fetch(
         "select count(*), count(distinct source_position), count(distinct target_position),"
         " count(distinct event_id) from migration_position_mappings"
     )

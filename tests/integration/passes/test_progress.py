@@ -45,12 +45,12 @@ async def test_a_bulk_copy_that_was_not_read_back_to_its_end_is_not_complete(wor
         "update eventsource_copy_progress set pass_number = 1, staged = false, last_position = 9,"
         " proven_position = 8, snapshot = '3:3:', proven_snapshot = null"
     )
-    at = await progress.read(world.target, address, at.migration_id)
-    assert at is not None
+    found = await progress.read(world.target, address, at.migration_id)
+    assert found is not None
     with pytest.raises(LeaseLostError):
-        await progress.complete_pass(world.target, address, at, at.owner)
+        await progress.complete_pass(world.target, address, found, found.owner)
     await world.target.execute("update eventsource_copy_progress set proven_position = 9")
-    done = await progress.complete_pass(world.target, address, at, at.owner)
+    done = await progress.complete_pass(world.target, address, found, found.owner)
     assert done.proven_snapshot == "3:3:"
 
 

@@ -17,7 +17,15 @@ from eventsource.migration import MigrationState, PreflightError, admission, rea
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.proxy import Proxy
 from tests.support.fingerprint import fingerprint
-from tests.support.refusals import ROLE, as_owner, elsewhere, migrating_as, redirected, refusal
+from tests.support.refusals import (
+    ROLE,
+    as_owner,
+    elsewhere,
+    migrating_as,
+    redirected,
+    refusal,
+    store_named,
+)
 from tests.support.worlds.three_databases import SOURCE_TABLE, TARGET_TABLE, World, insert, table
 
 # Hosts
@@ -201,9 +209,7 @@ async def test_something_else_than_a_table(
 ) -> None:
     name = 'an "odd" one'
     await getattr(world, side).execute(made.format(new=quote_identifier(name), old=table(side)))
-    process = await world.process(
-        **{f"{side}_store": lambda pool: PostgreSQLEventStore(pool, name)}
-    )
+    process = await world.process(**store_named(side, name))
     async with refusal(world, PreflightError, side, "odd", *told):
         await process.start(world.tenant)
 
@@ -298,7 +304,7 @@ async def test_what_is_taken_at_the_target_stops_the_move_and_an_abort_leaves_no
     told = str(stopped.error_message)
     for text in ("unique violation on the target", "already exists", "see whose it is, and abort"):
         assert text in told
-    row = await world.source.fetchrow(f"select * from {table('source')}")
+    [row] = await world.source.fetch(f"select * from {table('source')} limit 1")
     assert str(row["event_id" if clash == "event id" else "aggregate_id"]) in told
     await world.coordinator.abort_migration(migration.id)
     assert await world.fingerprint(journal=False) == before

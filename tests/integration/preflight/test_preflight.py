@@ -20,7 +20,7 @@ from eventsource.migration import (
 from eventsource.stores.memory import InMemoryEventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from tests.support.application import SOURCE, TARGET
-from tests.support.refusals import WRONG, elsewhere, redirected, refusal
+from tests.support.refusals import WRONG, elsewhere, redirected, refusal, store_named
 from tests.support.worlds.three_databases import SOURCE_TABLE, TARGET_TABLE, World, insert, table
 
 
@@ -62,9 +62,7 @@ async def test_a_tenant_that_lives_elsewhere(world: World) -> None:
 async def test_a_missing_table(world: World) -> None:
     name = "events; drop table events --"
     for side in ("source", "target"):
-        process = await world.process(
-            **{f"{side}_store": lambda pool: PostgreSQLEventStore(pool, name)}
-        )
+        process = await world.process(**store_named(side, name))
         async with refusal(world, PreflightError, side, name, "does not exist", "init"):
             await process.start(world.tenant)
 
@@ -90,9 +88,7 @@ async def test_a_view_instead_of_a_table(world: World) -> None:
             await getattr(world, side).execute(
                 f'create {kind} "{name}" as select * from {table(side)}'
             )
-            process = await world.process(
-                **{f"{side}_store": lambda pool, name=name: PostgreSQLEventStore(pool, name)}
-            )
+            process = await world.process(**store_named(side, name))
             async with refusal(world, PreflightError, side, name, "table"):
                 await process.start(world.tenant)
 
@@ -166,9 +162,7 @@ async def test_a_dsn_that_is_none(world: World) -> None:
         f"host=localhost password={WRONG}",
         f"postgresql://app:{WRONG}@localhost/events?sslmode=perhaps",
     ):
-        process = await world.process(
-            target_store=lambda pool, dsn=dsn: PostgreSQLEventStore(pool, TARGET_TABLE, dsn=dsn)
-        )
+        process = await world.process(**store_named("target", TARGET_TABLE, dsn=dsn))
         async with refusal(world, PreflightError, "the target's database cannot be used"):
             await process.start(world.tenant)
 
@@ -336,7 +330,7 @@ def test_absurd_settings_raise_at_construction(absurd: dict[str, Any]) -> None:
 
 def test_an_unknown_setting_raises_at_construction() -> None:
     with pytest.raises(TypeError, match="batch_sise"):
-        MigrationConfig(batch_sise=5)
+        MigrationConfig(batch_sise=5)  # type: ignore[call-arg]
 
 
 async def test_an_empty_tenant_moves(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -45,7 +47,9 @@ async def test_a_source_that_failed_over_is_noticed_and_the_move_begins_anew(
     """Another timeline: what its snapshots say about transactions is another story."""
     await world.seed(300)
     async with Proxy(world.dsns["source"]) as proxy:
-        slow = {"batch_size": 1, "max_events_per_second": 60.0} if state == "bulk_copy" else {}
+        slow: dict[str, Any] = {}
+        if state == "bulk_copy":
+            slow = {"batch_size": 1, "max_events_per_second": 60.0}
         process = await world.process(**elsewhere(world, "source", proxy.through), **slow)
         migration = await process.start(world.tenant)
         await world.reach(migration, state)

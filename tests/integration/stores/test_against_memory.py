@@ -120,7 +120,7 @@ class TwoStores(RuleBasedStateMachine):
         otherwise: bool,
     ) -> None:
         event = HappenedOtherwise if otherwise else Happened
-        events = [
+        events: list[DomainEvent] = [
             event(
                 event_id=uuid4(), aggregate_id=stream, aggregate_type=aggregate_type,
                 tenant_id=tenant, text=text, actor_id=text or None, metadata={"wrote": text},

@@ -13,7 +13,7 @@ from eventsource import DomainEvent, ExpectedVersion, OptimisticLockError
 from eventsource.errors import EventIdTakenError
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
-Connection = asyncpg.Connection  # type: ignore[type-arg]
+Connection = asyncpg.Connection
 
 
 class Noted(DomainEvent):

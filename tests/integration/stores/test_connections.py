@@ -43,7 +43,8 @@ async def test_what_a_pool_knows_is_enough_to_connect(
             connection = await connect(
                 parameters, application_name="mover", server_settings={"lock_timeout": "250"}
             )
-            assert tuple(await connection.fetchrow(WHERE)) == (database, role, "5MB")
+            [where] = await connection.fetch(WHERE)
+            assert tuple(where) == (database, role, "5MB")
             assert await connection.fetchval("show application_name") == "mover"
             assert await connection.fetchval("show lock_timeout") == "250ms"
             await connection.close()

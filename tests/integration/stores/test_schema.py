@@ -229,7 +229,7 @@ async def test_a_role_needs_no_more_than_select_and_insert(pool: Pool, source_ds
 
 
 async def test_codecs_of_the_application_do_not_matter(source_dsn: str) -> None:
-    async def init(connection: asyncpg.Connection) -> None:  # type: ignore[type-arg]
+    async def init(connection: asyncpg.Connection) -> None:
         for name in ("json", "jsonb"):
             await connection.set_type_codec(
                 name, encoder=lambda _: "null", decoder=lambda _: "wrong", schema="pg_catalog"

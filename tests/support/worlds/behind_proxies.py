@@ -239,10 +239,16 @@ async def behind_proxies(
             proxies[side] = await stack.enter_async_context(Proxy(dsns[side]))
         config = MigrationConfig(**{**CONFIG, **changed})
         direct = await stack.enter_async_context(
-            two_servers(*(dsns[side] for side in SIDES), directory)
+            two_servers(dsns["source"], dsns["target"], dsns["control"], directory)
         )
         driver = await stack.enter_async_context(
-            two_servers(*(proxies[side].dsn for side in SIDES), directory, config)
+            two_servers(
+                proxies["source"].dsn,
+                proxies["target"].dsn,
+                proxies["control"].dsn,
+                directory,
+                config,
+            )
         )
         driver.baseline = direct.baseline
         yield FaultyWorld(servers, proxies, direct, driver)

@@ -113,7 +113,8 @@ class World:
 
     async def now(self, side: str) -> datetime:
         """The server's time."""
-        return await getattr(self, side).fetchval("select clock_timestamp()")
+        found: datetime = await getattr(self, side).fetchval("select clock_timestamp()")
+        return found
 
     @asynccontextmanager
     async def lazy_log_writer(self) -> AsyncIterator[None]:
