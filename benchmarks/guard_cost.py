@@ -21,7 +21,7 @@ from benchmarks.bench import Bar, Bench
 from benchmarks.bench import run as run_program
 from benchmarks.workload import OTHER, TENANT, build, right
 from eventsource.dataplane import TableAddress
-from eventsource.migration import guard
+from eventsource.migration.tables import guard
 
 BAR = 0.98
 

@@ -16,11 +16,13 @@ import asyncpg
 from benchmarks.bench import Bench, forget
 from benchmarks.move import process
 from benchmarks.workload import TENANT, right, write_more
-from eventsource.migration import Migration, lag, progress
-from eventsource.migration.links import Endpoints, Links
-from eventsource.migration.passes import Passes
-from eventsource.migration.preflight import carried_columns
+from eventsource.migration import Migration
+from eventsource.migration.connections.driver_connections import Endpoints, Links
+from eventsource.migration.consistency import lag
+from eventsource.migration.preflight.event_tables import carried_columns
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from eventsource.migration import (
     MigrationState,
     VerificationLevel,
 )
-from eventsource.migration.deferred_indexes import WORTH_IT
+from eventsource.migration.tables.deferred_indexes import WORTH_IT
 from moving_world import World, until
 
 EVENTS = WORTH_IT + 1_000

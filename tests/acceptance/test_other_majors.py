@@ -19,7 +19,8 @@ from test_one_tenant_moves import (  # noqa: F401
     test_a_cutover_over_its_budget_rolls_back_and_no_writer_sees_an_error,
 )
 
-from eventsource.migration import MigrationState, create_schema, deferred_indexes
+from eventsource.migration import MigrationState, create_schema
+from eventsource.migration.tables import deferred_indexes
 from eventsource.testing import Cluster, PostgresNotFoundError
 from fingerprint import fingerprint
 from moving_world import World, acknowledged, all_attempts, moving_world, writing

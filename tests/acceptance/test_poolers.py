@@ -19,8 +19,8 @@ from eventsource.migration import (
     PreflightError,
     TenantStoreRouter,
 )
-from eventsource.migration.links import open_link
-from eventsource.migration.reach import _are_lent
+from eventsource.migration.connections.driver_connections import open_link
+from eventsource.migration.preflight.access import _are_lent
 from eventsource.migration.repositories import (
     PostgreSQLMigrationRepository,
     PostgreSQLRoutingRepository,

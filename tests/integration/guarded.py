@@ -11,9 +11,9 @@ import pytest
 from world import SOURCE, TARGET, World
 
 from eventsource.dataplane import TableAddress
-from eventsource.migration import guard
-from eventsource.migration.guard import Fence
-from eventsource.migration.links import address_of
+from eventsource.migration.connections.driver_connections import address_of
+from eventsource.migration.tables import guard
+from eventsource.migration.tables.guard import Fence
 
 MIGRATION = UUID("00000000-0000-4000-8000-000000000001")
 BUDGET = 1.0

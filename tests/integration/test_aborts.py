@@ -13,11 +13,8 @@ import pytest
 from held import EVENTS, STATES, audit, held_in, mirrors
 from world import SOURCE, TARGET, World, insert, until, writing
 
-from eventsource.migration import (
-    InvalidStateTransitionError,
-    MigrationState,
-    guard,
-)
+from eventsource.migration import InvalidStateTransitionError, MigrationState
+from eventsource.migration.tables import guard
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -10,7 +10,8 @@ from cutting import Stop
 from guarded import refused, triggers
 from world import World, insert, table, until, writing
 
-from eventsource.migration import MigrationState, guard
+from eventsource.migration import MigrationState
+from eventsource.migration.tables import guard
 
 
 async def test_a_tenant_that_has_arrived_has_no_triggers(world: World) -> None:

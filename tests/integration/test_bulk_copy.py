@@ -10,7 +10,8 @@ import pytest
 from held import SLOW, cursor
 from world import World, insert
 
-from eventsource.migration import MigrationState, deferred_indexes
+from eventsource.migration import MigrationState
+from eventsource.migration.tables import deferred_indexes
 
 
 async def test_the_bulk_copy_has_as_many_connections_as_it_is_told(world: World) -> None:

@@ -23,10 +23,10 @@ from eventsource.migration import (
     Migration,
     MigrationError,
     MigrationState,
-    guard,
 )
-from eventsource.migration.passes import Passes
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import guard
 
 
 async def spent_paused(world: World, migration: Migration) -> float:
@@ -224,7 +224,7 @@ async def test_an_abort_asked_for_before_the_fence_is_obeyed(
         await go_on.wait()
 
     monkeypatch.setattr(
-        "eventsource.migration.drivers.Drivers._verify",
+        "eventsource.migration.background.Drivers._verify",
         lambda self, m: verify(m),
     )
     await world.here.coordinator.close()

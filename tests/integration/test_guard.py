@@ -12,7 +12,8 @@ import pytest
 from guarded import BUDGET, MIGRATION, guarded, refused
 from world import TARGET, World, insert, is_blocked, table
 
-from eventsource.migration import WritePausedError, guard
+from eventsource.migration import WritePausedError
+from eventsource.migration.tables import guard
 
 
 async def test_a_row_that_another_trigger_gives_to_the_tenant_is_guarded(world: World) -> None:

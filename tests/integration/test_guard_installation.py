@@ -11,7 +11,7 @@ import pytest
 from guarded import BUDGET, MIGRATION, guarded, refused, triggers
 from world import SOURCE, World, insert, someone_blocked, until
 
-from eventsource.migration import guard
+from eventsource.migration.tables import guard
 
 
 async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World) -> None:

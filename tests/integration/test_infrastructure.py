@@ -12,8 +12,9 @@ from refusals import as_owner, elsewhere, migrating_as, refusal
 from world import SOURCE_TABLE, World, table, until, writing
 
 from eventsource.connections import ConnectionParameters
-from eventsource.migration import MigrationState, PreflightError, routes
-from eventsource.migration.links import open_link
+from eventsource.migration import MigrationState, PreflightError
+from eventsource.migration.connections.driver_connections import open_link
+from eventsource.migration.routing import route_cache
 from eventsource.testing.proxy import Proxy
 
 #: Settings of a role or database that are meant for its applications.
@@ -158,7 +159,7 @@ async def test_a_router_that_is_ten_minutes_stale_loses_nothing(
         done = await world.migrate()
         await world.here.append(world.tenant)
         now = time.monotonic()
-        monkeypatch.setattr(routes.time, "monotonic", lambda: now + 600.0)
+        monkeypatch.setattr(route_cache.time, "monotonic", lambda: now + 600.0)
         results = await asyncio.gather(*(stale.append(world.tenant) for _ in range(20)))
         monkeypatch.undo()
         assert all(result.success for result in results)

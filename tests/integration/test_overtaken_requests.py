@@ -10,15 +10,11 @@ import pytest
 from held import audit, held_in
 from world import World, table, until
 
-from eventsource.migration import (
-    InvalidStateTransitionError,
-    Migration,
-    MigrationState,
-    guard,
-)
-from eventsource.migration.drivers import Drivers
+from eventsource.migration import InvalidStateTransitionError, Migration, MigrationState
+from eventsource.migration.background import Drivers
 from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from eventsource.migration.tables import guard
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import pytest
 from held import SLOW
 from world import World, insert, someone_blocked, table, until
 
-from eventsource.migration import lag, progress
+from eventsource.migration.consistency import lag
 from eventsource.migration.errors import MigrationError
-from eventsource.migration.passes import Passes
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import progress
 
 
 @asynccontextmanager
@@ -118,8 +119,10 @@ async def test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_use
             )
         return await begin_pass(*arguments, **named)
 
-    monkeypatch.setattr("eventsource.migration.passes.snapshots.take", take_after_a_hasty_commit)
-    monkeypatch.setattr("eventsource.migration.passes.progress.begin_pass", look_then_begin)
+    monkeypatch.setattr(
+        "eventsource.migration.steps.passes.snapshots.take", take_after_a_hasty_commit
+    )
+    monkeypatch.setattr("eventsource.migration.steps.passes.progress.begin_pass", look_then_begin)
     async with world.lazy_log_writer():
         migration = await world.dual_write()
         await until(lambda: _enough(lags), "some passes")

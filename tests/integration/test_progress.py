@@ -8,10 +8,10 @@ import pytest
 from world import World
 
 from eventsource.dataplane import TableAddress
-from eventsource.migration import progress
+from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.errors import LeaseLostError
-from eventsource.migration.links import address_of
-from eventsource.migration.progress import CopyProgress
+from eventsource.migration.tables import progress
+from eventsource.migration.tables.progress import CopyProgress
 
 
 async def paused(world: World) -> tuple[TableAddress, CopyProgress]:

@@ -24,18 +24,13 @@ from cutting import (
 from held import audit
 from world import World, until
 
-from eventsource.migration import (
-    CutoverTimeoutError,
-    Migration,
-    MigrationError,
-    MigrationState,
-    flip,
-    guard,
-)
-from eventsource.migration.cutover import OPENING_MS, Cutover
-from eventsource.migration.passes import Passes
+from eventsource.migration import CutoverTimeoutError, Migration, MigrationError, MigrationState
+from eventsource.migration.driver.heartbeat import Watch
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
-from eventsource.migration.watch import Watch
+from eventsource.migration.steps import decision
+from eventsource.migration.steps.cutover import OPENING_MS, Cutover
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import guard
 from eventsource.testing import Cluster
 
 
@@ -75,7 +70,7 @@ async def lost_driver(world: World, monkeypatch: pytest.MonkeyPatch, function: s
     await world.seed(10)
     driver = await world.process()
     migration = await world.dual_write(process=driver)
-    stop = Stop(monkeypatch, flip, function)
+    stop = Stop(monkeypatch, decision, function)
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
     await stop.kill(driver)
     asked.cancel()
@@ -207,10 +202,10 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Cutover, "_commit", slow)
-    monkeypatch.setattr("eventsource.migration.cutover.Cutover._fenced", _left_open)
+    monkeypatch.setattr("eventsource.migration.steps.cutover.Cutover._fenced", _left_open)
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
     await asyncio.wait_for(deciding.wait(), 20)
-    monkeypatch.setattr("eventsource.migration.driver.Links.close", _keep_the_fence)
+    monkeypatch.setattr("eventsource.migration.driver.driver.Links.close", _keep_the_fence)
     await driver.stop()
     asked.cancel()
     monkeypatch.undo()
@@ -247,7 +242,7 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
     driver = await world.process()
     migration = await world.dual_write(process=driver)
     frozen, thawed, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    run, fenced, decision = Cutover.run, Cutover._fenced, flip.decision
+    run, fenced, asked_first = Cutover.run, Cutover._fenced, decision.decision
 
     async def freeze_and_run(self: Cutover) -> Any:
         try:
@@ -271,7 +266,7 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
 
     async def thaw_after(*arguments: Any) -> Any:
         # The worst moment: the new driver has just read that nothing was decided.
-        found = await decision(*arguments)
+        found = await asked_first(*arguments)
         thawed.set()
         await asyncio.wait_for(gone.wait(), 20)
         return found
@@ -284,7 +279,7 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
     await asyncio.wait_for(frozen.wait(), 20)
     monkeypatch.undo()
-    monkeypatch.setattr(flip, "decision", thaw_after)
+    monkeypatch.setattr(decision, "decision", thaw_after)
     await world.control.execute("update tenant_migrations set driver_expires_at = now()")
     await world.coordinator.resume_migration(migration.id)
     await asyncio.wait_for(gone.wait(), 20)
@@ -324,14 +319,14 @@ async def test_a_driver_frozen_behind_the_decision_lets_writers_go(
     await world.seed(10)
     driver = await world.process(cutover_timeout_seconds=5)
     migration = await world.dual_write(process=driver)
-    open_target, waits = flip.open_target, []
+    open_target, waits = decision.open_target, []
 
     async def freeze(*arguments: Any) -> None:
         # It is refused then, since the tenant has moved.
         waits.append(_frozen_for(1.2, source_cluster, world, answer=1))
         await open_target(*arguments)
 
-    monkeypatch.setattr(flip, "open_target", freeze)
+    monkeypatch.setattr(decision, "open_target", freeze)
     done = await driver.coordinator.initiate_cutover(migration.id, force=True)
     assert waits[0] is not None
     assert OPENING_MS / 2000 < waits[0] < OPENING_MS / 1000 + MARGIN

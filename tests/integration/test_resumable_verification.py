@@ -14,7 +14,8 @@ import pytest
 from world import SOURCE, TARGET, TARGET_TABLE, World, table
 
 from eventsource.dataplane import Verification, VerifyConfig
-from eventsource.migration import ConsistencyVerifier, MigrationError, VerificationReport, resumable
+from eventsource.migration import ConsistencyVerifier, MigrationError, VerificationReport
+from eventsource.migration.consistency import resumable
 
 #: Streams have ten events each, so that most of them span ranges.
 EVENTS, RANGE = 100, 7

@@ -9,10 +9,12 @@ import pytest
 from world import World, insert, table, until
 
 from eventsource.dataplane import Verification, VerifyConfig
-from eventsource.migration import ConsistencyVerifier, Migration, progress, seal
-from eventsource.migration.links import address_of
+from eventsource.migration import ConsistencyVerifier, Migration
+from eventsource.migration.connections.driver_connections import address_of
+from eventsource.migration.consistency import seal
 from eventsource.migration.models import VerificationLevel
-from eventsource.migration.passes import Passes
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import progress
 
 
 async def sealed(world: World, migration: Migration) -> seal.Sealed | None:

@@ -9,8 +9,8 @@ from copied import copied
 from world import World, table, until
 
 from eventsource.migration import InvalidStateTransitionError, MigrationNotFoundError
-from eventsource.migration.passes import Passes
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from eventsource.migration.steps.passes import Passes
 
 RATE = 10.0
 LATE = 12

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from .variant import Edit, Variant
 
-_CUTOVER = "python/eventsource/migration/cutover.py"
-_FLIP = "python/eventsource/migration/flip.py"
-_PASSES = "python/eventsource/migration/passes.py"
-_ABORT = "python/eventsource/migration/abort.py"
-_ROUTER = "python/eventsource/migration/router.py"
+_CUTOVER = "python/eventsource/migration/steps/cutover.py"
+_FLIP = "python/eventsource/migration/steps/decision.py"
+_PASSES = "python/eventsource/migration/steps/passes.py"
+_ABORT = "python/eventsource/migration/steps/abort.py"
+_ROUTER = "python/eventsource/migration/routing/router.py"
 _TESTS = "tests/integration/test_cutover.py"
 _RECOVERY = "tests/integration/test_recovery.py"
 _ORDER = "tests/integration/test_order_of_the_cutover.py"
 
 _DECIDES = "        await self._commit()\n"
-_OPENS = "        await flip.open_target(self.links.target, target, self.migration, decided)\n"
-_FINISHES = "        await flip.finish(self.links.migrations, self.migration, decided)\n"
+_OPENS = "        await decision.open_target(self.links.target, target, self.migration, decided)\n"
+_FINISHES = "        await decision.finish(self.links.migrations, self.migration, decided)\n"
 
 VARIANTS = (
     Variant(
@@ -108,7 +108,7 @@ VARIANTS = (
         "behind the lock recovery reads what was the case before it waited",
         (
             Edit(
-                "python/eventsource/migration/links.py",
+                "python/eventsource/migration/connections/driver_connections.py",
                 "set default_transaction_isolation = 'read committed';\n",
                 "",
             ),
@@ -121,12 +121,12 @@ VARIANTS = (
         "a driver that was frozen before the lock may still decide after a recovery",
         (
             Edit(
-                "python/eventsource/migration/driver.py",
+                "python/eventsource/migration/driver/driver.py",
                 "            await self.take_over(links)\n",
                 "",
             ),
             Edit(
-                "python/eventsource/migration/drive.py",
+                "python/eventsource/migration/driver/stages.py",
                 "        await progress.claim(self.links.target, target, self.migration.id,"
                 " self.driver.owner)\n",
                 "",
@@ -139,7 +139,7 @@ VARIANTS = (
         "recovery opens a fence that has moved",
         (
             Edit(
-                "python/eventsource/migration/drive.py",
+                "python/eventsource/migration/driver/stages.py",
                 "        request = self.migration.cutover_request\n        if decided is None:\n",
                 "        request = self.migration.cutover_request\n"
                 "        await self.links.source.execute(\n"
@@ -274,11 +274,11 @@ VARIANTS = (
         (
             Edit(
                 _ABORT,
-                "    if await flip.decision(links.fence, source, migration) is not None:\n",
+                "    if await decision.decision(links.fence, source, migration) is not None:\n",
                 "    if False:\n",
             ),
             Edit(
-                "python/eventsource/migration/guard.py",
+                "python/eventsource/migration/tables/guard.py",
                 '        removed = state != "moved"\n',
                 "        removed = True\n",
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .variant import Edit, Variant
 
 _SQL = "python/eventsource/stores/sql/fence.sql"
-_PYTHON = "python/eventsource/migration/guard.py"
+_PYTHON = "python/eventsource/migration/tables/guard.py"
 _TESTS = "tests/integration/test_guard.py"
 _INSTALLATION = "tests/integration/test_guard_installation.py"
 _ARRIVALS = "tests/integration/test_arrivals.py"
@@ -222,7 +222,7 @@ VARIANTS = (
         "CREATE TRIGGER queues every tenant's writers behind a long transaction",
         (
             Edit(
-                "python/eventsource/migration/brief_locks.py",
+                "python/eventsource/migration/tables/brief_locks.py",
                 "set local lock_timeout = {lock_timeout_ms}",
                 "set local lock_timeout = 0",
             ),
@@ -236,13 +236,13 @@ VARIANTS = (
         "the fence row is not committed when its triggers appear",
         (
             Edit(
-                "python/eventsource/migration/preparation.py",
+                "python/eventsource/migration/steps/preparation.py",
                 "    opened = await guard.raise_fence(\n        links.source,",
                 "    await links.source.execute('begin')\n"
                 "    opened = await guard.raise_fence(\n        links.source,",
             ),
             Edit(
-                "python/eventsource/migration/preparation.py",
+                "python/eventsource/migration/steps/preparation.py",
                 "    at = await progress.claim(links.target, target, migration.id, owner)\n",
                 "    await links.source.execute('commit')\n"
                 "    at = await progress.claim(links.target, target, migration.id, owner)\n",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .variant import Edit, Variant
 
-_PASSES = "python/eventsource/migration/passes.py"
-_PROGRESS = "python/eventsource/migration/progress.py"
-_MIRROR = "python/eventsource/migration/dual_write.py"
+_PASSES = "python/eventsource/migration/steps/passes.py"
+_PROGRESS = "python/eventsource/migration/tables/progress.py"
+_MIRROR = "python/eventsource/migration/routing/mirror.py"
 _TESTS = "tests/integration/test_passes.py"
 _MIRRORED = "tests/integration/test_mirror.py"
 
@@ -31,7 +31,7 @@ VARIANTS = (
         "the target's rows have the transaction ids of another cluster",
         (
             Edit(
-                "python/eventsource/migration/preflight.py",
+                "python/eventsource/migration/preflight/event_tables.py",
                 '        if column.name != "transaction_id" and not column.generated\n    )',
                 "        if not column.generated\n    )",
             ),
@@ -43,7 +43,7 @@ VARIANTS = (
         "the barrier commits without waiting for the disk",
         (
             Edit(
-                "python/eventsource/migration/links.py",
+                "python/eventsource/migration/connections/driver_connections.py",
                 "set synchronous_commit = on;",
                 "set synchronous_commit = off;",
             ),
@@ -75,7 +75,7 @@ VARIANTS = (
         "a resumed copy takes another snapshot and keeps its cursor",
         (
             Edit(
-                "python/eventsource/migration/bulk_copy.py",
+                "python/eventsource/migration/steps/bulk_copy.py",
                 "        result = await self.passes.run_stored()\n",
                 "        from eventsource.migration import snapshots\n"
                 "        links = self.passes.links\n"
@@ -210,7 +210,7 @@ VARIANTS = (
         "the comparison before the cutover is not made",
         (
             Edit(
-                "python/eventsource/migration/drive.py",
+                "python/eventsource/migration/driver/stages.py",
                 "            if not self.migration.cutover_force:\n",
                 "            if False:\n",
             ),
@@ -225,7 +225,7 @@ VARIANTS = (
         "the cutover trusts the proof of the bulk copy although a row was changed since",
         (
             Edit(
-                "python/eventsource/migration/seal.py",
+                "python/eventsource/migration/consistency/seal.py",
                 '_CHANGED = "age(e.xmin) <= (',
                 '_CHANGED = "false and age(e.xmin) <= (',
             ),
@@ -241,7 +241,7 @@ VARIANTS = (
         "the cutover leaves out an event that was in flight at the bulk copy",
         (
             Edit(
-                "python/eventsource/migration/seal.py",
+                "python/eventsource/migration/consistency/seal.py",
                 "select least($2::bigint, (select min(global_position) - 1",
                 "select greatest($2::bigint, (select min(global_position) - 1",
             ),
@@ -253,7 +253,7 @@ VARIANTS = (
         "rows that came from another cluster are copied by their transaction ids",
         (
             Edit(
-                "python/eventsource/migration/preflight.py",
+                "python/eventsource/migration/preflight/event_tables.py",
                 '        "select coalesce((select transaction_id >='
                 ' pg_snapshot_xmax(pg_current_snapshot())"\n',
                 "        \"select coalesce((select transaction_id < '1'::xid8\"\n",

@@ -8,8 +8,12 @@ from uuid import UUID, uuid4
 
 from eventsource.migration.errors import MigrationNotFoundError
 from eventsource.migration.models import Migration
-from eventsource.migration.positions import BEFORE_EVERY_POSITION, LAST_POSITION, MappedPosition
 from eventsource.migration.states import MigrationState
+from eventsource.migration.subscriptions.positions import (
+    BEFORE_EVERY_POSITION,
+    LAST_POSITION,
+    MappedPosition,
+)
 
 
 def migration_record(

@@ -8,9 +8,9 @@ import pytest
 from mapping_in_memory import MappingInMemory, migration_record
 
 from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
-from eventsource.migration.positions import PositionMapper
 from eventsource.migration.states import MigrationState
-from eventsource.migration.subscription_migrator import SubscriptionMigrator
+from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
+from eventsource.migration.subscriptions.positions import PositionMapper
 from eventsource.subscriptions import InMemoryCheckpointRepository
 
 OFFSET, FENCE = 100, 20

@@ -23,8 +23,8 @@ from eventsource.migration import (
     SubscriptionMigrator,
     TenantStoreRouter,
 )
-from eventsource.migration.faults import may_pass
-from eventsource.migration.reach import SILENCE_SECONDS
+from eventsource.migration.failures import may_pass
+from eventsource.migration.preflight.access import SILENCE_SECONDS
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
     PostgreSQLMigrationRepository,

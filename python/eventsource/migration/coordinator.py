@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
-from eventsource.migration import admission, lag, outcomes
-from eventsource.migration.drivers import POLL_SECONDS, Drivers
+from eventsource.migration import outcomes
+from eventsource.migration.background import POLL_SECONDS, Drivers
+from eventsource.migration.connections.driver_connections import address_of
+from eventsource.migration.consistency import lag
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
-from eventsource.migration.links import address_of
 from eventsource.migration.models import Migration, MigrationConfig
+from eventsource.migration.preflight import admission
 from eventsource.migration.states import MigrationState
 from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
-    from eventsource.migration.preflight import Findings
+    from eventsource.migration.preflight.event_tables import Findings
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
-    from eventsource.migration.router import TenantStoreRouter
+    from eventsource.migration.routing.router import TenantStoreRouter
 
 _S = MigrationState
 _UNDER_WAY = frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.CUTOVER_PAUSED})

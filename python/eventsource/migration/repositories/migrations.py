@@ -26,8 +26,8 @@ from eventsource.named_sql import statements
 if TYPE_CHECKING:
     from eventsource.migration.repositories import Executor
 
-_SQL = statements("eventsource.migration.sql", "migrations.sql")
-_ROUTES = statements("eventsource.migration.sql", "routing.sql")
+_SQL = statements("eventsource.migration.repositories.sql", "migrations.sql")
+_ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
 _SELECT = _SQL["select_columns"]
 
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.models import Migration
-from eventsource.migration.positions import (
+from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+from eventsource.migration.subscriptions.positions import (
     BEFORE_EVERY_POSITION,
     LAST_POSITION,
     MappedPosition,
 )
-from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.named_sql import statements
 
 if TYPE_CHECKING:
     from eventsource.migration.repositories import Executor
 
-_SQL = statements("eventsource.migration.sql", "positions.sql")
+_SQL = statements("eventsource.migration.repositories.sql", "positions.sql")
 # Rows removed per transaction; a mapping may have tens of millions.
 _DELETE_PAGE = 50_000
 

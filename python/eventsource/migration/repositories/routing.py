@@ -13,7 +13,7 @@ from eventsource.named_sql import statements
 if TYPE_CHECKING:
     from eventsource.migration.repositories import Executor
 
-_SQL = statements("eventsource.migration.sql", "routing.sql")
+_SQL = statements("eventsource.migration.repositories.sql", "routing.sql")
 
 #: Channel on which every change of a route is announced; the payload is the tenant id.
 CHANNEL = "eventsource_routes"

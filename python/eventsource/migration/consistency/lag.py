@@ -1,0 +1,83 @@
+"""How far the target is behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.migration.tables import guard, progress
+
+if TYPE_CHECKING:
+    from eventsource.dataplane import TableAddress
+    from eventsource.migration.models import Migration
+    from eventsource.migration.repositories import Executor
+
+#: More missing events than this are counted, not looked up one by one.
+LOOKED_UP = 50_000
+
+#: A mirror is a few milliseconds behind its append: what is missing is looked up once more.
+SECOND_LOOK_SECONDS = 0.05
+
+
+def newer(snapshot: str) -> str:
+    """The condition for rows of tenant $1 that a snapshot (text form) does not show.
+
+    Not ``not pg_visible_in_snapshot``, which would read everything since the oldest foreign
+    transaction began. The ids are literals, so that the planner sees how few rows they are.
+    """
+    _, following, listed = snapshot.split(":")
+    ids = [f"transaction_id >= '{int(following)}'::xid8"]
+    ids += [f"transaction_id = '{int(running)}'::xid8" for running in listed.split(",") if running]
+    return f"tenant_id = $1 and ({' or '.join(ids)})"
+
+
+async def sync_lag(
+    source: Executor,
+    source_address: TableAddress,
+    target: Executor,
+    target_address: TableAddress,
+    migration: Migration,
+) -> int:
+    """The tenant's events that the source shows now and the target does not hold yet."""
+    table, tenant = guard.table(source_address), migration.tenant_id
+    at = await progress.read(target, target_address, migration.id)
+    if at is None or (at.snapshot is None and at.proven_snapshot is None):
+        return int(
+            await source.fetchval(f"select count(*) from {table} where tenant_id = $1", tenant)
+        )
+    if at.proven_snapshot is None:
+        assert at.snapshot is not None
+        later = await source.fetchval(
+            f"select count(*) from {table} where {newer(at.snapshot)}", tenant
+        )
+        return max(0, migration.total_events - at.rows_copied) + int(later)
+    rows = await source.fetch(
+        f"select global_position from {table} where {newer(at.proven_snapshot)} limit $2",
+        tenant, LOOKED_UP + 1,
+    )  # fmt: skip
+    if len(rows) > LOOKED_UP:
+        return int(
+            await source.fetchval(
+                f"select count(*) from {table} where {newer(at.proven_snapshot)}", tenant
+            )
+        )
+    wanted = {row["global_position"] + at.position_offset for row in rows}
+    missing = await _missing(target, target_address, tenant, wanted)
+    if missing:
+        await asyncio.sleep(SECOND_LOOK_SECONDS)
+        missing = await _missing(target, target_address, tenant, missing)
+    return len(missing)
+
+
+async def _missing(
+    target: Executor, address: TableAddress, tenant_id: UUID, positions: set[int]
+) -> set[int]:
+    if not positions:
+        return positions
+    rows = await target.fetch(
+        f"select global_position from {guard.table(address)} where tenant_id = $1"
+        " and global_position = any ($2::bigint[])",
+        tenant_id, list(positions),
+    )  # fmt: skip
+    return positions - {row["global_position"] for row in rows}

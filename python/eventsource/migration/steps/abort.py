@@ -1,0 +1,102 @@
+"""Undo everything before the decision, and nothing after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventsource import failpoints
+from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
+from eventsource.migration.states import MigrationState
+from eventsource.migration.steps import decision
+from eventsource.migration.tables import deferred_indexes, guard, progress, snapshots
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from eventsource.migration.connections.driver_connections import Links
+    from eventsource.migration.models import Migration
+    from eventsource.migration.tables.guard import Fence
+
+#: Rows deleted per transaction, so that no transaction of an abort lives long.
+ROWS_AT_A_TIME = 20_000
+
+
+async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
+    """Remove what the migration put anywhere; False when the tenant has already moved.
+
+    Every step may be repeated: an abort that dies is taken up by the next driver. The source's
+    guard goes first, under the lock, so that from then on nothing can be decided.
+    """
+    source, target = links.endpoints.source_address, links.endpoints.target_address
+    if await decision.decision(links.fence, source, migration) is not None:
+        await links.migrations.withdraw_abort(migration.id)
+        return False
+    await failpoints.reach("abort.decided")
+    if not await _remove_guard(links, migration):
+        await links.migrations.withdraw_abort(migration.id)
+        return False
+    await failpoints.reach("abort.guard.committed")
+    at = await progress.claim(links.target, target, migration.id, owner)
+    await failpoints.reach("abort.claimed.committed")
+    fence = await guard.read(links.target, target, migration.tenant_id)
+    ours = fence is not None and fence.migration_id == migration.id and fence.state == "closed"
+    closed = fence if ours else None
+    if closed is not None:
+        await guard.refuse_mirrors(links.target, target, closed)
+        await failpoints.reach("abort.mirrors.committed")
+        await _undo_load(links, migration, closed)
+    if at is not None:
+        # The block was reserved when the target held nothing of the tenant: all of it is ours.
+        await _delete_copied(links, migration)
+        await failpoints.reach("abort.rows.committed")
+    # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
+    if closed is not None and closed.moved_to is not None:
+        await guard.stay_moved(links.target, target, closed, migration)
+    elif closed is not None:
+        await guard.remove(links.target, target, closed)
+    await failpoints.reach("abort.target.committed")
+    await PostgreSQLPositionMappingRepository(links.control).delete(migration.id)
+    await failpoints.reach("abort.mapping.committed")
+    await progress.remove(links.target, target, migration.id)
+    await failpoints.reach("abort.progress.committed")
+    await snapshots.remove_barrier(links.source, source, migration.id)
+    await failpoints.reach("abort.barrier.committed")
+    await links.migrations.transition(
+        migration,
+        MigrationState.ROLLED_BACK,
+        owner=owner,
+        details={"reason": migration.abort_requested},
+        error=("aborted", migration.abort_requested or "aborted"),
+    )
+    await failpoints.reach("abort.state.committed")
+    return True
+
+
+async def _remove_guard(links: Links, migration: Migration) -> bool:
+    source = links.endpoints.source_address
+    fence = await guard.read(links.source, source, migration.tenant_id)
+    if fence is None or fence.migration_id != migration.id:
+        return True
+    return await guard.remove(links.fence, source, fence)
+
+
+async def _undo_load(links: Links, migration: Migration, closed: Fence) -> None:
+    """Restore the indexes that a load was doing without, over no rows: that is quick."""
+    target = links.endpoints.target_address
+    if await deferred_indexes.deferred(links.target, target, migration.id) is not None:
+        await _delete_copied(links, migration)
+        await deferred_indexes.build((links.target,), target, migration, closed)
+
+
+async def _delete_copied(links: Links, migration: Migration) -> None:
+    """Delete the tenant's rows at the target."""
+    name = guard.table(links.endpoints.target_address)
+    while True:
+        tag = await links.target.execute(
+            f"delete from {name} where global_position in (select global_position from {name}"
+            " where tenant_id = $1 order by global_position limit $2)",
+            migration.tenant_id, ROWS_AT_A_TIME, timeout=LONG_STATEMENT_SECONDS,
+        )  # fmt: skip
+        if tag == "DELETE 0":
+            return
