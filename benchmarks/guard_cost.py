@@ -20,8 +20,8 @@ import asyncpg
 from benchmarks.bench import Bar, Bench
 from benchmarks.bench import run as run_program
 from benchmarks.workload import OTHER, TENANT, build, right
-from eventsource.dataplane import TableAddress
-from eventsource.migration.tables import guard
+from eventsource.connections import TableAddress
+from eventsource.migration.tables import fences, guard
 
 BAR = 0.98
 
@@ -114,7 +114,7 @@ async def _guard(connection: asyncpg.Connection, address: TableAddress, tenants:
         " 'dedicated', 5000 from generate_series(2, $1::int)",
         tenants,
     )
-    fence = await guard.raise_fence(
+    fence = await fences.raise_fence(
         connection, address, tenant_id=TENANT, migration_id=uuid4(), store_id="shared",
         role="source", generation=0, budget_seconds=5.0,
     )  # fmt: skip

@@ -19,10 +19,10 @@ from benchmarks.workload import TENANT, right, write_more
 from eventsource.migration import Migration
 from eventsource.migration.connections.driver_connections import Endpoints, Links
 from eventsource.migration.consistency import lag
-from eventsource.migration.preflight.event_tables import carried_columns
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from eventsource.migration.steps.passes import Passes
 from eventsource.migration.tables import progress
+from eventsource.migration.tables.event_table import carried_columns
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from eventsource.dataplane import PassSession, PassSessionConfig, PassSpec, TableAddress
+from eventsource.connections import TableAddress
+from eventsource.dataplane import PassSession, PassSessionConfig, PassSpec
 
 COLUMNS = (
     "global_position",

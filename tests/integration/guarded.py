@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from world import SOURCE, TARGET, World
 
-from eventsource.dataplane import TableAddress
+from eventsource.connections import TableAddress
 from eventsource.migration.connections.driver_connections import address_of
-from eventsource.migration.tables import guard
-from eventsource.migration.tables.guard import Fence
+from eventsource.migration.tables import fences, guard
+from eventsource.migration.tables.fences import Fence
 
 MIGRATION = UUID("00000000-0000-4000-8000-000000000001")
 BUDGET = 1.0
@@ -51,7 +51,7 @@ class Guarded:
         """The cutover's lock, held; leaving without a commit gives it back."""
         holder = await self.world.connect(self.side)
         await holder.execute("begin")
-        await guard.lock_exclusively(holder, self.fence)
+        await fences.lock_exclusively(holder, self.fence)
         yield holder
         await holder.execute("rollback")
 
@@ -76,7 +76,7 @@ async def guarded(
     address = await address_of(world.here.source if side == "source" else world.here.target)
     admin = await world.connect(side)
     tenant = tenant or world.tenant
-    fence = await guard.raise_fence(
+    fence = await fences.raise_fence(
         admin, address, tenant_id=tenant, migration_id=migration,
         store_id=SOURCE if side == "source" else TARGET, role=side, generation=0,
         budget_seconds=BUDGET,

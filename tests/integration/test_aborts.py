@@ -14,7 +14,7 @@ from held import EVENTS, STATES, audit, held_in, mirrors
 from world import SOURCE, TARGET, World, insert, until, writing
 
 from eventsource.migration import InvalidStateTransitionError, MigrationState
-from eventsource.migration.tables import guard
+from eventsource.migration.connections import session_marks
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -90,7 +90,7 @@ async def back_and_forth(world: World) -> None:
     """The tenant moves to the target, and its old rows go."""
     await world.seed(10)
     migration = await world.migrate()
-    cleaner = await world.connect(**{guard.MIGRATOR_SETTING: str(migration.id)})
+    cleaner = await world.connect(**{session_marks.MIGRATOR_SETTING: str(migration.id)})
     await cleaner.execute("delete from events where tenant_id = $1", world.tenant)
 
 

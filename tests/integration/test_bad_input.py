@@ -14,9 +14,10 @@ import pytest
 from refusals import ROLE, as_owner, elsewhere, migrating_as, redirected, refusal
 from world import SOURCE_TABLE, TARGET_TABLE, World, insert, table
 
+from eventsource import hosts
 from eventsource.identifiers import quote_identifier
 from eventsource.migration import MigrationState, PreflightError
-from eventsource.migration.preflight import access, admission
+from eventsource.migration.preflight import admission
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.proxy import Proxy
 from fingerprint import fingerprint
@@ -85,7 +86,7 @@ async def test_a_server_that_is_slow_is_not_refused_for_it(world: World) -> None
         process = await world.process(**elsewhere(world, "target", proxy.through))
         began = time.monotonic()
         migration = await process.start(world.tenant)
-        assert time.monotonic() - began > access.SILENCE_SECONDS
+        assert time.monotonic() - began > hosts.SILENCE_SECONDS
         proxy.restore()
         await world.reach(migration, "dual_write")
         # Its driver must not outlive the proxy.

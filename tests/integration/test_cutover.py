@@ -24,9 +24,9 @@ from eventsource.migration import (
     MigrationError,
     MigrationState,
 )
+from eventsource.migration.connections import session_marks
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from eventsource.migration.steps.passes import Passes
-from eventsource.migration.tables import guard
 
 
 async def spent_paused(world: World, migration: Migration) -> float:
@@ -143,7 +143,7 @@ async def _all_wrote(writers: list[Writers], count: int) -> bool:
 async def test_a_row_that_differs_under_the_fence_flips_nothing(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(migration.id)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(migration.id)})
     elsewhere = await world.process()
     late = await world.connect()
     await late.execute("begin")
@@ -171,7 +171,7 @@ async def test_a_row_that_differs_under_the_fence_flips_nothing(world: World) ->
 async def test_a_difference_that_the_verification_finds_flips_nothing(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(migration.id)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(migration.id)})
     change = f"update {table('target')} set payload = payload || $1 where global_position = 5"
     await migrator.execute(change, '{"n": -1}')
     for _ in range(2):
@@ -187,7 +187,7 @@ async def test_a_difference_that_the_verification_finds_flips_nothing(world: Wor
 async def test_force_skips_the_verification(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(migration.id)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(migration.id)})
     await migrator.execute(f"update {table('target')} set actor_id = 'x' where version = 5")
     done = await world.coordinator.initiate_cutover(migration.id, force=True)
     assert done.state is MigrationState.MIGRATED

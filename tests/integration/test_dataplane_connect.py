@@ -13,12 +13,8 @@ import pytest
 from dataplane_world import COLUMNS, EVENTS, NEW_ID
 from tls_front import CERTIFICATES, TlsFront
 
-from eventsource.dataplane import (
-    DataPlaneError,
-    TableAddress,
-    Verification,
-    VerifyConfig,
-)
+from eventsource.connections import TableAddress
+from eventsource.dataplane import DataPlaneError, Verification, VerifyConfig
 from eventsource.testing import Cluster
 
 CA = str(CERTIFICATES / "ca.pem")

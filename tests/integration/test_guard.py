@@ -13,7 +13,8 @@ from guarded import BUDGET, MIGRATION, guarded, refused
 from world import TARGET, World, insert, is_blocked, table
 
 from eventsource.migration import WritePausedError
-from eventsource.migration.tables import guard
+from eventsource.migration.connections import session_marks
+from eventsource.migration.tables import fences, guard
 
 
 async def test_a_row_that_another_trigger_gives_to_the_tenant_is_guarded(world: World) -> None:
@@ -217,10 +218,10 @@ async def test_a_writer_in_flight_keeps_the_lock_from_the_cutover(world: World) 
     cutover = await world.connect()
     async with world.open_transaction(world.tenant):
         await cutover.execute("begin; set local lock_timeout = '50ms'")
-        await refused(guard.lock_exclusively(cutover, it.fence), "55P03")
+        await refused(fences.lock_exclusively(cutover, it.fence), "55P03")
         await cutover.execute("rollback")
     async with cutover.transaction():
-        await guard.lock_exclusively(cutover, it.fence)
+        await fences.lock_exclusively(cutover, it.fence)
 
 
 async def test_the_guards_patience_leaves_the_sessions_own_lock_timeout_alone(
@@ -258,9 +259,9 @@ async def test_the_target_is_closed_to_applications_and_open_to_the_migrator(
     theirs = (await insert(application, world.other, side="target"))["event_id"]
     give = f"update {table('target')} set tenant_id = $1 where event_id = $2"
     await refused(application.execute(give, world.tenant, theirs), "EVF03")
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(MIGRATION)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(MIGRATION)})
     event = (await insert(migrator, world.tenant, side="target"))["event_id"]
-    stranger = await world.connect("target", **{guard.MIGRATOR_SETTING: str(uuid4())})
+    stranger = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(uuid4())})
     await refused(insert(stranger, world.tenant, side="target"), "EVF03")
     for statement in ("update {} set payload = '{{}}'", "delete from {}"):
         await refused(
@@ -275,7 +276,7 @@ async def test_the_rows_of_a_copy_into_the_target_are_written_page_by_page(world
     """Counted by the records of the write-ahead log: one for each entry of an index, and one for
     each row only where the server inserts rows singly."""
     it = await guarded(world, "target")
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(MIGRATION)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(MIGRATION)})
     rows, indexes = 1000, 5
     lines = "".join(
         f"{uuid4()}\t{uuid4()}\t{world.tenant}\tNote\tnoted\t1\tnow\t{{}}\n" for _ in range(rows)

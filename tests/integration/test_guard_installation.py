@@ -11,7 +11,7 @@ import pytest
 from guarded import BUDGET, MIGRATION, guarded, refused, triggers
 from world import SOURCE, World, insert, someone_blocked, until
 
-from eventsource.migration.tables import guard
+from eventsource.migration.tables import fences, guard
 
 
 async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World) -> None:
@@ -98,7 +98,7 @@ async def test_an_abort_takes_along_a_guard_that_another_migration_makes_meanwhi
 async def test_an_unfinished_fence_of_another_migration_is_not_taken_over(world: World) -> None:
     it = await guarded(world)
     with pytest.raises(guard.MigrationError, match=str(MIGRATION)):
-        await guard.raise_fence(
+        await fences.raise_fence(
             world.source, it.address, tenant_id=world.tenant, migration_id=uuid4(),
             store_id=SOURCE, role="source", generation=0, budget_seconds=BUDGET,
         )  # fmt: skip

@@ -12,9 +12,9 @@ from world import World, table, until
 
 from eventsource.migration import InvalidStateTransitionError, Migration, MigrationState
 from eventsource.migration.background import Drivers
+from eventsource.migration.connections import session_marks
 from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
-from eventsource.migration.tables import guard
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def test_who_waits_for_a_cutover_is_answered_although_another_asks_again_a
 ) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(migration.id)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(migration.id)})
     await migrator.execute(f"update {table('target')} set actor_id = 'x' where version = 1")
     asked = asyncio.create_task(world.coordinator.initiate_cutover(migration.id))
     await until(lambda: audited(world, migration, "cutover_answered"), "the first answer")

@@ -14,10 +14,9 @@ import pytest
 from held import SLOW
 from world import World, insert, someone_blocked, table, until
 
-from eventsource.migration.consistency import lag
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.steps.passes import Passes
-from eventsource.migration.tables import progress
+from eventsource.migration.tables import progress, snapshots
 
 
 @asynccontextmanager
@@ -157,7 +156,7 @@ async def test_a_pass_beside_an_old_foreign_transaction_reads_only_what_is_new(
     proven = (await row(world))["proven_snapshot"]
     await world.seed(15)
     plan = await world.source.fetchval(
-        f"explain (analyze, format json) select from events where {lag.newer(proven)}",
+        f"explain (analyze, format json) select from events where {snapshots.newer(proven)}",
         world.tenant,
     )
     assert _rows_touched(json.loads(plan)[0]["Plan"]) <= 30

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from world import World
 
-from eventsource.dataplane import TableAddress
+from eventsource.connections import TableAddress
 from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.tables import progress

@@ -30,7 +30,7 @@ from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from eventsource.migration.steps import decision
 from eventsource.migration.steps.cutover import OPENING_MS, Cutover
 from eventsource.migration.steps.passes import Passes
-from eventsource.migration.tables import guard
+from eventsource.migration.tables import fences
 from eventsource.testing import Cluster
 
 
@@ -225,7 +225,7 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(
 @contextlib.asynccontextmanager
 async def _left_open(self: Cutover, wait: float, budget: float) -> AsyncIterator[bool]:
     await self.links.fence.execute("begin")
-    await guard.lock_exclusively(self.links.fence, self.fence)
+    await fences.lock_exclusively(self.links.fence, self.fence)
     yield True
 
 

@@ -228,7 +228,7 @@ VARIANTS = (
         (
             Edit(
                 _CUTOVER,
-                '            f"select pg_advisory_lock({guard.LOCK_CLASS},'
+                '            f"select pg_advisory_lock({fences.LOCK_CLASS},'
                 ' {self.fence.fence_id});"\n',
                 "",
             ),

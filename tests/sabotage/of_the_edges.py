@@ -139,7 +139,7 @@ VARIANTS = (
         "the repr of a store's address shows its password",
         (
             Edit(
-                "python/eventsource/dataplane.py",
+                "python/eventsource/connections.py",
                 "    dsn: str = field(repr=False)\n",
                 "    dsn: str\n",
             ),

@@ -183,7 +183,7 @@ VARIANTS = (
         "applications may write at the target before the flip",
         (
             Edit(
-                _PYTHON,
+                "python/eventsource/migration/tables/fences.py",
                 'state = "open" if role == "source" else "closed"',
                 'state = "open"',
             ),
@@ -237,9 +237,9 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/steps/preparation.py",
-                "    opened = await guard.raise_fence(\n        links.source,",
+                "    opened = await fences.raise_fence(\n        links.source,",
                 "    await links.source.execute('begin')\n"
-                "    opened = await guard.raise_fence(\n        links.source,",
+                "    opened = await fences.raise_fence(\n        links.source,",
             ),
             Edit(
                 "python/eventsource/migration/steps/preparation.py",

@@ -125,7 +125,7 @@ VARIANTS = (
         "a change of state that is cancelled at its BEGIN keeps a connection of the pool",
         (
             Edit(
-                "python/eventsource/migration/repositories/migrations.py",
+                "python/eventsource/connections.py",
                 "        async with executor.acquire() as pooled, pooled.transaction():\n"
                 "            yield pooled\n",
                 "        pooled = await executor.acquire()\n"
@@ -171,7 +171,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/steps/abort.py",
-                "        await guard.refuse_mirrors(links.target, target, closed)\n",
+                "        await fences.refuse_mirrors(links.target, target, closed)\n",
                 "",
             ),
         ),

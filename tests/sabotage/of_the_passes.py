@@ -31,7 +31,7 @@ VARIANTS = (
         "the target's rows have the transaction ids of another cluster",
         (
             Edit(
-                "python/eventsource/migration/preflight/event_tables.py",
+                "python/eventsource/migration/tables/event_table.py",
                 '        if column.name != "transaction_id" and not column.generated\n    )',
                 "        if not column.generated\n    )",
             ),

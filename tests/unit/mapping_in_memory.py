@@ -7,13 +7,13 @@ from dataclasses import fields
 from uuid import UUID, uuid4
 
 from eventsource.migration.errors import MigrationNotFoundError
-from eventsource.migration.models import Migration
-from eventsource.migration.states import MigrationState
-from eventsource.migration.subscriptions.positions import (
+from eventsource.migration.models import (
     BEFORE_EVERY_POSITION,
     LAST_POSITION,
     MappedPosition,
+    Migration,
 )
+from eventsource.migration.states import MigrationState
 
 
 def migration_record(

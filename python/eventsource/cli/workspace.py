@@ -15,7 +15,8 @@ import asyncpg
 from eventsource.cli.config import Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
-from eventsource.connections import hosts_of, is_silent, redact
+from eventsource.connections import redact
+from eventsource.hosts import SILENCE_SECONDS, hosts_of, is_silent
 from eventsource.migration import (
     MigrationCoordinator,
     PositionMapper,
@@ -24,7 +25,6 @@ from eventsource.migration import (
     TenantStoreRouter,
 )
 from eventsource.migration.failures import may_pass
-from eventsource.migration.preflight.access import SILENCE_SECONDS
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
     PostgreSQLMigrationRepository,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
-from eventsource.migration import outcomes
+from eventsource.migration import failures
 from eventsource.migration.background import POLL_SECONDS, Drivers
 from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.consistency import lag
@@ -20,7 +20,7 @@ from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
-    from eventsource.migration.preflight.event_tables import Findings
+    from eventsource.migration.preflight.findings import Findings
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.migration.routing.router import TenantStoreRouter
@@ -249,7 +249,7 @@ class MigrationCoordinator:
         )
         if migration.state is not _S.MIGRATED:
             if migration.cutover_outcome is not None:
-                outcomes.raise_for(migration.cutover_outcome, migration)
+                failures.raise_for(migration.cutover_outcome, migration)
             raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
         await self._drivers.let_end(migration_id)
         return migration

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource import connections
+from eventsource import connections, hosts
 from eventsource.errors import FeedBlockedError, StoreSchemaError
 from eventsource.events import DomainEvent
 from eventsource.identifiers import qualified
@@ -86,7 +86,7 @@ class PostgreSQLEventStore:
 
     def hosts(self) -> list[tuple[str, int]]:
         """The TCP addresses that migrations would try; empty when they are not told."""
-        return connections.hosts_of(self.pool, self._dsn)
+        return hosts.hosts_of(self.pool, self._dsn)
 
     async def create_schema(self) -> None:
         """Make the table and what belongs to it, or upgrade an existing table in place.

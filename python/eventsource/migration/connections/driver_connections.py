@@ -14,11 +14,16 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.connections import ConnectionParameters, connect, connection_parameters
-from eventsource.dataplane import PassSession, PassSessionConfig, TableAddress
+from eventsource.connections import (
+    ConnectionParameters,
+    TableAddress,
+    connect,
+    connection_parameters,
+)
+from eventsource.dataplane import PassSession, PassSessionConfig
 from eventsource.migration.connections import session_marks, timeouts
+from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
-from eventsource.migration.tables.guard import MIGRATOR_SETTING
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration

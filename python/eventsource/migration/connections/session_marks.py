@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
 if TYPE_CHECKING:
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor
 
 #: Two sides may be one database. 1 is the control database's, where the data plane alone asks.
 _SIDES = {"target": 0, "source": 2}
@@ -49,3 +49,7 @@ async def end(connection: Executor, mark: int, keep: Collection[int] = ()) -> No
         " and a.datname = current_database() and a.usename = current_user",
         mark >> 32, mark & 0xFFFF_FFFF, list(keep),
     )  # fmt: skip
+
+
+#: Session setting by which the target's guard recognises the migrator.
+MIGRATOR_SETTING = "eventsource.migration"

@@ -7,29 +7,17 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.tables import guard, progress
+from eventsource.migration.tables.snapshots import newer
 
 if TYPE_CHECKING:
-    from eventsource.dataplane import TableAddress
+    from eventsource.connections import Executor, TableAddress
     from eventsource.migration.models import Migration
-    from eventsource.migration.repositories import Executor
 
 #: More missing events than this are counted, not looked up one by one.
 LOOKED_UP = 50_000
 
 #: A mirror is a few milliseconds behind its append: what is missing is looked up once more.
 SECOND_LOOK_SECONDS = 0.05
-
-
-def newer(snapshot: str) -> str:
-    """The condition for rows of tenant $1 that a snapshot (text form) does not show.
-
-    Not ``not pg_visible_in_snapshot``, which would read everything since the oldest foreign
-    transaction began. The ids are literals, so that the planner sees how few rows they are.
-    """
-    _, following, listed = snapshot.split(":")
-    ids = [f"transaction_id >= '{int(following)}'::xid8"]
-    ids += [f"transaction_id = '{int(running)}'::xid8" for running in listed.split(",") if running]
-    return f"tenant_id = $1 and ({' or '.join(ids)})"
 
 
 async def sync_lag(

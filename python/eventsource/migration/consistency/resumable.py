@@ -25,8 +25,8 @@ from eventsource.migration.errors import MigrationError
 from eventsource.migration.tables import snapshots
 
 if TYPE_CHECKING:
-    from eventsource.dataplane import TableAddress, VerifyResult
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor, TableAddress
+    from eventsource.dataplane import VerifyResult
 
 #: Source rows of one range: some seconds of work, and at 10 M events twenty files written.
 RANGE_ROWS = 500_000

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.consistency.lag import newer
 from eventsource.migration.tables import guard
+from eventsource.migration.tables.snapshots import newer
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     import asyncpg
 
-    from eventsource.dataplane import TableAddress
+    from eventsource.connections import TableAddress
     from eventsource.migration.tables.progress import CopyProgress
 
 #: Headers hold the lower half of a transaction id. They are compared with the seal's only while

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from eventsource.dataplane import StreamResult, Verification, VerifyConfig, Violation
+from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration.connections import timeouts
 from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.consistency import resumable, seal
-from eventsource.migration.models import VerificationLevel
-from eventsource.migration.preflight import event_tables
-from eventsource.migration.tables import guard, progress
+from eventsource.migration.models import VerificationLevel, VerificationReport
+from eventsource.migration.tables import event_table, fences, progress
 
 if TYPE_CHECKING:
     from eventsource.migration.tables.progress import CopyProgress
@@ -26,31 +24,6 @@ __all__ = ["ConsistencyVerifier", "VerificationLevel", "VerificationReport"]
 
 #: Differences that are named; more are only counted in the streams they are in.
 NAMED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class VerificationReport:
-    """What a comparison found.
-
-    Attributes:
-        source_event_count: events of the tenant that were compared in the source.
-        target_event_count: events in the target that belong to them.
-        streams_verified: streams compared; before a cutover those with events behind the bulk copy.
-        streams_consistent: of these, how many are alike.
-        violations: up to 100 differences: stream, position, event id, field.
-        stream_results: the streams that differ, bounded likewise.
-        duration_seconds: how long it took, interruptions left out.
-    """
-
-    is_consistent: bool
-    level: VerificationLevel
-    source_event_count: int
-    target_event_count: int
-    streams_verified: int
-    streams_consistent: int
-    violations: Sequence[Violation]
-    stream_results: Sequence[StreamResult]
-    duration_seconds: float
 
 
 class ConsistencyVerifier:
@@ -169,14 +142,14 @@ class ConsistencyVerifier:
         """What to compare, and how far a migration of the tenant is."""
         source, target = await address_of(self._source), await address_of(self._target)
         at = await progress.of_tenant(self._target.pool, target, tenant_id)
-        fence = await guard.read(self._source.pool, source, tenant_id)
+        fence = await fences.read(self._source.pool, source, tenant_id)
         moved = fence is not None and at is not None and fence.migration_id == at.migration_id
         moved = moved and fence is not None and fence.state == "moved"
         config = VerifyConfig(
             source=source,
             target=target,
             tenant_id=tenant_id,
-            columns=await event_tables.carried_columns(self._source.pool, source),
+            columns=await event_table.carried_columns(self._source.pool, source),
             offset=at.position_offset if at else 0,
             level=level.value,
             # After the move the source is complete: all of it has to be there, and what the

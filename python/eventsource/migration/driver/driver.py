@@ -21,7 +21,7 @@ import asyncpg
 from eventsource import failpoints
 from eventsource.connections import redact
 from eventsource.dataplane import DataPlaneError
-from eventsource.migration import outcomes
+from eventsource.migration import failures
 from eventsource.migration.connections.driver_connections import Endpoints, Links
 from eventsource.migration.driver.heartbeat import Watch
 from eventsource.migration.driver.stages import Drive
@@ -158,7 +158,7 @@ class Driver:
         _log.debug("where it stopped", exc_info=error)
         with contextlib.suppress(*PASSING, asyncpg.PostgresError, MigrationError):
             migration = await self.migrations.get(self.migration_id)
-            told = outcomes.describe(error)
+            told = failures.describe(error)
             if migration.cutover_request is not None:
                 await self.migrations.answer_cutover(migration.id, migration.cutover_request, told)
             undecided = migration.state is MigrationState.CUTOVER_PAUSED

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
-from eventsource.migration import outcomes
+from eventsource.migration import failures
 from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
     MigrationError,
 )
-from eventsource.migration.preflight.event_tables import carried_columns
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import abort, decision, preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.steps.cutover import Cutover, CutoverResult
 from eventsource.migration.steps.passes import Passes
-from eventsource.migration.tables import brief_locks, deferred_indexes, guard, progress
+from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard, progress
+from eventsource.migration.tables.event_table import carried_columns
 
 if TYPE_CHECKING:
     from eventsource.dataplane import PassSession
@@ -123,7 +123,7 @@ class Drive:
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""
         source = self.links.endpoints.source_address
-        fence = await guard.read(self.links.source, source, self.migration.tenant_id)
+        fence = await fences.read(self.links.source, source, self.migration.tenant_id)
         if decision.as_decision(fence, self.migration) is not None:
             # The journal is behind the fence, as after a restore: it rolls forward.
             await self._to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
@@ -156,9 +156,9 @@ class Drive:
             result = await self._fence_and_flip(passes)
         except (CutoverTimeoutError, ConsistencyError) as error:
             if self.migration.state is MigrationState.CUTOVER_PAUSED:
-                await self._to(MigrationState.DUAL_WRITE, outcomes.describe(error))
+                await self._to(MigrationState.DUAL_WRITE, failures.describe(error))
             await self.links.migrations.answer_cutover(
-                self.migration.id, request, outcomes.describe(error)
+                self.migration.id, request, failures.describe(error)
             )
             await self._reopen_passes()
             # A statement that was cancelled on a silent link would keep the next one waiting.
@@ -169,7 +169,7 @@ class Drive:
             self.links.migrations, self.migration, result.decided, result.pause_ms
         )
         await self.links.migrations.answer_cutover(
-            self.migration.id, request, {"code": outcomes.OK}
+            self.migration.id, request, {"code": failures.OK}
         )
         await failpoints.reach("flip.answer.committed")
         await self.links.migrations.audit(
@@ -184,7 +184,7 @@ class Drive:
         await guard.drop_arrived(self.links.target, self.links.endpoints.target_address)
 
     async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
-        fence = await guard.read(
+        fence = await fences.read(
             self.links.source, self.links.endpoints.source_address, self.migration.tenant_id
         )
         if fence is None:
@@ -229,7 +229,7 @@ class Drive:
         await decision.finish(self.links.migrations, self.migration, decided)
         if request is not None:
             await self.links.migrations.answer_cutover(
-                self.migration.id, request, {"code": outcomes.OK}
+                self.migration.id, request, {"code": failures.OK}
             )
         await guard.drop_arrived(self.links.target, target)
 

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from eventsource.connections import ConnectionParameters, is_silent
+from eventsource.connections import ConnectionParameters
+from eventsource.hosts import SILENCE_SECONDS, is_silent
 from eventsource.identifiers import qualified
 from eventsource.migration.connections.driver_connections import Endpoints, close_all, open_link
-from eventsource.migration.preflight.event_tables import CONTROL_COLUMNS, FENCE_TABLES, INIT
+from eventsource.migration.preflight.control import CONTROL_COLUMNS
+from eventsource.migration.preflight.event_tables import FENCE_TABLES, INIT
 
 if TYPE_CHECKING:
-    from eventsource.dataplane import TableAddress
-    from eventsource.migration.preflight.event_tables import Findings
+    from eventsource.connections import TableAddress
+    from eventsource.migration.preflight.findings import Findings
 
     Connection = asyncpg.Connection[Any]
 
-#: A host that says nothing for so long is not there (seconds). Only connecting is measured, which
-#: no load delays; what a server is asked afterwards may take longer.
-SILENCE_SECONDS = 1.25
 
 #: How often a pooler is asked for its mode: other clients of it may hide the answer once.
 ROUNDS = 5

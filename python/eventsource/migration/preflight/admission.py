@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from eventsource.connections import hosts_of
+from eventsource.hosts import hosts_of
 from eventsource.migration.connections.driver_connections import Endpoints, address_of
 from eventsource.migration.errors import MigrationAlreadyExistsError, RoutingError
 from eventsource.migration.preflight import access, event_tables
-from eventsource.migration.preflight.event_tables import Findings
+from eventsource.migration.preflight.control import check_control
+from eventsource.migration.preflight.findings import Findings, within
 
 if TYPE_CHECKING:
     import asyncpg
@@ -47,7 +48,7 @@ async def generation_of(
 
     async def look() -> None:
         nonlocal routing
-        await event_tables.check_control(migrations.pool, findings)
+        await check_control(migrations.pool, findings)
         if not findings.problems:
             for migration in await migrations.get_by_tenant(tenant_id):
                 if not migration.state.is_final:
@@ -55,7 +56,7 @@ async def generation_of(
             routing = await routes.get_routing(tenant_id)
 
     with findings.unusable(control):
-        await event_tables.within(PREFLIGHT_SECONDS, look)
+        await within(PREFLIGHT_SECONDS, look)
     findings.raise_if_refused()
     home = routing.store_id if routing else default_store_id
     if home != source_store_id:
@@ -83,7 +84,7 @@ async def examine(
 
     async def check() -> None:
         with findings.unusable("the control database"):
-            await event_tables.check_control(migrations.pool, findings)
+            await check_control(migrations.pool, findings)
         addresses = []
         for side, store in (("source", source), ("target", target)):
             with findings.unusable(f"the {side}'s database"):
@@ -99,7 +100,7 @@ async def examine(
                 await access.check(await Endpoints.of(migrations, source, target), findings)
 
     with findings.unusable("a database"):
-        await event_tables.within(PREFLIGHT_SECONDS, check)
+        await within(PREFLIGHT_SECONDS, check)
     return findings
 
 

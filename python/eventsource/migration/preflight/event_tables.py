@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
 
-from eventsource.connections import redact
-from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.identifiers import qualified, quote_identifier
-from eventsource.migration.errors import PreflightError
-from eventsource.migration.tables import guard, progress, snapshots
+from eventsource.migration.preflight.findings import Findings
+from eventsource.migration.tables import event_table, fences, guard, progress
+from eventsource.migration.tables.event_table import Column, all_columns
 
 if TYPE_CHECKING:
-    from eventsource.dataplane import TableAddress
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor, TableAddress
 
 INIT = "run `eventsource-migrate init` or store.create_schema()"
 
-#: The control tables, and what schema.sql adds to those of the guide.
-CONTROL_COLUMNS = {
-    "tenant_migrations": (
-        "config", "generation", "error_code", "paused_from", "pause_requested", "abort_requested",
-        "cutover_request", "cutover_force", "cutover_outcome", "driver_owner", "driver_name",
-        "driver_expires_at", "position_offset", "fence_position", "cutover_pause_ms", "updated_at",
-    ),
-    "tenant_routing": ("generation", "migration_id"),
-    "migration_position_mappings": ("source_position", "target_position", "event_id"),
-    "migration_audit_log": ("details", "operator"),
-}  # fmt: skip
 #: How long a preflight that refuses a column's type looks for what stands in the way (seconds).
 NUL_SECONDS = 1.0
 
@@ -53,110 +38,6 @@ REQUIRED = {
     "version": ("bigint", "integer"),
     "tenant_id": ("uuid",),
 }
-
-_COLUMNS = """
-select a.attname as name, format_type(a.atttypid, a.atttypmod) as type,
-       a.attnotnull and a.attidentity = '' and not a.atthasdef as must_be_given,
-       a.attgenerated <> '' as generated,
-       case when a.attcollation <> t.typcollation then c.collname end as collation
-from pg_attribute a
-join pg_type t on t.oid = a.atttypid
-left join pg_collation c on c.oid = a.attcollation
-where a.attrelid = $1::text::regclass and a.attnum > 0 and not a.attisdropped
-order by a.attnum
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column as the catalog describes it; ``collation`` only when it is not the type's own."""
-
-    name: str
-    type: str
-    must_be_given: bool
-    generated: bool
-    collation: str | None
-
-
-@dataclass(slots=True)
-class Findings:
-    """What preflight saw: problems refuse the move, warnings are told."""
-
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    columns: tuple[str, ...] = ()
-    tenant_events: int | None = None
-
-    @contextlib.contextmanager
-    def unusable(self, what: str) -> Iterator[None]:
-        """What keeps ``what`` from being used in the block is a problem, not an exception."""
-        try:
-            yield
-        except PreflightError as error:
-            self.problems.extend(error.problems)
-        except (ConnectionDetailsError, StoreSchemaError) as error:
-            self.problems.append(f"{what} cannot be used: {redact(str(error))}")
-        # The last two come from a DSN that is none: a port out of range, a bracket left open.
-        except (
-            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError,
-            asyncpg.InternalClientError, ValueError,
-            OverflowError,
-        ) as error:  # fmt: skip
-            self.problems.append(
-                f"{what} cannot be used: {redact(str(error)) or type(error).__name__};"
-                " check the DSN, user, password and privileges"
-            )
-
-    def raise_if_refused(self) -> None:
-        """Raise PreflightError when there is a problem."""
-        if self.problems:
-            raise PreflightError(self.problems)
-
-
-async def carried_columns(connection: Executor, source: TableAddress) -> tuple[str, ...]:
-    """The columns a migration carries, in table order: all but ``transaction_id``."""
-    return tuple(
-        column.name
-        for column in await all_columns(connection, source)
-        if column.name != "transaction_id" and not column.generated
-    )
-
-
-async def check_control(connection: Executor, findings: Findings) -> None:
-    """The four control tables exist, with the columns that this version needs."""
-    if await connection.fetchval("select pg_is_in_recovery()"):
-        findings.problems.append(
-            "the control database is on a standby; connect to the primary, the journal is written"
-        )
-        return
-    if await connection.fetchval("select current_setting('transaction_read_only')") == "on":
-        findings.problems.append(
-            "the control database is read-only (default_transaction_read_only is on)"
-        )
-        return
-    missing = [
-        name
-        for name in CONTROL_COLUMNS
-        if await connection.fetchval("select to_regclass($1) is null", name)
-    ]
-    if missing:
-        findings.problems.append(
-            f"the control database lacks {', '.join(missing)}; run `eventsource-migrate init` or"
-            " eventsource.migration.create_schema(pool)"
-        )
-        return
-    for name, columns in CONTROL_COLUMNS.items():
-        present = await connection.fetchval(
-            "select array_agg(attname::text) from pg_attribute"
-            " where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",
-            name,
-        )
-        if lacking := [column for column in columns if column not in present]:
-            findings.problems.append(
-                f"the control table {name} lacks {', '.join(lacking)}: it was made by an older"
-                " version or by hand; run `eventsource-migrate init` or"
-                " eventsource.migration.create_schema(pool), which adds them"
-            )
 
 
 async def check_stores(
@@ -235,12 +116,6 @@ async def _identity(connection: Executor, address: TableAddress) -> tuple[object
         qualified(address.schema, address.table),
     )
     return tuple(row.values())
-
-
-async def all_columns(connection: Executor, address: TableAddress) -> list[Column]:
-    """Every column of the table, in its order."""
-    rows = await connection.fetch(_COLUMNS, qualified(address.schema, address.table))
-    return [Column(**dict(row)) for row in rows]
 
 
 async def _check_columns(
@@ -322,8 +197,8 @@ def _described(column: Column) -> str:
 async def _check_source_tenant(
     connection: Executor, address: TableAddress, tenant_id: UUID, findings: Findings
 ) -> None:
-    await snapshots.position_sequence(connection, address)
-    fence = await guard.read(connection, address, tenant_id)
+    await event_table.position_sequence(connection, address)
+    fence = await fences.read(connection, address, tenant_id)
     if fence is not None and fence.state == "moved":
         findings.problems.append(
             f"tenant {tenant_id} has already moved from here to store {fence.moved_to!r}"
@@ -371,8 +246,8 @@ async def _check_target_tenant(
 ) -> None:
     if await connection.fetchval("select current_setting('default_transaction_read_only')") == "on":
         findings.problems.append("the target is read-only (default_transaction_read_only is on)")
-    await snapshots.position_sequence(connection, address)
-    fence = await guard.read(connection, address, tenant_id)
+    await event_table.position_sequence(connection, address)
+    fence = await fences.read(connection, address, tenant_id)
     if fence is not None and fence.state != "moved":
         findings.problems.append(
             f"the target still has the fence of migration {fence.migration_id};"
@@ -382,14 +257,3 @@ async def _check_target_tenant(
         f"select exists (select from {guard.table(address)} where tenant_id = $1)", tenant_id
     ):
         findings.problems.append(progress.already_there(tenant_id, address.table))
-
-
-async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:
-    """Run a check that must answer soon; a server that does not is a problem of its own."""
-    try:
-        async with asyncio.timeout(seconds):
-            await check()
-    except TimeoutError:
-        raise PreflightError(
-            [f"a server did not answer within {seconds:g} s; check host, port and firewall"]
-        ) from None

@@ -11,7 +11,7 @@ from eventsource.migration.models import TenantRouting
 from eventsource.named_sql import statements
 
 if TYPE_CHECKING:
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor
 
 _SQL = statements("eventsource.migration.repositories.sql", "routing.sql")
 

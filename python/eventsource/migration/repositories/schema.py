@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventsource.migration.repositories.migrations import transaction
+from eventsource.connections import transaction
 from eventsource.named_sql import text
 
 if TYPE_CHECKING:
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor
 
 #: Advisory lock that keeps two processes from making the tables at once.
 _LOCK = 1163281237

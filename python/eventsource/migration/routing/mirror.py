@@ -15,13 +15,13 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.connections import connect
-from eventsource.dataplane import TableAddress
+from eventsource.connections import TableAddress, connect
 from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.failures import PASSING
-from eventsource.migration.preflight.event_tables import Column, all_columns
-from eventsource.migration.tables import guard
+from eventsource.migration.tables import fences, guard
+from eventsource.migration.tables.event_table import Column, all_columns
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -247,10 +247,10 @@ class _MirrorLinks:
             # Held until the commit: an abort that changes the fence row waits for this mirror and
             # then deletes what it wrote.
             closed = await self.target.fetchval(
-                f"select set_config('{guard.MIGRATOR_SETTING}', $1::text, true)"
-                f" from {guard.fences(self.target_address)} where table_name = $2"
+                f"select set_config('{session_marks.MIGRATOR_SETTING}', $1::text, true)"
+                f" from {fences.fences(self.target_address)} where table_name = $2"
                 " and tenant_id = $3 and migration_id = $1::text::uuid and state = 'closed'"
-                f" and generation <> {guard.NO_MIRRORS} for share",
+                f" and generation <> {fences.NO_MIRRORS} for share",
                 str(migration_id), self.target_address.table, tenant_id,
             )  # fmt: skip
             if closed is None:

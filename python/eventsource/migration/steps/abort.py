@@ -9,14 +9,14 @@ from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import decision
-from eventsource.migration.tables import deferred_indexes, guard, progress, snapshots
+from eventsource.migration.tables import deferred_indexes, fences, guard, progress, snapshots
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from eventsource.migration.connections.driver_connections import Links
     from eventsource.migration.models import Migration
-    from eventsource.migration.tables.guard import Fence
+    from eventsource.migration.tables.fences import Fence
 
 #: Rows deleted per transaction, so that no transaction of an abort lives long.
 ROWS_AT_A_TIME = 20_000
@@ -39,11 +39,11 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
     await failpoints.reach("abort.guard.committed")
     at = await progress.claim(links.target, target, migration.id, owner)
     await failpoints.reach("abort.claimed.committed")
-    fence = await guard.read(links.target, target, migration.tenant_id)
+    fence = await fences.read(links.target, target, migration.tenant_id)
     ours = fence is not None and fence.migration_id == migration.id and fence.state == "closed"
     closed = fence if ours else None
     if closed is not None:
-        await guard.refuse_mirrors(links.target, target, closed)
+        await fences.refuse_mirrors(links.target, target, closed)
         await failpoints.reach("abort.mirrors.committed")
         await _undo_load(links, migration, closed)
     if at is not None:
@@ -75,7 +75,7 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
 
 async def _remove_guard(links: Links, migration: Migration) -> bool:
     source = links.endpoints.source_address
-    fence = await guard.read(links.source, source, migration.tenant_id)
+    fence = await fences.read(links.source, source, migration.tenant_id)
     if fence is None or fence.migration_id != migration.id:
         return True
     return await guard.remove(links.fence, source, fence)

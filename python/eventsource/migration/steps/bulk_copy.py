@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eventsource import failpoints
 from eventsource.migration.connections.driver_connections import close_all
 from eventsource.migration.errors import MigrationError
-from eventsource.migration.tables import deferred_indexes, guard
+from eventsource.migration.tables import deferred_indexes, fences
 
 if TYPE_CHECKING:
     from eventsource.dataplane import PassResult
@@ -49,7 +49,7 @@ class BulkCopier:
         missing = await deferred_indexes.deferred(links.target, target, migration.id)
         if missing is None:
             return
-        fence = await guard.read(links.target, target, migration.tenant_id)
+        fence = await fences.read(links.target, target, migration.tenant_id)
         if fence is None:
             raise MigrationError("the fence at the target was removed by hand; abort the migration")
         connections = [links.target]

@@ -19,14 +19,14 @@ from eventsource.migration.errors import (
     MigrationError,
 )
 from eventsource.migration.steps import decision
-from eventsource.migration.tables import brief_locks, guard
+from eventsource.migration.tables import brief_locks, fences
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import Links
     from eventsource.migration.models import Migration
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.steps.passes import Passes
-    from eventsource.migration.tables.guard import Fence
+    from eventsource.migration.tables.fences import Fence
 
 #: Share of the budget that one attempt may wait for the lock: a waiting exclusive lock queues
 #: every new writer behind it.
@@ -146,7 +146,7 @@ class Cutover:
                     # Frees the writers when this process is frozen or gone.
                     f"set local idle_in_transaction_session_timeout = {patience};"
                     f"{brief_locks.end_after(milliseconds + patience)};"
-                    f"select pg_advisory_xact_lock({guard.LOCK_CLASS}, {self.fence.fence_id})"
+                    f"select pg_advisory_xact_lock({fences.LOCK_CLASS}, {self.fence.fence_id})"
                 )
             except asyncpg.LockNotAvailableError:
                 yield False
@@ -222,7 +222,7 @@ class Cutover:
         """
         commit = self.links.fence.execute(
             f"set idle_session_timeout = {OPENING_MS};"
-            f"select pg_advisory_lock({guard.LOCK_CLASS}, {self.fence.fence_id});"
+            f"select pg_advisory_lock({fences.LOCK_CLASS}, {self.fence.fence_id});"
             "commit"
         )
         tag = await failpoints.in_flight("cutover.decision.sent", commit)
@@ -230,12 +230,12 @@ class Cutover:
             raise MigrationError("the decision was rolled back by the server; nothing was flipped")
 
     async def _blockers(self) -> list[Blocker]:
-        rows = await self.links.source.fetch(_BLOCKERS, guard.LOCK_CLASS, self.fence.fence_id)
+        rows = await self.links.source.fetch(_BLOCKERS, fences.LOCK_CLASS, self.fence.fence_id)
         return [Blocker(**dict(row)) for row in rows]
 
     async def _waiting(self) -> int:
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             return int(
-                await self.links.source.fetchval(_WAITING, guard.LOCK_CLASS, self.fence.fence_id)
+                await self.links.source.fetchval(_WAITING, fences.LOCK_CLASS, self.fence.fence_id)
             )
         return 0

@@ -17,13 +17,12 @@ from eventsource.identifiers import qualified
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.states import MigrationState
-from eventsource.migration.tables import brief_locks, guard
+from eventsource.migration.tables import brief_locks, fences, guard
 
 if TYPE_CHECKING:
-    from eventsource.dataplane import TableAddress
+    from eventsource.connections import Executor, TableAddress
     from eventsource.migration.models import Migration
-    from eventsource.migration.repositories import Executor
-    from eventsource.migration.tables.guard import Fence
+    from eventsource.migration.tables.fences import Fence
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ async def prepare(
     server, which then does not free the fence.
     """
     return await connection.prepare(
-        f"update {guard.fences(source)} set state = 'moved', generation = generation + 1,"
+        f"update {fences.fences(source)} set state = 'moved', generation = generation + 1,"
         " moved_to = $4, position_offset = $5, updated_at = now(), source_head = coalesce("
         "pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass), 0)"
         " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
@@ -82,18 +81,18 @@ async def decision(
     """
     pause = 0.1
     while True:
-        fence = await guard.read(connection, source, migration.tenant_id)
+        fence = await fences.read(connection, source, migration.tenant_id)
         decided = as_decision(fence, migration)
         if decided is not None or fence is None or fence.migration_id != migration.id:
             return decided
         try:
             async with connection.transaction():
                 await brief_locks.hold_briefly(connection)
-                await guard.lock_exclusively(connection, fence)
+                await fences.lock_exclusively(connection, fence)
                 await failpoints.reach("recovery.lock.held")
                 # A statement of its own: its snapshot is taken after the wait.
                 return as_decision(
-                    await guard.read(connection, source, migration.tenant_id), migration
+                    await fences.read(connection, source, migration.tenant_id), migration
                 )
         except asyncpg.LockNotAvailableError:
             await asyncio.sleep(pause)
@@ -173,7 +172,7 @@ async def roll_forward(
     ``moved`` once committed never goes back, so a plain read suffices to act on it; it is only
     the absence of a decision that takes the lock to establish.
     """
-    decided = as_decision(await guard.read(source, source_address, migration.tenant_id), migration)
+    decided = as_decision(await fences.read(source, source_address, migration.tenant_id), migration)
     if decided is None:
         return False
     await open_target(target, target_address, migration, decided)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from eventsource import failpoints
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.tables import deferred_indexes, guard, progress, snapshots
+from eventsource.migration.tables import (
+    deferred_indexes,
+    event_table,
+    fences,
+    guard,
+    progress,
+    snapshots,
+)
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -29,11 +36,11 @@ async def prepare(
     source, target = links.endpoints.source_address, links.endpoints.target_address
     budget = migration.config.cutover_timeout_seconds
     origin = await snapshots.take(links.source)
-    head = await snapshots.head(
-        links.source, await snapshots.position_sequence(links.source, source)
+    head = await event_table.head(
+        links.source, await event_table.position_sequence(links.source, source)
     )
 
-    closed = await guard.raise_fence(
+    closed = await fences.raise_fence(
         links.target, target, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.target_store_id, role="target", generation=migration.generation,
         budget_seconds=budget,
@@ -50,7 +57,7 @@ async def prepare(
 
     await guard.install(links.target, target, closed, migration.tenant_id, carry_on, then=reserve)
     await failpoints.reach("guard.target.triggers.committed")
-    opened = await guard.raise_fence(
+    opened = await fences.raise_fence(
         links.source, source, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.source_store_id, role="source", generation=migration.generation,
         budget_seconds=budget,

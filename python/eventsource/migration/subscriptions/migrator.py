@@ -16,7 +16,7 @@ import asyncpg
 from eventsource import failpoints
 from eventsource.errors import EventSourceError
 from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
-from eventsource.migration.models import Migration
+from eventsource.migration.models import LAST_POSITION, Migration
 from eventsource.migration.states import MigrationState
 from eventsource.migration.subscriptions.plan import (
     PlannedMigration,
@@ -24,7 +24,7 @@ from eventsource.migration.subscriptions.plan import (
     SubscriptionMigrationResult,
     SubscriptionMigrationSummary,
 )
-from eventsource.migration.subscriptions.positions import LAST_POSITION, PositionMapper
+from eventsource.migration.subscriptions.positions import PositionMapper
 from eventsource.subscriptions.checkpoints import Checkpoint, CheckpointRepository
 
 # What fails for one subscription and leaves the others to be tried.

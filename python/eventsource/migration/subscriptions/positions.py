@@ -14,30 +14,18 @@ anything lower nothing is gained.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from eventsource.migration.errors import PositionMappingError
+from eventsource.migration.models import BEFORE_EVERY_POSITION, LAST_POSITION, MappedPosition
 from eventsource.migration.states import MigrationState
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
 
-#: Bounds of a PostgreSQL bigint, for ranges that are open on one side.
-BEFORE_EVERY_POSITION = -(2**63)
-LAST_POSITION = 2**63 - 1
 
 _NEVER_MOVED = frozenset({MigrationState.ROLLED_BACK, MigrationState.FAILED})
-
-
-@dataclass(frozen=True, slots=True)
-class MappedPosition:
-    """Where one event of the tenant stands at the source and at the target."""
-
-    source_position: int
-    target_position: int
-    event_id: UUID
 
 
 class PositionMappingRepository(Protocol):

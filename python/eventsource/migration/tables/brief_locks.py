@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 if TYPE_CHECKING:
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor
 
 #: CREATE TRIGGER queues every tenant's writers behind itself while it waits, so it waits briefly:
 #: with the work behind the wait, no append is delayed by more than 250 ms.

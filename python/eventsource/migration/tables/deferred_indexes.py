@@ -15,6 +15,7 @@ from uuid import UUID
 
 from eventsource import failpoints
 from eventsource.identifiers import qualified, quote_identifier
+from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.tables import brief_locks, guard
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventsource.dataplane import TableAddress
+    from eventsource.connections import TableAddress
     from eventsource.migration.models import Migration
-    from eventsource.migration.tables.guard import Fence
+    from eventsource.migration.tables.fences import Fence
 
     Connection = asyncpg.Connection[Any]
 
@@ -95,7 +96,7 @@ async def defer(
     await connection.execute(
         f"create trigger {trigger} before insert or update or delete on {table}"
         " for each statement when (current_setting("
-        f"'{guard.MIGRATOR_SETTING}', true) is distinct from '{migration_id}')"
+        f"'{session_marks.MIGRATOR_SETTING}', true) is distinct from '{migration_id}')"
         f" execute function {qualified(target.schema, 'eventsource_guard_loading')}()"
     )
     await connection.execute(f"alter table {table} enable always trigger {trigger}")

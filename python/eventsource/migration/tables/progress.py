@@ -11,13 +11,12 @@ import asyncpg
 from eventsource.identifiers import qualified
 from eventsource.migration.connections import session_marks
 from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
-from eventsource.migration.tables import snapshots
+from eventsource.migration.tables import event_table
 from eventsource.migration.tables.guard import table
 
 if TYPE_CHECKING:
-    from eventsource.dataplane import TableAddress
+    from eventsource.connections import Executor, TableAddress
     from eventsource.migration.models import Migration
-    from eventsource.migration.repositories import Executor
 
 #: Positions kept free at the target for what the source will write during the migration.
 HEADROOM = 1_000_000_000
@@ -139,7 +138,7 @@ async def reserve(
     """
     if await read(connection, target, migration.id) is not None:
         return False
-    sequence = await snapshots.position_sequence(connection, target)
+    sequence = await event_table.position_sequence(connection, target)
     name = table(target)
     if await connection.fetchval(
         f"select exists (select from {name} where tenant_id = $1)", migration.tenant_id
@@ -158,7 +157,7 @@ async def reserve(
         f" or exists (select from {_name(target)} where table_name = $1)",
         target.table,
     )
-    head = await snapshots.head(connection, sequence)
+    head = await event_table.head(connection, sequence)
     highest = await connection.fetchval(f"select coalesce(max(global_position), 0) from {name}")
     offset = max(head, highest) if in_use else 0
     last = max(offset + source_head + HEADROOM, head)
