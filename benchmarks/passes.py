@@ -17,7 +17,7 @@ from benchmarks.bench import Bench, forget
 from benchmarks.move import process
 from benchmarks.workload import TENANT, right, write_more
 from eventsource.migration import Migration
-from eventsource.migration.connections.driver_connections import Endpoints, Links
+from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
 from eventsource.migration.consistency import lag
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from eventsource.migration.steps.passes import Passes
@@ -65,7 +65,7 @@ async def catching_up(bench: Bench, source_dsn: str) -> AsyncIterator[CatchUp]:
             await opened.coordinator.close()
             repository = PostgreSQLMigrationRepository(opened.control)
             endpoints = await Endpoints.of(repository, opened.source, opened.target)
-            links = await Links.open(endpoints, migration.id)
+            links = await DriverConnections.open(endpoints, migration.id)
             try:
                 passes = await _take_over(links, migration, repository)
                 # What the driver's last pass left open, if it was cut short.
@@ -84,7 +84,7 @@ async def catching_up(bench: Bench, source_dsn: str) -> AsyncIterator[CatchUp]:
 
 
 async def _take_over(
-    links: Links, migration: Migration, repository: PostgreSQLMigrationRepository
+    links: DriverConnections, migration: Migration, repository: PostgreSQLMigrationRepository
 ) -> Passes:
     owner, hour = uuid4(), 3600.0
     right(

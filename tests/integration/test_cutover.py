@@ -224,7 +224,7 @@ async def test_an_abort_asked_for_before_the_fence_is_obeyed(
         await go_on.wait()
 
     monkeypatch.setattr(
-        "eventsource.migration.background.Drivers._verify",
+        "eventsource.migration.background.BackgroundDrivers._verify",
         lambda self, m: verify(m),
     )
     await world.here.coordinator.close()

@@ -13,7 +13,7 @@ from world import SOURCE_TABLE, World, table, until, writing
 
 from eventsource.connections import ConnectionParameters
 from eventsource.migration import MigrationState, PreflightError
-from eventsource.migration.connections.driver_connections import open_link
+from eventsource.migration.connections.driver_connections import open_connection
 from eventsource.migration.routing import route_cache
 from eventsource.testing.proxy import Proxy
 
@@ -41,7 +41,7 @@ async def test_timeouts_of_the_role_do_not_reach_the_driver(world: World) -> Non
     await world.seed(200)
     await set_timeouts(world)
     for side in ("source", "target", "control"):
-        link = await open_link(ConnectionParameters(world.dsns[side]))
+        link = await open_connection(ConnectionParameters(world.dsns[side]))
         for setting in ("statement_timeout", "lock_timeout", "idle_session_timeout"):
             assert await link.fetchval(f"show {setting}") == "0"
         if side == "target":

@@ -11,7 +11,7 @@ from held import audit, held_in
 from world import World, table, until
 
 from eventsource.migration import InvalidStateTransitionError, Migration, MigrationState
-from eventsource.migration.background import Drivers
+from eventsource.migration.background import BackgroundDrivers
 from eventsource.migration.connections import session_marks
 from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
@@ -20,13 +20,13 @@ from eventsource.migration.repositories import PostgreSQLMigrationRepository
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Whoever waits for an answer looks at the journal only when this is set."""
-    wait, event = Drivers.wait, asyncio.Event()
+    wait, event = BackgroundDrivers.wait, asyncio.Event()
 
-    async def wait_late(self: Drivers, *arguments: Any) -> Migration:
+    async def wait_late(self: BackgroundDrivers, *arguments: Any) -> Migration:
         await event.wait()
         return await wait(self, *arguments)
 
-    monkeypatch.setattr(Drivers, "wait", wait_late)
+    monkeypatch.setattr(BackgroundDrivers, "wait", wait_late)
     return event
 
 

@@ -25,7 +25,7 @@ from held import audit
 from world import World, until
 
 from eventsource.migration import CutoverTimeoutError, Migration, MigrationError, MigrationState
-from eventsource.migration.driver.heartbeat import Watch
+from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from eventsource.migration.steps import decision
 from eventsource.migration.steps.cutover import OPENING_MS, Cutover
@@ -205,7 +205,9 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(
     monkeypatch.setattr("eventsource.migration.steps.cutover.Cutover._fenced", _left_open)
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
     await asyncio.wait_for(deciding.wait(), 20)
-    monkeypatch.setattr("eventsource.migration.driver.driver.Links.close", _keep_the_fence)
+    monkeypatch.setattr(
+        "eventsource.migration.driver.driver.DriverConnections.close", _keep_the_fence
+    )
     await driver.stop()
     asked.cancel()
     monkeypatch.undo()
@@ -242,7 +244,7 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
     driver = await world.process()
     migration = await world.dual_write(process=driver)
     frozen, thawed, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    run, fenced, asked_first = Cutover.run, Cutover._fenced, decision.decision
+    run, fenced, asked_first = Cutover.run, Cutover._fenced, decision.find
 
     async def freeze_and_run(self: Cutover) -> Any:
         try:
@@ -261,7 +263,7 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
         async with fenced(self, wait, budget) as held:
             yield held
 
-    async def sleep_on(self: Watch) -> None:
+    async def sleep_on(self: Heartbeat) -> None:
         await asyncio.Event().wait()
 
     async def thaw_after(*arguments: Any) -> Any:
@@ -273,7 +275,7 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
 
     monkeypatch.setattr(Cutover, "run", freeze_and_run)
     monkeypatch.setattr(Cutover, "_fenced", freeze_and_fence)
-    monkeypatch.setattr(Watch, "run", sleep_on)
+    monkeypatch.setattr(Heartbeat, "run", sleep_on)
     await driver.coordinator.close()
     await driver.coordinator.resume_migration(migration.id)
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))

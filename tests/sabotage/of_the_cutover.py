@@ -274,7 +274,7 @@ VARIANTS = (
         (
             Edit(
                 _ABORT,
-                "    if await decision.decision(links.fence, source, migration) is not None:\n",
+                "    if await decision.find(links.fence, source, migration) is not None:\n",
                 "    if False:\n",
             ),
             Edit(

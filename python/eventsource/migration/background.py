@@ -33,7 +33,7 @@ POLL_SECONDS = 0.05
 OUTAGE_SECONDS = 30.0
 
 
-class Drivers:
+class BackgroundDrivers:
     """Keeps a driver at work for each migration that no other process drives.
 
     Args:

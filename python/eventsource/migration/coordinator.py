@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from eventsource import failpoints
 from eventsource.migration import failures
-from eventsource.migration.background import POLL_SECONDS, Drivers
+from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
 from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.consistency import lag
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
@@ -54,7 +54,7 @@ class MigrationCoordinator:
         self._routes = routing_repo
         self._router = router
         self._config = config or MigrationConfig()
-        self._drivers = Drivers(migration_repo, router)
+        self._drivers = BackgroundDrivers(migration_repo, router)
 
     async def start_migration(
         self,

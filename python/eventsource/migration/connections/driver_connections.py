@@ -104,7 +104,7 @@ async def address_of(store: PostgreSQLEventStore) -> TableAddress:
 
 
 @dataclass(slots=True)
-class Links:
+class DriverConnections:
     """Open connections of one driver.
 
     ``fence`` holds the exclusive lock during the cutover, so the source has a second connection
@@ -119,7 +119,7 @@ class Links:
     target: Connection
 
     @classmethod
-    async def open(cls, endpoints: Endpoints, migration_id: UUID) -> Links:
+    async def open(cls, endpoints: Endpoints, migration_id: UUID) -> DriverConnections:
         """Open them all, or none.
 
         Those to the stores bear the migration's mark, but for ``fence``: its COMMIT may be the
@@ -128,9 +128,9 @@ class Links:
         opened: list[Connection] = []
         try:
             for _ in range(2):
-                opened.append(await open_link(endpoints.control))
+                opened.append(await open_connection(endpoints.control))
             opened.append(await _open_source(endpoints, migration_id))
-            opened.append(await open_link(endpoints.source))
+            opened.append(await open_connection(endpoints.source))
             opened.append(await _open_target(endpoints, migration_id))
         except BaseException:
             await close_all(opened)
@@ -152,7 +152,7 @@ class Links:
         opened: list[Connection] = []
         try:
             opened.append(await _open_source(self.endpoints, migration_id))
-            opened.append(await open_link(self.endpoints.source))
+            opened.append(await open_connection(self.endpoints.source))
             opened.append(await _open_target(self.endpoints, migration_id))
         except BaseException:
             await close_all(opened)
@@ -199,7 +199,7 @@ class Links:
         return await PassSession.open(config)
 
 
-async def open_link(parameters: ConnectionParameters) -> Connection:
+async def open_connection(parameters: ConnectionParameters) -> Connection:
     """One connection as the driver has them; the caller closes it."""
     connection = await connect(
         parameters, application_name=APPLICATION_NAME, command_timeout=timeouts.STATEMENT_SECONDS
@@ -213,17 +213,17 @@ async def open_link(parameters: ConnectionParameters) -> Connection:
 
 
 async def _open_source(endpoints: Endpoints, migration_id: UUID) -> Connection:
-    connection = await open_link(endpoints.source)
-    await session_marks.bear(connection, session_marks.driver_mark(migration_id))
+    connection = await open_connection(endpoints.source)
+    await session_marks.mark(connection, session_marks.driver_mark(migration_id))
     return connection
 
 
 async def _open_target(endpoints: Endpoints, migration_id: UUID) -> Connection:
-    connection = await open_link(endpoints.target)
+    connection = await open_connection(endpoints.target)
     await connection.execute(
         "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
     )
-    await session_marks.bear(connection, session_marks.driver_mark(migration_id))
+    await session_marks.mark(connection, session_marks.driver_mark(migration_id))
     return connection
 
 

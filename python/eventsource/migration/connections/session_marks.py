@@ -33,7 +33,7 @@ def data_plane_mark(migration_id: UUID, side: str = "target") -> int:
     return ((high ^ low) >> 1) & ~3 | _SIDES[side]
 
 
-async def bear(connection: Executor, mark: int) -> None:
+async def mark(connection: Executor, mark: int) -> None:
     """Mark the session for as long as it lives."""
     await connection.execute("select pg_advisory_lock_shared($1)", mark)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.tables import guard, progress
-from eventsource.migration.tables.snapshots import newer
+from eventsource.migration.tables.snapshots import not_shown_by
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor, TableAddress
@@ -37,17 +37,17 @@ async def sync_lag(
     if at.proven_snapshot is None:
         assert at.snapshot is not None
         later = await source.fetchval(
-            f"select count(*) from {table} where {newer(at.snapshot)}", tenant
+            f"select count(*) from {table} where {not_shown_by(at.snapshot)}", tenant
         )
         return max(0, migration.total_events - at.rows_copied) + int(later)
     rows = await source.fetch(
-        f"select global_position from {table} where {newer(at.proven_snapshot)} limit $2",
+        f"select global_position from {table} where {not_shown_by(at.proven_snapshot)} limit $2",
         tenant, LOOKED_UP + 1,
     )  # fmt: skip
     if len(rows) > LOOKED_UP:
         return int(
             await source.fetchval(
-                f"select count(*) from {table} where {newer(at.proven_snapshot)}", tenant
+                f"select count(*) from {table} where {not_shown_by(at.proven_snapshot)}", tenant
             )
         )
     wanted = {row["global_position"] + at.position_offset for row in rows}

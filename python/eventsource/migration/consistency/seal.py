@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.tables import guard
-from eventsource.migration.tables.snapshots import newer
+from eventsource.migration.tables.snapshots import not_shown_by
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -58,7 +58,7 @@ async def unbroken(
     # In one statement, and so in one snapshot: what was in flight may commit at any moment.
     [here] = await source.fetch(
         "with edge as (select least($2::bigint, (select min(global_position) - 1"
-        f" from {guard.table(source_address)} where {newer(at.sealed_snapshot)})) as position)"
+        f" from {guard.table(source_address)} where {not_shown_by(at.sealed_snapshot)})) as position)"
         f" select edge.position, {_NEAR} as near, count(e.global_position) as events,"
         f" count(e.global_position) filter (where {_CHANGED}) as changed"
         f" from edge left join {guard.table(source_address)} e on e.tenant_id = $1"

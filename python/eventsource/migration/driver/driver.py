@@ -22,9 +22,9 @@ from eventsource import failpoints
 from eventsource.connections import redact
 from eventsource.dataplane import DataPlaneError
 from eventsource.migration import failures
-from eventsource.migration.connections.driver_connections import Endpoints, Links
-from eventsource.migration.driver.heartbeat import Watch
-from eventsource.migration.driver.stages import Drive
+from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
+from eventsource.migration.driver.heartbeat import Heartbeat
+from eventsource.migration.driver.stages import Stages
 from eventsource.migration.errors import LeaseLostError, MigrationError
 from eventsource.migration.failures import PASSING, first_of, may_pass
 from eventsource.migration.states import MigrationState, may_follow
@@ -103,16 +103,16 @@ class Driver:
         return taken
 
     async def _drive(self) -> None:
-        links = await Links.open(self.endpoints, self.migration_id)
+        links = await DriverConnections.open(self.endpoints, self.migration_id)
         try:
             await self.take_over(links)
-            watch = await Watch.start(links.watch, self.migration_id, self.owner)
+            watch = await Heartbeat.start(links.watch, self.migration_id, self.owner)
             try:
                 async with asyncio.TaskGroup() as group:
                     source, config = self.endpoints.source, watch.migration.config
                     sparing = group.create_task(watch.throttle.watch_source(source, config))
                     watching = group.create_task(watch.run())
-                    await Drive(self, links, watch).to_the_end()
+                    await Stages(self, links, watch).to_the_end()
                     watching.cancel()
                     sparing.cancel()
             except BaseExceptionGroup as errors:
@@ -126,7 +126,7 @@ class Driver:
         finally:
             await links.close()
 
-    async def take_over(self, links: Links) -> None:
+    async def take_over(self, links: DriverConnections) -> None:
         """Be the only one who does anything at the stores; for links just opened.
 
         The lease begins anew: opening the links may have taken most of it, and whoever gets it

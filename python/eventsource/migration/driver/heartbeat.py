@@ -33,7 +33,7 @@ TICK_SECONDS = 0.25
 
 
 @dataclass(slots=True)
-class Watch:
+class Heartbeat:
     """Runs beside the driver on a connection of its own.
 
     Attributes:
@@ -55,7 +55,7 @@ class Watch:
     @classmethod
     async def start(
         cls, connection: asyncpg.Connection[Any], migration_id: UUID, owner: UUID
-    ) -> Watch:
+    ) -> Heartbeat:
         """Listen, then read: nothing is missed between the two."""
         repository = PostgreSQLMigrationRepository(connection)
         asked, news = asyncio.Event(), asyncio.Event()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from eventsource.migration.connections.driver_connections import APPLICATION_NAME, open_link
+from eventsource.migration.connections.driver_connections import APPLICATION_NAME, open_connection
 from eventsource.migration.driver.slowdown import Load
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SourceLoad:
     @classmethod
     async def open(cls, source: ConnectionParameters) -> SourceLoad:
         """Connect."""
-        connection = await open_link(source)
+        connection = await open_connection(source)
         await connection.execute(f"set statement_timeout = '{LONGEST_COMMIT}s'")
         return cls(connection)
 

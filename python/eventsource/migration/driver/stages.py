@@ -22,9 +22,9 @@ from eventsource.migration.tables.event_table import carried_columns
 
 if TYPE_CHECKING:
     from eventsource.dataplane import PassSession
-    from eventsource.migration.connections.driver_connections import Links
+    from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.driver.driver import Driver
-    from eventsource.migration.driver.heartbeat import Watch
+    from eventsource.migration.driver.heartbeat import Heartbeat
     from eventsource.migration.models import Migration
 
 #: Catch-up passes tried before the fence is asked for although the lag is not small.
@@ -32,12 +32,12 @@ PASSES_BEFORE_FENCE = 50
 
 
 @dataclass(slots=True)
-class Drive:
+class Stages:
     """One stretch of driving on one set of connections."""
 
     driver: Driver
-    links: Links
-    watch: Watch
+    links: DriverConnections
+    watch: Heartbeat
     passes: Passes | None = None
 
     @property
@@ -95,7 +95,7 @@ class Drive:
                 self.driver.owner,
                 carry_on=lambda: not self.watch.stop_requested,
             )
-        except brief_locks.NeverQuiet:
+        except brief_locks.LockNeverGranted:
             return
         await self._open_passes()
         assert self.passes is not None
@@ -124,7 +124,7 @@ class Drive:
         """One catch-up pass; then the cutover when asked for, else a rest."""
         source = self.links.endpoints.source_address
         fence = await fences.read(self.links.source, source, self.migration.tenant_id)
-        if decision.as_decision(fence, self.migration) is not None:
+        if decision.of(fence, self.migration) is not None:
             # The journal is behind the fence, as after a restore: it rolls forward.
             await self._to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
             return
@@ -216,7 +216,7 @@ class Drive:
         target = self.links.endpoints.target_address
         await progress.claim(self.links.target, target, self.migration.id, self.driver.owner)
         await failpoints.reach("recovery.claimed.committed")
-        decided = await decision.decision(
+        decided = await decision.find(
             self.links.fence, self.links.endpoints.source_address, self.migration
         )
         await failpoints.reach("recovery.decided")

@@ -11,7 +11,11 @@ import asyncpg
 from eventsource.connections import ConnectionParameters
 from eventsource.hosts import SILENCE_SECONDS, is_silent
 from eventsource.identifiers import qualified
-from eventsource.migration.connections.driver_connections import Endpoints, close_all, open_link
+from eventsource.migration.connections.driver_connections import (
+    Endpoints,
+    close_all,
+    open_connection,
+)
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
 from eventsource.migration.preflight.event_tables import FENCE_TABLES, INIT
 
@@ -54,7 +58,9 @@ where not has_table_privilege(name, privilege)
 """
 
 
-async def refuse_silent(hosts: Mapping[str, Sequence[tuple[str, int]]], findings: Findings) -> None:
+async def refuse_silent_hosts(
+    hosts: Mapping[str, Sequence[tuple[str, int]]], findings: Findings
+) -> None:
     """A database whose host does not answer at all is a problem, found in `SILENCE_SECONDS`."""
     silent = await asyncio.gather(*(is_silent(each, SILENCE_SECONDS) for each in hosts.values()))
     for (what, addresses), unanswered in zip(hosts.items(), silent, strict=True):
@@ -78,7 +84,7 @@ async def check(endpoints: Endpoints, findings: Findings) -> None:
 async def _check_control(endpoints: Endpoints, findings: Findings) -> None:
     what = "the control database"
     with findings.unusable(what):
-        connection = await open_link(endpoints.control)
+        connection = await open_connection(endpoints.control)
         try:
             await _check_privileges(
                 connection,
@@ -96,7 +102,7 @@ async def _check_store(
 ) -> None:
     what = f"the {side}'s database"
     with findings.unusable(what):
-        connection = await open_link(parameters)
+        connection = await open_connection(parameters)
         try:
             await _check_rights(connection, side, address, findings)
             await _check_privileges(
@@ -169,7 +175,7 @@ async def _are_lent(connection: Connection, parameters: ConnectionParameters) ->
         before = await connection.fetchval(ask)
         # A pooler makes up the process id of the login, and everybody else tells the server's.
         rounds = 1 if before == connection.get_server_pid() else ROUNDS
-        other = await open_link(parameters)
+        other = await open_connection(parameters)
         try:
             for _ in range(rounds):
                 await other.execute("begin")

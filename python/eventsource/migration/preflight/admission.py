@@ -42,7 +42,7 @@ async def generation_of(
     """
     findings = Findings()
     control = "the control database"
-    await access.refuse_silent({control: _control_hosts(migrations)}, findings)
+    await access.refuse_silent_hosts({control: _control_hosts(migrations)}, findings)
     findings.raise_if_refused()
     routing: TenantRouting | None = None
 
@@ -78,7 +78,7 @@ async def examine(
     hosts = {"the control database": _control_hosts(migrations)}
     for side, store in (("source", source), ("target", target)):
         hosts[f"the {side}'s database"] = store.hosts()
-    await access.refuse_silent(hosts, findings)
+    await access.refuse_silent_hosts(hosts, findings)
     if findings.problems:
         return findings
 

@@ -109,7 +109,7 @@ class DualWriteInterceptor:
         self._offset = migration.position_offset or 0
         self._source, self._target = source, target
         self._queue: asyncio.Queue[_Append] = asyncio.Queue(QUEUE_LENGTH)
-        self._links: _MirrorLinks | None = None
+        self._links: _MirrorConnections | None = None
         self._mirrored = self._deferred = 0
         self._failures = self._events_failed = 0
         self._first_failure: datetime | None = None
@@ -164,7 +164,7 @@ class DualWriteInterceptor:
     async def _write(self, appends: list[_Append]) -> None:
         try:
             if self._links is None:
-                self._links = await _MirrorLinks.open(self._source, self._target)
+                self._links = await _MirrorConnections.open(self._source, self._target)
             written = await self._links.copy(
                 appends, self._tenant_id, self.migration_id, self._offset
             )
@@ -193,7 +193,7 @@ class DualWriteInterceptor:
 
 
 @dataclass(slots=True)
-class _MirrorLinks:
+class _MirrorConnections:
     """The mirror's two connections and its statements."""
 
     source: Connection
@@ -203,7 +203,9 @@ class _MirrorLinks:
     insert: str
 
     @classmethod
-    async def open(cls, source: PostgreSQLEventStore, target: PostgreSQLEventStore) -> _MirrorLinks:
+    async def open(
+        cls, source: PostgreSQLEventStore, target: PostgreSQLEventStore
+    ) -> _MirrorConnections:
         opened: list[Connection] = []
         try:
             for store in (source, target):

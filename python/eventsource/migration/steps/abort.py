@@ -14,7 +14,7 @@ from eventsource.migration.tables import deferred_indexes, fences, guard, progre
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from eventsource.migration.connections.driver_connections import Links
+    from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 ROWS_AT_A_TIME = 20_000
 
 
-async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
+async def carry_out(links: DriverConnections, migration: Migration, owner: UUID) -> bool:
     """Remove what the migration put anywhere; False when the tenant has already moved.
 
     Every step may be repeated: an abort that dies is taken up by the next driver. The source's
     guard goes first, under the lock, so that from then on nothing can be decided.
     """
     source, target = links.endpoints.source_address, links.endpoints.target_address
-    if await decision.decision(links.fence, source, migration) is not None:
+    if await decision.find(links.fence, source, migration) is not None:
         await links.migrations.withdraw_abort(migration.id)
         return False
     await failpoints.reach("abort.decided")
@@ -73,7 +73,7 @@ async def carry_out(links: Links, migration: Migration, owner: UUID) -> bool:
     return True
 
 
-async def _remove_guard(links: Links, migration: Migration) -> bool:
+async def _remove_guard(links: DriverConnections, migration: Migration) -> bool:
     source = links.endpoints.source_address
     fence = await fences.read(links.source, source, migration.tenant_id)
     if fence is None or fence.migration_id != migration.id:
@@ -81,7 +81,7 @@ async def _remove_guard(links: Links, migration: Migration) -> bool:
     return await guard.remove(links.fence, source, fence)
 
 
-async def _undo_load(links: Links, migration: Migration, closed: Fence) -> None:
+async def _undo_load(links: DriverConnections, migration: Migration, closed: Fence) -> None:
     """Restore the indexes that a load was doing without, over no rows: that is quick."""
     target = links.endpoints.target_address
     if await deferred_indexes.deferred(links.target, target, migration.id) is not None:
@@ -89,7 +89,7 @@ async def _undo_load(links: Links, migration: Migration, closed: Fence) -> None:
         await deferred_indexes.build((links.target,), target, migration, closed)
 
 
-async def _delete_copied(links: Links, migration: Migration) -> None:
+async def _delete_copied(links: DriverConnections, migration: Migration) -> None:
     """Delete the tenant's rows at the target."""
     name = guard.table(links.endpoints.target_address)
     while True:

@@ -22,7 +22,7 @@ from eventsource.migration.steps import decision
 from eventsource.migration.tables import brief_locks, fences
 
 if TYPE_CHECKING:
-    from eventsource.migration.connections.driver_connections import Links
+    from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.steps.passes import Passes
@@ -97,7 +97,7 @@ class CutoverResult:
 class Cutover:
     """One cutover of one migration. Every connection it needs is open before it begins."""
 
-    links: Links
+    links: DriverConnections
     migration: Migration
     passes: Passes
     fence: Fence

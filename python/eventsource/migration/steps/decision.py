@@ -70,7 +70,7 @@ async def decide(
     return Decision(**dict(row)) if row is not None else None
 
 
-async def decision(
+async def find(
     connection: asyncpg.Connection[Any], source: TableAddress, migration: Migration
 ) -> Decision | None:
     """What was decided; that nothing was is established while holding the lock.
@@ -82,7 +82,7 @@ async def decision(
     pause = 0.1
     while True:
         fence = await fences.read(connection, source, migration.tenant_id)
-        decided = as_decision(fence, migration)
+        decided = of(fence, migration)
         if decided is not None or fence is None or fence.migration_id != migration.id:
             return decided
         try:
@@ -91,15 +91,13 @@ async def decision(
                 await fences.lock_exclusively(connection, fence)
                 await failpoints.reach("recovery.lock.held")
                 # A statement of its own: its snapshot is taken after the wait.
-                return as_decision(
-                    await fences.read(connection, source, migration.tenant_id), migration
-                )
+                return of(await fences.read(connection, source, migration.tenant_id), migration)
         except asyncpg.LockNotAvailableError:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
 
 
-def as_decision(fence: Fence | None, migration: Migration) -> Decision | None:
+def of(fence: Fence | None, migration: Migration) -> Decision | None:
     """The decision a fence row stands for, None while it is open or belongs to another move."""
     if fence is None or fence.state != "moved" or fence.migration_id != migration.id:
         return None
@@ -172,7 +170,7 @@ async def roll_forward(
     ``moved`` once committed never goes back, so a plain read suffices to act on it; it is only
     the absence of a decision that takes the lock to establish.
     """
-    decided = as_decision(await fences.read(source, source_address, migration.tenant_id), migration)
+    decided = of(await fences.read(source, source_address, migration.tenant_id), migration)
     if decided is None:
         return False
     await open_target(target, target_address, migration, decided)

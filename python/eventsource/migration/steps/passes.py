@@ -15,7 +15,7 @@ from eventsource.migration.tables import progress, snapshots
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from eventsource.migration.connections.driver_connections import Links
+    from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.progress import CopyProgress
 
@@ -29,7 +29,7 @@ class Passes:
     session is held to now (events per second).
     """
 
-    links: Links
+    links: DriverConnections
     migration: Migration
     session: PassSession
     owner: UUID

@@ -19,13 +19,13 @@ from eventsource.migration.tables import (
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from eventsource.migration.connections.driver_connections import Links
+    from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.progress import CopyProgress
 
 
 async def prepare(
-    links: Links, migration: Migration, owner: UUID, carry_on: Callable[[], bool]
+    links: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool]
 ) -> None:
     """Close the target, then guard the source; every step may be repeated.
 
@@ -76,7 +76,7 @@ async def prepare(
     await links.migrations.record_offset(migration.id, owner, at.position_offset)
 
 
-async def count_tenant(links: Links, migration: Migration, at: CopyProgress) -> int:
+async def count_tenant(links: DriverConnections, migration: Migration, at: CopyProgress) -> int:
     """How many rows of the tenant the open pass's snapshot shows."""
     count = await links.source.fetchval(
         f"select count(*) from {guard.table(links.endpoints.source_address)} where tenant_id = $1"
@@ -87,7 +87,7 @@ async def count_tenant(links: Links, migration: Migration, at: CopyProgress) -> 
     return int(count)
 
 
-async def _has_many(links: Links, migration: Migration) -> bool:
+async def _has_many(links: DriverConnections, migration: Migration) -> bool:
     """Whether the tenant is large enough for deferred indexes to pay."""
     count = await links.source.fetchval(
         f"select count(*) from (select from {guard.table(links.endpoints.source_address)}"

@@ -25,7 +25,7 @@ FROZEN_AFTER_MS = 100
 TRANSACTION_TIMEOUT_MS = 15_000
 
 
-class NeverQuiet(Exception):
+class LockNeverGranted(Exception):
     """The lock was not had, and nobody wants it any more."""
 
 
@@ -69,7 +69,7 @@ async def transact(
             return
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             if not carry_on():
-                raise NeverQuiet from None
+                raise LockNeverGranted from None
             # Let the writers that queued behind the attempt run before the next one.
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0 if time.monotonic() - started < 60 else 5.0)

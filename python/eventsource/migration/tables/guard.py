@@ -61,7 +61,7 @@ async def install(
     transaction at the source may hold them up for as long as it lasts.
 
     Raises:
-        NeverQuiet: ``carry_on`` said no.
+        LockNeverGranted: ``carry_on`` said no.
     """
 
     async def create() -> None:
@@ -173,7 +173,7 @@ async def drop_arrived(connection: asyncpg.Connection[Any], address: TableAddres
                 lambda: time.monotonic() < deadline,
                 lock_timeout_ms=TIDY_LOCK_TIMEOUT_MS,
             )
-        except brief_locks.NeverQuiet:
+        except brief_locks.LockNeverGranted:
             _log.info("table %s was never quiet: its old triggers stay for now", address.table)
 
 

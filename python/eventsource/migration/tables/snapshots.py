@@ -66,7 +66,7 @@ async def remove_barrier(connection: Executor, source: TableAddress, migration_i
     )
 
 
-def newer(snapshot: str) -> str:
+def not_shown_by(snapshot: str) -> str:
     """The condition for rows of tenant $1 that a snapshot (text form) does not show.
 
     Not ``not pg_visible_in_snapshot``, which would read everything since the oldest foreign
