@@ -217,7 +217,7 @@ def _startup_options(settings: Mapping[str, str]) -> str:
 class Executor(Protocol):
     """What an asyncpg pool and an asyncpg connection have in common."""
 
-    async def fetch(self, query: str, *args: object) -> list[Any]: ...
+    async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Any]: ...
     async def fetchrow(self, query: str, *args: object) -> Any: ...
     async def fetchval(self, query: str, *args: object) -> Any: ...
     async def execute(self, query: str, *args: object) -> str: ...
@@ -242,3 +242,8 @@ class TableAddress:
     dsn: str = field(repr=False)
     schema: str
     table: str
+
+    @property
+    def parameters(self) -> ConnectionParameters:
+        """How to reach the table's database."""
+        return ConnectionParameters(self.dsn)

@@ -10,8 +10,7 @@ import asyncpg
 import pytest
 from world import SOURCE, TARGET, World
 
-from eventsource.connections import TableAddress
-from eventsource.migration.connections.driver_connections import address_of
+from eventsource.migration.event_table import EventTable, OwnTable
 from eventsource.migration.tables import fences, guard
 from eventsource.migration.tables.fences import Fence
 
@@ -25,17 +24,16 @@ class Guarded:
     def __init__(
         self,
         world: World,
-        admin: asyncpg.Connection,
         side: str,
-        address: TableAddress,
+        table: OwnTable,
         fence: Fence,
         tenant: UUID,
     ) -> None:
-        self.world, self.admin, self.side = world, admin, side
-        self.address, self.fence, self.tenant = address, fence, tenant
+        self.world, self.side, self.table = world, side, table
+        self.admin, self.fence, self.tenant = table.connection, fence, tenant
 
     async def install(self) -> None:
-        await guard.install(self.admin, self.address, self.fence, self.tenant, lambda: True)
+        await guard.install(self.table, self.fence, self.tenant, lambda: True)
 
     async def set_state(self, state: str) -> None:
         await self.admin.execute(
@@ -73,15 +71,15 @@ async def guarded(
     tenant: UUID | None = None,
     migration: UUID = MIGRATION,
 ) -> Guarded:
-    address = await address_of(world.here.source if side == "source" else world.here.target)
-    admin = await world.connect(side)
+    store = world.here.source if side == "source" else world.here.target
+    table = EventTable(await world.connect(side), await store.address())
     tenant = tenant or world.tenant
     fence = await fences.raise_fence(
-        admin, address, tenant_id=tenant, migration_id=migration,
+        table, tenant_id=tenant, migration_id=migration,
         store_id=SOURCE if side == "source" else TARGET, role=side, generation=0,
         budget_seconds=BUDGET,
     )  # fmt: skip
-    made = Guarded(world, admin, side, address, fence, tenant)
+    made = Guarded(world, side, table, fence, tenant)
     if install:
         await made.install()
     return made

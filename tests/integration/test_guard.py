@@ -289,7 +289,8 @@ async def test_the_rows_of_a_copy_into_the_target_are_written_page_by_page(world
 
     before = await records()
     await migrator.copy_to_table(
-        it.address.table, schema_name=it.address.schema, source=io.BytesIO(lines.encode()),
+        it.table.address.table, schema_name=it.table.address.schema,
+        source=io.BytesIO(lines.encode()),
         columns=[*columns.split(", "), "payload"],
     )  # fmt: skip
     assert indexes * rows < await records() - before < (indexes + 0.5) * rows

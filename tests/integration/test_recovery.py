@@ -150,7 +150,7 @@ async def test_a_decision_whose_commit_was_not_answered_is_found(
 
     async def unanswered(self: Cutover) -> None:
         await commit(self)
-        self.links.fence.terminate()
+        self.connections.fence.connection.terminate()
         raise ConnectionResetError("the reply was lost")
 
     monkeypatch.setattr(Cutover, "_commit", unanswered)
@@ -168,7 +168,7 @@ async def test_a_decision_that_was_not_sent_is_taken_again(
     async def unsent(self: Cutover) -> None:
         tries.append(1)
         if len(tries) == 1:
-            self.links.fence.terminate()
+            self.connections.fence.connection.terminate()
             raise ConnectionResetError("the connection was lost")
         await commit(self)
 
@@ -197,7 +197,7 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(
 
     async def slow(self: Cutover) -> None:
         # The server has the COMMIT and its driver is gone: the session lives on for a while.
-        held.append(self.links.fence)
+        held.append(self.connections.fence.connection)
         deciding.set()
         await asyncio.Event().wait()
 
@@ -226,13 +226,18 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(
 
 @contextlib.asynccontextmanager
 async def _left_open(self: Cutover, wait: float, budget: float) -> AsyncIterator[bool]:
-    await self.links.fence.execute("begin")
-    await fences.lock_exclusively(self.links.fence, self.fence)
+    await self.connections.fence.connection.execute("begin")
+    await fences.lock_exclusively(self.connections.fence.connection, self.fence)
     yield True
 
 
 async def _keep_the_fence(self: Any) -> None:
-    for connection in (self.source, self.target, self.control, self.watch):
+    for connection in (
+        self.source.connection,
+        self.target.connection,
+        self.control,
+        self.heartbeat,
+    ):
         connection.terminate()
 
 

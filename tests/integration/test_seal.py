@@ -10,8 +10,8 @@ from world import World, insert, table, until
 
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import ConsistencyVerifier, Migration
-from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.consistency import seal
+from eventsource.migration.event_table import of_store
 from eventsource.migration.models import VerificationLevel
 from eventsource.migration.steps.passes import Passes
 from eventsource.migration.tables import progress
@@ -19,12 +19,10 @@ from eventsource.migration.tables import progress
 
 async def sealed(world: World, migration: Migration) -> seal.Sealed | None:
     here = world.here
-    source, target = await address_of(here.source), await address_of(here.target)
-    at = await progress.read(here.target.pool, target, migration.id)
+    source, target = await of_store(here.source), await of_store(here.target)
+    at = await progress.read(target, migration.id)
     assert at is not None
-    return await seal.unbroken(
-        here.source.pool, source, here.target.pool, target, migration.tenant_id, at
-    )
+    return await seal.unbroken(source, target, migration.tenant_id, at)
 
 
 async def compared(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:

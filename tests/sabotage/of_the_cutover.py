@@ -14,8 +14,8 @@ _RECOVERY = "tests/integration/test_recovery.py"
 _ORDER = "tests/integration/test_order_of_the_cutover.py"
 
 _DECIDES = "        await self._commit()\n"
-_OPENS = "        await decision.open_target(self.links.target, target, self.migration, decided)\n"
-_FINISHES = "        await decision.finish(self.links.migrations, self.migration, decided)\n"
+_OPENS = "        await decision.open_target(self.connections.target, self.migration, decided)\n"
+_FINISHES = "        await decision.finish(self.connections.migrations, self.migration, decided)\n"
 
 VARIANTS = (
     Variant(
@@ -24,8 +24,9 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "= lambda: None\n\n    async def catch_up",
-                "= lambda: None\n    early: PassResult | None = None\n\n    async def catch_up",
+                "= lambda: None\n\n    @classmethod\n    async def open",
+                "= lambda: None\n    early: PassResult | None = None\n\n    @classmethod\n"
+                "    async def open",
             ),
             Edit(
                 _PASSES,
@@ -122,13 +123,12 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/driver/driver.py",
-                "            await self.take_over(links)\n",
+                "            await self.lease.take_over(connections)\n",
                 "",
             ),
             Edit(
                 "python/eventsource/migration/driver/stages.py",
-                "        await progress.claim(self.links.target, target, self.migration.id,"
-                " self.driver.owner)\n",
+                "        await progress.claim(target, self.migration.id, self.lease.owner)\n",
                 "",
             ),
         ),
@@ -142,7 +142,7 @@ VARIANTS = (
                 "python/eventsource/migration/driver/stages.py",
                 "        request = self.migration.cutover_request\n        if decided is None:\n",
                 "        request = self.migration.cutover_request\n"
-                "        await self.links.source.execute(\n"
+                "        await self.connections.source.connection.execute(\n"
                 "            \"update eventsource_fences set state = 'open', generation = 0\")\n"
                 "        decided = None\n"
                 "        if decided is None:\n",
@@ -181,7 +181,7 @@ VARIANTS = (
             Edit(
                 _CUTOVER,
                 "                result = await self.passes.under_the_fence()\n",
-                "                late = await self.links.open_target(self.migration.id)\n"
+                "                late = await self.connections.open_target(self.migration.id)\n"
                 "                globals()['late'] = late\n"
                 "                result = await self.passes.under_the_fence()\n",
             ),
@@ -274,7 +274,7 @@ VARIANTS = (
         (
             Edit(
                 _ABORT,
-                "    if await decision.find(links.fence, source, migration) is not None:\n",
+                "    if await decision.find(connections.fence, migration) is not None:\n",
                 "    if False:\n",
             ),
             Edit(

@@ -237,15 +237,15 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/steps/preparation.py",
-                "    opened = await fences.raise_fence(\n        links.source,",
-                "    await links.source.execute('begin')\n"
-                "    opened = await fences.raise_fence(\n        links.source,",
+                "    opened = await fences.raise_fence(\n        source,",
+                "    await source.connection.execute('begin')\n"
+                "    opened = await fences.raise_fence(\n        source,",
             ),
             Edit(
                 "python/eventsource/migration/steps/preparation.py",
-                "    at = await progress.claim(links.target, target, migration.id, owner)\n",
-                "    await links.source.execute('commit')\n"
-                "    at = await progress.claim(links.target, target, migration.id, owner)\n",
+                "    at = await progress.claim(target, migration.id, owner)\n",
+                "    await source.connection.execute('commit')\n"
+                "    at = await progress.claim(target, migration.id, owner)\n",
             ),
         ),
         (f"{_INSTALLATION}::test_the_fence_row_is_committed_before_its_triggers_exist",),

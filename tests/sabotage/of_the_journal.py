@@ -30,7 +30,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/connections/driver_connections.py",
-                "        await session_marks.end(self.source,"
+                "        await session_marks.end(source,"
                 ' session_marks.data_plane_mark(migration_id, "source"))\n',
                 "",
             ),
@@ -61,7 +61,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/driver/driver.py",
-                "            await self.take_over(links)\n",
+                "            await self.lease.take_over(connections)\n",
                 "",
             ),
         ),
@@ -171,7 +171,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/steps/abort.py",
-                "        await fences.refuse_mirrors(links.target, target, closed)\n",
+                "        await fences.refuse_mirrors(target, closed)\n",
                 "",
             ),
         ),

@@ -19,8 +19,7 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
-                " self.migration.id)\n",
+                "        await snapshots.barrier(source, self.migration.id)\n",
                 "",
             ),
         ),
@@ -31,7 +30,7 @@ VARIANTS = (
         "the target's rows have the transaction ids of another cluster",
         (
             Edit(
-                "python/eventsource/migration/tables/event_table.py",
+                "python/eventsource/migration/event_table.py",
                 '        if column.name != "transaction_id" and not column.generated\n    )',
                 "        if not column.generated\n    )",
             ),
@@ -56,15 +55,14 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "        taken = await snapshots.take(source)\n",
-                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
-                " self.migration.id)\n        taken = await snapshots.take(source)\n",
+                "        taken = await snapshots.take(source.connection)\n",
+                "        await snapshots.barrier(source, self.migration.id)\n"
+                "        taken = await snapshots.take(source.connection)\n",
             ),
             Edit(
                 _PASSES,
                 "        self._refuse_other_cluster(taken.system)\n"
-                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
-                " self.migration.id)\n",
+                "        await snapshots.barrier(source, self.migration.id)\n",
                 "        self._refuse_other_cluster(taken.system)\n",
             ),
         ),
@@ -77,10 +75,10 @@ VARIANTS = (
             Edit(
                 "python/eventsource/migration/steps/bulk_copy.py",
                 "        result = await self.passes.run_stored()\n",
-                "        from eventsource.migration import snapshots\n"
-                "        links = self.passes.links\n"
-                "        fresh = await snapshots.take(links.source)\n"
-                "        await links.target.execute(\n"
+                "        from eventsource.migration.tables import snapshots\n"
+                "        connections = self.passes.connections\n"
+                "        fresh = await snapshots.take(connections.source.connection)\n"
+                "        await connections.target.connection.execute(\n"
                 '            "update eventsource_copy_progress set snapshot = $1", fresh.text)\n'
                 "        await self.passes.refresh()\n"
                 "        result = await self.passes.run_stored()\n",
@@ -141,7 +139,7 @@ VARIANTS = (
             Edit(
                 _PROGRESS,
                 "        raise PreflightError([already_there(migration.tenant_id,"
-                " target.table)])\n",
+                " target.address.table)])\n",
                 "        pass\n",
             ),
         ),
@@ -156,7 +154,7 @@ VARIANTS = (
         (
             Edit(
                 _PROGRESS,
-                '    await connection.fetchval("select setval($1::text::regclass, $2)",'
+                '    await target.connection.fetchval("select setval($1::text::regclass, $2)",'
                 " sequence, last)\n",
                 "",
             ),
@@ -192,11 +190,11 @@ VARIANTS = (
             ),
             Edit(
                 _MIRROR,
-                "            closed = await self.target.fetchval(\n",
-                "            await self.target.execute(\n"
-                "                f\"select set_config('{guard.MIGRATOR_SETTING}', '{migration_id}',"
-                ' true)")\n'
-                "            await self.target.fetchval(\n",
+                "            closed = await target.fetchval(\n",
+                "            await target.execute(\n"
+                "                f\"select set_config('{session_marks.MIGRATOR_SETTING}',"
+                " '{migration_id}', true)\")\n"
+                "            await target.fetchval(\n",
             ),
         ),
         (

@@ -14,6 +14,7 @@ import asyncpg
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
+from eventsource.migration.driver.lease import Lease
 from eventsource.migration.errors import ConsistencyError, RoutingError
 from eventsource.migration.failures import PASSING, may_pass
 from eventsource.migration.models import Migration
@@ -124,7 +125,8 @@ class BackgroundDrivers:
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             # A pool that is closing or a control database that is away: whoever waits asks again.
             endpoints = await Endpoints.of(self._migrations, source, target)
-            await Driver(migration.id, endpoints, self._migrations, self._verify).run()
+            lease = Lease(migration.id)
+            await Driver(endpoints, self._migrations, self._verify, lease).run()
 
     async def _verify(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 from eventsource import failpoints
 from eventsource.migration import failures
 from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
-from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.consistency import lag
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
+from eventsource.migration.event_table import of_store
 from eventsource.migration.models import Migration, MigrationConfig
 from eventsource.migration.preflight import admission
 from eventsource.migration.states import MigrationState
@@ -119,9 +119,7 @@ class MigrationCoordinator:
         if migration.state.is_final:
             return 0
         source, target = self._drivers.stores_of(migration)
-        return await lag.sync_lag(
-            source.pool, await address_of(source), target.pool, await address_of(target), migration
-        )
+        return await lag.sync_lag(await of_store(source), await of_store(target), migration)
 
     async def pause_migration(
         self, migration_id: UUID, *, operator: str | None = None

@@ -84,6 +84,13 @@ class PostgreSQLEventStore:
             self._parameters = await connections.connection_parameters(self.pool, self._dsn)
         return self._parameters
 
+    async def address(self) -> connections.TableAddress:
+        """The table as the data plane takes it, with its schema resolved."""
+        parameters = await self.connection_parameters()
+        return connections.TableAddress(
+            parameters.dsn, await self.resolve_schema(), self.table_name
+        )
+
     def hosts(self) -> list[tuple[str, int]]:
         """The TCP addresses that migrations would try; empty when they are not told."""
         return hosts.hosts_of(self.pool, self._dsn)

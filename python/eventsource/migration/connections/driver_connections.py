@@ -20,14 +20,12 @@ from eventsource.connections import (
     connect,
     connection_parameters,
 )
-from eventsource.dataplane import PassSession, PassSessionConfig
 from eventsource.migration.connections import session_marks, timeouts
 from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
+from eventsource.migration.event_table import EventTable, OwnTable
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 if TYPE_CHECKING:
-    from eventsource.migration.models import Migration
-    from eventsource.migration.tables.progress import CopyProgress
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
     Connection = asyncpg.Connection[Any]
@@ -58,10 +56,8 @@ class Endpoints:
 
     control: ConnectionParameters
     control_schema: str
-    source: ConnectionParameters
-    source_address: TableAddress
-    target: ConnectionParameters
-    target_address: TableAddress
+    source: TableAddress
+    target: TableAddress
 
     @classmethod
     async def of(
@@ -76,15 +72,11 @@ class Endpoints:
             ConnectionDetailsError: a store was given only a pool that does not tell; pass ``dsn=``.
         """
         control = await connection_parameters(cast("asyncpg.Pool[Any]", migrations.pool))
-        source_parameters = await source.connection_parameters()
-        target_parameters = await target.connection_parameters()
         return cls(
             control=control,
             control_schema=await control_schema(migrations),
-            source=source_parameters,
-            source_address=await address_of(source),
-            target=target_parameters,
-            target_address=await address_of(target),
+            source=await source.address(),
+            target=await target.address(),
         )
 
 
@@ -97,12 +89,6 @@ async def control_schema(migrations: PostgreSQLMigrationRepository) -> str:
     return str(name or "public")
 
 
-async def address_of(store: PostgreSQLEventStore) -> TableAddress:
-    """A store's table as the data plane takes it."""
-    parameters = await store.connection_parameters()
-    return TableAddress(parameters.dsn, await store.resolve_schema(), store.table_name)
-
-
 @dataclass(slots=True)
 class DriverConnections:
     """Open connections of one driver.
@@ -113,10 +99,10 @@ class DriverConnections:
 
     endpoints: Endpoints
     control: Connection
-    watch: Connection
-    source: Connection
-    fence: Connection
-    target: Connection
+    heartbeat: Connection
+    source: OwnTable
+    fence: OwnTable
+    target: OwnTable
 
     @classmethod
     async def open(cls, endpoints: Endpoints, migration_id: UUID) -> DriverConnections:
@@ -129,14 +115,12 @@ class DriverConnections:
         try:
             for _ in range(2):
                 opened.append(await open_connection(endpoints.control))
-            opened.append(await _open_source(endpoints, migration_id))
-            opened.append(await open_connection(endpoints.source))
-            opened.append(await _open_target(endpoints, migration_id))
+            tables = await _open_tables(endpoints, migration_id)
         except BaseException:
             await close_all(opened)
             raise
-        control, watch, source, fence, target = opened
-        return cls(endpoints, control, watch, source, fence, target)
+        control, heartbeat = opened
+        return cls(endpoints, control, heartbeat, *tables)
 
     @property
     def migrations(self) -> PostgreSQLMigrationRepository:
@@ -145,20 +129,12 @@ class DriverConnections:
 
     async def open_target(self, migration_id: UUID) -> Connection:
         """One more connection to the target that its guard lets in; the caller closes it."""
-        return await _open_target(self.endpoints, migration_id)
+        return (await _open_target(self.endpoints.target, migration_id)).connection
 
     async def renew(self, migration_id: UUID) -> None:
         """Open those to the stores anew; what was open on the old ones is gone."""
-        opened: list[Connection] = []
-        try:
-            opened.append(await _open_source(self.endpoints, migration_id))
-            opened.append(await open_connection(self.endpoints.source))
-            opened.append(await _open_target(self.endpoints, migration_id))
-        except BaseException:
-            await close_all(opened)
-            raise
-        before = [self.source, self.fence, self.target]
-        self.source, self.fence, self.target = opened
+        before = [table.connection for table in (self.source, self.fence, self.target)]
+        self.source, self.fence, self.target = await _open_tables(self.endpoints, migration_id)
         await close_all(before)
 
     async def end_others(self, migration_id: UUID) -> None:
@@ -166,37 +142,17 @@ class DriverConnections:
 
         The data plane's at the target end when the progress row is claimed.
         """
-        mark, own = session_marks.driver_mark(migration_id), (self.source, self.target)
-        keep = [await link.fetchval("select pg_backend_pid()") for link in own]
-        for link in own:
-            await session_marks.end(link, mark, keep)
-        await session_marks.end(self.source, session_marks.data_plane_mark(migration_id, "source"))
+        source, target = self.source.connection, self.target.connection
+        mark = session_marks.driver_mark(migration_id)
+        keep = [await own.fetchval("select pg_backend_pid()") for own in (source, target)]
+        for own in (source, target):
+            await session_marks.end(own, mark, keep)
+        await session_marks.end(source, session_marks.data_plane_mark(migration_id, "source"))
 
     async def close(self) -> None:
         """Close them all; what was not committed is gone, which is the safe outcome."""
-        await close_all([self.fence, self.source, self.target, self.control, self.watch])
-
-    async def open_session(
-        self, migration: Migration, progress: CopyProgress, columns: tuple[str, ...]
-    ) -> PassSession:
-        """Open the data plane's connections for this driver."""
-        config = PassSessionConfig(
-            migration_id=migration.id,
-            tenant_id=migration.tenant_id,
-            owner=progress.owner,
-            source=self.endpoints.source_address,
-            target=self.endpoints.target_address,
-            control_dsn=self.endpoints.control.dsn,
-            control_schema=self.endpoints.control_schema,
-            columns=columns,
-            offset=progress.position_offset,
-            last_target_position=progress.last_target_position,
-            chunk_rows=migration.config.chunk_rows,
-            chunk_bytes=migration.config.chunk_bytes,
-            jobs=migration.config.copy_jobs,
-            max_events_per_second=migration.config.max_events_per_second,
-        )
-        return await PassSession.open(config)
+        tables = [table.connection for table in (self.fence, self.source, self.target)]
+        await close_all([*tables, self.control, self.heartbeat])
 
 
 async def open_connection(parameters: ConnectionParameters) -> Connection:
@@ -212,19 +168,39 @@ async def open_connection(parameters: ConnectionParameters) -> Connection:
     return connection
 
 
-async def _open_source(endpoints: Endpoints, migration_id: UUID) -> Connection:
-    connection = await open_connection(endpoints.source)
-    await session_marks.mark(connection, session_marks.driver_mark(migration_id))
-    return connection
+async def _open_tables(
+    endpoints: Endpoints, migration_id: UUID
+) -> tuple[OwnTable, OwnTable, OwnTable]:
+    """Source, fence and target: all of them, or none."""
+    opened: list[OwnTable] = []
+    try:
+        opened.append(await open_table(endpoints.source))
+        await session_marks.mark(opened[0].connection, session_marks.driver_mark(migration_id))
+        opened.append(await open_table(endpoints.source))
+        opened.append(await _open_target(endpoints.target, migration_id))
+    except BaseException:
+        await close_all([table.connection for table in opened])
+        raise
+    source, fence, target = opened
+    return source, fence, target
 
 
-async def _open_target(endpoints: Endpoints, migration_id: UUID) -> Connection:
-    connection = await open_connection(endpoints.target)
-    await connection.execute(
-        "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
-    )
-    await session_marks.mark(connection, session_marks.driver_mark(migration_id))
-    return connection
+async def open_table(address: TableAddress) -> OwnTable:
+    """A table over a connection of its own; the caller closes that."""
+    return EventTable(await open_connection(address.parameters), address)
+
+
+async def _open_target(address: TableAddress, migration_id: UUID) -> OwnTable:
+    target = await open_table(address)
+    try:
+        await target.connection.execute(
+            "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
+        )
+        await session_marks.mark(target.connection, session_marks.driver_mark(migration_id))
+    except BaseException:
+        target.connection.terminate()
+        raise
+    return target
 
 
 async def close_all(connections: list[Connection]) -> None:

@@ -9,18 +9,15 @@ count. So a comparison may leave out what is under the seal, and reads only what
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.tables import guard
+from eventsource.migration.event_table import AnyTable
 from eventsource.migration.tables.snapshots import not_shown_by
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    import asyncpg
-
-    from eventsource.connections import TableAddress
     from eventsource.migration.tables.progress import CopyProgress
 
 #: Headers hold the lower half of a transaction id. They are compared with the seal's only while
@@ -41,10 +38,8 @@ class Sealed:
 
 
 async def unbroken(
-    source: asyncpg.Pool[Any],
-    source_address: TableAddress,
-    target: asyncpg.Pool[Any],
-    target_address: TableAddress,
+    source: AnyTable,
+    target: AnyTable,
     tenant_id: UUID,
     at: CopyProgress,
 ) -> Sealed | None:
@@ -56,19 +51,19 @@ async def unbroken(
     if at.sealed_snapshot is None or at.sealed_xid is None:
         return None
     # In one statement, and so in one snapshot: what was in flight may commit at any moment.
-    [here] = await source.fetch(
+    [here] = await source.connection.fetch(
         "with edge as (select least($2::bigint, (select min(global_position) - 1"
-        f" from {guard.table(source_address)} where {not_shown_by(at.sealed_snapshot)})) as position)"
+        f" from {source.name} where {not_shown_by(at.sealed_snapshot)})) as position)"
         f" select edge.position, {_NEAR} as near, count(e.global_position) as events,"
         f" count(e.global_position) filter (where {_CHANGED}) as changed"
-        f" from edge left join {guard.table(source_address)} e on e.tenant_id = $1"
+        f" from edge left join {source.name} e on e.tenant_id = $1"
         " and e.global_position <= edge.position group by edge.position",
         tenant_id, at.sealed_position, at.sealed_snapshot.split(":")[1],
         timeout=LONG_STATEMENT_SECONDS,
     )  # fmt: skip
-    [there] = await target.fetch(
+    [there] = await target.connection.fetch(
         f"select {_NEAR} as near, count(*) as events, count(*) filter (where {_CHANGED}) as changed"
-        f" from {guard.table(target_address)} e where tenant_id = $1 and global_position <= $2",
+        f" from {target.name} e where tenant_id = $1 and global_position <= $2",
         tenant_id, here["position"] + at.position_offset, at.sealed_xid,
         timeout=LONG_STATEMENT_SECONDS,
     )  # fmt: skip

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.dataplane import Verification, VerifyConfig
+from eventsource.migration import event_table
 from eventsource.migration.connections import timeouts
-from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.consistency import resumable, seal
+from eventsource.migration.event_table import of_store
 from eventsource.migration.models import VerificationLevel, VerificationReport
-from eventsource.migration.tables import event_table, fences, progress
+from eventsource.migration.tables import fences, progress
 
 if TYPE_CHECKING:
     from eventsource.migration.tables.progress import CopyProgress
@@ -84,7 +85,7 @@ class ConsistencyVerifier:
             config = replace(config, migration_id=at.migration_id)
         if level is VerificationLevel.HASH and at is not None and config.snapshot is not None:
             sealed = await seal.unbroken(
-                self._source.pool, config.source, self._target.pool, config.target, tenant_id, at
+                await of_store(self._source), await of_store(self._target), tenant_id, at
             )
             if sealed is not None:
                 config = replace(config, after=sealed.position, sample_percentage=100.0)
@@ -140,16 +141,16 @@ class ConsistencyVerifier:
         self, tenant_id: UUID, level: VerificationLevel, sample_percentage: float
     ) -> tuple[VerifyConfig, CopyProgress | None]:
         """What to compare, and how far a migration of the tenant is."""
-        source, target = await address_of(self._source), await address_of(self._target)
-        at = await progress.of_tenant(self._target.pool, target, tenant_id)
-        fence = await fences.read(self._source.pool, source, tenant_id)
+        source, target = await of_store(self._source), await of_store(self._target)
+        at = await progress.of_tenant(target, tenant_id)
+        fence = await fences.read(source, tenant_id)
         moved = fence is not None and at is not None and fence.migration_id == at.migration_id
         moved = moved and fence is not None and fence.state == "moved"
         config = VerifyConfig(
-            source=source,
-            target=target,
+            source=source.address,
+            target=target.address,
             tenant_id=tenant_id,
-            columns=await event_table.carried_columns(self._source.pool, source),
+            columns=await event_table.carried_columns(source),
             offset=at.position_offset if at else 0,
             level=level.value,
             # After the move the source is complete: all of it has to be there, and what the

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
@@ -18,31 +20,48 @@ from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.steps.cutover import Cutover, CutoverResult
 from eventsource.migration.steps.passes import Passes
 from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard, progress
-from eventsource.migration.tables.event_table import carried_columns
 
 if TYPE_CHECKING:
-    from eventsource.dataplane import PassSession
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.driver.driver import Driver
     from eventsource.migration.driver.heartbeat import Heartbeat
+    from eventsource.migration.driver.lease import Lease
     from eventsource.migration.models import Migration
 
 #: Catch-up passes tried before the fence is asked for although the lag is not small.
 PASSES_BEFORE_FENCE = 50
 
 
+#: Compares both stores; raises ConsistencyError.
+Verify = Callable[["Migration"], Awaitable[None]]
+
+
+class Doing(Enum):
+    """What decides how a failure is answered."""
+
+    CARRYING_ON = "carrying on"
+    ABORT = "abort"
+    RECOVERY = "recovery"
+
+
 @dataclass(slots=True)
 class Stages:
-    """One stretch of driving on one set of connections."""
+    """One stretch of driving on one set of connections.
 
-    driver: Driver
-    links: DriverConnections
-    watch: Heartbeat
+    Attributes:
+        verify: compares both stores before the fence is asked for.
+        doing: what it is at, for the driver that answers its failure.
+    """
+
+    connections: DriverConnections
+    lease: Lease
+    heartbeat: Heartbeat
+    verify: Verify
+    doing: Doing = Doing.CARRYING_ON
     passes: Passes | None = None
 
     @property
     def migration(self) -> Migration:
-        return self.watch.migration
+        return self.heartbeat.migration
 
     async def to_the_end(self) -> None:
         try:
@@ -69,15 +88,15 @@ class Stages:
 
     async def _obey(self) -> bool:
         """Carry out a durable request; True when there is nothing left to drive."""
-        migration = await self.watch.refresh(self.links.migrations)
+        migration = await self.heartbeat.refresh(self.connections.migrations)
         state = migration.state
         if state is MigrationState.CUTOVER_PAUSED:
             return False
         if migration.abort_requested is not None:
-            self.driver.doing = "abort"
-            if await abort.carry_out(self.links, migration, self.driver.owner):
+            self.doing = Doing.ABORT
+            if await abort.carry_out(self.connections, migration, self.lease.owner):
                 return True
-            await self.watch.refresh(self.links.migrations)
+            await self.heartbeat.refresh(self.connections.migrations)
             return False
         if state is MigrationState.PAUSED or state.is_final:
             return True
@@ -90,10 +109,10 @@ class Stages:
     async def _prepare(self) -> None:
         try:
             await preparation.prepare(
-                self.links,
+                self.connections,
                 self.migration,
-                self.driver.owner,
-                carry_on=lambda: not self.watch.stop_requested,
+                self.lease.owner,
+                carry_on=lambda: not self.heartbeat.stop_requested,
             )
         except brief_locks.LockNeverGranted:
             return
@@ -101,35 +120,33 @@ class Stages:
         assert self.passes is not None
         if not self.passes.at.pass_is_open:
             await self.passes.begin()
-        total = await preparation.count_tenant(self.links, self.migration, self.passes.at)
-        await self.links.migrations.record_progress(
-            self.migration.id, self.driver.owner, self.passes.at.rows_copied, total
+        total = await preparation.count_tenant(self.connections, self.migration, self.passes.at)
+        await self.connections.migrations.record_progress(
+            self.migration.id, self.lease.owner, self.passes.at.rows_copied, total
         )
         await self._to(MigrationState.BULK_COPY)
         await failpoints.reach("bulk.entered.committed")
 
     async def _bulk(self) -> None:
         passes = await self._open_passes()
-        with self.watch.attending(passes.session, bulk=True):
+        with self.heartbeat.attending(passes.session, bulk=True):
             copied = passes.at.proven_snapshot is not None or await BulkCopier(passes).run()
         await passes.publish()
         if not copied:
             return  # asked to stop: the request is carried out next
         await self._to(MigrationState.DUAL_WRITE, {"events": passes.at.proven_rows})
         await failpoints.reach("follow.entered.committed")
-        links = self.links
-        await deferred_indexes.first_statistics(links.target, links.endpoints.target_address)
+        await deferred_indexes.first_statistics(self.connections.target)
 
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""
-        source = self.links.endpoints.source_address
-        fence = await fences.read(self.links.source, source, self.migration.tenant_id)
+        fence = await fences.read(self.connections.source, self.migration.tenant_id)
         if decision.of(fence, self.migration) is not None:
             # The journal is behind the fence, as after a restore: it rolls forward.
             await self._to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
             return
         passes = await self._open_passes()
-        with self.watch.attending(passes.session):
+        with self.heartbeat.attending(passes.session):
             result = await passes.catch_up()
         if result is None:
             return
@@ -137,18 +154,18 @@ class Stages:
         if self.migration.cutover_request is not None:
             await self._cut_over(passes)
             return
-        await self.watch.rest(self.migration.config.pass_interval_seconds)
+        await self.heartbeat.rest(self.migration.config.pass_interval_seconds)
 
     async def _cut_over(self, passes: Passes) -> None:
         request = self.migration.cutover_request
         assert request is not None
         try:
             if not self.migration.cutover_force:
-                await self.driver.verify(self.migration)
+                await self.verify(self.migration)
             await failpoints.reach("cutover.verified")
             if not await self._shrink_the_lag(passes):
                 return
-            asked = await self.watch.refresh(self.links.migrations)
+            asked = await self.heartbeat.refresh(self.connections.migrations)
             if asked.pause_requested or asked.abort_requested is not None:
                 return
             await self._to(MigrationState.CUTOVER_PAUSED)
@@ -157,22 +174,22 @@ class Stages:
         except (CutoverTimeoutError, ConsistencyError) as error:
             if self.migration.state is MigrationState.CUTOVER_PAUSED:
                 await self._to(MigrationState.DUAL_WRITE, failures.describe(error))
-            await self.links.migrations.answer_cutover(
+            await self.connections.migrations.answer_cutover(
                 self.migration.id, request, failures.describe(error)
             )
             await self._reopen_passes()
             # A statement that was cancelled on a silent link would keep the next one waiting.
-            await self.links.renew(self.migration.id)
-            await self.driver.take_over(self.links)
+            await self.connections.renew(self.migration.id)
+            await self.lease.take_over(self.connections)
             return
         await decision.finish(
-            self.links.migrations, self.migration, result.decided, result.pause_ms
+            self.connections.migrations, self.migration, result.decided, result.pause_ms
         )
-        await self.links.migrations.answer_cutover(
+        await self.connections.migrations.answer_cutover(
             self.migration.id, request, {"code": failures.OK}
         )
         await failpoints.reach("flip.answer.committed")
-        await self.links.migrations.audit(
+        await self.connections.migrations.audit(
             self.migration.id,
             "cutover",
             {
@@ -181,15 +198,13 @@ class Stages:
                 "attempts": result.attempts,
             },
         )
-        await guard.drop_arrived(self.links.target, self.links.endpoints.target_address)
+        await guard.drop_arrived(self.connections.target)
 
     async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
-        fence = await fences.read(
-            self.links.source, self.links.endpoints.source_address, self.migration.tenant_id
-        )
+        fence = await fences.read(self.connections.source, self.migration.tenant_id)
         if fence is None:
             raise MigrationError("the fence at the source was removed by hand; abort the migration")
-        return await Cutover(self.links, self.migration, passes, fence).run()
+        return await Cutover(self.connections, self.migration, passes, fence).run()
 
     async def _shrink_the_lag(self, passes: Passes) -> bool:
         """Catch up until a pass is small: what is left then fits under the fence.
@@ -197,7 +212,7 @@ class Stages:
         False when asked to stop meanwhile.
         """
         for _ in range(PASSES_BEFORE_FENCE):
-            with self.watch.attending(passes.session):
+            with self.heartbeat.attending(passes.session):
                 result = await passes.catch_up()
             small = self.migration.config.sync_lag_threshold
             if result is None:
@@ -212,44 +227,32 @@ class Stages:
         The progress row is claimed first: a driver that was only frozen either holds the lock and
         is waited for, or runs no last pass any more and so decides nothing.
         """
-        self.driver.doing = "recovery"
-        target = self.links.endpoints.target_address
-        await progress.claim(self.links.target, target, self.migration.id, self.driver.owner)
+        self.doing = Doing.RECOVERY
+        target = self.connections.target
+        await progress.claim(target, self.migration.id, self.lease.owner)
         await failpoints.reach("recovery.claimed.committed")
-        decided = await decision.find(
-            self.links.fence, self.links.endpoints.source_address, self.migration
-        )
+        decided = await decision.find(self.connections.fence, self.migration)
         await failpoints.reach("recovery.decided")
         request = self.migration.cutover_request
         if decided is None:
             await self._to(MigrationState.DUAL_WRITE, {"recovered": "nothing was decided"})
-            self.driver.doing = ""
+            self.doing = Doing.CARRYING_ON
             return
-        await decision.open_target(self.links.target, target, self.migration, decided)
-        await decision.finish(self.links.migrations, self.migration, decided)
+        await decision.open_target(target, self.migration, decided)
+        await decision.finish(self.connections.migrations, self.migration, decided)
         if request is not None:
-            await self.links.migrations.answer_cutover(
+            await self.connections.migrations.answer_cutover(
                 self.migration.id, request, {"code": failures.OK}
             )
-        await guard.drop_arrived(self.links.target, target)
+        await guard.drop_arrived(target)
 
     async def _open_passes(self) -> Passes:
         if self.passes is None:
-            target = self.links.endpoints.target_address
-            at = await progress.claim(
-                self.links.target, target, self.migration.id, self.driver.owner
+            throttle = self.heartbeat.throttle
+            await throttle.ready.wait()
+            self.passes = await Passes.open(
+                self.connections, self.migration, self.lease.owner, lambda: throttle.rate
             )
-            if at is None:
-                raise MigrationError(
-                    "the progress row at the target was removed by hand; abort the migration"
-                )
-            columns = await carried_columns(self.links.source, self.links.endpoints.source_address)
-            await self.watch.throttle.ready.wait()
-            session: PassSession = await self.links.open_session(self.migration, at, columns)
-            self.passes = Passes(
-                self.links, self.migration, session, self.driver.owner, at,
-                lambda: self.watch.throttle.rate,
-            )  # fmt: skip
         self.passes.migration = self.migration
         return self.passes
 
@@ -262,6 +265,6 @@ class Stages:
     async def _to(
         self, following: MigrationState, details: dict[str, object] | None = None
     ) -> None:
-        self.watch.migration = await self.links.migrations.transition(
-            self.migration, following, owner=self.driver.owner, details=details
+        self.heartbeat.migration = await self.connections.migrations.transition(
+            self.migration, following, owner=self.lease.owner, details=details
         )

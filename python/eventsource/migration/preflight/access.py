@@ -15,7 +15,9 @@ from eventsource.migration.connections.driver_connections import (
     Endpoints,
     close_all,
     open_connection,
+    open_table,
 )
+from eventsource.migration.event_table import OwnTable
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
 from eventsource.migration.preflight.event_tables import FENCE_TABLES, INIT
 
@@ -76,8 +78,8 @@ async def check(endpoints: Endpoints, findings: Findings) -> None:
     """The driver's own connections can be opened with what the stores tell, and suffice."""
     await asyncio.gather(
         _check_control(endpoints, findings),
-        _check_store("source", endpoints.source, endpoints.source_address, findings),
-        _check_store("target", endpoints.target, endpoints.target_address, findings),
+        _check_store("source", endpoints.source, findings),
+        _check_store("target", endpoints.target, findings),
     )
 
 
@@ -97,28 +99,23 @@ async def _check_control(endpoints: Endpoints, findings: Findings) -> None:
             await close_all([connection])
 
 
-async def _check_store(
-    side: str, parameters: ConnectionParameters, address: TableAddress, findings: Findings
-) -> None:
+async def _check_store(side: str, address: TableAddress, findings: Findings) -> None:
     what = f"the {side}'s database"
     with findings.unusable(what):
-        connection = await open_connection(parameters)
+        table = await open_table(address)
         try:
-            await _check_rights(connection, side, address, findings)
+            await _check_rights(table, side, findings)
             await _check_privileges(
-                connection, what, [qualified(address.schema, name) for name in FENCE_TABLES],
-                findings,
-            )  # fmt: skip
-            await _check_sessions(connection, parameters, what, findings)
+                table.connection, what, [table.beside(name) for name in FENCE_TABLES], findings
+            )
+            await _check_sessions(table.connection, address.parameters, what, findings)
         finally:
-            await close_all([connection])
+            await close_all([table.connection])
 
 
-async def _check_rights(
-    connection: Connection, side: str, address: TableAddress, findings: Findings
-) -> None:
-    name = qualified(address.schema, address.table)
-    rights = await connection.fetchrow(_RIGHTS, name)
+async def _check_rights(table: OwnTable, side: str, findings: Findings) -> None:
+    name = table.name
+    rights = await table.connection.fetchrow(_RIGHTS, name)
     assert rights is not None
     role, owner = rights["role"], rights["owner"]
     if not rights["owns"]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from eventsource.hosts import hosts_of
-from eventsource.migration.connections.driver_connections import Endpoints, address_of
+from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.errors import MigrationAlreadyExistsError, RoutingError
+from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.preflight import access, event_tables
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
@@ -85,16 +86,14 @@ async def examine(
     async def check() -> None:
         with findings.unusable("the control database"):
             await check_control(migrations.pool, findings)
-        addresses = []
+        tables: list[AnyTable] = []
         for side, store in (("source", source), ("target", target)):
             with findings.unusable(f"the {side}'s database"):
-                addresses.append(await address_of(store))
-        if len(addresses) < 2:
+                tables.append(await of_store(store))
+        if len(tables) < 2:
             return
         with findings.unusable("a store's database"):
-            await event_tables.check_stores(
-                source.pool, addresses[0], target.pool, addresses[1], tenant_id, findings
-            )
+            await event_tables.check_stores(tables[0], tables[1], tenant_id, findings)
         if not findings.problems:
             with findings.unusable("a database"):
                 await access.check(await Endpoints.of(migrations, source, target), findings)

@@ -9,13 +9,14 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.identifiers import qualified, quote_identifier
+from eventsource.identifiers import quote_identifier
+from eventsource.migration import event_table
+from eventsource.migration.event_table import AnyTable, Column, all_columns
 from eventsource.migration.preflight.findings import Findings
-from eventsource.migration.tables import event_table, fences, guard, progress
-from eventsource.migration.tables.event_table import Column, all_columns
+from eventsource.migration.tables import fences, progress
 
 if TYPE_CHECKING:
-    from eventsource.connections import Executor, TableAddress
+    pass
 
 INIT = "run `eventsource-migrate init` or store.create_schema()"
 
@@ -41,41 +42,34 @@ REQUIRED = {
 
 
 async def check_stores(
-    source: Executor,
-    source_address: TableAddress,
-    target: Executor,
-    target_address: TableAddress,
+    source: AnyTable,
+    target: AnyTable,
     tenant_id: UUID,
     findings: Findings,
 ) -> None:
     """Both event tables can take part, and the tenant may move between them."""
     sound = [
-        await _check_table(connection, address, side, findings)
-        for connection, address, side in (
-            (source, source_address, "source"),
-            (target, target_address, "target"),
-        )
+        await _check_table(table, side, findings)
+        for table, side in ((source, "source"), (target, "target"))
     ]
     if not all(sound):
         return
-    if await _identity(source, source_address) == await _identity(target, target_address):
+    if await _identity(source) == await _identity(target):
         findings.problems.append("the target is the source: they are the same table")
         return
-    await _check_columns(source, source_address, target, target_address, findings)
+    await _check_columns(source, target, findings)
     if findings.problems:
         return
-    await _check_source_tenant(source, source_address, tenant_id, findings)
-    await _check_target_tenant(target, target_address, tenant_id, findings)
+    await _check_source_tenant(source, tenant_id, findings)
+    await _check_target_tenant(target, tenant_id, findings)
 
 
-async def _check_table(
-    connection: Executor, address: TableAddress, side: str, findings: Findings
-) -> bool:
-    if await connection.fetchval("select pg_is_in_recovery()"):
+async def _check_table(table: AnyTable, side: str, findings: Findings) -> bool:
+    if await table.connection.fetchval("select pg_is_in_recovery()"):
         findings.problems.append(f"the {side} server is a standby; connect to the primary")
         return False
-    name = qualified(address.schema, address.table)
-    found = await connection.fetchrow(
+    name = table.name
+    found = await table.connection.fetchrow(
         "select relkind::text as kind, relpersistence <> 'p' as fleeting from pg_class"
         " where oid = to_regclass($1)",
         name,
@@ -96,37 +90,33 @@ async def _check_table(
         )
         return False
     missing = [
-        table
-        for table in FENCE_TABLES
-        if await connection.fetchval(
-            "select to_regclass($1) is null", qualified(address.schema, table)
-        )
+        name
+        for name in FENCE_TABLES
+        if await table.connection.fetchval("select to_regclass($1) is null", table.beside(name))
     ]
     if missing:
         findings.problems.append(
-            f"the {side} schema {address.schema!r} lacks {', '.join(missing)}; {INIT}"
+            f"the {side} schema {table.address.schema!r} lacks {', '.join(missing)}; {INIT}"
         )
     return not missing
 
 
-async def _identity(connection: Executor, address: TableAddress) -> tuple[object, ...]:
-    row = await connection.fetchrow(
+async def _identity(table: AnyTable) -> tuple[object, ...]:
+    row = await table.connection.fetchrow(
         "select (select system_identifier from pg_control_system()) as system,"
         " current_database() as database, $1::text::regclass::oid as table",
-        qualified(address.schema, address.table),
+        table.name,
     )
     return tuple(row.values())
 
 
 async def _check_columns(
-    source: Executor,
-    source_address: TableAddress,
-    target: Executor,
-    target_address: TableAddress,
+    source: AnyTable,
+    target: AnyTable,
     findings: Findings,
 ) -> None:
-    here = {column.name: column for column in await all_columns(source, source_address)}
-    there = {column.name: column for column in await all_columns(target, target_address)}
+    here = {column.name: column for column in await all_columns(source)}
+    there = {column.name: column for column in await all_columns(target)}
     for side, columns in (("source", here), ("target", there)):
         for name, types in REQUIRED.items():
             if name not in columns:
@@ -153,8 +143,7 @@ async def _check_columns(
         elif (other.type, other.collation) != (column.type, column.collation):
             findings.problems.append(
                 f"column {name} is {_described(column)} in the source and {_described(other)} in"
-                " the target; make them alike"
-                + await _refused_by_jsonb(source, source_address, column, other)
+                " the target; make them alike" + await _refused_by_jsonb(source, column, other)
             )
     for name, column in there.items():
         if name not in here and column.must_be_given:
@@ -165,9 +154,7 @@ async def _check_columns(
     findings.columns = tuple(carried)
 
 
-async def _refused_by_jsonb(
-    source: Executor, address: TableAddress, column: Column, other: Column
-) -> str:
+async def _refused_by_jsonb(source: AnyTable, column: Column, other: Column) -> str:
     r"""Where changing the source's column would stop, if it can be found out within a second.
 
     json keeps ``\u0000`` as it was written and jsonb refuses it, without a word about where.
@@ -177,8 +164,8 @@ async def _refused_by_jsonb(
     name = quote_identifier(column.name)
     with contextlib.suppress(TimeoutError, asyncpg.PostgresError):
         async with asyncio.timeout(NUL_SECONDS):
-            at = await source.fetchval(
-                f"select global_position from {guard.table(address)} where"
+            at = await source.connection.fetchval(
+                f"select global_position from {source.name} where"
                 f" {name}::text ~ '(^|[^\\\\])(\\\\\\\\)*\\\\u0000'"
                 " order by global_position limit 1"
             )
@@ -194,11 +181,9 @@ def _described(column: Column) -> str:
     return column.type + (f" collate {column.collation}" if column.collation else "")
 
 
-async def _check_source_tenant(
-    connection: Executor, address: TableAddress, tenant_id: UUID, findings: Findings
-) -> None:
-    await event_table.position_sequence(connection, address)
-    fence = await fences.read(connection, address, tenant_id)
+async def _check_source_tenant(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
+    await event_table.position_sequence(table)
+    fence = await fences.read(table, tenant_id)
     if fence is not None and fence.state == "moved":
         findings.problems.append(
             f"tenant {tenant_id} has already moved from here to store {fence.moved_to!r}"
@@ -208,52 +193,53 @@ async def _check_source_tenant(
             f"the source still has the fence of migration {fence.migration_id};"
             " abort that one first"
         )
-    foreign = await connection.fetchval(
+    foreign = await table.connection.fetchval(
         "select coalesce((select transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
-        f" from {guard.table(address)} where tenant_id = $1 and transaction_id is not null"
+        f" from {table.name} where tenant_id = $1 and transaction_id is not null"
         " order by transaction_id desc limit 1), false)",
         tenant_id,
     )
     if foreign:
         findings.problems.append(
             "the source holds rows whose transaction_id comes from another cluster (a restore);"
-            f" repair them first: alter table {guard.table(address)} alter transaction_id drop not"
-            f" null; update {guard.table(address)} set transaction_id = null where transaction_id"
+            f" repair them first: alter table {table.name} alter transaction_id drop not"
+            f" null; update {table.name} set transaction_id = null where transaction_id"
             " >= pg_snapshot_xmax(pg_current_snapshot())"
         )
-    if not await _has_index(connection, address, "transaction_id"):
+    if not await _has_index(table, "transaction_id"):
         findings.warnings.append(
             "the source has no index on (tenant_id, transaction_id): catch-up passes will read"
             f" the whole tenant; {INIT}"
         )
 
 
-async def _has_index(connection: Executor, address: TableAddress, second: str) -> bool:
+async def _has_index(table: AnyTable, second: str) -> bool:
     return bool(
-        await connection.fetchval(
+        await table.connection.fetchval(
             "select exists (select from pg_index i where i.indrelid = $1::text::regclass"
             " and i.indisvalid and array(select a.attname::text from unnest(i.indkey) with"
             " ordinality k(attnum, n) join pg_attribute a on a.attrelid = i.indrelid"
             " and a.attnum = k.attnum where n <= 2 order by n) = array['tenant_id', $2::text])",
-            qualified(address.schema, address.table),
+            table.name,
             second,
         )
     )
 
 
-async def _check_target_tenant(
-    connection: Executor, address: TableAddress, tenant_id: UUID, findings: Findings
-) -> None:
-    if await connection.fetchval("select current_setting('default_transaction_read_only')") == "on":
+async def _check_target_tenant(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
+    if (
+        await table.connection.fetchval("select current_setting('default_transaction_read_only')")
+        == "on"
+    ):
         findings.problems.append("the target is read-only (default_transaction_read_only is on)")
-    await event_table.position_sequence(connection, address)
-    fence = await fences.read(connection, address, tenant_id)
+    await event_table.position_sequence(table)
+    fence = await fences.read(table, tenant_id)
     if fence is not None and fence.state != "moved":
         findings.problems.append(
             f"the target still has the fence of migration {fence.migration_id};"
             " abort that one first"
         )
-    if await connection.fetchval(
-        f"select exists (select from {guard.table(address)} where tenant_id = $1)", tenant_id
+    if await table.connection.fetchval(
+        f"select exists (select from {table.name} where tenant_id = $1)", tenant_id
     ):
-        findings.problems.append(progress.already_there(tenant_id, address.table))
+        findings.problems.append(progress.already_there(tenant_id, table.address.table))

@@ -15,13 +15,12 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.connections import TableAddress, connect
+from eventsource.connections import connect
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import session_marks
-from eventsource.migration.connections.driver_connections import address_of
+from eventsource.migration.event_table import Column, EventTable, OwnTable, all_columns
 from eventsource.migration.failures import PASSING
-from eventsource.migration.tables import fences, guard
-from eventsource.migration.tables.event_table import Column, all_columns
+from eventsource.migration.tables import fences
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -197,8 +196,7 @@ class _MirrorConnections:
     """The mirror's two connections and its statements."""
 
     source: Connection
-    target: Connection
-    target_address: TableAddress
+    target: OwnTable
     select: str
     insert: str
 
@@ -206,32 +204,28 @@ class _MirrorConnections:
     async def open(
         cls, source: PostgreSQLEventStore, target: PostgreSQLEventStore
     ) -> _MirrorConnections:
-        opened: list[Connection] = []
+        opened: list[OwnTable] = []
         try:
             for store in (source, target):
-                opened.append(
-                    await connect(
-                        await store.connection_parameters(),
-                        application_name="eventsource-mirror",
-                        server_settings=_SETTINGS,
-                    )
+                address = await store.address()
+                connection = await connect(
+                    address.parameters,
+                    application_name="eventsource-mirror",
+                    server_settings=_SETTINGS,
                 )
-            source_address, target_address = await address_of(source), await address_of(target)
+                opened.append(EventTable(connection, address))
+            left, right = opened
             columns = [
                 column
-                for column in await all_columns(opened[0], source_address)
+                for column in await all_columns(left)
                 if column.name != "transaction_id" and not column.generated
             ]
         except BaseException:
-            for connection in opened:
-                connection.terminate()
+            for table in opened:
+                table.connection.terminate()
             raise
         return cls(
-            opened[0],
-            opened[1],
-            target_address,
-            _select(guard.table(source_address), columns),
-            _insert(guard.table(target_address), columns),
+            left.connection, right, _select(left.name, columns), _insert(right.name, columns)
         )
 
     async def copy(
@@ -245,25 +239,26 @@ class _MirrorConnections:
             [append.last_version - append.events + 1 for append in appends],
             [append.last_version for append in appends],
         )
-        async with self.target.transaction():
+        target = self.target.connection
+        async with target.transaction():
             # Held until the commit: an abort that changes the fence row waits for this mirror and
             # then deletes what it wrote.
-            closed = await self.target.fetchval(
+            closed = await target.fetchval(
                 f"select set_config('{session_marks.MIGRATOR_SETTING}', $1::text, true)"
-                f" from {fences.fences(self.target_address)} where table_name = $2"
+                f" from {self.target.fences} where table_name = $2"
                 " and tenant_id = $3 and migration_id = $1::text::uuid and state = 'closed'"
                 f" and generation <> {fences.NO_MIRRORS} for share",
-                str(migration_id), self.target_address.table, tenant_id,
+                str(migration_id), self.target.address.table, tenant_id,
             )  # fmt: skip
             if closed is None:
                 return 0
             return len(
-                await self.target.fetchmany(self.insert, [(offset, *row.values()) for row in rows])
+                await target.fetchmany(self.insert, [(offset, *row.values()) for row in rows])
             )
 
     def terminate(self) -> None:
         self.source.terminate()
-        self.target.terminate()
+        self.target.connection.terminate()
 
 
 def _select(table: str, columns: list[Column]) -> str:

@@ -12,8 +12,8 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.migration.connections.driver_connections import address_of
 from eventsource.migration.errors import MigrationError, RoutingError, WritePausedError
+from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
@@ -188,9 +188,8 @@ class TenantStoreRouter:
         if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
             with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
                 await decision.roll_forward(
-                    migrations, migration, source.pool, await address_of(source), target.pool,
-                    await address_of(target),
-                )  # fmt: skip
+                    migrations, migration, await of_store(source), await of_store(target)
+                )
 
     def _route_changed(self, route: TenantRouting) -> None:
         """Begin or end mirroring."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eventsource import failpoints
 from eventsource.migration.connections.driver_connections import close_all
@@ -11,6 +11,8 @@ from eventsource.migration.errors import MigrationError
 from eventsource.migration.tables import deferred_indexes, fences
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from eventsource.dataplane import PassResult
     from eventsource.migration.steps.passes import Passes
 
@@ -44,18 +46,18 @@ class BulkCopier:
 
     async def _build_indexes(self) -> None:
         """Build what the load did without, side by side on as many connections as it had."""
-        links, migration = self.passes.links, self.passes.migration
-        target = links.endpoints.target_address
-        missing = await deferred_indexes.deferred(links.target, target, migration.id)
+        connections, migration = self.passes.connections, self.passes.migration
+        target = connections.target
+        missing = await deferred_indexes.deferred(target, migration.id)
         if missing is None:
             return
-        fence = await fences.read(links.target, target, migration.tenant_id)
+        fence = await fences.read(target, migration.tenant_id)
         if fence is None:
             raise MigrationError("the fence at the target was removed by hand; abort the migration")
-        connections = [links.target]
+        helpers: list[asyncpg.Connection[Any]] = []
         try:
-            while len(connections) < min(migration.config.copy_jobs, len(missing)):
-                connections.append(await links.open_target(migration.id))
-            await deferred_indexes.build(connections, target, migration, fence)
+            while 1 + len(helpers) < min(migration.config.copy_jobs, len(missing)):
+                helpers.append(await connections.open_target(migration.id))
+            await deferred_indexes.build(target, helpers, migration, fence)
         finally:
-            await close_all(connections[1:])
+            await close_all(helpers)

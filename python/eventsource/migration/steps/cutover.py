@@ -97,7 +97,7 @@ class CutoverResult:
 class Cutover:
     """One cutover of one migration. Every connection it needs is open before it begins."""
 
-    links: DriverConnections
+    connections: DriverConnections
     migration: Migration
     passes: Passes
     fence: Fence
@@ -109,7 +109,7 @@ class Cutover:
             CutoverTimeoutError: the budget is spent; the fence is open again.
             ConsistencyError: the last pass could not be proven; the fence is open again.
         """
-        deciding = await decision.prepare(self.links.fence, self.links.endpoints.source_address)
+        deciding = await decision.prepare(self.connections.fence)
         # What was written while the way here was cleared need not be carried under the fence.
         await self.passes.catch_up()
         budget = self.migration.config.cutover_timeout_seconds
@@ -135,7 +135,7 @@ class Cutover:
     @contextlib.asynccontextmanager
     async def _fenced(self, wait: float, section: float):  # type: ignore[no-untyped-def]
         """Hold the exclusive lock; yields False when it was not granted in time (seconds)."""
-        held = self.links.fence
+        held = self.connections.fence.connection
         milliseconds = max(1, int(wait * 1000))
         patience = int((section + FROZEN_AFTER) * 1000)
         try:
@@ -161,7 +161,7 @@ class Cutover:
 
         Without a decision this takes the transaction back, behind one it releases the lock.
         """
-        held = self.links.fence
+        held = self.connections.fence.connection
         try:
             async with asyncio.timeout(LET_GO_SECONDS):
                 undo = "rollback; " if held.is_in_transaction() else ""
@@ -186,7 +186,7 @@ class Cutover:
                 result = await self.passes.under_the_fence()
                 decided = await decision.decide(
                     deciding,
-                    self.links.endpoints.source_address,
+                    self.connections.fence,
                     self.migration,
                     self.fence,
                     self.passes.at.position_offset,
@@ -209,8 +209,7 @@ class Cutover:
             )
         await self._commit()
         await failpoints.reach("cutover.decision.committed")
-        target = self.links.endpoints.target_address
-        await decision.open_target(self.links.target, target, self.migration, decided)
+        await decision.open_target(self.connections.target, self.migration, decided)
         pause = (time.monotonic() - asked) * 1000
         return CutoverResult(decided, pause, result.rows, attempts)
 
@@ -220,7 +219,7 @@ class Cutover:
         The session keeps the lock beyond the commit: writers let go now would all run into a
         target that is still closed, and keep the driver from opening it.
         """
-        commit = self.links.fence.execute(
+        commit = self.connections.fence.connection.execute(
             f"set idle_session_timeout = {OPENING_MS};"
             f"select pg_advisory_lock({fences.LOCK_CLASS}, {self.fence.fence_id});"
             "commit"
@@ -230,12 +229,16 @@ class Cutover:
             raise MigrationError("the decision was rolled back by the server; nothing was flipped")
 
     async def _blockers(self) -> list[Blocker]:
-        rows = await self.links.source.fetch(_BLOCKERS, fences.LOCK_CLASS, self.fence.fence_id)
+        rows = await self.connections.source.connection.fetch(
+            _BLOCKERS, fences.LOCK_CLASS, self.fence.fence_id
+        )
         return [Blocker(**dict(row)) for row in rows]
 
     async def _waiting(self) -> int:
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             return int(
-                await self.links.source.fetchval(_WAITING, fences.LOCK_CLASS, self.fence.fence_id)
+                await self.connections.source.connection.fetchval(
+                    _WAITING, fences.LOCK_CLASS, self.fence.fence_id
+                )
             )
         return 0

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventsource import failpoints
-from eventsource.identifiers import qualified
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
+from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.states import MigrationState
-from eventsource.migration.tables import brief_locks, fences, guard
+from eventsource.migration.tables import brief_locks, fences
 
 if TYPE_CHECKING:
-    from eventsource.connections import Executor, TableAddress
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
 
@@ -34,16 +33,14 @@ class Decision:
     position_offset: int
 
 
-async def prepare(
-    connection: asyncpg.Connection[Any], source: TableAddress
-) -> asyncpg.prepared_stmt.PreparedStatement[Any]:
+async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[Any]:
     """The decision, parsed before the fence is asked for: that is a round trip less under it.
 
     Also, a driver that goes silent between parsing and running a statement is not idle to the
     server, which then does not free the fence.
     """
-    return await connection.prepare(
-        f"update {fences.fences(source)} set state = 'moved', generation = generation + 1,"
+    return await source.connection.prepare(
+        f"update {source.fences} set state = 'moved', generation = generation + 1,"
         " moved_to = $4, position_offset = $5, updated_at = now(), source_head = coalesce("
         "pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass), 0)"
         " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
@@ -53,7 +50,7 @@ async def prepare(
 
 async def decide(
     prepared: asyncpg.prepared_stmt.PreparedStatement[Any],
-    source: TableAddress,
+    source: AnyTable,
     migration: Migration,
     fence: Fence,
     offset: int,
@@ -65,14 +62,12 @@ async def decide(
     """
     row = await prepared.fetchrow(
         fence.fence_id, migration.id, migration.generation, migration.target_store_id, offset,
-        guard.table(source),
+        source.name,
     )  # fmt: skip
     return Decision(**dict(row)) if row is not None else None
 
 
-async def find(
-    connection: asyncpg.Connection[Any], source: TableAddress, migration: Migration
-) -> Decision | None:
+async def find(source: OwnTable, migration: Migration) -> Decision | None:
     """What was decided; that nothing was is established while holding the lock.
 
     A plain read cannot tell a decision that is still committing from none: the lock waits for the
@@ -81,17 +76,17 @@ async def find(
     """
     pause = 0.1
     while True:
-        fence = await fences.read(connection, source, migration.tenant_id)
+        fence = await fences.read(source, migration.tenant_id)
         decided = of(fence, migration)
         if decided is not None or fence is None or fence.migration_id != migration.id:
             return decided
         try:
-            async with connection.transaction():
-                await brief_locks.hold_briefly(connection)
-                await fences.lock_exclusively(connection, fence)
+            async with source.connection.transaction():
+                await brief_locks.hold_briefly(source.connection)
+                await fences.lock_exclusively(source.connection, fence)
                 await failpoints.reach("recovery.lock.held")
                 # A statement of its own: its snapshot is taken after the wait.
-                return of(await fences.read(connection, source, migration.tenant_id), migration)
+                return of(await fences.read(source, migration.tenant_id), migration)
         except asyncpg.LockNotAvailableError:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
@@ -105,24 +100,23 @@ def of(fence: Fence | None, migration: Migration) -> Decision | None:
     return Decision(fence.generation, fence.source_head, fence.position_offset)
 
 
-async def open_target(
-    connection: Executor, target: TableAddress, migration: Migration, decided: Decision
-) -> None:
+async def open_target(target: AnyTable, migration: Migration, decided: Decision) -> None:
     """Let applications write at the target: first the sequence, then the fence.
 
     One round trip, because writers wait for it; see ``eventsource_open_target`` in fence.sql.
     Idempotent.
     """
     await failpoints.reach("flip.target.before")
-    opened = await connection.fetchval(
-        f"select {qualified(target.schema, 'eventsource_open_target')}($1, $2, $3, $4, $5)",
-        target.table, migration.tenant_id, migration.id, decided.generation,
+    opened = await target.connection.fetchval(
+        f"select {target.beside('eventsource_open_target')}($1, $2, $3, $4, $5)",
+        target.address.table, migration.tenant_id, migration.id, decided.generation,
         decided.source_head + decided.position_offset,
     )  # fmt: skip
     if not opened:
         raise MigrationError(
             f"the fence of tenant {migration.tenant_id} is missing at the target"
-            f" {target.table!r}; it was removed by hand, restore it before the tenant writes"
+            f" {target.address.table!r}; it was removed by hand, restore it before the tenant"
+            " writes"
         )
     await failpoints.reach("flip.target.committed")
 
@@ -160,19 +154,17 @@ async def finish(
 async def roll_forward(
     migrations: PostgreSQLMigrationRepository,
     migration: Migration,
-    source: Executor,
-    source_address: TableAddress,
-    target: Executor,
-    target_address: TableAddress,
+    source: AnyTable,
+    target: AnyTable,
 ) -> bool:
     """Finish a flip whose driver died after the decision; False when nothing was decided.
 
     ``moved`` once committed never goes back, so a plain read suffices to act on it; it is only
     the absence of a decision that takes the lock to establish.
     """
-    decided = of(await fences.read(source, source_address, migration.tenant_id), migration)
+    decided = of(await fences.read(source, migration.tenant_id), migration)
     if decided is None:
         return False
-    await open_target(target, target_address, migration, decided)
+    await open_target(target, migration, decided)
     await finish(migrations, migration, decided)
     return True

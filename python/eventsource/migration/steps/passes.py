@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
-from eventsource.dataplane import PassResult, PassSession, PassSpec
+from eventsource.dataplane import PassResult, PassSession, PassSessionConfig, PassSpec
 from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import MigrationError
+from eventsource.migration.event_table import carried_columns
 from eventsource.migration.tables import progress, snapshots
 
 if TYPE_CHECKING:
@@ -29,12 +30,50 @@ class Passes:
     session is held to now (events per second).
     """
 
-    links: DriverConnections
+    connections: DriverConnections
     migration: Migration
     session: PassSession
     owner: UUID
     at: CopyProgress
     rate: Callable[[], float | None] = lambda: None
+
+    @classmethod
+    async def open(
+        cls,
+        connections: DriverConnections,
+        migration: Migration,
+        owner: UUID,
+        rate: Callable[[], float | None] = lambda: None,
+    ) -> Passes:
+        """Claim the progress row and open the data plane's connections.
+
+        Raises:
+            MigrationError: the progress row is gone.
+        """
+        at = await progress.claim(connections.target, migration.id, owner)
+        if at is None:
+            raise MigrationError(
+                "the progress row at the target was removed by hand; abort the migration"
+            )
+        endpoints = connections.endpoints
+        config = PassSessionConfig(
+            migration_id=migration.id,
+            tenant_id=migration.tenant_id,
+            owner=at.owner,
+            source=endpoints.source,
+            target=endpoints.target,
+            control_dsn=endpoints.control.dsn,
+            control_schema=endpoints.control_schema,
+            columns=await carried_columns(connections.source),
+            offset=at.position_offset,
+            last_target_position=at.last_target_position,
+            chunk_rows=migration.config.chunk_rows,
+            chunk_bytes=migration.config.chunk_bytes,
+            jobs=migration.config.copy_jobs,
+            max_events_per_second=migration.config.max_events_per_second,
+        )
+        session = await PassSession.open(config)
+        return cls(connections, migration, session, owner, at, rate)
 
     async def catch_up(self) -> PassResult | None:
         """One more pass, or the rest of one that was interrupted; None when asked to stop."""
@@ -49,11 +88,11 @@ class Passes:
 
     async def begin(self) -> None:
         """Take the next snapshot, make it safe, and store it before anything is read with it."""
-        source = self.links.source
-        taken = await snapshots.take(source)
+        source = self.connections.source
+        taken = await snapshots.take(source.connection)
         await failpoints.reach("snapshot.taken")
         self._refuse_other_cluster(taken.system)
-        await snapshots.barrier(source, self.links.endpoints.source_address, self.migration.id)
+        await snapshots.barrier(source, self.migration.id)
         await failpoints.reach("snapshot.barrier.committed")
         await self._store(taken.text)
         await failpoints.reach("snapshot.stored.committed")
@@ -71,9 +110,7 @@ class Passes:
         The barrier comes after the grant and before the first read, so that everything read is on
         the source's disk. Its rows are proven before the target commits them.
         """
-        system = await snapshots.barrier(
-            self.links.source, self.links.endpoints.source_address, self.migration.id
-        )
+        system = await snapshots.barrier(self.connections.source, self.migration.id)
         await failpoints.reach("cutover.barrier.committed")
         self._refuse_other_cluster(system)
         result = await self.run_stored()
@@ -83,9 +120,7 @@ class Passes:
 
     async def refresh(self) -> None:
         """Read the progress row anew."""
-        row = await progress.read(
-            self.links.target, self.links.endpoints.target_address, self.migration.id
-        )
+        row = await progress.read(self.connections.target, self.migration.id)
         if row is None:
             raise MigrationError(f"the progress row of migration {self.migration.id} is gone")
         self.at = row
@@ -94,14 +129,13 @@ class Passes:
         """Tell the journal how far the copy is."""
         await self.refresh()
         at, total = self.at, max(self.migration.total_events, self.at.proven_rows)
-        await self.links.migrations.record_progress(
+        await self.connections.migrations.record_progress(
             self.migration.id, self.owner, at.rows_copied, total
         )
 
     async def _store(self, snapshot: str | None) -> None:
         self.at = await progress.begin_pass(
-            self.links.target,
-            self.links.endpoints.target_address,
+            self.connections.target,
             self.at,
             owner=self.owner,
             snapshot=snapshot,
@@ -130,9 +164,7 @@ class Passes:
 
     async def complete(self) -> None:
         """Record the pass as proven: the next one starts from its snapshot."""
-        self.at = await progress.complete_pass(
-            self.links.target, self.links.endpoints.target_address, self.at, self.owner
-        )
+        self.at = await progress.complete_pass(self.connections.target, self.at, self.owner)
 
     def _refuse_other_cluster(self, system: str) -> None:
         if system != self.at.source_system:

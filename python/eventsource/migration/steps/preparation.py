@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
+from eventsource.migration import event_table
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.tables import (
     deferred_indexes,
-    event_table,
     fences,
     guard,
     progress,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def prepare(
-    links: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool]
+    connections: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool]
 ) -> None:
     """Close the target, then guard the source; every step may be repeated.
 
@@ -33,32 +33,30 @@ async def prepare(
     first snapshot is taken: no writer meets a trigger without a row, and no row of the tenant is
     written unguarded after S(0).
     """
-    source, target = links.endpoints.source_address, links.endpoints.target_address
+    source, target = connections.source, connections.target
     budget = migration.config.cutover_timeout_seconds
-    origin = await snapshots.take(links.source)
-    head = await event_table.head(
-        links.source, await event_table.position_sequence(links.source, source)
-    )
+    origin = await snapshots.take(source.connection)
+    head = await event_table.head(source.connection, await event_table.position_sequence(source))
 
     closed = await fences.raise_fence(
-        links.target, target, tenant_id=migration.tenant_id, migration_id=migration.id,
+        target, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.target_store_id, role="target", generation=migration.generation,
         budget_seconds=budget,
     )  # fmt: skip
     await failpoints.reach("guard.target.row.committed")
 
-    large = await _has_many(links, migration)
+    large = await _has_many(connections, migration)
 
     async def reserve() -> None:
-        empty = await progress.reserve(links.target, target, migration, owner, head, origin.system)
+        empty = await progress.reserve(target, migration, owner, head, origin.system)
         if empty and large:
-            await deferred_indexes.defer(links.target, target, migration.id, closed)
+            await deferred_indexes.defer(target, migration.id, closed)
         await failpoints.reach("guard.target.reserved")
 
-    await guard.install(links.target, target, closed, migration.tenant_id, carry_on, then=reserve)
+    await guard.install(target, closed, migration.tenant_id, carry_on, then=reserve)
     await failpoints.reach("guard.target.triggers.committed")
     opened = await fences.raise_fence(
-        links.source, source, tenant_id=migration.tenant_id, migration_id=migration.id,
+        source, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.source_store_id, role="source", generation=migration.generation,
         budget_seconds=budget,
     )  # fmt: skip
@@ -67,19 +65,21 @@ async def prepare(
     async def created() -> None:
         await failpoints.reach("guard.source.created")
 
-    await guard.install(links.source, source, opened, migration.tenant_id, carry_on, then=created)
+    await guard.install(source, opened, migration.tenant_id, carry_on, then=created)
     await failpoints.reach("guard.source.triggers.committed")
 
-    at = await progress.claim(links.target, target, migration.id, owner)
+    at = await progress.claim(target, migration.id, owner)
     assert at is not None
     await failpoints.reach("guard.progress.committed")
-    await links.migrations.record_offset(migration.id, owner, at.position_offset)
+    await connections.migrations.record_offset(migration.id, owner, at.position_offset)
 
 
-async def count_tenant(links: DriverConnections, migration: Migration, at: CopyProgress) -> int:
+async def count_tenant(
+    connections: DriverConnections, migration: Migration, at: CopyProgress
+) -> int:
     """How many rows of the tenant the open pass's snapshot shows."""
-    count = await links.source.fetchval(
-        f"select count(*) from {guard.table(links.endpoints.source_address)} where tenant_id = $1"
+    count = await connections.source.connection.fetchval(
+        f"select count(*) from {connections.source.name} where tenant_id = $1"
         " and (transaction_id is null"
         " or pg_visible_in_snapshot(transaction_id, $2::text::pg_snapshot))",
         migration.tenant_id, at.snapshot, timeout=LONG_STATEMENT_SECONDS,
@@ -87,10 +87,10 @@ async def count_tenant(links: DriverConnections, migration: Migration, at: CopyP
     return int(count)
 
 
-async def _has_many(links: DriverConnections, migration: Migration) -> bool:
+async def _has_many(connections: DriverConnections, migration: Migration) -> bool:
     """Whether the tenant is large enough for deferred indexes to pay."""
-    count = await links.source.fetchval(
-        f"select count(*) from (select from {guard.table(links.endpoints.source_address)}"
+    count = await connections.source.connection.fetchval(
+        f"select count(*) from (select from {connections.source.name}"
         " where tenant_id = $1 limit $2) as sampled",
         migration.tenant_id, deferred_indexes.WORTH_IT,
     )  # fmt: skip

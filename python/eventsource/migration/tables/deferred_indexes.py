@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource import failpoints
-from eventsource.identifiers import qualified, quote_identifier
+from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import MigrationError
+from eventsource.migration.event_table import OwnTable
 from eventsource.migration.tables import brief_locks, guard
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventsource.connections import TableAddress
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
 
@@ -73,9 +73,7 @@ class Index:
     constraint_definition: str | None
 
 
-async def defer(
-    connection: Connection, target: TableAddress, migration_id: UUID, fence: Fence
-) -> None:
+async def defer(target: OwnTable, migration_id: UUID, fence: Fence) -> None:
     """Drop the secondary indexes of an empty table that only this migration uses.
 
     Inside the transaction that reserved the block: the table is locked, so empty stays empty, and
@@ -83,76 +81,73 @@ async def defer(
     guard's trigger on every inserted row is not needed then, and its condition would cost the
     target a twentieth of the load.
     """
-    table = guard.table(target)
-    if not await connection.fetchval(_OWNED_ALONE, table):
+    table = target.name
+    if not await target.connection.fetchval(_OWNED_ALONE, table):
         return
-    indexes = await _secondary(connection, table)
-    await connection.execute(
-        f"update {qualified(target.schema, 'eventsource_copy_progress')}"
+    indexes = await _secondary(target.connection, table)
+    await target.connection.execute(
+        f"update {target.progress}"
         " set deferred_indexes = $2::text::jsonb where migration_id = $1",
         migration_id, json.dumps([asdict(index) for index in indexes]),
     )  # fmt: skip
     trigger = quote_identifier(guard.trigger_name(fence, _LOADING))
-    await connection.execute(
+    await target.connection.execute(
         f"create trigger {trigger} before insert or update or delete on {table}"
         " for each statement when (current_setting("
         f"'{session_marks.MIGRATOR_SETTING}', true) is distinct from '{migration_id}')"
-        f" execute function {qualified(target.schema, 'eventsource_guard_loading')}()"
+        f" execute function {target.beside('eventsource_guard_loading')}()"
     )
-    await connection.execute(f"alter table {table} enable always trigger {trigger}")
-    await guard.drop_triggers(connection, target, fence, _ROW_BY_ROW)
+    await target.connection.execute(f"alter table {table} enable always trigger {trigger}")
+    await guard.drop_triggers(target, fence, _ROW_BY_ROW)
     for index in indexes:
         if index.constraint is not None:
-            await connection.execute(
+            await target.connection.execute(
                 f"alter table {table} drop constraint {quote_identifier(index.constraint)}"
             )
         else:
-            await connection.execute(f"drop index {qualified(target.schema, index.name)}")
+            await target.connection.execute(f"drop index {target.beside(index.name)}")
 
 
-async def deferred(
-    connection: Connection, target: TableAddress, migration_id: UUID
-) -> list[Index] | None:
+async def deferred(target: OwnTable, migration_id: UUID) -> list[Index] | None:
     """The saved definitions, or None when nothing is deferred."""
-    saved = await connection.fetchval(
-        "select deferred_indexes::text from"
-        f" {qualified(target.schema, 'eventsource_copy_progress')} where migration_id = $1",
+    saved = await target.connection.fetchval(
+        f"select deferred_indexes::text from {target.progress} where migration_id = $1",
         migration_id,
     )
     return None if saved is None else [Index(**index) for index in json.loads(saved)]
 
 
 async def build(
-    connections: Sequence[Connection], target: TableAddress, migration: Migration, fence: Fence
+    target: OwnTable, helpers: Sequence[Connection], migration: Migration, fence: Fence
 ) -> None:
-    """Build what was dropped, side by side, and let others write again; idempotent.
+    """Build what was dropped, side by side on the helpers too, and let others write again.
+
+    Idempotent.
 
     Raises:
         MigrationError: the catalog is not exactly as it was before.
     """
-    first = connections[0]
-    table = guard.table(target)
-    wanted = await deferred(first, target, migration.id)
+    first, table = target.connection, target.name
+    wanted = await deferred(target, migration.id)
     if wanted is None:
         return
     there = {index.name for index in await _secondary(first, table)}
     missing = iter([index for index in wanted if index.name not in there])
     async with asyncio.TaskGroup() as group:
-        for connection in connections:
+        for connection in (first, *helpers):
             group.create_task(_build_some(connection, missing))
 
     async def finish() -> None:
         await _restore_constraints(first, table, wanted)
         if not set(wanted) <= set(await _secondary(first, table)):
             raise MigrationError(
-                f"the indexes of {target.table!r} are not what they were before the load;"
+                f"the indexes of {target.address.table!r} are not what they were before the load;"
                 " abort the migration to restore them"
             )
-        await guard.create_triggers(first, target, fence, migration.tenant_id, _ROW_BY_ROW)
-        await guard.drop_triggers(first, target, fence, [_LOADING])
+        await guard.create_triggers(target, fence, migration.tenant_id, _ROW_BY_ROW)
+        await guard.drop_triggers(target, fence, [_LOADING])
         await first.execute(
-            f"update {qualified(target.schema, 'eventsource_copy_progress')}"
-            " set deferred_indexes = null where migration_id = $1",
+            f"update {target.progress} set deferred_indexes = null where migration_id = $1",
             migration.id,
         )
         await failpoints.reach("load.restored")
@@ -161,19 +156,19 @@ async def build(
     await failpoints.reach("load.finished.committed")
 
 
-async def first_statistics(connection: Connection, target: TableAddress) -> None:
+async def first_statistics(target: OwnTable) -> None:
     """Tell the planner about a table that was never analyzed, as one is after its load.
 
     Behind the load and not a part of it: nothing that the migration does depends on it. Without the
     right to do so the server leaves it and says so; autovacuum comes to it in a while.
     """
-    table = guard.table(target)
-    if await connection.fetchval(
+    table = target.name
+    if await target.connection.fetchval(
         "select coalesce(last_analyze, last_autoanalyze) is null from pg_stat_all_tables"
         " where relid = $1::text::regclass",
         table,
     ):
-        await connection.execute(f"analyze {table}", timeout=LONG_STATEMENT_SECONDS)
+        await target.connection.execute(f"analyze {table}", timeout=LONG_STATEMENT_SECONDS)
 
 
 async def _build_some(connection: Connection, missing: Iterator[Index]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from eventsource.connections import Executor, TableAddress
-from eventsource.identifiers import qualified
+from eventsource.connections import Executor
 from eventsource.migration.errors import MigrationError
+from eventsource.migration.event_table import AnyTable
 
 #: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
 #: the fence's id. The same number stands in fence.sql.
@@ -44,25 +44,19 @@ class Fence:
     patience_ms: int
 
 
-def fences(address: TableAddress) -> str:
-    """The fence table beside the event table, quoted."""
-    return qualified(address.schema, "eventsource_fences")
-
-
-async def read(connection: Executor, address: TableAddress, tenant_id: UUID) -> Fence | None:
+async def read(table: AnyTable, tenant_id: UUID) -> Fence | None:
     """The tenant's fence, or None."""
-    row = await connection.fetchrow(
+    row = await table.connection.fetchrow(
         "select fence_id, role, state, generation, migration_id, store_id, moved_to, source_head,"
-        f" position_offset, patience_ms from {fences(address)}"
+        f" position_offset, patience_ms from {table.fences}"
         " where table_name = $1 and tenant_id = $2",
-        address.table, tenant_id,
+        table.address.table, tenant_id,
     )  # fmt: skip
     return Fence(**dict(row)) if row is not None else None
 
 
 async def raise_fence(
-    connection: Executor,
-    address: TableAddress,
+    table: AnyTable,
     *,
     tenant_id: UUID,
     migration_id: UUID,
@@ -77,8 +71,8 @@ async def raise_fence(
     patience_ms = int((budget_seconds + GUARD_PATIENCE_SECONDS) * 1000)
     state = "open" if role == "source" else "closed"
     finished = "open" if role == "source" else "moved"
-    name = fences(address)
-    await connection.execute(
+    name = table.fences
+    await table.connection.execute(
         f"insert into {name} as f (table_name, tenant_id, role, state, generation, migration_id,"
         " store_id, patience_ms) values ($1, $2, $3, $4, $5, $6, $7, $9)"
         " on conflict (table_name, tenant_id) do update set role = excluded.role,"
@@ -90,22 +84,22 @@ async def raise_fence(
         " patience_ms = excluded.patience_ms"
         " where f.migration_id <> excluded.migration_id and f.state = $8"
         " and f.role is distinct from excluded.role",
-        address.table, tenant_id, role, state, generation, migration_id, store_id, finished,
+        table.address.table, tenant_id, role, state, generation, migration_id, store_id, finished,
         patience_ms,
     )  # fmt: skip
-    fence = await read(connection, address, tenant_id)
+    fence = await read(table, tenant_id)
     if fence is None or fence.migration_id != migration_id:
         raise MigrationError(
-            f"the fence of tenant {tenant_id} in {address.table!r} belongs to another migration"
-            f" ({fence.migration_id if fence else 'none'}); abort that one first"
+            f"the fence of tenant {tenant_id} in {table.address.table!r} belongs to another"
+            f" migration ({fence.migration_id if fence else 'none'}); abort that one first"
         )
     return fence
 
 
-async def refuse_mirrors(connection: Executor, address: TableAddress, fence: Fence) -> None:
+async def refuse_mirrors(table: AnyTable, fence: Fence) -> None:
     """Take the mirrors' permission away; waits for those that are writing."""
-    await connection.execute(
-        f"update {fences(address)} set generation = $2 where fence_id = $1",
+    await table.connection.execute(
+        f"update {table.fences} set generation = $2 where fence_id = $1",
         fence.fence_id,
         NO_MIRRORS,
     )

@@ -11,19 +11,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import asyncpg
-
 from eventsource import failpoints
-from eventsource.identifiers import qualified, quote_identifier
+from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
+from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.tables import brief_locks
-from eventsource.migration.tables.fences import Fence, fences, lock_exclusively
+from eventsource.migration.tables.fences import Fence, lock_exclusively
 
 if TYPE_CHECKING:
-    from eventsource.connections import Executor, TableAddress
     from eventsource.migration.models import Migration
 
 _log = logging.getLogger(__name__)
@@ -40,14 +38,8 @@ TRIGGER_KINDS = ("write", "change", "truncate")
 _SHARED = "zzz_eventsource_guard_"
 
 
-def table(address: TableAddress) -> str:
-    """The event table, quoted."""
-    return qualified(address.schema, address.table)
-
-
 async def install(
-    connection: asyncpg.Connection[Any],
-    address: TableAddress,
+    table: OwnTable,
     fence: Fence,
     tenant_id: UUID,
     carry_on: Callable[[], bool],
@@ -66,27 +58,26 @@ async def install(
 
     async def create() -> None:
         if fence.role == "target":
-            await create_triggers(connection, address, fence, tenant_id)
+            await create_triggers(table, fence, tenant_id)
         # Also for a target: the tenant may be back, and is no longer one that has left.
-        await renew(connection, address)
+        await renew(table)
         if then is not None:
             await then()
 
-    await brief_locks.transact(connection, create, carry_on)
+    await brief_locks.transact(table.connection, create, carry_on)
 
 
-async def renew(connection: Executor, address: TableAddress) -> None:
+async def renew(table: AnyTable) -> None:
     """In the caller's transaction: guard the tenants that are leaving or have left, and only them.
 
     One statement: the less often the client has its turn, the less can it be slow.
     """
-    renewing = qualified(address.schema, "eventsource_guard_renew")
-    await connection.execute(f"select {renewing}($1::text::regclass)", table(address))
+    renewing = table.beside("eventsource_guard_renew")
+    await table.connection.execute(f"select {renewing}($1::text::regclass)", table.name)
 
 
 async def create_triggers(
-    connection: Executor,
-    address: TableAddress,
+    table: AnyTable,
     fence: Fence,
     tenant_id: UUID,
     kinds: Sequence[str] = TRIGGER_KINDS,
@@ -97,20 +88,20 @@ async def create_triggers(
     is inserted is looked at behind the insert: with a row trigger before it, the server would write
     a COPY row by row instead of page by page.
     """
-    on = table(address)
+    on = table.name
     # The ids are UUIDs and integers of ours: a trigger's condition cannot take parameters.
     run = (
         f"for each row when ({{row}}.tenant_id = '{tenant_id}'::uuid"
         f" and current_setting('{MIGRATOR_SETTING}', true) is distinct from"
         f" '{fence.migration_id}')"
-        f" execute function {qualified(address.schema, 'eventsource_guard')}"
+        f" execute function {table.beside('eventsource_guard')}"
         f"('{fence.fence_id}', '{fence.patience_ms}')"
     )
     events = {
         "write": "after insert or update on {on} " + run.format(row="new"),
         "change": "before update or delete on {on} " + run.format(row="old"),
         "truncate": "before truncate on {on} for each statement execute function "
-        f"{qualified(address.schema, 'eventsource_guard_truncate')}()",
+        f"{table.beside('eventsource_guard_truncate')}()",
     }
     statements = []
     for kind in kinds:
@@ -120,23 +111,22 @@ async def create_triggers(
         # Otherwise session_replication_role = replica walks past.
         statements.append(f"alter table {on} enable always trigger {name}")
     # In one message, as in `renew`.
-    await connection.execute(";".join(statements))
+    await table.connection.execute(";".join(statements))
 
 
 async def drop_triggers(
-    connection: Executor,
-    address: TableAddress,
+    table: AnyTable,
     fence: Fence,
     kinds: Sequence[str] = TRIGGER_KINDS,
 ) -> None:
     """Drop those that are there, in the caller's transaction."""
     names = [quote_identifier(trigger_name(fence, kind)) for kind in kinds]
-    await connection.execute(
-        ";".join(f"drop trigger if exists {name} on {table(address)}" for name in names)
+    await table.connection.execute(
+        ";".join(f"drop trigger if exists {name} on {table.name}" for name in names)
     )
 
 
-async def drop_arrived(connection: asyncpg.Connection[Any], address: TableAddress) -> None:
+async def drop_arrived(table: OwnTable) -> None:
     """Drop the triggers of the tenants that have arrived and are open, if there is a quiet moment.
 
     They let everybody pass by now, but the server parses their conditions for every statement, and
@@ -145,39 +135,39 @@ async def drop_arrived(connection: asyncpg.Connection[Any], address: TableAddres
     """
 
     async def there() -> list[str]:
-        rows = await connection.fetch(
-            f"select t.tgname from pg_trigger t join {fences(address)} f"
+        rows = await table.connection.fetch(
+            f"select t.tgname from pg_trigger t join {table.fences} f"
             " on starts_with(t.tgname, $3 || f.fence_id || '_')"
             " where t.tgrelid = $1::text::regclass and f.table_name = $2"
             " and (f.role = 'source' or f.state = 'open')",
-            table(address), address.table, _SHARED,
+            table.name, table.address.table, _SHARED,
         )  # fmt: skip
         return [row["tgname"] for row in rows]
 
     async def drop() -> None:
         # The lock before the look: who comes to make the triggers of a tenant that arrives again
         # has closed its fence, and waits.
-        await connection.execute(f"lock table {table(address)} in access exclusive mode")
-        drops = [
-            f"drop trigger {quote_identifier(each)} on {table(address)}" for each in await there()
-        ]
-        await connection.execute(";".join(drops))
+        await table.connection.execute(f"lock table {table.name} in access exclusive mode")
+        drops = [f"drop trigger {quote_identifier(each)} on {table.name}" for each in await there()]
+        await table.connection.execute(";".join(drops))
         await failpoints.reach("flip.arrival.dropped")
 
     deadline = time.monotonic() + TIDY_SECONDS
     if await there():
         try:
             await brief_locks.transact(
-                connection,
+                table.connection,
                 drop,
                 lambda: time.monotonic() < deadline,
                 lock_timeout_ms=TIDY_LOCK_TIMEOUT_MS,
             )
         except brief_locks.LockNeverGranted:
-            _log.info("table %s was never quiet: its old triggers stay for now", address.table)
+            _log.info(
+                "table %s was never quiet: its old triggers stay for now", table.address.table
+            )
 
 
-async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fence: Fence) -> bool:
+async def remove(table: OwnTable, fence: Fence) -> bool:
     """Drop triggers and row in one transaction, unless the tenant has moved (then False).
 
     The exclusive lock is held: a cutover that is deciding is waited for, and none can decide
@@ -190,45 +180,44 @@ async def remove(connection: asyncpg.Connection[Any], address: TableAddress, fen
 
     async def drop() -> None:
         nonlocal removed
-        if await _has_any(connection, address, own + shared):
+        if await _has_any(table, own + shared):
             # The table before the fence: a writer that waits at the fence holds its table lock,
             # and dropping the triggers would wait for it in vain.
-            await connection.execute(f"lock table {table(address)} in access exclusive mode")
-        await lock_exclusively(connection, fence)
-        state = await connection.fetchval(
-            f"select state from {fences(address)} where fence_id = $1 and migration_id = $2",
+            await table.connection.execute(f"lock table {table.name} in access exclusive mode")
+        await lock_exclusively(table.connection, fence)
+        state = await table.connection.fetchval(
+            f"select state from {table.fences} where fence_id = $1 and migration_id = $2",
             fence.fence_id, fence.migration_id,
         )  # fmt: skip
         removed = state != "moved"
         if not removed:
             return
-        await drop_triggers(connection, address, fence)
-        await connection.execute(
-            f"delete from {fences(address)} where fence_id = $1 and migration_id = $2",
+        await drop_triggers(table, fence)
+        await table.connection.execute(
+            f"delete from {table.fences} where fence_id = $1 and migration_id = $2",
             fence.fence_id, fence.migration_id,
         )  # fmt: skip
         # Another migration may have made them meanwhile, for this tenant too.
-        if await _has_any(connection, address, shared):
-            await renew(connection, address)
+        if await _has_any(table, shared):
+            await renew(table)
         await failpoints.reach("abort.guard.dropped")
 
-    await brief_locks.transact(connection, drop)
+    await brief_locks.transact(table.connection, drop)
     return removed
 
 
-async def _has_any(connection: Executor, address: TableAddress, triggers: Sequence[str]) -> bool:
+async def _has_any(table: AnyTable, triggers: Sequence[str]) -> bool:
     return bool(
-        await connection.fetchval(
+        await table.connection.fetchval(
             "select exists (select from pg_trigger where tgrelid = $1::text::regclass"
             " and tgname = any ($2::text[]))",
-            table(address), triggers,
+            table.name, triggers,
         )
     )  # fmt: skip
 
 
 async def stay_moved(
-    connection: asyncpg.Connection[Any],
-    address: TableAddress,
+    table: OwnTable,
     fence: Fence,
     migration: Migration,
 ) -> None:
@@ -239,16 +228,16 @@ async def stay_moved(
     """
 
     async def restore() -> None:
-        await connection.execute(f"lock table {table(address)} in access exclusive mode")
-        await connection.execute(
-            f"update {fences(address)} set role = 'source', state = 'moved', generation = $2,"
+        await table.connection.execute(f"lock table {table.name} in access exclusive mode")
+        await table.connection.execute(
+            f"update {table.fences} set role = 'source', state = 'moved', generation = $2,"
             " moved_to = $3, updated_at = now() where fence_id = $1",
             fence.fence_id, migration.generation, migration.source_store_id,
         )  # fmt: skip
-        await drop_triggers(connection, address, fence)
-        await renew(connection, address)
+        await drop_triggers(table, fence)
+        await renew(table)
 
-    await brief_locks.transact(connection, restore)
+    await brief_locks.transact(table.connection, restore)
 
 
 def trigger_name(fence: Fence, kind: str) -> str:

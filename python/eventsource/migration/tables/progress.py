@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
 
-from eventsource.identifiers import qualified
+from eventsource.migration import event_table
 from eventsource.migration.connections import session_marks
 from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
-from eventsource.migration.tables import event_table
-from eventsource.migration.tables.guard import table
+from eventsource.migration.event_table import AnyTable, OwnTable
 
 if TYPE_CHECKING:
-    from eventsource.connections import Executor, TableAddress
     from eventsource.migration.models import Migration
 
 #: Positions kept free at the target for what the source will write during the migration.
@@ -70,35 +68,25 @@ class CopyProgress:
         return self.snapshot is not None and self.snapshot != self.proven_snapshot
 
 
-def _name(target: TableAddress) -> str:
-    return qualified(target.schema, "eventsource_copy_progress")
-
-
-async def read(
-    connection: Executor, target: TableAddress, migration_id: UUID
-) -> CopyProgress | None:
+async def read(target: AnyTable, migration_id: UUID) -> CopyProgress | None:
     """The progress row, or None before the block of positions is reserved."""
-    row = await connection.fetchrow(
-        f"select {_COLUMNS} from {_name(target)} where migration_id = $1", migration_id
+    row = await target.connection.fetchrow(
+        f"select {_COLUMNS} from {target.progress} where migration_id = $1", migration_id
     )
     return CopyProgress(**dict(row)) if row is not None else None
 
 
-async def of_tenant(
-    connection: Executor, target: TableAddress, tenant_id: UUID
-) -> CopyProgress | None:
+async def of_tenant(target: AnyTable, tenant_id: UUID) -> CopyProgress | None:
     """The newest progress row of the tenant in this table, or None."""
-    row = await connection.fetchrow(
-        f"select {_COLUMNS} from {_name(target)} where table_name = $1 and tenant_id = $2"
+    row = await target.connection.fetchrow(
+        f"select {_COLUMNS} from {target.progress} where table_name = $1 and tenant_id = $2"
         " order by updated_at desc limit 1",
-        target.table, tenant_id,
+        target.address.table, tenant_id,
     )  # fmt: skip
     return CopyProgress(**dict(row)) if row is not None else None
 
 
-async def claim(
-    connection: asyncpg.Connection[Any], target: TableAddress, migration_id: UUID, owner: UUID
-) -> CopyProgress | None:
+async def claim(target: OwnTable, migration_id: UUID, owner: UUID) -> CopyProgress | None:
     """Become the only owner whose chunks commit; the one before commits nothing from here on.
 
     Its sessions are ended: one that is frozen in the middle of a chunk would keep its locks, on
@@ -107,22 +95,21 @@ async def claim(
     mark = session_marks.data_plane_mark(migration_id)
     while True:
         try:
-            async with connection.transaction():
-                await connection.execute(f"set local lock_timeout = {CLAIM_LOCK_TIMEOUT_MS}")
-                await connection.execute(
-                    f"update {_name(target)} set owner = $2 where migration_id = $1",
+            async with target.connection.transaction():
+                await target.connection.execute(f"set local lock_timeout = {CLAIM_LOCK_TIMEOUT_MS}")
+                await target.connection.execute(
+                    f"update {target.progress} set owner = $2 where migration_id = $1",
                     migration_id, owner,
                 )  # fmt: skip
         except asyncpg.LockNotAvailableError:
-            await session_marks.end(connection, mark)
+            await session_marks.end(target.connection, mark)
             continue
-        await session_marks.end(connection, mark)
-        return await read(connection, target, migration_id)
+        await session_marks.end(target.connection, mark)
+        return await read(target, migration_id)
 
 
 async def reserve(
-    connection: asyncpg.Connection[Any],
-    target: TableAddress,
+    target: OwnTable,
     migration: Migration,
     owner: UUID,
     source_head: int,
@@ -136,38 +123,42 @@ async def reserve(
     that "empty" and "head" are exact. An empty table gets offset 0: positions are then the source's
     own. In a table in use the block begins after everything handed out so far.
     """
-    if await read(connection, target, migration.id) is not None:
+    if await read(target, migration.id) is not None:
         return False
-    sequence = await event_table.position_sequence(connection, target)
-    name = table(target)
-    if await connection.fetchval(
+    sequence = await event_table.position_sequence(target)
+    name = target.name
+    if await target.connection.fetchval(
         f"select exists (select from {name} where tenant_id = $1)", migration.tenant_id
     ):
-        raise PreflightError([already_there(migration.tenant_id, target.table)])
-    if await connection.fetchval(
-        f"select exists (select from {_name(target)} where table_name = $1"
+        raise PreflightError([already_there(migration.tenant_id, target.address.table)])
+    if await target.connection.fetchval(
+        f"select exists (select from {target.progress} where table_name = $1"
         " and deferred_indexes is not null)",
-        target.table,
+        target.address.table,
     ):
         raise TargetBusyError(
-            f"another migration is loading {target.table!r}; this one follows when that is done"
+            f"another migration is loading {target.address.table!r}; this one follows when that is"
+            " done"
         )
-    in_use = await connection.fetchval(
+    in_use = await target.connection.fetchval(
         f"select exists (select from {name})"
-        f" or exists (select from {_name(target)} where table_name = $1)",
-        target.table,
+        f" or exists (select from {target.progress} where table_name = $1)",
+        target.address.table,
     )
-    head = await event_table.head(connection, sequence)
-    highest = await connection.fetchval(f"select coalesce(max(global_position), 0) from {name}")
+    head = await event_table.head(target.connection, sequence)
+    highest = await target.connection.fetchval(
+        f"select coalesce(max(global_position), 0) from {name}"
+    )
     offset = max(head, highest) if in_use else 0
     last = max(offset + source_head + HEADROOM, head)
-    await connection.execute(
-        f"insert into {_name(target)} (migration_id, tenant_id, table_name, owner, position_offset,"
-        " last_target_position, source_system) values ($1, $2, $3, $4, $5, $6, $7)",
-        migration.id, migration.tenant_id, target.table, owner, offset, last, source_system,
+    await target.connection.execute(
+        f"insert into {target.progress} (migration_id, tenant_id, table_name, owner,"
+        " position_offset, last_target_position, source_system)"
+        " values ($1, $2, $3, $4, $5, $6, $7)",
+        migration.id, migration.tenant_id, target.address.table, owner, offset, last, source_system,
     )  # fmt: skip
     # Anyone else's next event in this table lands behind the block. A rollback keeps the gap.
-    await connection.fetchval("select setval($1::text::regclass, $2)", sequence, last)
+    await target.connection.fetchval("select setval($1::text::regclass, $2)", sequence, last)
     return not in_use
 
 
@@ -180,8 +171,7 @@ def already_there(tenant_id: UUID, table_name: str) -> str:
 
 
 async def begin_pass(
-    connection: Executor,
-    target: TableAddress,
+    target: AnyTable,
     before: CopyProgress,
     *,
     owner: UUID,
@@ -192,8 +182,8 @@ async def begin_pass(
     Raises:
         LeaseLostError: another owner has begun a pass.
     """
-    row = await connection.fetchrow(
-        f"update {_name(target)} set pass_number = $4, previous_snapshot = proven_snapshot,"
+    row = await target.connection.fetchrow(
+        f"update {target.progress} set pass_number = $4, previous_snapshot = proven_snapshot,"
         " snapshot = $5, staged = $6, last_transaction_id = null, last_position = 0,"
         " pass_rows = 0, pass_bytes = 0, pass_inserted = 0, pass_digest = $7, updated_at = now()"
         " where migration_id = $1 and owner = $2 and pass_number = $3"
@@ -206,16 +196,14 @@ async def begin_pass(
     return CopyProgress(**dict(row))
 
 
-async def complete_pass(
-    connection: Executor, target: TableAddress, current: CopyProgress, owner: UUID
-) -> CopyProgress:
+async def complete_pass(target: AnyTable, current: CopyProgress, owner: UUID) -> CopyProgress:
     """Record that the pass is proven: the next one starts from its snapshot. A bulk copy is sealed.
 
     Raises:
         LeaseLostError: another owner is recorded, or a first pass was not read back to its end.
     """
-    row = await connection.fetchrow(
-        f"update {_name(target)} set proven_snapshot = snapshot,"
+    row = await target.connection.fetchrow(
+        f"update {target.progress} set proven_snapshot = snapshot,"
         " sealed_snapshot = case when staged then sealed_snapshot else snapshot end,"
         " sealed_position = case when staged then sealed_position else last_position end,"
         " sealed_xid = case when staged then sealed_xid"
@@ -231,9 +219,7 @@ async def complete_pass(
     return CopyProgress(**dict(row))
 
 
-async def remove(connection: Executor, target: TableAddress, migration_id: UUID) -> None:
+async def remove(target: AnyTable, migration_id: UUID) -> None:
     """Forget the progress of an aborted migration."""
-    for name in ("eventsource_copied_ranges", "eventsource_copy_progress"):
-        await connection.execute(
-            f"delete from {qualified(target.schema, name)} where migration_id = $1", migration_id
-        )
+    for name in (target.ranges, target.progress):
+        await target.connection.execute(f"delete from {name} where migration_id = $1", migration_id)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
+from eventsource.migration.event_table import AnyTable
 
 if TYPE_CHECKING:
-    from eventsource.connections import Executor, TableAddress
+    from eventsource.connections import Executor
 
 SOURCE_SYSTEM = (
     "(select system_identifier::text from pg_control_system()) || ':' ||"
@@ -43,14 +43,14 @@ async def take(connection: Executor) -> Snapshot:
     return Snapshot(row["snapshot"], row["system"])
 
 
-async def barrier(connection: Executor, source: TableAddress, migration_id: UUID) -> str:
+async def barrier(source: AnyTable, migration_id: UUID) -> str:
     """Commit one row at the source, flushed; returns the cluster it went to.
 
     A crash then cannot take back a transaction the snapshot calls finished, nor give its id to a
     new event. The connection must have ``synchronous_commit = on``, as the driver's have.
     """
-    system = await connection.fetchval(
-        f"insert into {qualified(source.schema, 'eventsource_barrier')} as b (migration_id)"
+    system = await source.connection.fetchval(
+        f"insert into {source.barrier} as b (migration_id)"
         " values ($1) on conflict (migration_id) do update set passed_at = now()"
         f" returning {SOURCE_SYSTEM}",
         migration_id,
@@ -58,10 +58,10 @@ async def barrier(connection: Executor, source: TableAddress, migration_id: UUID
     return str(system)
 
 
-async def remove_barrier(connection: Executor, source: TableAddress, migration_id: UUID) -> None:
+async def remove_barrier(source: AnyTable, migration_id: UUID) -> None:
     """Forget the barrier row of a migration that is over."""
-    await connection.execute(
-        f"delete from {qualified(source.schema, 'eventsource_barrier')} where migration_id = $1",
+    await source.connection.execute(
+        f"delete from {source.barrier} where migration_id = $1",
         migration_id,
     )
 
