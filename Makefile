@@ -50,11 +50,11 @@ CASES ?= 200000
 SEQUENCES ?= 300
 fuzz: build
 	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- frame:: digest:: chunk:: dsn::
-	FUZZ_SEQUENCES=$(SEQUENCES) $(BIN)/pytest --timeout 3600 tests/integration/test_store_against_memory.py
+	FUZZ_SEQUENCES=$(SEQUENCES) $(BIN)/pytest --timeout 3600 tests/integration/stores/test_against_memory.py
 
 # Every failpoint with everything that can happen there; CELLS="bulk abort" plays some of them.
 faults: build
-	PYTHONPATH=tests $(BIN)/python tests/faults/run_matrix.py $(CELLS)
+	$(BIN)/python -m tests.faults.run_matrix $(CELLS)
 
 # Random schedules of writers, faults and restarts; SEED=k SEEDS=1 replays one, WRITE=1 writes figures,
 # JOBS=n plays n at once.
@@ -62,7 +62,7 @@ SEED ?= 1
 SEEDS ?= 25
 JOBS ?= 1
 torture: build
-	PYTHONPATH=tests $(BIN)/python tests/faults/run_torture.py --first $(SEED) --seeds $(SEEDS) --jobs $(JOBS) $(if $(WRITE),--write)
+	$(BIN)/python -m tests.faults.run_torture --first $(SEED) --seeds $(SEEDS) --jobs $(JOBS) $(if $(WRITE),--write)
 
 # Servers that crash at every point, links that break, poolers, disks that are full.
 infra: build

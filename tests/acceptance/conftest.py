@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from faulty_world import FaultyWorld, faulty_world, three_servers
 
 from eventsource.testing import Cluster
-from moving_world import World, moving_world
+from tests.support.worlds.behind_proxies import FaultyWorld, behind_proxies, three_servers
+from tests.support.worlds.two_servers import World, two_servers
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ async def world(
     source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
 ) -> AsyncIterator[World]:
     """Stores on the two servers of the session, and a process that may move tenants."""
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
+    async with two_servers(source_dsn, target_dsn, control_dsn, tmp_path) as opened:
         yield opened
 
 
@@ -30,5 +30,5 @@ def fragile_servers() -> Iterator[dict[str, Cluster]]:
 
 @pytest.fixture
 async def faulty(fragile_servers: dict[str, Cluster], tmp_path: Path) -> AsyncIterator[FaultyWorld]:
-    async with faulty_world(fragile_servers, tmp_path) as opened:
+    async with behind_proxies(fragile_servers, tmp_path) as opened:
         yield opened

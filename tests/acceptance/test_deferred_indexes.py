@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from driver_process import DriverProcess
 from eventsource.migration import (
     ConsistencyVerifier,
     InvalidStateTransitionError,
@@ -17,7 +16,9 @@ from eventsource.migration import (
     VerificationLevel,
 )
 from eventsource.migration.tables.deferred_indexes import WORTH_IT
-from moving_world import World, until
+from tests.support.driver_process import DriverProcess
+from tests.support.waiting import until
+from tests.support.worlds.two_servers import World
 
 EVENTS = WORTH_IT + 1_000
 TABLE = '"events_dedicated-a"'

@@ -19,7 +19,8 @@ from eventsource.migration import create_schema
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
 from eventsource.testing import Cluster
-from pages import REPOSITORY, RUNNABLE, Block, Runner, blocks_of
+from tests.support import REPOSITORY
+from tests.support.page_runner import RUNNABLE, Block, Runner, blocks_of
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")])

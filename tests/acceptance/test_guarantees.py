@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pages import REPOSITORY
+from tests.support import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "explanation" / "guarantees.md"
 

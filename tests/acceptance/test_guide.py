@@ -41,7 +41,7 @@ from eventsource.testing import (
     check_moved,
     check_unmoved,
 )
-from moving_world import all_attempts, writing
+from tests.support.worlds.two_servers import all_attempts, writing
 
 GUIDE = Path(__file__).parents[2].parent / "shared" / "guide" / "migration-guide.md"
 

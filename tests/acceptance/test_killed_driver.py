@@ -13,14 +13,14 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from driver_process import DriverProcess
 from eventsource.migration import Migration, MigrationState
-from moving_world import (
+from tests.support.driver_process import DriverProcess
+from tests.support.waiting import until
+from tests.support.worlds.two_servers import (
     FENCE_LOCK_CLASS,
     World,
     acknowledged,
     all_attempts,
-    until,
     writing,
 )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from faulty_world import DRIVER, POINTS, SIDES, FaultyWorld, Point
 
 from eventsource.migration import MigrationState
 from eventsource.migration.connections import timeouts
 from eventsource.testing import StoreAddress, longest_append
 from eventsource.testing.proxy import Proxy
-from moving_world import DEDICATED, SHARED, acknowledged, all_attempts
+from tests.support.worlds.behind_proxies import DRIVER, POINTS, SIDES, FaultyWorld, Point
+from tests.support.worlds.two_servers import DEDICATED, SHARED, acknowledged, all_attempts
 
 INFRA = pytest.mark.infra
 

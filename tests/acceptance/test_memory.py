@@ -7,9 +7,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from driver_process import DriverProcess
 from eventsource.migration import MigrationState
-from moving_world import World, until
+from tests.support.driver_process import DriverProcess
+from tests.support.waiting import until
+from tests.support.worlds.two_servers import World
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="peak memory of another process is in /proc"

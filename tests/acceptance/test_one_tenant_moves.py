@@ -18,13 +18,13 @@ from eventsource.migration import MigrationState
 from eventsource.testing import Outcome
 from eventsource.testing.records import Attempt, clock
 from eventsource.testing.writers import STREAM_TYPE, Entry
-from moving_world import (
+from tests.support.waiting import until
+from tests.support.worlds.two_servers import (
     FENCE_LOCK_CLASS,
     World,
     acknowledged,
     all_attempts,
-    moving_world,
-    until,
+    two_servers,
     writing,
 )
 
@@ -244,7 +244,7 @@ async def test_a_cutover_over_its_budget_rolls_back_and_no_writer_sees_an_error(
 
     config = MigrationConfig(cutover_timeout_seconds=1.0, pass_interval_seconds=0.05)
     tenant = uuid4()
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path, config) as world:
+    async with two_servers(source_dsn, target_dsn, control_dsn, tmp_path, config) as world:
         await world.seed([tenant], events=2000)
         blocking = OpenAppend(world, tenant)
         with writing([world.writer_config("writer-0", [tenant])]) as writers:

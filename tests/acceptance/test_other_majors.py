@@ -14,16 +14,22 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-# The same test on other servers: it gets the clusters of this module.
-from test_one_tenant_moves import (  # noqa: F401
-    test_a_cutover_over_its_budget_rolls_back_and_no_writer_sees_an_error,
-)
-
 from eventsource.migration import MigrationState, create_schema
 from eventsource.migration.tables import deferred_indexes
 from eventsource.testing import Cluster, PostgresNotFoundError
-from fingerprint import fingerprint
-from moving_world import World, acknowledged, all_attempts, moving_world, writing
+
+# The same test on other servers: it gets the clusters of this module.
+from tests.acceptance.test_one_tenant_moves import (  # noqa: F401
+    test_a_cutover_over_its_budget_rolls_back_and_no_writer_sees_an_error,
+)
+from tests.support.fingerprint import fingerprint
+from tests.support.worlds.two_servers import (
+    World,
+    acknowledged,
+    all_attempts,
+    two_servers,
+    writing,
+)
 
 MAJORS = (14, 15, 17)
 NEWEST = 18
@@ -89,7 +95,7 @@ async def test_tables_from_before_are_upgraded_and_a_tenant_moves_between_them(
     # The target is empty, so that the indexes are built behind the load, as for a large tenant.
     monkeypatch.setattr(deferred_indexes, "WORTH_IT", EVENTS)
     tenant, bystander = uuid4(), uuid4()
-    async with moving_world(source_dsn, target_dsn, control_dsn, tmp_path, make=False) as world:
+    async with two_servers(source_dsn, target_dsn, control_dsn, tmp_path, make=False) as world:
         stores = (world.source_store, world.target_store)
         for store in stores:
             await store.pool.execute(FROM_BEFORE.format(store.table))

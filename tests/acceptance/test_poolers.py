@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from pooler import pgbouncer
 
 from eventsource.connections import ConnectionParameters
 from eventsource.migration import (
@@ -27,7 +26,15 @@ from eventsource.migration.repositories import (
 )
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing import StoreAddress
-from moving_world import DEDICATED, SHARED, World, acknowledged, all_attempts, writing
+from tests.support.pooler import pgbouncer
+from tests.support.worlds.two_servers import (
+    DEDICATED,
+    SHARED,
+    World,
+    acknowledged,
+    all_attempts,
+    writing,
+)
 
 SIDES = ("source", "target", "control")
 

@@ -18,7 +18,8 @@ from eventsource import DomainEvent, ExpectedVersion, register_event
 from eventsource.migration import TenantStoreRouter
 from eventsource.migration.repositories import PostgreSQLRoutingRepository
 from eventsource.stores.postgresql import PostgreSQLEventStore
-from pages import REPOSITORY, blocks_of
+from tests.support import REPOSITORY
+from tests.support.page_runner import blocks_of
 
 PAGE = REPOSITORY / "docs" / "reference" / "database-objects.md"
 MIGRATOR, APPLICATION = "orders_migrator", "orders_app"

@@ -22,8 +22,9 @@ from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
 from eventsource.migration import MigrationConfig, MigrationError
 from eventsource.migration.states import FINAL, ROUTE_STATES, TRANSITIONS, MigrationState
-from pages import REPOSITORY, blocks_of
-from tables import code_in, rows_of, sections_of
+from tests.support import REPOSITORY
+from tests.support.page_runner import blocks_of
+from tests.support.reference_tables import code_in, rows_of, sections_of
 
 REFERENCE = REPOSITORY / "docs" / "reference"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from faulty_world import POINTS, SIDES, FaultyWorld
+
+from tests.support.worlds.behind_proxies import POINTS, SIDES, FaultyWorld
 
 #: Those that every run of the tests makes; `make infra` makes all.
 REPRESENTATIVE = {

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from faulty_world import POINTS, FaultyWorld
 
 from eventsource.migration.errors import ConsistencyError
 from eventsource.testing import Cluster, Outcome, read_rows
 from eventsource.testing.binaries import server_account
 from eventsource.testing.records import clock
-from moving_world import acknowledged, all_attempts, until
+from tests.support.waiting import until
+from tests.support.worlds.behind_proxies import POINTS, FaultyWorld
+from tests.support.worlds.two_servers import acknowledged, all_attempts
 
 SMALL_DISK = 8 * 1024 * 1024
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from driving import SUBSCRIPTION
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
 from eventsource.testing import Attempt, Outcome, WriterConfig, WriterProcess
 from eventsource.testing.records import RecordReader, clock
-from moving_world import SHARED, World, moving_world
-from processes import start_writer
+from tests.faults.processes import start_writer
+from tests.support.driver_job import SUBSCRIPTION
+from tests.support.worlds.two_servers import SHARED, World, two_servers
 
 #: Events of each tenant's past, and where its subscription stands in it.
 PAST, HANDLED = 150, 40
@@ -165,7 +165,7 @@ async def open_arena(
     target_table: str = "events_dedicated-a",
 ) -> AsyncIterator[Arena]:
     """Make the tables and start the writers; they are stopped at the end."""
-    async with moving_world(
+    async with two_servers(
         source_dsn, target_dsn, control_dsn, directory, target_table=target_table
     ) as world:
         await PostgreSQLCheckpointRepository(world.control_pool).create_schema()

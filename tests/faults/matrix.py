@@ -17,12 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-import promises
-from arena import Arena, open_arena
 from eventsource.failpoints import FAILPOINTS
 from eventsource.testing import Attempt, Cluster
 from eventsource.testing.records import clock
-from processes import Process, start_driver
+from tests.faults import promises
+from tests.faults.arena import Arena, open_arena
+from tests.faults.processes import Process, start_driver
 
 #: The cutover's budget in every cell (seconds), and what it may be exceeded by (I12).
 BUDGET, BEYOND = 1.0, 0.25

@@ -17,11 +17,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from driving import drive
 from eventsource import failpoints
 from eventsource.failpoints import ARMED_VARIABLE, DIRECTORY_VARIABLE
 from eventsource.testing import WriterConfig, WriterProcess, writers
-from moving_world import World
+from tests.support.driver_job import drive
+from tests.support.worlds.two_servers import World
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["asyncpg", "eventsource.migration", "eventsource.testing.writers"])

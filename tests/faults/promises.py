@@ -8,9 +8,9 @@ from uuid import UUID
 
 import asyncpg
 
-from driving import SUBSCRIPTION
 from eventsource.testing import Attempt, StoreAddress, check_moved, check_unmoved, read_rows
-from moving_world import DEDICATED, SHARED, World
+from tests.support.driver_job import SUBSCRIPTION
+from tests.support.worlds.two_servers import DEDICATED, SHARED, World
 
 _GUARDS = r"""
 select 'trigger ' || tgname from pg_trigger

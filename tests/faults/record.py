@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from matrix import BEYOND, BUDGET, OTHERS, RECOVERY, Outcome
-from torture import Result
+from tests.faults.matrix import BEYOND, BUDGET, OTHERS, RECOVERY, Outcome
+from tests.faults.torture import Result
 
 RUNS = Path(__file__).parent / "runs"
 

@@ -12,11 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import matrix
-import record
 from eventsource import _core
 from eventsource.testing import Cluster
-from matrix import Cell, Outcome
+from tests.faults import matrix, record
+from tests.faults.matrix import Cell, Outcome
 
 #: Cells that share databases and writers.
 GROUP = 24

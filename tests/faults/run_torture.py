@@ -15,11 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import record
-import schedule
-import torture
 from eventsource import _core
-from torture import Result, Servers
+from tests.faults import record, schedule, torture
+from tests.faults.torture import Result, Servers
 
 #: Seeds that share databases.
 GROUP = 20

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-import matrix
-from arena import Arena
 from eventsource import _core
 from eventsource.failpoints import FAILPOINTS
 from eventsource.testing import Cluster
-from matrix import Cell
+from tests.faults import matrix
+from tests.faults.arena import Arena
+from tests.faults.matrix import Cell
 
 #: Each word of the registry and each kind of fault, and what once went wrong.
 SLICE = [

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import schedule
-import torture
 from eventsource import _core
-from torture import Servers
+from tests.faults import schedule, torture
+from tests.faults.torture import Servers
 
 
 def test_a_schedule_is_derived_from_its_seed_alone() -> None:

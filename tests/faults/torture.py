@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import promises
-from driving import SUBSCRIPTION
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
 from eventsource.testing import Cluster, WriterProcess
-from matrix import PATIENCE, RECOVERY
-from moving_world import SHARED, World, all_attempts, moving_world
-from processes import Process, start_driver, start_writer
-from schedule import SERVERS, Act, Schedule
+from tests.faults import promises
+from tests.faults.matrix import PATIENCE, RECOVERY
+from tests.faults.processes import Process, start_driver, start_writer
+from tests.faults.schedule import SERVERS, Act, Schedule
+from tests.support.driver_job import SUBSCRIPTION
+from tests.support.worlds.two_servers import SHARED, World, all_attempts, two_servers
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ async def databases(servers: Servers) -> AsyncIterator[list[str]]:
     """Fresh ones with all tables."""
     clusters = [servers.source, servers.target, servers.control]
     dsns = [await cluster.create_database() for cluster in clusters]
-    async with moving_world(*dsns, Path()) as world:
+    async with two_servers(*dsns, Path()) as world:
         await PostgreSQLCheckpointRepository(world.control_pool).create_schema()
     yield dsns
     for cluster, dsn in zip(clusters, dsns, strict=True):
@@ -65,7 +65,7 @@ async def databases(servers: Servers) -> AsyncIterator[list[str]]:
 async def play(servers: Servers, dsns: list[str], directory: Path, schedule: Schedule) -> Result:
     """Play it, bring the move to an end, and count."""
     began, result = time.monotonic(), Result(schedule)
-    async with moving_world(*dsns, directory, make=False) as world:
+    async with two_servers(*dsns, directory, make=False) as world:
         await _prepare(world, schedule)
         tenants = [schedule.tenant, schedule.bystander]
         configs = [world.writer_config(tenants=tenants, **w) for w in schedule.writers]
@@ -79,7 +79,7 @@ async def play(servers: Servers, dsns: list[str], directory: Path, schedule: Sch
                 await play_.act(act)
             await play_.come_to_rest()
         baseline = world.baseline
-    async with moving_world(*dsns, directory, make=False) as world:
+    async with two_servers(*dsns, directory, make=False) as world:
         world.baseline = baseline
         await _judge(world, play_, result)
     result.seconds = time.monotonic() - began

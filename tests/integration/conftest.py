@@ -8,10 +8,10 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from world import World, emptied, make_world
 
 from eventsource.migration import background
 from eventsource.testing import Cluster
+from tests.support.worlds.three_databases import World, emptied, make_world
 
 
 @pytest.fixture(scope="session")

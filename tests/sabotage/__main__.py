@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .suite import VARIANTS
-from .tree import REPOSITORY, BrokenRun, Tree
-from .variant import PatchError, Variant
+from tests.sabotage.suite import VARIANTS
+from tests.sabotage.tree import BrokenRun, Tree
+from tests.sabotage.variant import PatchError, Variant
+from tests.support import REPOSITORY
 
 RUNS = Path(__file__).parent / "runs"
 

@@ -10,8 +10,7 @@ import pytest
 
 import eventsource
 from eventsource import _core
-
-from .tree import CORE, digest
+from tests.sabotage.tree import CORE, digest
 
 _outcome: dict[str, list[str]] = {"ran": [], "failed": [], "errors": []}
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .variant import Edit, Variant
+from tests.sabotage.variant import Edit, Variant
 
 _CUTOVER = "python/eventsource/migration/steps/cutover.py"
 _FLIP = "python/eventsource/migration/steps/decision.py"
 _PASSES = "python/eventsource/migration/steps/passes.py"
 _ABORT = "python/eventsource/migration/steps/abort.py"
 _ROUTER = "python/eventsource/migration/routing/router.py"
-_TESTS = "tests/integration/test_cutover.py"
-_RECOVERY = "tests/integration/test_recovery.py"
-_ORDER = "tests/integration/test_order_of_the_cutover.py"
+_TESTS = "tests/integration/cutover/test_cutover.py"
+_RECOVERY = "tests/integration/cutover/test_recovery.py"
+_ORDER = "tests/integration/cutover/test_order.py"
 
 _DECIDES = "        await self._commit()\n"
 _OPENS = "        await decision.open_target(self.connections.target, self.migration, decided)\n"
@@ -264,7 +264,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_passes.py::"
+            "tests/integration/passes/test_passes.py::"
             "test_new_events_follow_all_carried_ones_after_the_flip",
         ),
     ),
@@ -296,7 +296,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_aborts.py::"
+            "tests/integration/driver/test_aborts.py::"
             "test_an_abort_from_another_process_leaves_nothing_behind",
         ),
     ),
@@ -311,7 +311,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_router.py::"
+            "tests/integration/routing/test_router.py::"
             "test_a_stale_router_follows_the_fence_with_the_same_expected_version",
         ),
     ),
@@ -326,9 +326,9 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_router.py::"
+            "tests/integration/routing/test_router.py::"
             "test_an_unknown_store_is_an_error_and_never_another_store",
-            "tests/integration/test_router.py::"
+            "tests/integration/routing/test_router.py::"
             "test_a_router_that_lacks_the_target_does_not_write_elsewhere",
         ),
     ),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .variant import CARGO, Edit, Variant
+from tests.sabotage.variant import CARGO, Edit, Variant
 
 _CORE = "rust/core/src"
 _CHUNK = f"{_CORE}/chunk.rs"
 _SOURCE = f"{_CORE}/source.rs"
 _PROGRESS = f"{_CORE}/progress.rs"
-_TESTS = "tests/integration/test_dataplane_passes.py"
-_INTERRUPTED = "tests/integration/test_dataplane_interruptions.py"
+_TESTS = "tests/integration/dataplane/test_passes.py"
+_INTERRUPTED = "tests/integration/dataplane/test_interruptions.py"
 _CARRIES = f"{_TESTS}::test_the_first_pass_carries_every_row_and_maps_it"
 _LOST = f"{_INTERRUPTED}::test_a_driver_that_lost_the_migration_commits_nothing"
 
@@ -208,7 +208,7 @@ VARIANTS = (
         "policies of the table filter copy and proof alike",
         (Edit(f"{_CORE}/connect.rs", "set row_security = off; ", "set row_security = on; "),),
         (
-            "tests/integration/test_dataplane_verify.py::"
+            "tests/integration/dataplane/test_verify.py::"
             "test_row_security_is_an_error_and_not_a_filter",
         ),
     ),
@@ -235,7 +235,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_dataplane_connect.py::test_failures_to_connect_say_why",
+            "tests/integration/dataplane/test_connect.py::test_failures_to_connect_say_why",
             f"{CARGO}dsn::tests::no_message_shows_the_password",
         ),
     ),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .variant import Edit, Variant
+from tests.sabotage.variant import Edit, Variant
 
 _CONNECTIONS = "python/eventsource/connections.py"
 _POSITIONS = "python/eventsource/migration/subscriptions/positions.py"
 _ROUTER = "python/eventsource/migration/routing/router.py"
 _ROUTES = "python/eventsource/migration/routing/route_cache.py"
-_CONTRACT = "tests/integration/test_store_contract.py"
-_ROUTING = "tests/integration/test_router.py"
+_CONTRACT = "tests/integration/stores/test_contract.py"
+_ROUTING = "tests/integration/routing/test_router.py"
 
 VARIANTS = (
     Variant(
@@ -59,7 +59,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_store_append.py::test_a_retry_after_a_lost_reply_is_a_success",
+            "tests/integration/stores/test_append.py::test_a_retry_after_a_lost_reply_is_a_success",
             f"{_ROUTING}::test_a_stale_retry_of_an_append_that_had_succeeded_is_a_success",
         ),
     ),
@@ -74,7 +74,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_subscriptions_move.py::"
+            "tests/integration/subscriptions/test_move.py::"
             "test_from_every_checkpoint_nothing_is_skipped_and_repeats_are_predicted",
         ),
     ),
@@ -91,7 +91,7 @@ VARIANTS = (
         (
             "tests/unit/test_positions.py::"
             "test_a_carried_checkpoint_delivers_exactly_what_the_largest_valid_one_delivers",
-            "tests/integration/test_subscriptions_move.py::"
+            "tests/integration/subscriptions/test_move.py::"
             "test_from_every_checkpoint_nothing_is_skipped_and_repeats_are_predicted",
         ),
     ),
@@ -182,7 +182,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_store_feed.py::"
+            "tests/integration/stores/test_feed.py::"
             "test_a_position_in_flight_is_waited_for_and_never_passed",
         ),
     ),

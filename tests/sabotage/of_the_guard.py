@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .variant import Edit, Variant
+from tests.sabotage.variant import Edit, Variant
 
 _SQL = "python/eventsource/stores/sql/fence.sql"
 _PYTHON = "python/eventsource/migration/tables/guard.py"
-_TESTS = "tests/integration/test_guard.py"
-_INSTALLATION = "tests/integration/test_guard_installation.py"
-_ARRIVALS = "tests/integration/test_arrivals.py"
+_TESTS = "tests/integration/guard/test_guard.py"
+_INSTALLATION = "tests/integration/guard/test_installation.py"
+_ARRIVALS = "tests/integration/guard/test_arrivals.py"
 
 _LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, guarded);\n"
 _CHECK = """\

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .variant import Edit, Variant
+from tests.sabotage.variant import Edit, Variant
 
 _SQL = "python/eventsource/migration/repositories/sql/migrations.sql"
 _ROUTES = "python/eventsource/migration/routing/route_cache.py"
 _MIRROR = "python/eventsource/migration/routing/mirror.py"
-_TESTS = "tests/integration/test_journal.py"
-_MIRRORED = "tests/integration/test_mirror.py"
+_TESTS = "tests/integration/driver/test_journal.py"
+_MIRRORED = "tests/integration/routing/test_mirror.py"
 _NEWER = f"{_TESTS}::test_what_a_fence_told_is_newer_than_a_route_that_was_read"
 
 VARIANTS = (
@@ -78,7 +78,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_overtaken_requests.py::"
+            "tests/integration/driver/test_overtaken_requests.py::"
             "test_a_cutover_asked_for_while_a_pause_is_carried_out_is_refused",
         ),
     ),
@@ -137,7 +137,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_cancellation.py::"
+            "tests/integration/driver/test_cancellation.py::"
             "test_a_change_of_state_that_is_cancelled_gives_its_connection_back",
         ),
     ),
@@ -176,7 +176,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_aborts.py::"
+            "tests/integration/driver/test_aborts.py::"
             "test_what_was_mirrored_goes_with_the_abort_and_nothing_follows",
         ),
     ),
@@ -215,7 +215,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_bulk_copy.py::test_two_tenants_move_at_once_into_one_empty_table",
+            "tests/integration/passes/test_bulk_copy.py::test_two_tenants_move_at_once_into_one_empty_table",
         ),
     ),
     Variant(
@@ -228,6 +228,6 @@ VARIANTS = (
                 "",
             ),
         ),
-        ("tests/integration/test_throttle.py::test_the_last_pass_is_not_throttled",),
+        ("tests/integration/driver/test_throttle.py::test_the_last_pass_is_not_throttled",),
     ),
 )

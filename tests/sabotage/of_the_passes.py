@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .variant import Edit, Variant
+from tests.sabotage.variant import Edit, Variant
 
 _PASSES = "python/eventsource/migration/steps/passes.py"
 _PROGRESS = "python/eventsource/migration/tables/progress.py"
 _MIRROR = "python/eventsource/migration/routing/mirror.py"
-_TESTS = "tests/integration/test_passes.py"
-_MIRRORED = "tests/integration/test_mirror.py"
+_TESTS = "tests/integration/passes/test_passes.py"
+_MIRRORED = "tests/integration/routing/test_mirror.py"
 
 _ON_DISK = f"{_TESTS}::test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_used"
 
@@ -126,9 +126,9 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_progress.py::"
+            "tests/integration/passes/test_progress.py::"
             "test_a_driver_that_lost_the_migration_begins_and_completes_no_pass",
-            "tests/integration/test_progress.py::"
+            "tests/integration/passes/test_progress.py::"
             "test_a_pass_that_another_driver_has_begun_meanwhile_is_left_alone",
         ),
     ),
@@ -144,7 +144,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_preflight.py::"
+            "tests/integration/preflight/test_preflight.py::"
             "test_a_tenant_that_came_to_the_target_behind_the_preflight_is_left_alone",
         ),
     ),
@@ -199,7 +199,7 @@ VARIANTS = (
         ),
         (
             f"{_MIRRORED}::test_the_mirror_is_bound_to_its_migration",
-            "tests/integration/test_aborts.py::"
+            "tests/integration/driver/test_aborts.py::"
             "test_what_was_mirrored_goes_with_the_abort_and_nothing_follows",
         ),
     ),
@@ -214,7 +214,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_cutover.py::"
+            "tests/integration/cutover/test_cutover.py::"
             "test_a_difference_that_the_verification_finds_flips_nothing",
         ),
     ),
@@ -229,8 +229,8 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_seal.py::test_whoever_touches_a_row_breaks_the_seal",
-            "tests/integration/test_cutover.py::"
+            "tests/integration/consistency/test_seal.py::test_whoever_touches_a_row_breaks_the_seal",
+            "tests/integration/cutover/test_cutover.py::"
             "test_a_difference_that_the_verification_finds_flips_nothing",
         ),
     ),
@@ -244,7 +244,9 @@ VARIANTS = (
                 "select greatest($2::bigint, (select min(global_position) - 1",
             ),
         ),
-        ("tests/integration/test_seal.py::test_an_event_in_flight_at_the_bulk_copy_is_compared",),
+        (
+            "tests/integration/consistency/test_seal.py::test_an_event_in_flight_at_the_bulk_copy_is_compared",
+        ),
     ),
     Variant(
         "foreign-rows-are-taken",
@@ -257,6 +259,8 @@ VARIANTS = (
                 "        \"select coalesce((select transaction_id < '1'::xid8\"\n",
             ),
         ),
-        ("tests/integration/test_preflight.py::test_rows_that_came_from_another_cluster",),
+        (
+            "tests/integration/preflight/test_preflight.py::test_rows_that_came_from_another_cluster",
+        ),
     ),
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .variant import CARGO, Edit, Variant
+from tests.sabotage.variant import CARGO, Edit, Variant
 
 _CORE = "rust/core/src"
 _CHUNK = f"{_CORE}/chunk.rs"
 _STAGED = f"{_CORE}/staged.rs"
-_TESTS = "tests/integration/test_dataplane_passes.py"
-_INTERRUPTED = "tests/integration/test_dataplane_interruptions.py"
+_TESTS = "tests/integration/dataplane/test_passes.py"
+_INTERRUPTED = "tests/integration/dataplane/test_interruptions.py"
 _CARRIES = f"{_TESTS}::test_the_first_pass_carries_every_row_and_maps_it"
 
 VARIANTS = (
@@ -47,7 +47,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_progress.py::"
+            "tests/integration/passes/test_progress.py::"
             "test_a_bulk_copy_that_was_not_read_back_to_its_end_is_not_complete",
         ),
     ),
@@ -121,7 +121,7 @@ VARIANTS = (
         (
             _CARRIES,
             f"{_TESTS}::test_mirrored_rows_are_recognised",
-            "tests/integration/test_cutover.py::test_force_skips_the_verification",
+            "tests/integration/cutover/test_cutover.py::test_force_skips_the_verification",
         ),
     ),
     Variant(
@@ -137,7 +137,7 @@ VARIANTS = (
         ),
         (
             _CARRIES,
-            "tests/integration/test_dataplane_verify.py::test_what_was_moved_is_consistent",
+            "tests/integration/dataplane/test_verify.py::test_what_was_moved_is_consistent",
         ),
     ),
     Variant(
@@ -165,8 +165,8 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_dataplane_verify.py::test_a_changed_field_is_named",
-            "tests/integration/test_dataplane_verify.py::test_two_swapped_events_are_seen",
+            "tests/integration/dataplane/test_verify.py::test_a_changed_field_is_named",
+            "tests/integration/dataplane/test_verify.py::test_two_swapped_events_are_seen",
         ),
     ),
     Variant(
@@ -182,7 +182,7 @@ VARIANTS = (
             ),
         ),
         (
-            "tests/integration/test_dataplane_verify.py::"
+            "tests/integration/dataplane/test_verify.py::"
             "test_a_missing_and_an_unexpected_row_are_seen_at_every_level",
         ),
     ),

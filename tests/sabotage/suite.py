@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import (
+from tests.sabotage import (
     of_the_cutover,
     of_the_data_plane,
     of_the_edges,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from .suite import VARIANTS
-from .tree import REPOSITORY, BrokenRun, Tree
-from .variant import CARGO, Edit, PatchError, Variant
+from tests.sabotage.suite import VARIANTS
+from tests.sabotage.tree import BrokenRun, Tree
+from tests.sabotage.variant import CARGO, Edit, PatchError, Variant
+from tests.support import REPOSITORY
 
 #: Quick ones, of SQL and of Python.
 SOME = ("guard-in-one-statement", "flip-before-the-decision")
@@ -95,7 +96,7 @@ def test_a_variant_that_does_not_even_start_is_not_called_caught(tree: Tree) -> 
                 "class Decision",
             ),
         ),
-        ("tests/integration/test_guard.py",),
+        ("tests/integration/guard/test_guard.py",),
     )
     with tree.broken(unreadable), pytest.raises(BrokenRun):
         tree.failing(unreadable.tests)

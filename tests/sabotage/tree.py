@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .variant import CARGO, Variant
+from tests.sabotage.variant import CARGO, Variant
+from tests.support import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 PLUGIN = "tests.sabotage.imported"
 CORE = Path("python/eventsource/_core.abi3.so")
 

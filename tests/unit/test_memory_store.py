@@ -6,7 +6,7 @@ import pytest
 
 from eventsource.stores import EventStore
 from eventsource.stores.memory import InMemoryEventStore
-from store_contract import StoreContract
+from tests.support.store_contract import StoreContract
 
 
 class TestInMemoryEventStore(StoreContract):

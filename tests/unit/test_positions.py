@@ -8,11 +8,11 @@ import asyncio
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mapping_in_memory import MappingInMemory, migration_record
 
 from eventsource.migration.errors import MigrationNotFoundError, PositionMappingError
 from eventsource.migration.states import MigrationState
 from eventsource.migration.subscriptions.positions import PositionMapper
+from tests.support.mapping_in_memory import MappingInMemory, migration_record
 
 HIGHEST = 60
 positions = st.integers(min_value=1, max_value=HIGHEST)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
-from mapping_in_memory import MappingInMemory, migration_record
 
 from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
 from eventsource.migration.states import MigrationState
 from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
 from eventsource.migration.subscriptions.positions import PositionMapper
 from eventsource.subscriptions import InMemoryCheckpointRepository
+from tests.support.mapping_in_memory import MappingInMemory, migration_record
 
 OFFSET, FENCE = 100, 20
 TENANT_AT_SOURCE = (2, 5, 9, 14, 18)

@@ -1,0 +1,1 @@
+"""Whole moves of tenants, as an application and its operators see them."""

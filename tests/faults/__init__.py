@@ -1,0 +1,1 @@
+"""Faults at every failpoint, and random schedules of them: the matrix and the torture."""

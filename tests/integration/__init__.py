@@ -1,0 +1,1 @@
+"""One part of the package at a time, on real servers."""

@@ -1,0 +1,1 @@
+"""Verification: the seal of the bulk copy, and comparisons that go on."""

@@ -1,0 +1,179 @@
+"""What the servers and their administrators do to a migration, other than crash."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import asyncpg
+import pytest
+
+from eventsource.connections import ConnectionParameters
+from eventsource.migration import MigrationState, PreflightError
+from eventsource.migration.connections.driver_connections import open_connection
+from eventsource.migration.routing import route_cache
+from eventsource.testing.proxy import Proxy
+from tests.support.application import writing
+from tests.support.refusals import as_owner, elsewhere, migrating_as, refusal
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import SOURCE_TABLE, World, table
+
+#: Settings of a role or database that are meant for its applications.
+TIMEOUTS = {
+    "statement_timeout": "10s",
+    "lock_timeout": "1s",
+    "idle_in_transaction_session_timeout": "5s",
+    "idle_session_timeout": "1s",
+}
+
+
+async def set_timeouts(world: World) -> None:
+    for side in ("source", "target", "control"):
+        connection = getattr(world, side)
+        name = await connection.fetchval("select current_database()")
+        settings = dict(TIMEOUTS)
+        if await connection.fetchval("select current_setting('server_version_num')::int >= 170000"):
+            settings["transaction_timeout"] = "10s"
+        for setting, value in settings.items():
+            await connection.execute(f"alter database \"{name}\" set {setting} = '{value}'")
+
+
+async def test_timeouts_of_the_role_do_not_reach_the_driver(world: World) -> None:
+    await world.seed(200)
+    await set_timeouts(world)
+    for side in ("source", "target", "control"):
+        link = await open_connection(ConnectionParameters(world.dsns[side]))
+        for setting in ("statement_timeout", "lock_timeout", "idle_session_timeout"):
+            assert await link.fetchval(f"show {setting}") == "0"
+        if side == "target":
+            assert await link.fetchval("show transaction_timeout") == "0"
+        assert await link.fetchval("show idle_in_transaction_session_timeout") == "5s"
+        await link.close()
+    # It rests for longer than an idle session of an application may.
+    process = await world.process(pass_interval_seconds=2.0)
+    migration = await process.start(world.tenant)
+    await world.reach(migration, "dual_write")
+    driver = "select pid from pg_stat_activity where application_name = 'eventsource-migrate'"
+    driver += " and datname = current_database() order by 1"
+    sessions = await world.source.fetch(driver)
+    number = "select pass_number from eventsource_copy_progress"
+    begun = await world.target.fetchval(number)
+
+    async def passed() -> bool:
+        return int(await world.target.fetchval(number)) >= begun + 2
+
+    await until(passed, "two more passes")
+    assert await world.source.fetch(driver) == sessions
+    done = await process.coordinator.initiate_cutover(migration.id)
+    assert done.state is MigrationState.MIGRATED
+    await world.assert_moved(done)
+
+
+async def test_a_connection_limit_that_is_reached_refuses_the_move(world: World) -> None:
+    await world.seed(3)
+    async with as_owner(world) as role:
+        process = await world.process(**migrating_as(world, role))
+        # The pools have theirs already, and the driver's own would be too many.
+        for store in (process.source, process.target):
+            await store.pool.fetchval("select 1")
+        await process.migrations.pool.fetchval("select 1")
+        await world.target.execute(f"alter role {role} connection limit 1")
+        async with refusal(world, PreflightError, "the target's database", "too many connections"):
+            await process.start(world.tenant)
+        await process.stop()
+
+
+async def test_a_connection_limit_that_is_reached_meanwhile_is_waited_for(world: World) -> None:
+    await world.seed(30)
+    async with as_owner(world) as role:
+        process = await world.process(**migrating_as(world, role))
+        migration = await process.start(world.tenant)
+        await world.reach(migration, "dual_write")
+        await world.target.execute(f"alter role {role} connection limit 1")
+        await world.target.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = $1"
+            " and application_name = 'eventsource-migrate'",
+            role,
+        )
+
+        async def told() -> bool:
+            seen = await world.here.migrations.get(migration.id)
+            return "waiting: " in (seen.error_message or "") and "too many" in str(
+                seen.error_message
+            )
+
+        await until(told, "the driver to say what it waits for")
+        await world.target.execute(f"alter role {role} connection limit -1")
+        done = await process.coordinator.initiate_cutover(migration.id)
+        assert done.state is MigrationState.MIGRATED
+        await process.stop()
+    await world.assert_moved(done)
+
+
+async def test_a_prepared_transaction_holds_up_the_start_and_nobody_else(world: World) -> None:
+    await world.seed(30)
+    async with world.open_transaction(world.other) as blocker:
+        await blocker.execute("prepare transaction 'from-yesterday'")
+        async with writing(world.here, world.other) as writers:
+            migration = await world.here.start(world.tenant)
+            seen = writers.acknowledged
+            # Asking for the lock again and again, it lets the writers through each time.
+            await until(lambda: _more(writers, seen + 50), "appends meanwhile")
+            assert (await world.here.migrations.get(migration.id)).state == "pending"
+            await blocker.execute("commit prepared 'from-yesterday'")
+            await world.reach(migration, "dual_write")
+        assert writers.longest < 5
+    done = await world.coordinator.initiate_cutover(migration.id)
+    await world.assert_moved(done)
+    assert len(await world.ids("source", world.other)) == writers.acknowledged + 1
+
+
+async def test_a_prepared_transaction_at_the_start_can_be_aborted_away_from(world: World) -> None:
+    before = await world.fingerprint(journal=False)
+    async with world.open_transaction(world.other) as blocker:
+        await blocker.execute("prepare transaction 'from-yesterday'")
+        migration = await world.here.start(world.tenant)
+        await world.reach(migration, "pending")
+        aborted = await world.coordinator.abort_migration(migration.id)
+        assert aborted.state is MigrationState.ROLLED_BACK
+        await blocker.execute("rollback prepared 'from-yesterday'")
+    after = await world.fingerprint(journal=False)
+    for side in ("target", "control"):
+        assert after[side] == before[side]
+    assert after["source"]["catalog"] == before["source"]["catalog"]
+
+
+async def _more(writers: Any, wanted: int) -> bool:
+    return bool(writers.acknowledged >= wanted)
+
+
+async def test_a_router_that_is_ten_minutes_stale_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Proxy(world.dsns["control"]) as proxy:
+        stale = await world.process(**elsewhere(world, "control", proxy.through))
+        first = await stale.append(world.tenant)
+        assert first.success
+        # From here on it hears of nothing, neither by NOTIFY nor by asking.
+        proxy.refuse()
+        proxy.cut()
+        done = await world.migrate()
+        await world.here.append(world.tenant)
+        now = time.monotonic()
+        monkeypatch.setattr(route_cache.time, "monotonic", lambda: now + 600.0)
+        results = await asyncio.gather(*(stale.append(world.tenant) for _ in range(20)))
+        monkeypatch.undo()
+        assert all(result.success for result in results)
+        assert len(await world.ids("target")) == 22
+        assert await world.ids("source") == (await world.ids("target"))[:1]
+        # A reader of its that wrote nothing yet is told by the next append, not by silence.
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await world.source.execute(
+                f"insert into {table('source')} select * from {SOURCE_TABLE} where false or"
+                " tenant_id = $1",
+                world.tenant,
+            )
+        assert refused.value.sqlstate == "EVF01"
+        await stale.stop()
+    await world.assert_moved(done)

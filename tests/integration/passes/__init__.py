@@ -1,0 +1,1 @@
+"""The passes: which rows each one carries, and to which positions."""

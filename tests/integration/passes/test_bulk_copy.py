@@ -1,0 +1,99 @@
+"""The bulk copy: on how many connections, and what it does with the target's indexes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from eventsource.migration import MigrationState
+from eventsource.migration.tables import deferred_indexes
+from tests.support.held_migration import SLOW, cursor
+from tests.support.worlds.three_databases import World, insert
+
+
+async def test_the_bulk_copy_has_as_many_connections_as_it_is_told(world: World) -> None:
+    await world.seed(200)
+    connections = []
+    for jobs in (1, 5):
+        driver = await world.process(**SLOW, copy_jobs=jobs)
+        migration = await driver.start(world.tenant)
+        await cursor(world)
+        connections.append(
+            await world.target.fetchval(
+                "select count(*) from pg_stat_activity where datname = current_database()"
+                " and application_name like 'eventsource-migrate%'"
+            )
+        )
+        await driver.coordinator.abort_migration(migration.id)
+    assert connections[1] - connections[0] == 4
+
+
+@pytest.mark.parametrize("deferred", [False, True], ids=["indexed", "deferred"])
+async def test_two_tenants_move_at_once_into_one_empty_table(
+    world: World, monkeypatch: pytest.MonkeyPatch, deferred: bool
+) -> None:
+    if deferred:
+        monkeypatch.setattr(deferred_indexes, "WORTH_IT", 10)
+    elsewhere = await world.process()
+    tenants = [world.tenant, world.other]
+    for _ in range(5):
+        for tenant in tenants:
+            await world.seed(20, tenant)
+    before = await _indexes(world)
+    started = await asyncio.gather(world.here.start(tenants[0]), elsewhere.start(tenants[1]))
+    for migration in started:
+        await world.reach(migration, "dual_write")
+    for tenant in tenants:
+        await world.seed(20, tenant)
+        await elsewhere.append(tenant)
+    done = await asyncio.gather(
+        *(elsewhere.coordinator.initiate_cutover(migration.id) for migration in started)
+    )
+    for migration, tenant in zip(done, tenants, strict=True):
+        assert migration.state is MigrationState.MIGRATED
+        await world.assert_moved(migration, tenant)
+        await elsewhere.append(tenant)
+    blocks = await world.target.fetch(
+        "select position_offset as low, last_target_position as high"
+        " from eventsource_copy_progress order by 1"
+    )
+    assert blocks[0]["low"] == 0
+    assert blocks[0]["high"] <= blocks[1]["low"]
+    assert await _indexes(world) == before
+
+
+async def _indexes(world: World) -> list[Any]:
+    return [
+        tuple(found)
+        for found in await world.target.fetch(
+            "select c.relname, pg_get_indexdef(i.indexrelid), k.conname"
+            " from pg_index i join pg_class c on c.oid = i.indexrelid"
+            " left join pg_constraint k on k.conindid = i.indexrelid"
+            " where c.relnamespace = 'public'::regnamespace and i.indisvalid order by 1"
+        )
+    ]
+
+
+@pytest.mark.parametrize("state", ["bulk_copy", "dual_write"])
+async def test_an_abort_restores_the_indexes_that_a_load_did_without(
+    world: World, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(deferred_indexes, "WORTH_IT", 10)
+    await world.seed(200)
+    before = await world.fingerprint(journal=False)
+    driver = await world.process(**SLOW)
+    migration = await driver.start(world.tenant)
+    await world.reach(migration, state)
+    if state == "bulk_copy":
+        await cursor(world)
+        assert len(await _indexes(world)) < len(
+            [line for line in before["target"]["catalog"] if line.startswith("index")]
+        )
+        with pytest.raises(asyncpg.PostgresError):
+            await insert(world.target, world.other, side="target")
+    await world.coordinator.abort_migration(migration.id)
+    assert await world.fingerprint(journal=False) == before
+    await insert(world.target, world.other, side="target")

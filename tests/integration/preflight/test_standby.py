@@ -1,0 +1,80 @@
+"""Standbys: refused, on every side; and a failover in the middle of a move."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from eventsource.migration import MigrationState, PreflightError
+from eventsource.testing import Cluster
+from eventsource.testing.proxy import Proxy
+from tests.support.refusals import elsewhere, refusal
+from tests.support.standby import standby_of
+from tests.support.worlds.three_databases import World, table
+
+
+def at(server: Cluster, dsn: str) -> str:
+    """The same database of another server."""
+    return server.dsn(dsn.rpartition("/")[2])
+
+
+INFRA = pytest.mark.infra
+
+
+@pytest.mark.parametrize(
+    "side",
+    ["source", pytest.param("target", marks=INFRA), pytest.param("control", marks=INFRA)],
+)
+async def test_a_standby_takes_no_part(
+    world: World, source_cluster: Cluster, target_cluster: Cluster, side: str
+) -> None:
+    await world.seed(5)
+    primary = target_cluster if side == "target" else source_cluster
+    with standby_of(primary) as standby:
+        await standby.caught_up(primary)
+        process = await world.process(**elsewhere(world, side, lambda dsn: at(standby, dsn)))
+        async with refusal(world, PreflightError, side, "standby", "connect to the primary"):
+            await process.start(world.tenant)
+        await process.stop()
+
+
+@pytest.mark.parametrize("state", [pytest.param("bulk_copy", marks=INFRA), "dual_write"])
+async def test_a_source_that_failed_over_is_noticed_and_the_move_begins_anew(
+    world: World, source_cluster: Cluster, state: str
+) -> None:
+    """Another timeline: what its snapshots say about transactions is another story."""
+    await world.seed(300)
+    async with Proxy(world.dsns["source"]) as proxy:
+        slow = {"batch_size": 1, "max_events_per_second": 60.0} if state == "bulk_copy" else {}
+        process = await world.process(**elsewhere(world, "source", proxy.through), **slow)
+        migration = await process.start(world.tenant)
+        await world.reach(migration, state)
+        with standby_of(source_cluster) as standby:
+            await standby.caught_up(source_cluster)
+            standby.promote()
+            proxy.redirect(at(standby, world.dsns["source"]))
+            proxy.cut()
+            stopped = await world.reach(migration, "failed")
+            told = str(stopped.error_message)
+            assert "not the cluster (or timeline)" in told
+            assert "abort the migration and start it again" in told
+            promoted = await asyncpg.connect(at(standby, world.dsns["source"]))
+            fences = "select state from eventsource_fences"
+            assert [row[0] for row in await promoted.fetch(fences)] == ["open"]
+            # The writers of the new primary are not held up, and the move begins anew there.
+            await process.append(world.tenant)
+            aborted = await process.coordinator.abort_migration(migration.id)
+            assert aborted.state is MigrationState.ROLLED_BACK
+            assert await promoted.fetch(fences) == []
+            fresh = await world.process(**elsewhere(world, "source", proxy.through))
+            again = await fresh.start(world.tenant)
+            await world.reach(again, "dual_write")
+            done = await fresh.coordinator.initiate_cutover(again.id)
+            assert done.state is MigrationState.MIGRATED
+            events = f"select event_id from {{}} where tenant_id = '{world.tenant}' order by 1"
+            here = await promoted.fetch(events.format(table("source")))
+            assert await world.target.fetch(events.format(table("target"))) == here
+            assert len(here) == 301
+            await promoted.close()
+            await fresh.stop()
+            await process.stop()

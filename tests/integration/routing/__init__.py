@@ -1,0 +1,1 @@
+"""The router and the mirror: the side of the application."""

@@ -1,0 +1,209 @@
+"""Routers: whom they ask, how they hear of a move, and what they mirror meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from eventsource import OptimisticLockError
+from eventsource.errors import ConnectionDetailsError
+from eventsource.migration import (
+    RoutingError,
+    TenantStoreRouter,
+)
+from tests.support.application import SOURCE, TARGET, Noted, Process
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
+
+
+async def ever_deaf(process: Process, tenant: UUID) -> None:
+    """Fill the process's route cache and keep it as it is from then on."""
+    await process.router.route(tenant)
+    await process.router._routes.close()
+    process.router._routes._ensure_keeper = lambda: None  # type: ignore[method-assign]
+    process.router._routes._ttl = 3600
+
+
+async def lives_at(process: Process, tenant: UUID, store_id: str) -> bool:
+    return (await process.router.route(tenant)).store_id == store_id
+
+
+async def test_an_unknown_store_is_an_error_and_never_another_store(world: World) -> None:
+    await world.here.append(world.tenant)
+    await world.control.execute(
+        "update tenant_routing set store_id = 'dedicated-z';"
+        " insert into tenant_routing (tenant_id, store_id) values"
+        f" ('{world.tenant}', 'dedicated-z') on conflict do nothing"
+    )
+    router, stream = world.router, uuid4()
+    await router._routes.refresh(world.tenant)
+    for call in (
+        world.here.append(world.tenant, stream),
+        router.get_events(stream, "Note", tenant_id=world.tenant),
+        router.get_stream_version(stream, "Note", tenant_id=world.tenant),
+        router.event_exists(uuid4(), tenant_id=world.tenant),
+        anext(router.read_stream(stream, "Note", tenant_id=world.tenant)),
+        anext(router.read_all(tenant_id=world.tenant)),
+    ):
+        with pytest.raises(RoutingError, match="add it to the router's `stores`"):
+            await call
+    assert len(await world.ids("source")) == 1
+    assert await world.ids("target") == []
+
+
+async def test_a_router_that_lacks_the_target_does_not_write_elsewhere(world: World) -> None:
+    here = world.here
+    router = TenantStoreRouter(here.source, here.routes, {SOURCE: here.source})
+    await world.migrate()
+    stream = uuid4()
+    event = Noted(aggregate_id=stream, tenant_id=world.tenant)
+    with pytest.raises(RoutingError, match=TARGET):
+        await router.append_events(stream, "Note", [event], 0)
+    await router.close()
+    assert await world.ids("source") == await world.ids("target") == []
+
+
+async def test_a_change_is_heard_long_before_the_route_is_read_again(world: World) -> None:
+    elsewhere = await world.process(route_ttl_seconds=600)
+    assert await lives_at(elsewhere, world.tenant, SOURCE)
+    await until(lambda: _listens(world), "the listener")
+    await world.here.routes.set_routing(world.tenant, TARGET)
+    await until(lambda: lives_at(elsewhere, world.tenant, TARGET), "the change")
+
+
+async def _listens(world: World) -> bool:
+    return bool(
+        await world.control.fetchval(
+            # Idle after its first look: what follows is only found by listening, or when due.
+            "select count(*) from pg_stat_activity where application_name = 'eventsource-routes'"
+            " and datname = current_database() and state = 'idle' and query like '%routing%'"
+        )
+    )
+
+
+async def test_a_change_that_nobody_announced_is_found_by_reading_again(world: World) -> None:
+    elsewhere = await world.process(route_ttl_seconds=0.1)
+    assert await lives_at(elsewhere, world.tenant, SOURCE)
+    await until(lambda: _listens(world), "the listener")
+    await world.control.execute(
+        "insert into tenant_routing (tenant_id, store_id) values ($1, $2)", world.tenant, TARGET
+    )
+
+    async def known_without_being_asked_for() -> bool:
+        return elsewhere.router._routes._routes[world.tenant].store_id == TARGET
+
+    await until(known_without_being_asked_for, "the change")
+
+
+async def test_a_listener_that_was_cut_off_comes_back(world: World) -> None:
+    elsewhere = await world.process(route_ttl_seconds=0.2)
+    assert await lives_at(elsewhere, world.tenant, SOURCE)
+    await until(lambda: _listens(world), "the listener")
+    await world.control.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name = 'eventsource-routes' and datname = current_database()"
+    )
+    await world.here.routes.set_routing(world.tenant, TARGET)
+    await until(lambda: lives_at(elsewhere, world.tenant, TARGET), "the change")
+    await until(lambda: _listens(world), "the listener")
+    elsewhere.router._routes._ttl = 600
+    await world.here.routes.set_routing(world.tenant, SOURCE)
+    await until(lambda: lives_at(elsewhere, world.tenant, SOURCE), "the change")
+
+
+async def test_a_pool_that_does_not_tell_where_it_connects_reads_routes_when_due(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: object) -> None:
+        raise ConnectionDetailsError("pass dsn=")
+
+    monkeypatch.setattr("eventsource.migration.routing.route_cache.connection_parameters", silent)
+    elsewhere = await world.process(route_ttl_seconds=0.05)
+    assert await lives_at(elsewhere, world.tenant, SOURCE)
+    await world.here.routes.set_routing(world.tenant, TARGET)
+    await until(lambda: lives_at(elsewhere, world.tenant, TARGET), "the change")
+
+
+async def test_without_the_control_database_a_known_tenant_goes_on(world: World) -> None:
+    elsewhere = await world.process(route_ttl_seconds=0.02)
+    stream = uuid4()
+    await elsewhere.append(world.tenant, stream)
+    await ever_deaf(elsewhere, world.tenant)
+    elsewhere.router._routes._ttl = 0
+    elsewhere.routes.pool.terminate()
+    assert (await elsewhere.append(world.tenant, stream, 1)).new_version == 2
+
+
+@pytest.mark.parametrize("knew", ["the old route", "nothing"])
+async def test_a_stale_router_follows_the_fence_with_the_same_expected_version(
+    world: World, knew: str
+) -> None:
+    stale = await world.process()
+    stream = uuid4()
+    await world.here.append(world.tenant, stream, 0, 3)
+    await ever_deaf(stale, world.tenant if knew == "the old route" else world.other)
+    migration = await world.migrate()
+    if knew == "nothing":
+        stale.routes.pool.terminate()
+        known = replace(await stale.router.route(world.other), tenant_id=world.tenant)
+        stale.router._routes._keep(world.tenant, known)
+    await world.here.append(world.tenant, stream, 3)
+    with pytest.raises(OptimisticLockError) as conflict:
+        # What the source, where the stream ended, would still take.
+        await stale.append(world.tenant, stream, 3)
+    assert (conflict.value.expected_version, conflict.value.actual_version) == (3, 4)
+    assert (await stale.router.route(world.tenant)).store_id == TARGET
+    result = await stale.append(world.tenant, stream, 4, 2)
+    assert result.new_version == 6
+    assert len(await world.ids("target")) == 6
+    await world.assert_moved(migration)
+
+
+async def test_a_stale_retry_of_an_append_that_had_succeeded_is_a_success(world: World) -> None:
+    stale = await world.process()
+    stream = uuid4()
+    events = [Noted(aggregate_id=stream, tenant_id=world.tenant, n=n) for n in range(3)]
+    await ever_deaf(stale, world.tenant)
+    first = await stale.router.append_events(stream, "Note", events, 0)
+    await world.migrate()
+    assert await stale.router.append_events(stream, "Note", events, 0) == first
+    assert len(await world.ids("target")) == 3
+
+
+async def test_reads_follow_the_route(world: World) -> None:
+    router, stream = world.router, uuid4()
+    await world.here.append(world.tenant, stream, 0, 2)
+    foreign = (await world.here.append(world.other)).global_position
+    migration = await world.dual_write()
+    # What is at the target already is not the tenant's history yet.
+    assert await router.get_stream_version(stream, "Note", tenant_id=world.tenant) == 2
+    assert [e.global_position async for e in router.read_all(tenant_id=world.tenant)] == [1, 2]
+    await world.coordinator.initiate_cutover(migration.id, force=True)
+    last = await world.here.append(world.tenant, stream, 2)
+    for hint in ({"tenant_id": world.tenant}, {}):
+        read = await router.get_events(stream, "Note", **hint)
+        assert (read.version, [e.n for e in read.events]) == (3, [1, 2, 3])
+        assert await router.get_stream_version(stream, "Note", **hint) == 3
+        assert [e.version async for e in router.read_stream(stream, "Note", 1, **hint)] == [2, 3]
+        assert await router.event_exists(read.events[-1].event_id, **hint)
+    feed = [e.global_position async for e in router.read_all(tenant_id=world.tenant)]
+    assert feed == [1, 2, last.global_position]
+    others = [e.global_position async for e in router.read_all(tenant_id=world.other)]
+    assert others == [foreign]
+
+
+async def test_events_without_a_tenant_go_to_the_default_store(world: World) -> None:
+    stream = uuid4()
+    event = Noted(aggregate_id=stream)
+    await world.router.append_events(stream, "Note", [event], 0)
+    assert await world.source.fetchval("select tenant_id is null from events") is True
+    assert (await world.router.get_events(stream, "Note")).version == 1
+
+
+async def test_other_errors_of_the_server_reach_the_application(world: World) -> None:
+    await world.source.execute("alter table events add check (payload->>'text' <> 'bad')")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await world.here.append(world.tenant, text="bad")

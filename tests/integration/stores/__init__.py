@@ -1,0 +1,1 @@
+"""The PostgreSQL store: its contract, its schema, its feed."""

@@ -1,0 +1,1 @@
+"""Checkpoints and positions of a tenant that moves."""

@@ -1,0 +1,140 @@
+"""A tenant has moved: its subscriptions skip nothing and get twice exactly what the plan says."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from tests.support.moved_by_hand import Move
+
+
+@pytest.fixture
+async def move(source_dsn: str, target_dsn: str, control_dsn: str) -> AsyncIterator[Move]:
+    async with Move.between(source_dsn, target_dsn, control_dsn) as made:
+        yield made
+
+
+@pytest.mark.parametrize("carried", [True, False])
+async def test_from_every_checkpoint_nothing_is_skipped_and_repeats_are_predicted(
+    move: Move, carried: bool
+) -> None:
+    moved = await move.interleave()
+    head = await move.source.get_global_position()
+    for position in range(head + 3):
+        await move.checkpoints.save(f"all-{position}", "shared", position)
+        await move.checkpoints.save(f"own-{position}", "shared", position, move.tenant)
+    await move.perform(carried=carried)
+    after = [100, 101]
+    for number in after:
+        await move.append(move.target, move.tenant, number)
+    source_positions = [
+        event.global_position async for event in move.source.read_all(0, tenant_id=move.tenant)
+    ]
+
+    for position in range(head + 3):
+        handled = {
+            number for number, at in zip(moved, source_positions, strict=True) if at <= position
+        }
+        for name in (f"all-{position}", f"own-{position}"):
+            plan = await move.migrator.plan_migration(move.migration_id, move.tenant, [name])
+            [planned] = plan.planned_migrations
+            summary = await move.migrator.migrate_subscriptions(
+                move.migration_id, move.tenant, [name]
+            )
+            assert summary.all_successful
+            assert summary.results[0].target_position == planned.planned_target_position
+            deliveries = Counter(handled)
+            if name.startswith("all"):
+                deliveries.update(await move.numbers(name, "shared", None))
+            deliveries.update(await move.numbers(name, "dedicated-a", move.tenant))
+            assert set(deliveries) == {*moved, *after}, "skipped"
+            repeated = sum(deliveries.values()) - len(deliveries)
+            assert repeated == planned.redelivered_events, (name, deliveries)
+
+
+async def test_migrating_twice_and_late_changes_no_checkpoint(move: Move) -> None:
+    await move.interleave()
+    await move.checkpoints.save("orders", "shared", 7)
+    await move.perform()
+    names = ["orders", "never-ran"]
+    await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, names, operator="ada")
+    await move.numbers("orders", "dedicated-a", move.tenant)
+    await move.numbers("orders", "shared", None)
+    before = await move.checkpoints.list_checkpoints()
+    summary = await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, names)
+    assert await move.checkpoints.list_checkpoints() == before
+    assert [result.created for result in summary.results] == [False, False]
+    log = await PostgreSQLAuditLogRepository(move.control).get_by_migration(move.migration_id)
+    assert [(entry.event_type, entry.operator) for entry in log] == [
+        ("subscriptions_migrated", "ada"),
+        ("subscriptions_migrated", None),
+    ]
+    assert log[0].details["subscriptions"][0]["name"] == "orders"
+
+
+async def test_a_tenant_without_events_moves_its_subscriptions_too(move: Move) -> None:
+    for number in range(4):
+        await move.append(move.source, uuid4(), number)
+    await move.checkpoints.save("orders", "shared", 2)
+    await move.perform()
+    await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, ["orders"])
+    await move.append(move.target, move.tenant, 100)
+    assert await move.numbers("orders", "dedicated-a", move.tenant) == [100]
+
+
+STOPPED_BY_CTRL_C = """
+import asyncio, sys
+import asyncpg
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.subscriptions import PostgreSQLCheckpointRepository, Subscription
+
+async def show(event):
+    print(event.payload["number"], flush=True)
+    if event.payload["number"] == 4:
+        await asyncio.sleep(3600)
+
+async def main():
+    async with asyncpg.create_pool(sys.argv[1], min_size=1, max_size=2) as source:
+        async with asyncpg.create_pool(sys.argv[2], min_size=1, max_size=2) as control:
+            checkpoints = PostgreSQLCheckpointRepository(control)
+            store = PostgreSQLEventStore(source)
+            await Subscription("s", store, "shared", checkpoints, show, batch_size=2).run()
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+async def test_ctrl_c_ends_a_running_subscription_before_the_batch_in_hand(
+    move: Move, source_dsn: str, control_dsn: str
+) -> None:
+    for number in range(1, 6):
+        await move.append(move.source, move.tenant, number)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STOPPED_BY_CTRL_C, source_dsn, control_dsn,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = [(await process.stdout.readline()).decode().strip() for _ in range(4)]
+    assert lines == ["1", "2", "3", "4"]
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(20):
+        rest, complaints = await process.communicate()
+    assert (process.returncode, rest.decode().strip(), complaints.decode()) == (
+        0,
+        "interrupted",
+        "",
+    )
+    second = [event async for event in move.source.read_all(0, limit=2)][-1]
+    kept = await move.checkpoints.get("s", "shared")
+    assert kept is not None
+    assert kept.position == second.global_position

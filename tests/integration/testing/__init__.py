@@ -1,0 +1,1 @@
+"""The servers, writers, proxy and checker that the package ships for tests."""
