@@ -20,8 +20,9 @@ import asyncpg
 from benchmarks.bench import Bar, Bench
 from benchmarks.bench import run as run_program
 from benchmarks.workload import OTHER, TENANT, WrongAnswerError, build, right
-from eventsource.dataplane import TableAddress
-from eventsource.migration import guard
+from eventsource.connections import TableAddress
+from eventsource.migration.event_table import EventTable, OwnTable
+from eventsource.migration.tables import fences, guard
 
 BAR = 0.98
 
@@ -79,8 +80,8 @@ async def _in_turns(
 ) -> dict[str, list[float]]:
     """Inserts per second of each block, with the guard of so many tenants and without it."""
     seen: dict[str, list[float]] = {"guarded": [], "free": []}
-    address = TableAddress(dsn, "public", "events")
     connection = await asyncpg.connect(dsn)
+    table = EventTable(connection, TableAddress(dsn, "public", "events"))
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(_SCRIPT)
         script.flush()
@@ -90,9 +91,9 @@ async def _in_turns(
             order = ["guarded", "free"] if number % 2 else ["free", "guarded"]
             for name in order:
                 if name == "guarded":
-                    await _guard(connection, address, tenants)
+                    await _guard(table, tenants)
                 rate, count = await _pgbench(bench, dsn, script.name, commit)
-                await _free(connection, address)
+                await _free(table)
                 seen[name].append(rate)
                 inserted += count
     found = await connection.fetchval("select count(*) from events")
@@ -106,8 +107,9 @@ def _ratio(rates: dict[str, list[float]]) -> float:
     return statistics.median(with_it / without for with_it, without in pairs)
 
 
-async def _guard(connection: asyncpg.Connection, address: TableAddress, tenants: int) -> None:
+async def _guard(table: OwnTable, tenants: int) -> None:
     """Guard TENANT as a migration does, behind others that have left, and see that it is."""
+    connection = table.connection
     await connection.execute(
         "insert into eventsource_fences (table_name, tenant_id, role, state, generation,"
         " migration_id, store_id, moved_to, patience_ms)"
@@ -115,11 +117,11 @@ async def _guard(connection: asyncpg.Connection, address: TableAddress, tenants:
         " 'dedicated', 5000 from generate_series(2, $1::int)",
         tenants,
     )
-    fence = await guard.raise_fence(
-        connection, address, tenant_id=TENANT, migration_id=uuid4(), store_id="shared",
+    fence = await fences.raise_fence(
+        table, tenant_id=TENANT, migration_id=uuid4(), store_id="shared",
         role="source", generation=0, budget_seconds=5.0,
     )  # fmt: skip
-    await guard.install(connection, address, fence, TENANT, lambda: True)
+    await guard.install(table, fence, TENANT, lambda: True)
     try:
         await connection.execute("delete from events where tenant_id = $1", TENANT)
     except asyncpg.PostgresError as error:
@@ -128,11 +130,12 @@ async def _guard(connection: asyncpg.Connection, address: TableAddress, tenants:
         right(False, "the guard is not there")
 
 
-async def _free(connection: asyncpg.Connection, address: TableAddress) -> None:
+async def _free(table: OwnTable) -> None:
     """Take every tenant out of the guard; without any it is gone."""
+    connection = table.connection
     async with connection.transaction():
         await connection.execute("delete from eventsource_fences")
-        await guard.renew(connection, address)
+        await guard.renew(table)
     left = await connection.fetchval(
         "select count(*) from pg_trigger where tgname like 'zzz_eventsource_guard%'"
     )

@@ -16,11 +16,11 @@ import asyncpg
 from benchmarks.bench import Bench, forget
 from benchmarks.move import process
 from benchmarks.workload import TENANT, right, write_more
-from eventsource.migration import Migration, lag, progress
-from eventsource.migration.links import Endpoints, Links
-from eventsource.migration.passes import Passes
-from eventsource.migration.preflight import carried_columns
+from eventsource.migration import Migration
+from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
+from eventsource.migration.consistency import lag
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from eventsource.migration.steps.passes import Passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,8 @@ class CatchUp:
 
     async def lag(self) -> int:
         """The lag as the product reports it."""
-        links = self.passes.links
-        at = links.endpoints
-        return await lag.sync_lag(
-            links.source, at.source_address, links.target, at.target_address, self.migration
-        )
+        connections = self.passes.connections
+        return await lag.sync_lag(connections.source, connections.target, self.migration)
 
 
 @asynccontextmanager
@@ -63,15 +60,15 @@ async def catching_up(bench: Bench, source_dsn: str) -> AsyncIterator[CatchUp]:
             await opened.coordinator.close()
             repository = PostgreSQLMigrationRepository(opened.control)
             endpoints = await Endpoints.of(repository, opened.source, opened.target)
-            links = await Links.open(endpoints, migration.id)
+            connections = await DriverConnections.open(endpoints, migration.id)
             try:
-                passes = await _take_over(links, migration, repository)
+                passes = await _take_over(connections, migration, repository)
                 # What the driver's last pass left open, if it was cut short.
                 await passes.catch_up()
                 yield CatchUp(passes, migration, source)
                 await passes.session.close()
             finally:
-                await links.close()
+                await connections.close()
     finally:
         await forget(source_dsn)
         await source.execute("delete from events where actor_id = 'later'")
@@ -82,13 +79,11 @@ async def catching_up(bench: Bench, source_dsn: str) -> AsyncIterator[CatchUp]:
 
 
 async def _take_over(
-    links: Links, migration: Migration, repository: PostgreSQLMigrationRepository
+    connections: DriverConnections, migration: Migration, repository: PostgreSQLMigrationRepository
 ) -> Passes:
     owner, hour = uuid4(), 3600.0
     right(
         await repository.acquire_lease(migration.id, owner, "benchmarks", hour),
         "the driver still holds the migration",
     )
-    at = await progress.claim(links.target, links.endpoints.target_address, migration.id, owner)
-    columns = await carried_columns(links.source, links.endpoints.source_address)
-    return Passes(links, migration, await links.open_session(migration, at, columns), owner, at)
+    return await Passes.open(connections, migration, owner)

@@ -6,14 +6,14 @@ fence hold it. They connect with a URI in libpq's form, which asyncpg and the da
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import asyncpg
 
@@ -88,77 +88,6 @@ async def connection_parameters(
     pool_dsn = arguments[0] if arguments and isinstance(arguments[0], str) else options.get("dsn")
     async with pool.acquire() as pooled:
         return _read(pooled, pool_dsn, options.get("ssl"))
-
-
-def hosts_of(pool: Pool[Any] | None, dsn: str | None = None) -> list[tuple[str, int]]:
-    """The TCP addresses that the pool, or the dsn, would try.
-
-    Empty when that is not told: a unix socket, a service file, or a pool that connects in a way
-    of its own.
-    """
-    options: dict[str, Any] = {}
-    if dsn is None and pool is not None:
-        if getattr(pool, "_connect", asyncpg.connect) is not asyncpg.connect:
-            return []
-        arguments: list[Any] = list(getattr(pool, "_connect_args", ()))
-        options = dict(getattr(pool, "_connect_kwargs", {}))
-        dsn = arguments[0] if arguments else options.get("dsn")
-    try:
-        return [
-            (host, port)
-            for host, port in _addresses(dsn or "", options)
-            if host and not host.startswith("/")
-        ]
-    except ValueError:
-        return []  # who connects is told better what is wrong with it
-
-
-async def is_silent(hosts: Sequence[tuple[str, int]], seconds: float) -> bool:
-    """Whether none of these addresses accepts or refuses a connection within the time.
-
-    This is asked of the operating system there and not of PostgreSQL: a server under any load
-    answers the first packet at once, also one lost packet later, which is sent again after a
-    second. Only a host that is not there, or a firewall that drops packets, stays silent. How long
-    the name service takes does not count.
-    """
-    addresses = []
-    loop = asyncio.get_running_loop()
-    for host, port in hosts:
-        try:
-            addresses += await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError, OverflowError):
-            return False  # who connects is told better what is wrong with it
-    if not addresses:
-        return False
-    attempts = [
-        asyncio.create_task(_answers(family, kind, address))
-        for family, kind, _, _, address in addresses
-    ]
-    try:
-        async with asyncio.timeout(seconds):
-            for attempt in asyncio.as_completed(attempts):
-                if await attempt:
-                    break
-    except TimeoutError:
-        return True
-    finally:
-        for each in attempts:
-            each.cancel()
-        await asyncio.gather(*attempts, return_exceptions=True)
-    return False
-
-
-async def _answers(family: int, kind: int, address: Any) -> bool:
-    """Whether anybody is there; False when there is no way to the address at all."""
-    with socket.socket(family, kind) as probe:
-        probe.setblocking(False)
-        try:
-            await asyncio.get_running_loop().sock_connect(probe, address)
-        except ConnectionError:
-            return True
-        except OSError:
-            return False
-        return True
 
 
 async def connect(
@@ -261,31 +190,6 @@ def _read(connection: Any, dsn: str | None, ssl_argument: object) -> ConnectionP
     )
 
 
-def _addresses(dsn: str, options: Mapping[str, Any]) -> list[tuple[str, int]]:
-    parts = urlsplit(dsn)
-    query = dict(parse_qsl(parts.query))
-    if "service" in query or options.get("service") or "PGSERVICE" in os.environ:
-        return []
-    hosts = options.get("host") or query.get("host") or os.environ.get("PGHOST") or ""
-    listed = hosts.split(",") if isinstance(hosts, str) else list(hosts)
-    named: list[tuple[str, int | None]] = [(str(host), None) for host in listed if host]
-    if given := parts.netloc.rpartition("@")[2]:
-        named = [_host_and_port(each) for each in given.split(",")]
-    port = options.get("port") or query.get("port") or os.environ.get("PGPORT") or 5432
-    ports = [int(each) for each in (str(port).split(",") if isinstance(port, (int, str)) else port)]
-    if len(ports) == 1:
-        ports *= len(named)
-    return [(host, own or each) for (host, own), each in zip(named, ports, strict=True)]
-
-
-def _host_and_port(text: str) -> tuple[str, int | None]:
-    """Host and port of ``host:port``, ``[::1]:port`` or either without a port."""
-    host, colon, port = text.rpartition(":")
-    if not colon or "]" in port:
-        host, port = text, ""
-    return unquote(host).strip("[]"), int(port) if port.isdigit() else None
-
-
 def _tls_files(dsn: str | None) -> dict[str, str]:
     """Certificate files of the pool's own connection string, or of the environment."""
     given = dict(parse_qsl(urlsplit(dsn).query)) if dsn else {}
@@ -308,3 +212,38 @@ def _startup_options(settings: Mapping[str, str]) -> str:
             escaped = re.sub(r"([\\\s])", r"\\\1", value)
             words.append(f"-c {name}={escaped}")
     return " ".join(words)
+
+
+class Executor(Protocol):
+    """What an asyncpg pool and an asyncpg connection have in common."""
+
+    async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Any]: ...
+    async def fetchrow(self, query: str, *args: object) -> Any: ...
+    async def fetchval(self, query: str, *args: object) -> Any: ...
+    async def execute(self, query: str, *args: object) -> str: ...
+
+
+@asynccontextmanager
+async def transaction(executor: Executor) -> AsyncIterator[Executor]:
+    """A connection inside a transaction, from a pool or a connection."""
+    if isinstance(executor, asyncpg.Pool):
+        async with executor.acquire() as pooled, pooled.transaction():
+            yield pooled
+    else:
+        connection = cast("asyncpg.Connection[Any]", executor)
+        async with connection.transaction():
+            yield connection
+
+
+@dataclass(frozen=True, slots=True)
+class TableAddress:
+    """A table and how to reach it. `dsn` is a libpq URI with its password, kept out of `repr`."""
+
+    dsn: str = field(repr=False)
+    schema: str
+    table: str
+
+    @property
+    def parameters(self) -> ConnectionParameters:
+        """How to reach the table's database."""
+        return ConnectionParameters(self.dsn)

@@ -20,6 +20,7 @@ from eventsource._core import (
     VerifyResult,
     Violation,
 )
+from eventsource.connections import TableAddress
 from eventsource.errors import EventSourceError
 
 __all__ = [
@@ -76,15 +77,6 @@ class DataPlaneError(EventSourceError):
         """What the server answered, where it was a server."""
         code: str | None = self.detail.get("sqlstate")
         return code
-
-
-@dataclass(frozen=True, slots=True)
-class TableAddress:
-    """A table and how to reach it. `dsn` is a libpq URI with its password, kept out of `repr`."""
-
-    dsn: str = field(repr=False)
-    schema: str
-    table: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from eventsource.migration import (
     MigrationState,
     VerificationLevel,
 )
-from eventsource.migration.deferred_indexes import WORTH_IT
+from eventsource.migration.tables.deferred_indexes import WORTH_IT
 from tests.support.driver_process import DriverProcess
 from tests.support.waiting import until
 from tests.support.worlds.two_servers import World

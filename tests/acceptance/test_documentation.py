@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from eventsource.cli import app
-from eventsource.demo.servers import seed
+from eventsource.cli.demo.servers import seed
 from eventsource.migration import create_schema
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository

@@ -90,6 +90,8 @@ def test_every_other_test_that_the_page_names_exists() -> None:
     assert named - known_tests() == set()
 
 
-@pytest.mark.parametrize("name", ["flip.py:no_such_name", "no_such.py:decide", "digest.rs:absent"])
+@pytest.mark.parametrize(
+    "name", ["decision.py:no_such_name", "no_such.py:decide", "digest.rs:absent"]
+)
 def test_a_name_that_is_nowhere_is_noticed(name: str) -> None:
     assert not exists(name)

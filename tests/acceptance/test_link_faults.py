@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from eventsource.migration import MigrationState, stalls
+from eventsource.migration import MigrationState
+from eventsource.migration.connections import timeouts
 from eventsource.testing import StoreAddress, longest_append
 from eventsource.testing.proxy import Proxy
 from tests.support.worlds.behind_proxies import DRIVER, POINTS, SIDES, FaultyWorld, Point
@@ -38,8 +39,8 @@ async def test_a_move_outlives_a_link_that_swallows_everything(
     faulty: FaultyWorld, point: Point, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product waits for longer; what is shown is that it gives up, and what it does then."""
-    monkeypatch.setattr(stalls, "STATEMENT_SECONDS", 2.0)
-    monkeypatch.setattr(stalls, "STALLED_SECONDS", 2.0)
+    monkeypatch.setattr(timeouts, "STATEMENT_SECONDS", 2.0)
+    monkeypatch.setattr(timeouts, "STALLED_SECONDS", 2.0)
 
     async def swallow(world: FaultyWorld) -> None:
         proxy = world.proxies[point.side]

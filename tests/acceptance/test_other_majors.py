@@ -14,7 +14,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration import MigrationState, create_schema, deferred_indexes
+from eventsource.migration import MigrationState, create_schema
+from eventsource.migration.tables import deferred_indexes
 from eventsource.testing import Cluster, PostgresNotFoundError
 
 # The same test on other servers: it gets the clusters of this module.

@@ -18,8 +18,8 @@ from eventsource.migration import (
     PreflightError,
     TenantStoreRouter,
 )
-from eventsource.migration.links import open_link
-from eventsource.migration.reach import _are_lent
+from eventsource.migration.connections.driver_connections import open_connection
+from eventsource.migration.preflight.access import _are_lent
 from eventsource.migration.repositories import (
     PostgreSQLMigrationRepository,
     PostgreSQLRoutingRepository,
@@ -165,11 +165,11 @@ async def test_lent_sessions_are_noticed_however_few_or_busy_they_are(world: Wor
         with poolers(world, "transaction", "source", **settings) as dsns:
             async with _traffic(dsns["source"], 0 if "default_pool_size" in settings else 6):
                 parameters = ConnectionParameters(dsns["source"])
-                link = await open_link(parameters)
+                link = await open_connection(parameters)
                 assert await _are_lent(link, parameters)
                 link.terminate()
     direct = ConnectionParameters(world.source.dsn)
-    link = await open_link(direct)
+    link = await open_connection(direct)
     assert not await _are_lent(link, direct)
     link.terminate()
 

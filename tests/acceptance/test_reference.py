@@ -267,7 +267,7 @@ def test_a_module_offers_the_names_of_the_page(name: str) -> None:
 def test_every_package_with_public_names_is_in_the_page() -> None:
     packages = {"eventsource"}
     for found in pkgutil.walk_packages(eventsource.__path__, "eventsource."):
-        private = found.name.startswith(("eventsource.cli", "eventsource.demo", "eventsource._"))
+        private = found.name.startswith(("eventsource.cli", "eventsource._"))
         if found.ispkg and not private and hasattr(importlib.import_module(found.name), "__all__"):
             packages.add(found.name)
     assert packages <= set(modules())
@@ -348,12 +348,12 @@ async def names(pool: asyncpg.Pool) -> set[str]:
 def test_the_triggers_and_locks_of_a_migration_are_those_of_the_page() -> None:
     sections = sections_of(REFERENCE / "database-objects.md")
     migration = REPOSITORY / "python" / "eventsource" / "migration"
-    kinds = eventsource.migration.guard.TRIGGER_KINDS
+    kinds = eventsource.migration.tables.guard.TRIGGER_KINDS
     triggers = {code_in(row[0])[0] for row in rows_of(sections["Triggers of a migration"])}
     assert triggers == {
         *(f"zzz_eventsource_guard_N_{kind}" for kind in (*kinds, "loading")),
         *(f"zzz_eventsource_guard_{kind}" for kind in kinds),
     }
-    sources = "".join(path.read_text() for path in migration.glob("*.py"))
+    sources = "".join(path.read_text() for path in migration.rglob("*.py"))
     classes = set(re.findall(r"class (\d{10})", sections["Locks"]))
     assert classes == set(re.findall(r"^\w*LOCK\w* = (\d{10})$", sources, re.MULTILINE))

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from eventsource.migration import drivers
+from eventsource.migration import background
 from eventsource.testing import Cluster
 from tests.support.worlds.three_databases import World, emptied, make_world
 
@@ -28,7 +28,7 @@ async def world(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[World]:
     """Three empty databases with stores and control tables, and one process."""
-    monkeypatch.setattr(drivers, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
     for side, cluster in (
         ("source", source_cluster),
         ("target", target_cluster),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
-_CUTOVER = "python/eventsource/migration/cutover.py"
-_FLIP = "python/eventsource/migration/flip.py"
-_PASSES = "python/eventsource/migration/passes.py"
-_ABORT = "python/eventsource/migration/abort.py"
-_ROUTER = "python/eventsource/migration/router.py"
+_CUTOVER = "python/eventsource/migration/steps/cutover.py"
+_FLIP = "python/eventsource/migration/steps/decision.py"
+_PASSES = "python/eventsource/migration/steps/passes.py"
+_ABORT = "python/eventsource/migration/steps/abort.py"
+_ROUTER = "python/eventsource/migration/routing/router.py"
 _TESTS = "tests/integration/cutover/test_cutover.py"
 _RECOVERY = "tests/integration/cutover/test_recovery.py"
 _ORDER = "tests/integration/cutover/test_order.py"
 
 _DECIDES = "        await self._commit()\n"
-_OPENS = "        await flip.open_target(self.links.target, target, self.migration, decided)\n"
-_FINISHES = "        await flip.finish(self.links.migrations, self.migration, decided)\n"
+_OPENS = "        await decision.open_target(self.connections.target, self.migration, decided)\n"
+_FINISHES = "        await decision.finish(self.connections.migrations, self.migration, decided)\n"
 
 VARIANTS = (
     Variant(
@@ -24,8 +24,9 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "= lambda: None\n\n    async def catch_up",
-                "= lambda: None\n    early: PassResult | None = None\n\n    async def catch_up",
+                "= lambda: None\n\n    @classmethod\n    async def open",
+                "= lambda: None\n    early: PassResult | None = None\n\n    @classmethod\n"
+                "    async def open",
             ),
             Edit(
                 _PASSES,
@@ -108,7 +109,7 @@ VARIANTS = (
         "behind the lock recovery reads what was the case before it waited",
         (
             Edit(
-                "python/eventsource/migration/links.py",
+                "python/eventsource/migration/connections/driver_connections.py",
                 "set default_transaction_isolation = 'read committed';\n",
                 "",
             ),
@@ -121,14 +122,13 @@ VARIANTS = (
         "a driver that was frozen before the lock may still decide after a recovery",
         (
             Edit(
-                "python/eventsource/migration/driver.py",
-                "            await self.take_over(links)\n",
+                "python/eventsource/migration/driver/driver.py",
+                "            await self.lease.take_over(connections)\n",
                 "",
             ),
             Edit(
-                "python/eventsource/migration/drive.py",
-                "        await progress.claim(self.links.target, target, self.migration.id,"
-                " self.driver.owner)\n",
+                "python/eventsource/migration/driver/stages.py",
+                "        await progress.claim(target, self.migration.id, self.lease.owner)\n",
                 "",
             ),
         ),
@@ -139,10 +139,10 @@ VARIANTS = (
         "recovery opens a fence that has moved",
         (
             Edit(
-                "python/eventsource/migration/drive.py",
+                "python/eventsource/migration/driver/stages.py",
                 "        request = self.migration.cutover_request\n        if decided is None:\n",
                 "        request = self.migration.cutover_request\n"
-                "        await self.links.source.execute(\n"
+                "        await self.connections.source.connection.execute(\n"
                 "            \"update eventsource_fences set state = 'open', generation = 0\")\n"
                 "        decided = None\n"
                 "        if decided is None:\n",
@@ -181,7 +181,7 @@ VARIANTS = (
             Edit(
                 _CUTOVER,
                 "                result = await self.passes.under_the_fence()\n",
-                "                late = await self.links.open_target(self.migration.id)\n"
+                "                late = await self.connections.open_target(self.migration.id)\n"
                 "                globals()['late'] = late\n"
                 "                result = await self.passes.under_the_fence()\n",
             ),
@@ -228,7 +228,7 @@ VARIANTS = (
         (
             Edit(
                 _CUTOVER,
-                '            f"select pg_advisory_lock({guard.LOCK_CLASS},'
+                '            f"select pg_advisory_lock({fences.LOCK_CLASS},'
                 ' {self.fence.fence_id});"\n',
                 "",
             ),
@@ -274,11 +274,11 @@ VARIANTS = (
         (
             Edit(
                 _ABORT,
-                "    if await flip.decision(links.fence, source, migration) is not None:\n",
+                "    if await decision.find(connections.fence, migration) is not None:\n",
                 "    if False:\n",
             ),
             Edit(
-                "python/eventsource/migration/guard.py",
+                "python/eventsource/migration/tables/guard.py",
                 '        removed = state != "moved"\n',
                 "        removed = True\n",
             ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.sabotage.variant import Edit, Variant
 
 _CONNECTIONS = "python/eventsource/connections.py"
-_POSITIONS = "python/eventsource/migration/positions.py"
-_ROUTER = "python/eventsource/migration/router.py"
-_ROUTES = "python/eventsource/migration/routes.py"
+_POSITIONS = "python/eventsource/migration/subscriptions/positions.py"
+_ROUTER = "python/eventsource/migration/routing/router.py"
+_ROUTES = "python/eventsource/migration/routing/route_cache.py"
 _CONTRACT = "tests/integration/stores/test_contract.py"
 _ROUTING = "tests/integration/routing/test_router.py"
 
@@ -68,7 +68,7 @@ VARIANTS = (
         "the checkpoint of a subscription to all tenants moves along with one of them",
         (
             Edit(
-                "python/eventsource/migration/subscription_migrator.py",
+                "python/eventsource/migration/subscriptions/migrator.py",
                 "planned.translated_position, migration.tenant_id\n",
                 "planned.translated_position\n",
             ),
@@ -139,7 +139,7 @@ VARIANTS = (
         "the repr of a store's address shows its password",
         (
             Edit(
-                "python/eventsource/dataplane.py",
+                "python/eventsource/connections.py",
                 "    dsn: str = field(repr=False)\n",
                 "    dsn: str\n",
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.sabotage.variant import Edit, Variant
 
 _SQL = "python/eventsource/stores/sql/fence.sql"
-_PYTHON = "python/eventsource/migration/guard.py"
+_PYTHON = "python/eventsource/migration/tables/guard.py"
 _TESTS = "tests/integration/guard/test_guard.py"
 _INSTALLATION = "tests/integration/guard/test_installation.py"
 _ARRIVALS = "tests/integration/guard/test_arrivals.py"
@@ -183,7 +183,7 @@ VARIANTS = (
         "applications may write at the target before the flip",
         (
             Edit(
-                _PYTHON,
+                "python/eventsource/migration/tables/fences.py",
                 'state = "open" if role == "source" else "closed"',
                 'state = "open"',
             ),
@@ -222,7 +222,7 @@ VARIANTS = (
         "CREATE TRIGGER queues every tenant's writers behind a long transaction",
         (
             Edit(
-                "python/eventsource/migration/brief_locks.py",
+                "python/eventsource/migration/tables/brief_locks.py",
                 "set local lock_timeout = {lock_timeout_ms}",
                 "set local lock_timeout = 0",
             ),
@@ -236,16 +236,16 @@ VARIANTS = (
         "the fence row is not committed when its triggers appear",
         (
             Edit(
-                "python/eventsource/migration/preparation.py",
-                "    opened = await guard.raise_fence(\n        links.source,",
-                "    await links.source.execute('begin')\n"
-                "    opened = await guard.raise_fence(\n        links.source,",
+                "python/eventsource/migration/steps/preparation.py",
+                "    opened = await fences.raise_fence(\n        source,",
+                "    await source.connection.execute('begin')\n"
+                "    opened = await fences.raise_fence(\n        source,",
             ),
             Edit(
-                "python/eventsource/migration/preparation.py",
-                "    at = await progress.claim(links.target, target, migration.id, owner)\n",
-                "    await links.source.execute('commit')\n"
-                "    at = await progress.claim(links.target, target, migration.id, owner)\n",
+                "python/eventsource/migration/steps/preparation.py",
+                "    at = await progress.claim(target, migration.id, owner)\n",
+                "    await source.connection.execute('commit')\n"
+                "    at = await progress.claim(target, migration.id, owner)\n",
             ),
         ),
         (f"{_INSTALLATION}::test_the_fence_row_is_committed_before_its_triggers_exist",),

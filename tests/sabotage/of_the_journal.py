@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
-_SQL = "python/eventsource/migration/sql/migrations.sql"
-_ROUTES = "python/eventsource/migration/routes.py"
-_MIRROR = "python/eventsource/migration/dual_write.py"
+_SQL = "python/eventsource/migration/repositories/sql/migrations.sql"
+_ROUTES = "python/eventsource/migration/routing/route_cache.py"
+_MIRROR = "python/eventsource/migration/routing/mirror.py"
 _TESTS = "tests/integration/driver/test_journal.py"
 _MIRRORED = "tests/integration/routing/test_mirror.py"
 _NEWER = f"{_TESTS}::test_what_a_fence_told_is_newer_than_a_route_that_was_read"
@@ -29,9 +29,9 @@ VARIANTS = (
         "a driver that was frozen while it reads keeps the guard from being dropped",
         (
             Edit(
-                "python/eventsource/migration/links.py",
-                "        await sessions.end(self.source,"
-                ' sessions.data_plane_mark(migration_id, "source"))\n',
+                "python/eventsource/migration/connections/driver_connections.py",
+                "        await session_marks.end(source,"
+                ' session_marks.data_plane_mark(migration_id, "source"))\n',
                 "",
             ),
         ),
@@ -45,7 +45,7 @@ VARIANTS = (
         "a driver that was frozen while it compares keeps the guard from being dropped",
         (
             Edit(
-                "python/eventsource/migration/consistency.py",
+                "python/eventsource/migration/consistency/verifier.py",
                 "config = replace(config, migration_id=at.migration_id)",
                 "config = replace(config, migration_id=None)",
             ),
@@ -60,8 +60,8 @@ VARIANTS = (
         "a driver that was frozen through an abort makes fence and triggers for what is over",
         (
             Edit(
-                "python/eventsource/migration/driver.py",
-                "            await self.take_over(links)\n",
+                "python/eventsource/migration/driver/driver.py",
+                "            await self.lease.take_over(connections)\n",
                 "",
             ),
         ),
@@ -125,7 +125,7 @@ VARIANTS = (
         "a change of state that is cancelled at its BEGIN keeps a connection of the pool",
         (
             Edit(
-                "python/eventsource/migration/repositories/migrations.py",
+                "python/eventsource/connections.py",
                 "        async with executor.acquire() as pooled, pooled.transaction():\n"
                 "            yield pooled\n",
                 "        pooled = await executor.acquire()\n"
@@ -170,8 +170,8 @@ VARIANTS = (
         "mirrors keep their permission while an abort deletes what they wrote",
         (
             Edit(
-                "python/eventsource/migration/abort.py",
-                "        await guard.refuse_mirrors(links.target, target, closed)\n",
+                "python/eventsource/migration/steps/abort.py",
+                "        await fences.refuse_mirrors(target, closed)\n",
                 "",
             ),
         ),
@@ -197,7 +197,7 @@ VARIANTS = (
         "others write to a table that has lost its unique constraints",
         (
             Edit(
-                "python/eventsource/migration/deferred_indexes.py",
+                "python/eventsource/migration/tables/deferred_indexes.py",
                 "is distinct from '{migration_id}')\"",
                 "is distinct from '{migration_id}' and false)\"",
             ),
@@ -209,7 +209,7 @@ VARIANTS = (
         "unique constraints come back as plain indexes",
         (
             Edit(
-                "python/eventsource/migration/deferred_indexes.py",
+                "python/eventsource/migration/tables/deferred_indexes.py",
                 "        await _restore_constraints(first, table, wanted)\n",
                 "        wanted = []\n",
             ),
@@ -223,7 +223,7 @@ VARIANTS = (
         "the rate of the copy makes writers wait in the last pass",
         (
             Edit(
-                "python/eventsource/migration/passes.py",
+                "python/eventsource/migration/steps/passes.py",
                 "        self.session.set_rate(None)\n",
                 "",
             ),

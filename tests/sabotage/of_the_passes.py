@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
-_PASSES = "python/eventsource/migration/passes.py"
-_PROGRESS = "python/eventsource/migration/progress.py"
-_MIRROR = "python/eventsource/migration/dual_write.py"
+_PASSES = "python/eventsource/migration/steps/passes.py"
+_PROGRESS = "python/eventsource/migration/tables/progress.py"
+_MIRROR = "python/eventsource/migration/routing/mirror.py"
 _TESTS = "tests/integration/passes/test_passes.py"
 _MIRRORED = "tests/integration/routing/test_mirror.py"
 
@@ -19,8 +19,7 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
-                " self.migration.id)\n",
+                "        await snapshots.barrier(source, self.migration.id)\n",
                 "",
             ),
         ),
@@ -31,7 +30,7 @@ VARIANTS = (
         "the target's rows have the transaction ids of another cluster",
         (
             Edit(
-                "python/eventsource/migration/preflight.py",
+                "python/eventsource/migration/event_table.py",
                 '        if column.name != "transaction_id" and not column.generated\n    )',
                 "        if not column.generated\n    )",
             ),
@@ -43,7 +42,7 @@ VARIANTS = (
         "the barrier commits without waiting for the disk",
         (
             Edit(
-                "python/eventsource/migration/links.py",
+                "python/eventsource/migration/connections/driver_connections.py",
                 "set synchronous_commit = on;",
                 "set synchronous_commit = off;",
             ),
@@ -56,15 +55,14 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "        taken = await snapshots.take(source)\n",
-                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
-                " self.migration.id)\n        taken = await snapshots.take(source)\n",
+                "        taken = await snapshots.take(source.connection)\n",
+                "        await snapshots.barrier(source, self.migration.id)\n"
+                "        taken = await snapshots.take(source.connection)\n",
             ),
             Edit(
                 _PASSES,
                 "        self._refuse_other_cluster(taken.system)\n"
-                "        await snapshots.barrier(source, self.links.endpoints.source_address,"
-                " self.migration.id)\n",
+                "        await snapshots.barrier(source, self.migration.id)\n",
                 "        self._refuse_other_cluster(taken.system)\n",
             ),
         ),
@@ -75,12 +73,12 @@ VARIANTS = (
         "a resumed copy takes another snapshot and keeps its cursor",
         (
             Edit(
-                "python/eventsource/migration/bulk_copy.py",
+                "python/eventsource/migration/steps/bulk_copy.py",
                 "        result = await self.passes.run_stored()\n",
-                "        from eventsource.migration import snapshots\n"
-                "        links = self.passes.links\n"
-                "        fresh = await snapshots.take(links.source)\n"
-                "        await links.target.execute(\n"
+                "        from eventsource.migration.tables import snapshots\n"
+                "        connections = self.passes.connections\n"
+                "        fresh = await snapshots.take(connections.source.connection)\n"
+                "        await connections.target.connection.execute(\n"
                 '            "update eventsource_copy_progress set snapshot = $1", fresh.text)\n'
                 "        await self.passes.refresh()\n"
                 "        result = await self.passes.run_stored()\n",
@@ -141,7 +139,7 @@ VARIANTS = (
             Edit(
                 _PROGRESS,
                 "        raise PreflightError([already_there(migration.tenant_id,"
-                " target.table)])\n",
+                " target.address.table)])\n",
                 "        pass\n",
             ),
         ),
@@ -156,7 +154,7 @@ VARIANTS = (
         (
             Edit(
                 _PROGRESS,
-                '    await connection.fetchval("select setval($1::text::regclass, $2)",'
+                '    await target.connection.fetchval("select setval($1::text::regclass, $2)",'
                 " sequence, last)\n",
                 "",
             ),
@@ -192,11 +190,11 @@ VARIANTS = (
             ),
             Edit(
                 _MIRROR,
-                "            closed = await self.target.fetchval(\n",
-                "            await self.target.execute(\n"
-                "                f\"select set_config('{guard.MIGRATOR_SETTING}', '{migration_id}',"
-                ' true)")\n'
-                "            await self.target.fetchval(\n",
+                "            closed = await target.fetchval(\n",
+                "            await target.execute(\n"
+                "                f\"select set_config('{session_marks.MIGRATOR_SETTING}',"
+                " '{migration_id}', true)\")\n"
+                "            await target.fetchval(\n",
             ),
         ),
         (
@@ -210,7 +208,7 @@ VARIANTS = (
         "the comparison before the cutover is not made",
         (
             Edit(
-                "python/eventsource/migration/drive.py",
+                "python/eventsource/migration/driver/stages.py",
                 "            if not self.migration.cutover_force:\n",
                 "            if False:\n",
             ),
@@ -225,7 +223,7 @@ VARIANTS = (
         "the cutover trusts the proof of the bulk copy although a row was changed since",
         (
             Edit(
-                "python/eventsource/migration/seal.py",
+                "python/eventsource/migration/consistency/seal.py",
                 '_CHANGED = "age(e.xmin) <= (',
                 '_CHANGED = "false and age(e.xmin) <= (',
             ),
@@ -241,7 +239,7 @@ VARIANTS = (
         "the cutover leaves out an event that was in flight at the bulk copy",
         (
             Edit(
-                "python/eventsource/migration/seal.py",
+                "python/eventsource/migration/consistency/seal.py",
                 "select least($2::bigint, (select min(global_position) - 1",
                 "select greatest($2::bigint, (select min(global_position) - 1",
             ),
@@ -255,7 +253,7 @@ VARIANTS = (
         "rows that came from another cluster are copied by their transaction ids",
         (
             Edit(
-                "python/eventsource/migration/preflight.py",
+                "python/eventsource/migration/preflight/event_tables.py",
                 '        "select coalesce((select transaction_id >='
                 ' pg_snapshot_xmax(pg_current_snapshot())"\n',
                 "        \"select coalesce((select transaction_id < '1'::xid8\"\n",

@@ -41,7 +41,7 @@ VARIANTS = (
         "a bulk copy that was not read back to its end is called proven",
         (
             Edit(
-                "python/eventsource/migration/progress.py",
+                "python/eventsource/migration/tables/progress.py",
                 '        " and (staged or proven_position = last_position)"\n',
                 "",
             ),

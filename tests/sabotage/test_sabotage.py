@@ -89,7 +89,13 @@ def test_a_variant_that_does_not_even_start_is_not_called_caught(tree: Tree) -> 
     unreadable = Variant(
         "unreadable",
         "is no Python",
-        (Edit("python/eventsource/migration/flip.py", "class Decision:", "class Decision"),),
+        (
+            Edit(
+                "python/eventsource/migration/steps/decision.py",
+                "class Decision:",
+                "class Decision",
+            ),
+        ),
         ("tests/integration/guard/test_guard.py",),
     )
     with tree.broken(unreadable), pytest.raises(BrokenRun):

@@ -19,7 +19,7 @@ import asyncpg
 from typer.testing import CliRunner, Result
 
 from eventsource.cli import app
-from eventsource.demo.servers import seed
+from eventsource.cli.demo.servers import seed
 
 SHARED, DEDICATED = "shared", "dedicated"
 PATIENCE = 30.0

@@ -21,11 +21,11 @@ from eventsource.migration import (
     MigrationState,
     PositionMapper,
     SubscriptionMigrator,
-    deferred_indexes,
 )
 from eventsource.migration.errors import ConsistencyError, MigrationError
-from eventsource.migration.faults import may_pass
+from eventsource.migration.failures import may_pass
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
+from eventsource.migration.tables import deferred_indexes
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
 from tests.support.worlds.two_servers import World, two_servers
 

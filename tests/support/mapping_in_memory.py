@@ -8,8 +8,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from eventsource.migration.errors import MigrationNotFoundError
-from eventsource.migration.models import Migration
-from eventsource.migration.positions import BEFORE_EVERY_POSITION, LAST_POSITION, MappedPosition
+from eventsource.migration.models import (
+    BEFORE_EVERY_POSITION,
+    LAST_POSITION,
+    MappedPosition,
+    Migration,
+)
 from eventsource.migration.states import MigrationState
 
 

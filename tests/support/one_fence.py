@@ -9,10 +9,9 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from eventsource.dataplane import TableAddress
-from eventsource.migration import guard
-from eventsource.migration.guard import Fence
-from eventsource.migration.links import address_of
+from eventsource.migration.event_table import EventTable, OwnTable
+from eventsource.migration.tables import fences, guard
+from eventsource.migration.tables.fences import Fence
 from tests.support.application import SOURCE, TARGET
 from tests.support.worlds.three_databases import World
 
@@ -26,17 +25,16 @@ class Guarded:
     def __init__(
         self,
         world: World,
-        admin: asyncpg.Connection,
         side: str,
-        address: TableAddress,
+        table: OwnTable,
         fence: Fence,
         tenant: UUID,
     ) -> None:
-        self.world, self.admin, self.side = world, admin, side
-        self.address, self.fence, self.tenant = address, fence, tenant
+        self.world, self.side, self.table = world, side, table
+        self.admin, self.fence, self.tenant = table.connection, fence, tenant
 
     async def install(self) -> None:
-        await guard.install(self.admin, self.address, self.fence, self.tenant, lambda: True)
+        await guard.install(self.table, self.fence, self.tenant, lambda: True)
 
     async def set_state(self, state: str) -> None:
         await self.admin.execute(
@@ -52,7 +50,7 @@ class Guarded:
         """The cutover's lock, held; leaving without a commit gives it back."""
         holder = await self.world.connect(self.side)
         await holder.execute("begin")
-        await guard.lock_exclusively(holder, self.fence)
+        await fences.lock_exclusively(holder, self.fence)
         yield holder
         await holder.execute("rollback")
 
@@ -74,15 +72,15 @@ async def guarded(
     tenant: UUID | None = None,
     migration: UUID = MIGRATION,
 ) -> Guarded:
-    address = await address_of(world.here.source if side == "source" else world.here.target)
-    admin = await world.connect(side)
+    store = world.here.source if side == "source" else world.here.target
+    table = EventTable(await world.connect(side), await store.address())
     tenant = tenant or world.tenant
-    fence = await guard.raise_fence(
-        admin, address, tenant_id=tenant, migration_id=migration,
+    fence = await fences.raise_fence(
+        table, tenant_id=tenant, migration_id=migration,
         store_id=SOURCE if side == "source" else TARGET, role=side, generation=0,
         budget_seconds=BUDGET,
     )  # fmt: skip
-    made = Guarded(world, admin, side, address, fence, tenant)
+    made = Guarded(world, side, table, fence, tenant)
     if install:
         await made.install()
     return made

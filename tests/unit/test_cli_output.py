@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
+from eventsource.cli.demo.result import DemoResult, Latencies, percentile
 from eventsource.cli.display import LINE_SECONDS, LineDisplay, Rate, speed
 from eventsource.cli.output import Output, columns, duration, grid, to_json
-from eventsource.demo.result import DemoResult, Latencies, percentile
 from eventsource.migration import MigrationState
 from eventsource.testing import Attempt, Outcome
 

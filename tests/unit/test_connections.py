@@ -10,14 +10,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from eventsource.connections import (
-    ConnectionParameters,
-    build_dsn,
-    connection_parameters,
-    hosts_of,
-    redact,
-)
+from eventsource.connections import ConnectionParameters, build_dsn, connection_parameters, redact
 from eventsource.errors import ConnectionDetailsError
+from eventsource.hosts import hosts_of
 
 SECRET = "p@ss:w/o?r#d% +'\"é"
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from uuid import UUID
 
-from eventsource.dataplane import DataPlaneError, PassSessionConfig, TableAddress
+from eventsource.connections import TableAddress
+from eventsource.dataplane import DataPlaneError, PassSessionConfig
 
 CANCELLED_AT_EXIT = """
 import asyncio, socket

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventsource.migration.errors import MigrationNotFoundError, PositionMappingError
-from eventsource.migration.positions import PositionMapper
 from eventsource.migration.states import MigrationState
+from eventsource.migration.subscriptions.positions import PositionMapper
 from tests.support.mapping_in_memory import MappingInMemory, migration_record
 
 HIGHEST = 60

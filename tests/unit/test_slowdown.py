@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from eventsource.migration.slowdown import FLOOR, SETTLING, STEPS, Load, Slowdown
+from eventsource.migration.driver.slowdown import FLOOR, SETTLING, STEPS, Load, Slowdown
 
 CALM = Load(commit_ms=5.0, active_sessions=3.0)
 BUSY = Load(commit_ms=30.0, active_sessions=3.0)

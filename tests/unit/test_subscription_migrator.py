@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
-from eventsource.migration.positions import PositionMapper
 from eventsource.migration.states import MigrationState
-from eventsource.migration.subscription_migrator import SubscriptionMigrator
+from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
+from eventsource.migration.subscriptions.positions import PositionMapper
 from eventsource.subscriptions import InMemoryCheckpointRepository
 from tests.support.mapping_in_memory import MappingInMemory, migration_record
 

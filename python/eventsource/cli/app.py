@@ -8,15 +8,8 @@ from typing import Annotated
 import typer
 
 from eventsource import __version__
-from eventsource.cli import (
-    demo,
-    run,
-    setup,
-    show,
-    steer,
-    subscriptions,
-    verify,
-)
+from eventsource.cli import run, setup, show, steer, subscriptions, verify
+from eventsource.cli.demo import command
 from eventsource.cli.invocation import Invocation, SharedOptionsGroup, default_operator
 from eventsource.cli.output import Output
 
@@ -98,7 +91,7 @@ app.command()(steer.throttle)
 app.command()(steer.abort)
 app.command()(show.audit)
 app.add_typer(subscriptions.app, name="subscriptions")
-app.command()(demo.demo)
+app.command()(command.demo)
 
 
 def main() -> None:

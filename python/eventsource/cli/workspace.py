@@ -15,7 +15,8 @@ import asyncpg
 from eventsource.cli.config import Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
-from eventsource.connections import hosts_of, is_silent, redact
+from eventsource.connections import redact
+from eventsource.hosts import SILENCE_SECONDS, hosts_of, is_silent
 from eventsource.migration import (
     MigrationCoordinator,
     PositionMapper,
@@ -23,8 +24,7 @@ from eventsource.migration import (
     SubscriptionMigrator,
     TenantStoreRouter,
 )
-from eventsource.migration.faults import may_pass
-from eventsource.migration.reach import SILENCE_SECONDS
+from eventsource.migration.failures import may_pass
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
     PostgreSQLMigrationRepository,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from eventsource.migration.bulk_copy import BulkCopier
 from eventsource.migration.consistency import (
     ConsistencyVerifier,
     VerificationLevel,
     VerificationReport,
 )
 from eventsource.migration.coordinator import MigrationCoordinator
-from eventsource.migration.dual_write import DualWriteInterceptor
 from eventsource.migration.errors import (
     Blocker,
     ConsistencyError,
@@ -24,11 +22,13 @@ from eventsource.migration.errors import (
     WritePausedError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, TenantRouting
-from eventsource.migration.positions import PositionMapper
-from eventsource.migration.router import TenantStoreRouter
-from eventsource.migration.schema import create_schema
+from eventsource.migration.repositories.schema import create_schema
+from eventsource.migration.routing.mirror import DualWriteInterceptor
+from eventsource.migration.routing.router import TenantStoreRouter
 from eventsource.migration.states import MigrationState, TenantMigrationState
-from eventsource.migration.subscription_migrator import SubscriptionMigrator
+from eventsource.migration.steps.bulk_copy import BulkCopier
+from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
+from eventsource.migration.subscriptions.positions import PositionMapper
 
 __all__ = [
     "Blocker",

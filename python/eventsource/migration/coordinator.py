@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
-from eventsource.migration import admission, lag, outcomes
-from eventsource.migration.drivers import POLL_SECONDS, Drivers
+from eventsource.migration import failures
+from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
+from eventsource.migration.consistency import lag
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
-from eventsource.migration.links import address_of
+from eventsource.migration.event_table import of_store
 from eventsource.migration.models import Migration, MigrationConfig
+from eventsource.migration.preflight import admission
 from eventsource.migration.states import MigrationState
 from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
-    from eventsource.migration.preflight import Findings
+    from eventsource.migration.preflight.findings import Findings
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
-    from eventsource.migration.router import TenantStoreRouter
+    from eventsource.migration.routing.router import TenantStoreRouter
 
 _S = MigrationState
 _UNDER_WAY = frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.CUTOVER_PAUSED})
@@ -52,7 +54,7 @@ class MigrationCoordinator:
         self._routes = routing_repo
         self._router = router
         self._config = config or MigrationConfig()
-        self._drivers = Drivers(migration_repo, router)
+        self._drivers = BackgroundDrivers(migration_repo, router)
 
     async def start_migration(
         self,
@@ -117,9 +119,7 @@ class MigrationCoordinator:
         if migration.state.is_final:
             return 0
         source, target = self._drivers.stores_of(migration)
-        return await lag.sync_lag(
-            source.pool, await address_of(source), target.pool, await address_of(target), migration
-        )
+        return await lag.sync_lag(await of_store(source), await of_store(target), migration)
 
     async def pause_migration(
         self, migration_id: UUID, *, operator: str | None = None
@@ -247,7 +247,7 @@ class MigrationCoordinator:
         )
         if migration.state is not _S.MIGRATED:
             if migration.cutover_outcome is not None:
-                outcomes.raise_for(migration.cutover_outcome, migration)
+                failures.raise_for(migration.cutover_outcome, migration)
             raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
         await self._drivers.let_end(migration_id)
         return migration

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from eventsource.dataplane import StreamResult, Violation
 from eventsource.migration.states import MigrationState, TenantMigrationState
 
 #: Batches that are committed together as one chunk.
@@ -185,3 +187,44 @@ class TenantRouting:
         values = dict(row)
         values["migration_state"] = TenantMigrationState(values["migration_state"])
         return cls(**values)
+
+
+#: Bounds of a PostgreSQL bigint, for ranges that are open on one side.
+BEFORE_EVERY_POSITION = -(2**63)
+
+
+LAST_POSITION = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class MappedPosition:
+    """Where one event of the tenant stands at the source and at the target."""
+
+    source_position: int
+    target_position: int
+    event_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationReport:
+    """What a comparison found.
+
+    Attributes:
+        source_event_count: events of the tenant that were compared in the source.
+        target_event_count: events in the target that belong to them.
+        streams_verified: streams compared; before a cutover those with events behind the bulk copy.
+        streams_consistent: of these, how many are alike.
+        violations: up to 100 differences: stream, position, event id, field.
+        stream_results: the streams that differ, bounded likewise.
+        duration_seconds: how long it took, interruptions left out.
+    """
+
+    is_consistent: bool
+    level: VerificationLevel
+    source_event_count: int
+    target_event_count: int
+    streams_verified: int
+    streams_consistent: int
+    violations: Sequence[Violation]
+    stream_results: Sequence[StreamResult]
+    duration_seconds: float

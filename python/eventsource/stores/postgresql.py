@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource import connections
+from eventsource import connections, hosts
 from eventsource.errors import FeedBlockedError, StoreSchemaError
 from eventsource.events import DomainEvent
 from eventsource.identifiers import qualified
@@ -84,9 +84,16 @@ class PostgreSQLEventStore:
             self._parameters = await connections.connection_parameters(self.pool, self._dsn)
         return self._parameters
 
+    async def address(self) -> connections.TableAddress:
+        """The table as the data plane takes it, with its schema resolved."""
+        parameters = await self.connection_parameters()
+        return connections.TableAddress(
+            parameters.dsn, await self.resolve_schema(), self.table_name
+        )
+
     def hosts(self) -> list[tuple[str, int]]:
         """The TCP addresses that migrations would try; empty when they are not told."""
-        return connections.hosts_of(self.pool, self._dsn)
+        return hosts.hosts_of(self.pool, self._dsn)
 
     async def create_schema(self) -> None:
         """Make the table and what belongs to it, or upgrade an existing table in place.

@@ -22,7 +22,7 @@ import asyncpg
 
 from eventsource import DomainEvent, ExpectedVersion, OptimisticLockError, register_event
 from eventsource.migration.errors import MigrationError
-from eventsource.migration.faults import PASSING
+from eventsource.migration.failures import PASSING
 from eventsource.stores.interface import AppendResult, EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.records import Outcome, RecordFile

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from eventsource.dataplane import Verification, VerifyConfig
-from eventsource.migration import ConsistencyVerifier, MigrationError, VerificationReport, resumable
+from eventsource.migration import ConsistencyVerifier, MigrationError, VerificationReport
+from eventsource.migration.consistency import resumable
 from tests.support.application import SOURCE, TARGET
 from tests.support.worlds.three_databases import TARGET_TABLE, World, table
 

@@ -8,22 +8,22 @@ from uuid import uuid4
 import pytest
 
 from eventsource.dataplane import Verification, VerifyConfig
-from eventsource.migration import ConsistencyVerifier, Migration, progress, seal
-from eventsource.migration.links import address_of
+from eventsource.migration import ConsistencyVerifier, Migration
+from eventsource.migration.consistency import seal
+from eventsource.migration.event_table import of_store
 from eventsource.migration.models import VerificationLevel
-from eventsource.migration.passes import Passes
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import progress
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, table
 
 
 async def sealed(world: World, migration: Migration) -> seal.Sealed | None:
     here = world.here
-    source, target = await address_of(here.source), await address_of(here.target)
-    at = await progress.read(here.target.pool, target, migration.id)
+    source, target = await of_store(here.source), await of_store(here.target)
+    at = await progress.read(target, migration.id)
     assert at is not None
-    return await seal.unbroken(
-        here.source.pool, source, here.target.pool, target, migration.tenant_id, at
-    )
+    return await seal.unbroken(source, target, migration.tenant_id, at)
 
 
 async def compared(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:

@@ -14,10 +14,10 @@ from eventsource.migration import (
     Migration,
     MigrationError,
     MigrationState,
-    guard,
 )
-from eventsource.migration.passes import Passes
+from eventsource.migration.connections import session_marks
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from eventsource.migration.steps.passes import Passes
 from tests.support.application import Writers, writing
 from tests.support.at_the_cutover import (
     BUDGET,
@@ -145,7 +145,7 @@ async def _all_wrote(writers: list[Writers], count: int) -> bool:
 async def test_a_row_that_differs_under_the_fence_flips_nothing(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(migration.id)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(migration.id)})
     elsewhere = await world.process()
     late = await world.connect()
     await late.execute("begin")
@@ -173,7 +173,7 @@ async def test_a_row_that_differs_under_the_fence_flips_nothing(world: World) ->
 async def test_a_difference_that_the_verification_finds_flips_nothing(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(migration.id)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(migration.id)})
     change = f"update {table('target')} set payload = payload || $1 where global_position = 5"
     await migrator.execute(change, '{"n": -1}')
     for _ in range(2):
@@ -189,7 +189,7 @@ async def test_a_difference_that_the_verification_finds_flips_nothing(world: Wor
 async def test_force_skips_the_verification(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(migration.id)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(migration.id)})
     await migrator.execute(f"update {table('target')} set actor_id = 'x' where version = 5")
     done = await world.coordinator.initiate_cutover(migration.id, force=True)
     assert done.state is MigrationState.MIGRATED
@@ -226,7 +226,7 @@ async def test_an_abort_asked_for_before_the_fence_is_obeyed(
         await go_on.wait()
 
     monkeypatch.setattr(
-        "eventsource.migration.drivers.Drivers._verify",
+        "eventsource.migration.background.BackgroundDrivers._verify",
         lambda self, m: verify(m),
     )
     await world.here.coordinator.close()

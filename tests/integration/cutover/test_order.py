@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from eventsource.migration import MigrationState, flip
-from eventsource.migration.cutover import OPENING_MS, Cutover
+from eventsource.migration import MigrationState
 from eventsource.migration.errors import MigrationError
-from eventsource.migration.passes import Passes
+from eventsource.migration.steps import decision
+from eventsource.migration.steps.cutover import OPENING_MS, Cutover
+from eventsource.migration.steps.passes import Passes
 from tests.support.application import SOURCE, TARGET
 from tests.support.at_the_cutover import WAITS_FOR_THE_LOCK, waits_for_the_lock
 from tests.support.waiting import until
@@ -75,13 +76,13 @@ async def test_a_fence_that_somebody_changed_is_not_decided_on(
 ) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    decide = flip.decide
+    decide = decision.decide
 
     async def decide_behind_a_change(*arguments: Any) -> Any:
         await world.source.execute(f"update eventsource_fences set {change}")
         return await decide(*arguments)
 
-    monkeypatch.setattr(flip, "decide", decide_behind_a_change)
+    monkeypatch.setattr(decision, "decide", decide_behind_a_change)
     with pytest.raises(MigrationError, match="changed by somebody else; nothing was flipped"):
         await world.coordinator.initiate_cutover(migration.id, force=True)
     found = await standing(world)
@@ -142,7 +143,7 @@ async def test_the_decision_is_on_disk_before_the_target_is_opened(
     """A source that crashed and knew nothing of it would take the tenant's writes again."""
     await world.seed(10)
     migration = await world.dual_write()
-    commit, open_target, log_ends_at, flushed = Cutover._commit, flip.open_target, [], []
+    commit, open_target, log_ends_at, flushed = Cutover._commit, decision.open_target, [], []
 
     async def look_and_commit(self: Cutover) -> None:
         log_ends_at.append(await world.source.fetchval("select pg_current_wal_insert_lsn()::text"))
@@ -157,7 +158,7 @@ async def test_the_decision_is_on_disk_before_the_target_is_opened(
         await open_target(*arguments)
 
     monkeypatch.setattr(Cutover, "_commit", look_and_commit)
-    monkeypatch.setattr(flip, "open_target", look_and_open)
+    monkeypatch.setattr(decision, "open_target", look_and_open)
     async with world.lazy_log_writer():
         await world.coordinator.initiate_cutover(migration.id, force=True)
     assert flushed == [True]
@@ -168,13 +169,13 @@ async def test_the_route_changes_when_the_target_is_open(
 ) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    open_target, before = flip.open_target, []
+    open_target, before = decision.open_target, []
 
     async def look_and_open(*arguments: Any) -> None:
         before.append(await standing(world))
         await open_target(*arguments)
 
-    monkeypatch.setattr(flip, "open_target", look_and_open)
+    monkeypatch.setattr(decision, "open_target", look_and_open)
     await world.coordinator.initiate_cutover(migration.id, force=True)
     assert before == [
         {"source": "moved", "target": "closed", "route": SOURCE, "journal": "cutover_paused"}
@@ -187,7 +188,7 @@ async def test_writers_wait_until_the_target_is_open(
     await world.seed(10)
     migration = await world.dual_write()
     elsewhere = await world.connect()
-    open_target, writers = flip.open_target, []
+    open_target, writers = decision.open_target, []
 
     async def write_and_open(*arguments: Any) -> None:
         writers.append(asyncio.create_task(insert(elsewhere, world.tenant)))
@@ -195,14 +196,14 @@ async def test_writers_wait_until_the_target_is_open(
             await asyncio.wait_for(asyncio.shield(writers[0]), OPENING_MS / 5000)
         await open_target(*arguments)
 
-    finish, held = flip.finish, []
+    finish, held = decision.finish, []
 
     async def look_and_finish(*arguments: Any) -> Any:
         held.append(await world.source.fetchval(_HOLDS_THE_LOCK))
         return await finish(*arguments)
 
-    monkeypatch.setattr(flip, "open_target", write_and_open)
-    monkeypatch.setattr(flip, "finish", look_and_finish)
+    monkeypatch.setattr(decision, "open_target", write_and_open)
+    monkeypatch.setattr(decision, "finish", look_and_finish)
     await world.coordinator.initiate_cutover(migration.id, force=True)
     assert held == [False]
     with pytest.raises(Exception, match="has moved"):
@@ -230,7 +231,7 @@ async def test_a_decision_is_never_taken_back(
         """
     )
     migration = await world.dual_write()
-    open_target = flip.open_target
+    open_target = decision.open_target
     lost: list[bool] = []
 
     async def lose_it_once(*arguments: Any) -> None:
@@ -239,7 +240,7 @@ async def test_a_decision_is_never_taken_back(
             raise ConnectionResetError("the connection was lost")
         await open_target(*arguments)
 
-    monkeypatch.setattr(flip, "open_target", lose_it_once)
+    monkeypatch.setattr(decision, "open_target", lose_it_once)
     done = await world.coordinator.initiate_cutover(migration.id, force=True)
     assert done.state is MigrationState.MIGRATED
     assert lost == [True]

@@ -14,18 +14,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration import (
-    CutoverTimeoutError,
-    Migration,
-    MigrationError,
-    MigrationState,
-    flip,
-    guard,
-)
-from eventsource.migration.cutover import OPENING_MS, Cutover
-from eventsource.migration.passes import Passes
+from eventsource.migration import CutoverTimeoutError, Migration, MigrationError, MigrationState
+from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
-from eventsource.migration.watch import Watch
+from eventsource.migration.steps import decision
+from eventsource.migration.steps.cutover import OPENING_MS, Cutover
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import fences
 from eventsource.testing import Cluster
 from tests.support.at_the_cutover import (
     MARGIN,
@@ -76,7 +71,7 @@ async def lost_driver(world: World, monkeypatch: pytest.MonkeyPatch, function: s
     await world.seed(10)
     driver = await world.process()
     migration = await world.dual_write(process=driver)
-    stop = Stop(monkeypatch, flip, function)
+    stop = Stop(monkeypatch, decision, function)
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
     await stop.kill(driver)
     asked.cancel()
@@ -156,7 +151,7 @@ async def test_a_decision_whose_commit_was_not_answered_is_found(
 
     async def unanswered(self: Cutover) -> None:
         await commit(self)
-        self.links.fence.terminate()
+        self.connections.fence.connection.terminate()
         raise ConnectionResetError("the reply was lost")
 
     monkeypatch.setattr(Cutover, "_commit", unanswered)
@@ -174,7 +169,7 @@ async def test_a_decision_that_was_not_sent_is_taken_again(
     async def unsent(self: Cutover) -> None:
         tries.append(1)
         if len(tries) == 1:
-            self.links.fence.terminate()
+            self.connections.fence.connection.terminate()
             raise ConnectionResetError("the connection was lost")
         await commit(self)
 
@@ -203,15 +198,17 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(
 
     async def slow(self: Cutover) -> None:
         # The server has the COMMIT and its driver is gone: the session lives on for a while.
-        held.append(self.links.fence)
+        held.append(self.connections.fence.connection)
         deciding.set()
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Cutover, "_commit", slow)
-    monkeypatch.setattr("eventsource.migration.cutover.Cutover._fenced", _left_open)
+    monkeypatch.setattr("eventsource.migration.steps.cutover.Cutover._fenced", _left_open)
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
     await asyncio.wait_for(deciding.wait(), 20)
-    monkeypatch.setattr("eventsource.migration.driver.Links.close", _keep_the_fence)
+    monkeypatch.setattr(
+        "eventsource.migration.driver.driver.DriverConnections.close", _keep_the_fence
+    )
     await driver.stop()
     asked.cancel()
     monkeypatch.undo()
@@ -230,13 +227,18 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(
 
 @contextlib.asynccontextmanager
 async def _left_open(self: Cutover, wait: float, budget: float) -> AsyncIterator[bool]:
-    await self.links.fence.execute("begin")
-    await guard.lock_exclusively(self.links.fence, self.fence)
+    await self.connections.fence.connection.execute("begin")
+    await fences.lock_exclusively(self.connections.fence.connection, self.fence)
     yield True
 
 
 async def _keep_the_fence(self: Any) -> None:
-    for connection in (self.source, self.target, self.control, self.watch):
+    for connection in (
+        self.source.connection,
+        self.target.connection,
+        self.control,
+        self.heartbeat,
+    ):
         connection.terminate()
 
 
@@ -248,7 +250,7 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
     driver = await world.process()
     migration = await world.dual_write(process=driver)
     frozen, thawed, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    run, fenced, decision = Cutover.run, Cutover._fenced, flip.decision
+    run, fenced, asked_first = Cutover.run, Cutover._fenced, decision.find
 
     async def freeze_and_run(self: Cutover) -> Any:
         try:
@@ -267,25 +269,25 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
         async with fenced(self, wait, budget) as held:
             yield held
 
-    async def sleep_on(self: Watch) -> None:
+    async def sleep_on(self: Heartbeat) -> None:
         await asyncio.Event().wait()
 
     async def thaw_after(*arguments: Any) -> Any:
         # The worst moment: the new driver has just read that nothing was decided.
-        found = await decision(*arguments)
+        found = await asked_first(*arguments)
         thawed.set()
         await asyncio.wait_for(gone.wait(), 20)
         return found
 
     monkeypatch.setattr(Cutover, "run", freeze_and_run)
     monkeypatch.setattr(Cutover, "_fenced", freeze_and_fence)
-    monkeypatch.setattr(Watch, "run", sleep_on)
+    monkeypatch.setattr(Heartbeat, "run", sleep_on)
     await driver.coordinator.close()
     await driver.coordinator.resume_migration(migration.id)
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
     await asyncio.wait_for(frozen.wait(), 20)
     monkeypatch.undo()
-    monkeypatch.setattr(flip, "decision", thaw_after)
+    monkeypatch.setattr(decision, "find", thaw_after)
     await world.control.execute("update tenant_migrations set driver_expires_at = now()")
     await world.coordinator.resume_migration(migration.id)
     await asyncio.wait_for(gone.wait(), 20)
@@ -326,14 +328,14 @@ async def test_a_driver_frozen_behind_the_decision_lets_writers_go(
     await world.seed(10)
     driver = await world.process(cutover_timeout_seconds=5)
     migration = await world.dual_write(process=driver)
-    open_target, waits = flip.open_target, []
+    open_target, waits = decision.open_target, []
 
     async def freeze(*arguments: Any) -> None:
         # It is refused then, since the tenant has moved.
         waits.append(_frozen_for(1.2, source_cluster, world, answer=1))
         await open_target(*arguments)
 
-    monkeypatch.setattr(flip, "open_target", freeze)
+    monkeypatch.setattr(decision, "open_target", freeze)
     done = await driver.coordinator.initiate_cutover(migration.id, force=True)
     assert waits[0] is not None
     assert OPENING_MS / 2000 < waits[0] < OPENING_MS / 1000 + MARGIN

@@ -11,12 +11,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.dataplane import (
-    DataPlaneError,
-    TableAddress,
-    Verification,
-    VerifyConfig,
-)
+from eventsource.connections import TableAddress
+from eventsource.dataplane import DataPlaneError, Verification, VerifyConfig
 from eventsource.testing import Cluster
 from tests.support.tls_front import CERTIFICATES, TlsFront
 from tests.support.worlds.rows_by_hand import COLUMNS, EVENTS, NEW_ID

@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 
 from eventsource.migration import ConsistencyVerifier, Migration, MigrationState
-from eventsource.migration.driver import Driver
+from eventsource.migration.driver.driver import Driver
 from eventsource.migration.errors import InvalidStateTransitionError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from tests.support.application import Process

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from eventsource.connections import ConnectionParameters
-from eventsource.migration import MigrationState, PreflightError, routes
-from eventsource.migration.links import open_link
+from eventsource.migration import MigrationState, PreflightError
+from eventsource.migration.connections.driver_connections import open_connection
 from eventsource.testing.proxy import Proxy
 from tests.support.application import writing
 from tests.support.refusals import as_owner, elsewhere, migrating_as, refusal
@@ -42,7 +42,7 @@ async def test_timeouts_of_the_role_do_not_reach_the_driver(world: World) -> Non
     await world.seed(200)
     await set_timeouts(world)
     for side in ("source", "target", "control"):
-        link = await open_link(ConnectionParameters(world.dsns[side]))
+        link = await open_connection(ConnectionParameters(world.dsns[side]))
         for setting in ("statement_timeout", "lock_timeout", "idle_session_timeout"):
             assert await link.fetchval(f"show {setting}") == "0"
         if side == "target":
@@ -160,7 +160,7 @@ async def test_a_router_that_is_ten_minutes_stale_loses_nothing(
         done = await world.migrate()
         await world.here.append(world.tenant)
         now = time.monotonic()
-        monkeypatch.setattr(routes.time, "monotonic", lambda: now + 600.0)
+        monkeypatch.setattr(time, "monotonic", lambda: now + 600.0)
         results = await asyncio.gather(*(stale.append(world.tenant) for _ in range(20)))
         monkeypatch.undo()
         assert all(result.success for result in results)

@@ -8,13 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from eventsource.migration import (
-    InvalidStateTransitionError,
-    Migration,
-    MigrationState,
-    guard,
-)
-from eventsource.migration.drivers import Drivers
+from eventsource.migration import InvalidStateTransitionError, Migration, MigrationState
+from eventsource.migration.background import BackgroundDrivers
+from eventsource.migration.connections import session_marks
 from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from tests.support.held_migration import audit, held_in
@@ -25,13 +21,13 @@ from tests.support.worlds.three_databases import World, table
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Whoever waits for an answer looks at the journal only when this is set."""
-    wait, event = Drivers.wait, asyncio.Event()
+    wait, event = BackgroundDrivers.wait, asyncio.Event()
 
-    async def wait_late(self: Drivers, *arguments: Any) -> Migration:
+    async def wait_late(self: BackgroundDrivers, *arguments: Any) -> Migration:
         await event.wait()
         return await wait(self, *arguments)
 
-    monkeypatch.setattr(Drivers, "wait", wait_late)
+    monkeypatch.setattr(BackgroundDrivers, "wait", wait_late)
     return event
 
 
@@ -79,7 +75,7 @@ async def test_who_waits_for_a_cutover_is_answered_although_another_asks_again_a
 ) -> None:
     await world.seed(10)
     migration = await world.dual_write()
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(migration.id)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(migration.id)})
     await migrator.execute(f"update {table('target')} set actor_id = 'x' where version = 1")
     asked = asyncio.create_task(world.coordinator.initiate_cutover(migration.id))
     await until(lambda: audited(world, migration, "cutover_answered"), "the first answer")

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from eventsource.migration import Migration, MigrationConfig, throttle
-from eventsource.migration.source_load import SourceLoad
+from eventsource.migration import Migration, MigrationConfig
+from eventsource.migration.driver import throttle
+from eventsource.migration.driver.source_load import SourceLoad
 from eventsource.testing import Cluster
 from tests.support.copy_pace import speed
 from tests.support.standby import Standby, standby_of
@@ -212,8 +213,8 @@ async def _slower(load: SourceLoad, milliseconds: float) -> bool:
 async def test_a_commit_that_never_ends_is_given_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventsource.migration.source_load.LONGEST_COMMIT", 0.2)
-    monkeypatch.setattr("eventsource.migration.source_load._COMMIT", "select pg_sleep(60)")
+    monkeypatch.setattr("eventsource.migration.driver.source_load.LONGEST_COMMIT", 0.2)
+    monkeypatch.setattr("eventsource.migration.driver.source_load._COMMIT", "select pg_sleep(60)")
     load = await opened(world)
     await load.connection.execute("set statement_timeout = '200ms'")
     assert (await load.look()).commit_ms == pytest.approx(200.0)

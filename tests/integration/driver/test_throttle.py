@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 
 from eventsource.migration import InvalidStateTransitionError, MigrationNotFoundError
-from eventsource.migration.passes import Passes
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from eventsource.migration.steps.passes import Passes
 from tests.support.copy_pace import copied
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, table

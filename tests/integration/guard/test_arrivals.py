@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from eventsource.migration import MigrationState, guard
+from eventsource.migration import MigrationState
+from eventsource.migration.tables import guard
 from tests.support.application import writing
 from tests.support.at_the_cutover import Stop
 from tests.support.one_fence import refused, triggers

@@ -10,7 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from eventsource.migration import WritePausedError, guard
+from eventsource.migration import WritePausedError
+from eventsource.migration.connections import session_marks
+from eventsource.migration.tables import fences
 from tests.support.application import TARGET
 from tests.support.one_fence import BUDGET, MIGRATION, guarded, refused
 from tests.support.worlds.three_databases import World, insert, is_blocked, table
@@ -217,10 +219,10 @@ async def test_a_writer_in_flight_keeps_the_lock_from_the_cutover(world: World) 
     cutover = await world.connect()
     async with world.open_transaction(world.tenant):
         await cutover.execute("begin; set local lock_timeout = '50ms'")
-        await refused(guard.lock_exclusively(cutover, it.fence), "55P03")
+        await refused(fences.lock_exclusively(cutover, it.fence), "55P03")
         await cutover.execute("rollback")
     async with cutover.transaction():
-        await guard.lock_exclusively(cutover, it.fence)
+        await fences.lock_exclusively(cutover, it.fence)
 
 
 async def test_the_guards_patience_leaves_the_sessions_own_lock_timeout_alone(
@@ -237,7 +239,7 @@ async def test_the_guards_patience_leaves_the_sessions_own_lock_timeout_alone(
 async def test_an_append_that_waited_too_long_is_told_that_writes_are_paused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "GUARD_PATIENCE_SECONDS", 0.2 - BUDGET)
+    monkeypatch.setattr(fences, "GUARD_PATIENCE_SECONDS", 0.2 - BUDGET)
     it = await guarded(world)
     async with it.closed_to_writers():
         with pytest.raises(WritePausedError) as caught:
@@ -258,9 +260,9 @@ async def test_the_target_is_closed_to_applications_and_open_to_the_migrator(
     theirs = (await insert(application, world.other, side="target"))["event_id"]
     give = f"update {table('target')} set tenant_id = $1 where event_id = $2"
     await refused(application.execute(give, world.tenant, theirs), "EVF03")
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(MIGRATION)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(MIGRATION)})
     event = (await insert(migrator, world.tenant, side="target"))["event_id"]
-    stranger = await world.connect("target", **{guard.MIGRATOR_SETTING: str(uuid4())})
+    stranger = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(uuid4())})
     await refused(insert(stranger, world.tenant, side="target"), "EVF03")
     for statement in ("update {} set payload = '{{}}'", "delete from {}"):
         await refused(
@@ -275,7 +277,7 @@ async def test_the_rows_of_a_copy_into_the_target_are_written_page_by_page(world
     """Counted by the records of the write-ahead log: one for each entry of an index, and one for
     each row only where the server inserts rows singly."""
     it = await guarded(world, "target")
-    migrator = await world.connect("target", **{guard.MIGRATOR_SETTING: str(MIGRATION)})
+    migrator = await world.connect("target", **{session_marks.MIGRATOR_SETTING: str(MIGRATION)})
     rows, indexes = 1000, 5
     lines = "".join(
         f"{uuid4()}\t{uuid4()}\t{world.tenant}\tNote\tnoted\t1\tnow\t{{}}\n" for _ in range(rows)
@@ -288,7 +290,8 @@ async def test_the_rows_of_a_copy_into_the_target_are_written_page_by_page(world
 
     before = await records()
     await migrator.copy_to_table(
-        it.address.table, schema_name=it.address.schema, source=io.BytesIO(lines.encode()),
+        it.table.address.table, schema_name=it.table.address.schema,
+        source=io.BytesIO(lines.encode()),
         columns=[*columns.split(", "), "payload"],
     )  # fmt: skip
     assert indexes * rows < await records() - before < (indexes + 0.5) * rows

@@ -9,7 +9,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration import guard
+from eventsource.migration.errors import MigrationError
+from eventsource.migration.event_table import EventTable
+from eventsource.migration.tables import fences, guard
 from tests.support.application import SOURCE
 from tests.support.one_fence import BUDGET, MIGRATION, guarded, refused, triggers
 from tests.support.waiting import until
@@ -58,10 +60,10 @@ async def test_a_tenant_that_has_left_stays_guarded_whoever_comes_and_goes(world
     await refused(insert(world.source, world.tenant), "EVF01")
     await insert(world.source, world.other)
     await refused(world.source.execute("update events set actor_id = 'x'"), "EVF02")
-    assert await guard.remove(leaving.admin, leaving.address, leaving.fence)
+    assert await guard.remove(leaving.table, leaving.fence)
     await refused(insert(world.source, world.tenant), "EVF01")
     await world.source.execute("update events set actor_id = 'x'")
-    assert not await guard.remove(gone.admin, gone.address, gone.fence)
+    assert not await guard.remove(gone.table, gone.fence)
     assert len(await triggers(world)) == 3
 
 
@@ -69,7 +71,7 @@ async def test_two_tenants_that_begin_at_once_are_both_guarded(world: World) -> 
     one = await guarded(world, install=False)
     third = uuid4()
     async with world.open_transaction(third):
-        renewing = asyncio.create_task(guard.renew(one.admin, one.address))
+        renewing = asyncio.create_task(guard.renew(one.table))
         await someone_blocked(world, "select%eventsource_guard_renew%")
         # It has asked for the table by now and looks at the fences when it has it, not before: the
         # second tenant's guard may be made in between, and would be made anew without it.
@@ -87,8 +89,8 @@ async def test_an_abort_takes_along_a_guard_that_another_migration_makes_meanwhi
     aborted = await guarded(world, install=False)
     other = await guarded(world, tenant=world.other, migration=uuid4(), install=False)
     await other.admin.execute("begin")
-    await guard.renew(other.admin, other.address)
-    removing = asyncio.create_task(guard.remove(aborted.admin, aborted.address, aborted.fence))
+    await guard.renew(other.table)
+    removing = asyncio.create_task(guard.remove(aborted.table, aborted.fence))
     await asyncio.sleep(0.3)
     await other.admin.execute("commit")
     assert await removing
@@ -99,9 +101,10 @@ async def test_an_abort_takes_along_a_guard_that_another_migration_makes_meanwhi
 
 async def test_an_unfinished_fence_of_another_migration_is_not_taken_over(world: World) -> None:
     it = await guarded(world)
-    with pytest.raises(guard.MigrationError, match=str(MIGRATION)):
-        await guard.raise_fence(
-            world.source, it.address, tenant_id=world.tenant, migration_id=uuid4(),
+    with pytest.raises(MigrationError, match=str(MIGRATION)):
+        await fences.raise_fence(
+            EventTable(world.source, it.table.address), tenant_id=world.tenant,
+            migration_id=uuid4(),
             store_id=SOURCE, role="source", generation=0, budget_seconds=BUDGET,
         )  # fmt: skip
 

@@ -8,7 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from eventsource.migration import MigrationState, deferred_indexes
+from eventsource.migration import MigrationState
+from eventsource.migration.tables import deferred_indexes
 from tests.support.held_migration import SLOW, cursor
 from tests.support.worlds.three_databases import World, insert
 

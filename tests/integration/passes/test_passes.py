@@ -13,9 +13,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration import lag, progress
 from eventsource.migration.errors import MigrationError
-from eventsource.migration.passes import Passes
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import progress, snapshots
 from tests.support.held_migration import SLOW
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, someone_blocked, table
@@ -104,7 +104,7 @@ async def test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_use
     hasty = await world.connect(synchronous_commit="off")
     written: list[str] = []
     lags: list[int] = []
-    take, begin_pass = progress.snapshots.take, progress.begin_pass
+    take, begin_pass = snapshots.take, progress.begin_pass
 
     async def take_after_a_hasty_commit(connection: Any) -> Any:
         await insert(hasty, world.tenant)
@@ -120,8 +120,10 @@ async def test_everything_a_snapshot_shows_is_on_disk_before_the_snapshot_is_use
             )
         return await begin_pass(*arguments, **named)
 
-    monkeypatch.setattr("eventsource.migration.passes.snapshots.take", take_after_a_hasty_commit)
-    monkeypatch.setattr("eventsource.migration.passes.progress.begin_pass", look_then_begin)
+    monkeypatch.setattr(
+        "eventsource.migration.steps.passes.snapshots.take", take_after_a_hasty_commit
+    )
+    monkeypatch.setattr("eventsource.migration.steps.passes.progress.begin_pass", look_then_begin)
     async with world.lazy_log_writer():
         migration = await world.dual_write()
         await until(lambda: _enough(lags), "some passes")
@@ -156,7 +158,7 @@ async def test_a_pass_beside_an_old_foreign_transaction_reads_only_what_is_new(
     proven = (await row(world))["proven_snapshot"]
     await world.seed(15)
     plan = await world.source.fetchval(
-        f"explain (analyze, format json) select from events where {lag.newer(proven)}",
+        f"explain (analyze, format json) select from events where {snapshots.not_shown_by(proven)}",
         world.tenant,
     )
     assert _rows_touched(json.loads(plan)[0]["Plan"]) <= 30

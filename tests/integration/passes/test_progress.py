@@ -6,61 +6,60 @@ from uuid import uuid4
 
 import pytest
 
-from eventsource.dataplane import TableAddress
-from eventsource.migration import progress
 from eventsource.migration.errors import LeaseLostError
-from eventsource.migration.links import address_of
-from eventsource.migration.progress import CopyProgress
+from eventsource.migration.event_table import EventTable, OwnTable
+from eventsource.migration.tables import progress
+from eventsource.migration.tables.progress import CopyProgress
 from tests.support.worlds.three_databases import World
 
 
-async def paused(world: World) -> tuple[TableAddress, CopyProgress]:
+async def paused(world: World) -> tuple[OwnTable, CopyProgress]:
     """The progress row of a migration that nobody drives, and where it is."""
     migration = await world.dual_write()
     await world.coordinator.pause_migration(migration.id)
     await world.reach(migration, "paused")
-    address = await address_of(world.here.target)
-    at = await progress.read(world.target, address, migration.id)
+    target = EventTable(world.target, await world.here.target.address())
+    at = await progress.read(target, migration.id)
     assert at is not None
-    return address, at
+    return target, at
 
 
 async def test_a_driver_that_lost_the_migration_begins_and_completes_no_pass(
     world: World,
 ) -> None:
     await world.seed(10)
-    address, at = await paused(world)
+    target, at = await paused(world)
     before = await world.fingerprint()
     with pytest.raises(LeaseLostError):
-        await progress.begin_pass(world.target, address, at, owner=uuid4(), snapshot=None)
+        await progress.begin_pass(target, at, owner=uuid4(), snapshot=None)
     with pytest.raises(LeaseLostError):
-        await progress.complete_pass(world.target, address, at, uuid4())
+        await progress.complete_pass(target, at, uuid4())
     assert await world.fingerprint() == before
 
 
 async def test_a_bulk_copy_that_was_not_read_back_to_its_end_is_not_complete(world: World) -> None:
     await world.seed(10)
-    address, at = await paused(world)
+    target, at = await paused(world)
     await world.target.execute(
         "update eventsource_copy_progress set pass_number = 1, staged = false, last_position = 9,"
         " proven_position = 8, snapshot = '3:3:', proven_snapshot = null"
     )
-    found = await progress.read(world.target, address, at.migration_id)
+    found = await progress.read(target, at.migration_id)
     assert found is not None
     with pytest.raises(LeaseLostError):
-        await progress.complete_pass(world.target, address, found, found.owner)
+        await progress.complete_pass(target, found, found.owner)
     await world.target.execute("update eventsource_copy_progress set proven_position = 9")
-    done = await progress.complete_pass(world.target, address, found, found.owner)
+    done = await progress.complete_pass(target, found, found.owner)
     assert done.proven_snapshot == "3:3:"
 
 
 async def test_a_pass_that_another_driver_has_begun_meanwhile_is_left_alone(world: World) -> None:
     """The number is compared as well: the owner is the same after a driver has lost its answer."""
     await world.seed(10)
-    address, at = await paused(world)
-    begun = await progress.begin_pass(world.target, address, at, owner=at.owner, snapshot=None)
+    target, at = await paused(world)
+    begun = await progress.begin_pass(target, at, owner=at.owner, snapshot=None)
     assert begun.pass_number == at.pass_number + 1
     before = await world.fingerprint()
     with pytest.raises(LeaseLostError):
-        await progress.begin_pass(world.target, address, at, owner=at.owner, snapshot=None)
+        await progress.begin_pass(target, at, owner=at.owner, snapshot=None)
     assert await world.fingerprint() == before

@@ -12,8 +12,10 @@ from uuid import uuid4
 
 import pytest
 
+from eventsource import hosts
 from eventsource.identifiers import quote_identifier
-from eventsource.migration import MigrationState, PreflightError, admission, reach
+from eventsource.migration import MigrationState, PreflightError
+from eventsource.migration.preflight import admission
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.proxy import Proxy
 from tests.support.fingerprint import fingerprint
@@ -92,7 +94,7 @@ async def test_a_server_that_is_slow_is_not_refused_for_it(world: World) -> None
         process = await world.process(**elsewhere(world, "target", proxy.through))
         began = time.monotonic()
         migration = await process.start(world.tenant)
-        assert time.monotonic() - began > reach.SILENCE_SECONDS
+        assert time.monotonic() - began > hosts.SILENCE_SECONDS
         proxy.restore()
         await world.reach(migration, "dual_write")
         # Its driver must not outlive the proxy.

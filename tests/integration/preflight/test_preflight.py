@@ -15,8 +15,8 @@ from eventsource.migration import (
     MigrationState,
     PreflightError,
     RoutingError,
-    preparation,
 )
+from eventsource.migration.steps import preparation
 from eventsource.stores.memory import InMemoryEventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from tests.support.application import SOURCE, TARGET

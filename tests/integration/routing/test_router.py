@@ -121,7 +121,7 @@ async def test_a_pool_that_does_not_tell_where_it_connects_reads_routes_when_due
     async def silent(_: object) -> None:
         raise ConnectionDetailsError("pass dsn=")
 
-    monkeypatch.setattr("eventsource.migration.routes.connection_parameters", silent)
+    monkeypatch.setattr("eventsource.migration.routing.route_cache.connection_parameters", silent)
     elsewhere = await world.process(route_ttl_seconds=0.05)
     assert await lives_at(elsewhere, world.tenant, SOURCE)
     await world.here.routes.set_routing(world.tenant, TARGET)

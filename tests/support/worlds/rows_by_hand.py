@@ -11,7 +11,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from eventsource.dataplane import PassSession, PassSessionConfig, PassSpec, TableAddress
+from eventsource.connections import TableAddress
+from eventsource.dataplane import PassSession, PassSessionConfig, PassSpec
 from tests.support.waiting import until
 
 COLUMNS = (

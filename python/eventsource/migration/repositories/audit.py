@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor
 
 
 @dataclass(frozen=True, slots=True)

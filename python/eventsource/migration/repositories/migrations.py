@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 import asyncpg
 
 from eventsource import failpoints
-from eventsource.migration import outcomes
+from eventsource.connections import transaction
+from eventsource.migration import failures
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
     LeaseLostError,
@@ -24,10 +24,10 @@ from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follo
 from eventsource.named_sql import statements
 
 if TYPE_CHECKING:
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor
 
-_SQL = statements("eventsource.migration.sql", "migrations.sql")
-_ROUTES = statements("eventsource.migration.sql", "routing.sql")
+_SQL = statements("eventsource.migration.repositories.sql", "migrations.sql")
+_ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
 _SELECT = _SQL["select_columns"]
 
 
@@ -262,22 +262,10 @@ async def _refuse_cutover(connection: Executor, migration_id: UUID, request: UUI
     """Answer in the transaction that pauses: behind it nobody drives, and nobody would."""
     refused = InvalidStateTransitionError(migration_id, MigrationState.PAUSED, "cut over")
     journal = PostgreSQLMigrationRepository(connection)
-    await journal.answer_cutover(migration_id, request, outcomes.describe(refused))
+    await journal.answer_cutover(migration_id, request, failures.describe(refused))
 
 
 def _explain_refusal(current: Migration, following: MigrationState, owner: UUID | None) -> NoReturn:
     if owner is not None and current.driver_owner != owner:
         raise LeaseLostError(f"another driver carries migration {current.id} on")
     raise InvalidStateTransitionError(current.id, current.state, f"become {following}")
-
-
-@asynccontextmanager
-async def transaction(executor: Executor) -> AsyncIterator[Executor]:
-    """A connection inside a transaction, from a pool or a connection."""
-    if isinstance(executor, asyncpg.Pool):
-        async with executor.acquire() as pooled, pooled.transaction():
-            yield pooled
-    else:
-        connection = cast("asyncpg.Connection[Any]", executor)
-        async with connection.transaction():
-            yield connection

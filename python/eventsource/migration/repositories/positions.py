@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from eventsource.migration.models import Migration
-from eventsource.migration.positions import (
+from eventsource.migration.models import (
     BEFORE_EVERY_POSITION,
     LAST_POSITION,
     MappedPosition,
+    Migration,
 )
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.named_sql import statements
 
 if TYPE_CHECKING:
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor
 
-_SQL = statements("eventsource.migration.sql", "positions.sql")
+_SQL = statements("eventsource.migration.repositories.sql", "positions.sql")
 # Rows removed per transaction; a mapping may have tens of millions.
 _DELETE_PAGE = 50_000
 

@@ -11,9 +11,9 @@ from eventsource.migration.models import TenantRouting
 from eventsource.named_sql import statements
 
 if TYPE_CHECKING:
-    from eventsource.migration.repositories import Executor
+    from eventsource.connections import Executor
 
-_SQL = statements("eventsource.migration.sql", "routing.sql")
+_SQL = statements("eventsource.migration.repositories.sql", "routing.sql")
 
 #: Channel on which every change of a route is announced; the payload is the tenant id.
 CHANNEL = "eventsource_routes"

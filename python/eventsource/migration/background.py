@@ -1,0 +1,171 @@
+"""The drivers of this process, in its background, and waiting for what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.migration.connections.driver_connections import Endpoints
+from eventsource.migration.consistency import ConsistencyVerifier
+from eventsource.migration.driver.driver import Driver
+from eventsource.migration.driver.lease import Lease
+from eventsource.migration.errors import ConsistencyError, RoutingError
+from eventsource.migration.failures import PASSING, may_pass
+from eventsource.migration.models import Migration
+from eventsource.migration.states import MigrationState
+from eventsource.migration.tables import guard
+from eventsource.stores.interface import EventStore
+from eventsource.stores.postgresql import PostgreSQLEventStore
+
+if TYPE_CHECKING:
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.routing.router import TenantStoreRouter
+
+#: How often a waiting call reads the journal (seconds).
+POLL_SECONDS = 0.05
+
+#: How long a waiting call bears a control database that does not answer (seconds).
+OUTAGE_SECONDS = 30.0
+
+
+class BackgroundDrivers:
+    """Keeps a driver at work for each migration that no other process drives.
+
+    Args:
+        migrations: the journal.
+        router: knows the stores by id.
+    """
+
+    def __init__(
+        self, migrations: PostgreSQLMigrationRepository, router: TenantStoreRouter
+    ) -> None:
+        self._migrations = migrations
+        self._router = router
+        self._driving: set[asyncio.Task[None]] = set()
+
+    def start(self, migration: Migration) -> None:
+        """Begin to drive a migration that this process does not drive yet."""
+        task = asyncio.get_running_loop().create_task(
+            self._drive_one(migration), name=_driver_name(migration.id)
+        )
+        self._driving.add(task)
+        task.add_done_callback(self._driving.discard)
+
+    async def wait(self, migration_id: UUID, done: Callable[[Migration], bool]) -> Migration:
+        """Poll the journal until ``done``; keep a driver at work meanwhile."""
+        while True:
+            migration = await self.read(migration_id)
+            if done(migration):
+                return migration
+            self.ensure(migration)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def read(self, migration_id: UUID) -> Migration:
+        """The migration for a call that waits: a control database that restarts does not end it."""
+        deadline = time.monotonic() + OUTAGE_SECONDS
+        while True:
+            try:
+                return await self._migrations.get(migration_id)
+            except Exception as error:
+                if not may_pass(error) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS * 10)
+
+    async def work(self, *, once: bool = False, poll_seconds: float = 1.0) -> None:
+        """Drive whatever is due and has no live driver; ``once`` returns when nothing is left.
+
+        A control database that is away is waited for, as the drivers do, unless ``once``.
+        """
+        while True:
+            try:
+                for migration in await self._migrations.get_active():
+                    if migration.state is not MigrationState.PAUSED and self.knows(migration):
+                        self.ensure(migration)
+            except Exception as error:
+                if once or not may_pass(error):
+                    raise
+            if once:
+                await asyncio.gather(*list(self._driving), return_exceptions=True)
+                return
+            await asyncio.sleep(poll_seconds)
+
+    async def let_end(self, migration_id: UUID) -> None:
+        """A driver of this process tidies up behind a cutover; whoever called may end both."""
+        name = _driver_name(migration_id)
+        ending = [task for task in self._driving if task.get_name() == name]
+        if ending:
+            await asyncio.wait(ending, timeout=2 * guard.TIDY_SECONDS)
+
+    async def close(self) -> None:
+        """Stop driving; durable state stays, and any process may go on."""
+        for task in list(self._driving):
+            task.cancel()
+        for task in list(self._driving):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+    def ensure(self, migration: Migration) -> None:
+        """Begin to drive a migration unless somebody does."""
+        names = {task.get_name() for task in self._driving}
+        if (
+            not migration.driver_alive
+            and self.knows(migration)
+            and _driver_name(migration.id) not in names
+        ):
+            self.start(migration)
+
+    async def _drive_one(self, migration: Migration) -> None:
+        source, target = self.stores_of(migration)
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
+            # A pool that is closing or a control database that is away: whoever waits asks again.
+            endpoints = await Endpoints.of(self._migrations, source, target)
+            lease = Lease(migration.id)
+            await Driver(endpoints, self._migrations, self._verify, lease).run()
+
+    async def _verify(self, migration: Migration) -> None:
+        source, target = self.stores_of(migration)
+        report = await ConsistencyVerifier(source, target).verify_before_cutover(
+            migration.tenant_id,
+            level=migration.config.verification_level,
+            sample_percentage=migration.config.sample_percentage,
+        )
+        if not report.is_consistent:
+            shown = "; ".join(str(violation) for violation in report.violations[:5])
+            raise ConsistencyError(
+                f"source and target differ in {len(report.violations)} places: {shown}", report
+            )
+
+    def store(self, store_id: str, given: EventStore) -> PostgreSQLEventStore:
+        """``given``, if it is the router's store of that id; RoutingError when it cannot be."""
+        store = self._router.store(store_id)
+        if store is not given:
+            raise RoutingError(
+                f"the router knows another store as {store_id!r}; pass the router's own"
+            )
+        if not isinstance(store, PostgreSQLEventStore):
+            raise RoutingError(f"store {store_id!r} is not in PostgreSQL and cannot take part")
+        return store
+
+    def stores_of(self, migration: Migration) -> tuple[PostgreSQLEventStore, PostgreSQLEventStore]:
+        """Source and target; RoutingError where this process does not know them."""
+        source = self._router.store(migration.source_store_id)
+        target = self._router.store(migration.target_store_id)
+        return (
+            self.store(migration.source_store_id, source),
+            self.store(migration.target_store_id, target),
+        )
+
+    def knows(self, migration: Migration) -> bool:
+        """Whether the router has both stores."""
+        known = self._router.stores
+        return migration.source_store_id in known and migration.target_store_id in known
+
+
+def _driver_name(migration_id: UUID) -> str:
+    return f"eventsource-driver-{migration_id}"

@@ -1,0 +1,212 @@
+"""The connections a driver works on.
+
+All are its own: blocked writers hold the application's pools, and nothing under the fence may wait
+for a writer that waits for the fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.connections import (
+    ConnectionParameters,
+    TableAddress,
+    connect,
+    connection_parameters,
+)
+from eventsource.migration.connections import session_marks, timeouts
+from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
+from eventsource.migration.event_table import EventTable, OwnTable
+from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+
+if TYPE_CHECKING:
+    from eventsource.stores.postgresql import PostgreSQLEventStore
+
+    Connection = asyncpg.Connection[Any]
+
+APPLICATION_NAME = "eventsource-migrate"
+
+#: A role may have other defaults; the protocol depends on these. Statements and not startup
+#: parameters, which a pooler in session mode refuses. A driver's sessions are idle while it rests
+#: or another one works, and a statement is as long as an index build. A transaction that is left
+#: alone is another thing: its driver is gone without a word, and its locks must go too.
+_SETTINGS = """
+set synchronous_commit = on;
+set default_transaction_isolation = 'read committed';
+set default_transaction_read_only = off;
+set default_transaction_deferrable = off;
+set statement_timeout = 0;
+set lock_timeout = 0;
+set idle_in_transaction_session_timeout = '5s';
+set idle_session_timeout = 0;
+set row_security = off;
+select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a migration's three databases are; holds passwords, never printed."""
+
+    control: ConnectionParameters
+    control_schema: str
+    source: TableAddress
+    target: TableAddress
+
+    @classmethod
+    async def of(
+        cls,
+        migrations: PostgreSQLMigrationRepository,
+        source: PostgreSQLEventStore,
+        target: PostgreSQLEventStore,
+    ) -> Endpoints:
+        """Read them from the stores and the repository.
+
+        Raises:
+            ConnectionDetailsError: a store was given only a pool that does not tell; pass ``dsn=``.
+        """
+        control = await connection_parameters(cast("asyncpg.Pool[Any]", migrations.pool))
+        return cls(
+            control=control,
+            control_schema=await control_schema(migrations),
+            source=await source.address(),
+            target=await target.address(),
+        )
+
+
+async def control_schema(migrations: PostgreSQLMigrationRepository) -> str:
+    """The schema that holds the control tables."""
+    name = await migrations.pool.fetchval(
+        "select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where c.oid = to_regclass('tenant_migrations')"
+    )
+    return str(name or "public")
+
+
+@dataclass(slots=True)
+class DriverConnections:
+    """Open connections of one driver.
+
+    ``fence`` holds the exclusive lock during the cutover, so the source has a second connection
+    for everything else.
+    """
+
+    endpoints: Endpoints
+    control: Connection
+    heartbeat: Connection
+    source: OwnTable
+    fence: OwnTable
+    target: OwnTable
+
+    @classmethod
+    async def open(cls, endpoints: Endpoints, migration_id: UUID) -> DriverConnections:
+        """Open them all, or none.
+
+        Those to the stores bear the migration's mark, but for ``fence``: its COMMIT may be the
+        decision, which is waited for under the lock and never cut off.
+        """
+        opened: list[Connection] = []
+        try:
+            for _ in range(2):
+                opened.append(await open_connection(endpoints.control))
+            tables = await _open_tables(endpoints, migration_id)
+        except BaseException:
+            await close_all(opened)
+            raise
+        control, heartbeat = opened
+        return cls(endpoints, control, heartbeat, *tables)
+
+    @property
+    def migrations(self) -> PostgreSQLMigrationRepository:
+        """The journal over the driver's own control connection."""
+        return PostgreSQLMigrationRepository(self.control)
+
+    async def open_target(self, migration_id: UUID) -> Connection:
+        """One more connection to the target that its guard lets in; the caller closes it."""
+        return (await _open_target(self.endpoints.target, migration_id)).connection
+
+    async def renew(self, migration_id: UUID) -> None:
+        """Open those to the stores anew; what was open on the old ones is gone."""
+        before = [table.connection for table in (self.source, self.fence, self.target)]
+        self.source, self.fence, self.target = await _open_tables(self.endpoints, migration_id)
+        await close_all(before)
+
+    async def end_others(self, migration_id: UUID) -> None:
+        """End the sessions that an earlier driver has at the stores. Only for who has the lease.
+
+        The data plane's at the target end when the progress row is claimed.
+        """
+        source, target = self.source.connection, self.target.connection
+        mark = session_marks.driver_mark(migration_id)
+        keep = [await own.fetchval("select pg_backend_pid()") for own in (source, target)]
+        for own in (source, target):
+            await session_marks.end(own, mark, keep)
+        await session_marks.end(source, session_marks.data_plane_mark(migration_id, "source"))
+
+    async def close(self) -> None:
+        """Close them all; what was not committed is gone, which is the safe outcome."""
+        tables = [table.connection for table in (self.fence, self.source, self.target)]
+        await close_all([*tables, self.control, self.heartbeat])
+
+
+async def open_connection(parameters: ConnectionParameters) -> Connection:
+    """One connection as the driver has them; the caller closes it."""
+    connection = await connect(
+        parameters, application_name=APPLICATION_NAME, command_timeout=timeouts.STATEMENT_SECONDS
+    )
+    try:
+        await connection.execute(_SETTINGS)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _open_tables(
+    endpoints: Endpoints, migration_id: UUID
+) -> tuple[OwnTable, OwnTable, OwnTable]:
+    """Source, fence and target: all of them, or none."""
+    opened: list[OwnTable] = []
+    try:
+        opened.append(await open_table(endpoints.source))
+        await session_marks.mark(opened[0].connection, session_marks.driver_mark(migration_id))
+        opened.append(await open_table(endpoints.source))
+        opened.append(await _open_target(endpoints.target, migration_id))
+    except BaseException:
+        await close_all([table.connection for table in opened])
+        raise
+    source, fence, target = opened
+    return source, fence, target
+
+
+async def open_table(address: TableAddress) -> OwnTable:
+    """A table over a connection of its own; the caller closes that."""
+    return EventTable(await open_connection(address.parameters), address)
+
+
+async def _open_target(address: TableAddress, migration_id: UUID) -> OwnTable:
+    target = await open_table(address)
+    try:
+        await target.connection.execute(
+            "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
+        )
+        await session_marks.mark(target.connection, session_marks.driver_mark(migration_id))
+    except BaseException:
+        target.connection.terminate()
+        raise
+    return target
+
+
+async def close_all(connections: list[Connection]) -> None:
+    """Close politely but briefly; a server that does not answer is left to its own timeouts."""
+    for connection in connections:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1):
+                await connection.close()
+        connection.terminate()

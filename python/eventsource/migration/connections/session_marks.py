@@ -1,0 +1,55 @@
+"""The sessions of a driver, and the end of those that an earlier driver has left.
+
+A driver that is frozen keeps its sessions, and thawed it would go on with its next statement as if
+nothing had happened: make a fence row for a migration that was aborted meanwhile, say. The stores
+know nothing of leases. So the sessions of a driver bear a mark there, a lock that they all share,
+and whoever takes the migration over ends the marked sessions of others before it does anything.
+
+The order is what counts: mark, then look whether the lease is still held, then end others. Frozen
+before the mark, a driver finds the lease lost; frozen behind it, its sessions are ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid5
+
+if TYPE_CHECKING:
+    from eventsource.connections import Executor
+
+#: Two sides may be one database. 1 is the control database's, where the data plane alone asks.
+_SIDES = {"target": 0, "source": 2}
+
+
+def driver_mark(migration_id: UUID) -> int:
+    """The mark of a driver's own sessions."""
+    return data_plane_mark(uuid5(migration_id, "driver"))
+
+
+def data_plane_mark(migration_id: UUID, side: str = "target") -> int:
+    """The mark of the data plane's sessions at a store, as claim.rs makes it."""
+    low, high = migration_id.int & (1 << 64) - 1, migration_id.int >> 64
+    return ((high ^ low) >> 1) & ~3 | _SIDES[side]
+
+
+async def mark(connection: Executor, mark: int) -> None:
+    """Mark the session for as long as it lives."""
+    await connection.execute("select pg_advisory_lock_shared($1)", mark)
+
+
+async def end(connection: Executor, mark: int, keep: Collection[int] = ()) -> None:
+    """End all sessions of this role in this database that bear the mark, but for this one and those
+    to ``keep`` (process ids of the server)."""
+    await connection.execute(
+        "select pg_terminate_backend(l.pid, 5000)"
+        " from pg_locks l join pg_stat_activity a on a.pid = l.pid"
+        " where l.locktype = 'advisory' and l.objsubid = 1 and l.classid::bigint = $1"
+        " and l.objid::bigint = $2 and l.pid <> pg_backend_pid() and l.pid <> all ($3::integer[])"
+        " and a.datname = current_database() and a.usename = current_user",
+        mark >> 32, mark & 0xFFFF_FFFF, list(keep),
+    )  # fmt: skip
+
+
+#: Session setting by which the target's guard recognises the migrator.
+MIGRATOR_SETTING = "eventsource.migration"

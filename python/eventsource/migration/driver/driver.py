@@ -1,0 +1,176 @@
+"""The driver: carries one migration on from wherever the databases say it stands.
+
+Nothing is remembered between two drivers. Whatever process takes the lease reads the journal, the
+progress row and the fence, and goes on; a driver that dies leaves nothing that the next one needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.connections import redact
+from eventsource.dataplane import DataPlaneError
+from eventsource.migration import failures
+from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
+from eventsource.migration.driver.heartbeat import Heartbeat
+from eventsource.migration.driver.lease import Lease
+from eventsource.migration.driver.stages import Doing, Stages, Verify
+from eventsource.migration.errors import LeaseLostError, MigrationError
+from eventsource.migration.failures import PASSING, first_of, may_pass
+from eventsource.migration.states import MigrationState, may_follow
+
+if TYPE_CHECKING:
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+
+_log = logging.getLogger(__name__)
+
+#: Waits between two attempts after a lost connection, in seconds.
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
+
+
+@dataclass(slots=True)
+class Driver:
+    """Drives one migration under a lease.
+
+    Args:
+        endpoints: where the three databases are.
+        migrations: the journal over the application's pool, used before the driver's own
+            connections are open and when they are lost.
+        verify: compares both stores before the fence is asked for.
+    """
+
+    endpoints: Endpoints
+    migrations: PostgreSQLMigrationRepository
+    verify: Verify
+    lease: Lease
+    #: What the last attempt was at: it decides how a failure is answered.
+    doing: Doing = Doing.CARRYING_ON
+
+    @property
+    def migration_id(self) -> UUID:
+        """The migration it drives."""
+        return self.lease.migration_id
+
+    async def run(self) -> None:
+        """Carry the migration on until it is final or paused, or another driver has it.
+
+        Lost connections are tried again without end; the journal says what the driver waits for.
+        """
+        try:
+            await self._drive_again_and_again()
+        except asyncio.CancelledError:
+            await self.lease.try_to_release(self.migrations)
+            raise
+
+    async def _drive_again_and_again(self) -> None:
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                if await self.lease.acquire(self.migrations):
+                    await self._drive()
+                return
+            except LeaseLostError:
+                return
+            except Exception as error:
+                if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
+                    return
+                if may_pass(error):
+                    await self._report(error)
+                elif await self._fail(error):
+                    return
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+    async def _drive(self) -> None:
+        connections = await DriverConnections.open(self.endpoints, self.migration_id)
+        try:
+            await self.lease.take_over(connections)
+            heartbeat = await Heartbeat.start(
+                connections.heartbeat, self.migration_id, self.lease.owner
+            )
+            stages = Stages(connections, self.lease, heartbeat, self.verify, self.doing)
+            try:
+                await _beside(heartbeat, self.endpoints, stages)
+            finally:
+                self.doing = stages.doing
+            await self.lease.release(connections.migrations)
+        except asyncio.CancelledError:
+            await self.lease.try_to_release(connections.migrations)
+            raise
+        finally:
+            await connections.close()
+
+    async def _report(self, error: Exception) -> None:
+        # An answer that did not come in time has no text of its own.
+        reason = redact(str(error)) or "a database does not answer"
+        _log.warning("migration %s waits: %s", self.migration_id, reason)
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
+            await self.migrations.record_error(
+                self.migration_id, self.lease.owner, f"waiting: {reason}"
+            )
+
+    async def _fail(self, error: Exception) -> bool:
+        """Record why the migration cannot go on, and answer whoever waits for a cutover.
+
+        False when it goes on another way: only the fence says how a cutover ended, and an abort
+        that somebody has asked for is still to be carried out.
+        """
+        _log.error("migration %s stopped: %s", self.migration_id, redact(str(error)))
+        _log.debug("where it stopped", exc_info=error)
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError, MigrationError):
+            migration = await self.migrations.get(self.migration_id)
+            described = failures.describe(error)
+            if migration.cutover_request is not None:
+                await self.migrations.answer_cutover(
+                    migration.id, migration.cutover_request, described
+                )
+            undecided = migration.state is MigrationState.CUTOVER_PAUSED
+            if undecided or (
+                migration.abort_requested is not None and self.doing is not Doing.ABORT
+            ):
+                await self.migrations.record_error(
+                    migration.id, self.lease.owner, described["message"]
+                )
+                if self.doing is Doing.RECOVERY:
+                    await self.migrations.withdraw_abort(migration.id)
+                return False
+            if may_follow(migration.state, MigrationState.FAILED):
+                await self.migrations.transition(
+                    migration,
+                    MigrationState.FAILED,
+                    owner=self.lease.owner,
+                    details=described,
+                    error=(described["code"], described["message"]),
+                )
+            else:
+                await self.migrations.record_error(
+                    migration.id, self.lease.owner, described["message"]
+                )
+            if self.doing is Doing.ABORT:
+                # The answer is out; an abort asked for since is the next driver's to begin.
+                await self.migrations.withdraw_abort(migration.id)
+            await self.lease.release(self.migrations)
+        return True
+
+
+async def _beside(heartbeat: Heartbeat, endpoints: Endpoints, stages: Stages) -> None:
+    """Take the stages while the heart beats and the source is watched."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            config = heartbeat.migration.config
+            sparing = group.create_task(
+                heartbeat.throttle.watch_source(endpoints.source.parameters, config)
+            )
+            beating = group.create_task(heartbeat.run())
+            await stages.to_the_end()
+            beating.cancel()
+            sparing.cancel()
+    except BaseExceptionGroup as errors:
+        raise first_of(errors) from errors

@@ -1,0 +1,270 @@
+"""One stretch of driving: from the state that the journal shows to the next one, and on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from eventsource import failpoints
+from eventsource.migration import failures
+from eventsource.migration.errors import (
+    ConsistencyError,
+    CutoverTimeoutError,
+    MigrationError,
+)
+from eventsource.migration.states import MigrationState
+from eventsource.migration.steps import abort, decision, preparation
+from eventsource.migration.steps.bulk_copy import BulkCopier
+from eventsource.migration.steps.cutover import Cutover, CutoverResult
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard, progress
+
+if TYPE_CHECKING:
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.driver.heartbeat import Heartbeat
+    from eventsource.migration.driver.lease import Lease
+    from eventsource.migration.models import Migration
+
+#: Catch-up passes tried before the fence is asked for although the lag is not small.
+PASSES_BEFORE_FENCE = 50
+
+
+#: Compares both stores; raises ConsistencyError.
+Verify = Callable[["Migration"], Awaitable[None]]
+
+
+class Doing(Enum):
+    """What decides how a failure is answered."""
+
+    CARRYING_ON = "carrying on"
+    ABORT = "abort"
+    RECOVERY = "recovery"
+
+
+@dataclass(slots=True)
+class Stages:
+    """One stretch of driving on one set of connections.
+
+    Attributes:
+        verify: compares both stores before the fence is asked for.
+        doing: what it is at, for the driver that answers its failure.
+    """
+
+    connections: DriverConnections
+    lease: Lease
+    heartbeat: Heartbeat
+    verify: Verify
+    doing: Doing = Doing.CARRYING_ON
+    passes: Passes | None = None
+
+    @property
+    def migration(self) -> Migration:
+        return self.heartbeat.migration
+
+    async def to_the_end(self) -> None:
+        try:
+            while not await self._obey():
+                match self.migration.state:
+                    case MigrationState.PENDING:
+                        await self._prepare()
+                    case MigrationState.BULK_COPY:
+                        await self._bulk()
+                    case MigrationState.DUAL_WRITE:
+                        await self._follow()
+                    case MigrationState.CUTOVER_PAUSED:
+                        await self._recover()
+                    case (
+                        MigrationState.MIGRATED
+                        | MigrationState.PAUSED
+                        | MigrationState.ROLLED_BACK
+                        | MigrationState.FAILED
+                    ):
+                        return
+        finally:
+            if self.passes is not None:
+                await self.passes.session.close()
+
+    async def _obey(self) -> bool:
+        """Carry out a durable request; True when there is nothing left to drive."""
+        migration = await self.heartbeat.refresh(self.connections.migrations)
+        state = migration.state
+        if state is MigrationState.CUTOVER_PAUSED:
+            return False
+        if migration.abort_requested is not None:
+            self.doing = Doing.ABORT
+            if await abort.carry_out(self.connections, migration, self.lease.owner):
+                return True
+            await self.heartbeat.refresh(self.connections.migrations)
+            return False
+        if state is MigrationState.PAUSED or state.is_final:
+            return True
+        if migration.pause_requested:
+            await self._to(MigrationState.PAUSED)
+            await failpoints.reach("pause.committed")
+            return True
+        return False
+
+    async def _prepare(self) -> None:
+        try:
+            await preparation.prepare(
+                self.connections,
+                self.migration,
+                self.lease.owner,
+                carry_on=lambda: not self.heartbeat.stop_requested,
+            )
+        except brief_locks.LockNeverGranted:
+            return
+        await self._open_passes()
+        assert self.passes is not None
+        if not self.passes.at.pass_is_open:
+            await self.passes.begin()
+        total = await preparation.count_tenant(self.connections, self.migration, self.passes.at)
+        await self.connections.migrations.record_progress(
+            self.migration.id, self.lease.owner, self.passes.at.rows_copied, total
+        )
+        await self._to(MigrationState.BULK_COPY)
+        await failpoints.reach("bulk.entered.committed")
+
+    async def _bulk(self) -> None:
+        passes = await self._open_passes()
+        with self.heartbeat.attending(passes.session, bulk=True):
+            copied = passes.at.proven_snapshot is not None or await BulkCopier(passes).run()
+        await passes.publish()
+        if not copied:
+            return  # asked to stop: the request is carried out next
+        await self._to(MigrationState.DUAL_WRITE, {"events": passes.at.proven_rows})
+        await failpoints.reach("follow.entered.committed")
+        await deferred_indexes.first_statistics(self.connections.target)
+
+    async def _follow(self) -> None:
+        """One catch-up pass; then the cutover when asked for, else a rest."""
+        fence = await fences.read(self.connections.source, self.migration.tenant_id)
+        if decision.of(fence, self.migration) is not None:
+            # The journal is behind the fence, as after a restore: it rolls forward.
+            await self._to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
+            return
+        passes = await self._open_passes()
+        with self.heartbeat.attending(passes.session):
+            result = await passes.catch_up()
+        if result is None:
+            return
+        await passes.publish()
+        if self.migration.cutover_request is not None:
+            await self._cut_over(passes)
+            return
+        await self.heartbeat.rest(self.migration.config.pass_interval_seconds)
+
+    async def _cut_over(self, passes: Passes) -> None:
+        request = self.migration.cutover_request
+        assert request is not None
+        try:
+            if not self.migration.cutover_force:
+                await self.verify(self.migration)
+            await failpoints.reach("cutover.verified")
+            if not await self._shrink_the_lag(passes):
+                return
+            asked = await self.heartbeat.refresh(self.connections.migrations)
+            if asked.pause_requested or asked.abort_requested is not None:
+                return
+            await self._to(MigrationState.CUTOVER_PAUSED)
+            await failpoints.reach("cutover.entered.committed")
+            result = await self._fence_and_flip(passes)
+        except (CutoverTimeoutError, ConsistencyError) as error:
+            if self.migration.state is MigrationState.CUTOVER_PAUSED:
+                await self._to(MigrationState.DUAL_WRITE, failures.describe(error))
+            await self.connections.migrations.answer_cutover(
+                self.migration.id, request, failures.describe(error)
+            )
+            await self._reopen_passes()
+            # A statement that was cancelled on a silent link would keep the next one waiting.
+            await self.connections.renew(self.migration.id)
+            await self.lease.take_over(self.connections)
+            return
+        await decision.finish(
+            self.connections.migrations, self.migration, result.decided, result.pause_ms
+        )
+        await self.connections.migrations.answer_cutover(
+            self.migration.id, request, {"code": failures.OK}
+        )
+        await failpoints.reach("flip.answer.committed")
+        await self.connections.migrations.audit(
+            self.migration.id,
+            "cutover",
+            {
+                "pause_ms": round(result.pause_ms, 3),
+                "rows": result.rows,
+                "attempts": result.attempts,
+            },
+        )
+        await guard.drop_arrived(self.connections.target)
+
+    async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
+        fence = await fences.read(self.connections.source, self.migration.tenant_id)
+        if fence is None:
+            raise MigrationError("the fence at the source was removed by hand; abort the migration")
+        return await Cutover(self.connections, self.migration, passes, fence).run()
+
+    async def _shrink_the_lag(self, passes: Passes) -> bool:
+        """Catch up until a pass is small: what is left then fits under the fence.
+
+        False when asked to stop meanwhile.
+        """
+        for _ in range(PASSES_BEFORE_FENCE):
+            with self.heartbeat.attending(passes.session):
+                result = await passes.catch_up()
+            small = self.migration.config.sync_lag_threshold
+            if result is None:
+                return False
+            if result.inserted <= small and result.seconds < 1:
+                return True
+        raise CutoverTimeoutError(self.migration.config.cutover_timeout_seconds)
+
+    async def _recover(self) -> None:
+        """A cutover was under way when its driver went: ask the fence, under the lock.
+
+        The progress row is claimed first: a driver that was only frozen either holds the lock and
+        is waited for, or runs no last pass any more and so decides nothing.
+        """
+        self.doing = Doing.RECOVERY
+        target = self.connections.target
+        await progress.claim(target, self.migration.id, self.lease.owner)
+        await failpoints.reach("recovery.claimed.committed")
+        decided = await decision.find(self.connections.fence, self.migration)
+        await failpoints.reach("recovery.decided")
+        request = self.migration.cutover_request
+        if decided is None:
+            await self._to(MigrationState.DUAL_WRITE, {"recovered": "nothing was decided"})
+            self.doing = Doing.CARRYING_ON
+            return
+        await decision.open_target(target, self.migration, decided)
+        await decision.finish(self.connections.migrations, self.migration, decided)
+        if request is not None:
+            await self.connections.migrations.answer_cutover(
+                self.migration.id, request, {"code": failures.OK}
+            )
+        await guard.drop_arrived(target)
+
+    async def _open_passes(self) -> Passes:
+        if self.passes is None:
+            throttle = self.heartbeat.throttle
+            await throttle.ready.wait()
+            self.passes = await Passes.open(
+                self.connections, self.migration, self.lease.owner, lambda: throttle.rate
+            )
+        self.passes.migration = self.migration
+        return self.passes
+
+    async def _reopen_passes(self) -> None:
+        """A pass that was cancelled in the middle leaves its connections unusable."""
+        if self.passes is not None:
+            passes, self.passes = self.passes, None
+            await passes.session.close()
+
+    async def _to(
+        self, following: MigrationState, details: dict[str, object] | None = None
+    ) -> None:
+        self.heartbeat.migration = await self.connections.migrations.transition(
+            self.migration, following, owner=self.lease.owner, details=details
+        )

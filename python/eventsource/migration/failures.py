@@ -1,0 +1,95 @@
+"""Telling the errors that time heals from those that it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+import asyncpg
+
+from eventsource.connections import redact
+from eventsource.dataplane import DataPlaneError
+from eventsource.migration.errors import (
+    Blocker,
+    ConsistencyError,
+    CutoverTimeoutError,
+    InvalidStateTransitionError,
+    MigrationError,
+    TargetBusyError,
+)
+from eventsource.migration.models import Migration
+
+#: A connection that is lost or cannot be made.
+PASSING = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # What asyncpg says when a connection is lost at an awkward moment.
+    asyncpg.InternalClientError,
+    TimeoutError,
+)
+
+#: The server ended a transaction whose driver it had not heard of for a while, or that took long.
+_ENDED = ("25P03", "25P04")
+
+#: SQLSTATE classes that time heals: connection, resources, operator intervention, rollback, locks.
+_PASSING_CLASSES = ("08", "53", "57", "40", "55")
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether trying again later can help."""
+    if isinstance(error, DataPlaneError):
+        return error.kind in ("connect", "connection_lost", "cancelled") or (
+            error.kind == "sql" and (error.sqlstate or "")[:2] in _PASSING_CLASSES
+        )
+    if isinstance(error, asyncpg.PostgresError):
+        sqlstate = str(error.sqlstate or "")
+        return sqlstate[:2] in _PASSING_CLASSES or sqlstate in _ENDED
+    return isinstance(error, (*PASSING, TargetBusyError))
+
+
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a task group, without the cancellations it caused."""
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return first_of(error)
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+    return errors.exceptions[0]
+
+
+OK = "ok"
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """A JSON-able description: code, message, and what the typed error needs."""
+    code = error.code if isinstance(error, MigrationError) else "error"
+    if isinstance(error, DataPlaneError) and error.kind == "inconsistent":
+        code = ConsistencyError.code
+    told: dict[str, Any] = {"code": code, "message": redact(str(error)) or type(error).__name__}
+    if isinstance(error, CutoverTimeoutError):
+        told["timeout_seconds"] = error.timeout_seconds
+        told["blocked_writers"] = error.blocked_writers
+        told["blockers"] = [asdict(blocker) for blocker in error.blockers]
+    if isinstance(error, InvalidStateTransitionError):
+        told["current"], told["requested"] = error.current, error.requested
+    return told
+
+
+def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
+    """Raise what ``outcome`` describes; an OK outcome returns."""
+    code = outcome["code"]
+    if code == OK:
+        return
+    if code == CutoverTimeoutError.code:
+        raise CutoverTimeoutError(
+            outcome["timeout_seconds"],
+            outcome["blocked_writers"],
+            [Blocker(**blocker) for blocker in outcome["blockers"]],
+        )
+    if code == ConsistencyError.code:
+        raise ConsistencyError(outcome["message"])
+    if code == InvalidStateTransitionError.code:
+        raise InvalidStateTransitionError(migration.id, outcome["current"], outcome["requested"])
+    raise MigrationError(outcome["message"])

@@ -1,0 +1,1 @@
+"""Everything that would refuse a move, looked at before anything is changed."""

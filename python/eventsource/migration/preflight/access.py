@@ -1,0 +1,186 @@
+"""The databases as the driver will meet them: reached, in sessions of its own, with its rights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from eventsource.connections import ConnectionParameters
+from eventsource.hosts import SILENCE_SECONDS, is_silent
+from eventsource.identifiers import qualified
+from eventsource.migration.connections.driver_connections import (
+    Endpoints,
+    close_all,
+    open_connection,
+    open_table,
+)
+from eventsource.migration.event_table import OwnTable
+from eventsource.migration.preflight.control import CONTROL_COLUMNS
+from eventsource.migration.preflight.event_tables import FENCE_TABLES, INIT
+
+if TYPE_CHECKING:
+    from eventsource.connections import TableAddress
+    from eventsource.migration.preflight.findings import Findings
+
+    Connection = asyncpg.Connection[Any]
+
+
+#: How often a pooler is asked for its mode: other clients of it may hide the answer once.
+ROUNDS = 5
+
+_PRIVILEGES = ("select", "insert", "update", "delete")
+
+_DIRECT = (
+    "give the store dsn= with the address of the server itself; control and stores may be reached"
+    " through a pooler in session mode only"
+)
+
+#: A statement that another session has prepared, or this one has not: what a prepared statement
+#: meets behind a pooler that lends sessions. Or the pooler refuses to begin a transaction.
+_LENT = (
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
+    asyncpg.ProtocolViolationError,
+)
+
+_RIGHTS = """
+select current_user::text as role, pg_get_userbyid(c.relowner)::text as owner,
+       pg_has_role(c.relowner, 'usage') as owns, row_security_active(c.oid) as filtered,
+       has_database_privilege(current_database(), 'temporary') as temporary
+from pg_class c where c.oid = $1::text::regclass
+"""
+
+_LACKING = """
+select current_user::text as role, name, privilege
+from unnest($1::text[]) name, unnest($2::text[]) privilege
+where not has_table_privilege(name, privilege)
+"""
+
+
+async def refuse_silent_hosts(
+    hosts: Mapping[str, Sequence[tuple[str, int]]], findings: Findings
+) -> None:
+    """A database whose host does not answer at all is a problem, found in `SILENCE_SECONDS`."""
+    silent = await asyncio.gather(*(is_silent(each, SILENCE_SECONDS) for each in hosts.values()))
+    for (what, addresses), unanswered in zip(hosts.items(), silent, strict=True):
+        if unanswered:
+            where = ", ".join(f"{host}:{port}" for host, port in addresses)
+            findings.problems.append(
+                f"{what} cannot be used: {where} does not answer; check the host and port of the"
+                " DSN, the network and the firewall"
+            )
+
+
+async def check(endpoints: Endpoints, findings: Findings) -> None:
+    """The driver's own connections can be opened with what the stores tell, and suffice."""
+    await asyncio.gather(
+        _check_control(endpoints, findings),
+        _check_store("source", endpoints.source, findings),
+        _check_store("target", endpoints.target, findings),
+    )
+
+
+async def _check_control(endpoints: Endpoints, findings: Findings) -> None:
+    what = "the control database"
+    with findings.unusable(what):
+        connection = await open_connection(endpoints.control)
+        try:
+            await _check_privileges(
+                connection,
+                what,
+                [qualified(endpoints.control_schema, name) for name in CONTROL_COLUMNS],
+                findings,
+            )
+            await _check_sessions(connection, endpoints.control, what, findings)
+        finally:
+            await close_all([connection])
+
+
+async def _check_store(side: str, address: TableAddress, findings: Findings) -> None:
+    what = f"the {side}'s database"
+    with findings.unusable(what):
+        table = await open_table(address)
+        try:
+            await _check_rights(table, side, findings)
+            await _check_privileges(
+                table.connection, what, [table.beside(name) for name in FENCE_TABLES], findings
+            )
+            await _check_sessions(table.connection, address.parameters, what, findings)
+        finally:
+            await close_all([table.connection])
+
+
+async def _check_rights(table: OwnTable, side: str, findings: Findings) -> None:
+    name = table.name
+    rights = await table.connection.fetchrow(_RIGHTS, name)
+    assert rights is not None
+    role, owner = rights["role"], rights["owner"]
+    if not rights["owns"]:
+        # Only an owner may make the guard fire always, and only a guard that does is one.
+        findings.problems.append(
+            f"role {role!r} does not own the {side} table {name} and may not guard it; connect as"
+            f" {owner!r}, or grant that role: grant {owner} to {role}"
+        )
+    if rights["filtered"]:
+        findings.problems.append(
+            f"row-level security of the {side} table {name} hides rows from role {role!r}, so that"
+            f" neither copy nor proof would see them; connect as a role with BYPASSRLS, or as the"
+            " owner of a table without FORCE ROW LEVEL SECURITY"
+        )
+    if not rights["temporary"]:
+        findings.problems.append(
+            f"role {role!r} may not make temporary tables in the {side}'s database; grant temporary"
+            f" on database … to {role}"
+        )
+
+
+async def _check_privileges(
+    connection: Connection, what: str, names: Sequence[str], findings: Findings
+) -> None:
+    for row in await connection.fetch(_LACKING, names, _PRIVILEGES):
+        findings.problems.append(
+            f"role {row['role']!r} lacks {row['privilege'].upper()} on {row['name']} in {what};"
+            f" grant it, or connect as the role that ran {INIT.removeprefix('run ')}"
+        )
+
+
+async def _check_sessions(
+    connection: Connection, parameters: ConnectionParameters, what: str, findings: Findings
+) -> None:
+    """A pooler may lend every transaction another session: locks, settings and listening are lost.
+
+    A guard held by such a session would be held for whoever comes next.
+    """
+    if await _are_lent(connection, parameters):
+        findings.problems.append(
+            f"{what} is reached through a pooler that lends sessions per transaction, where no"
+            f" lock and no setting stays; {_DIRECT}"
+        )
+
+
+async def _are_lent(connection: Connection, parameters: ConnectionParameters) -> bool:
+    """Whether this connection's server session serves other connections while it is idle.
+
+    Another connection opens a transaction, and so keeps a session to itself. A pooler that lends
+    them hands it the one that was used last, which is ours; and ours is another one afterwards.
+    """
+    ask = "select pg_backend_pid()"
+    try:
+        before = await connection.fetchval(ask)
+        # A pooler makes up the process id of the login, and everybody else tells the server's.
+        rounds = 1 if before == connection.get_server_pid() else ROUNDS
+        other = await open_connection(parameters)
+        try:
+            for _ in range(rounds):
+                await other.execute("begin")
+                if await other.fetchval(ask) == before or await connection.fetchval(ask) != before:
+                    return True
+                await other.execute("rollback")
+        finally:
+            await close_all([other])
+    except _LENT:
+        return True
+    return False

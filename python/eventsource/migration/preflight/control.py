@@ -1,0 +1,55 @@
+"""The control database as a move needs it."""
+
+from __future__ import annotations
+
+from eventsource.connections import Executor
+from eventsource.migration.preflight.findings import Findings
+
+#: The control tables, and what schema.sql adds to those of the guide.
+CONTROL_COLUMNS = {
+    "tenant_migrations": (
+        "config", "generation", "error_code", "paused_from", "pause_requested", "abort_requested",
+        "cutover_request", "cutover_force", "cutover_outcome", "driver_owner", "driver_name",
+        "driver_expires_at", "position_offset", "fence_position", "cutover_pause_ms", "updated_at",
+    ),
+    "tenant_routing": ("generation", "migration_id"),
+    "migration_position_mappings": ("source_position", "target_position", "event_id"),
+    "migration_audit_log": ("details", "operator"),
+}  # fmt: skip
+
+
+async def check_control(connection: Executor, findings: Findings) -> None:
+    """The four control tables exist, with the columns that this version needs."""
+    if await connection.fetchval("select pg_is_in_recovery()"):
+        findings.problems.append(
+            "the control database is on a standby; connect to the primary, the journal is written"
+        )
+        return
+    if await connection.fetchval("select current_setting('transaction_read_only')") == "on":
+        findings.problems.append(
+            "the control database is read-only (default_transaction_read_only is on)"
+        )
+        return
+    missing = [
+        name
+        for name in CONTROL_COLUMNS
+        if await connection.fetchval("select to_regclass($1) is null", name)
+    ]
+    if missing:
+        findings.problems.append(
+            f"the control database lacks {', '.join(missing)}; run `eventsource-migrate init` or"
+            " eventsource.migration.create_schema(pool)"
+        )
+        return
+    for name, columns in CONTROL_COLUMNS.items():
+        present = await connection.fetchval(
+            "select array_agg(attname::text) from pg_attribute"
+            " where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",
+            name,
+        )
+        if lacking := [column for column in columns if column not in present]:
+            findings.problems.append(
+                f"the control table {name} lacks {', '.join(lacking)}: it was made by an older"
+                " version or by hand; run `eventsource-migrate init` or"
+                " eventsource.migration.create_schema(pool), which adds them"
+            )

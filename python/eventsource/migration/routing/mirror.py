@@ -1,0 +1,289 @@
+"""The mirror: new events reach the target at once, so that the lag stays small.
+
+Nothing depends on it. What it fails to write, or a process that does not mirror, is healed by the
+next pass; what it does write is compared there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.connections import connect
+from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections import session_marks
+from eventsource.migration.event_table import Column, EventTable, OwnTable, all_columns
+from eventsource.migration.failures import PASSING
+from eventsource.migration.tables import fences
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
+    from eventsource.stores.postgresql import PostgreSQLEventStore
+
+    Connection = asyncpg.Connection[Any]
+
+#: Appends waiting to be mirrored; more are left to the passes.
+QUEUE_LENGTH = 10_000
+
+#: Appends mirrored in one transaction.
+BATCH = 200
+
+#: Distinct streams remembered for the statistics.
+AGGREGATES_REMEMBERED = 10_000
+
+#: A value crosses as text, and reads back as the same value whatever the servers' defaults are.
+_SETTINGS = {
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "timezone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "row_security": "off",
+    # A process that freezes here must not hold the fence row that the cutover waits for.
+    "idle_in_transaction_session_timeout": "1000",
+    "statement_timeout": "5000",
+}
+
+_PASSING = (*PASSING, asyncpg.PostgresError)
+
+
+@dataclass(frozen=True, slots=True)
+class FailureStats:
+    """What the mirror could not write; every one of these events is left to the passes.
+
+    ``unique_aggregates_affected`` counts up to 10,000.
+    """
+
+    total_failures: int
+    total_events_failed: int
+    first_failure_at: datetime | None
+    last_failure_at: datetime | None
+    unique_aggregates_affected: int
+
+
+@dataclass(frozen=True, slots=True)
+class DualWriteStats:
+    """What the mirror did since this process began to mirror the tenant (events).
+
+    ``deferred`` events were left to the passes on purpose: their stream's predecessor had not
+    arrived yet, the pass had been there first, or the migration was over.
+    """
+
+    mirrored: int
+    deferred: int
+    waiting: int
+    failures: FailureStats
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    aggregate_id: UUID
+    aggregate_type: str
+    last_version: int
+    events: int
+
+
+class DualWriteInterceptor:
+    """Mirrors one tenant's committed appends to the target of its migration.
+
+    It works behind the append, on connections of its own, so no append waits for the target.
+
+    Args:
+        source: the store that was written.
+        target: the store that the tenant is moving to.
+        migration: the migration it is bound to; once that is over nothing is written any more.
+    """
+
+    def __init__(
+        self, source: PostgreSQLEventStore, target: PostgreSQLEventStore, migration: Migration
+    ) -> None:
+        self.migration_id = migration.id
+        self._tenant_id = migration.tenant_id
+        self._offset = migration.position_offset or 0
+        self._source, self._target = source, target
+        self._queue: asyncio.Queue[_Append] = asyncio.Queue(QUEUE_LENGTH)
+        self._links: _MirrorConnections | None = None
+        self._mirrored = self._deferred = 0
+        self._failures = self._events_failed = 0
+        self._first_failure: datetime | None = None
+        self._last_failure: datetime | None = None
+        self._aggregates: set[UUID] = set()
+        self._worker = asyncio.get_running_loop().create_task(
+            self._work(), name=f"eventsource-mirror-{migration.tenant_id}"
+        )
+
+    def mirror(
+        self, aggregate_id: UUID, aggregate_type: str, last_version: int, events: int
+    ) -> None:
+        """Note a committed append of ``events`` events up to ``last_version``; never waits."""
+        append = _Append(aggregate_id, aggregate_type, last_version, events)
+        try:
+            self._queue.put_nowait(append)
+        except asyncio.QueueFull:
+            self._failed([append])
+
+    def get_failure_stats(self) -> FailureStats:
+        """What could not be written."""
+        return FailureStats(
+            self._failures,
+            self._events_failed,
+            self._first_failure,
+            self._last_failure,
+            len(self._aggregates),
+        )
+
+    def stats(self) -> DualWriteStats:
+        """What was written, deferred and failed."""
+        return DualWriteStats(
+            self._mirrored, self._deferred, self._queue.qsize(), self.get_failure_stats()
+        )
+
+    async def close(self) -> None:
+        """Stop; what is still waiting is left to the passes."""
+        self._worker.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._worker
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                appends = [await self._queue.get()]
+                while len(appends) < BATCH and not self._queue.empty():
+                    appends.append(self._queue.get_nowait())
+                await self._write(appends)
+        finally:
+            self._disconnect()
+
+    async def _write(self, appends: list[_Append]) -> None:
+        try:
+            if self._links is None:
+                self._links = await _MirrorConnections.open(self._source, self._target)
+            written = await self._links.copy(
+                appends, self._tenant_id, self.migration_id, self._offset
+            )
+        except _PASSING:
+            self._failed(appends)
+            self._disconnect()
+            await asyncio.sleep(0.2)
+            return
+        self._mirrored += written
+        self._deferred += sum(append.events for append in appends) - written
+
+    def _disconnect(self) -> None:
+        if self._links is not None:
+            self._links.terminate()
+            self._links = None
+
+    def _failed(self, appends: list[_Append]) -> None:
+        now = datetime.now(UTC)
+        self._failures += len(appends)
+        self._events_failed += sum(append.events for append in appends)
+        self._first_failure = self._first_failure or now
+        self._last_failure = now
+        for append in appends:
+            if len(self._aggregates) < AGGREGATES_REMEMBERED:
+                self._aggregates.add(append.aggregate_id)
+
+
+@dataclass(slots=True)
+class _MirrorConnections:
+    """The mirror's two connections and its statements."""
+
+    source: Connection
+    target: OwnTable
+    select: str
+    insert: str
+
+    @classmethod
+    async def open(
+        cls, source: PostgreSQLEventStore, target: PostgreSQLEventStore
+    ) -> _MirrorConnections:
+        opened: list[OwnTable] = []
+        try:
+            for store in (source, target):
+                address = await store.address()
+                connection = await connect(
+                    address.parameters,
+                    application_name="eventsource-mirror",
+                    server_settings=_SETTINGS,
+                )
+                opened.append(EventTable(connection, address))
+            left, right = opened
+            columns = [
+                column
+                for column in await all_columns(left)
+                if column.name != "transaction_id" and not column.generated
+            ]
+        except BaseException:
+            for table in opened:
+                table.connection.terminate()
+            raise
+        return cls(
+            left.connection, right, _select(left.name, columns), _insert(right.name, columns)
+        )
+
+    async def copy(
+        self, appends: list[_Append], tenant_id: UUID, migration_id: UUID, offset: int
+    ) -> int:
+        """Copy the appends' rows at their carried positions; the number that was new."""
+        rows = await self.source.fetch(
+            self.select,
+            [append.aggregate_id for append in appends],
+            [append.aggregate_type for append in appends],
+            [append.last_version - append.events + 1 for append in appends],
+            [append.last_version for append in appends],
+        )
+        target = self.target.connection
+        async with target.transaction():
+            # Held until the commit: an abort that changes the fence row waits for this mirror and
+            # then deletes what it wrote.
+            closed = await target.fetchval(
+                f"select set_config('{session_marks.MIGRATOR_SETTING}', $1::text, true)"
+                f" from {self.target.fences} where table_name = $2"
+                " and tenant_id = $3 and migration_id = $1::text::uuid and state = 'closed'"
+                f" and generation <> {fences.NO_MIRRORS} for share",
+                str(migration_id), self.target.address.table, tenant_id,
+            )  # fmt: skip
+            if closed is None:
+                return 0
+            return len(
+                await target.fetchmany(self.insert, [(offset, *row.values()) for row in rows])
+            )
+
+    def terminate(self) -> None:
+        self.source.terminate()
+        self.target.connection.terminate()
+
+
+def _select(table: str, columns: list[Column]) -> str:
+    names = ", ".join(f"e.{quote_identifier(column.name)}::text" for column in columns)
+    return (
+        f"select e.aggregate_id, e.aggregate_type, e.version::bigint as version, {names}"
+        " from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])"
+        " as a(aggregate_id, aggregate_type, low, high)"
+        f" join {table} e on e.aggregate_id = a.aggregate_id"
+        " and e.aggregate_type = a.aggregate_type and e.version between a.low and a.high"
+        " order by e.global_position"
+    )
+
+
+def _insert(table: str, columns: list[Column]) -> str:
+    """One row, if its predecessor is there; parameters are offset, stream, version, columns."""
+    names = ", ".join(quote_identifier(column.name) for column in columns)
+    values = ", ".join(
+        f"${number}::text::{column.type}"
+        + (" + $1::bigint" if column.name == "global_position" else "")
+        for number, column in enumerate(columns, start=5)
+    )
+    return (
+        f"insert into {table} ({names}) select {values}"
+        f" where $4::bigint = 1 or exists (select from {table} p where p.aggregate_id = $2::uuid"
+        " and p.aggregate_type = $3::text and p.version = $4::bigint - 1)"
+        " on conflict do nothing returning 1"
+    )

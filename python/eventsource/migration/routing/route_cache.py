@@ -1,0 +1,150 @@
+"""Where a router believes each tenant lives: a cache that the database keeps fresh."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.connections import connect, connection_parameters
+from eventsource.errors import ConnectionDetailsError
+from eventsource.migration.failures import PASSING
+from eventsource.migration.models import TenantRouting
+from eventsource.migration.repositories.routing import CHANNEL, PostgreSQLRoutingRepository
+from eventsource.migration.states import TenantMigrationState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Connection = asyncpg.Connection[Any]
+
+LONGEST_BACKOFF = 5.0
+
+_PASSING = (*PASSING, asyncpg.PostgresError)
+
+
+class RouteCache:
+    """Routes by tenant. Stale ones cost a retry, never an event: the fence decides.
+
+    A background task listens for changes and reads every known route again each ``ttl`` seconds,
+    on a connection of its own, so that looking a route up costs no round trip.
+
+    Args:
+        repository: the routes in the control database.
+        default_store_id: where a tenant without a route lives.
+        ttl: seconds after which a route is read again.
+        changed: called with every route that is new or different.
+    """
+
+    def __init__(
+        self,
+        repository: PostgreSQLRoutingRepository,
+        default_store_id: str,
+        ttl: float,
+        changed: Callable[[TenantRouting], None],
+    ) -> None:
+        self._repository = repository
+        self._default = default_store_id
+        self._ttl = ttl
+        self._changed = changed
+        self._routes: dict[UUID, TenantRouting] = {}
+        self._read_at: dict[UUID, float] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def get(self, tenant_id: UUID) -> TenantRouting:
+        """The tenant's route; from the database the first time, or when the keeper is behind."""
+        self._ensure_keeper()
+        route = self._routes.get(tenant_id)
+        if route is not None and time.monotonic() - self._read_at[tenant_id] < 3 * self._ttl:
+            return route
+        try:
+            return await self.refresh(tenant_id)
+        except _PASSING:
+            if route is None:
+                raise
+            # The control database is away: the old route still works, or the fence says no.
+            return route
+
+    async def refresh(self, tenant_id: UUID) -> TenantRouting:
+        """Read the tenant's route now."""
+        found = await self._repository.get_routing(tenant_id)
+        return self._keep(tenant_id, found)
+
+    def adopt(self, tenant_id: UUID, store_id: str, generation: int) -> TenantRouting:
+        """Follow what a fence said, if it is newer than what is known."""
+        known = self._routes.get(tenant_id)
+        if known is not None and known.generation >= generation:
+            return known
+        migration = known.migration_id if known is not None else None
+        route = TenantRouting(
+            tenant_id, store_id, TenantMigrationState.NORMAL, None, generation, migration
+        )
+        return self._keep(tenant_id, route)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+
+    def _keep(self, tenant_id: UUID, found: TenantRouting | None) -> TenantRouting:
+        route = found or TenantRouting(
+            tenant_id, self._default, TenantMigrationState.NORMAL, None, 0, None
+        )
+        known = self._routes.get(tenant_id)
+        self._read_at[tenant_id] = time.monotonic()
+        if known is not None and known.generation > route.generation:
+            # The control database has yet to hear what a fence already told us.
+            return known
+        self._routes[tenant_id] = route
+        if known is None or known != route:
+            self._changed(route)
+        return route
+
+    def _ensure_keeper(self) -> None:
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.get_running_loop().create_task(
+                self._keep_fresh(), name="eventsource-routes"
+            )
+
+    async def _keep_fresh(self) -> None:
+        try:
+            parameters = await connection_parameters(
+                cast("asyncpg.Pool[Any]", self._repository.pool)
+            )
+        except ConnectionDetailsError:
+            return  # the pool does not tell where it connects: routes are read when they are due
+        backoff = 0.1
+        while True:
+            connection: Connection | None = None
+            try:
+                connection = await connect(parameters, application_name="eventsource-routes")
+                backoff = 0.1
+                await self._listen(connection)
+            except _PASSING:
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, LONGEST_BACKOFF)
+            finally:
+                if connection is not None:
+                    connection.terminate()
+
+    async def _listen(self, connection: Connection) -> None:
+        news = asyncio.Event()
+        await connection.add_listener(CHANNEL, lambda *_: news.set())
+        repository = PostgreSQLRoutingRepository(connection)
+        while True:
+            tenants = list(self._routes)
+            if tenants:
+                found = await repository.get_routings(tenants)
+                for tenant in tenants:
+                    self._keep(tenant, found.get(tenant))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._ttl):
+                    await news.wait()
+            news.clear()

@@ -1,0 +1,321 @@
+"""A store that follows each tenant to where it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.migration.errors import MigrationError, RoutingError, WritePausedError
+from eventsource.migration.event_table import of_store
+from eventsource.migration.models import TenantRouting
+from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
+from eventsource.migration.routing.route_cache import RouteCache
+from eventsource.migration.states import TenantMigrationState
+from eventsource.migration.steps import decision
+from eventsource.stores.interface import AppendResult, EventStore, EventStream, StoredEvent
+from eventsource.stores.postgresql import PostgreSQLEventStore
+
+if TYPE_CHECKING:
+    from eventsource.events import DomainEvent
+    from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+
+#: SQLSTATEs of the guard (stores/sql/fence.sql).
+MOVED, NOT_OPEN_YET, LOCK_TIMEOUT = "EVF01", "EVF03", "55P03"
+
+#: How long an append looks for a target that was decided on but is not open (seconds).
+OPENING_PATIENCE = 30.0
+
+#: After this long a router finishes the flip itself: its driver may be dead (seconds).
+FINISH_AFTER = 0.5
+
+_MIRRORED = (TenantMigrationState.DUAL_WRITE, TenantMigrationState.CUTOVER_PAUSED)
+
+
+class TenantStoreRouter:
+    """Routes every call to the store that holds the tenant; is itself an event store.
+
+    Appends are routed by the tenant of their events. Reads take ``tenant_id``; without it the
+    stream is looked for in the default store first and its own tenant then tells where to read.
+
+    Args:
+        default_store: where tenants without a route live.
+        routing_repo: the routes.
+        stores: every store by id; a route to an id that is missing here is an error.
+        route_ttl_seconds: how long a route is believed without being read again.
+
+    Close it with :meth:`close` (or ``async with``) to stop its background tasks early.
+    """
+
+    def __init__(
+        self,
+        default_store: EventStore,
+        routing_repo: PostgreSQLRoutingRepository,
+        stores: Mapping[str, EventStore],
+        *,
+        route_ttl_seconds: float = 1.0,
+    ) -> None:
+        self.stores = dict(stores)
+        self.default_store = default_store
+        self.default_store_id = next(
+            (name for name, store in stores.items() if store is default_store), "default"
+        )
+        self.stores.setdefault(self.default_store_id, default_store)
+        self._routing_repo = routing_repo
+        self._routes = RouteCache(
+            routing_repo, self.default_store_id, route_ttl_seconds, self._route_changed
+        )
+        self._dual_write_interceptors: dict[UUID, DualWriteInterceptor] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> TenantStoreRouter:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening and mirroring; the stores and their pools stay open."""
+        await self._routes.close()
+        for interceptor in list(self._dual_write_interceptors.values()):
+            await interceptor.close()
+        self._dual_write_interceptors.clear()
+        for task in list(self._background):
+            task.cancel()
+
+    def store(self, store_id: str) -> EventStore:
+        """The store with this id.
+
+        Raises:
+            RoutingError: this process does not know it; it never falls back to another store.
+        """
+        try:
+            return self.stores[store_id]
+        except KeyError:
+            raise RoutingError(
+                f"store {store_id!r} is not known here; add it to the router's `stores`"
+                f" (known: {', '.join(sorted(self.stores))})"
+            ) from None
+
+    async def route(self, tenant_id: UUID) -> TenantRouting:
+        """Where the tenant lives, as far as this process knows."""
+        return await self._routes.get(tenant_id)
+
+    def dual_write_stats(self, tenant_id: UUID) -> DualWriteStats | None:
+        """What this process mirrored for the tenant, or None when it is not in dual-write."""
+        interceptor = self._dual_write_interceptors.get(tenant_id)
+        return interceptor.stats() if interceptor is not None else None
+
+    async def append_events(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str,
+        events: Sequence[DomainEvent],
+        expected_version: int,
+    ) -> AppendResult:
+        """Append where the tenant lives, following it when it has just moved.
+
+        Raises:
+            OptimisticLockError: as the store does.
+            WritePausedError: a cutover held the tenant longer than the guard allows.
+            RoutingError: the tenant's store is not known here.
+        """
+        tenant_id = events[0].tenant_id if events else None
+        if tenant_id is None:
+            return await self.default_store.append_events(
+                aggregate_id, aggregate_type, events, expected_version
+            )
+        began = time.monotonic()
+        while True:
+            route = await self._routes.get(tenant_id)
+            try:
+                result = await self.store(route.store_id).append_events(
+                    aggregate_id, aggregate_type, events, expected_version
+                )
+            except asyncpg.PostgresError as error:
+                await self._follow(error, route, began)
+                continue
+            if route.migration_state in _MIRRORED:
+                interceptor = self._dual_write_interceptors.get(tenant_id)
+                if interceptor is not None:
+                    interceptor.mirror(
+                        aggregate_id, aggregate_type, result.new_version, len(events)
+                    )
+            return result
+
+    async def _follow(
+        self, error: asyncpg.PostgresError, route: TenantRouting, began: float
+    ) -> None:
+        """Make the next try a better one, or raise what the application should see."""
+        waited = time.monotonic() - began
+        if error.sqlstate == LOCK_TIMEOUT:
+            raise WritePausedError(route.tenant_id, waited) from error
+        if error.sqlstate == MOVED:
+            told = json.loads(getattr(error, "detail", None) or "{}")
+            generation = told.get("generation", 0)
+            if generation > route.generation:
+                self._routes.adopt(route.tenant_id, told["target_store_id"], generation)
+                return
+            # The route is as new as the fence and still says this store: wait for the route.
+        elif error.sqlstate != NOT_OPEN_YET:
+            raise error
+        if waited > OPENING_PATIENCE:
+            raise error
+        if waited > FINISH_AFTER:
+            await self._finish_flip(route.tenant_id)
+        await asyncio.sleep(min(0.005 + waited / 10, 0.5))
+        await self._routes.refresh(route.tenant_id)
+
+    async def _finish_flip(self, tenant_id: UUID) -> None:
+        """Open the target of a decided move whose driver does not: any process may try.
+
+        One whose roles may not do it waits for a driver instead.
+        """
+        row = await self._routing_repo.get_routing(tenant_id)
+        if row is None or row.migration_id is None:
+            return
+        migrations = PostgreSQLMigrationRepository(self._routing_repo.pool)
+        migration = await migrations.get(row.migration_id)
+        source = self.store(migration.source_store_id)
+        target = self.store(migration.target_store_id)
+        if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
+            with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+                await decision.roll_forward(
+                    migrations, migration, await of_store(source), await of_store(target)
+                )
+
+    def _route_changed(self, route: TenantRouting) -> None:
+        """Begin or end mirroring."""
+        interceptor = self._dual_write_interceptors.get(route.tenant_id)
+        wanted = route.migration_id if route.migration_state in _MIRRORED else None
+        if interceptor is not None and interceptor.migration_id != wanted:
+            del self._dual_write_interceptors[route.tenant_id]
+            self._in_background(interceptor.close())
+            interceptor = None
+        if wanted is not None and interceptor is None:
+            self._in_background(self._begin_mirroring(route, wanted))
+        if wanted is not None:
+            self._in_background(self._warm_target(route))
+
+    async def _warm_target(self, route: TenantRouting) -> None:
+        """Have as many connections ready at the target as the source has: all writers come at once.
+
+        Again right before the cutover, since pools close what was idle for long.
+        """
+        source = self.stores.get(route.store_id)
+        target = self.stores.get(route.target_store_id or "")
+        if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
+            await target.warm_up(source.pool.get_size())
+
+    async def _begin_mirroring(self, route: TenantRouting, migration_id: UUID) -> None:
+        try:
+            migration = await PostgreSQLMigrationRepository(self._routing_repo.pool).get(
+                migration_id
+            )
+            source = self.store(migration.source_store_id)
+            target = self.store(migration.target_store_id)
+        except (MigrationError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return  # the passes carry what this process does not mirror
+        if not (
+            migration.config.mirror_writes
+            and isinstance(source, PostgreSQLEventStore)
+            and isinstance(target, PostgreSQLEventStore)
+        ):
+            return
+        if route.tenant_id not in self._dual_write_interceptors:
+            self._dual_write_interceptors[route.tenant_id] = DualWriteInterceptor(
+                source, target, migration
+            )
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _home(self, tenant_id: UUID) -> EventStore:
+        return self.store((await self._routes.get(tenant_id)).store_id)
+
+    async def _home_of_stream(
+        self, aggregate_id: UUID, aggregate_type: str | None, tenant_id: UUID | None
+    ) -> EventStore:
+        """The store that holds the stream, found by its tenant.
+
+        A stream that is in no store belongs to the default one.
+        """
+        if tenant_id is not None:
+            return await self._home(tenant_id)
+        others = [store for store in self.stores.values() if store is not self.default_store]
+        for store in (self.default_store, *others):
+            async for event in store.read_stream(aggregate_id, aggregate_type):
+                return store if event.tenant_id is None else await self._home(event.tenant_id)
+        return self.default_store
+
+    async def get_events(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        from_version: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> EventStream:
+        """The stream's events from where its tenant lives."""
+        if tenant_id is None:
+            # One read suffices where the tenant has not moved, which is the usual case.
+            stream = await self.default_store.get_events(aggregate_id, aggregate_type, from_version)
+            tenant = stream.events[0].tenant_id if stream.events else None
+            if tenant is not None and await self._home(tenant) is self.default_store:
+                return stream
+        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
+        return await home.get_events(aggregate_id, aggregate_type, from_version)
+
+    async def read_stream(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        from_version: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """The stream's stored events from where its tenant lives."""
+        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
+        async for event in home.read_stream(aggregate_id, aggregate_type, from_version):
+            yield event
+
+    async def read_all(
+        self, from_position: int = 0, *, tenant_id: UUID | None = None, limit: int | None = None
+    ) -> AsyncIterator[StoredEvent]:
+        """A tenant's feed from where it lives; without a tenant the default store's own feed."""
+        home = self.default_store if tenant_id is None else await self._home(tenant_id)
+        async for event in home.read_all(from_position, tenant_id=tenant_id, limit=limit):
+            yield event
+
+    async def get_stream_version(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> int:
+        """The stream's version where its tenant lives; 0 when there is none."""
+        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
+        return await home.get_stream_version(aggregate_id, aggregate_type)
+
+    async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:
+        """Whether the event is where its tenant lives, or anywhere when no tenant is given."""
+        if tenant_id is not None:
+            return await (await self._home(tenant_id)).event_exists(event_id)
+        for store in self.stores.values():
+            if await store.event_exists(event_id):
+                return True
+        return False
+
+    async def get_global_position(self) -> int:
+        """The default store's head; positions of different stores do not compare."""
+        return await self.default_store.get_global_position()

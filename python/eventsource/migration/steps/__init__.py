@@ -1,0 +1,1 @@
+"""The chapters of a migration, in their order."""

@@ -1,0 +1,63 @@
+"""Pass 0: everything the first snapshot shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eventsource import failpoints
+from eventsource.migration.connections.driver_connections import close_all
+from eventsource.migration.errors import MigrationError
+from eventsource.migration.tables import deferred_indexes, fences
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from eventsource.dataplane import PassResult
+    from eventsource.migration.steps.passes import Passes
+
+
+@dataclass(frozen=True, slots=True)
+class BulkCopier:
+    """Copies and proves the tenant's history; resumes at the last committed chunk.
+
+    Args:
+        passes: the migration's passes, with S(0) stored.
+    """
+
+    passes: Passes
+
+    async def run(self) -> PassResult | None:
+        """Pass 0, from its stored snapshot and cursor; None when asked to stop on the way.
+
+        Every chunk is read back while the next ones are written, so what is copied is proven.
+
+        Raises:
+            DataPlaneError: kind `inconsistent`, the target's rows are not the ones that were read.
+        """
+        result = await self.passes.run_stored()
+        if not result.finished:
+            return None
+        await failpoints.reach("bulk.copied")
+        await self._build_indexes()
+        await self.passes.complete()
+        await failpoints.reach("bulk.completed.committed")
+        return result
+
+    async def _build_indexes(self) -> None:
+        """Build what the load did without, side by side on as many connections as it had."""
+        connections, migration = self.passes.connections, self.passes.migration
+        target = connections.target
+        missing = await deferred_indexes.deferred(target, migration.id)
+        if missing is None:
+            return
+        fence = await fences.read(target, migration.tenant_id)
+        if fence is None:
+            raise MigrationError("the fence at the target was removed by hand; abort the migration")
+        helpers: list[asyncpg.Connection[Any]] = []
+        try:
+            while 1 + len(helpers) < min(migration.config.copy_jobs, len(missing)):
+                helpers.append(await connections.open_target(migration.id))
+            await deferred_indexes.build(target, helpers, migration, fence)
+        finally:
+            await close_all(helpers)

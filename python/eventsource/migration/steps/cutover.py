@@ -1,0 +1,244 @@
+"""The cutover: fence, last pass, decision, flip, inside a hard budget."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from eventsource import failpoints
+from eventsource.dataplane import DataPlaneError
+from eventsource.migration.errors import (
+    Blocker,
+    ConsistencyError,
+    CutoverTimeoutError,
+    MigrationError,
+)
+from eventsource.migration.steps import decision
+from eventsource.migration.tables import brief_locks, fences
+
+if TYPE_CHECKING:
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.models import Migration
+    from eventsource.migration.steps.decision import Decision
+    from eventsource.migration.steps.passes import Passes
+    from eventsource.migration.tables.fences import Fence
+
+#: Share of the budget that one attempt may wait for the lock: a waiting exclusive lock queues
+#: every new writer behind it.
+ATTEMPT_SHARE = 0.25
+
+#: Longest wait of one attempt, in seconds.
+LONGEST_ATTEMPT = 0.5
+
+#: A fenced section shorter than this is not worth beginning (seconds).
+SHORTEST_SECTION = 0.1
+
+#: A fenced section that outlives its time by this much is a process that is frozen or gone, and the
+#: server frees the writers: a live one has given up by itself and said so (seconds).
+FROZEN_AFTER = 0.15
+
+#: How long the fence's own link has to release the lock (seconds).
+LET_GO_SECONDS = 1.0
+
+#: Between decision and open target writers still wait, for as long as this: after that the server
+#: ends the fence's idle session, and they try the target until it opens.
+OPENING_MS = 500
+
+_BLOCKERS = """
+select coalesce(a.pid, 0) as pid,
+       coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)),
+                0)::float8 as age_seconds,
+       case when p.gid is not null then 'prepared' else coalesce(a.state, 'unknown') end as state,
+       left(coalesce(a.query, 'prepared transaction ' || p.gid, ''), 200) as query
+from pg_locks l
+left join pg_stat_activity a on a.pid = l.pid
+-- A prepared transaction keeps the virtual id of its session, which is gone: its own id tells it.
+left join pg_locks x on l.pid is null and x.pid is null and x.locktype = 'transactionid'
+  and x.granted and x.virtualtransaction = l.virtualtransaction
+left join pg_prepared_xacts p on p.transaction = x.transactionid
+where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid
+  and l.objsubid = 2 and l.granted and l.mode = 'ShareLock'
+  and l.database = (select oid from pg_database where datname = current_database())
+order by 2 desc limit 10
+"""
+
+_WAITING = """
+select count(*) from pg_locks l
+where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid
+  and l.objsubid = 2 and not l.granted and l.mode = 'ShareLock'
+  and l.database = (select oid from pg_database where datname = current_database())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverResult:
+    """How the flip went.
+
+    Attributes:
+        decided: the decision that was committed.
+        pause_ms: from asking for the fence to the open target, in milliseconds: the longest that
+            an append can have waited for this.
+        rows: rows that the last pass carried.
+        attempts: how often the lock was asked for.
+    """
+
+    decided: Decision
+    pause_ms: float
+    rows: int
+    attempts: int
+
+
+@dataclass(slots=True)
+class Cutover:
+    """One cutover of one migration. Every connection it needs is open before it begins."""
+
+    connections: DriverConnections
+    migration: Migration
+    passes: Passes
+    fence: Fence
+
+    async def run(self) -> CutoverResult:
+        """Fence the tenant, carry the rest, decide and open the target.
+
+        Raises:
+            CutoverTimeoutError: the budget is spent; the fence is open again.
+            ConsistencyError: the last pass could not be proven; the fence is open again.
+        """
+        deciding = await decision.prepare(self.connections.fence)
+        # What was written while the way here was cleared need not be carried under the fence.
+        await self.passes.catch_up()
+        budget = self.migration.config.cutover_timeout_seconds
+        deadline = time.monotonic() + budget
+        share = min(budget * ATTEMPT_SHARE, LONGEST_ATTEMPT)
+        blockers: list[Blocker] = []
+        attempts = 0
+        await self.passes.prepare_last()
+        while (left := deadline - time.monotonic()) > SHORTEST_SECTION or attempts == 0:
+            attempts += 1
+            await failpoints.reach("cutover.fence.wait")
+            asked = time.monotonic()
+            # What one writer can wait is the lock wait plus the section behind it: together they
+            # stay within the budget.
+            wait = min(share, left)
+            async with self._fenced(wait, budget - wait) as held:
+                if held:
+                    return await self._section(deciding, asked, budget - wait, attempts)
+            blockers = held_by if (held_by := await self._blockers()) else blockers
+            await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
+        raise CutoverTimeoutError(budget, await self._waiting(), blockers)
+
+    @contextlib.asynccontextmanager
+    async def _fenced(self, wait: float, section: float):  # type: ignore[no-untyped-def]
+        """Hold the exclusive lock; yields False when it was not granted in time (seconds)."""
+        held = self.connections.fence.connection
+        milliseconds = max(1, int(wait * 1000))
+        patience = int((section + FROZEN_AFTER) * 1000)
+        try:
+            try:
+                await held.execute(
+                    "begin isolation level read committed;"
+                    f"set local lock_timeout = {milliseconds};"
+                    # Frees the writers when this process is frozen or gone.
+                    f"set local idle_in_transaction_session_timeout = {patience};"
+                    f"{brief_locks.end_after(milliseconds + patience)};"
+                    f"select pg_advisory_xact_lock({fences.LOCK_CLASS}, {self.fence.fence_id})"
+                )
+            except asyncpg.LockNotAvailableError:
+                yield False
+            else:
+                yield True
+        finally:
+            if not held.is_closed():
+                await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Let writers go on; a link that does not even do that is ended, and the server frees them.
+
+        Without a decision this takes the transaction back, behind one it releases the lock.
+        """
+        held = self.connections.fence.connection
+        try:
+            async with asyncio.timeout(LET_GO_SECONDS):
+                undo = "rollback; " if held.is_in_transaction() else ""
+                await held.execute(
+                    f"{undo}reset idle_session_timeout; select pg_advisory_unlock_all()"
+                )
+        except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
+            held.terminate()
+
+    async def _section(
+        self,
+        deciding: asyncpg.prepared_stmt.PreparedStatement[Any],
+        asked: float,
+        seconds: float,
+        attempts: int,
+    ) -> CutoverResult:
+        """What happens while writers wait; ends with the decision and the open target."""
+        waiting = 0
+        try:
+            async with asyncio.timeout(seconds):
+                await failpoints.reach("cutover.fence.held")
+                result = await self.passes.under_the_fence()
+                decided = await decision.decide(
+                    deciding,
+                    self.connections.fence,
+                    self.migration,
+                    self.fence,
+                    self.passes.at.position_offset,
+                )
+                await failpoints.reach("cutover.decision.before")
+        except TimeoutError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    waiting = await self._waiting()
+            budget = self.migration.config.cutover_timeout_seconds
+            raise CutoverTimeoutError(budget, waiting) from None
+        except DataPlaneError as error:
+            if error.kind == "inconsistent":
+                raise ConsistencyError(str(error)) from error
+            raise
+        if decided is None:
+            raise MigrationError(
+                f"the fence of migration {self.migration.id} was changed by somebody else;"
+                " nothing was flipped"
+            )
+        await self._commit()
+        await failpoints.reach("cutover.decision.committed")
+        await decision.open_target(self.connections.target, self.migration, decided)
+        pause = (time.monotonic() - asked) * 1000
+        return CutoverResult(decided, pause, result.rows, attempts)
+
+    async def _commit(self) -> None:
+        """Commit the decision. A lost reply leaves it unknown: recovery asks under the lock.
+
+        The session keeps the lock beyond the commit: writers let go now would all run into a
+        target that is still closed, and keep the driver from opening it.
+        """
+        commit = self.connections.fence.connection.execute(
+            f"set idle_session_timeout = {OPENING_MS};"
+            f"select pg_advisory_lock({fences.LOCK_CLASS}, {self.fence.fence_id});"
+            "commit"
+        )
+        tag = await failpoints.in_flight("cutover.decision.sent", commit)
+        if tag != "COMMIT":
+            raise MigrationError("the decision was rolled back by the server; nothing was flipped")
+
+    async def _blockers(self) -> list[Blocker]:
+        rows = await self.connections.source.connection.fetch(
+            _BLOCKERS, fences.LOCK_CLASS, self.fence.fence_id
+        )
+        return [Blocker(**dict(row)) for row in rows]
+
+    async def _waiting(self) -> int:
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return int(
+                await self.connections.source.connection.fetchval(
+                    _WAITING, fences.LOCK_CLASS, self.fence.fence_id
+                )
+            )
+        return 0

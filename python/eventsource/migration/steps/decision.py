@@ -1,0 +1,170 @@
+"""The decision and what follows from it.
+
+The fence row of the source decides. Everything here may be run by any process, any number of
+times: it reads the decision and rolls the rest forward to it, never back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from eventsource import failpoints
+from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
+from eventsource.migration.event_table import AnyTable, OwnTable
+from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+from eventsource.migration.states import MigrationState
+from eventsource.migration.tables import brief_locks, fences
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
+    from eventsource.migration.tables.fences import Fence
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the source's fence row says: where the tenant went and where its source ended."""
+
+    generation: int
+    source_head: int
+    position_offset: int
+
+
+async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[Any]:
+    """The decision, parsed before the fence is asked for: that is a round trip less under it.
+
+    Also, a driver that goes silent between parsing and running a statement is not idle to the
+    server, which then does not free the fence.
+    """
+    return await source.connection.prepare(
+        f"update {source.fences} set state = 'moved', generation = generation + 1,"
+        " moved_to = $4, position_offset = $5, updated_at = now(), source_head = coalesce("
+        "pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass), 0)"
+        " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
+        " and role = 'source' returning generation, source_head, position_offset"
+    )
+
+
+async def decide(
+    prepared: asyncpg.prepared_stmt.PreparedStatement[Any],
+    source: AnyTable,
+    migration: Migration,
+    fence: Fence,
+    offset: int,
+) -> Decision | None:
+    """Inside the transaction that holds the lock: mark the tenant as moved.
+
+    Returns None when the fence is not the one the migration raised; the transaction must then be
+    rolled back. Committing it is the decision.
+    """
+    row = await prepared.fetchrow(
+        fence.fence_id, migration.id, migration.generation, migration.target_store_id, offset,
+        source.name,
+    )  # fmt: skip
+    return Decision(**dict(row)) if row is not None else None
+
+
+async def find(source: OwnTable, migration: Migration) -> Decision | None:
+    """What was decided; that nothing was is established while holding the lock.
+
+    A plain read cannot tell a decision that is still committing from none: the lock waits for the
+    session that may be committing it. It is asked for briefly and again, because new writers
+    queue behind the wait.
+    """
+    pause = 0.1
+    while True:
+        fence = await fences.read(source, migration.tenant_id)
+        decided = of(fence, migration)
+        if decided is not None or fence is None or fence.migration_id != migration.id:
+            return decided
+        try:
+            async with source.connection.transaction():
+                await brief_locks.hold_briefly(source.connection)
+                await fences.lock_exclusively(source.connection, fence)
+                await failpoints.reach("recovery.lock.held")
+                # A statement of its own: its snapshot is taken after the wait.
+                return of(await fences.read(source, migration.tenant_id), migration)
+        except asyncpg.LockNotAvailableError:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+
+def of(fence: Fence | None, migration: Migration) -> Decision | None:
+    """The decision a fence row stands for, None while it is open or belongs to another move."""
+    if fence is None or fence.state != "moved" or fence.migration_id != migration.id:
+        return None
+    assert fence.source_head is not None
+    return Decision(fence.generation, fence.source_head, fence.position_offset)
+
+
+async def open_target(target: AnyTable, migration: Migration, decided: Decision) -> None:
+    """Let applications write at the target: first the sequence, then the fence.
+
+    One round trip, because writers wait for it; see ``eventsource_open_target`` in fence.sql.
+    Idempotent.
+    """
+    await failpoints.reach("flip.target.before")
+    opened = await target.connection.fetchval(
+        f"select {target.beside('eventsource_open_target')}($1, $2, $3, $4, $5)",
+        target.address.table, migration.tenant_id, migration.id, decided.generation,
+        decided.source_head + decided.position_offset,
+    )  # fmt: skip
+    if not opened:
+        raise MigrationError(
+            f"the fence of tenant {migration.tenant_id} is missing at the target"
+            f" {target.address.table!r}; it was removed by hand, restore it before the tenant"
+            " writes"
+        )
+    await failpoints.reach("flip.target.committed")
+
+
+async def finish(
+    migrations: PostgreSQLMigrationRepository,
+    migration: Migration,
+    decided: Decision,
+    pause_ms: float | None = None,
+) -> Migration:
+    """Write route and state once the target is open; whoever comes second finds it done."""
+    await migrations.record_decision(
+        migration.id, decided.source_head, decided.position_offset, pause_ms
+    )
+    await failpoints.reach("flip.journal.committed")
+    try:
+        moved = await migrations.transition(
+            migration,
+            MigrationState.MIGRATED,
+            details={
+                "fence_position": decided.source_head,
+                "position_offset": decided.position_offset,
+                "pause_ms": pause_ms,
+            },
+        )
+    except InvalidStateTransitionError:
+        current = await migrations.get(migration.id)
+        if current.state is not MigrationState.MIGRATED:
+            raise
+        return current
+    await failpoints.reach("flip.route.committed")
+    return moved
+
+
+async def roll_forward(
+    migrations: PostgreSQLMigrationRepository,
+    migration: Migration,
+    source: AnyTable,
+    target: AnyTable,
+) -> bool:
+    """Finish a flip whose driver died after the decision; False when nothing was decided.
+
+    ``moved`` once committed never goes back, so a plain read suffices to act on it; it is only
+    the absence of a decision that takes the lock to establish.
+    """
+    decided = of(await fences.read(source, migration.tenant_id), migration)
+    if decided is None:
+        return False
+    await open_target(target, migration, decided)
+    await finish(migrations, migration, decided)
+    return True

@@ -1,0 +1,175 @@
+"""The sequence of passes: pass k moves what snapshot S(k) shows and S(k-1) does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eventsource import failpoints
+from eventsource.dataplane import PassResult, PassSession, PassSessionConfig, PassSpec
+from eventsource.migration.connections import timeouts
+from eventsource.migration.errors import MigrationError
+from eventsource.migration.event_table import carried_columns
+from eventsource.migration.tables import progress, snapshots
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.models import Migration
+    from eventsource.migration.tables.progress import CopyProgress
+
+
+@dataclass(slots=True)
+class Passes:
+    """Runs one migration's passes on a driver's connections.
+
+    Every pass goes the same way, whatever its size: snapshot, barrier, store, copy and map, prove,
+    record. ``at`` is the progress row as last read or written by this driver, ``rate`` what the
+    session is held to now (events per second).
+    """
+
+    connections: DriverConnections
+    migration: Migration
+    session: PassSession
+    owner: UUID
+    at: CopyProgress
+    rate: Callable[[], float | None] = lambda: None
+
+    @classmethod
+    async def open(
+        cls,
+        connections: DriverConnections,
+        migration: Migration,
+        owner: UUID,
+        rate: Callable[[], float | None] = lambda: None,
+    ) -> Passes:
+        """Claim the progress row and open the data plane's connections.
+
+        Raises:
+            MigrationError: the progress row is gone.
+        """
+        at = await progress.claim(connections.target, migration.id, owner)
+        if at is None:
+            raise MigrationError(
+                "the progress row at the target was removed by hand; abort the migration"
+            )
+        endpoints = connections.endpoints
+        config = PassSessionConfig(
+            migration_id=migration.id,
+            tenant_id=migration.tenant_id,
+            owner=at.owner,
+            source=endpoints.source,
+            target=endpoints.target,
+            control_dsn=endpoints.control.dsn,
+            control_schema=endpoints.control_schema,
+            columns=await carried_columns(connections.source),
+            offset=at.position_offset,
+            last_target_position=at.last_target_position,
+            chunk_rows=migration.config.chunk_rows,
+            chunk_bytes=migration.config.chunk_bytes,
+            jobs=migration.config.copy_jobs,
+            max_events_per_second=migration.config.max_events_per_second,
+        )
+        session = await PassSession.open(config)
+        return cls(connections, migration, session, owner, at, rate)
+
+    async def catch_up(self) -> PassResult | None:
+        """One more pass, or the rest of one that was interrupted; None when asked to stop."""
+        if not self.at.pass_is_open:
+            await self.begin()
+        result = await self.run_stored()
+        if not result.finished:
+            return None
+        await self.complete()
+        await failpoints.reach("pass.completed.committed")
+        return result
+
+    async def begin(self) -> None:
+        """Take the next snapshot, make it safe, and store it before anything is read with it."""
+        source = self.connections.source
+        taken = await snapshots.take(source.connection)
+        await failpoints.reach("snapshot.taken")
+        self._refuse_other_cluster(taken.system)
+        await snapshots.barrier(source, self.migration.id)
+        await failpoints.reach("snapshot.barrier.committed")
+        await self._store(taken.text)
+        await failpoints.reach("snapshot.stored.committed")
+
+    async def prepare_last(self) -> None:
+        """Store the last pass while writers still run: that is one commit less under the fence."""
+        # The throttle spares the servers while nobody waits. Here it would only make writers wait.
+        self.session.set_rate(None)
+        await self._store(None)
+        await failpoints.reach("cutover.pass.committed")
+
+    async def under_the_fence(self) -> PassResult:
+        """The last pass: no upper bound but what is committed, since nobody can write.
+
+        The barrier comes after the grant and before the first read, so that everything read is on
+        the source's disk. Its rows are proven before the target commits them.
+        """
+        system = await snapshots.barrier(self.connections.source, self.migration.id)
+        await failpoints.reach("cutover.barrier.committed")
+        self._refuse_other_cluster(system)
+        result = await self.run_stored()
+        if not result.finished:
+            raise MigrationError("the last pass was stopped before its end")
+        return result
+
+    async def refresh(self) -> None:
+        """Read the progress row anew."""
+        row = await progress.read(self.connections.target, self.migration.id)
+        if row is None:
+            raise MigrationError(f"the progress row of migration {self.migration.id} is gone")
+        self.at = row
+
+    async def publish(self) -> None:
+        """Tell the journal how far the copy is."""
+        await self.refresh()
+        at, total = self.at, max(self.migration.total_events, self.at.proven_rows)
+        await self.connections.migrations.record_progress(
+            self.migration.id, self.owner, at.rows_copied, total
+        )
+
+    async def _store(self, snapshot: str | None) -> None:
+        self.at = await progress.begin_pass(
+            self.connections.target,
+            self.at,
+            owner=self.owner,
+            snapshot=snapshot,
+        )
+
+    async def run_stored(self) -> PassResult:
+        """Run the stored pass from its cursor."""
+        spec = PassSpec(
+            number=self.at.pass_number,
+            previous_snapshot=self.at.previous_snapshot,
+            snapshot=self.at.snapshot,
+            staged=self.at.staged,
+        )
+        return await timeouts.unless_stalled(
+            self.session.run(spec), self._moved, self._patience, f"pass {spec.number}"
+        )
+
+    def _patience(self) -> float:
+        # A throttled chunk may take its time on purpose.
+        rate = self.rate() or float("inf")
+        return timeouts.STALLED_SECONDS + self.migration.config.chunk_rows / rate
+
+    def _moved(self) -> tuple[int, int]:
+        seen = self.session.progress()
+        return seen.bytes, seen.chunks
+
+    async def complete(self) -> None:
+        """Record the pass as proven: the next one starts from its snapshot."""
+        self.at = await progress.complete_pass(self.connections.target, self.at, self.owner)
+
+    def _refuse_other_cluster(self, system: str) -> None:
+        if system != self.at.source_system:
+            raise MigrationError(
+                "the source is not the cluster (or timeline) that this migration began on"
+                f" ({system} instead of {self.at.source_system}): its snapshots mean nothing here;"
+                " abort the migration and start it again"
+            )

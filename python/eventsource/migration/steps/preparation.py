@@ -1,0 +1,97 @@
+"""From `pending` to the first snapshot: fences, triggers, and the reserved block of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from eventsource import failpoints
+from eventsource.migration import event_table
+from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.tables import (
+    deferred_indexes,
+    fences,
+    guard,
+    progress,
+    snapshots,
+)
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.models import Migration
+    from eventsource.migration.tables.progress import CopyProgress
+
+
+async def prepare(
+    connections: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool]
+) -> None:
+    """Close the target, then guard the source; every step may be repeated.
+
+    The source's fence row is committed before its triggers exist, and the triggers before the
+    first snapshot is taken: no writer meets a trigger without a row, and no row of the tenant is
+    written unguarded after S(0).
+    """
+    source, target = connections.source, connections.target
+    budget = migration.config.cutover_timeout_seconds
+    origin = await snapshots.take(source.connection)
+    head = await event_table.head(source.connection, await event_table.position_sequence(source))
+
+    closed = await fences.raise_fence(
+        target, tenant_id=migration.tenant_id, migration_id=migration.id,
+        store_id=migration.target_store_id, role="target", generation=migration.generation,
+        budget_seconds=budget,
+    )  # fmt: skip
+    await failpoints.reach("guard.target.row.committed")
+
+    large = await _has_many(connections, migration)
+
+    async def reserve() -> None:
+        empty = await progress.reserve(target, migration, owner, head, origin.system)
+        if empty and large:
+            await deferred_indexes.defer(target, migration.id, closed)
+        await failpoints.reach("guard.target.reserved")
+
+    await guard.install(target, closed, migration.tenant_id, carry_on, then=reserve)
+    await failpoints.reach("guard.target.triggers.committed")
+    opened = await fences.raise_fence(
+        source, tenant_id=migration.tenant_id, migration_id=migration.id,
+        store_id=migration.source_store_id, role="source", generation=migration.generation,
+        budget_seconds=budget,
+    )  # fmt: skip
+    await failpoints.reach("guard.source.row.committed")
+
+    async def created() -> None:
+        await failpoints.reach("guard.source.created")
+
+    await guard.install(source, opened, migration.tenant_id, carry_on, then=created)
+    await failpoints.reach("guard.source.triggers.committed")
+
+    at = await progress.claim(target, migration.id, owner)
+    assert at is not None
+    await failpoints.reach("guard.progress.committed")
+    await connections.migrations.record_offset(migration.id, owner, at.position_offset)
+
+
+async def count_tenant(
+    connections: DriverConnections, migration: Migration, at: CopyProgress
+) -> int:
+    """How many rows of the tenant the open pass's snapshot shows."""
+    count = await connections.source.connection.fetchval(
+        f"select count(*) from {connections.source.name} where tenant_id = $1"
+        " and (transaction_id is null"
+        " or pg_visible_in_snapshot(transaction_id, $2::text::pg_snapshot))",
+        migration.tenant_id, at.snapshot, timeout=LONG_STATEMENT_SECONDS,
+    )  # fmt: skip
+    return int(count)
+
+
+async def _has_many(connections: DriverConnections, migration: Migration) -> bool:
+    """Whether the tenant is large enough for deferred indexes to pay."""
+    count = await connections.source.connection.fetchval(
+        f"select count(*) from (select from {connections.source.name}"
+        " where tenant_id = $1 limit $2) as sampled",
+        migration.tenant_id, deferred_indexes.WORTH_IT,
+    )  # fmt: skip
+    return bool(count >= deferred_indexes.WORTH_IT)

@@ -1,0 +1,1 @@
+"""What becomes of subscriptions and their positions when a tenant moves."""

@@ -1,0 +1,254 @@
+"""Carrying a tenant's subscriptions over to the store it has moved to.
+
+The migrated checkpoint is a new one, keyed by subscription, target store and tenant. The source
+checkpoint stays as it is: a subscription over all tenants still needs it for the others. What the
+target has already is never moved, neither back (it would deliver again) nor forward (a reader that
+is on its way there would skip); so running it twice does nothing the second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+import asyncpg
+
+from eventsource import failpoints
+from eventsource.errors import EventSourceError
+from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
+from eventsource.migration.models import LAST_POSITION, Migration
+from eventsource.migration.states import MigrationState
+from eventsource.migration.subscriptions.plan import (
+    PlannedMigration,
+    SubscriptionMigrationPlan,
+    SubscriptionMigrationResult,
+    SubscriptionMigrationSummary,
+)
+from eventsource.migration.subscriptions.positions import PositionMapper
+from eventsource.subscriptions.checkpoints import Checkpoint, CheckpointRepository
+
+# What fails for one subscription and leaves the others to be tried.
+_FAILURES = (EventSourceError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+class SubscriptionMigrator:
+    """Plans and makes the checkpoints with which subscriptions go on at the target.
+
+    Args:
+        position_mapper: translates positions of the migration.
+        checkpoint_repo: where the subscriptions keep their checkpoints, old and new.
+    """
+
+    def __init__(
+        self, position_mapper: PositionMapper, checkpoint_repo: CheckpointRepository
+    ) -> None:
+        self._mapper = position_mapper
+        self._checkpoints = checkpoint_repo
+
+    async def plan_migration(
+        self, migration_id: UUID, tenant_id: UUID, subscription_names: Iterable[str]
+    ) -> SubscriptionMigrationPlan:
+        """What `migrate_subscriptions` would do now; changes nothing.
+
+        It may be asked before the cutover; then each entry says that it is provisional.
+
+        Raises:
+            MigrationNotFoundError: there is no such migration.
+            PositionMappingError: the migration moves another tenant, or was rolled back or failed,
+                or its mapping cannot translate a position.
+        """
+        names = _distinct(subscription_names)
+        migration = await self._migration_of(migration_id, tenant_id)
+        return SubscriptionMigrationPlan(
+            migration_id=migration.id,
+            tenant_id=migration.tenant_id,
+            source_store_id=migration.source_store_id,
+            target_store_id=migration.target_store_id,
+            state=migration.state,
+            planned_migrations=tuple([await self._plan(migration, name) for name in names]),
+        )
+
+    async def migrate_subscriptions(
+        self,
+        migration_id: UUID,
+        tenant_id: UUID,
+        subscription_names: Iterable[str],
+        *,
+        operator: str | None = None,
+    ) -> SubscriptionMigrationSummary:
+        """Make the target checkpoint of each subscription that has none there.
+
+        One subscription that fails is reported in its result and does not keep the others.
+
+        Args:
+            operator: who asks, for the audit log.
+
+        Raises:
+            InvalidStateTransitionError: the tenant has not moved (yet).
+            MigrationNotFoundError, PositionMappingError: as `plan_migration`.
+        """
+        names = _distinct(subscription_names)
+        migration = await self._migration_of(migration_id, tenant_id)
+        if migration.state is not MigrationState.MIGRATED:
+            # Until the decision the tenant may stay, and a checkpoint made too early would wait
+            # for it at the target for ever.
+            raise InvalidStateTransitionError(
+                migration.id, migration.state, "migrate subscriptions before its cutover"
+            )
+        results = tuple([await self._migrate(migration, name) for name in names])
+        summary = SubscriptionMigrationSummary(migration.id, migration.tenant_id, results)
+        await self._mapper.repository.audit(
+            migration.id, "subscriptions_migrated", _audit_details(summary), operator
+        )
+        return summary
+
+    async def _migration_of(self, migration_id: UUID, tenant_id: UUID) -> Migration:
+        migration = await self._mapper.repository.migration(migration_id)
+        if migration.tenant_id != tenant_id:
+            raise PositionMappingError(
+                f"migration {migration_id} moves tenant {migration.tenant_id}, not {tenant_id}"
+            )
+        return migration
+
+    async def _migrate(self, migration: Migration, name: str) -> SubscriptionMigrationResult:
+        planned: PlannedMigration | None = None
+        try:
+            planned = await self._plan(migration, name)
+            await failpoints.reach("subscriptions.planned")
+            kept, created = await self._checkpoints.save_if_absent(
+                name, migration.target_store_id, planned.translated_position, migration.tenant_id
+            )
+            await failpoints.reach("subscriptions.checkpoint.committed")
+        except _FAILURES as error:
+            return SubscriptionMigrationResult(
+                subscription_name=name,
+                success=False,
+                source_position=planned.current_position if planned else None,
+                target_position=None,
+                created=False,
+                redelivered_events=0,
+                warning=planned.warning if planned else None,
+                error=f"{type(error).__name__}: {error}",
+            )
+        return SubscriptionMigrationResult(
+            subscription_name=name,
+            success=True,
+            source_position=planned.current_position,
+            target_position=kept.position,
+            created=created,
+            redelivered_events=planned.redelivered_events,
+            warning=planned.warning,
+            error=None,
+        )
+
+    async def _plan(self, migration: Migration, name: str) -> PlannedMigration:
+        source_store, target_store = migration.source_store_id, migration.target_store_id
+        source = await self._checkpoints.get(name, source_store, migration.tenant_id)
+        if source is None:
+            source = await self._checkpoints.get(name, source_store)
+        target = await self._checkpoints.get(name, target_store, migration.tenant_id)
+        target_of_all = await self._checkpoints.get(name, target_store)
+
+        current = source.position if source is not None else 0
+        translated = await self._mapper.translate_within(migration, current)
+        planned = target.position if target is not None else translated
+        waiting = await self._mapper.count_between(
+            migration, current, _or_last(migration.fence_position)
+        )
+        repeated = await self._mapper.count_repeated(migration, current, planned)
+        still_to_come = waiting if source is not None and source.tenant_id is None else 0
+        remarks = [
+            *_about_migration(migration),
+            *_about_source(migration, source, waiting),
+            *_about_target(target_store, target, translated, repeated),
+            *_about_target_of_all(target_store, target_of_all),
+        ]
+        return PlannedMigration(
+            subscription_name=name,
+            current_position=current,
+            translated_position=translated,
+            planned_target_position=planned,
+            redelivered_events=repeated + still_to_come,
+            warning="; ".join(remarks) or None,
+            source_checkpoint=source,
+            target_checkpoint=target,
+        )
+
+
+def _or_last(fence_position: int | None) -> int:
+    return LAST_POSITION if fence_position is None else fence_position
+
+
+def _about_migration(migration: Migration) -> list[str]:
+    if migration.state is MigrationState.MIGRATED:
+        return []
+    return [
+        f"provisional: the migration is {migration.state} and the source goes on, "
+        "plan again after the cutover"
+    ]
+
+
+def _about_source(migration: Migration, source: Checkpoint | None, waiting: int) -> list[str]:
+    store = migration.source_store_id
+    if source is None:
+        return [
+            f"it has no checkpoint in {store!r} (is the name right?), so it has handled nothing "
+            f"and starts before the tenant's first event; all {waiting} events are delivered"
+        ]
+    if waiting == 0:
+        return []
+    if source.tenant_id is None:
+        return [
+            f"its checkpoint over all tenants of {store!r} is {waiting} of the tenant's events "
+            "behind the cutover: it still gets them there, and once more at the target; to have "
+            "none twice, let it catch up first"
+        ]
+    return [
+        f"{waiting} of the tenant's events are left in {store!r}: stop this subscription there "
+        "before migrating it, the target delivers them"
+    ]
+
+
+def _about_target(
+    store: str, target: Checkpoint | None, translated: int, repeated: int
+) -> list[str]:
+    if target is None or target.position >= translated:
+        return []
+    return [
+        f"its checkpoint for the tenant in {store!r} is kept at {target.position}, behind "
+        f"{translated}: {repeated} events are delivered again from there"
+    ]
+
+
+def _about_target_of_all(store: str, target_of_all: Checkpoint | None) -> list[str]:
+    if target_of_all is None:
+        return []
+    return [
+        f"it also reads all tenants of {store!r} (checkpoint {target_of_all.position}): that one "
+        "gets the tenant's new events as well, so let it leave this tenant out"
+    ]
+
+
+def _distinct(subscription_names: Iterable[str]) -> list[str]:
+    if isinstance(subscription_names, str):
+        raise TypeError(f"subscription_names must be a list: [{subscription_names!r}]")
+    names = list(dict.fromkeys(subscription_names))
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError("every subscription name must be a non-empty string")
+    return names
+
+
+def _audit_details(summary: SubscriptionMigrationSummary) -> dict[str, object]:
+    return {
+        "subscriptions": [
+            {
+                "name": result.subscription_name,
+                "source_position": result.source_position,
+                "target_position": result.target_position,
+                "created": result.created,
+                "redelivered_events": result.redelivered_events,
+                "error": result.error,
+            }
+            for result in summary.results
+        ]
+    }

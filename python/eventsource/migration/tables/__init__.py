@@ -1,0 +1,1 @@
+"""What a migration keeps beside an event table, on either side."""

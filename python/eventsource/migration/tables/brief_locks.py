@@ -1,0 +1,75 @@
+"""Locks that hold the writers of every tenant off: asked for briefly, and kept briefly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from eventsource.connections import Executor
+
+#: CREATE TRIGGER queues every tenant's writers behind itself while it waits, so it waits briefly:
+#: with the work behind the wait, no append is delayed by more than 250 ms.
+LOCK_TIMEOUT_MS = 100
+
+#: A process that freezes while it holds such a lock is cut off by the server after this long, and
+#: four round trips: until then the writers of every tenant of the table wait, also those that have
+#: waited for the lock's timeout before. One that is merely slow begins anew.
+FROZEN_AFTER_MS = 100
+
+#: How long such a transaction may take as a whole, where the server can see to that.
+TRANSACTION_TIMEOUT_MS = 15_000
+
+
+class LockNeverGranted(Exception):
+    """The lock was not had, and nobody wants it any more."""
+
+
+def end_after(milliseconds: int) -> str:
+    """A statement by which PostgreSQL 17 and later end the transaction, whatever it is at.
+
+    A driver that goes silent between parsing a statement and running it is not idle to the server.
+    """
+    return (
+        f"select set_config(name, '{milliseconds}', true) from pg_settings"
+        " where name = 'transaction_timeout'"
+    )
+
+
+async def hold_briefly(connection: Executor, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> None:
+    """Inside a transaction that will hold writers off: neither wait for long nor keep them long."""
+    asked = time.monotonic()
+    await connection.execute(f"set local lock_timeout = {lock_timeout_ms}")
+    round_trip_ms = (time.monotonic() - asked) * 1000
+    await connection.execute(
+        "set local idle_in_transaction_session_timeout ="
+        f" {FROZEN_AFTER_MS + int(4 * round_trip_ms)};" + end_after(TRANSACTION_TIMEOUT_MS)
+    )
+
+
+async def transact(
+    connection: asyncpg.Connection[Any],
+    work: Callable[[], Awaitable[None]],
+    carry_on: Callable[[], bool] = lambda: True,
+    *,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+) -> None:
+    """Run DDL in a transaction whose lock waits stay short, again until it gets through."""
+    pause = 0.05
+    started = time.monotonic()
+    while True:
+        try:
+            async with connection.transaction():
+                await hold_briefly(connection, lock_timeout_ms)
+                await work()
+            return
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if not carry_on():
+                raise LockNeverGranted from None
+            # Let the writers that queued behind the attempt run before the next one.
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0 if time.monotonic() - started < 60 else 5.0)

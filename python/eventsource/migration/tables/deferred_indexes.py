@@ -1,0 +1,198 @@
+"""Loading an empty target without its secondary indexes, and building them afterwards.
+
+Maintaining four indexes row by row is most of a bulk copy's cost; building them over loaded rows
+costs a fifth of it. Their definitions are saved in the progress row in the transaction that drops
+them, so a crash at any point ends in the same catalog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from eventsource import failpoints
+from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections import session_marks
+from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.errors import MigrationError
+from eventsource.migration.event_table import OwnTable
+from eventsource.migration.tables import brief_locks, guard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import asyncpg
+
+    from eventsource.migration.models import Migration
+    from eventsource.migration.tables.fences import Fence
+
+    Connection = asyncpg.Connection[Any]
+
+#: Below this many events, dropping and building costs more than it saves.
+WORTH_IT = 50_000
+
+_BUILD_MEMORY = "256MB"
+
+#: The guard's trigger that a load does without.
+_ROW_BY_ROW = ("write",)
+
+#: Kind of the trigger that a load has instead.
+_LOADING = "loading"
+
+# Not the primary key (the cursor reads by it), nor what something else depends on: foreign keys,
+# the replica identity, exclusion constraints, indexes that are not valid.
+_SECONDARY = """
+select c.relname as name, pg_get_indexdef(i.indexrelid) as definition, k.conname as constraint,
+       pg_get_constraintdef(k.oid) as constraint_definition
+from pg_index i
+join pg_class c on c.oid = i.indexrelid
+left join pg_constraint k on k.conindid = i.indexrelid and k.conrelid = i.indrelid
+where i.indrelid = $1::text::regclass and not i.indisprimary and not i.indisreplident
+  and not i.indisclustered and i.indisvalid and coalesce(k.contype, 'u') = 'u'
+  and not exists (select from pg_constraint f where f.conindid = i.indexrelid and f.contype = 'f')
+order by c.relname
+"""
+
+_OWNED_ALONE = """
+select c.relkind = 'r' and pg_has_role(c.relowner, 'USAGE')
+       and not exists (select from pg_inherits h where c.oid in (h.inhrelid, h.inhparent))
+from pg_class c where c.oid = $1::text::regclass
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A secondary index as the catalog writes it; ``constraint`` when it backs a unique one."""
+
+    name: str
+    definition: str
+    constraint: str | None
+    constraint_definition: str | None
+
+
+async def defer(target: OwnTable, migration_id: UUID, fence: Fence) -> None:
+    """Drop the secondary indexes of an empty table that only this migration uses.
+
+    Inside the transaction that reserved the block: the table is locked, so empty stays empty, and
+    until :func:`build` everybody else's writes to it are refused, statement by statement. The
+    guard's trigger on every inserted row is not needed then, and its condition would cost the
+    target a twentieth of the load.
+    """
+    table = target.name
+    if not await target.connection.fetchval(_OWNED_ALONE, table):
+        return
+    indexes = await _secondary(target.connection, table)
+    await target.connection.execute(
+        f"update {target.progress}"
+        " set deferred_indexes = $2::text::jsonb where migration_id = $1",
+        migration_id, json.dumps([asdict(index) for index in indexes]),
+    )  # fmt: skip
+    trigger = quote_identifier(guard.trigger_name(fence, _LOADING))
+    await target.connection.execute(
+        f"create trigger {trigger} before insert or update or delete on {table}"
+        " for each statement when (current_setting("
+        f"'{session_marks.MIGRATOR_SETTING}', true) is distinct from '{migration_id}')"
+        f" execute function {target.beside('eventsource_guard_loading')}()"
+    )
+    await target.connection.execute(f"alter table {table} enable always trigger {trigger}")
+    await guard.drop_triggers(target, fence, _ROW_BY_ROW)
+    for index in indexes:
+        if index.constraint is not None:
+            await target.connection.execute(
+                f"alter table {table} drop constraint {quote_identifier(index.constraint)}"
+            )
+        else:
+            await target.connection.execute(f"drop index {target.beside(index.name)}")
+
+
+async def deferred(target: OwnTable, migration_id: UUID) -> list[Index] | None:
+    """The saved definitions, or None when nothing is deferred."""
+    saved = await target.connection.fetchval(
+        f"select deferred_indexes::text from {target.progress} where migration_id = $1",
+        migration_id,
+    )
+    return None if saved is None else [Index(**index) for index in json.loads(saved)]
+
+
+async def build(
+    target: OwnTable, helpers: Sequence[Connection], migration: Migration, fence: Fence
+) -> None:
+    """Build what was dropped, side by side on the helpers too, and let others write again.
+
+    Idempotent.
+
+    Raises:
+        MigrationError: the catalog is not exactly as it was before.
+    """
+    first, table = target.connection, target.name
+    wanted = await deferred(target, migration.id)
+    if wanted is None:
+        return
+    there = {index.name for index in await _secondary(first, table)}
+    missing = iter([index for index in wanted if index.name not in there])
+    async with asyncio.TaskGroup() as group:
+        for connection in (first, *helpers):
+            group.create_task(_build_some(connection, missing))
+
+    async def finish() -> None:
+        await _restore_constraints(first, table, wanted)
+        if not set(wanted) <= set(await _secondary(first, table)):
+            raise MigrationError(
+                f"the indexes of {target.address.table!r} are not what they were before the load;"
+                " abort the migration to restore them"
+            )
+        await guard.create_triggers(target, fence, migration.tenant_id, _ROW_BY_ROW)
+        await guard.drop_triggers(target, fence, [_LOADING])
+        await first.execute(
+            f"update {target.progress} set deferred_indexes = null where migration_id = $1",
+            migration.id,
+        )
+        await failpoints.reach("load.restored")
+
+    await brief_locks.transact(first, finish)
+    await failpoints.reach("load.finished.committed")
+
+
+async def first_statistics(target: OwnTable) -> None:
+    """Tell the planner about a table that was never analyzed, as one is after its load.
+
+    Behind the load and not a part of it: nothing that the migration does depends on it. Without the
+    right to do so the server leaves it and says so; autovacuum comes to it in a while.
+    """
+    table = target.name
+    if await target.connection.fetchval(
+        "select coalesce(last_analyze, last_autoanalyze) is null from pg_stat_all_tables"
+        " where relid = $1::text::regclass",
+        table,
+    ):
+        await target.connection.execute(f"analyze {table}", timeout=LONG_STATEMENT_SECONDS)
+
+
+async def _build_some(connection: Connection, missing: Iterator[Index]) -> None:
+    """Build what no other connection has begun."""
+    for index in missing:
+        async with connection.transaction():
+            await connection.execute(f"set local maintenance_work_mem = '{_BUILD_MEMORY}'")
+            await connection.execute(index.definition, timeout=LONG_STATEMENT_SECONDS)
+        await failpoints.reach("load.index.committed")
+
+
+async def _restore_constraints(connection: Connection, table: str, wanted: Sequence[Index]) -> None:
+    constrained = {i.name for i in await _secondary(connection, table) if i.constraint is not None}
+    for index in wanted:
+        if index.constraint is None or index.name in constrained:
+            continue
+        assert index.constraint_definition is not None
+        # "UNIQUE (a, b) DEFERRABLE …": what follows the columns has to come back as well.
+        suffix = index.constraint_definition.rpartition(")")[2]
+        await connection.execute(
+            f"alter table {table} add constraint {quote_identifier(index.constraint)}"
+            f" unique using index {quote_identifier(index.name)}{suffix}"
+        )
+
+
+async def _secondary(connection: Connection, table: str) -> list[Index]:
+    return [Index(**dict(row)) for row in await connection.fetch(_SECONDARY, table)]

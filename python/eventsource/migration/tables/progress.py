@@ -1,0 +1,225 @@
+"""The progress row in the target: what was copied, committed together with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.migration import event_table
+from eventsource.migration.connections import session_marks
+from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
+from eventsource.migration.event_table import AnyTable, OwnTable
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
+
+#: Positions kept free at the target for what the source will write during the migration.
+HEADROOM = 1_000_000_000
+
+#: How long a driver waits for the one before it, in milliseconds: a chunk is committed in less.
+CLAIM_LOCK_TIMEOUT_MS = 1000
+
+ZERO_DIGEST = bytes(16)
+
+_COLUMNS = (
+    "migration_id, owner, position_offset, last_target_position, source_system, pass_number,"
+    " previous_snapshot, snapshot, staged, last_transaction_id::text::bigint as"
+    " last_transaction_id, last_position, pass_rows, pass_digest, rows_copied, proven_snapshot,"
+    " proven_rows, sealed_snapshot, sealed_position, sealed_xid::text as sealed_xid"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyProgress:
+    """One migration's progress row.
+
+    ``proven_snapshot`` is the snapshot of the last pass that was copied, mapped and proven: the
+    target holds every row visible in it. A pass with ``snapshot`` None ran under the fence. The
+    seal (see :mod:`eventsource.migration.consistency.seal`) is the bulk copy's snapshot, its last
+    position, and the target's next transaction id when all of it was proven.
+    """
+
+    migration_id: UUID
+    owner: UUID
+    position_offset: int
+    last_target_position: int
+    source_system: str
+    pass_number: int
+    previous_snapshot: str | None
+    snapshot: str | None
+    staged: bool
+    last_transaction_id: int | None
+    last_position: int
+    pass_rows: int
+    pass_digest: bytes
+    rows_copied: int
+    proven_snapshot: str | None
+    proven_rows: int
+    sealed_snapshot: str | None
+    sealed_position: int | None
+    sealed_xid: str | None
+
+    @property
+    def pass_is_open(self) -> bool:
+        """A pass with a stored snapshot was begun and not proven: it is resumed, never retaken."""
+        return self.snapshot is not None and self.snapshot != self.proven_snapshot
+
+
+async def read(target: AnyTable, migration_id: UUID) -> CopyProgress | None:
+    """The progress row, or None before the block of positions is reserved."""
+    row = await target.connection.fetchrow(
+        f"select {_COLUMNS} from {target.progress} where migration_id = $1", migration_id
+    )
+    return CopyProgress(**dict(row)) if row is not None else None
+
+
+async def of_tenant(target: AnyTable, tenant_id: UUID) -> CopyProgress | None:
+    """The newest progress row of the tenant in this table, or None."""
+    row = await target.connection.fetchrow(
+        f"select {_COLUMNS} from {target.progress} where table_name = $1 and tenant_id = $2"
+        " order by updated_at desc limit 1",
+        target.address.table, tenant_id,
+    )  # fmt: skip
+    return CopyProgress(**dict(row)) if row is not None else None
+
+
+async def claim(target: OwnTable, migration_id: UUID, owner: UUID) -> CopyProgress | None:
+    """Become the only owner whose chunks commit; the one before commits nothing from here on.
+
+    Its sessions are ended: one that is frozen in the middle of a chunk would keep its locks, on
+    the progress row itself and on the table, until the server's patience is at its end.
+    """
+    mark = session_marks.data_plane_mark(migration_id)
+    while True:
+        try:
+            async with target.connection.transaction():
+                await target.connection.execute(f"set local lock_timeout = {CLAIM_LOCK_TIMEOUT_MS}")
+                await target.connection.execute(
+                    f"update {target.progress} set owner = $2 where migration_id = $1",
+                    migration_id, owner,
+                )  # fmt: skip
+        except asyncpg.LockNotAvailableError:
+            await session_marks.end(target.connection, mark)
+            continue
+        await session_marks.end(target.connection, mark)
+        return await read(target, migration_id)
+
+
+async def reserve(
+    target: OwnTable,
+    migration: Migration,
+    owner: UUID,
+    source_head: int,
+    source_system: str,
+) -> bool:
+    """Reserve the tenant's block of positions and write the progress row.
+
+    Returns whether the table was found empty and unused; idempotent (then False).
+
+    Runs inside the transaction that holds the target table's writers and other migrations off, so
+    that "empty" and "head" are exact. An empty table gets offset 0: positions are then the source's
+    own. In a table in use the block begins after everything handed out so far.
+    """
+    if await read(target, migration.id) is not None:
+        return False
+    sequence = await event_table.position_sequence(target)
+    name = target.name
+    if await target.connection.fetchval(
+        f"select exists (select from {name} where tenant_id = $1)", migration.tenant_id
+    ):
+        raise PreflightError([already_there(migration.tenant_id, target.address.table)])
+    if await target.connection.fetchval(
+        f"select exists (select from {target.progress} where table_name = $1"
+        " and deferred_indexes is not null)",
+        target.address.table,
+    ):
+        raise TargetBusyError(
+            f"another migration is loading {target.address.table!r}; this one follows when that is"
+            " done"
+        )
+    in_use = await target.connection.fetchval(
+        f"select exists (select from {name})"
+        f" or exists (select from {target.progress} where table_name = $1)",
+        target.address.table,
+    )
+    head = await event_table.head(target.connection, sequence)
+    highest = await target.connection.fetchval(
+        f"select coalesce(max(global_position), 0) from {name}"
+    )
+    offset = max(head, highest) if in_use else 0
+    last = max(offset + source_head + HEADROOM, head)
+    await target.connection.execute(
+        f"insert into {target.progress} (migration_id, tenant_id, table_name, owner,"
+        " position_offset, last_target_position, source_system)"
+        " values ($1, $2, $3, $4, $5, $6, $7)",
+        migration.id, migration.tenant_id, target.address.table, owner, offset, last, source_system,
+    )  # fmt: skip
+    # Anyone else's next event in this table lands behind the block. A rollback keeps the gap.
+    await target.connection.fetchval("select setval($1::text::regclass, $2)", sequence, last)
+    return not in_use
+
+
+def already_there(tenant_id: UUID, table_name: str) -> str:
+    """The sentence for a target that holds rows of the tenant."""
+    return (
+        f"the target table {table_name!r} already holds events of tenant {tenant_id}; "
+        "abort the migration that left them there, or delete them after checking what they are"
+    )
+
+
+async def begin_pass(
+    target: AnyTable,
+    before: CopyProgress,
+    *,
+    owner: UUID,
+    snapshot: str | None,
+) -> CopyProgress:
+    """Store the next pass (its snapshot first of all) before its first row is read.
+
+    Raises:
+        LeaseLostError: another owner has begun a pass.
+    """
+    row = await target.connection.fetchrow(
+        f"update {target.progress} set pass_number = $4, previous_snapshot = proven_snapshot,"
+        " snapshot = $5, staged = $6, last_transaction_id = null, last_position = 0,"
+        " pass_rows = 0, pass_bytes = 0, pass_inserted = 0, pass_digest = $7, updated_at = now()"
+        " where migration_id = $1 and owner = $2 and pass_number = $3"
+        f" returning {_COLUMNS}",
+        before.migration_id, owner, before.pass_number, before.pass_number + 1, snapshot,
+        before.proven_snapshot is not None, ZERO_DIGEST,
+    )  # fmt: skip
+    if row is None:
+        raise LeaseLostError(f"another driver carries migration {before.migration_id} on")
+    return CopyProgress(**dict(row))
+
+
+async def complete_pass(target: AnyTable, current: CopyProgress, owner: UUID) -> CopyProgress:
+    """Record that the pass is proven: the next one starts from its snapshot. A bulk copy is sealed.
+
+    Raises:
+        LeaseLostError: another owner is recorded, or a first pass was not read back to its end.
+    """
+    row = await target.connection.fetchrow(
+        f"update {target.progress} set proven_snapshot = snapshot,"
+        " sealed_snapshot = case when staged then sealed_snapshot else snapshot end,"
+        " sealed_position = case when staged then sealed_position else last_position end,"
+        " sealed_xid = case when staged then sealed_xid"
+        " else pg_snapshot_xmax(pg_current_snapshot()) end,"
+        " proven_rows = proven_rows + pass_rows, updated_at = now()"
+        " where migration_id = $1 and owner = $2 and pass_number = $3 and snapshot is not null"
+        " and (staged or proven_position = last_position)"
+        f" returning {_COLUMNS}",
+        current.migration_id, owner, current.pass_number,
+    )  # fmt: skip
+    if row is None:
+        raise LeaseLostError(f"another driver carries migration {current.migration_id} on")
+    return CopyProgress(**dict(row))
+
+
+async def remove(target: AnyTable, migration_id: UUID) -> None:
+    """Forget the progress of an aborted migration."""
+    for name in (target.ranges, target.progress):
+        await target.connection.execute(f"delete from {name} where migration_id = $1", migration_id)
