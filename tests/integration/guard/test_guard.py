@@ -12,7 +12,7 @@ import pytest
 
 from eventsource.migration import WritePausedError
 from eventsource.migration.connections import session_marks
-from eventsource.migration.tables import fences, guard
+from eventsource.migration.tables import fences
 from tests.support.application import TARGET
 from tests.support.one_fence import BUDGET, MIGRATION, guarded, refused
 from tests.support.worlds.three_databases import World, insert, is_blocked, table
