@@ -157,8 +157,8 @@ async def _complete_indexes(connection: AnyConnection, table: Table) -> None:
 
 async def _ensure_functions(connection: AnyConnection, schema: str) -> None:
     for file in ("fences.sql", "progress.sql", "guard.sql", "feed.sql"):
-        script = text("eventsource.stores", f"sql/{file}").replace("{schema}", quote_identifier(schema))
-        await connection.execute(script)
+        script = text("eventsource.stores", f"sql/{file}")
+        await connection.execute(script.replace("{schema}", quote_identifier(schema)))
 
 
 async def _add_transaction_id(connection: AnyConnection, table: Table) -> None:
