@@ -180,7 +180,7 @@ def test_the_final_states_and_those_of_routes_are_those_of_the_page() -> None:
 
 def test_the_states_of_a_fence_are_those_of_the_page() -> None:
     rows = rows_of(sections_of(REFERENCE / "states.md")["Of a fence"])
-    script = (REPOSITORY / "python/eventsource/stores/sql/fence.sql").read_text()
+    script = (REPOSITORY / "python/eventsource/stores/sql/fences.sql").read_text()
     allowed = re.search(r"check \(state in \((.*?)\)\)", script)
     assert allowed is not None
     assert {code_in(row[1])[0] for row in rows} == set(re.findall(r"'(\w+)'", allowed[1]))
@@ -236,7 +236,8 @@ def test_the_kinds_of_the_data_plane_are_those_of_the_page() -> None:
 
 def test_the_sqlstates_of_the_guard_are_those_of_the_page() -> None:
     rows = rows_of(sections_of(REFERENCE / "errors.md")["SQLSTATEs of the guard"])
-    script = (REPOSITORY / "python/eventsource/stores/sql/fence.sql").read_text()
+    folder = REPOSITORY / "python/eventsource/stores/sql"
+    script = "".join(file.read_text() for file in sorted(folder.glob("*.sql")))
     raised = set(re.findall(r"errcode = '(\w{5})'", script))
     assert {code_in(row[0])[0] for row in rows} == raised | {"55P03"}
 

@@ -258,7 +258,7 @@ VARIANTS = (
         "the first new event at the target draws a position that was carried",
         (
             Edit(
-                "python/eventsource/stores/sql/fence.sql",
+                "python/eventsource/stores/sql/fences.sql",
                 "greatest(last_carried, coalesce(pg_sequence_last_value(sequence), 0), 1)",
                 "1",
             ),
@@ -305,9 +305,9 @@ VARIANTS = (
         "a stale router does not follow EVF01",
         (
             Edit(
-                _ROUTER,
-                'MOVED, NOT_OPEN_YET, LOCK_TIMEOUT = "EVF01"',
-                'MOVED, NOT_OPEN_YET, LOCK_TIMEOUT = "EVF09"',
+                "python/eventsource/sqlstates.py",
+                'MOVED = "EVF01"',
+                'MOVED = "EVF09"',
             ),
         ),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
-_SQL = "python/eventsource/stores/sql/fence.sql"
+_SQL = "python/eventsource/stores/sql/guard.sql"
 _PYTHON = "python/eventsource/migration/tables/guard.py"
 _TESTS = "tests/integration/guard/test_guard.py"
 _INSTALLATION = "tests/integration/guard/test_installation.py"

@@ -10,7 +10,7 @@ from uuid import UUID
 from eventsource.errors import EventSourceError
 
 if TYPE_CHECKING:
-    from eventsource.migration.consistency import VerificationReport
+    from eventsource.migration.models import VerificationReport
 
 
 class MigrationError(EventSourceError):

@@ -19,6 +19,7 @@ from eventsource.migration.errors import (
     TargetBusyError,
 )
 from eventsource.migration.models import Migration
+from eventsource.sqlstates import ENDED_BY_THE_SERVER, PASSING_CLASSES
 
 #: A connection that is lost or cannot be made.
 PASSING = (
@@ -30,22 +31,16 @@ PASSING = (
     TimeoutError,
 )
 
-#: The server ended a transaction whose driver it had not heard of for a while, or that took long.
-_ENDED = ("25P03", "25P04")
-
-#: SQLSTATE classes that time heals: connection, resources, operator intervention, rollback, locks.
-_PASSING_CLASSES = ("08", "53", "57", "40", "55")
-
 
 def may_pass(error: BaseException) -> bool:
     """Whether trying again later can help."""
     if isinstance(error, DataPlaneError):
         return error.kind in ("connect", "connection_lost", "cancelled") or (
-            error.kind == "sql" and (error.sqlstate or "")[:2] in _PASSING_CLASSES
+            error.kind == "sql" and (error.sqlstate or "")[:2] in PASSING_CLASSES
         )
     if isinstance(error, asyncpg.PostgresError):
         sqlstate = str(error.sqlstate or "")
-        return sqlstate[:2] in _PASSING_CLASSES or sqlstate in _ENDED
+        return sqlstate[:2] in PASSING_CLASSES or sqlstate in ENDED_BY_THE_SERVER
     return isinstance(error, (*PASSING, TargetBusyError))
 
 

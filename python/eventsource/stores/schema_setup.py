@@ -156,9 +156,9 @@ async def _complete_indexes(connection: AnyConnection, table: Table) -> None:
 
 
 async def _ensure_functions(connection: AnyConnection, schema: str) -> None:
-    for file in ("sql/fence.sql", "sql/feed.sql"):
-        script = text("eventsource.stores", file).replace("{schema}", quote_identifier(schema))
-        await connection.execute(script)
+    for file in ("fences.sql", "progress.sql", "guard.sql", "feed.sql"):
+        script = text("eventsource.stores", f"sql/{file}")
+        await connection.execute(script.replace("{schema}", quote_identifier(schema)))
 
 
 async def _add_transaction_id(connection: AnyConnection, table: Table) -> None:

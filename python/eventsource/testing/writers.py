@@ -23,6 +23,7 @@ import asyncpg
 from eventsource import DomainEvent, ExpectedVersion, OptimisticLockError, register_event
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.failures import PASSING
+from eventsource.sqlstates import MOVED
 from eventsource.stores.interface import AppendResult, EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.records import Outcome, RecordFile
@@ -173,7 +174,7 @@ class Writer:
                 result = await self._store.append_events(stream, STREAM_TYPE, events, expected)
         except Exception as error:
             outcome = outcome_of(error)
-            if getattr(error, "sqlstate", None) == "EVF01":
+            if getattr(error, "sqlstate", None) == MOVED:
                 self._moved.add(tenant)
             self._records.outcome(number, outcome, error=_describe(error))
             return outcome

@@ -219,7 +219,9 @@ class World:
 
 
 def fence_objects() -> str:
-    text = resources.files("eventsource.stores").joinpath("sql/fence.sql").read_text()
+    folder = resources.files("eventsource.stores").joinpath("sql")
+    files = ("fences.sql", "progress.sql", "guard.sql")
+    text = "".join(folder.joinpath(file).read_text() for file in files)
     return text.replace("{schema}", '"public"')
 
 

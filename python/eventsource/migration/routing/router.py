@@ -20,15 +20,13 @@ from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWrite
 from eventsource.migration.routing.route_cache import RouteCache
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.steps import decision
+from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET
 from eventsource.stores.interface import AppendResult, EventStore, EventStream, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
     from eventsource.events import DomainEvent
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
-
-#: SQLSTATEs of the guard (stores/sql/fence.sql).
-MOVED, NOT_OPEN_YET, LOCK_TIMEOUT = "EVF01", "EVF03", "55P03"
 
 #: How long an append looks for a target that was decided on but is not open (seconds).
 OPENING_PATIENCE = 30.0

@@ -103,7 +103,7 @@ def of(fence: Fence | None, migration: Migration) -> Decision | None:
 async def open_target(target: AnyTable, migration: Migration, decided: Decision) -> None:
     """Let applications write at the target: first the sequence, then the fence.
 
-    One round trip, because writers wait for it; see ``eventsource_open_target`` in fence.sql.
+    One round trip, because writers wait for it; see ``eventsource_open_target`` in fences.sql.
     Idempotent.
     """
     await failpoints.reach("flip.target.before")

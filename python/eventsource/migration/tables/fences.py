@@ -10,7 +10,7 @@ from eventsource.migration.errors import MigrationError
 from eventsource.migration.event_table import AnyTable
 
 #: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
-#: the fence's id. The same number stands in fence.sql.
+#: the fence's id. The same number stands in guard.sql.
 LOCK_CLASS = 1163281235
 
 

@@ -1,6 +1,6 @@
 """The guard: fence rows, and the triggers that make every writer heed them.
 
-The functions behind the triggers are in ``stores/sql/fence.sql``. A tenant that arrives has
+The functions behind the triggers are in ``stores/sql/guard.sql``. A tenant that arrives has
 triggers of its own; all that leave a table, or have left it, share theirs
 (``eventsource_guard_renew``). Here is when they are made, how they recognise the migrator, and how
 they go away.

@@ -1,0 +1,25 @@
+"""The SQLSTATEs that decide anything here: the guard's own, and PostgreSQL's.
+
+The guard raises its own in ``stores/sql/guard.sql``. Codes and classes of PostgreSQL are those of
+its manual, appendix A.
+"""
+
+from __future__ import annotations
+
+#: The tenant has moved; DETAIL says to which store, as JSON.
+MOVED = "EVF01"
+
+#: The statement is one that the guard never lets through: the tenant's history does not change.
+REFUSED = "EVF02"
+
+#: The tenant is arriving here and is not open yet.
+NOT_OPEN_YET = "EVF03"
+
+#: A lock was not granted in time: at the guard, that a cutover holds the tenant.
+LOCK_TIMEOUT = "55P03"
+
+#: The server ended a transaction that was idle for too long, or took too long.
+ENDED_BY_THE_SERVER = ("25P03", "25P04")
+
+#: Classes that time heals: connection, resources, operator intervention, rollback, locks.
+PASSING_CLASSES = ("08", "53", "57", "40", "55")
