@@ -153,12 +153,6 @@ def arrows_back(found: Iterable[Arrow], package: str, rooms: tuple[str, ...]) ->
     return wrong
 
 
-rooms_are_made = pytest.mark.skipif(
-    not (REPOSITORY / "python/eventsource/migration/steps").is_dir(),
-    reason="the migration is not divided into rooms yet",
-)
-
-
 @pytest.fixture(scope="module")
 def ours() -> list[Arrow]:
     return arrows(REPOSITORY / "python")
@@ -172,18 +166,15 @@ def test_no_function_is_too_long() -> None:
     assert long_functions(REPOSITORY) == []
 
 
-@rooms_are_made
 def test_no_imports_close_a_circle(ours: list[Arrow]) -> None:
     assert circle((arrow.importer, arrow.imported) for arrow in ours) == []
 
 
-@rooms_are_made
 def test_no_two_parts_of_the_package_import_each_other(ours: list[Arrow]) -> None:
     pairs = between_rooms(ours, "eventsource")
     assert circle((importer, imported) for importer, imported, _ in pairs) == []
 
 
-@rooms_are_made
 def test_imports_between_the_rooms_of_the_migration_point_one_way(ours: list[Arrow]) -> None:
     assert arrows_back(ours, "eventsource.migration", ROOMS) == []
 
