@@ -9,6 +9,9 @@ import pytest
 
 from eventsource.testing import Cluster
 
+# A failed assertion there shows what was compared, as one in a test does.
+pytest.register_assert_rewrite("tests.support")
+
 
 @pytest.fixture(scope="session")
 def source_cluster() -> Iterator[Cluster]:
