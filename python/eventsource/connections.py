@@ -93,7 +93,7 @@ async def connection_parameters(
 def hosts_of(pool: Pool[Any] | None, dsn: str | None = None) -> list[tuple[str, int]]:
     """The TCP addresses that the pool, or the dsn, would try.
 
-    Empty when that is not told: a unix socket, a service file, or a pool that connects in a way
+    Empty when that is not known: a unix socket, a service file, or a pool that connects in a way
     of its own.
     """
     options: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def hosts_of(pool: Pool[Any] | None, dsn: str | None = None) -> list[tuple[str, 
             if host and not host.startswith("/")
         ]
     except ValueError:
-        return []  # who connects is told better what is wrong with it
+        return []  # connecting gives the better error
 
 
 async def is_silent(hosts: Sequence[tuple[str, int]], seconds: float) -> bool:
@@ -127,7 +127,7 @@ async def is_silent(hosts: Sequence[tuple[str, int]], seconds: float) -> bool:
         try:
             addresses += await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError, OverflowError):
-            return False  # who connects is told better what is wrong with it
+            return False  # connecting gives the better error
     if not addresses:
         return False
     attempts = [
@@ -231,7 +231,7 @@ def _read(connection: Any, dsn: str | None, ssl_argument: object) -> ConnectionP
         password, mode = known.password, known.sslmode
     except AttributeError as error:
         raise ConnectionDetailsError(
-            "the pool's connections do not tell how they were made: pass dsn="
+            "the pool's connections do not show how they were made: pass dsn="
         ) from error
     if callable(password):
         raise ConnectionDetailsError("the pool's password is a function: pass dsn=")

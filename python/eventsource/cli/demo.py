@@ -12,7 +12,7 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import invocation_of, run
 from eventsource.cli.output import Output, grid, record
 from eventsource.demo.result import DemoResult
-from eventsource.demo.story import Extent, tell
+from eventsource.demo.story import Extent, play
 
 _DEFAULT = Extent()
 
@@ -49,13 +49,13 @@ def demo(
             )
             await asyncio.Event().wait()
 
-    async def tell_it() -> ExitCode:
-        result = await tell(Extent(events=events, seconds=seconds), invocation.out, show)
+    async def play_it() -> ExitCode:
+        result = await play(Extent(events=events, seconds=seconds), invocation.out, show)
         return ExitCode.DONE if result.is_sound else ExitCode.INCONSISTENT
 
     run(
         invocation,
-        tell_it,
+        play_it,
         interrupted=lambda: "stopped; servers, writers and files are gone",
     )
 

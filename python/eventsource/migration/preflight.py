@@ -204,7 +204,7 @@ async def _check_table(
         return False
     if found["kind"] != "r":
         findings.problems.append(
-            f"the {side} {name} is not an ordinary table; name the table behind it"
+            f"the {side} {name} is not an ordinary table; name an ordinary one"
         )
         return False
     if found["fleeting"]:
@@ -278,7 +278,7 @@ async def _check_columns(
         elif (other.type, other.collation) != (column.type, column.collation):
             findings.problems.append(
                 f"column {name} is {_described(column)} in the source and {_described(other)} in"
-                " the target; make them alike"
+                " the target; make both the same"
                 + await _refused_by_jsonb(source, source_address, column, other)
             )
     for name, column in there.items():

@@ -2,7 +2,7 @@
 -- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
 
 -- One row per tenant that is leaving or arriving. The row of the source is the decision record:
--- once it says 'moved', the tenant lives elsewhere, whatever any journal or cache says.
+-- once it says 'moved', the tenant lives elsewhere. The journal and the caches only follow.
 create table if not exists {schema}.eventsource_fences (
     fence_id         integer generated always as identity primary key,
     table_name       text not null,
@@ -107,7 +107,7 @@ begin
                                              'generation', fence.generation)::text;
     end if;
     if operation = 'DELETE' and fence.state = 'moved' then
-        -- What is left behind is the way back until an operator says otherwise.
+        -- The old rows are the way back until an operator says otherwise.
         if current_setting('eventsource.migration', true) = fence.migration_id::text then
             return;
         end if;
@@ -148,7 +148,7 @@ $guard$;
 -- written to the table, and none that writes later misses the change: with the table's lock a writer
 -- also learns of a function that was replaced.
 --
--- The fences are a constant of the functions. PostgreSQL parses the condition of a trigger anew for
+-- The fences are a constant of the functions. PostgreSQL parses the condition of a trigger for
 -- every statement, and would do so for each tenant that ever left; a function it parses once in a
 -- session. The constant is jsonb because that is searched as it lies there: an array of many is made
 -- into a hash table first, in every transaction.
@@ -170,7 +170,7 @@ begin
     label := case when octet_length(event) > 35 then md5(event) else event end;
     select jsonb_object_agg(f.tenant_id, jsonb_build_array(f.fence_id, f.patience_ms))
         into fences
-        -- One that is being deleted is waited for: whoever deletes it looks for these triggers after.
+        -- Waits for a fence that is being deleted: its session looks for these triggers afterwards.
         from (select * from {schema}.eventsource_fences
               where table_name = event and role = 'source' for key share) f;
     if fences is null then
