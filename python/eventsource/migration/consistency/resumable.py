@@ -210,7 +210,7 @@ def _load(path: Path, subject: Mapping[str, Any]) -> Tally | None:
     )
 
 
-_REPAIR = "remove it to begin anew, or name another file"
+_REPAIR = "remove it to begin again, or name another file"
 
 
 def _record(value: object, names: tuple[str, ...]) -> dict[str, Any]:
