@@ -9,6 +9,8 @@ import pytest
 
 from eventsource.testing import Cluster
 
+pytest_plugins = ["tests.support.side_by_side"]
+
 
 @pytest.fixture(scope="session")
 def source_cluster() -> Iterator[Cluster]:
