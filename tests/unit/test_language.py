@@ -25,7 +25,7 @@ ROOTS = (
     "rust",
 )
 #: Of these, what still waits for its language.
-NOT_YET = ("python/eventsource/migration", "rust")
+NOT_YET = ("rust",)
 
 SUFFIXES = frozenset({".md", ".py", ".pyi", ".rs", ".sql"})
 
