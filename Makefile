@@ -1,59 +1,90 @@
-# One command per task; each sets up what it needs. PYTHON picks the interpreter (3.11 or newer).
+# One command per task; each sets up what it needs. PYTHON picks the interpreter (3.11 or newer) of a
+# new .venv, WORKERS how many tests run beside each other.
 PYTHON ?= python3
+WORKERS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
+PHASE := scripts/phase
+PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 4
+# The interpreter that will be used: once there is an environment, its own.
+INTERPRETER := $(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: setup build demo test check model sabotage fuzz faults torture format bench bench-calls clean infra
+.DEFAULT_GOAL := help
+.PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
+	torture format bench bench-calls clean infra
 
-setup: $(STAMP)
+help: ## show what there is to make
+	@echo "make TARGET, with one of:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --group dev
-	touch $(STAMP)
+prerequisites: ## look whether Python, Rust and a C compiler are there, and name what is missing
+	@scripts/prerequisites $(GATE) $(INTERPRETER)
+
+setup: prerequisites $(STAMP) ## make .venv and install what the tests and checks need
+
+$(STAMP): pyproject.toml | prerequisites
+	[ -e $@ ] || $(PYTHON) -m venv $(VENV)
+	@$(PHASE) "install packages into $(VENV), about half a minute" sh -c \
+		'$(BIN)/pip install --quiet --upgrade "pip>=25.1" && $(BIN)/pip install --quiet --group dev'
+	@touch $@
 
 # With failpoints in the data plane; `make bench` and wheels do without.
-build: setup
-	$(BIN)/maturin develop --release --quiet --extras embedded --features extension-module,failpoints
+build: setup ## compile the extension module into .venv
+	@$(PHASE) "compile the extension module, two to three minutes the first time" \
+		$(BIN)/maturin develop --release --extras embedded --features extension-module,failpoints
 
-demo: build
+demo: build ## see a tenant move, live, on two throw-away servers
 	$(BIN)/eventsource-migrate demo
 
-test: build
-	cargo test --workspace --exclude eventsource-py --quiet
-	$(BIN)/pytest
+RUST_TESTS := $(PHASE) "compile and run the Rust tests, the model among them, two to three minutes" \
+	cargo test --workspace --exclude eventsource-py
 
-check: build
+test: build ## run all tests; WORKERS=1 runs them one at a time
+	@$(RUST_TESTS)
+	$(PYTEST)
+
+# With rustfmt and clippy.
+check lint: GATE := --gate
+
+lint: setup ## look at format and style alone
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features eventsource-core/failpoints --quiet -- -D warnings
-	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest eventsource._core
-	cargo test --workspace --exclude eventsource-py --quiet
-	$(BIN)/pytest
 
-# The model alone, with the numbers of states that it went through.
-model:
-	cargo test -p eventsource-model --quiet -- --nocapture --test-threads 1
+check: lint build ## format, lint, types, stubs and all tests: what continuous integration runs
+	@$(PHASE) "look for mistakes in the Rust code (clippy), about a minute the first time" \
+		cargo clippy --workspace --all-targets --features eventsource-core/failpoints -- -D warnings
+	@$(PHASE) "check the types (mypy), about half a minute the first time" $(BIN)/mypy
+	@$(PHASE) "check the stubs of the extension module" $(BIN)/python -m mypy.stubtest eventsource._core
+	@$(RUST_TESTS)
+	$(PYTEST)
 
-# Breaks one rule after the other in a copy; ONLY="name name" chooses among them.
-sabotage: build
+hooks: setup ## let git check format, lint and types before each commit
+	$(BIN)/pip install --quiet "pre-commit>=4,<5"
+	$(BIN)/pre-commit install
+
+audit: setup ## ask the advisory databases about all dependencies; fails when they cannot be asked
+	@scripts/audit $(VENV) $(VENV)/audit
+
+model: ## run the model of the protocol, with the numbers of states that it went through
+	cargo test -p eventsource-model -- --nocapture --test-threads 1
+
+# ONLY="name name" chooses among the rules.
+sabotage: build ## break one rule after the other in a copy, and see which test notices
 	$(BIN)/python -m tests.sabotage $(if $(ONLY),--only $(ONLY))
 
 # Random input at volume, other input each time: COPY streams for the framer, calls for the store.
 CASES ?= 200000
 SEQUENCES ?= 300
-fuzz: build
+fuzz: build ## random input at volume, for the framer and for the stores
 	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- frame:: digest:: chunk:: dsn::
 	FUZZ_SEQUENCES=$(SEQUENCES) $(BIN)/pytest --timeout 3600 tests/integration/stores/test_against_memory.py
 
 # Every failpoint with everything that can happen there; CELLS="bulk abort" plays some of them.
-faults: build
+faults: build ## play the whole matrix of faults: every failpoint, everything that can happen there
 	$(BIN)/python -m tests.faults.run_matrix $(CELLS)
 
 # Random schedules of writers, faults and restarts; SEED=k SEEDS=1 replays one, WRITE=1 writes figures,
@@ -61,28 +92,27 @@ faults: build
 SEED ?= 1
 SEEDS ?= 25
 JOBS ?= 1
-torture: build
+torture: build ## play random schedules of writers, faults and restarts
 	$(BIN)/python -m tests.faults.run_torture --first $(SEED) --seeds $(SEEDS) --jobs $(JOBS) $(if $(WRITE),--write)
 
-# Servers that crash at every point, links that break, poolers, disks that are full.
-infra: build
+infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra
 
-format: setup
+format: setup ## format everything, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	cargo fmt --all
 
 # SCALE is the number of events of the moved tenant; 50000 tries everything out in a few minutes.
 SCALE ?= 1000000
-bench: setup
-	$(BIN)/maturin develop --release --quiet --extras embedded
+bench: setup ## run the benchmarks
+	@$(PHASE) "compile the extension module without failpoints" \
+		$(BIN)/maturin develop --release --extras embedded
 	$(BIN)/python -m benchmarks --scale $(SCALE) $(if $(PROFILE),--profile)
 
-# Single calls and single rows, for profiling.
-bench-calls: build
-	cargo bench --quiet -p eventsource-core --bench primitives
+bench-calls: build ## time single calls and single rows, for profiling
+	cargo bench -p eventsource-core --bench primitives
 	$(BIN)/pytest --quiet benchmarks/test_calls.py
 
-clean:
+clean: ## remove .venv and everything that was compiled
 	rm -rf target $(VENV) python/eventsource/_core*.so

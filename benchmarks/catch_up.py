@@ -12,8 +12,8 @@ from benchmarks.workload import build, fingerprint, right
 #: New events of one pass.
 DELTAS = (0, 1000, 10_000)
 
-#: The bar gives no number for "alike": half as much again is more than the noise.
-ALIKE = 1.5
+#: The bar gives no number for "equal": half as much again is more than the noise.
+EQUAL = 1.5
 
 
 async def _measure(bench: Bench, source_dsn: str) -> dict[int, list[float]]:
@@ -63,8 +63,8 @@ def _bars(small: int, large: int, medians: dict[int, dict[int, float]]) -> list[
         Bar("P9", f"a pass of d new events, {large:,} beside {small:,} events",
             f"d = 0 {nothing:.0f} ms, {DELTAS[1]:,} {some:.0f} ms, {DELTAS[2]:,} {many:.0f} ms;"
             f" at most {ratio:.2f} x the time at the smaller size",
-            f"alike (≤ {ALIKE} x)", ratio <= ALIKE),
+            f"equal (≤ {EQUAL} x)", ratio <= EQUAL),
         Bar("P9", f"a pass of {times:.0f} times the new events",
-            f"{growth:.1f} x the time beyond an empty pass", f"≤ {times * ALIKE:.0f} x",
-            growth <= times * ALIKE),
+            f"{growth:.1f} x the time beyond an empty pass", f"≤ {times * EQUAL:.0f} x",
+            growth <= times * EQUAL),
     ]  # fmt: skip

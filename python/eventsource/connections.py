@@ -160,7 +160,7 @@ def _read(connection: Any, dsn: str | None, ssl_argument: object) -> ConnectionP
         password, mode = known.password, known.sslmode
     except AttributeError as error:
         raise ConnectionDetailsError(
-            "the pool's connections do not tell how they were made: pass dsn="
+            "the pool's connections do not show how they were made: pass dsn="
         ) from error
     if callable(password):
         raise ConnectionDetailsError("the pool's password is a function: pass dsn=")

@@ -1,4 +1,4 @@
-"""The door to the Rust data plane: what goes in, what comes out, and how it fails.
+"""The interface of the Rust data plane: what goes in, what comes out, and how it fails.
 
 One call moves a range, maps a batch or verifies a table; nothing here works per event. Rust opens
 its own connections, releases the interpreter while it works, and drops an operation when its
@@ -173,16 +173,16 @@ class VerifyConfig:
     """Which rows of a tenant to compare, and how closely (`level`: `count`, `hash` or `full`).
 
     Source rows that `snapshot` shows have to be on the target; without it, those visible at the
-    start. Whatever the target has must be on the source. Rows behind `last_source_position` are
-    left out on both sides. `sample_percentage` is a share of the streams, above 0 and at most 100.
-    The result names at most `max_violations` violations and as many streams. `parallelism` ranges
-    are compared at the same time, each on two connections.
+    start. Everything that the target has must be on the source. Rows after `last_source_position`
+    are left out on both sides. `sample_percentage` is a share of the streams, above 0 and at most
+    100. The result names at most `max_violations` violations and as many streams. `parallelism`
+    ranges are compared at the same time, each on two connections.
 
     A comparison may be one of a sequence over source positions in `(after, upto]` (None: without
     end), which levels other than `count` allow. `streams_seen` and `streams_differing` of the
     result before it make its streams counted once; all of them have the same `salt`.
 
-    A driver names its `migration_id`: whoever takes over from it can end its comparison's sessions.
+    A driver names its `migration_id`, so that its successor can end the comparison's sessions.
     """
 
     source: TableAddress
@@ -219,7 +219,7 @@ class Verification:
         return Verification(_core.Verification.start(config))
 
     async def result(self) -> VerifyResult:
-        """Wait for the end; can be had once. What differs is in the result, not an exception."""
+        """Wait for the end; callable once. What differs is in the result, not an exception."""
         return await self._verification.result()
 
     def progress(self) -> VerifyProgress:

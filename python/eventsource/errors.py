@@ -109,4 +109,4 @@ class FeedBlockedError(EventSourceError):
 
 
 class ConnectionDetailsError(EventSourceError):
-    """No connection string can be made from the pool; the message says to pass ``dsn=``."""
+    """No connection string can be made from the pool; the message says why; pass ``dsn=``."""

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 #: Every moment, in the order of a move. The first word says which part of it; a name that ends in
-#: ``committed`` stands right behind a COMMIT.
+#: ``committed`` comes right after a COMMIT.
 Failpoint = Literal[
     "preflight.passed",
     "start.committed",
@@ -122,7 +122,7 @@ _T = TypeVar("_T")
 
 
 class FailpointError(Exception):
-    """A failpoint was told to fail."""
+    """A failpoint that was armed with ``error``."""
 
 
 @dataclass(slots=True)
@@ -152,7 +152,7 @@ class _Plan:
             raise ConnectionResetError(f"failpoint {name}: the connection is lost")
         else:
             assert self.directory is not None
-            # Whoever opens the gate is another process.
+            # Another process opens the gate.
             while not (self.directory / f"{name}.released").exists():  # noqa: ASYNC110
                 await asyncio.sleep(GATE_SECONDS)
 
@@ -175,17 +175,17 @@ def _from_environment() -> _Plan | None:
     armed = parse(os.environ.get(ARMED_VARIABLE, ""))
     if not armed:
         return None
-    told = os.environ.get(DIRECTORY_VARIABLE)
-    if told is None and any(action == "wait" for action, _ in armed.values()):
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if directory is None and any(action == "wait" for action, _ in armed.values()):
         raise ValueError(f"{ARMED_VARIABLE}: a gate needs {DIRECTORY_VARIABLE}")
-    return _Plan(armed, Path(told) if told else None)
+    return _Plan(armed, Path(directory) if directory else None)
 
 
 _plan = _from_environment()
 
 
 def arm() -> None:
-    """Read the environment again: for a process that was forked and not started anew."""
+    """Read the environment again: for a process that was forked and not started."""
     global _plan
     _plan = _from_environment()
 

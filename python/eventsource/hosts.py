@@ -16,7 +16,7 @@ from asyncpg.pool import Pool
 def hosts_of(pool: Pool[Any] | None, dsn: str | None = None) -> list[tuple[str, int]]:
     """The TCP addresses that the pool, or the dsn, would try.
 
-    Empty when that is not told: a unix socket, a service file, or a pool that connects in a way
+    Empty when that is not known: a unix socket, a service file, or a pool that connects in a way
     of its own.
     """
     options: dict[str, Any] = {}
@@ -33,7 +33,7 @@ def hosts_of(pool: Pool[Any] | None, dsn: str | None = None) -> list[tuple[str, 
             if host and not host.startswith("/")
         ]
     except ValueError:
-        return []  # who connects is told better what is wrong with it
+        return []  # connecting gives the better error
 
 
 async def is_silent(hosts: Sequence[tuple[str, int]], seconds: float) -> bool:
@@ -50,7 +50,7 @@ async def is_silent(hosts: Sequence[tuple[str, int]], seconds: float) -> bool:
         try:
             addresses += await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError, OverflowError):
-            return False  # who connects is told better what is wrong with it
+            return False  # connecting gives the better error
     if not addresses:
         return False
     attempts = [

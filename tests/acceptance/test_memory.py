@@ -21,6 +21,7 @@ LARGE = 100
 SMALL_EVENTS = 1000
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("before", ["bulk copy", "catch-up pass"])
 async def test_an_event_of_a_hundred_megabytes_takes_a_few_times_its_size(
     world: World, before: str

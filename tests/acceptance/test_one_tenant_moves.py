@@ -237,6 +237,7 @@ async def test_a_transaction_that_wrote_before_the_start_is_waited_for_and_carri
     (await world.check_bystander(bystander, attempts)).assert_clean()
 
 
+@pytest.mark.alone
 async def test_a_cutover_over_its_budget_rolls_back_and_no_writer_sees_an_error(
     source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
 ) -> None:

@@ -105,7 +105,7 @@ async def test_a_shared_subscription_that_lags_is_told_how_many_events_come_twic
     planned = await moved.plan()
     assert planned.planned_target_position == 109
     assert planned.redelivered_events == 2  # 14 and 18
-    assert "2 of the tenant's events behind the cutover" in (planned.warning or "")
+    assert "lags the cutover by 2 of the tenant's events" in (planned.warning or "")
 
 
 async def test_a_subscription_without_a_checkpoint_starts_before_the_tenants_first_event(
@@ -141,7 +141,7 @@ async def test_a_target_checkpoint_that_lags_is_kept_and_what_it_repeats_is_pred
     planned = await moved.plan()
     assert (planned.translated_position, planned.planned_target_position) == (118, 105)
     assert planned.redelivered_events == 3  # 9, 14 and 18
-    assert "kept at 105, behind 118: 3 events" in (planned.warning or "")
+    assert "kept at 105, below 118: 3 events" in (planned.warning or "")
     await moved.migrate()
     assert await moved.target_position() == 105
 

@@ -237,7 +237,7 @@ def _table(where: str, tree: dict[str, Any], name: str) -> dict[str, Any]:
 def _text(where: str, table: dict[str, Any], name: str) -> str:
     value = table.get(name)
     if value is None:
-        raise ConfigError(f"{where}: {name} is missing")
+        raise ConfigError(f"{where}: {name} is missing; add it")
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}: {name} must be a non-empty text")
     return value

@@ -79,7 +79,7 @@ def code_of(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """What happened and, as far as the error can tell, what to do about it."""
+    """What is wrong and, where the error knows it, what to do."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, PreflightError):
         return "refused, nothing was changed: " + text

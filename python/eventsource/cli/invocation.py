@@ -115,13 +115,13 @@ def run(
     try:
         exit_code = asyncio.run(_main(work, received)) or ExitCode.DONE
     except (KeyboardInterrupt, asyncio.CancelledError):
-        told = interrupted() if interrupted else "interrupted"
+        message = interrupted() if interrupted else "interrupted"
         if endless:
             exit_code = ExitCode.DONE
-            out.say(told)
+            out.say(message)
         else:
             exit_code = ExitCode.TERMINATED if received else ExitCode.INTERRUPTED
-            out.fail("interrupted", told, exit_code)
+            out.fail("interrupted", message, exit_code)
     except EXPECTED as error:
         exit_code = exit_code_of(error)
         out.fail(code_of(error), message_of(error), exit_code, **_details(error))

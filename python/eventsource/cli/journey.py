@@ -1,6 +1,6 @@
 """The whole move of one tenant in this process: copy, catch up, verify, cut over.
 
-Every step is durable in the databases; a journey that is cancelled is taken up by the next one.
+Every step is durable in the databases. The next journey goes on where a cancelled one stopped.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Journey:
         return report
 
     async def cut_over(self) -> Migration:
-        """Move the tenant; it was verified, so only the last pass is proven under the fence.
+        """Move the tenant. It was verified before, so only the last pass is proven under the fence.
 
         Raises:
             CutoverTimeoutError, ConsistencyError: nothing was flipped, writers go on.
@@ -205,8 +205,8 @@ class Journey:
         self.migration = migration
         self.display.settle()
         pause = migration.cutover_pause_ms
-        told = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
-        self.display.say("cutover", f"{told}; the tenant lives in {self.target_id!r}")
+        how = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
+        self.display.say("cutover", f"{how}; the tenant lives in {self.target_id!r}")
         return migration
 
     async def _look(self) -> Migration:
@@ -229,8 +229,8 @@ class Journey:
             case _S.MIGRATED:
                 return migration
         if not migration.driver_alive:
-            # Its driver may have been another process that is gone. What ended meanwhile is seen
-            # at the next look.
+            # Its driver may have been another process that is gone. If the migration ended
+            # meanwhile, the next look shows it.
             with contextlib.suppress(InvalidStateTransitionError):
                 await patiently(
                     self.at, partial(self.at.coordinator.resume_migration, migration.id)
@@ -240,17 +240,17 @@ class Journey:
 
 def _failure(migration: Migration) -> MigrationError:
     """The error that the driver recorded, with the way out."""
-    told = (
+    message = (
         f"migration {migration.id} failed: {migration.error_message}; "
         f"`eventsource-migrate abort {migration.id}` cleans up"
     )
     match migration.error_code:
         case ConsistencyError.code:
-            return ConsistencyError(told)
+            return ConsistencyError(message)
         case PreflightError.code:
-            return PreflightError([told])
+            return PreflightError([message])
         case _:
-            return MigrationError(told)
+            return MigrationError(message)
 
 
 def raise_if_inconsistent(report: VerificationReport) -> None:
@@ -268,8 +268,8 @@ def raise_if_inconsistent(report: VerificationReport) -> None:
 
 def summary_of(report: VerificationReport) -> str:
     """One line about a comparison."""
-    alike = f"{amount(report.streams_consistent)} of {amount(report.streams_verified)} streams"
+    streams = f"{amount(report.streams_consistent)} of {amount(report.streams_verified)} streams"
     return (
-        f"{amount(report.source_event_count)} events, {alike} alike, level {report.level}, "
+        f"{amount(report.source_event_count)} events, {streams} equal, level {report.level}, "
         f"{duration(report.duration_seconds)}"
     )

@@ -95,15 +95,15 @@ async def _watch(at: Workspace, migration_id: UUID | None) -> None:
 
 
 def _line(migration: Migration) -> str:
-    told = f"{migration.id}  {migration.state:<14} {migration.progress_percentage:5.1f} %  "
+    start = f"{migration.id}  {migration.state:<14} {migration.progress_percentage:5.1f} %  "
     copied = f"{amount(migration.events_copied)} of {amount(migration.total_events)} events"
     slowed = _slowed(migration)
     remarks = (f"slowed to {slowed}" if slowed else None, migration.error_message)
-    return "  ".join([told + copied, *(remark for remark in remarks if remark)])
+    return "  ".join([start + copied, *(remark for remark in remarks if remark)])
 
 
 def _slowed(migration: Migration) -> str | None:
-    """What the copy is held to to spare the source, and why."""
+    """The rate to which the copy is limited to spare the source, and why."""
     if migration.throttle_rate is None:
         return None
     return f"{amount(migration.throttle_rate)} events/s: {migration.throttle_reason}"

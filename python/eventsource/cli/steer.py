@@ -16,8 +16,8 @@ from eventsource.cli.show import MigrationId
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration, MigrationConfig
 
-#: How often `work` tells what has changed (seconds).
-TELL_SECONDS = 1.0
+#: How often `work` looks for changes to print (seconds).
+LOOK_SECONDS = 1.0
 
 
 def start(
@@ -63,19 +63,19 @@ def work(ctx: typer.Context) -> None:
     """
 
     async def drive(at: Workspace) -> ExitCode:
-        at.out.say("driving whatever is due; Ctrl-C stops, and loses nothing")
+        at.out.say("driving every migration that is due; Ctrl-C stops, and loses nothing")
         driving = asyncio.create_task(at.coordinator.work())
         try:
-            await _tell(at)
+            await _print_changes(at)
         finally:
             driving.cancel()
         return ExitCode.DONE
 
-    told = "stopped; another process may go on at once"
-    perform(ctx, drive, interrupted=lambda: told, endless=True)
+    stopped = "stopped; another process may go on at once"
+    perform(ctx, drive, interrupted=lambda: stopped, endless=True)
 
 
-async def _tell(at: Workspace) -> None:
+async def _print_changes(at: Workspace) -> None:
     """A line for every change of state."""
     last: dict[UUID, Migration] = {}
     while True:
@@ -87,12 +87,12 @@ async def _tell(at: Workspace) -> None:
             if before is None or before.state is not migration.state:
                 at.out.answer(described(migration), _state_line(migration))
         last = known
-        await asyncio.sleep(TELL_SECONDS)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _state_line(migration: Migration) -> str:
-    told = f": {migration.error_message}" if migration.error_message else ""
-    return f"{migration.id}  tenant {migration.tenant_id}  {migration.state}{told}"
+    why = f": {migration.error_message}" if migration.error_message else ""
+    return f"{migration.id}  tenant {migration.tenant_id}  {migration.state}{why}"
 
 
 def cutover(
@@ -115,10 +115,10 @@ def cutover(
             migration_id, force=force, operator=at.operator
         )
         pause = migration.cutover_pause_ms
-        told = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
+        how = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
         at.out.answer(
             described(migration),
-            labelled("cutover", f"{told}; the tenant lives in {migration.target_store_id!r}"),
+            labelled("cutover", f"{how}; the tenant lives in {migration.target_store_id!r}"),
         )
         return ExitCode.DONE
 
@@ -133,7 +133,7 @@ def cutover(
 
 
 def pause(ctx: typer.Context, migration_id: MigrationId) -> None:
-    """Stop copying at the next chunk, and stay so until resumed."""
+    """Stop the copy after the current chunk, until it is resumed."""
 
     async def ask(at: Workspace) -> ExitCode:
         migration = await at.coordinator.pause_migration(migration_id, operator=at.operator)
@@ -173,8 +173,8 @@ def throttle(
 
     async def ask(at: Workspace) -> ExitCode:
         migration = await at.coordinator.set_rate(migration_id, limit, operator=at.operator)
-        told = "is not limited" if limit is None else f"copies at most {amount(limit)} events/s"
-        at.out.answer(described(migration), f"migration {migration.id} {told}")
+        limited = "is not limited" if limit is None else f"copies at most {amount(limit)} events/s"
+        at.out.answer(described(migration), f"migration {migration.id} {limited}")
         return ExitCode.DONE
 
     perform(ctx, ask)
@@ -198,7 +198,7 @@ def abort(
 ) -> None:
     """Remove what was copied; the source stays as it was.
 
-    Twice is a no-op.
+    A second time it does nothing.
     """
 
     async def ask(at: Workspace) -> ExitCode:

@@ -55,7 +55,9 @@ def verify(
         config = at.settings.migration
         compared = level or config.verification_level
         if state is not None and compared is VerificationLevel.COUNT:
-            raise ConfigError("--state is for the levels hash and full; count begins anew")
+            raise ConfigError(
+                "--state is for the levels hash and full, not for count: leave it out"
+            )
         report = await ConsistencyVerifier(source_store, target_store).verify_tenant_consistency(
             tenant_id,
             compared,

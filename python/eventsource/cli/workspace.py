@@ -42,7 +42,7 @@ T = TypeVar("T")
 #: Connections of one pool; the coordinator and the driver open their own besides.
 _POOL_SIZE = 4
 
-#: An unreachable server is told after this many seconds.
+#: A server that does not answer within this time is reported as unreachable (seconds).
 _CONNECT_SECONDS = 10.0
 
 #: How often a database that is away is asked again (seconds).
@@ -163,17 +163,17 @@ class Workspace:
 
 
 async def patiently(at: Workspace, ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask again while a database is away: drivers wait for it, and so does who watches them."""
-    told = ""
+    """Ask again while a database is away: drivers wait for it, and so do those who watch them."""
+    warned = ""
     while True:
         try:
             return await ask()
         except Exception as error:
             if not may_pass(error):
                 raise
-            if (reason := redact(str(error)) or type(error).__name__) != told:
+            if (reason := redact(str(error)) or type(error).__name__) != warned:
                 at.out.warn(f"waiting for a database: {reason}")
-                told = reason
+                warned = reason
         await asyncio.sleep(_AWAY_SECONDS)
 
 
@@ -184,7 +184,7 @@ async def _pool(dsn: str, stack: contextlib.AsyncExitStack) -> Pool:
         )
         opened: Pool = await pool
     except _UNREACHABLE as error:
-        raise DatabaseUnavailableError(f"{redact(dsn)}: {error}") from error
+        raise DatabaseUnavailableError(f"{redact(dsn)}: {error}; correct the dsn") from error
     stack.push_async_callback(_close_pool, opened)
     return opened
 

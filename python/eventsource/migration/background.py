@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: How often a waiting call reads the journal (seconds).
 POLL_SECONDS = 0.05
 
-#: How long a waiting call bears a control database that does not answer (seconds).
+#: How long a waiting call puts up with a silent control database (seconds).
 OUTAGE_SECONDS = 30.0
 
 
@@ -96,7 +96,7 @@ class BackgroundDrivers:
             await asyncio.sleep(poll_seconds)
 
     async def let_end(self, migration_id: UUID) -> None:
-        """A driver of this process tidies up behind a cutover; whoever called may end both."""
+        """Wait for the driver's clean-up after a cutover, so that the caller may exit."""
         name = _driver_name(migration_id)
         ending = [task for task in self._driving if task.get_name() == name]
         if ending:
@@ -123,7 +123,7 @@ class BackgroundDrivers:
     async def _drive_one(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
-            # A pool that is closing or a control database that is away: whoever waits asks again.
+            # A pool that is closing, a control database that is away: the waiting call asks again.
             endpoints = await Endpoints.of(self._migrations, source, target)
             lease = Lease(migration.id)
             await Driver(endpoints, self._migrations, self._verify, lease).run()

@@ -139,7 +139,8 @@ class MigrationCoordinator:
             migration_id, lambda m: not m.pause_requested or m.state.is_final
         )
         if migration.state is not _S.PAUSED:
-            requested = "pause" if migration.state.is_final else "stay paused: it was resumed since"
+            resumed = "stay paused: it was resumed meanwhile"
+            requested = "pause" if migration.state.is_final else resumed
             raise InvalidStateTransitionError(migration_id, migration.state, requested)
         return migration
 
@@ -176,7 +177,7 @@ class MigrationCoordinator:
         *,
         operator: str | None = None,
     ) -> Migration:
-        """Change the limit of the copy, whoever drives it; None lifts it.
+        """Change the limit of the copy, also when another process drives it; None lifts it.
 
         Durable when this returns; a driver that is at work hears of it at once. The last pass,
         which writers wait for, is never limited.
@@ -213,7 +214,7 @@ class MigrationCoordinator:
         if migration.state is _S.FAILED:
             raise MigrationError(f"the abort did not come to its end: {migration.error_message}")
         if migration.state is not _S.ROLLED_BACK:
-            raise InvalidStateTransitionError(migration_id, migration.state, "be aborted any more")
+            raise InvalidStateTransitionError(migration_id, migration.state, "be aborted")
         return migration
 
     async def initiate_cutover(
@@ -240,8 +241,8 @@ class MigrationCoordinator:
             if current.state is _S.CUTOVER_PAUSED:
                 # One that failed was answered, and its driver died before it had asked the fence.
                 await self._drivers.wait(migration_id, lambda m: m.state is not _S.CUTOVER_PAUSED)
-        # Whoever asks behind an answer that this call has not seen yet takes it back: then the next
-        # one is ours.
+        # If another process asks again before we read our answer, its request replaces it; we then
+        # return the next answer.
         migration = await self._drivers.wait(
             migration_id, lambda m: m.cutover_request is None or m.state.is_final
         )

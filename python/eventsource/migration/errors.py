@@ -68,7 +68,7 @@ class InvalidStateTransitionError(MigrationError):
     code = "invalid_transition"
 
     def __init__(self, migration_id: UUID, current: str, requested: str) -> None:
-        super().__init__(f"migration {migration_id} is {current}: it cannot {requested}")
+        super().__init__(f"migration {migration_id} is {current} and cannot {requested}")
         self.migration_id = migration_id
         self.current = current
         self.requested = requested

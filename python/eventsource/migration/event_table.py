@@ -80,7 +80,7 @@ async def head(connection: Executor, sequence: str) -> int:
 
 
 async def position_sequence(table: AnyTable) -> str:
-    """The sequence behind ``global_position``, quoted.
+    """The sequence of ``global_position``, quoted.
 
     Raises:
         PreflightError: the column has no sequence.

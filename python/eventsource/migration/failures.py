@@ -1,4 +1,4 @@
-"""Telling the errors that time heals from those that it does not."""
+"""Which errors are worth retrying, and how an error crosses processes."""
 
 from __future__ import annotations
 
@@ -62,14 +62,15 @@ def describe(error: BaseException) -> dict[str, Any]:
     code = error.code if isinstance(error, MigrationError) else "error"
     if isinstance(error, DataPlaneError) and error.kind == "inconsistent":
         code = ConsistencyError.code
-    told: dict[str, Any] = {"code": code, "message": redact(str(error)) or type(error).__name__}
+    message = redact(str(error)) or type(error).__name__
+    described: dict[str, Any] = {"code": code, "message": message}
     if isinstance(error, CutoverTimeoutError):
-        told["timeout_seconds"] = error.timeout_seconds
-        told["blocked_writers"] = error.blocked_writers
-        told["blockers"] = [asdict(blocker) for blocker in error.blockers]
+        described["timeout_seconds"] = error.timeout_seconds
+        described["blocked_writers"] = error.blocked_writers
+        described["blockers"] = [asdict(blocker) for blocker in error.blockers]
     if isinstance(error, InvalidStateTransitionError):
-        told["current"], told["requested"] = error.current, error.requested
-    return told
+        described["current"], described["requested"] = error.current, error.requested
+    return described
 
 
 def raise_for(outcome: dict[str, Any], migration: Migration) -> None:

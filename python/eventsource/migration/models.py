@@ -32,7 +32,7 @@ class VerificationLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MigrationConfig:
-    """How a migration is carried out. Absurd values raise ``ValueError`` here, not at night.
+    """How a migration is carried out. Out-of-range values raise ``ValueError``.
 
     Args:
         batch_size: events per batch; twenty batches are one chunk, the unit that is committed.
@@ -122,7 +122,7 @@ class Migration:
     block at the target is reserved; ``fence_position`` is the source's head at the decision.
     ``generation`` is that of the route at the start; the flip makes it one higher.
     ``throttle_rate`` is what the copy is held to at the moment to spare the source (events per
-    second) and ``throttle_reason`` why; both are None while the source bears the copy well.
+    second) and ``throttle_reason`` why; both are None while the source copes with the copy.
     """
 
     id: UUID
@@ -212,8 +212,9 @@ class VerificationReport:
     Attributes:
         source_event_count: events of the tenant that were compared in the source.
         target_event_count: events in the target that belong to them.
-        streams_verified: streams compared; before a cutover those with events behind the bulk copy.
-        streams_consistent: of these, how many are alike.
+        streams_verified: streams compared; before a cutover those with events newer than the
+            bulk copy.
+        streams_consistent: of these, how many are equal.
         violations: up to 100 differences: stream, position, event id, field.
         stream_results: the streams that differ, bounded likewise.
         duration_seconds: how long it took, interruptions left out.

@@ -13,7 +13,7 @@ from uuid import UUID
 from eventsource.events import DomainEvent, event_type_of
 from eventsource.stores.interface import ExpectedVersion
 
-# An escaped NUL that is not itself behind an escaped backslash.
+# An escaped NUL; after an escaped backslash it would be plain text.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 

@@ -15,7 +15,7 @@ class ExpectedVersion:
     """What ``append_events`` may expect of the stream besides a version number."""
 
     ANY: Final = -1
-    """No expectation: the events go to the end of the stream, whoever else appends."""
+    """No expectation: the events go to the end of the stream, also when others append to it."""
     NO_STREAM: Final = 0
     """The stream has no events yet."""
     STREAM_EXISTS: Final = -2
@@ -74,7 +74,7 @@ class StoredEvent:
 class EventStream:
     """Events of one aggregate in version order; ``version`` is the stream's, 0 when it is empty.
 
-    ``aggregate_type`` is None when the caller named none and there was no event to tell it.
+    ``aggregate_type`` is None when the caller named none and there was no event to take it from.
     """
 
     events: list[DomainEvent]

@@ -92,7 +92,7 @@ class PostgreSQLEventStore:
         )
 
     def hosts(self) -> list[tuple[str, int]]:
-        """The TCP addresses that migrations would try; empty when they are not told."""
+        """The TCP addresses that migrations would try; empty when they are not known."""
         return hosts.hosts_of(self.pool, self._dsn)
 
     async def create_schema(self) -> None:
@@ -226,7 +226,7 @@ class PostgreSQLEventStore:
         size = ChunkSize()
         version = from_version
         if aggregate_type is None and from_version > 0:
-            # Whether several streams share the id is told by their beginnings too.
+            # Only from their beginnings one sees that several streams share the id.
             _, aggregate_type = await self._end_of_stream(aggregate_id, None, tenant_id)
             if aggregate_type is None:
                 return

@@ -1,7 +1,7 @@
 """Making an event table, and bringing an existing one up to what a store needs.
 
-Nothing here rewrites rows or blocks writers for longer than a lock attempt: a lock that every
-writer would queue behind is asked for with a short timeout and asked for again.
+Nothing here rewrites rows or blocks writers for longer than a lock attempt: while a lock is waited
+for, every writer queues, so it is asked for with a short timeout and asked for again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def create_schema(connection: AnyConnection, schema: str | None, name: str
             await _upgrade(connection, table)
         made = await find_table(connection, schema, name)
         if made is None:
-            raise StoreSchemaError(f"{qualified(schema, name)} was dropped while it was set up")
+            raise StoreSchemaError(f"{qualified(schema, name)} was dropped meanwhile; try again")
         await _ensure_trigger(connection, made)
         return made
 
@@ -73,7 +73,7 @@ async def _alone(connection: AnyConnection) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        # A connection that was lost has lost the lock as well; what lost it is the error to tell.
+        # A connection that was lost has lost the lock as well; the error to raise is the first one.
         with suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
             await connection.execute("select pg_advisory_unlock($1)", _SETUP_LOCK)
 

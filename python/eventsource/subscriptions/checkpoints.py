@@ -64,7 +64,7 @@ class CheckpointRepository(Protocol):
         """Move the checkpoint forward, or make it; returns the one that holds afterwards.
 
         Args:
-            force: set it to ``position`` also when that lies behind, for a deliberate replay.
+            force: set it to ``position`` also when that is lower, for a deliberate replay.
         """
         ...
 

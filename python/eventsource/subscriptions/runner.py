@@ -105,10 +105,10 @@ class Subscription:
                 return delivered
 
     async def run(self) -> None:
-        """Deliver for ever: until `stop`, an exception of handler or store, or cancellation.
+        """Deliver until `stop`, an exception of handler or store, or cancellation.
 
         Cancelling the task (Ctrl-C under ``asyncio.run`` does) ends it at once and delivers the
-        batch in hand again next time; `stop` ends it behind that batch, with nothing to repeat.
+        current batch again next time; `stop` ends it after that batch, with nothing to repeat.
         """
         try:
             while not self._stop.is_set():
@@ -118,7 +118,7 @@ class Subscription:
             self._stop.clear()
 
     def stop(self) -> None:
-        """Make `run` return after the batch in hand; from another thread, by the loop's
+        """Make `run` return after the current batch; from another thread, by the loop's
         ``call_soon_threadsafe``."""
         self._stop.set()
 

@@ -63,7 +63,7 @@ class Account:
     def run(self, argv: list[str], *, cwd: Path, timeout: float = 120.0) -> tuple[int, str]:
         """Run a program to its end; (exit code, all output).
 
-        The output goes through a file: `pg_ctl start` leaves a server behind, which would hold
+        The output goes through a file: `pg_ctl start` leaves a server running, which would hold
         the writing end of a pipe open for as long as it lives.
         """
         with tempfile.TemporaryFile() as output:

@@ -303,5 +303,5 @@ async def _rows(
 
 
 def _quoted(name: str) -> str:
-    # On its own, so that a mistake of the product's quoting does not hide behind itself.
+    # Written again, so that a mistake of the product's quoting is seen and not shared.
     return '"' + name.replace('"', '""') + '"'

@@ -134,7 +134,7 @@ class Cluster:
         return self.dsn(database)
 
     async def drop_database(self, name: str) -> None:
-        """Drop a database if it exists; whoever is still connected to it is cut off."""
+        """Drop a database if it exists; sessions that are still connected to it are cut off."""
         await self._as_superuser("drop database if exists {} with (force)", name)
 
     def crash(self) -> None:

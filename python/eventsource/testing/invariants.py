@@ -1,4 +1,4 @@
-"""What must hold for the rows of one tenant, given what its writers were told.
+"""What must hold for the rows of one tenant, given the answers that its writers got.
 
 Pure functions over rows and attempts, without a database and without the product: a checker that
 shares code with what it checks repeats its mistakes.
@@ -106,9 +106,9 @@ def acknowledged_exactly_once(history: History, rows: Sequence[Row]) -> Iterator
 def answers_were_true(
     attempts: Iterable[Attempt], rows: Sequence[Row], offset: int
 ) -> Iterator[Violation]:
-    """I1: stream, versions and position are those that the writer was told.
+    """I1: stream, versions and position are those of the answer that the writer got.
 
-    A position told by the source is the row's without ``offset``.
+    A position that the source answered is the row's without ``offset``.
     """
     by_id = {row.event_id: row for row in rows}
     for attempt in attempts:
@@ -125,14 +125,14 @@ def answers_were_true(
         versions = [row.version for row in present]
         last = attempt.new_version
         if last is None or versions != list(range(last - len(present) + 1, last + 1)):
-            yield Violation("I1", "wrong_version", f"{where}: told {last}, stored {versions}")
+            yield Violation("I1", "wrong_version", f"{where}: answered {last}, stored {versions}")
         if attempt.expected_version >= 0 and versions[0] != attempt.expected_version + 1:
-            told = f"expected {attempt.expected_version}, stored from {versions[0]}"
-            yield Violation("I1", "expectation_ignored", f"{where}: {told}")
+            found = f"expected {attempt.expected_version}, stored from {versions[0]}"
+            yield Violation("I1", "expectation_ignored", f"{where}: {found}")
         position = present[-1].position
         if attempt.global_position not in (position, position - offset):
-            told = f"told {attempt.global_position}, stored at {position}"
-            yield Violation("I1", "wrong_position", f"{where}: {told}")
+            found = f"answered {attempt.global_position}, stored at {position}"
+            yield Violation("I1", "wrong_position", f"{where}: {found}")
 
 
 def nothing_unattempted(history: History, rows: Sequence[Row]) -> Iterator[Violation]:
@@ -255,7 +255,7 @@ def one_writer_epoch(
 ) -> Iterator[Violation]:
     """I7: nothing at the source after the decision, no application's row at the target before it.
 
-    The decision has no time of its own on both servers; positions tell the sides apart: all that
+    The decision has no time that both servers share, so positions separate the sides: all that
     the source holds was carried, and what only the target holds lies above the source's head.
     """
     if fence_position is None:

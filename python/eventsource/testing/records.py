@@ -18,7 +18,7 @@ from uuid import UUID
 
 
 class Outcome(StrEnum):
-    """What the writer was told about one append."""
+    """The answer that the writer got to one append."""
 
     OK = "ok"
     """It is stored."""

@@ -1,4 +1,4 @@
-"""What a writer process is told to do; crosses to it as JSON."""
+"""What a writer process does; crosses to it as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that appends like an application would, and records what it was told.
+"""A process that appends like an application would, and records every answer.
 
 Run as ``python -m eventsource.testing.writers CONFIG.json``; ``WriterProcess`` does that. Each of
 its tasks owns some streams of every tenant and shares others with all tasks of all processes, where
@@ -57,7 +57,7 @@ class Writer:
         self._records = records
         self._store = store
         self._source = source
-        # Tenants that the source told us to have left: no slow commits, no retries there.
+        # Tenants that have left, as the source answered: no slow commits, no retries there.
         self._moved: set[UUID] = set()
         self._focus: UUID | None = None
         self.stopping = asyncio.Event()
@@ -270,7 +270,7 @@ async def _main(config: WriterConfig) -> None:
         if config.stop_with_stdin:
 
             def stop() -> None:
-                # At its end it would be readable for ever.
+                # At its end it stays readable.
                 loop.remove_reader(sys.stdin.fileno())
                 writer.stopping.set()
 

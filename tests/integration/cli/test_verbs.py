@@ -150,7 +150,7 @@ def test_verify_compares_at_every_level(ready: CommandLine) -> None:
         report = ready.json("verify", ready.tenant, "--level", level)
         assert (report["is_consistent"], report["source_event_count"]) == (True, 400)
         assert report["level"] == level
-    assert "20 of 20 streams alike" in ready("verify", ready.tenant).output
+    assert "20 of 20 streams equal" in ready("verify", ready.tenant).output
     explicit = ready.json("verify", ready.tenant, "--from", SHARED, "--to", DEDICATED)
     assert explicit["is_consistent"]
 

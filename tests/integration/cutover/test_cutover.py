@@ -38,6 +38,7 @@ async def spent_paused(world: World, migration: Migration) -> float:
     return (at["state:dual_write"] - at["state:cutover_paused"]).total_seconds()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("prepared", [False, True], ids=["open", "prepared"])
 async def test_a_transaction_that_stays_open_makes_the_cutover_give_up(
     world: World, prepared: bool
@@ -73,6 +74,7 @@ async def test_a_transaction_that_stays_open_makes_the_cutover_give_up(
     assert found_there == 10 + writers.acknowledged + 1 + prepared + 1
 
 
+@pytest.mark.alone
 async def test_writers_run_between_two_attempts_for_the_lock(world: World) -> None:
     migration = await world.dual_write()
     elsewhere = await world.process()
@@ -90,6 +92,7 @@ async def test_writers_run_between_two_attempts_for_the_lock(world: World) -> No
     assert writers.acknowledged > before + 40
 
 
+@pytest.mark.alone
 async def test_a_target_that_stalls_under_the_fence_makes_the_cutover_give_up(
     world: World,
 ) -> None:
@@ -112,6 +115,7 @@ async def test_a_target_that_stalls_under_the_fence_makes_the_cutover_give_up(
     await assert_at_the_target(world, done)
 
 
+@pytest.mark.alone
 async def test_writers_of_several_processes_follow_the_move_without_an_error(
     world: World,
 ) -> None:

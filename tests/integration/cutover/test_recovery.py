@@ -297,6 +297,7 @@ async def test_a_driver_that_was_frozen_before_the_lock_decides_nothing(
     await assert_at_the_target(world, done)
 
 
+@pytest.mark.alone
 async def test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget(
     world: World, monkeypatch: pytest.MonkeyPatch, source_cluster: Cluster
 ) -> None:
@@ -322,6 +323,7 @@ async def test_a_frozen_driver_does_not_hold_writers_longer_than_its_budget(
     assert len(await world.ids("source")) == 11
 
 
+@pytest.mark.alone
 async def test_a_driver_frozen_behind_the_decision_lets_writers_go(
     world: World, monkeypatch: pytest.MonkeyPatch, source_cluster: Cluster
 ) -> None:

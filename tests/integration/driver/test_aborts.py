@@ -65,6 +65,7 @@ def _of(fingerprint: dict[str, Any], side: str) -> dict[str, Any]:
     return {name: value for name, value in fingerprint.items() if name.startswith(side)}
 
 
+@pytest.mark.alone
 async def test_an_abort_gets_through_between_busy_writers_who_hardly_notice(world: World) -> None:
     async with held_in(world, "dual_write") as (migration, _):
         async with (

@@ -95,6 +95,6 @@ async def test_who_waits_for_a_pause_hears_that_another_resumed_at_once(
         paused = await world.here.migrations.get(migration.id)
         await world.here.migrations.transition(paused, MigrationState.DUAL_WRITE)
         look.set()
-        with pytest.raises(InvalidStateTransitionError, match="it was resumed since"):
+        with pytest.raises(InvalidStateTransitionError, match="it was resumed meanwhile"):
             async with asyncio.timeout(15):
                 await asked

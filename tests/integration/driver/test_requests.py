@@ -103,6 +103,7 @@ async def _moved_past(world: World, position: int) -> bool:
     return await cursor(world) > position
 
 
+@pytest.mark.alone
 async def test_start_returns_before_anything_is_copied(world: World) -> None:
     await world.seed(EVENTS)
     async with world.open_transaction(world.tenant):

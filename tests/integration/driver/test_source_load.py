@@ -89,6 +89,7 @@ async def at_rate(
     return found
 
 
+@pytest.mark.alone
 async def test_the_copy_slows_down_while_the_source_is_busy_and_recovers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ async def receiver_frozen(standby: Standby) -> AsyncIterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.alone
 async def test_the_copy_slows_down_while_a_replica_is_behind_and_recovers(
     world: World, source_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +222,7 @@ async def test_a_commit_that_never_ends_is_given_up(
     assert (await load.look()).commit_ms == pytest.approx(200.0)
 
 
+@pytest.mark.alone
 async def test_own_sessions_do_not_count_and_others_do(world: World) -> None:
     load = await opened(world)
     own = await opened(world)

@@ -21,6 +21,7 @@ WINDOW_ROWS = 4000
 WINDOWS = 4
 
 
+@pytest.mark.alone
 async def test_the_last_pass_is_not_throttled(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,6 +44,7 @@ async def test_the_last_pass_is_not_throttled(
     assert len(await world.ids("target")) == 3 + LATE
 
 
+@pytest.mark.alone
 async def test_a_limit_is_kept_and_changed_by_another_process_while_the_copy_runs(
     world: World,
 ) -> None:

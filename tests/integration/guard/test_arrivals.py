@@ -57,6 +57,7 @@ async def test_what_a_lost_driver_left_goes_with_the_next_tenant_that_arrives(
     assert await triggers(world, "target") == []
 
 
+@pytest.mark.alone
 async def test_a_long_query_at_the_target_holds_up_neither_the_cutover_nor_anybody_else(
     world: World,
 ) -> None:

@@ -109,6 +109,7 @@ async def test_an_unfinished_fence_of_another_migration_is_not_taken_over(world:
         )  # fmt: skip
 
 
+@pytest.mark.alone
 async def test_writers_hardly_wait_for_an_installation_that_waits_for_a_transaction(
     world: World,
 ) -> None:

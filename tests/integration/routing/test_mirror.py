@@ -160,6 +160,7 @@ async def test_an_abort_waits_for_a_mirror_that_writes_and_deletes_what_it_wrote
     assert await world.ids("target") == []
 
 
+@pytest.mark.alone
 async def test_a_mirror_that_freezes_does_not_keep_the_target_from_opening(
     world: World, gate: Gate
 ) -> None:

@@ -64,6 +64,7 @@ class TestAnExistingTable:
                 == 1
             )
 
+    @pytest.mark.alone
     async def test_is_upgraded_while_writers_go_on(self, pool: Pool, source_dsn: str) -> None:
         """A writer that waited behind the upgrade's lock request waited no longer than one try."""
         holder = await asyncpg.connect(source_dsn)

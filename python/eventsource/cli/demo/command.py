@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from eventsource.cli.demo.result import DemoResult
-from eventsource.cli.demo.story import Extent, tell
+from eventsource.cli.demo.story import Extent, play
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import invocation_of, run
 from eventsource.cli.output import Output, grid, record
@@ -49,13 +49,13 @@ def demo(
             )
             await asyncio.Event().wait()
 
-    async def tell_it() -> ExitCode:
-        result = await tell(Extent(events=events, seconds=seconds), invocation.out, show)
+    async def play_it() -> ExitCode:
+        result = await play(Extent(events=events, seconds=seconds), invocation.out, show)
         return ExitCode.DONE if result.is_sound else ExitCode.INCONSISTENT
 
     run(
         invocation,
-        tell_it,
+        play_it,
         interrupted=lambda: "stopped; servers, writers and files are gone",
     )
 

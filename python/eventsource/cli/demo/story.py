@@ -58,7 +58,7 @@ class Moved:
     attempts: list[Attempt]
 
 
-async def tell(
+async def play(
     extent: Extent,
     out: Output,
     afterwards: Callable[[DemoResult, Path], Awaitable[None]],

@@ -69,7 +69,8 @@ class Endpoints:
         """Read them from the stores and the repository.
 
         Raises:
-            ConnectionDetailsError: a store was given only a pool that does not tell; pass ``dsn=``.
+            ConnectionDetailsError: a store was given only a pool that cannot be described; pass
+                ``dsn=``.
         """
         control = await connection_parameters(cast("asyncpg.Pool[Any]", migrations.pool))
         return cls(
@@ -108,7 +109,7 @@ class DriverConnections:
     async def open(cls, endpoints: Endpoints, migration_id: UUID) -> DriverConnections:
         """Open them all, or none.
 
-        Those to the stores bear the migration's mark, but for ``fence``: its COMMIT may be the
+        Those to the stores carry the migration's mark, but for ``fence``: its COMMIT may be the
         decision, which is waited for under the lock and never cut off.
         """
         opened: list[Connection] = []
@@ -132,7 +133,7 @@ class DriverConnections:
         return (await _open_target(self.endpoints.target, migration_id)).connection
 
     async def renew(self, migration_id: UUID) -> None:
-        """Open those to the stores anew; what was open on the old ones is gone."""
+        """Open those to the stores again; what was open on the old ones is gone."""
         before = [table.connection for table in (self.source, self.fence, self.target)]
         self.source, self.fence, self.target = await _open_tables(self.endpoints, migration_id)
         await close_all(before)

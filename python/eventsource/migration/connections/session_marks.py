@@ -2,11 +2,11 @@
 
 A driver that is frozen keeps its sessions, and thawed it would go on with its next statement as if
 nothing had happened: make a fence row for a migration that was aborted meanwhile, say. The stores
-know nothing of leases. So the sessions of a driver bear a mark there, a lock that they all share,
-and whoever takes the migration over ends the marked sessions of others before it does anything.
+know nothing of leases. So the sessions of a driver carry a mark there, a lock that they all share,
+and the next driver ends the marked sessions of others before it does anything.
 
 The order is what counts: mark, then look whether the lease is still held, then end others. Frozen
-before the mark, a driver finds the lease lost; frozen behind it, its sessions are ended.
+before the mark, a driver finds the lease lost; frozen after it, its sessions are ended.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ async def mark(connection: Executor, mark: int) -> None:
 
 
 async def end(connection: Executor, mark: int, keep: Collection[int] = ()) -> None:
-    """End all sessions of this role in this database that bear the mark, but for this one and those
-    to ``keep`` (process ids of the server)."""
+    """End all sessions of this role in this database that carry the mark, except this one and
+    those to ``keep`` (process ids of the server)."""
     await connection.execute(
         "select pg_terminate_backend(l.pid, 5000)"
         " from pg_locks l join pg_stat_activity a on a.pid = l.pid"

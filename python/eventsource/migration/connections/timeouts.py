@@ -3,7 +3,7 @@
 A connection may be half-open: the other end, or something between, takes what is sent and never
 answers. The operating system notices when packets are lost, and not when they are swallowed. Nobody
 is harmed meanwhile, since the servers free the writers by their own timeouts; but a migration that
-waits for ever is one that an operator has to find.
+waits without end is one that an operator has to find.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far the target is behind."""
+"""How far the target lags."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: More missing events than this are counted, not looked up one by one.
 LOOKED_UP = 50_000
 
-#: A mirror is a few milliseconds behind its append: what is missing is looked up once more.
+#: A mirror lags its append by a few milliseconds: what is missing is looked up once more.
 SECOND_LOOK_SECONDS = 0.05
 
 

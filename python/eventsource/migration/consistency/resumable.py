@@ -115,7 +115,7 @@ async def compare(source: Executor, config: VerifyConfig, path: Path) -> Tally:
 
 
 async def _end_of_range(source: Executor, config: VerifyConfig, after: int | None) -> int | None:
-    """The last source position of the range behind ``after``; None for the last range."""
+    """The last source position of the range above ``after``; None for the last range."""
     table = qualified(config.source.schema, config.source.table)
     position = await source.fetchval(
         f"select global_position from {table} where tenant_id = $1"
@@ -145,7 +145,7 @@ def _place(address: TableAddress) -> str:
     """A table in words, without user and password."""
     parts = urlsplit(address.dsn)
     server = parts.netloc.rpartition("@")[2]
-    # A socket's directory, and possibly a password, are behind the question mark.
+    # A socket's directory, and possibly a password, follow the question mark.
     return redact(f"{address.schema}.{address.table} at {server}{parts.path}?{parts.query}")
 
 
@@ -210,7 +210,7 @@ def _load(path: Path, subject: Mapping[str, Any]) -> Tally | None:
     )
 
 
-_REPAIR = "remove it to begin anew, or name another file"
+_REPAIR = "remove it to begin again, or name another file"
 
 
 def _record(value: object, names: tuple[str, ...]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class ConsistencyVerifier:
 
         Args:
             sample_percentage: share of the streams to compare, 0 < p <= 100.
-            state_file: remembers what is compared; the next call with it goes on behind that,
+            state_file: remembers what is compared; the next call with it goes on after that,
                 with the snapshot that the first one took. Removed at the end. Not for level COUNT,
                 which is one statement on each side.
 

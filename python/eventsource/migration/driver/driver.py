@@ -117,7 +117,7 @@ class Driver:
             )
 
     async def _fail(self, error: Exception) -> bool:
-        """Record why the migration cannot go on, and answer whoever waits for a cutover.
+        """Record why the migration cannot go on, and answer the call that waits for a cutover.
 
         False when it goes on another way: only the fence says how a cutover ended, and an abort
         that somebody has asked for is still to be carried out.

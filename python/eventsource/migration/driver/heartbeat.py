@@ -1,4 +1,4 @@
-"""The driver's second ear: keeps the lease, hears requests, publishes progress."""
+"""The driver's heartbeat: renews the lease, reads requests, publishes progress."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ class Heartbeat:
     async def _pass_on(self, latest: Migration) -> None:
         self.stop_requested = latest.pause_requested or latest.abort_requested is not None
         self._allow(latest)
-        if (latest.throttle_rate, latest.throttle_reason) != (told := self.throttle.told()):
-            await self.repository.record_throttle(latest.id, self.owner, *told)
+        if (latest.throttle_rate, latest.throttle_reason) != (reported := self.throttle.reported()):
+            await self.repository.record_throttle(latest.id, self.owner, *reported)
         session = self._session
         if session is None:
             return

@@ -17,7 +17,7 @@ DECREASE = 0.5
 #: Looks in which a rate rises from nothing to full speed.
 STEPS = 40
 
-#: Looks after a decrease that still tell of the load before it.
+#: Looks after a decrease that still show the load before it.
 SETTLING = 2
 
 #: The copy goes on, however busy the source is (events per second).
@@ -60,7 +60,7 @@ class Slowdown:
     Attributes:
         before: the source without the copy.
         factor: how many times that is bearable.
-        rate: what the source bears (events per second); None is full speed.
+        rate: what the source can take (events per second); None is full speed.
         reason: what the last decrease was for.
     """
 

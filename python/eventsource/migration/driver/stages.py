@@ -142,7 +142,7 @@ class Stages:
         """One catch-up pass; then the cutover when asked for, else a rest."""
         fence = await fences.read(self.connections.source, self.migration.tenant_id)
         if decision.of(fence, self.migration) is not None:
-            # The journal is behind the fence, as after a restore: it rolls forward.
+            # The journal lags the fence, as after a restore: it rolls forward.
             await self._to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
             return
         passes = await self._open_passes()

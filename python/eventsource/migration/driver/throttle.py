@@ -1,4 +1,4 @@
-"""How fast a pass may go: as fast as the operator allows, and as the source bears."""
+"""How fast a pass may go: as fast as the operator allows, and as the source can take."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Throttle:
 
     Attributes:
         limit: what the operator allows (events per second); None is any rate.
-        slowdown: what the source bears, where it is watched.
+        slowdown: what the source can take, where it is watched.
         urgent: a cutover waits for the lag to shrink; the source is spared again after it.
         ready: the source was looked at before the copy began, or is not watched.
     """
@@ -48,11 +48,11 @@ class Throttle:
     @property
     def rate(self) -> float | None:
         """What a pass may take (events per second)."""
-        rates = (self.limit, self.told()[0])
+        rates = (self.limit, self.reported()[0])
         return min((rate for rate in rates if rate is not None), default=None)
 
-    def told(self) -> tuple[float | None, str | None]:
-        """The rate that the source bears and why it is that, for the journal."""
+    def reported(self) -> tuple[float | None, str | None]:
+        """The rate that the source can take and why it is that, for the journal."""
         if self.slowdown is None or self.slowdown.rate is None or self.urgent:
             return None, None
         return self.slowdown.rate, self.slowdown.reason

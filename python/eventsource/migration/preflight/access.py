@@ -39,7 +39,7 @@ _DIRECT = (
 )
 
 #: A statement that another session has prepared, or this one has not: what a prepared statement
-#: meets behind a pooler that lends sessions. Or the pooler refuses to begin a transaction.
+#: meets at a pooler that lends sessions. Or the pooler refuses to begin a transaction.
 _LENT = (
     asyncpg.InvalidSQLStatementNameError,
     asyncpg.DuplicatePreparedStatementError,
@@ -75,7 +75,7 @@ async def refuse_silent_hosts(
 
 
 async def check(endpoints: Endpoints, findings: Findings) -> None:
-    """The driver's own connections can be opened with what the stores tell, and suffice."""
+    """The driver's own connections can be opened from the stores' details, and suffice."""
     await asyncio.gather(
         _check_control(endpoints, findings),
         _check_store("source", endpoints.source, findings),
@@ -152,7 +152,7 @@ async def _check_sessions(
 ) -> None:
     """A pooler may lend every transaction another session: locks, settings and listening are lost.
 
-    A guard held by such a session would be held for whoever comes next.
+    A guard held by such a session would be held for the pooler's next client.
     """
     if await _are_lent(connection, parameters):
         findings.problems.append(
@@ -170,7 +170,7 @@ async def _are_lent(connection: Connection, parameters: ConnectionParameters) ->
     ask = "select pg_backend_pid()"
     try:
         before = await connection.fetchval(ask)
-        # A pooler makes up the process id of the login, and everybody else tells the server's.
+        # A pooler makes up the process id of the login, and everybody else shows the server's.
         rounds = 1 if before == connection.get_server_pid() else ROUNDS
         other = await open_connection(parameters)
         try:

@@ -22,7 +22,8 @@ async def check_control(connection: Executor, findings: Findings) -> None:
     """The four control tables exist, with the columns that this version needs."""
     if await connection.fetchval("select pg_is_in_recovery()"):
         findings.problems.append(
-            "the control database is on a standby; connect to the primary, the journal is written"
+            "the control database is on a standby, and migrations must be written there; connect"
+            " to the primary"
         )
         return
     if await connection.fetchval("select current_setting('transaction_read_only')") == "on":

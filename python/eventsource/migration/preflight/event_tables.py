@@ -79,7 +79,7 @@ async def _check_table(table: AnyTable, side: str, findings: Findings) -> bool:
         return False
     if found["kind"] != "r":
         findings.problems.append(
-            f"the {side} {name} is not an ordinary table; name the table behind it"
+            f"the {side} {name} is not an ordinary table; name an ordinary one"
         )
         return False
     if found["fleeting"]:
@@ -143,7 +143,7 @@ async def _check_columns(
         elif (other.type, other.collation) != (column.type, column.collation):
             findings.problems.append(
                 f"column {name} is {_described(column)} in the source and {_described(other)} in"
-                " the target; make them alike" + await _refused_by_jsonb(source, column, other)
+                " the target; make both the same" + await _refused_by_jsonb(source, column, other)
             )
     for name, column in there.items():
         if name not in here and column.must_be_given:

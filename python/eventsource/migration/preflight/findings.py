@@ -17,7 +17,7 @@ from eventsource.migration.errors import PreflightError
 
 @dataclass(slots=True)
 class Findings:
-    """What preflight saw: problems refuse the move, warnings are told."""
+    """What preflight saw: problems refuse the move, warnings are shown."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eventsource.connections import Executor
 from eventsource.migration.repositories.audit import AuditEntry, PostgreSQLAuditLogRepository
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
@@ -9,6 +10,7 @@ from eventsource.migration.repositories.routing import PostgreSQLRoutingReposito
 
 __all__ = [
     "AuditEntry",
+    "Executor",
     "PostgreSQLAuditLogRepository",
     "PostgreSQLMigrationRepository",
     "PostgreSQLPositionMappingRepository",

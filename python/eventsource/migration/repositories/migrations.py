@@ -139,8 +139,8 @@ class PostgreSQLMigrationRepository:
                 if following is MigrationState.PAUSED and moved["cutover_request"] is not None:
                     await _refuse_cutover(connection, migration.id, moved["cutover_request"])
                 await failpoints.reach("journal.transition")
-        # Behind the transaction: whoever holds a connection and waits for another one of the pool
-        # may wait for those who do the same.
+        # Read after the transaction: asking the pool for a second connection while holding one can
+        # deadlock.
         current = await self.get(migration.id)
         if moved is None:
             _explain_refusal(current, following, owner)
@@ -252,14 +252,14 @@ class PostgreSQLMigrationRepository:
     async def answer_cutover(
         self, migration_id: UUID, request: UUID, outcome: Mapping[str, Any]
     ) -> None:
-        """Tell whoever asked for the cutover how it ended."""
+        """Answer the request for the cutover: how it ended."""
         await self.pool.execute(
             _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
         )
 
 
 async def _refuse_cutover(connection: Executor, migration_id: UUID, request: UUID) -> None:
-    """Answer in the transaction that pauses: behind it nobody drives, and nobody would."""
+    """Answer in the pausing transaction: once it commits, no driver is left to answer."""
     refused = InvalidStateTransitionError(migration_id, MigrationState.PAUSED, "cut over")
     journal = PostgreSQLMigrationRepository(connection)
     await journal.answer_cutover(migration_id, request, failures.describe(refused))

@@ -92,7 +92,7 @@ class _Append:
 class DualWriteInterceptor:
     """Mirrors one tenant's committed appends to the target of its migration.
 
-    It works behind the append, on connections of its own, so no append waits for the target.
+    It works after the append, on connections of its own, so no append waits for the target.
 
     Args:
         source: the store that was written.

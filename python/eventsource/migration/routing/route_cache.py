@@ -56,7 +56,7 @@ class RouteCache:
         self._keeper: asyncio.Task[None] | None = None
 
     async def get(self, tenant_id: UUID) -> TenantRouting:
-        """The tenant's route; from the database the first time, or when the keeper is behind."""
+        """The tenant's route; from the database the first time, or when the keeper lags."""
         self._ensure_keeper()
         route = self._routes.get(tenant_id)
         if route is not None and time.monotonic() - self._read_at[tenant_id] < 3 * self._ttl:
@@ -100,7 +100,7 @@ class RouteCache:
         known = self._routes.get(tenant_id)
         self._read_at[tenant_id] = time.monotonic()
         if known is not None and known.generation > route.generation:
-            # The control database has yet to hear what a fence already told us.
+            # The control database has yet to hear what a fence already answered.
             return known
         self._routes[tenant_id] = route
         if known is None or known != route:
@@ -119,7 +119,7 @@ class RouteCache:
                 cast("asyncpg.Pool[Any]", self._repository.pool)
             )
         except ConnectionDetailsError:
-            return  # the pool does not tell where it connects: routes are read when they are due
+            return  # the pool cannot be described: routes are read when due
         backoff = 0.1
         while True:
             connection: Connection | None = None

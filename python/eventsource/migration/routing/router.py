@@ -41,7 +41,7 @@ class TenantStoreRouter:
     """Routes every call to the store that holds the tenant; is itself an event store.
 
     Appends are routed by the tenant of their events. Reads take ``tenant_id``; without it the
-    stream is looked for in the default store first and its own tenant then tells where to read.
+    stream is looked for in the default store first and its own tenant then says where to read.
 
     Args:
         default_store: where tenants without a route live.
@@ -156,10 +156,10 @@ class TenantStoreRouter:
         if error.sqlstate == LOCK_TIMEOUT:
             raise WritePausedError(route.tenant_id, waited) from error
         if error.sqlstate == MOVED:
-            told = json.loads(getattr(error, "detail", None) or "{}")
-            generation = told.get("generation", 0)
+            detail = json.loads(getattr(error, "detail", None) or "{}")
+            generation = detail.get("generation", 0)
             if generation > route.generation:
-                self._routes.adopt(route.tenant_id, told["target_store_id"], generation)
+                self._routes.adopt(route.tenant_id, detail["target_store_id"], generation)
                 return
             # The route is as new as the fence and still says this store: wait for the route.
         elif error.sqlstate != NOT_OPEN_YET:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from eventsource.migration.tables.fences import Fence
 
 #: Share of the budget that one attempt may wait for the lock: a waiting exclusive lock queues
-#: every new writer behind it.
+#: every new writer after it.
 ATTEMPT_SHARE = 0.25
 
 #: Longest wait of one attempt, in seconds.
@@ -57,7 +57,7 @@ select coalesce(a.pid, 0) as pid,
        left(coalesce(a.query, 'prepared transaction ' || p.gid, ''), 200) as query
 from pg_locks l
 left join pg_stat_activity a on a.pid = l.pid
--- A prepared transaction keeps the virtual id of its session, which is gone: its own id tells it.
+-- A prepared transaction keeps the virtual id of its session, which is gone: its own id shows it.
 left join pg_locks x on l.pid is null and x.pid is null and x.locktype = 'transactionid'
   and x.granted and x.virtualtransaction = l.virtualtransaction
 left join pg_prepared_xacts p on p.transaction = x.transactionid
@@ -122,7 +122,7 @@ class Cutover:
             attempts += 1
             await failpoints.reach("cutover.fence.wait")
             asked = time.monotonic()
-            # What one writer can wait is the lock wait plus the section behind it: together they
+            # What one writer can wait is the lock wait plus the section after it: together they
             # stay within the budget.
             wait = min(share, left)
             async with self._fenced(wait, budget - wait) as held:
@@ -159,7 +159,7 @@ class Cutover:
     async def _let_go(self) -> None:
         """Let writers go on; a link that does not even do that is ended, and the server frees them.
 
-        Without a decision this takes the transaction back, behind one it releases the lock.
+        Before the decision this rolls back; after it, it releases the lock.
         """
         held = self.connections.fence.connection
         try:

@@ -70,9 +70,9 @@ async def decide(
 async def find(source: OwnTable, migration: Migration) -> Decision | None:
     """What was decided; that nothing was is established while holding the lock.
 
-    A plain read cannot tell a decision that is still committing from none: the lock waits for the
-    session that may be committing it. It is asked for briefly and again, because new writers
-    queue behind the wait.
+    A plain read cannot distinguish a decision that is still committing from none: the lock waits
+    for the session that may be committing it. It is asked for briefly and again, because new
+    writers queue after the wait.
     """
     pause = 0.1
     while True:
@@ -127,7 +127,7 @@ async def finish(
     decided: Decision,
     pause_ms: float | None = None,
 ) -> Migration:
-    """Write route and state once the target is open; whoever comes second finds it done."""
+    """Write route and state once the target is open; the second process finds it done."""
     await migrations.record_decision(
         migration.id, decided.source_head, decided.position_offset, pause_ms
     )

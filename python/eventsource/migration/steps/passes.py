@@ -119,14 +119,14 @@ class Passes:
         return result
 
     async def refresh(self) -> None:
-        """Read the progress row anew."""
+        """Read the progress row again."""
         row = await progress.read(self.connections.target, self.migration.id)
         if row is None:
             raise MigrationError(f"the progress row of migration {self.migration.id} is gone")
         self.at = row
 
     async def publish(self) -> None:
-        """Tell the journal how far the copy is."""
+        """Publish in the journal how far the copy is."""
         await self.refresh()
         at, total = self.at, max(self.migration.total_events, self.at.proven_rows)
         await self.connections.migrations.record_progress(

@@ -91,7 +91,7 @@ class SubscriptionMigrator:
         migration = await self._migration_of(migration_id, tenant_id)
         if migration.state is not MigrationState.MIGRATED:
             # Until the decision the tenant may stay, and a checkpoint made too early would wait
-            # for it at the target for ever.
+            # for it at the target without end.
             raise InvalidStateTransitionError(
                 migration.id, migration.state, "migrate subscriptions before its cutover"
             )
@@ -199,8 +199,8 @@ def _about_source(migration: Migration, source: Checkpoint | None, waiting: int)
         return []
     if source.tenant_id is None:
         return [
-            f"its checkpoint over all tenants of {store!r} is {waiting} of the tenant's events "
-            "behind the cutover: it still gets them there, and once more at the target; to have "
+            f"its checkpoint over all tenants of {store!r} lags the cutover by {waiting} of the "
+            "tenant's events: it still gets them there, and once more at the target; to have "
             "none twice, let it catch up first"
         ]
     return [
@@ -215,7 +215,7 @@ def _about_target(
     if target is None or target.position >= translated:
         return []
     return [
-        f"its checkpoint for the tenant in {store!r} is kept at {target.position}, behind "
+        f"its checkpoint for the tenant in {store!r} is kept at {target.position}, below "
         f"{translated}: {repeated} events are delivered again from there"
     ]
 

@@ -124,7 +124,7 @@ class PositionMapper:
         if fence is None and migration.state is MigrationState.MIGRATED:
             raise PositionMappingError(
                 f"migration {migration.id} is migrated but its row has no fence_position: "
-                "where the source ended is not known, so nothing above it can be told apart"
+                "where the source ended is not known, so this position cannot be translated"
             )
         following = await self.repository.next_after(migration.id, source_position)
         if following is not None and following.target_position != (

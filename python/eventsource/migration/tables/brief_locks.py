@@ -12,13 +12,13 @@ import asyncpg
 if TYPE_CHECKING:
     from eventsource.connections import Executor
 
-#: CREATE TRIGGER queues every tenant's writers behind itself while it waits, so it waits briefly:
-#: with the work behind the wait, no append is delayed by more than 250 ms.
+#: CREATE TRIGGER queues every tenant's writers while it waits, so it waits briefly:
+#: with the work after the wait, no append is delayed by more than 250 ms.
 LOCK_TIMEOUT_MS = 100
 
 #: A process that freezes while it holds such a lock is cut off by the server after this long, and
 #: four round trips: until then the writers of every tenant of the table wait, also those that have
-#: waited for the lock's timeout before. One that is merely slow begins anew.
+#: waited for the lock's timeout before. A merely slow process retries.
 FROZEN_AFTER_MS = 100
 
 #: How long such a transaction may take as a whole, where the server can see to that.
@@ -26,7 +26,7 @@ TRANSACTION_TIMEOUT_MS = 15_000
 
 
 class LockNeverGranted(Exception):
-    """The lock was not had, and nobody wants it any more."""
+    """The lock was not granted before the caller gave up."""
 
 
 def end_after(milliseconds: int) -> str:
@@ -70,6 +70,6 @@ async def transact(
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             if not carry_on():
                 raise LockNeverGranted from None
-            # Let the writers that queued behind the attempt run before the next one.
+            # Let the writers that queued during the attempt run before the next one.
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0 if time.monotonic() - started < 60 else 5.0)

@@ -157,9 +157,9 @@ async def build(
 
 
 async def first_statistics(target: OwnTable) -> None:
-    """Tell the planner about a table that was never analyzed, as one is after its load.
+    """Give the planner figures of a table that was never analyzed, as one is after its load.
 
-    Behind the load and not a part of it: nothing that the migration does depends on it. Without the
+    After the load and not a part of it: nothing that the migration does depends on it. Without the
     right to do so the server leaves it and says so; autovacuum comes to it in a while.
     """
     table = target.name

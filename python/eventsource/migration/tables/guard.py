@@ -1,6 +1,6 @@
 """The guard: fence rows, and the triggers that make every writer heed them.
 
-The functions behind the triggers are in ``stores/sql/guard.sql``. A tenant that arrives has
+The functions of the triggers are in ``stores/sql/guard.sql``. A tenant that arrives has
 triggers of its own; all that leave a table, or have left it, share theirs
 (``eventsource_guard_renew``). Here is when they are made, how they recognise the migrator, and how
 they go away.
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-#: Tidying up behind a cutover is not worth a wait that anybody notices: so long may an attempt make
-#: writers and readers wait, and so long is it tried.
+#: Clean-up after a cutover must not be noticed: lock timeout of one attempt (ms), and how long to
+#: keep trying (s).
 TIDY_LOCK_TIMEOUT_MS, TIDY_SECONDS = 20, 2.0
 
 
@@ -85,7 +85,7 @@ async def create_triggers(
     """The triggers of a tenant that is arriving, in the caller's transaction.
 
     Its migrator passes by their condition, so that the rows of a copy do not run the function. What
-    is inserted is looked at behind the insert: with a row trigger before it, the server would write
+    is inserted is looked at after the insert: with a row trigger before it, the server would write
     a COPY row by row instead of page by page.
     """
     on = table.name

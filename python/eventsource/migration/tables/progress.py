@@ -157,7 +157,7 @@ async def reserve(
         " values ($1, $2, $3, $4, $5, $6, $7)",
         migration.id, migration.tenant_id, target.address.table, owner, offset, last, source_system,
     )  # fmt: skip
-    # Anyone else's next event in this table lands behind the block. A rollback keeps the gap.
+    # Anyone else's next event in this table lands above the block. A rollback keeps the gap.
     await target.connection.fetchval("select setval($1::text::regclass, $2)", sequence, last)
     return not in_use
 

@@ -38,7 +38,10 @@ async def take(connection: Executor) -> Snapshot:
     )
     if row["standby"]:
         raise PreflightError(
-            ["the source server is a standby; connect to the primary, snapshots lie on a standby"]
+            [
+                "the source server is a standby, whose snapshots miss running transactions; connect"
+                " to the primary"
+            ]
         )
     return Snapshot(row["snapshot"], row["system"])
 

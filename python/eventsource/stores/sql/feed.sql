@@ -7,7 +7,7 @@
 --
 -- Once per transaction and table: the first announcement is the lowest. The setting is local, so a
 -- rollback to a savepoint takes it back together with the locks. The high half of a position comes
--- first: whoever sees the low half sees both. Security definer, because a role that may insert need
+-- first: a reader that sees the low half sees both. Security definer, because a role that may insert need
 -- not be allowed to read the sequence.
 create or replace function {schema}.eventsource_announce() returns trigger
 language plpgsql volatile security definer
@@ -41,7 +41,7 @@ $announce$;
 
 -- The tenants whose rows a migration is still carrying into the table. Their positions do not
 -- appear in order, so they are no part of the feed until the tenant is opened. A reader asks after
--- it has read the last position drawn: what such a tenant appends once it is open lies behind that.
+-- it has read the last position drawn: what such a tenant appends once it is open lies above that.
 create or replace function {schema}.eventsource_arriving(events text) returns uuid[]
 language sql stable security definer
 set search_path = pg_catalog, pg_temp

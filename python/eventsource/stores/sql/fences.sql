@@ -2,7 +2,7 @@
 -- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
 
 -- One row per tenant that is leaving or arriving. The row of the source is the decision record:
--- once it says 'moved', the tenant lives elsewhere, whatever any journal or cache says.
+-- once it says 'moved', the tenant lives elsewhere. The journal and the caches only follow.
 create table if not exists {schema}.eventsource_fences (
     fence_id         integer generated always as identity primary key,
     table_name       text not null,

@@ -1,4 +1,4 @@
--- The functions behind the guard's triggers; the fence rows that they read are in fences.sql.
+-- The functions that the triggers of the guard call; the fence rows that they read are in fences.sql.
 -- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
 
 -- The guard: lets a writer pass, wait or fail. Lock and check are two statements of a volatile
@@ -40,7 +40,7 @@ begin
                                              'generation', fence.generation)::text;
     end if;
     if operation = 'DELETE' and fence.state = 'moved' then
-        -- What is left behind is the way back until an operator says otherwise.
+        -- The old rows are the way back until an operator says otherwise.
         if current_setting('eventsource.migration', true) = fence.migration_id::text then
             return;
         end if;
@@ -81,7 +81,7 @@ $guard$;
 -- written to the table, and none that writes later misses the change: with the table's lock a writer
 -- also learns of a function that was replaced.
 --
--- The fences are a constant of the functions. PostgreSQL parses the condition of a trigger anew for
+-- The fences are a constant of the functions. PostgreSQL parses the condition of a trigger for
 -- every statement, and would do so for each tenant that ever left; a function it parses once in a
 -- session. The constant is jsonb because that is searched as it lies there: an array of many is made
 -- into a hash table first, in every transaction.
@@ -103,7 +103,7 @@ begin
     label := case when octet_length(event) > 35 then md5(event) else event end;
     select jsonb_object_agg(f.tenant_id, jsonb_build_array(f.fence_id, f.patience_ms))
         into fences
-        -- One that is being deleted is waited for: whoever deletes it looks for these triggers after.
+        -- Waits for a fence that is being deleted: its session looks for these triggers afterwards.
         from (select * from {schema}.eventsource_fences
               where table_name = event and role = 'source' for key share) f;
     if fences is null then

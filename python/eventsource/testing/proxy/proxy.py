@@ -93,7 +93,7 @@ class Proxy:
     def throttle(self, bytes_per_second: float, where: Where = everywhere) -> None:
         """Carry at most so many bytes per second, per connection and direction."""
         if bytes_per_second <= 0:
-            raise ValueError("a throttled connection carries more than nothing; see stall()")
+            raise ValueError("bytes_per_second must be above 0; stall() holds everything back")
         self._impose(
             where, lambda conditions: setattr(conditions, "bytes_per_second", bytes_per_second)
         )
@@ -256,7 +256,7 @@ class Proxy:
         relay = Relay(Session(self._accepted), (reader, writer), self._traps, self._tls)
         self._relays[relay] = task
         try:
-            # A rule for some connections cannot be applied before they have told their name.
+            # A rule for some connections cannot be applied before their name is known.
             self._apply(relay, [rule for rule in self._rules if rule[0] is everywhere])
             opened = await relay.open(self._connect)
             if opened is not None:

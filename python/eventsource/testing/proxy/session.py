@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from eventsource.testing.proxy.framing import Message, texts
 
-#: Messages of each direction that tell what a session does.
+#: Messages of each direction that show what a session does.
 FROM_CLIENT, FROM_SERVER = "QPBEC", "CZSK"
 
 #: Statements remembered of one transaction; the newest stay.
@@ -74,7 +74,7 @@ class Session:
             case "E":
                 portal = texts(message.head, 1)[0]
                 if portal in self._bound:
-                    # Told when it was bound: a statement that is kept back is kept back whole.
+                    # Noted when it was bound: a statement that is kept back is kept back whole.
                     self._bound.discard(portal)
                 else:
                     return self._runs(self._portals.get(portal, ""))
