@@ -1,4 +1,4 @@
-//! A driver's way through a migration, step by step as `driver.py` and `cutover.py` take it.
+//! A way through a migration, step by step, as the driver takes it.
 
 use crate::passes;
 use crate::rules::Rule;
