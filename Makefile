@@ -49,7 +49,8 @@ sabotage: build
 CASES ?= 200000
 SEQUENCES ?= 300
 fuzz: build
-	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- frame:: digest:: chunk:: dsn::
+	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- \
+		row::frame:: row::digest:: pass::chunk:: server::dsn::
 	FUZZ_SEQUENCES=$(SEQUENCES) $(BIN)/pytest --timeout 3600 tests/integration/test_store_against_memory.py
 
 # Every failpoint with everything that can happen there; CELLS="bulk abort" plays some of them.

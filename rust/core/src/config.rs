@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::identifier::TableAddress;
+use crate::row::digest::Digest;
+use crate::server::identifier::TableAddress;
 use crate::snapshot::Snapshot;
 
 /// Everything that stays the same for all passes of one migration.
@@ -81,7 +81,7 @@ impl PassConfig {
             ));
         }
         crate::throttle::check(self.max_events_per_second)?;
-        require_columns(&self.columns, &crate::chunk::KEY_COLUMNS)?;
+        require_columns(&self.columns, &crate::pass::chunk::KEY_COLUMNS)?;
         if self.columns.iter().any(|column| column == "transaction_id") {
             return Err(Error::protocol("transaction_id is never carried"));
         }

@@ -9,10 +9,10 @@ use super::outcome::{Fingerprints, Outcome, Stream};
 use super::recheck::Recheck;
 use super::scan::Selection;
 use super::{VerifyConfig, VerifyCounters};
-use crate::chunk::fixed;
-use crate::connect::Connection;
 use crate::error::{Error, Result, Side};
-use crate::stream::TupleStream;
+use crate::pass::chunk::fixed;
+use crate::server::connect::Connection;
+use crate::server::stream::TupleStream;
 
 /// Streams that are kept before they are read again.
 const SUSPECTS: usize = 10_000;

@@ -10,9 +10,9 @@ use super::outcome::{Fingerprints, Outcome};
 use super::recheck::Recheck;
 use super::scan::{Batch, Entry, Range, Scanner, Selection};
 use super::{VerifyConfig, VerifyCounters};
-use crate::connect::Connection;
 use crate::error::{On, Result, Side};
-use crate::source::BY_INDEX;
+use crate::pass::source::BY_INDEX;
+use crate::server::connect::Connection;
 use crate::task::Task;
 
 /// Batches that the faster side may be ahead.

@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::claim;
 use crate::config::require_columns;
-use crate::connect::Connection;
 use crate::error::{Error, On, Result, Side};
-use crate::identifier::TableAddress;
+use crate::pass::source::IN_RECOVERY;
+use crate::server::claim;
+use crate::server::connect::Connection;
+use crate::server::identifier::TableAddress;
 use crate::snapshot::Snapshot;
-use crate::source::IN_RECOVERY;
 use crate::task::Task;
 
 pub use outcome::{Seen, StreamResult, VerifyResult, Violation, ViolationKind};

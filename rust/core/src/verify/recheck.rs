@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::outcome::{Fingerprints, Outcome, Stream, Violation, ViolationKind};
 use super::scan::Selection;
 use super::{Level, VerifyConfig};
-use crate::chunk::fixed;
-use crate::connect::Connection;
 use crate::error::{Error, Result, Side};
-use crate::frame::Tuple;
-use crate::stream::TupleStream;
+use crate::pass::chunk::fixed;
+use crate::row::frame::Tuple;
+use crate::server::connect::Connection;
+use crate::server::stream::TupleStream;
 
 /// Positions, or streams, of one statement.
 const AT_ONCE: usize = 1000;

@@ -6,12 +6,12 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use crate::chunk::Chunk;
 use crate::config::{Cursor, PassConfig, PassSpec, Totals};
-use crate::digest::Digest;
 use crate::error::{Error, On, Result, Side};
-use crate::identifier::qualified;
-use crate::proof::Range;
+use crate::pass::chunk::Chunk;
+use crate::pass::proof::Range;
+use crate::row::digest::Digest;
+use crate::server::identifier::qualified;
 use crate::snapshot::Snapshot;
 
 /// What has been committed in this pass, readable from any thread at any time.

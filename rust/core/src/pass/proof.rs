@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::sync::mpsc;
 
-use crate::chunk::{Chunk, Layout};
 use crate::config::PassConfig;
-use crate::connect::Connection;
-use crate::copy::open_target;
-use crate::difference;
-use crate::digest::{Digest, Sequence};
 use crate::error::{Difference, DifferenceKind, Error, Result, Side};
-use crate::identifier::column_list;
-use crate::stream::TupleStream;
+use crate::pass::chunk::{Chunk, Layout};
+use crate::pass::difference;
+use crate::pass::pipeline::open_target;
+use crate::row::digest::{Digest, Sequence};
+use crate::server::connect::Connection;
+use crate::server::identifier::column_list;
+use crate::server::stream::TupleStream;
 use crate::task::Task;
 
 /// Committed ranges that may wait for their proof. Their rows are kept, so that a difference can be

@@ -4,9 +4,9 @@ use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use crate::config::Cursor;
-use crate::digest::{Digest, Sequence};
 use crate::error::{Error, Result};
-use crate::frame::Tuple;
+use crate::row::digest::{Digest, Sequence};
+use crate::row::frame::Tuple;
 
 /// Columns that the data plane itself looks at.
 pub const KEY_COLUMNS: [&str; 2] = ["global_position", "event_id"];

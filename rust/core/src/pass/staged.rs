@@ -7,17 +7,17 @@ use std::collections::HashMap;
 
 use tokio_postgres::Statement;
 
-use crate::chunk::{Chunk, Layout};
 use crate::config::{PassConfig, Totals};
-use crate::connect::Connection;
-use crate::copy::Run;
-use crate::copy_in::copy_in;
-use crate::difference;
-use crate::digest::Digest;
 use crate::error::{Error, Result, Side};
-use crate::identifier::{column_list, quote};
-use crate::progress::ProgressRow;
-use crate::stream::TupleStream;
+use crate::pass::chunk::{Chunk, Layout};
+use crate::pass::difference;
+use crate::pass::pipeline::Run;
+use crate::pass::progress::ProgressRow;
+use crate::row::digest::Digest;
+use crate::server::connect::Connection;
+use crate::server::copy_in::copy_in;
+use crate::server::identifier::{column_list, quote};
+use crate::server::stream::TupleStream;
 
 const STAGE: &str = "pg_temp.eventsource_stage";
 

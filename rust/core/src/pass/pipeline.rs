@@ -6,16 +6,16 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_postgres::Statement;
 
-use crate::chunk::{Carrier, Chunk, Layout};
-use crate::claim;
 use crate::config::{PassConfig, PassResult, PassSpec, Totals};
-use crate::connect::Connection;
-use crate::direct::Direct;
 use crate::error::{Result, Side};
-use crate::positions::Positions;
-use crate::progress::{Counters, ProgressRow};
-use crate::source::{BY_INDEX, IN_RECOVERY, Reader};
-use crate::staged::Staged;
+use crate::pass::chunk::{Carrier, Chunk, Layout};
+use crate::pass::direct::Direct;
+use crate::pass::positions::Positions;
+use crate::pass::progress::{Counters, ProgressRow};
+use crate::pass::source::{BY_INDEX, IN_RECOVERY, Reader};
+use crate::pass::staged::Staged;
+use crate::server::claim;
+use crate::server::connect::Connection;
 use crate::task::Task;
 use crate::throttle::Throttle;
 

@@ -6,13 +6,13 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::chunk::{Carrier, Chunk, ChunkBuilder};
 use crate::config::{Cursor, PassConfig, PassSpec};
 use crate::error::{Result, Side};
-use crate::identifier::column_list;
-use crate::proof;
+use crate::pass::chunk::{Carrier, Chunk, ChunkBuilder};
+use crate::pass::proof;
+use crate::server::identifier::column_list;
+use crate::server::stream::TupleStream;
 use crate::snapshot::Snapshot;
-use crate::stream::TupleStream;
 use crate::throttle::{Pace, Throttle};
 
 /// Tells a standby, where a snapshot calls transactions in flight finished.
