@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::row::digest::Digest;
+use crate::row::layout::{KEY_COLUMNS, require_columns};
 use crate::server::identifier::TableAddress;
 use crate::snapshot::Snapshot;
 
@@ -81,20 +82,10 @@ impl PassConfig {
             ));
         }
         crate::throttle::check(self.max_events_per_second)?;
-        require_columns(&self.columns, &crate::pass::chunk::KEY_COLUMNS)?;
+        require_columns(&self.columns, &KEY_COLUMNS)?;
         if self.columns.iter().any(|column| column == "transaction_id") {
             return Err(Error::protocol("transaction_id is never carried"));
         }
         Ok(())
     }
-}
-
-/// Fails if one of the needed columns is not carried.
-pub(crate) fn require_columns(columns: &[String], needed: &[&str]) -> Result<()> {
-    for name in needed {
-        if !columns.iter().any(|column| column == name) {
-            return Err(Error::protocol(format!("the columns lack {name}")));
-        }
-    }
-    Ok(())
 }

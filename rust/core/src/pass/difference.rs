@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::error::{Difference, DifferenceKind, Error, Result};
-use crate::pass::chunk::{Chunk, Layout};
+use crate::pass::chunk::Chunk;
 use crate::row::digest::Digest;
 use crate::row::frame::{Framer, HEADER, Tuple};
+use crate::row::layout::Layout;
 use crate::server::stream::TupleStream;
 
 /// As many as an operator will look at.

@@ -8,12 +8,13 @@ use tokio_postgres::Statement;
 
 use crate::config::{PassConfig, PassResult, PassSpec, Totals};
 use crate::error::{Result, Side};
-use crate::pass::chunk::{Carrier, Chunk, Layout};
+use crate::pass::chunk::{Carrier, Chunk};
 use crate::pass::direct::Direct;
 use crate::pass::positions::Positions;
 use crate::pass::progress::{Counters, ProgressRow};
 use crate::pass::source::{BY_INDEX, IN_RECOVERY, Reader};
 use crate::pass::staged::Staged;
+use crate::row::layout::Layout;
 use crate::server::claim;
 use crate::server::connect::Connection;
 use crate::task::Task;

@@ -13,10 +13,11 @@ use tokio::sync::mpsc;
 
 use crate::config::PassConfig;
 use crate::error::{Difference, DifferenceKind, Error, Result, Side};
-use crate::pass::chunk::{Chunk, Layout};
+use crate::pass::chunk::Chunk;
 use crate::pass::difference;
 use crate::pass::pipeline::open_target;
 use crate::row::digest::{Digest, Sequence};
+use crate::row::layout::Layout;
 use crate::server::connect::Connection;
 use crate::server::identifier::column_list;
 use crate::server::stream::TupleStream;

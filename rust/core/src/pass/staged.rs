@@ -9,11 +9,12 @@ use tokio_postgres::Statement;
 
 use crate::config::{PassConfig, Totals};
 use crate::error::{Error, Result, Side};
-use crate::pass::chunk::{Chunk, Layout};
+use crate::pass::chunk::Chunk;
 use crate::pass::difference;
 use crate::pass::pipeline::Run;
 use crate::pass::progress::ProgressRow;
 use crate::row::digest::Digest;
+use crate::row::layout::Layout;
 use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
 use crate::server::identifier::{column_list, quote};

@@ -1,4 +1,5 @@
-//! One row on its way: the fields of its tuple, and its digest.
+//! One row: the fields of its tuple, the columns that matter, its digest.
 
 pub mod digest;
 pub mod frame;
+pub mod layout;

@@ -10,7 +10,7 @@ use super::recheck::Recheck;
 use super::scan::Selection;
 use super::{VerifyConfig, VerifyCounters};
 use crate::error::{Error, Result, Side};
-use crate::pass::chunk::fixed;
+use crate::row::layout::fixed;
 use crate::server::connect::Connection;
 use crate::server::stream::TupleStream;
 

@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::config::require_columns;
 use crate::error::{Error, On, Result, Side};
 use crate::pass::source::IN_RECOVERY;
+use crate::row::layout::require_columns;
 use crate::server::claim;
 use crate::server::connect::Connection;
 use crate::server::identifier::TableAddress;

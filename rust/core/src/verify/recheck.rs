@@ -9,8 +9,8 @@ use super::outcome::{Fingerprints, Outcome, Stream, Violation, ViolationKind};
 use super::scan::Selection;
 use super::{Level, VerifyConfig};
 use crate::error::{Error, Result, Side};
-use crate::pass::chunk::fixed;
 use crate::row::frame::Tuple;
+use crate::row::layout::fixed;
 use crate::server::connect::Connection;
 use crate::server::stream::TupleStream;
 
