@@ -31,7 +31,7 @@ VARIANTS = (
             Edit(
                 f"{_CORE}/pass/proof.rs",
                 "        if (rows, sequence.finish()) == (range.rows, range.digest) {\n",
-                "        if rows >= 0 && sequence.finish() != Digest::ZERO {\n",
+                "        if rows >= 0 && sequence.finish() != crate::Digest::ZERO {\n",
             ),
         ),
         (f"{_TESTS}::test_a_row_that_the_target_changes_is_named_by_the_proof",),

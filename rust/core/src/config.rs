@@ -8,6 +8,13 @@ use crate::row::layout::{KEY_COLUMNS, require_columns};
 use crate::server::identifier::TableAddress;
 use crate::snapshot::Snapshot;
 
+/// What may be on the way from the source to the target, but for a row that is wider by itself.
+pub const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
+
+/// Committed ranges that may wait for their proof. Their rows are kept, so that a difference can be
+/// named down to the field.
+pub const RANGES_WAITING: usize = 1;
+
 /// Everything that stays the same for all passes of one migration.
 #[derive(Clone)]
 pub struct PassConfig {

@@ -7,6 +7,7 @@ pub mod pipeline;
 pub mod positions;
 pub mod progress;
 mod proof;
+pub mod run;
 pub mod session;
 pub mod source;
 pub mod staged;

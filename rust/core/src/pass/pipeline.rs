@@ -6,54 +6,29 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_postgres::Statement;
 
-use crate::config::{PassConfig, PassResult, PassSpec, Totals};
-use crate::error::{Result, Side};
+use crate::config::{PassConfig, PassResult, Totals};
+use crate::error::Result;
 use crate::pass::chunk::{Carrier, Chunk};
 use crate::pass::direct::Direct;
 use crate::pass::positions::Positions;
-use crate::pass::progress::{Counters, ProgressRow};
-use crate::pass::source::{BY_INDEX, IN_RECOVERY, Reader};
+use crate::pass::progress::ProgressRow;
+use crate::pass::run::{Run, open_source, open_target};
+use crate::pass::source::{IN_RECOVERY, Reader};
 use crate::pass::staged::Staged;
 use crate::row::layout::Layout;
 use crate::server::claim;
 use crate::server::connect::Connection;
 use crate::task::Task;
-use crate::throttle::Throttle;
 
 /// The connections of a migration with everything prepared on them, so that a pass under the fence
 /// spends no round trip on that. Dropped, all transactions are rolled back.
 pub struct Pipeline {
     source: Connection,
-    pub(crate) target: Connection,
+    target: Connection,
     recovery: Statement,
     read_progress: Statement,
     staged: Staged,
     positions: Arc<Positions>,
-}
-
-/// What the parts of a running pass share.
-pub struct Run<'a> {
-    pub config: &'a PassConfig,
-    pub spec: &'a PassSpec,
-    pub throttle: &'a Arc<Throttle>,
-    pub counters: &'a Counters,
-    pub progress: ProgressRow,
-}
-
-/// A connection that the guard of the target lets pass.
-pub async fn open_target(config: &PassConfig) -> Result<Connection> {
-    let target = Connection::open(Side::Target, &config.target.dsn).await?;
-    claim::mark(&target, config.migration_id).await?;
-    let announce = format!("set eventsource.migration = '{}'", config.migration_id);
-    target.batch(&announce).await?;
-    Ok(target)
-}
-
-async fn open_source(config: &PassConfig) -> Result<Connection> {
-    let source = Connection::open(Side::Source, &config.source.dsn).await?;
-    claim::mark(&source, config.migration_id).await?;
-    source.batch(BY_INDEX).await?;
-    Ok(source)
 }
 
 impl Pipeline {

@@ -6,8 +6,9 @@ use tokio::sync::Mutex;
 
 use crate::config::{PassConfig, PassResult, PassSpec};
 use crate::error::{Error, Result};
-use crate::pass::pipeline::{Pipeline, Run};
+use crate::pass::pipeline::Pipeline;
 use crate::pass::progress::{Counters, Progress, ProgressRow};
+use crate::pass::run::Run;
 use crate::throttle::Throttle;
 
 /// An operation takes the pipeline out and puts it back when it succeeds. One that fails or is
