@@ -74,7 +74,10 @@ impl Pipeline {
         run.counters.begin(&totals);
         let (mut chunks, reader) = self.read_ahead(run, &totals)?;
         let totals = if run.spec.staged {
-            self.write_staged(run, &mut chunks, totals).await?
+            let (target, positions) = (&self.target, &self.positions);
+            self.staged
+                .run(run, target, positions, &mut chunks, totals)
+                .await?
         } else {
             self.positions.forget_after(totals.cursor.position).await?;
             let direct = Direct::open(run.config, self.positions.clone()).await?;
@@ -111,36 +114,6 @@ impl Pipeline {
         let (sender, receiver) = mpsc::channel(1);
         let task = Task::spawn(reader.run(totals.cursor, sender));
         Ok((receiver, task))
-    }
-
-    /// Writes and commits chunk after chunk, the mapping of each before its rows.
-    async fn write_staged(
-        &self,
-        run: &Run<'_>,
-        chunks: &mut mpsc::Receiver<Chunk>,
-        mut totals: Totals,
-    ) -> Result<Totals> {
-        while let Some(chunk) = chunks.recv().await {
-            let rows = self.staged.write(&self.target, run, &totals, &chunk);
-            let mapping = async {
-                self.positions.insert(&chunk.keys).await?;
-                failpoint!(
-                    run.spec,
-                    pass: "pass.mapping.committed",
-                    last: "cutover.mapping.committed"
-                );
-                Ok(())
-            };
-            (totals, ()) = tokio::try_join!(rows, mapping)?;
-            failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
-            self.target.batch("commit").await?;
-            failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
-            run.counters.committed(&totals);
-            if run.throttle.stopping() {
-                break;
-            }
-        }
-        Ok(totals)
     }
 
     pub async fn close(self) {

@@ -5,12 +5,14 @@
 
 use std::collections::HashMap;
 
+use tokio::sync::mpsc;
 use tokio_postgres::Statement;
 
 use crate::config::{PassConfig, Totals};
 use crate::error::{Error, Result, Side};
 use crate::pass::chunk::Chunk;
 use crate::pass::difference;
+use crate::pass::positions::Positions;
 use crate::pass::progress::ProgressRow;
 use crate::pass::run::Run;
 use crate::row::digest::Digest;
@@ -75,8 +77,41 @@ impl Staged {
         })
     }
 
+    /// Writes and commits all chunks, or those up to a requested stop; the mapping of each is
+    /// committed before its rows.
+    pub async fn run(
+        &self,
+        run: &Run<'_>,
+        target: &Connection,
+        positions: &Positions,
+        chunks: &mut mpsc::Receiver<Chunk>,
+        mut totals: Totals,
+    ) -> Result<Totals> {
+        while let Some(chunk) = chunks.recv().await {
+            let rows = self.write(target, run, &totals, &chunk);
+            let mapping = async {
+                positions.insert(&chunk.keys).await?;
+                failpoint!(
+                    run.spec,
+                    pass: "pass.mapping.committed",
+                    last: "cutover.mapping.committed"
+                );
+                Ok(())
+            };
+            (totals, ()) = tokio::try_join!(rows, mapping)?;
+            failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
+            target.batch("commit").await?;
+            failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
+            run.counters.committed(&totals);
+            if run.throttle.stopping() {
+                break;
+            }
+        }
+        Ok(totals)
+    }
+
     /// Leaves the transaction open, ready to be committed.
-    pub async fn write(
+    async fn write(
         &self,
         target: &Connection,
         run: &Run<'_>,
