@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::outcome::Fingerprints;
-use super::{Level, VerifyConfig, VerifyCounters};
 use crate::error::{Error, Result, Side};
 use crate::pass::source;
 use crate::row::digest::Digest;
@@ -14,6 +12,9 @@ use crate::row::layout::{Layout, fixed};
 use crate::server::connect::Connection;
 use crate::server::identifier::{TableAddress, column_list};
 use crate::server::stream::TupleStream;
+use crate::verify::config::{Level, VerifyConfig};
+use crate::verify::counters::VerifyCounters;
+use crate::verify::outcome::Fingerprints;
 
 /// Rows of one short statement.
 const STATEMENT_ROWS: usize = 20_000;
