@@ -80,7 +80,8 @@ sabotage: build ## break one rule after the other in a copy, and see which test 
 CASES ?= 200000
 SEQUENCES ?= 300
 fuzz: build ## random input at volume, for the framer and for the stores
-	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- frame:: digest:: chunk:: dsn::
+	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- \
+		row::frame:: row::digest:: pass::chunk:: server::dsn::
 	FUZZ_SEQUENCES=$(SEQUENCES) $(BIN)/pytest --timeout 3600 tests/integration/stores/test_against_memory.py
 
 # Every failpoint with everything that can happen there; CELLS="bulk abort" plays some of them.

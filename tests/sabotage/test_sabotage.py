@@ -49,6 +49,7 @@ def test_the_tests_of_a_variant_exist(variant: Variant) -> None:
 def exists(test: str) -> bool:
     if test.startswith(CARGO):
         module, _, name = test.removeprefix(CARGO).rpartition("::tests::")
+        module = module.replace("::", "/")
         folder = REPOSITORY / "rust/core/src"
         files = [folder / f"{module}.rs", folder / f"{module}_tests.rs"]
         return any(f"fn {name}(" in file.read_text() for file in files if file.exists())

@@ -7,9 +7,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use eventsource_core::chunk::{Carrier, ChunkBuilder, Layout};
-use eventsource_core::digest::{Digest, Sequence};
-use eventsource_core::frame::{END, Framer, HEADER};
+use eventsource_core::pass::chunk::{Carrier, ChunkBuilder};
+use eventsource_core::row::digest::{Digest, Sequence};
+use eventsource_core::row::frame::{END, Framer, HEADER};
+use eventsource_core::row::layout::Layout;
 
 const ROWS: usize = 20_000;
 const ROUNDS: usize = 15;

@@ -2,10 +2,18 @@
 
 use uuid::Uuid;
 
-use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::identifier::TableAddress;
+use crate::row::digest::Digest;
+use crate::row::layout::{KEY_COLUMNS, require_columns};
+use crate::server::identifier::TableAddress;
 use crate::snapshot::Snapshot;
+
+/// What may be on the way from the source to the target, but for a row that is wider by itself.
+pub const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
+
+/// Committed ranges that may wait for their proof. Their rows are kept, so that a difference can be
+/// named down to the field.
+pub const RANGES_WAITING: usize = 1;
 
 /// Everything that stays the same for all passes of one migration.
 #[derive(Clone)]
@@ -81,20 +89,10 @@ impl PassConfig {
             ));
         }
         crate::throttle::check(self.max_events_per_second)?;
-        require_columns(&self.columns, &crate::chunk::KEY_COLUMNS)?;
+        require_columns(&self.columns, &KEY_COLUMNS)?;
         if self.columns.iter().any(|column| column == "transaction_id") {
             return Err(Error::protocol("transaction_id is never carried"));
         }
         Ok(())
     }
-}
-
-/// Fails if one of the needed columns is not carried.
-pub(crate) fn require_columns(columns: &[String], needed: &[&str]) -> Result<()> {
-    for name in needed {
-        if !columns.iter().any(|column| column == name) {
-            return Err(Error::protocol(format!("the columns lack {name}")));
-        }
-    }
-    Ok(())
 }

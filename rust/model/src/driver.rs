@@ -1,4 +1,4 @@
-//! A driver's way through a migration, step by step as `driver.py` and `cutover.py` take it.
+//! A way through a migration, step by step, as the driver takes it.
 
 use crate::passes;
 use crate::rules::Rule;
@@ -105,24 +105,9 @@ fn next(state: &mut State, driver: usize, rule: Rule) -> At {
         }
         At::Complete => or_down(passes::complete(state, driver, rule), At::Follow),
         At::Follow => follow(state, driver),
-        At::PrepareLast => {
-            let prepared = passes::begin(state, driver, None, rule);
-            let early = rule == Rule::DeltaBeforeGrant;
-            or_down(prepared, if early { At::Run } else { At::FenceAsked })
-        }
-        At::FenceAsked => {
-            state.source.holder = Some(Holder {
-                driver: Some(driver as u8),
-                decided: false,
-                commit_sent: false,
-            });
-            At::FenceHeld
-        }
-        At::FenceHeld => {
-            flush(state);
-            let early = rule == Rule::DeltaBeforeGrant;
-            if early { At::Decide } else { At::Run }
-        }
+        At::PrepareLast => prepare_last(state, driver, rule),
+        At::FenceAsked => take_fence(state, driver),
+        At::FenceHeld => fence_held(state, rule),
         At::Decide => decide(state, driver),
         At::Commit => send_commit(state, driver),
         At::OpenTarget => {
@@ -254,6 +239,27 @@ fn follow(state: &mut State, driver: usize) -> At {
         }
         _ => At::Obey,
     }
+}
+
+fn prepare_last(state: &mut State, driver: usize, rule: Rule) -> At {
+    let prepared = passes::begin(state, driver, None, rule);
+    let early = rule == Rule::DeltaBeforeGrant;
+    or_down(prepared, if early { At::Run } else { At::FenceAsked })
+}
+
+fn take_fence(state: &mut State, driver: usize) -> At {
+    state.source.holder = Some(Holder {
+        driver: Some(driver as u8),
+        decided: false,
+        commit_sent: false,
+    });
+    At::FenceHeld
+}
+
+fn fence_held(state: &mut State, rule: Rule) -> At {
+    flush(state);
+    let early = rule == Rule::DeltaBeforeGrant;
+    if early { At::Decide } else { At::Run }
 }
 
 /// Inside the session that holds the lock; a lost one fails.

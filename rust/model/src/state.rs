@@ -133,14 +133,14 @@ pub enum At {
     BeginPass(Snapshot),
     /// `PassSession.run`: the progress row is compared.
     Run,
-    /// `source.rs`: the rows are read.
+    /// `pass/source.rs`: the rows are read.
     Read,
-    /// `positions.rs`: the mapping, with the lease compared.
+    /// `pass/positions.rs`: the mapping, with the lease compared.
     Map {
         rows: Events,
         cursor: u8,
     },
-    /// `staged.rs`: rows and progress in one transaction.
+    /// `pass/staged.rs`: rows and progress in one transaction.
     Write {
         rows: Events,
         cursor: u8,

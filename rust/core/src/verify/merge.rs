@@ -6,14 +6,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_postgres::types::ToSql;
 
-use super::outcome::{Fingerprints, Outcome};
-use super::recheck::Recheck;
-use super::scan::{Batch, Entry, Range, Scanner, Selection};
-use super::{VerifyConfig, VerifyCounters};
-use crate::connect::Connection;
-use crate::error::{On, Result, Side};
-use crate::source::BY_INDEX;
+use crate::error::{Error, On, Result, Side};
+use crate::pass::source::BY_INDEX;
+use crate::server::connect::Connection;
 use crate::task::Task;
+use crate::verify::config::VerifyConfig;
+use crate::verify::counters::VerifyCounters;
+use crate::verify::outcome::{Fingerprints, Outcome};
+use crate::verify::recheck::Recheck;
+use crate::verify::scan::{Batch, Entry, Range, Scanner, Selection};
 
 /// Batches that the faster side may be ahead.
 const AHEAD: usize = 16;
@@ -94,7 +95,7 @@ impl Merge {
             let connection = config.open(side).await?;
             connection.batch(BY_INDEX).await?;
             let scanner = Scanner::new(&config, side, fingerprints, counters.clone())?;
-            Ok::<Lane, crate::Error>(Lane::start(scanner, connection, range))
+            Ok::<Lane, Error>(Lane::start(scanner, connection, range))
         };
         let (source, target) = tokio::try_join!(lane(Side::Source), lane(Side::Target))?;
         Ok(Merge {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::outcome::{Fingerprints, Outcome, Stream, Violation, ViolationKind};
-use super::scan::Selection;
-use super::{Level, VerifyConfig};
-use crate::chunk::fixed;
-use crate::connect::Connection;
 use crate::error::{Error, Result, Side};
-use crate::frame::Tuple;
-use crate::stream::TupleStream;
+use crate::row::frame::Tuple;
+use crate::row::layout::fixed;
+use crate::server::connect::Connection;
+use crate::server::stream::TupleStream;
+use crate::verify::config::{Level, VerifyConfig};
+use crate::verify::outcome::{Fingerprints, Outcome, Stream, Violation, ViolationKind};
+use crate::verify::scan::Selection;
 
 /// Positions, or streams, of one statement.
 const AT_ONCE: usize = 1000;

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::outcome::Fingerprints;
-use super::{Level, VerifyConfig, VerifyCounters};
-use crate::chunk::{Layout, fixed};
-use crate::connect::Connection;
-use crate::digest::Digest;
 use crate::error::{Error, Result, Side};
-use crate::frame::Tuple;
-use crate::identifier::{TableAddress, column_list};
-use crate::source;
-use crate::stream::TupleStream;
+use crate::pass::source;
+use crate::row::digest::Digest;
+use crate::row::frame::Tuple;
+use crate::row::layout::{Layout, fixed};
+use crate::server::connect::Connection;
+use crate::server::identifier::{TableAddress, column_list};
+use crate::server::stream::TupleStream;
+use crate::verify::config::{Level, VerifyConfig};
+use crate::verify::counters::VerifyCounters;
+use crate::verify::outcome::Fingerprints;
 
 /// Rows of one short statement.
 const STATEMENT_ROWS: usize = 20_000;

@@ -10,8 +10,8 @@
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::connect::Connection;
 use crate::error::{On, Result, Side};
+use crate::server::connect::Connection;
 
 /// Leaves a mark on the session that `end_others` finds.
 pub async fn mark(connection: &Connection, migration_id: Uuid) -> Result<()> {

@@ -6,53 +6,29 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_postgres::Statement;
 
-use crate::chunk::{Carrier, Chunk, Layout};
-use crate::claim;
-use crate::config::{PassConfig, PassResult, PassSpec, Totals};
-use crate::connect::Connection;
-use crate::direct::Direct;
-use crate::error::{Result, Side};
-use crate::positions::Positions;
-use crate::progress::{Counters, ProgressRow};
-use crate::source::{BY_INDEX, IN_RECOVERY, Reader};
-use crate::staged::Staged;
+use crate::config::{PassConfig, PassResult, Totals};
+use crate::error::Result;
+use crate::pass::chunk::{Carrier, Chunk};
+use crate::pass::direct::Direct;
+use crate::pass::positions::Positions;
+use crate::pass::progress::ProgressRow;
+use crate::pass::run::{Run, open_source, open_target};
+use crate::pass::source::{IN_RECOVERY, Reader};
+use crate::pass::staged::Staged;
+use crate::row::layout::Layout;
+use crate::server::claim;
+use crate::server::connect::Connection;
 use crate::task::Task;
-use crate::throttle::Throttle;
 
 /// The connections of a migration with everything prepared on them, so that a pass under the fence
 /// spends no round trip on that. Dropped, all transactions are rolled back.
 pub struct Pipeline {
     source: Connection,
-    pub(crate) target: Connection,
+    target: Connection,
     recovery: Statement,
     read_progress: Statement,
     staged: Staged,
     positions: Arc<Positions>,
-}
-
-/// What the parts of a running pass share.
-pub struct Run<'a> {
-    pub config: &'a PassConfig,
-    pub spec: &'a PassSpec,
-    pub throttle: &'a Arc<Throttle>,
-    pub counters: &'a Counters,
-    pub progress: ProgressRow,
-}
-
-/// A connection that the guard of the target lets pass.
-pub async fn open_target(config: &PassConfig) -> Result<Connection> {
-    let target = Connection::open(Side::Target, &config.target.dsn).await?;
-    claim::mark(&target, config.migration_id).await?;
-    let announce = format!("set eventsource.migration = '{}'", config.migration_id);
-    target.batch(&announce).await?;
-    Ok(target)
-}
-
-async fn open_source(config: &PassConfig) -> Result<Connection> {
-    let source = Connection::open(Side::Source, &config.source.dsn).await?;
-    claim::mark(&source, config.migration_id).await?;
-    source.batch(BY_INDEX).await?;
-    Ok(source)
 }
 
 impl Pipeline {
@@ -98,7 +74,10 @@ impl Pipeline {
         run.counters.begin(&totals);
         let (mut chunks, reader) = self.read_ahead(run, &totals)?;
         let totals = if run.spec.staged {
-            self.write_staged(run, &mut chunks, totals).await?
+            let (target, positions) = (&self.target, &self.positions);
+            self.staged
+                .run(run, target, positions, &mut chunks, totals)
+                .await?
         } else {
             self.positions.forget_after(totals.cursor.position).await?;
             let direct = Direct::open(run.config, self.positions.clone()).await?;
@@ -135,36 +114,6 @@ impl Pipeline {
         let (sender, receiver) = mpsc::channel(1);
         let task = Task::spawn(reader.run(totals.cursor, sender));
         Ok((receiver, task))
-    }
-
-    /// Writes and commits chunk after chunk, the mapping of each before its rows.
-    async fn write_staged(
-        &self,
-        run: &Run<'_>,
-        chunks: &mut mpsc::Receiver<Chunk>,
-        mut totals: Totals,
-    ) -> Result<Totals> {
-        while let Some(chunk) = chunks.recv().await {
-            let rows = self.staged.write(&self.target, run, &totals, &chunk);
-            let mapping = async {
-                self.positions.insert(&chunk.keys).await?;
-                failpoint!(
-                    run.spec,
-                    pass: "pass.mapping.committed",
-                    last: "cutover.mapping.committed"
-                );
-                Ok(())
-            };
-            (totals, ()) = tokio::try_join!(rows, mapping)?;
-            failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
-            self.target.batch("commit").await?;
-            failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
-            run.counters.committed(&totals);
-            if run.throttle.stopping() {
-                break;
-            }
-        }
-        Ok(totals)
     }
 
     pub async fn close(self) {

@@ -8,13 +8,13 @@ use tokio::sync::Mutex;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
-use crate::chunk::Key;
-use crate::claim;
 use crate::config::PassConfig;
-use crate::connect::Connection;
-use crate::copy_in::copy_in;
 use crate::error::{Error, On, Result, Side};
-use crate::identifier::qualified;
+use crate::pass::chunk::Key;
+use crate::server::claim;
+use crate::server::connect::Connection;
+use crate::server::copy_in::copy_in;
+use crate::server::identifier::qualified;
 
 /// A driver that freezes here keeps the migration's row, which the next one has to write to.
 const PATIENCE: &str = "set idle_in_transaction_session_timeout = '5s'";

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use crate::chunk::{Chunk, Layout};
-use crate::digest::Digest;
 use crate::error::{Difference, DifferenceKind, Error, Result};
-use crate::frame::{Framer, HEADER, Tuple};
-use crate::stream::TupleStream;
+use crate::pass::chunk::Chunk;
+use crate::row::digest::Digest;
+use crate::row::frame::{Framer, HEADER, Tuple};
+use crate::row::layout::Layout;
+use crate::server::stream::TupleStream;
 
 /// As many as an operator will look at.
 pub const MOST: usize = 20;

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use tokio_postgres::{Client, CopyOutStream, ToStatement};
 
 use crate::error::{Error, On, Result, Side};
-use crate::frame::{FrameError, Framer, Tuple};
+use crate::row::frame::{FrameError, Framer, Tuple};
 
 pub struct TupleStream {
     side: Side,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::frame::{END, Framer, HEADER};
+use crate::row::frame::{END, Framer, HEADER};
 use proptest::prelude::*;
 
 const OFFSET: i64 = 1_000_000;

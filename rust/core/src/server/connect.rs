@@ -9,9 +9,9 @@ use tokio_postgres::config::{Host, SslMode as Negotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::dsn::{Dsn, SslMode};
 use crate::error::{Error, On, Result, Side, chain, server_report};
-use crate::tls;
+use crate::server::dsn::{Dsn, SslMode};
+use crate::server::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ impl Connection {
     async fn attempt_tls(
         side: Side,
         config: Config,
-        options: &crate::dsn::SslOptions,
+        options: &crate::server::dsn::SslOptions,
     ) -> Result<Connection, Attempt> {
         let connector = tls::connector(options).map_err(|error| Attempt {
             error: Error::Connect {

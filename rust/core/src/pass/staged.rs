@@ -5,19 +5,22 @@
 
 use std::collections::HashMap;
 
+use tokio::sync::mpsc;
 use tokio_postgres::Statement;
 
-use crate::chunk::{Chunk, Layout};
 use crate::config::{PassConfig, Totals};
-use crate::connect::Connection;
-use crate::copy::Run;
-use crate::copy_in::copy_in;
-use crate::difference;
-use crate::digest::Digest;
 use crate::error::{Error, Result, Side};
-use crate::identifier::{column_list, quote};
-use crate::progress::ProgressRow;
-use crate::stream::TupleStream;
+use crate::pass::chunk::Chunk;
+use crate::pass::difference;
+use crate::pass::positions::Positions;
+use crate::pass::progress::ProgressRow;
+use crate::pass::run::Run;
+use crate::row::digest::Digest;
+use crate::row::layout::Layout;
+use crate::server::connect::Connection;
+use crate::server::copy_in::copy_in;
+use crate::server::identifier::{column_list, quote};
+use crate::server::stream::TupleStream;
 
 const STAGE: &str = "pg_temp.eventsource_stage";
 
@@ -74,8 +77,41 @@ impl Staged {
         })
     }
 
+    /// Writes and commits all chunks, or those up to a requested stop; the mapping of each is
+    /// committed before its rows.
+    pub async fn run(
+        &self,
+        run: &Run<'_>,
+        target: &Connection,
+        positions: &Positions,
+        chunks: &mut mpsc::Receiver<Chunk>,
+        mut totals: Totals,
+    ) -> Result<Totals> {
+        while let Some(chunk) = chunks.recv().await {
+            let rows = self.write(target, run, &totals, &chunk);
+            let mapping = async {
+                positions.insert(&chunk.keys).await?;
+                failpoint!(
+                    run.spec,
+                    pass: "pass.mapping.committed",
+                    last: "cutover.mapping.committed"
+                );
+                Ok(())
+            };
+            (totals, ()) = tokio::try_join!(rows, mapping)?;
+            failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
+            target.batch("commit").await?;
+            failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
+            run.counters.committed(&totals);
+            if run.throttle.stopping() {
+                break;
+            }
+        }
+        Ok(totals)
+    }
+
     /// Leaves the transaction open, ready to be committed.
-    pub async fn write(
+    async fn write(
         &self,
         target: &Connection,
         run: &Run<'_>,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::config::{PassConfig, PassResult, PassSpec};
-use crate::copy::{Pipeline, Run};
 use crate::error::{Error, Result};
-use crate::progress::{Counters, Progress, ProgressRow};
+use crate::pass::pipeline::Pipeline;
+use crate::pass::progress::{Counters, Progress, ProgressRow};
+use crate::pass::run::Run;
 use crate::throttle::Throttle;
 
 /// An operation takes the pipeline out and puts it back when it succeeds. One that fails or is

@@ -11,48 +11,23 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::sync::mpsc;
 
-use crate::chunk::{Chunk, Layout};
-use crate::config::PassConfig;
-use crate::connect::Connection;
-use crate::copy::open_target;
-use crate::difference;
-use crate::digest::{Digest, Sequence};
+use crate::config::{PassConfig, RANGES_WAITING};
 use crate::error::{Difference, DifferenceKind, Error, Result, Side};
-use crate::identifier::column_list;
-use crate::stream::TupleStream;
+use crate::pass::chunk::Chunk;
+use crate::pass::difference;
+use crate::pass::progress::Range;
+use crate::pass::run::open_target;
+use crate::row::digest::Sequence;
+use crate::row::layout::Layout;
+use crate::server::connect::Connection;
+use crate::server::identifier::column_list;
+use crate::server::stream::TupleStream;
 use crate::task::Task;
-
-/// Committed ranges that may wait for their proof. Their rows are kept, so that a difference can be
-/// named down to the field.
-pub const WAITING: usize = 1;
 
 /// The planner knows nothing of a table that is being filled: it would collect a range from the heap
 /// and sort it, on disk where the rows are many, although the primary key has it in order.
 const ALONG_THE_KEY: &str =
     "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off";
-
-/// Rows of the tenant with source positions in `(after, upto]`, committed in one transaction.
-pub struct Range {
-    pub after: i64,
-    pub upto: i64,
-    pub rows: i64,
-    pub digest: Digest,
-    /// What was written; gone if an earlier driver wrote it.
-    pub chunk: Option<Chunk>,
-}
-
-impl Range {
-    /// A chunk that was committed behind `after`.
-    pub fn written(after: i64, chunk: Chunk) -> Range {
-        Range {
-            after,
-            upto: chunk.last.position,
-            rows: chunk.rows() as i64,
-            digest: chunk.digest,
-            chunk: Some(chunk),
-        }
-    }
-}
 
 /// Proves ranges in the order of their positions, in a task of its own.
 pub struct Prover {
@@ -75,7 +50,7 @@ impl Prover {
             offset: config.offset,
         };
         let proven = Arc::new(AtomicI64::new(from));
-        let (ranges, waiting) = mpsc::channel(WAITING);
+        let (ranges, waiting) = mpsc::channel(RANGES_WAITING);
         let task = Task::spawn(reader.run(waiting, proven.clone()));
         Ok(Prover {
             ranges,

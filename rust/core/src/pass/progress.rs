@@ -6,12 +6,11 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use crate::chunk::Chunk;
 use crate::config::{Cursor, PassConfig, PassSpec, Totals};
-use crate::digest::Digest;
 use crate::error::{Error, On, Result, Side};
-use crate::identifier::qualified;
-use crate::proof::Range;
+use crate::pass::chunk::Chunk;
+use crate::row::digest::Digest;
+use crate::server::identifier::qualified;
 use crate::snapshot::Snapshot;
 
 /// What has been committed in this pass, readable from any thread at any time.
@@ -57,6 +56,29 @@ impl Counters {
         self.bytes.store(totals.bytes, Ordering::Relaxed);
         self.last_position
             .store(totals.cursor.position, Ordering::Relaxed);
+    }
+}
+
+/// Rows of the tenant with source positions in `(after, upto]`, committed in one transaction.
+pub struct Range {
+    pub after: i64,
+    pub upto: i64,
+    pub rows: i64,
+    pub digest: Digest,
+    /// What was written; gone if an earlier driver wrote it.
+    pub chunk: Option<Chunk>,
+}
+
+impl Range {
+    /// A chunk that was committed behind `after`.
+    pub fn written(after: i64, chunk: Chunk) -> Range {
+        Range {
+            after,
+            upto: chunk.last.position,
+            rows: chunk.rows() as i64,
+            digest: chunk.digest,
+            chunk: Some(chunk),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::SinkExt;
 use tokio_postgres::{Client, Statement};
 
 use crate::error::{On, Result, Side};
-use crate::frame::{END, HEADER};
+use crate::row::frame::{END, HEADER};
 
 /// The driver copies a message whole into its write buffer; this bounds that buffer for wide rows.
 const MESSAGE_BYTES: usize = 256 * 1024;

@@ -9,8 +9,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::certificate::{Check, Verifier};
-use crate::dsn::{Roots, SslMode, SslOptions};
+use crate::server::certificate::{Check, Verifier};
+use crate::server::dsn::{Roots, SslMode, SslOptions};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

@@ -10,16 +10,16 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, Statement};
 
-use crate::chunk::Chunk;
 use crate::config::{PassConfig, Totals};
-use crate::connect::Connection;
-use crate::copy::{Run, open_target};
-use crate::copy_in::copy_in;
 use crate::error::{Error, Result, Side};
-use crate::identifier::column_list;
-use crate::positions::Positions;
-use crate::progress::ProgressRow;
-use crate::proof::{Prover, Range};
+use crate::pass::chunk::Chunk;
+use crate::pass::positions::Positions;
+use crate::pass::progress::{ProgressRow, Range};
+use crate::pass::proof::Prover;
+use crate::pass::run::{Run, open_target};
+use crate::server::connect::Connection;
+use crate::server::copy_in::copy_in;
+use crate::server::identifier::column_list;
 use crate::task::Task;
 
 pub struct Direct {

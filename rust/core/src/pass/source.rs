@@ -6,25 +6,21 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::chunk::{Carrier, Chunk, ChunkBuilder};
-use crate::config::{Cursor, PassConfig, PassSpec};
+use crate::config::{BYTES_IN_FLIGHT, Cursor, PassConfig, PassSpec, RANGES_WAITING};
 use crate::error::{Result, Side};
-use crate::identifier::column_list;
-use crate::proof;
+use crate::pass::chunk::{Carrier, Chunk, ChunkBuilder};
+use crate::server::identifier::column_list;
+use crate::server::stream::TupleStream;
 use crate::snapshot::Snapshot;
-use crate::stream::TupleStream;
 use crate::throttle::{Pace, Throttle};
 
 /// Tells a standby, where a snapshot calls transactions in flight finished.
 pub const IN_RECOVERY: &str = "select pg_catalog.pg_is_in_recovery()";
 
-/// What may be on the way from the source to the target, but for a row that is wider by itself.
-const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
-
 /// Of one chunk: besides those that are written, one waits and one is being read, and behind the
 /// writers one waits and one is being proven.
 fn fair_share(jobs: usize) -> usize {
-    BYTES_IN_FLIGHT / (jobs + 3 + proof::WAITING)
+    BYTES_IN_FLIGHT / (jobs + 3 + RANGES_WAITING)
 }
 
 /// How the sessions that read a pass plan. Nothing may have told the planner about the table: it would
