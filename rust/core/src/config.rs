@@ -1,4 +1,4 @@
-//! What a pass is told and what it reports.
+//! What a pass is asked to do and what it reports.
 
 use uuid::Uuid;
 
@@ -8,7 +8,7 @@ use crate::row::layout::{KEY_COLUMNS, require_columns};
 use crate::server::identifier::TableAddress;
 use crate::snapshot::Snapshot;
 
-/// What may be on the way from the source to the target, but for a row that is wider by itself.
+/// The most bytes on their way from the source to the target; a single row may be wider.
 pub const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 
 /// Committed ranges that may wait for their proof. Their rows are kept, so that a difference can be
@@ -68,7 +68,7 @@ pub struct Totals {
     pub inserted: i64,
     pub digest: Digest,
     pub cursor: Cursor,
-    /// Of a first pass: everything up to this source position was read back.
+    /// Of a first pass: everything up to this source position was read back and compared.
     pub proven: i64,
 }
 
@@ -91,7 +91,9 @@ impl PassConfig {
         crate::throttle::check(self.max_events_per_second)?;
         require_columns(&self.columns, &KEY_COLUMNS)?;
         if self.columns.iter().any(|column| column == "transaction_id") {
-            return Err(Error::protocol("transaction_id is never carried"));
+            return Err(Error::protocol(
+                "the columns must not include transaction_id",
+            ));
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! The data plane: one tenant's rows from a source table through the framer into a target table.
 //!
-//! A row's way, by room: in [`pass`], [`source`](pass::source) reads it; in [`row`],
-//! [`frame`](row::frame) finds its fields; [`chunk`](pass::chunk) carries its position and takes its
-//! [`digest`](row::digest); [`direct`](pass::direct) or [`staged`](pass::staged) writes it,
-//! [`positions`](pass::positions) maps it, [`progress`](pass::progress) records it in the same
-//! transaction, `proof` reads it back. [`server`] holds the connections; [`verify`] compares whole stores.
+//! A row's way: [`pass::source`] reads it, [`row::frame`] finds its fields, [`pass::chunk`] carries its
+//! position and takes its [`row::digest`], [`pass::direct`] or [`pass::staged`] writes it,
+//! [`pass::positions`] maps it, [`pass::progress`] records it in the same transaction, `pass::proof`
+//! reads it back. [`server`] opens the connections for all of this; [`verify`] compares whole stores.
+//!
+//! Every import points to the same room or to one further down, in the order `verify`, `pass`, `config`,
+//! `server`, `row`, and the single files below them; a test in Python reads the imports.
 
 #![forbid(unsafe_code)]
 

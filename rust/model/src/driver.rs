@@ -4,8 +4,8 @@ use crate::passes;
 use crate::rules::Rule;
 use crate::state::{At, Fence, Holder, Journal, State, Store};
 
-/// Whether a driver that is not running may take the lease now, and whether that takes a fault:
-/// the one that has it lives, and is only frozen.
+/// None unless a driver that is not running may take the lease now. True if that is a fault, because
+/// the lease's holder is alive and only frozen.
 pub fn may_start(state: &State, driver: usize) -> Option<bool> {
     let control = state.control;
     let asked = control.abort_requested
@@ -16,7 +16,7 @@ pub fn may_start(state: &State, driver: usize) -> Option<bool> {
     if state.drivers[driver].at != At::Down || over || !asked {
         return None;
     }
-    // The first of two that are alike.
+    // Two stopped drivers are interchangeable: only the first one starts.
     if driver == 1 && state.drivers[0].at == At::Down {
         return None;
     }
@@ -76,7 +76,7 @@ pub fn step(state: &mut State, driver: usize, rule: Rule) {
     }
 }
 
-/// Takes the step that the driver is at, and tells the one that follows.
+/// Takes the step that the driver is at, and returns the next one.
 fn next(state: &mut State, driver: usize, rule: Rule) -> At {
     let at = state.drivers[driver].at;
     match at {
@@ -146,7 +146,7 @@ fn read(state: &State, driver: usize, rule: Rule) -> At {
     }
 }
 
-/// A step that only the one that is recorded may take.
+/// `next` if the step was taken: only the recorded driver may take it.
 fn or_down(taken: bool, next: At) -> At {
     if taken { next } else { At::Down }
 }
@@ -262,7 +262,7 @@ fn fence_held(state: &mut State, rule: Rule) -> At {
     if early { At::Decide } else { At::Run }
 }
 
-/// Inside the session that holds the lock; a lost one fails.
+/// Inside the session that holds the lock; fails if that session is lost.
 fn decide(state: &mut State, driver: usize) -> At {
     let held = state.source.held_by(driver);
     match (held, state.source.fence, &mut state.source.holder) {

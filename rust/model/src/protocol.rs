@@ -12,7 +12,7 @@ pub struct Protocol {
     /// Faults, of any kind and at any place, in one history.
     pub faults: u8,
     pub rule: Rule,
-    /// Whether states tell what led to them, as the properties about outcomes need it.
+    /// Whether states record what led to them; the properties about outcomes need it.
     pub remembers: bool,
 }
 
@@ -22,14 +22,14 @@ pub enum Step {
     WriterFails(usize, writer::Step),
     /// `acquire_lease`.
     Start(usize),
-    /// `acquire_lease` from one that is alive and frozen.
+    /// `acquire_lease` from a driver that is alive and frozen.
     TakeOver(usize),
     Driver(usize),
     Kill(usize),
     GiveUp(usize),
     /// COMMIT reaches the source and is answered.
     CommitArrives,
-    /// COMMIT reaches the source, the answer reaches nobody.
+    /// COMMIT reaches the source, and its answer is lost.
     CommitUnanswered,
     /// The server ends a session whose driver is gone.
     OrphanEnds,
@@ -103,7 +103,7 @@ impl Protocol {
         found.push(Step::SourceCrashes);
     }
 
-    /// The state behind a step.
+    /// The state after a step.
     pub fn after(&self, before: &State, step: Step) -> State {
         let mut state = *before;
         match step {
@@ -153,7 +153,7 @@ impl Protocol {
     }
 }
 
-/// The server is done with the session that holds the lock; a driver that waits for it goes on.
+/// The server ends the session that holds the lock; a driver that waits for it goes on.
 fn end_session(state: &mut State, commit: bool, then: At) {
     let Some(holder) = state.source.holder.take() else {
         return;

@@ -11,8 +11,8 @@ pub type Snapshot = u32;
 /// Most events of a model, all writers together.
 pub const EVENTS: usize = 4;
 
-/// A driver, as the owner's UUID names it: its number. One that ended is nobody, since its UUID is
-/// not used again.
+/// The number of the driver that is the owner; in the code its UUID. None after the driver has ended:
+/// its UUID is not used again.
 pub type Owner = Option<u8>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ pub struct Row {
 /// The session that holds the fence's lock exclusively.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
-    /// The driver at the other end; None when it is gone and the server does not know it yet.
+    /// The driver at the other end; None if it is gone and the server has not noticed.
     pub driver: Option<u8>,
     /// Whether the transaction has set the fence to `moved`.
     pub decided: bool,
@@ -225,7 +225,7 @@ pub struct Writer {
     pub append: Append,
 }
 
-/// Things that have happened, which no later state tells.
+/// What has happened and no later state shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
     /// An application's row entered the source after the decision.
@@ -287,7 +287,7 @@ impl Target {
 }
 
 impl State {
-    /// Two drivers are alike: which of them is called the first does not matter.
+    /// The two drivers are interchangeable: which one is called the first does not matter.
     pub fn in_order(mut self) -> State {
         if self.drivers[0] > self.drivers[1] {
             self.drivers.swap(0, 1);
@@ -303,7 +303,7 @@ impl State {
         self
     }
 
-    /// A driver's process ends, or gives the migration up. Its owner is nobody from here on.
+    /// A driver's process ends, or gives the migration up. It owns nothing from here on.
     pub fn forget(&mut self, driver: usize) {
         let number = Some(driver as u8);
         self.drivers[driver] = Driver {

@@ -9,7 +9,7 @@ use crate::row::digest::{Digest, Sequence};
 use crate::row::frame::Tuple;
 use crate::row::layout::{Carried, Layout, fixed};
 
-/// Large enough that neither system calls nor wake-ups count, small enough to stay in the cache.
+/// Large enough that system calls and wake-ups cost little, small enough to stay in the cache.
 const BATCH_BYTES: usize = 128 * 1024;
 
 /// What identifies a row in the mapping.
@@ -52,7 +52,7 @@ pub struct Carrier {
     pub row_by_row: bool,
 }
 
-/// Fills chunks with tuples that have the transaction id behind the carried columns.
+/// Fills chunks with tuples that have the transaction id after the carried columns.
 pub struct ChunkBuilder {
     carrier: Carrier,
     batch: BytesMut,
@@ -82,7 +82,9 @@ impl ChunkBuilder {
     pub fn push(&mut self, tuple: &Tuple<'_>, shared: impl FnOnce() -> Bytes) -> Result<()> {
         let layout = self.carrier.layout;
         if tuple.fields.len() != layout.count + 1 {
-            return Err(Error::protocol("the source sent another number of columns"));
+            return Err(Error::protocol(
+                "the source sent an unexpected number of columns",
+            ));
         }
         let position = layout.position_of(tuple)?;
         let event_id = layout.event_id_of(tuple)?;
@@ -144,7 +146,7 @@ impl ChunkBuilder {
         }
     }
 
-    /// The chunk so far; the builder starts anew.
+    /// The chunk so far. The next row starts another one.
     pub fn take(&mut self) -> Chunk {
         self.flush_batch();
         let mut chunk = std::mem::take(&mut self.chunk);

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 const OFFSET: i64 = 1_000_000;
 
-/// Columns in another order than the usual, with the transaction id behind them.
+/// Columns in an unusual order, with the transaction id after them.
 fn row(position: i64, event_id: Uuid, payload: Option<&[u8]>, transaction: Option<u64>) -> Vec<u8> {
     let transaction = transaction.map(u64::to_be_bytes);
     let fields = [

@@ -11,7 +11,7 @@ use crate::row::frame::{Framer, HEADER, Tuple};
 use crate::row::layout::Layout;
 use crate::server::stream::TupleStream;
 
-/// As many as an operator will look at.
+/// The most differences that an error names.
 pub const MOST: usize = 20;
 
 /// An owned tuple, for the few rows that are compared field by field.
@@ -82,7 +82,7 @@ fn sent_rows(chunk: &Chunk, rows: &[usize]) -> Result<HashMap<i64, Fields>> {
     Ok(sent)
 }
 
-fn each_row(chunk: &Chunk, mut look: impl FnMut(usize, &Tuple<'_>) -> Result<()>) -> Result<()> {
+fn each_row(chunk: &Chunk, mut visit: impl FnMut(usize, &Tuple<'_>) -> Result<()>) -> Result<()> {
     let mut framer = Framer::default();
     framer.push(Bytes::from_static(HEADER));
     let mut row = 0;
@@ -90,7 +90,7 @@ fn each_row(chunk: &Chunk, mut look: impl FnMut(usize, &Tuple<'_>) -> Result<()>
     for batch in &chunk.batches {
         framer.push(batch.clone());
         while framer.advance().map_err(broken)? {
-            look(row, &framer.tuple())?;
+            visit(row, &framer.tuple())?;
             row += 1;
         }
     }

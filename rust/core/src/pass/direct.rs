@@ -28,7 +28,7 @@ pub struct Direct {
     positions: Arc<Positions>,
 }
 
-/// A connection with a chunk's transaction, when it is at work.
+/// A connection, and while a chunk is being written its transaction.
 struct Lane {
     target: Connection,
     copy: Statement,
@@ -134,7 +134,7 @@ impl Lane {
         let ((), taken) = tokio::try_join!(self.target.batch("begin"), copy)?;
         if taken != chunk.rows() as u64 {
             return Err(Error::protocol(format!(
-                "the target took {taken} of {} rows; does a trigger drop some?",
+                "the target took {taken} of {} rows; check whether a trigger drops some",
                 chunk.rows()
             )));
         }

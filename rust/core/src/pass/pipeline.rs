@@ -21,7 +21,7 @@ use crate::server::connect::Connection;
 use crate::task::Task;
 
 /// The connections of a migration with everything prepared on them, so that a pass under the fence
-/// spends no round trip on that. Dropped, all transactions are rolled back.
+/// spends no round trip on that. Dropping it rolls all transactions back.
 pub struct Pipeline {
     source: Connection,
     target: Connection,
@@ -83,7 +83,7 @@ impl Pipeline {
             let direct = Direct::open(run.config, self.positions.clone()).await?;
             direct.run(run, client, &mut chunks, totals).await?
         };
-        // A reader that has come to its end says nothing of a chunk that nobody has taken since.
+        // The reader may be at its end while its last chunk still waits in the channel, unwritten.
         chunks.close();
         let unwritten = chunks.recv().await.is_some();
         drop(chunks);

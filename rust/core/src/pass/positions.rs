@@ -16,7 +16,7 @@ use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
 use crate::server::identifier::qualified;
 
-/// A driver that freezes here keeps the migration's row, which the next one has to write to.
+/// A driver that freezes here keeps the migration's row locked, and the next one has to write it.
 const PATIENCE: &str = "set idle_in_transaction_session_timeout = '5s'";
 
 pub struct Positions {
@@ -129,7 +129,7 @@ impl Positions {
         self.control.batch("commit").await
     }
 
-    /// Keeps the migration's row as it is until the commit, so that no driver takes over between.
+    /// Locks the migration's row until the commit, so that no driver takes over before it.
     async fn check_owner(&self, client: &Client) -> Result<()> {
         client
             .query_opt(&self.check_owner, &[&self.migration_id, &self.owner])

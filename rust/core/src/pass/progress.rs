@@ -70,7 +70,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// A chunk that was committed behind `after`.
+    /// The range of a chunk that was committed, after position `after`.
     pub fn written(after: i64, chunk: Chunk) -> Range {
         Range {
             after,
@@ -157,8 +157,8 @@ impl ProgressRow {
         }
     }
 
-    /// Where the pass stands, by the statement `select`. Reading on with another snapshot than the
-    /// stored one would lose the rows that were in flight at the stored one.
+    /// Where the pass stands, by the statement `select`. The snapshots must be the stored ones: with
+    /// others, the pass would lose the rows that were in flight at the stored ones.
     pub async fn read(
         &self,
         client: &Client,
@@ -178,7 +178,7 @@ impl ProgressRow {
             return Err(lost("the progress row is at another pass"));
         }
         if stored.snapshots != [&spec.previous_snapshot, &spec.snapshot].map(text) {
-            return Err(lost("the progress row has other snapshots"));
+            return Err(lost("the progress row has different snapshots"));
         }
         totals(&row).on(Side::Target)?
     }
@@ -223,7 +223,7 @@ impl ProgressRow {
         }
     }
 
-    /// Moves the row behind `chunk`, by the statement `advance` (with the proven position) or
+    /// Moves the row to the end of `chunk`, by the statement `advance` (with the proven position) or
     /// `advance_with`.
     pub async fn record(
         &self,
@@ -300,7 +300,7 @@ impl Stored {
 fn digest(bytes: &[u8]) -> Result<Digest> {
     let bytes = bytes
         .try_into()
-        .map_err(|_| Error::protocol("a stored digest has not 16 bytes"))?;
+        .map_err(|_| Error::protocol("a stored digest does not have 16 bytes"))?;
     Ok(Digest::from_bytes(bytes))
 }
 

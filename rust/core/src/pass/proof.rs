@@ -1,9 +1,9 @@
-//! Reads what the first pass has committed back from the target, range after range, right behind
-//! the writers, and compares it with what the source sent.
+//! Reads back from the target what the first pass has committed, range after range, and compares it
+//! with what the source sent.
 //!
-//! Right behind them, because then the rows are still in the server's memory: read later, every
-//! page would be fetched, marked as visible and written a second time, after a checkpoint even
-//! through the write-ahead log.
+//! It follows the writers closely, so that the rows are still in the server's memory. Later, the
+//! server would have to fetch every page, mark its rows as visible and write it a second time, after a
+//! checkpoint also to the write-ahead log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use crate::server::identifier::column_list;
 use crate::server::stream::TupleStream;
 use crate::task::Task;
 
-/// The planner knows nothing of a table that is being filled: it would collect a range from the heap
-/// and sort it, on disk where the rows are many, although the primary key has it in order.
+/// The planner has no statistics of a table that is being filled. It would collect a range from the
+/// heap and sort it, on disk if there are many rows, although the primary key has it in order.
 const ALONG_THE_KEY: &str =
     "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off";
 
@@ -69,7 +69,7 @@ impl Prover {
         if self.ranges.send(range).await.is_ok() {
             return Ok(());
         }
-        // It takes no more: its error says why.
+        // The task has ended: its error says why.
         self.task.wait().await?;
         Err(Error::protocol("the proof ended before the copy"))
     }

@@ -52,7 +52,7 @@ impl PassSession {
         self.counters.read()
     }
 
-    /// The pass that runs ends after the chunk it is at; later ones end at once.
+    /// The running pass ends after its current chunk; later ones end at once.
     pub fn request_stop(&self) {
         self.throttle.request_stop();
     }
@@ -61,7 +61,7 @@ impl PassSession {
         self.throttle.set_rate(rate)
     }
 
-    /// Waits for what runs, then says goodbye to the servers.
+    /// Waits for the running operation, then ends the sessions.
     pub async fn close(&self) {
         let pipeline = self.pipeline.lock().await.take();
         if let Some(pipeline) = pipeline {
@@ -72,10 +72,10 @@ impl PassSession {
     fn enter(&self) -> Result<tokio::sync::MutexGuard<'_, Option<Pipeline>>> {
         self.pipeline
             .try_lock()
-            .map_err(|_| Error::protocol("the session is at work; one operation at a time"))
+            .map_err(|_| Error::protocol("the session is running an operation; wait until it ends"))
     }
 }
 
 fn closed() -> Error {
-    Error::protocol("the session is closed, or ended with a failure; open another one")
+    Error::protocol("the session is closed, or an operation failed; open another one")
 }

@@ -14,26 +14,25 @@ use crate::server::stream::TupleStream;
 use crate::snapshot::Snapshot;
 use crate::throttle::{Pace, Throttle};
 
-/// Tells a standby, where a snapshot calls transactions in flight finished.
+/// Whether the server is a standby. Its snapshots show running transactions as finished.
 pub const IN_RECOVERY: &str = "select pg_catalog.pg_is_in_recovery()";
 
-/// Of one chunk: besides those that are written, one waits and one is being read, and behind the
-/// writers one waits and one is being proven.
+/// The most bytes of one chunk. `jobs` chunks are being written; before them one is being read and
+/// one waits, after them one is being proven and [`RANGES_WAITING`] wait.
 fn fair_share(jobs: usize) -> usize {
     BYTES_IN_FLIGHT / (jobs + 3 + RANGES_WAITING)
 }
 
-/// How the sessions that read a pass plan. Nothing may have told the planner about the table: it would
-/// then collect the whole rest of the tenant and sort it, for every chunk anew.
+/// How the sessions that read a pass plan. Without statistics of the table, the planner would collect
+/// and sort the whole rest of the tenant for every chunk.
 pub const BY_INDEX: &str = "set enable_seqscan = off; set enable_bitmapscan = off";
 
-/// The order that goes with [`behind`].
+/// The order that goes with [`rows_after`].
 pub const IN_ORDER: &str = "tenant_id, global_position";
 
-/// The condition for the tenant's rows behind a position. Not an equality: knowing the tenant for a
-/// constant, the planner may prefer the order of the primary key, and pass over every other tenant's
-/// rows.
-pub fn behind(tenant: &impl std::fmt::Display, after: i64) -> String {
+/// The condition for the tenant's rows after a position. Not an equality: if the tenant were a
+/// constant, the planner might follow the primary key and skip the rows of every other tenant.
+pub fn rows_after(tenant: &impl std::fmt::Display, after: i64) -> String {
     format!("(tenant_id, global_position) > ('{tenant}', {after}) and tenant_id <= '{tenant}'")
 }
 
@@ -54,7 +53,7 @@ impl TenantRows {
         }
     }
 
-    /// The next rows of `spec` behind `cursor`, as a COPY.
+    /// The next rows of `spec` after `cursor`, as a COPY.
     pub fn statement(&self, spec: &PassSpec, cursor: Cursor, limit: usize) -> String {
         let select = match &spec.previous_snapshot {
             None => self.first_pass(spec.snapshot.as_ref(), cursor.position, limit),
@@ -72,16 +71,16 @@ impl TenantRows {
         };
         format!(
             "select {columns}, transaction_id from {table} \
-             where {behind}{visible} order by {IN_ORDER} limit {limit}",
+             where {after}{visible} order by {IN_ORDER} limit {limit}",
             columns = self.columns,
             table = self.table,
-            behind = behind(&self.tenant_id, after),
+            after = rows_after(&self.tenant_id, after),
         )
     }
 
-    /// Rows whose transaction the previous snapshot did not see: those it listed as in flight, all
-    /// below its xmax, and then everything from its xmax on. Two index ranges, so that an old
-    /// transaction of somebody else, which holds xmin back, does not widen what is read.
+    /// Rows whose transaction the previous snapshot does not show: those that it lists as in flight,
+    /// all below its xmax, and everything from its xmax on. Two index ranges, so that an old foreign
+    /// transaction, which holds xmin back, does not widen what is read.
     fn difference(
         &self,
         previous: &Snapshot,
@@ -119,7 +118,7 @@ impl TenantRows {
         cursor: Cursor,
         limit: usize,
     ) -> String {
-        let behind = match cursor.transaction_id {
+        let beyond = match cursor.transaction_id {
             Some(id) => format!(
                 " and (transaction_id, global_position) > ('{id}'::xid8, {})",
                 cursor.position
@@ -136,7 +135,7 @@ impl TenantRows {
         };
         format!(
             "select {columns}, transaction_id from {table} \
-             where tenant_id = '{tenant}' and {transactions}{behind}{below} \
+             where tenant_id = '{tenant}' and {transactions}{beyond}{below} \
              order by transaction_id, global_position limit {limit}",
             columns = self.columns,
             table = self.table,
@@ -179,8 +178,8 @@ impl Reader {
         }
     }
 
-    /// Sends chunk after chunk. True once the last row is sent, false if stopped before, or if
-    /// nobody takes the chunks any more.
+    /// Sends chunk after chunk. True once the last row is sent; false if a stop or a closed channel
+    /// ends it before.
     pub async fn run(self, mut cursor: Cursor, chunks: mpsc::Sender<Chunk>) -> Result<bool> {
         let mut pace: Pace = self.throttle.pace();
         let mut fitting = self.most_rows;
@@ -231,7 +230,7 @@ impl Reader {
         Ok(Some(read))
     }
 
-    /// False if nobody takes it.
+    /// False if the channel is closed.
     async fn send(
         &self,
         chunk: Chunk,
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn transactions_behind_the_cursor_are_not_looked_at_again() {
+    fn transactions_that_the_cursor_has_passed_are_not_read_again() {
         let previous = spec(Some("5:900:5,600"), None);
         let at = |id| Cursor {
             transaction_id: Some(id),

@@ -1,9 +1,9 @@
 //! Digests of rows and of sets of rows.
 //!
-//! Rows that may arrive in any order, or that have to be named, are digested one by one:
-//! a row's digest is the first 128 bits of BLAKE3 over its tuple as COPY sends it, the position
-//! being the source's. Sets are combined by addition modulo 2^128 with a count: unlike XOR, a row
-//! that occurs twice does not vanish, and the order of arrival does not matter.
+//! Rows that may arrive in any order, or that have to be named, are digested one by one. A row's
+//! digest is the first 128 bits of BLAKE3 over its tuple as COPY sends it, with the source's position.
+//! The digest of a set is the sum of its rows' digests modulo 2^128, kept with their count: the order
+//! of arrival does not matter, and a row that occurs twice does not vanish, as it would with XOR.
 
 /// From here on, copying a row costs more than hashing it piece by piece.
 const WIDE: usize = 16 * 1024;
@@ -60,11 +60,11 @@ impl Digest {
     }
 }
 
-/// Takes the digest of many rows in their order, as one input of BLAKE3. A tuple tells its own length,
-/// so no two sequences of rows are the same input.
+/// Takes the digest of many rows in their order, as one input of BLAKE3. A tuple contains its own
+/// length, so two different sequences of rows are never the same input.
 ///
-/// A row alone fills one lane of the processor's vectors, a long input all of them: for the usual
-/// event that is several times as fast.
+/// A single row fills one lane of the processor's vectors, a long input fills all of them: for the
+/// usual event that is several times as fast.
 #[derive(Default)]
 pub struct Sequence {
     hasher: blake3::Hasher,
@@ -90,7 +90,7 @@ impl Sequence {
         }
     }
 
-    /// The digest of the rows so far; starts anew.
+    /// The digest of the rows so far. The next row starts another sequence.
     pub fn finish(&mut self) -> Digest {
         self.flush();
         let digest = Digest::first_half(self.hasher.finalize());

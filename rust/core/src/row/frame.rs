@@ -1,7 +1,7 @@
 //! Finds the tuples in a binary COPY stream (PostgreSQL manual, "COPY", file format "binary").
 //!
-//! The server sends one tuple per CopyData message, which is then looked at in place; the protocol
-//! does not promise it, so a stream that is split anywhere else works too.
+//! The server sends one tuple per CopyData message, and the framer then reads it in place. The
+//! protocol does not promise this, so a stream that is split anywhere else works too.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -125,7 +125,7 @@ impl Framer {
         }
     }
 
-    /// Called when the server says the stream is over.
+    /// Fails unless the stream is complete; for the end of the server's messages.
     pub fn finish(&self) -> Result<(), FrameError> {
         if self.state == State::End && self.remaining() == 0 {
             Ok(())

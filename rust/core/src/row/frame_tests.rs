@@ -26,7 +26,7 @@ fn stream(rows: &[Row]) -> Vec<u8> {
     bytes
 }
 
-/// What a reader gets that receives the given pieces.
+/// The rows that a reader gets from these pieces.
 fn read(pieces: &[&[u8]]) -> Result<Vec<(Vec<u8>, Row)>, FrameError> {
     let mut framer = Framer::default();
     let mut rows = Vec::new();
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_stream_reads_alike_in_any_pieces(
+    fn a_damaged_stream_reads_the_same_in_any_pieces(
         rows in rows(),
         damage in prop::collection::vec(damage(), 0..6),
         places: Vec<usize>,

@@ -67,7 +67,7 @@ impl Layout {
 
     /// The carried columns of a tuple, at another position.
     pub fn carried<'a>(&self, tuple: &Tuple<'a>, position: i64) -> Carried<'a> {
-        // A field behind the carried ones has its length before it.
+        // The field after the carried ones starts with its length, four bytes.
         let end = match tuple.fields.get(self.count) {
             Some(Some((start, _))) => start - 4,
             Some(None) => tuple.bytes.len() - 4,
@@ -106,5 +106,5 @@ pub(crate) fn fixed<const N: usize>(tuple: &Tuple<'_>, index: usize) -> Result<[
     tuple
         .field(index)
         .and_then(|field| field.try_into().ok())
-        .ok_or_else(|| Error::protocol(format!("column {index} has not {N} bytes")))
+        .ok_or_else(|| Error::protocol(format!("column {index} does not have {N} bytes")))
 }

@@ -1,9 +1,8 @@
 //! Which server certificates are accepted.
 //!
-//! rustls alone is stricter than libpq in two ways that meet ordinary PostgreSQL set-ups, where the
-//! server's certificate is self-signed and names its host in the subject only: there a certificate
-//! that is itself listed among the roots is trusted, and the subject's common name counts when the
-//! certificate has no alternative names.
+//! rustls alone is stricter than libpq. Many PostgreSQL servers have a self-signed certificate that
+//! names its host only in the subject. As in libpq, a certificate that is itself among the roots is
+//! trusted, and the subject's common name counts if the certificate has no alternative names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +50,7 @@ impl Verifier {
         }
     }
 
-    /// For the modes below `verify-ca`, which keep out listeners but not impostors.
+    /// For the modes below `verify-ca`: they encrypt, and do not check who the server is.
     pub fn encrypting_only(provider: Arc<CryptoProvider>) -> Verifier {
         Verifier::new(Check::Nothing, RootCertStore::empty(), Vec::new(), provider)
     }

@@ -1,11 +1,11 @@
 //! Ends what an earlier driver of the same migration has left on a server.
 //!
-//! A driver that is frozen or cut off in the middle of a chunk keeps its transaction open, and the
-//! rows it has written there keep the next driver's from being written; at the source the statement
-//! that it reads with keeps the guard from being dropped. It can commit nothing any more, since the
-//! owner has changed, so its sessions are ended rather than waited for. They are recognised by a lock
-//! that the sessions of a migration share, one for each side: where two sides are one database,
-//! neither may end the other's live session.
+//! A driver that freezes or loses its network in the middle of a chunk leaves its transaction open.
+//! On the target, the rows of that transaction block those of the next driver; on the source, its
+//! reading statement prevents the guard from being dropped. The owner has changed, so the old driver
+//! can commit nothing: the next one ends its sessions and does not wait for them. It finds them by an
+//! advisory lock that the sessions of a migration share. Each side has a lock of its own: where two
+//! sides are one database, neither may end the other's live sessions.
 
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::{On, Result, Side};
 use crate::server::connect::Connection;
 
-/// Leaves a mark on the session that `end_others` finds.
+/// Marks the session, so that `end_others` finds it.
 pub async fn mark(connection: &Connection, migration_id: Uuid) -> Result<()> {
     let sql = "select pg_catalog.pg_advisory_lock_shared($1)";
     connection
@@ -24,9 +24,9 @@ pub async fn mark(connection: &Connection, migration_id: Uuid) -> Result<()> {
         .on(connection.side())
 }
 
-/// Ends the other sessions that bear the mark. Only for a driver that is the recorded owner.
+/// Ends the other marked sessions. Only the recorded owner may call this.
 pub async fn end_others(connection: &Connection, migration_id: Uuid) -> Result<()> {
-    // Somebody else's sessions are out of reach unless the role may signal them, and not ours.
+    // Only sessions of this role: others are not the migration's, even if we may signal them.
     let sql = "\
         select pg_catalog.pg_terminate_backend(lock.pid, 5000) \
         from pg_catalog.pg_locks as lock \

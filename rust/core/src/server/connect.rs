@@ -16,12 +16,13 @@ use crate::server::tls;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a role or database may have set otherwise, and the data plane depends on. Row-level
-/// security would filter rows without a word; a commit that is not flushed could be taken back
-/// after its mapping rows were trusted. The timeouts that a role carries are meant for its
-/// application; an abandoned transaction of ours must still not hold its locks for ever. Compiling
-/// pays off in none of our statements: up to PostgreSQL 17, a kind of plan that is switched off and
-/// has no alternative is so dear to the planner that each chunk would be compiled for a second.
+/// Settings that the data plane depends on and that a role or database may have changed.
+///
+/// Row-level security would silently filter rows. A commit that is not flushed could be lost after
+/// its mapping rows were trusted. A role's timeouts are meant for its application; an abandoned
+/// transaction of ours must still release its locks. JIT compilation helps none of our statements:
+/// up to PostgreSQL 17, the planner gives a disabled plan without an alternative so high a cost that
+/// it would spend a second on compiling each chunk.
 const SETTINGS: &str = "\
     set row_security = off; \
     set synchronous_commit = on; \
@@ -116,7 +117,7 @@ impl Connection {
             .await
             .map_err(|error| Attempt::failed(side, &error))?;
         let driver = Driver(tokio::spawn(async move {
-            // The failure reaches whoever waits for an answer on the client.
+            // The client's next answer reports the failure.
             let _ = connection.await;
         }));
         Ok(Connection::new(side, client, driver))
@@ -179,7 +180,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Says goodbye to the server, and waits until it is gone from its list of backends.
+    /// Ends the session, and waits until the server has closed it.
     pub async fn close(self) {
         let Connection { client, driver, .. } = self;
         drop(client);
@@ -188,7 +189,7 @@ impl Connection {
     }
 }
 
-/// A failed attempt, and whether the server turned this kind of connection down.
+/// A failed attempt, and whether the server refused this kind of connection.
 struct Attempt {
     error: Error,
     refused: bool,

@@ -30,7 +30,7 @@ impl SslMode {
     }
 }
 
-/// Where the certificates come from that a server's must be signed by.
+/// Where to find the certificates that must have signed the server's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Roots {
     /// `sslrootcert=system`.
@@ -61,7 +61,7 @@ pub enum DsnError {
     Invalid(String),
     #[error("the DSN's {0} has an unknown value")]
     Value(String),
-    #[error("the DSN's {0} is not supported")]
+    #[error("the DSN's {0} is not supported; remove it")]
     Unsupported(String),
     #[error("the DSN has no {0}")]
     Missing(&'static str),

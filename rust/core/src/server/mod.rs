@@ -1,4 +1,4 @@
-//! What is said to a server: connections, names, COPY in both directions.
+//! Talking to a server: connections, names, COPY in both directions.
 
 mod certificate;
 pub(crate) mod claim;

@@ -20,7 +20,7 @@ pub enum TlsError {
         path: String,
         reason: String,
     },
-    #[error("the system has no root certificates")]
+    #[error("the system has no root certificates; name a file in sslrootcert")]
     NoSystemRoots,
     #[error("sslcert and sslkey must be given together")]
     HalfIdentity,

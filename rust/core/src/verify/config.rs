@@ -35,15 +35,15 @@ impl Level {
             "count" => Ok(Level::Count),
             "hash" => Ok(Level::Hash),
             "full" => Ok(Level::Full),
-            _ => Err(Error::protocol("the level is count, hash or full")),
+            _ => Err(Error::protocol("the level must be count, hash or full")),
         }
     }
 }
 
 #[derive(Clone)]
 pub struct VerifyConfig {
-    /// Of a driver that compares for a migration: the sessions bear its mark, so that the next driver
-    /// ends them.
+    /// Of a driver that compares for a migration: its sessions carry the migration's mark, so that
+    /// the next driver ends them.
     pub migration_id: Option<Uuid>,
     pub source: TableAddress,
     pub target: TableAddress,
@@ -54,7 +54,7 @@ pub struct VerifyConfig {
     pub level: Level,
     /// Source rows that it shows have to be on the target; `None`: those visible at the start.
     pub snapshot: Option<Snapshot>,
-    /// Rows behind it are left out on both sides.
+    /// Rows after it are left out on both sides.
     pub last_source_position: Option<i64>,
     /// Source positions in `(after, upto]`; `None` is without end. Not for `Level::Count`.
     pub after: Option<i64>,
@@ -76,20 +76,22 @@ impl VerifyConfig {
         require_columns(&self.columns, &NAMING_COLUMNS)?;
         if !(self.sample_percentage > 0.0 && self.sample_percentage <= 100.0) {
             return Err(Error::protocol(
-                "sample_percentage is above 0 and at most 100",
+                "sample_percentage must be above 0 and at most 100",
             ));
         }
         let ranged = self.after.is_some() || self.upto.is_some();
         if ranged && self.level == Level::Count {
-            return Err(Error::protocol("level count has no ranges of positions"));
+            return Err(Error::protocol(
+                "level count compares no ranges; leave after and upto unset",
+            ));
         }
         if self.parallelism == 0 {
-            return Err(Error::protocol("parallelism is at least 1"));
+            return Err(Error::protocol("parallelism must be at least 1"));
         }
         Ok(())
     }
 
-    /// A connection to one side, with the mark of the migration if it is for one.
+    /// A connection to one side, marked if it is for a migration.
     pub(super) async fn open(&self, side: Side) -> Result<Connection> {
         let dsn = match side {
             Side::Source | Side::Control => &self.source.dsn,

@@ -33,7 +33,7 @@ pub async fn compare(
         let merge = Merge::start(config.clone(), range, fingerprints, counters).await?;
         tasks.push(Task::spawn(merge.run()));
     }
-    let mut outcome = Outcome::behind(config.max_violations, &config.before);
+    let mut outcome = Outcome::continuing(config.max_violations, &config.before);
     for task in tasks {
         outcome.add(task.join().await?);
     }
@@ -196,7 +196,7 @@ impl Lane {
         }
     }
 
-    /// Sees to it that `peek` has a row, if there is one.
+    /// Waits for a batch if `peek` has no row and there are more.
     async fn fill(&mut self) -> Result<()> {
         if self.at < self.current.rows.len() || self.ended {
             return Ok(());
@@ -214,7 +214,7 @@ impl Lane {
         }
     }
 
-    /// A scanner that failed must not pass for one that came to its end.
+    /// Fails if the scanner did: its rows ended early then.
     async fn finish(&mut self) -> Result<()> {
         match self.scanner.take() {
             Some(scanner) => scanner.join().await,

@@ -21,7 +21,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Needs a runtime around it.
+    /// Has to be called within a tokio runtime.
     pub fn start(config: VerifyConfig) -> Result<Verification> {
         config.validate()?;
         let counters = Arc::new(VerifyCounters::default());
@@ -32,12 +32,12 @@ impl Verification {
         })
     }
 
-    /// Waits for the end; the result is handed out once.
+    /// Waits for the end. Returns the result once; a second call fails.
     pub async fn result(&self) -> Result<VerifyResult> {
         let mut slot = self.task.lock().await;
-        let task = slot
-            .as_mut()
-            .ok_or_else(|| Error::protocol("the result was handed out already"))?;
+        let task = slot.as_mut().ok_or_else(|| {
+            Error::protocol("the result was already returned; keep it from the first call")
+        })?;
         let result = task.wait().await;
         *slot = None;
         result
