@@ -25,7 +25,7 @@ ROOTS = (
     "rust",
 )
 #: Of these, what still waits for its language.
-NOT_YET = ("rust",)
+NOT_YET: tuple[str, ...] = ()
 
 SUFFIXES = frozenset({".md", ".py", ".pyi", ".rs", ".sql"})
 
