@@ -73,6 +73,8 @@ async def examine(
     tenant_id: UUID,
     source: PostgreSQLEventStore,
     target: PostgreSQLEventStore,
+    *,
+    fire: bool = False,
 ) -> Findings:
     """Everything that would refuse this move, without changing anything."""
     findings = Findings()
@@ -93,7 +95,7 @@ async def examine(
         if len(tables) < 2:
             return
         with findings.unusable("a store's database"):
-            await event_tables.check_stores(tables[0], tables[1], tenant_id, findings)
+            await event_tables.check_stores(tables[0], tables[1], tenant_id, findings, fire=fire)
         if not findings.problems:
             with findings.unusable("a database"):
                 await access.check(await Endpoints.of(migrations, source, target), findings)

@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
 
+from eventsource.catalog.findings import Finding
+from eventsource.catalog.two_sides import Comparison
 from eventsource.connections import redact
 from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration.errors import PreflightError
 
+INIT = "run `eventsource-migrate init` or store.create_schema()"
+
 
 @dataclass(slots=True)
 class Findings:
-    """What preflight saw: problems refuse the move, warnings are told."""
+    """What preflight saw: problems refuse the move, warnings are told.
+
+    Attributes:
+        found: those problems and warnings that have a name of their own.
+        columns: the columns that would be carried.
+        filled: those that would not, with the reason.
+        fires: triggers at the target that carried rows would set off.
+        companions: tables beside the source that stay where they are.
+    """
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    found: list[Finding] = field(default_factory=list)
     columns: tuple[str, ...] = ()
+    filled: tuple[tuple[str, str], ...] = ()
+    fires: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
     tenant_events: int | None = None
+
+    def note(self, *findings: Finding) -> None:
+        """Add findings, as problems or as warnings."""
+        for each in findings:
+            self.found.append(each)
+            (self.problems if each.refuses else self.warnings).append(str(each))
+
+    def take(self, compared: Comparison, findings: Iterable[Finding]) -> None:
+        """What two catalogs showed; ``findings`` are those of the comparison."""
+        self.note(*findings)
+        self.columns, self.filled, self.fires = compared.carried, compared.filled, compared.fires
 
     @contextlib.contextmanager
     def unusable(self, what: str) -> Iterator[None]:

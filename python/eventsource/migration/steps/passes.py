@@ -10,7 +10,7 @@ from eventsource import failpoints
 from eventsource.dataplane import PassResult, PassSession, PassSessionConfig, PassSpec
 from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import MigrationError
-from eventsource.migration.event_table import carried_columns
+from eventsource.migration.event_table import compared
 from eventsource.migration.tables import progress, snapshots
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Passes:
             target=endpoints.target,
             control_dsn=endpoints.control.dsn,
             control_schema=endpoints.control_schema,
-            columns=await carried_columns(connections.source),
+            columns=(await compared(connections.source, connections.target)).carried,
             offset=at.position_offset,
             last_target_position=at.last_target_position,
             chunk_rows=migration.config.chunk_rows,
