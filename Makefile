@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: setup build demo test check model sabotage fuzz faults torture format bench bench-calls clean infra
+.PHONY: setup build demo test check model sabotage fuzz faults torture format bench bench-calls clean infra strangers
 
 setup: $(STAMP)
 
@@ -67,6 +67,10 @@ torture: build
 # Servers that crash at every point, links that break, poolers, disks that are full.
 infra: build
 	$(BIN)/pytest -m infra
+
+# Databases as other people have them, all of them; `make test` runs a third.
+strangers: build
+	$(BIN)/pytest tests/strangers -m "strangers or not strangers"
 
 format: setup
 	$(BIN)/ruff format .

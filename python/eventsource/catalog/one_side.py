@@ -11,8 +11,9 @@ from eventsource.identifiers import quote_identifier
 #: What the guard, the copy and the proof look a row up by.
 KEYS = ("global_position", "event_id", "tenant_id", "aggregate_id", "aggregate_type", "version")
 
-#: Positions that a sequence must still be able to hand out beyond those that a move reserves.
-ROOM = 1_000_000_000
+#: Positions that a move reserves, and how many moves a sequence must have room for: an attempt that
+#: is aborted keeps its block. One of type integer has room for two, so it is refused.
+ROOM, MOVES = 1_000_000_000, 4
 
 _ON_INSERT, _ON_DELETE = "3", "4"
 
@@ -123,7 +124,7 @@ def of_the_source(table: TableCatalog) -> Iterator[Finding]:
                 " target has no such rule unless you make it",
             )  # fmt: skip
     for sequence in (s for c in table.columns if c.name == "global_position" for s in c.sequences):
-        if (sequence.last or 0) + sequence.increment <= 0 and sequence.start <= 0:
+        if (sequence.start if sequence.last is None else sequence.last + sequence.increment) <= 0:
             yield Finding(
                 "low-positions", "source",
                 f"sequence {sequence.name} of the source hands out positions at or below 0, which"

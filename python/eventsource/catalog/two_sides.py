@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from eventsource.catalog import values
 from eventsource.catalog.findings import Finding, warning
 from eventsource.catalog.model import Column, Constraint, Sequence, TableCatalog, Type
-from eventsource.catalog.one_side import ROOM, firing, of_the_source, of_the_target
+from eventsource.catalog.one_side import MOVES, ROOM, firing, of_the_source, of_the_target
 from eventsource.identifiers import qualified, quote_identifier
 
 #: Filled by each side for itself; every pass depends on it.
@@ -280,7 +280,7 @@ def _sequence_ends(source: TableCatalog, target: TableCatalog) -> Iterator[Findi
             used = max(sequence.last or 0, 0) + max(
                 [each.last or 0 for each in other.sequences] or [0]
             )
-            if column.name == "global_position" and sequence.most - used < 2 * ROOM:
+            if column.name == "global_position" and sequence.most - used < MOVES * ROOM:
                 yield Finding(
                     "sequence-end", "target",
                     f"sequence {sequence.name} of the target's column {column.name} ends at"

@@ -13,6 +13,7 @@ from eventsource.cli.output import amount, duration, grid
 from eventsource.cli.workspace import Workspace
 from eventsource.identifiers import qualified
 from eventsource.migration import MigrationAlreadyExistsError, PreflightError, create_schema
+from eventsource.stores import schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 #: Events per second that a copy reaches on small and on large machines: what an estimate can say
@@ -34,11 +35,15 @@ def init(ctx: typer.Context) -> None:
 
 async def _init(at: Workspace) -> ExitCode:
     made = []
+    # All that would be refused is found before the first thing is made.
+    for store_id, store in at.stores.items():
+        await at.reach_store(store_id)
+        async with store.pool.acquire() as connection:
+            await schema_setup.examine(connection, store.schema, store.table_name)
     await create_schema(at.control)
     made.append("control tables")
     at.out.say("control    tenant_migrations, tenant_routing and two more are ready")
     for store_id, store in at.stores.items():
-        await at.reach_store(store_id)
         await store.create_schema()
         made.append(f"store {store_id}")
         at.out.say(f"store      {store_id}: table {store.table} is ready")

@@ -16,6 +16,7 @@ from eventsource.migration.errors import (
     CutoverTimeoutError,
     InvalidStateTransitionError,
     MigrationError,
+    PreflightError,
     TargetBusyError,
 )
 from eventsource.migration.models import Migration
@@ -67,6 +68,8 @@ def describe(error: BaseException) -> dict[str, Any]:
         told["timeout_seconds"] = error.timeout_seconds
         told["blocked_writers"] = error.blocked_writers
         told["blockers"] = [asdict(blocker) for blocker in error.blockers]
+    if isinstance(error, PreflightError):
+        told["problems"] = list(error.problems)
     if isinstance(error, InvalidStateTransitionError):
         told["current"], told["requested"] = error.current, error.requested
     return told
@@ -83,6 +86,8 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
             outcome["blocked_writers"],
             [Blocker(**blocker) for blocker in outcome["blockers"]],
         )
+    if code == PreflightError.code:
+        raise PreflightError(outcome["problems"])
     if code == ConsistencyError.code:
         raise ConsistencyError(outcome["message"])
     if code == InvalidStateTransitionError.code:

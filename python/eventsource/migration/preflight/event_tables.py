@@ -106,6 +106,15 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
             f"the {side} schema {table.address.schema!r} lacks {', '.join(missing)}; {INIT}"
         )
         return None
+    if not await table.connection.fetchval(
+        "select exists (select from pg_attribute where attrelid = $1::text::regclass"
+        " and attname = 'shape' and not attisdropped)",
+        table.progress,
+    ):
+        findings.problems.append(
+            f"{table.progress} of the {side} was made by an older version; {INIT}"
+        )
+        return None
     return found
 
 

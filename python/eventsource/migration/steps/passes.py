@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from eventsource.migration.tables.progress import CopyProgress
 
 
+async def _carried(connections: DriverConnections, at: CopyProgress) -> tuple[str, ...]:
+    """What the first pass carried is what every pass carries, whatever was added meanwhile."""
+    if at.columns:
+        return tuple(at.columns)
+    return (await compared(connections.source, connections.target)).carried
+
+
 @dataclass(slots=True)
 class Passes:
     """Runs one migration's passes on a driver's connections.
@@ -64,7 +71,7 @@ class Passes:
             target=endpoints.target,
             control_dsn=endpoints.control.dsn,
             control_schema=endpoints.control_schema,
-            columns=(await compared(connections.source, connections.target)).carried,
+            columns=await _carried(connections, at),
             offset=at.position_offset,
             last_target_position=at.last_target_position,
             chunk_rows=migration.config.chunk_rows,
