@@ -90,7 +90,8 @@ MOVED = [
              " text", target="alter table {t} drop column a, drop column metadata, add column a"
              " int, add column metadata jsonb not null default '{}'",
              values={"a": "g", "b": "'b'"}),
-    Stranger("published with its key", target="drop publication if exists all_of_it; create publication all_of_it for table {t}"),
+    Stranger("published with its key", target="drop publication if exists"
+             " all_of_it; create publication all_of_it for table {t}"),
     Stranger("identifiers that are quoted",
              both="do $$ begin execute format('alter database %I set quote_all_identifiers = on',"
              " current_database()); end $$"),

@@ -216,8 +216,8 @@ TARGETS = [
              " values (0, gen_random_uuid(), gen_random_uuid(), 'A', 'A', '{tenant}', 1, now(),"
              " '{}')", refused="low-positions"),
     Stranger("published without an identity", target="alter table {t} replica identity nothing;"
-             "drop publication if exists all_of_it; create publication all_of_it for table {t}", refused="no-replica-identity",
-             mends=True),
+             "drop publication if exists all_of_it; create publication all_of_it for table {t}",
+             refused="no-replica-identity", mends=True),
     Stranger("outbox trigger", target="create table outbox (id uuid);" + _trigger(
         "to_outbox", "after insert", "insert into outbox values (new.event_id); return null;"),
         refused="target-triggers"),

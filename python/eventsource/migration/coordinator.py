@@ -100,7 +100,7 @@ class MigrationCoordinator:
     ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
         return await admission.examine(
-            self._migrations, tenant_id, source, target, fire=self._config.fires
+            self._migrations, tenant_id, source, target, config=self._config
         )
 
     async def get_migration(self, migration_id: UUID) -> Migration:

@@ -29,6 +29,7 @@ class Findings:
         filled: those that would not, with the reason.
         fires: triggers at the target that carried rows would set off.
         companions: tables beside the source that stay where they are.
+        connections: how many a copy takes at the target, and how many are free there.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Findings:
     filled: tuple[tuple[str, str], ...] = ()
     fires: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    connections: tuple[int, int] | None = None
     tenant_events: int | None = None
 
     def note(self, *findings: Finding) -> None:
@@ -74,7 +76,7 @@ class Findings:
     def raise_if_refused(self) -> None:
         """Raise PreflightError when there is a problem."""
         if self.problems:
-            raise PreflightError(self.problems)
+            raise PreflightError(self.problems, [each for each in self.found if each.refuses])
 
 
 async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:
