@@ -14,7 +14,7 @@ export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
-	torture format bench bench-calls clean infra
+	torture format bench bench-calls clean infra strangers
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
@@ -98,6 +98,9 @@ torture: build ## play random schedules of writers, faults and restarts
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra
+
+strangers: build ## databases as other people have them, all of them; `make test` runs a third
+	$(BIN)/pytest tests/strangers -m "strangers or not strangers"
 
 format: setup ## format everything, and fix what can be fixed
 	$(BIN)/ruff format .

@@ -30,9 +30,14 @@ VARIANTS = (
         "the target's rows have the transaction ids of another cluster",
         (
             Edit(
-                "python/eventsource/migration/event_table.py",
-                '        if column.name != "transaction_id" and not column.generated\n    )',
-                "        if not column.generated\n    )",
+                "python/eventsource/catalog/two_sides.py",
+                "        if column.name == TRANSACTION_ID:\n",
+                "        if False:\n",
+            ),
+            Edit(
+                "python/eventsource/catalog/two_sides.py",
+                "        elif values.is_stamp(column):\n",
+                "        elif column.name != TRANSACTION_ID and values.is_stamp(column):\n",
             ),
         ),
         (f"{_TESTS}::test_rows_older_than_the_transaction_id_are_carried",),
@@ -253,7 +258,7 @@ VARIANTS = (
         "rows that came from another cluster are copied by their transaction ids",
         (
             Edit(
-                "python/eventsource/migration/preflight/event_tables.py",
+                "python/eventsource/migration/preflight/tenant_rows.py",
                 '        "select coalesce((select transaction_id >='
                 ' pg_snapshot_xmax(pg_current_snapshot())"\n',
                 "        \"select coalesce((select transaction_id < '1'::xid8\"\n",

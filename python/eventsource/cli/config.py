@@ -64,12 +64,14 @@ class Settings:
 
     Attributes:
         origin: where it came from, for messages.
+        control_schema: schema of the control tables; None leaves it to the search path.
         subscriptions_dsn: database of the subscription checkpoints.
         migration: how migrations started with it are carried out.
     """
 
     origin: str
     control_dsn: str = field(repr=False)
+    control_schema: str | None
     subscriptions_dsn: str = field(repr=False)
     stores: Mapping[str, StoreSettings]
     default_store: str
@@ -170,7 +172,7 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
         origin, tree, ("control", "default_store", "defaults", "stores", "subscriptions")
     )
     control = _table(origin, tree, "control")
-    _refuse_unknown(f"{origin}: [control]", control, ("dsn",))
+    _refuse_unknown(f"{origin}: [control]", control, ("dsn", "schema"))
     control_dsn = _dsn(f"{origin}: [control]", control)
     subscriptions = _table(origin, tree, "subscriptions")
     _refuse_unknown(f"{origin}: [subscriptions]", subscriptions, ("dsn",))
@@ -189,6 +191,7 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
     return Settings(
         origin=origin,
         control_dsn=control_dsn,
+        control_schema=_names(f"{origin}: [control]", control, ("schema",)).get("schema"),
         subscriptions_dsn=(
             _dsn(f"{origin}: [subscriptions]", subscriptions) if subscriptions else control_dsn
         ),
@@ -202,15 +205,18 @@ def _store(where: str, entry: Any) -> StoreSettings:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where} must be a table with a dsn")
     _refuse_unknown(where, entry, ("dsn", "table", "schema"))
-    names = {
-        key: _text(where, entry, key) for key in ("table", "schema") if entry.get(key) is not None
-    }
+    return StoreSettings(dsn=_dsn(where, entry), **_names(where, entry, ("table", "schema")))
+
+
+def _names(where: str, entry: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """The entries that are there, each one identifier."""
+    names = {key: _text(where, entry, key) for key in keys if entry.get(key) is not None}
     for key, name in names.items():
         try:
             quote_identifier(name)
         except ValueError as error:
             raise ConfigError(f"{where}: {key}: {error}") from None
-    return StoreSettings(dsn=_dsn(where, entry), **names)
+    return names
 
 
 def _migration(where: str, entries: dict[str, Any]) -> MigrationConfig:

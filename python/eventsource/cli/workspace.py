@@ -17,6 +17,7 @@ from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
 from eventsource.connections import redact
 from eventsource.hosts import SILENCE_SECONDS, hosts_of, is_silent
+from eventsource.identifiers import quote_identifier
 from eventsource.migration import (
     MigrationCoordinator,
     PositionMapper,
@@ -79,7 +80,7 @@ class Workspace:
             DatabaseUnavailableError: the control database cannot be reached.
         """
         async with contextlib.AsyncExitStack() as stack:
-            control = await _pool(settings.control_dsn, stack)
+            control = await _pool(settings.control_dsn, stack, settings.control_schema)
             await _reach(control, "the control database", settings.control_dsn, "[control] dsn")
             checkpoints = control
             if settings.subscriptions_dsn != settings.control_dsn:
@@ -177,11 +178,13 @@ async def patiently(at: Workspace, ask: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(_AWAY_SECONDS)
 
 
-async def _pool(dsn: str, stack: contextlib.AsyncExitStack) -> Pool:
+async def _pool(dsn: str, stack: contextlib.AsyncExitStack, schema: str | None = None) -> Pool:
+    path = {"search_path": quote_identifier(schema)} if schema is not None else {}
     try:
         pool = asyncpg.create_pool(
-            dsn, min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, command_timeout=None
-        )
+            dsn, min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, command_timeout=None,
+            server_settings=path,
+        )  # fmt: skip
         opened: Pool = await pool
     except _UNREACHABLE as error:
         raise DatabaseUnavailableError(f"{redact(dsn)}: {error}; correct the dsn") from error

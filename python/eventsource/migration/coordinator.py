@@ -99,7 +99,9 @@ class MigrationCoordinator:
         self, tenant_id: UUID, source: PostgreSQLEventStore, target: PostgreSQLEventStore
     ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
-        return await admission.examine(self._migrations, tenant_id, source, target)
+        return await admission.examine(
+            self._migrations, tenant_id, source, target, config=self._config
+        )
 
     async def get_migration(self, migration_id: UUID) -> Migration:
         """The migration as the journal knows it; MigrationNotFoundError when there is none."""

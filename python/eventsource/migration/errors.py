@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
+from eventsource.catalog.findings import Finding
 from eventsource.errors import EventSourceError
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ class PreflightError(MigrationError):
 
     Attributes:
         problems: one sentence per problem, each with its repair.
+        findings: those of them that have a name and a side.
     """
 
     code = "preflight"
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], findings: Sequence[Finding] = ()) -> None:
         self.problems = tuple(problems)
+        self.findings = tuple(findings)
         super().__init__("; ".join(self.problems))
 
 

@@ -16,6 +16,7 @@ from eventsource.migration.errors import (
     CutoverTimeoutError,
     InvalidStateTransitionError,
     MigrationError,
+    PreflightError,
     TargetBusyError,
 )
 from eventsource.migration.models import Migration
@@ -68,6 +69,8 @@ def describe(error: BaseException) -> dict[str, Any]:
         described["timeout_seconds"] = error.timeout_seconds
         described["blocked_writers"] = error.blocked_writers
         described["blockers"] = [asdict(blocker) for blocker in error.blockers]
+    if isinstance(error, PreflightError):
+        described["problems"] = list(error.problems)
     if isinstance(error, InvalidStateTransitionError):
         described["current"], described["requested"] = error.current, error.requested
     return described
@@ -84,6 +87,8 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
             outcome["blocked_writers"],
             [Blocker(**blocker) for blocker in outcome["blockers"]],
         )
+    if code == PreflightError.code:
+        raise PreflightError(outcome["problems"])
     if code == ConsistencyError.code:
         raise ConsistencyError(outcome["message"])
     if code == InvalidStateTransitionError.code:

@@ -48,6 +48,8 @@ class MigrationConfig:
             or has this many times more active sessions or replication lag, than before the copy.
             None does not watch the source.
         mirror_writes: whether routers write new events to the target at once.
+        target_triggers: ``"refuse"`` or ``"fire"``: whether a target whose own triggers would fire
+            for carried rows is refused, or meant to see the tenant's whole history.
         chunk_bytes: bytes after which a chunk ends early.
         copy_jobs: connections to the target on which the bulk copy writes chunks at the same time,
             and then builds the indexes that it did without. More need more cores there.
@@ -63,6 +65,7 @@ class MigrationConfig:
     max_events_per_second: float | None = None
     max_source_slowdown: float | None = None
     mirror_writes: bool = True
+    target_triggers: str = "refuse"
     chunk_bytes: int = 32 * 1024 * 1024
     copy_jobs: int = 3
     pass_interval_seconds: float = 0.5
@@ -80,10 +83,19 @@ class MigrationConfig:
             _within("max_source_slowdown", self.max_source_slowdown, 1.1, 1000)
         if not isinstance(self.mirror_writes, bool):
             raise ValueError(f"mirror_writes must be True or False, not {self.mirror_writes!r}")
+        if self.target_triggers not in ("refuse", "fire"):
+            raise ValueError(
+                f'target_triggers must be "refuse" or "fire", not {self.target_triggers!r}'
+            )
         _whole("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
         _whole("copy_jobs", self.copy_jobs, 1, 64)
         _within("pass_interval_seconds", self.pass_interval_seconds, 0.01, 3600)
         _within("lease_seconds", self.lease_seconds, 1, 3600)
+
+    @property
+    def fires(self) -> bool:
+        """Whether the target's own triggers are meant to see the carried rows."""
+        return self.target_triggers == "fire"
 
     @property
     def chunk_rows(self) -> int:

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from eventsource.catalog import reading
+from eventsource.catalog.one_side import unguardable
 from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.named_sql import text
 from eventsource.stores.schema import (
+    ADDED,
     SQL,
     Index,
     Table,
@@ -51,8 +54,12 @@ async def create_schema(connection: AnyConnection, schema: str | None, name: str
         StoreSchemaError: the table exists and cannot be upgraded; the message names the fix.
         asyncpg.LockNotAvailableError: other transactions held the table through every attempt.
     """
+    # Our own names are read back as they were given, and literals mean what they say.
+    await connection.execute(
+        "set quote_all_identifiers = off; set standard_conforming_strings = on"
+    )
     async with _alone(connection):
-        table = await find_table(connection, schema, name)
+        table = await examine(connection, schema, name)
         if table is None:
             await _create(connection, schema, name)
         else:
@@ -112,13 +119,61 @@ async def _create(connection: AnyConnection, schema: str | None, name: str) -> N
         ) from error
 
 
+async def examine(connection: AnyConnection, schema: str | None, name: str) -> Table | None:
+    """Look at everything for which the table would be refused; None when there is none yet.
+
+    Nothing is changed: somebody else's table, or one that has to be mended first, stays as it is.
+
+    Raises:
+        StoreSchemaError: it cannot be upgraded; the message names the fix.
+    """
+    table = await find_table(connection, schema, name)
+    if table is None:
+        return None
+    columns = await columns_of(connection, table)
+    check_columns(table, columns, ADDED)
+    await check_sequence(connection, table)
+    catalog = await reading.read(connection, table.sql)
+    if catalog is None:
+        raise StoreSchemaError(f"{table.sql} was dropped while it was looked at")
+    problems = [str(each) for each in unguardable(catalog, "event")]
+    if "transaction_id" not in columns and catalog.partition:
+        problems.append(
+            f"{table.sql} is a partition and lacks the column transaction_id; add it to the table"
+            " that it is a partition of: alter table … add column transaction_id xid8"
+        )
+    if problems:
+        raise StoreSchemaError(f"{table.sql} cannot be guarded: {'; '.join(problems)}")
+    await _refuse_duplicates(connection, table)
+    return table
+
+
+async def _refuse_duplicates(connection: AnyConnection, table: Table) -> None:
+    """What keeps a missing unique index from being built is found before it is begun."""
+    if await _is_loading(connection, table):
+        return
+    for index in (await missing_indexes(connection, table))[0]:
+        if not index.unique:
+            continue
+        columns = ", ".join(quote_identifier(column) for column in index.columns)
+        twice = await connection.fetchrow(
+            f"select {columns} from {table.sql} group by {columns} having count(*) > 1 limit 1"
+        )
+        if twice is not None:
+            raise _duplicates(table, columns, f"({', '.join(map(str, twice.values()))})")
+
+
+def _duplicates(table: Table, columns: str, detail: str | None) -> StoreSchemaError:
+    return StoreSchemaError(
+        f"{table.sql} holds rows with the same ({columns}): {detail} "
+        f"Remove the duplicates and run create_schema() again"
+    )
+
+
 async def _upgrade(connection: AnyConnection, table: Table) -> None:
     columns = await columns_of(connection, table)
     if "transaction_id" not in columns:
         await _with_short_lock(connection, lambda: _add_transaction_id(connection, table))
-    columns = await columns_of(connection, table)
-    check_columns(table, columns)
-    await check_sequence(connection, table)
     async with connection.transaction():
         await _ensure_functions(connection, table.schema)
     if not await _is_loading(connection, table):
@@ -135,6 +190,8 @@ async def _upgrade(connection: AnyConnection, table: Table) -> None:
 async def _is_loading(connection: AnyConnection, table: Table) -> bool:
     """Whether a migration is loading the table and has put its indexes off until that is done."""
     progress = qualified(table.schema, "eventsource_copy_progress")
+    if await connection.fetchval("select to_regclass($1) is null", progress):
+        return False
     return bool(
         await connection.fetchval(
             f"select exists (select from {progress} where table_name = $1"
@@ -159,6 +216,14 @@ async def _ensure_functions(connection: AnyConnection, schema: str) -> None:
     for file in ("fences.sql", "progress.sql", "guard.sql", "feed.sql"):
         script = text("eventsource.stores", f"sql/{file}")
         await connection.execute(script.replace("{schema}", quote_identifier(schema)))
+    progress = qualified(schema, "eventsource_copy_progress")
+    if not await connection.fetchval(
+        "select exists (select from pg_attribute where attrelid = $1::text::regclass"
+        " and attname = 'shape' and not attisdropped)",
+        progress,
+    ):
+        # Looked for first: the statement alone would wait for everybody who reads the table.
+        await connection.execute(f"alter table {progress} add columns text[], add shape text")
 
 
 async def _add_transaction_id(connection: AnyConnection, table: Table) -> None:
@@ -176,10 +241,7 @@ async def _build_index(connection: AnyConnection, table: Table, index: Index) ->
             await connection.execute(
                 f"drop index concurrently if exists {qualified(table.schema, name)}"
             )
-        raise StoreSchemaError(
-            f"{table.sql} holds rows with the same ({columns}): {error.detail} "
-            f"Remove the duplicates and run create_schema() again"
-        ) from error
+        raise _duplicates(table, columns, error.detail) from error
 
 
 async def _ensure_trigger(connection: AnyConnection, table: Table) -> None:

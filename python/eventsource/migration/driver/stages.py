@@ -13,11 +13,12 @@ from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
     MigrationError,
+    PreflightError,
 )
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import abort, decision, preparation
+from eventsource.migration.steps import abort, decision, fitness, preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
-from eventsource.migration.steps.cutover import Cutover, CutoverResult
+from eventsource.migration.steps.cutover import Cutover
 from eventsource.migration.steps.passes import Passes
 from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard, progress
 
@@ -160,6 +161,7 @@ class Stages:
         request = self.migration.cutover_request
         assert request is not None
         try:
+            await fitness.check(self.connections, self.migration)
             if not self.migration.cutover_force:
                 await self.verify(self.migration)
             await failpoints.reach("cutover.verified")
@@ -168,10 +170,12 @@ class Stages:
             asked = await self.heartbeat.refresh(self.connections.migrations)
             if asked.pause_requested or asked.abort_requested is not None:
                 return
+            cutover = await self._cutover(passes)
             await self._to(MigrationState.CUTOVER_PAUSED)
             await failpoints.reach("cutover.entered.committed")
-            result = await self._fence_and_flip(passes)
-        except (CutoverTimeoutError, ConsistencyError) as error:
+            cutover.migration = self.migration
+            result = await cutover.run()
+        except (CutoverTimeoutError, ConsistencyError, PreflightError) as error:
             if self.migration.state is MigrationState.CUTOVER_PAUSED:
                 await self._to(MigrationState.DUAL_WRITE, failures.describe(error))
             await self.connections.migrations.answer_cutover(
@@ -200,11 +204,11 @@ class Stages:
         )
         await guard.drop_arrived(self.connections.target)
 
-    async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
+    async def _cutover(self, passes: Passes) -> Cutover:
         fence = await fences.read(self.connections.source, self.migration.tenant_id)
         if fence is None:
             raise MigrationError("the fence at the source was removed by hand; abort the migration")
-        return await Cutover(self.connections, self.migration, passes, fence).run()
+        return await Cutover.ready(self.connections, self.migration, passes, fence)
 
     async def _shrink_the_lag(self, passes: Passes) -> bool:
         """Catch up until a pass is small: what is left then fits under the fence.

@@ -19,7 +19,8 @@ from eventsource.migration.connections.driver_connections import (
 )
 from eventsource.migration.event_table import OwnTable
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
-from eventsource.migration.preflight.event_tables import FENCE_TABLES, INIT
+from eventsource.migration.preflight.event_tables import FENCE_TABLES
+from eventsource.migration.preflight.findings import INIT
 
 if TYPE_CHECKING:
     from eventsource.connections import TableAddress

@@ -9,14 +9,14 @@ from eventsource.hosts import hosts_of
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.errors import MigrationAlreadyExistsError, RoutingError
 from eventsource.migration.event_table import AnyTable, of_store
-from eventsource.migration.preflight import access, event_tables
+from eventsource.migration.preflight import access, event_tables, surroundings
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from eventsource.migration.models import TenantRouting
+    from eventsource.migration.models import MigrationConfig, TenantRouting
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -73,6 +73,8 @@ async def examine(
     tenant_id: UUID,
     source: PostgreSQLEventStore,
     target: PostgreSQLEventStore,
+    *,
+    config: MigrationConfig,
 ) -> Findings:
     """Everything that would refuse this move, without changing anything."""
     findings = Findings()
@@ -93,8 +95,12 @@ async def examine(
         if len(tables) < 2:
             return
         with findings.unusable("a store's database"):
-            await event_tables.check_stores(tables[0], tables[1], tenant_id, findings)
+            await event_tables.check_stores(
+                tables[0], tables[1], tenant_id, findings, fire=config.fires
+            )
         if not findings.problems:
+            with findings.unusable("a store's database"):
+                await surroundings.look(tables[0], tables[1], config.copy_jobs, findings)
             with findings.unusable("a database"):
                 await access.check(await Endpoints.of(migrations, source, target), findings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eventsource.connections import Executor
 from eventsource.migration.preflight.findings import Findings
+from eventsource.migration.repositories.schema import of_another_library
 
 #: The control tables, and what schema.sql adds to those of the guide.
 CONTROL_COLUMNS = {
@@ -30,6 +31,10 @@ async def check_control(connection: Executor, findings: Findings) -> None:
         findings.problems.append(
             "the control database is read-only (default_transaction_read_only is on)"
         )
+        return
+    foreign = await of_another_library(connection)
+    if foreign is not None:
+        findings.problems.append(foreign)
         return
     missing = [
         name

@@ -15,10 +15,12 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.catalog.model import Column
+from eventsource.catalog.two_sides import compare
 from eventsource.connections import connect
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import session_marks
-from eventsource.migration.event_table import Column, EventTable, OwnTable, all_columns
+from eventsource.migration.event_table import EventTable, OwnTable, catalog_of
 from eventsource.migration.failures import PASSING
 from eventsource.migration.tables import fences
 
@@ -215,11 +217,9 @@ class _MirrorConnections:
                 )
                 opened.append(EventTable(connection, address))
             left, right = opened
-            columns = [
-                column
-                for column in await all_columns(left)
-                if column.name != "transaction_id" and not column.generated
-            ]
+            seen = await catalog_of(left, "source"), await catalog_of(right, "target")
+            carried = compare(*seen).carried
+            columns = [column for column in seen[1].columns if column.name in carried]
         except BaseException:
             for table in opened:
                 table.connection.terminate()
@@ -277,12 +277,12 @@ def _insert(table: str, columns: list[Column]) -> str:
     """One row, if its predecessor is there; parameters are offset, stream, version, columns."""
     names = ", ".join(quote_identifier(column.name) for column in columns)
     values = ", ".join(
-        f"${number}::text::{column.type}"
+        f"${number}::text::{column.shown}"
         + (" + $1::bigint" if column.name == "global_position" else "")
         for number, column in enumerate(columns, start=5)
     )
     return (
-        f"insert into {table} ({names}) select {values}"
+        f"insert into {table} ({names}) overriding system value select {values}"
         f" where $4::bigint = 1 or exists (select from {table} p where p.aggregate_id = $2::uuid"
         " and p.aggregate_type = $3::text and p.version = $4::bigint - 1)"
         " on conflict do nothing returning 1"

@@ -10,7 +10,7 @@ from eventsource import failpoints
 from eventsource.dataplane import PassResult, PassSession, PassSessionConfig, PassSpec
 from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import MigrationError
-from eventsource.migration.event_table import carried_columns
+from eventsource.migration.event_table import compared
 from eventsource.migration.tables import progress, snapshots
 
 if TYPE_CHECKING:
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.progress import CopyProgress
+
+
+async def _carried(connections: DriverConnections, at: CopyProgress) -> tuple[str, ...]:
+    """What the first pass carried is what every pass carries, whatever was added meanwhile."""
+    if at.columns:
+        return tuple(at.columns)
+    return (await compared(connections.source, connections.target)).carried
 
 
 @dataclass(slots=True)
@@ -64,7 +71,7 @@ class Passes:
             target=endpoints.target,
             control_dsn=endpoints.control.dsn,
             control_schema=endpoints.control_schema,
-            columns=await carried_columns(connections.source),
+            columns=await _carried(connections, at),
             offset=at.position_offset,
             last_target_position=at.last_target_position,
             chunk_rows=migration.config.chunk_rows,

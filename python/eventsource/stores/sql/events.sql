@@ -36,7 +36,8 @@ where c.oid = to_regclass($1::text)
 -- name: describe_columns
 select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as type,
        a.attnotnull as not_null, a.attidentity::text as identity,
-       a.atthasdef or a.attidentity <> '' or a.attgenerated <> '' as has_default
+       a.atthasdef or a.attidentity <> '' or a.attgenerated <> '' as has_default,
+       a.attgenerated <> '' as generated
 from pg_attribute a
 where a.attrelid = $1::bigint::oid and a.attnum > 0 and not a.attisdropped
 
