@@ -146,9 +146,7 @@ async def make_missing(executor: Executor, script: str, lock: tuple[int, ...]) -
 
 
 async def _missing(connection: AnyConnection, statements: list[str]) -> list[str]:
-    return [
-        statement for statement in statements if await connection.fetchval(*_look(statement))
-    ]
+    return [statement for statement in statements if await connection.fetchval(*_look(statement))]
 
 
 def _look(statement: str) -> tuple[str, ...]:

@@ -174,9 +174,7 @@ async def _ensure_guard(connection: AnyConnection, table: Table) -> None:
     try:
         await with_short_lock(
             connection,
-            lambda: connection.execute(
-                f"select {renew}($1::bigint::oid::regclass)", table.oid
-            ),
+            lambda: connection.execute(f"select {renew}($1::bigint::oid::regclass)", table.oid),
         )
     except asyncpg.ObjectNotInPrerequisiteStateError as error:
         raise StoreSchemaError(f"{error.message}. {error.hint}") from error

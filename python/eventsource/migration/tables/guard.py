@@ -84,16 +84,19 @@ async def create_triggers(
 ) -> None:
     """The triggers of a tenant that is arriving, in the caller's transaction.
 
-    Its migrator passes by their condition, so that the rows of a copy do not run the function. What
-    is inserted is looked at behind the insert: with a row trigger before it, the server would write
-    a COPY row by row instead of page by page.
+    Its migrator passes by their condition, so that the rows of a copy do not run the function: by
+    the setting and by its role, since anybody may set the setting. What is inserted is looked at
+    after the insert: with a row trigger before it, the server would write a COPY row by row instead
+    of page by page.
     """
     on = table.name
+    owner = await table.connection.fetchval(
+        "select relowner from pg_class where oid = $1::text::regclass", on
+    )
     # The ids are UUIDs and integers of ours: a trigger's condition cannot take parameters.
     run = (
         f"for each row when ({{row}}.tenant_id = '{tenant_id}'::uuid"
-        f" and current_setting('{MIGRATOR_SETTING}', true) is distinct from"
-        f" '{fence.migration_id}')"
+        f" and not {is_migrator(fence.migration_id, owner)})"
         f" execute function {table.beside('eventsource_guard')}"
         f"('{fence.fence_id}', '{fence.patience_ms}')"
     )
@@ -112,6 +115,14 @@ async def create_triggers(
         statements.append(f"alter table {on} enable always trigger {name}")
     # In one message, as in `renew`.
     await table.connection.execute(";".join(statements))
+
+
+def is_migrator(migration_id: UUID, owner: int) -> str:
+    """The condition by which a session is the migrator's; ``owner`` is the oid of the table's."""
+    return (
+        f"(current_setting('{MIGRATOR_SETTING}', true) is not distinct from '{migration_id}'"
+        f" and pg_has_role({owner}::oid, 'usage'))"
+    )
 
 
 async def drop_triggers(
