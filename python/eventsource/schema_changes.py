@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import asyncpg
 
@@ -44,6 +44,8 @@ from unnest($1::text[], $2::text[]) as v(name, value) join pg_settings s on s.na
 _PUT_LOCALLY = _PUT.replace("false", "true")
 
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
+
+_Level: TypeAlias = Literal["read_committed"] | None
 
 _LOST = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError)
 
@@ -128,7 +130,7 @@ async def make_missing(executor: Executor, script: str, lock: tuple[int, ...]) -
             if not await _missing(connection, statements):
                 return
             # In a transaction of the caller's own its isolation level stands.
-            level = None if connection.is_in_transaction() else "read_committed"
+            level: _Level = None if connection.is_in_transaction() else "read_committed"
             try:
                 async with connection.transaction(isolation=level):
                     await connection.fetch(_PUT_LOCALLY, list(_SETTINGS), list(_SETTINGS.values()))

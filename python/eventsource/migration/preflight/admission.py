@@ -96,7 +96,9 @@ async def examine(
             await event_tables.check_stores(tables[0], tables[1], tenant_id, findings)
         if not findings.problems:
             with findings.unusable("a database"):
-                await access.check(await Endpoints.of(migrations, source, target), findings)
+                roles = {"source": source.application_role, "target": target.application_role}
+                endpoints = await Endpoints.of(migrations, source, target)
+                await access.check(endpoints, roles, findings)
 
     with findings.unusable("a database"):
         await within(PREFLIGHT_SECONDS, check)

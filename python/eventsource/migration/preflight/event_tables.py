@@ -13,6 +13,7 @@ from eventsource.identifiers import quote_identifier
 from eventsource.migration import event_table
 from eventsource.migration.event_table import AnyTable, Column, all_columns
 from eventsource.migration.preflight.findings import Findings
+from eventsource.migration.repositories import hidden_rows
 from eventsource.migration.tables import fences, progress
 
 if TYPE_CHECKING:
@@ -98,7 +99,11 @@ async def _check_table(table: AnyTable, side: str, findings: Findings) -> bool:
         findings.problems.append(
             f"the {side} schema {table.address.schema!r} lacks {', '.join(missing)}; {INIT}"
         )
-    return not missing
+        return False
+    for name in FENCE_TABLES:
+        if hidden := await hidden_rows.problem(table.connection, table.beside(name)):
+            findings.problems.append(hidden)
+    return True
 
 
 async def _identity(table: AnyTable) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from uuid import UUID
 from eventsource.connections import Executor
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.event_table import AnyTable
+from eventsource.migration.repositories import hidden_rows
 
 #: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
 #: the fence's id. The same number stands in guard.sql.
@@ -45,13 +46,19 @@ class Fence:
 
 
 async def read(table: AnyTable, tenant_id: UUID) -> Fence | None:
-    """The tenant's fence, or None."""
+    """The tenant's fence, or None.
+
+    Raises:
+        MigrationError: row-level security may hide it.
+    """
     row = await table.connection.fetchrow(
         "select fence_id, role, state, generation, migration_id, store_id, moved_to, source_head,"
         f" position_offset, patience_ms from {table.fences}"
         " where table_name = $1 and tenant_id = $2",
         table.address.table, tenant_id,
     )  # fmt: skip
+    if row is None and (problem := await hidden_rows.problem(table.connection, table.fences)):
+        raise MigrationError(problem)
     return Fence(**dict(row)) if row is not None else None
 
 
