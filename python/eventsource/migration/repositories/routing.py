@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.migration.errors import RoutingError
@@ -33,8 +33,13 @@ class PostgreSQLRoutingRepository:
         self._sql = Retried(pool)
 
     async def get_routing(self, tenant_id: UUID) -> TenantRouting | None:
-        """The tenant's route, or None when it has none."""
-        return (await self.get_routings([tenant_id])).get(tenant_id)
+        """The tenant's route, or None when it has none.
+
+        Raises:
+            RoutingError: row-level security may hide it.
+        """
+        rows = await self._sql.fetch(f"{_SQL['select']} r.tenant_id = $1", tenant_id)
+        return (await self._found(rows, 1)).get(tenant_id)
 
     async def get_routings(self, tenant_ids: Sequence[UUID]) -> dict[UUID, TenantRouting]:
         """The routes of those tenants that have one, in one round trip.
@@ -42,7 +47,12 @@ class PostgreSQLRoutingRepository:
         Raises:
             RoutingError: row-level security may hide the route of one that was not found.
         """
-        rows = await self._sql.fetch(_SQL["select"], list(tenant_ids))
+        rows = await self._sql.fetch(
+            f"{_SQL['select']} r.tenant_id = any($1::uuid[])", list(tenant_ids)
+        )
+        return await self._found(rows, len(set(tenant_ids)))
+
+    async def _found(self, rows: Sequence[Any], wanted: int) -> dict[UUID, TenantRouting]:
         found = {
             row["tenant_id"]: TenantRouting.from_row(row)
             for row in rows
@@ -50,7 +60,7 @@ class PostgreSQLRoutingRepository:
         }
         if (
             rows[0]["active"]
-            and len(found) < len(set(tenant_ids))
+            and len(found) < wanted
             and (problem := await hidden_rows.problem(self._sql, "tenant_routing"))
         ):
             raise RoutingError(problem)

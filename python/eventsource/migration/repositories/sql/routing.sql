@@ -3,7 +3,7 @@
 select r.tenant_id, r.store_id, r.migration_state, r.target_store_id, r.generation, r.migration_id,
        r.updated_at, s.active
 from (select row_security_active('tenant_routing') as active) s
-left join tenant_routing r on r.tenant_id = any($1::uuid[])
+left join tenant_routing r on
 
 -- name: begin
 -- A migration takes the route over: only from its source store and only when no other holds it.
