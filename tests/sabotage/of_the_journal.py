@@ -127,7 +127,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/connections.py",
-                "        async with executor.acquire() as pooled, pooled.transaction():\n"
+                "        async with executor.acquire() as pooled,"
+                ' pooled.transaction(isolation="read_committed"):\n'
                 "            yield pooled\n",
                 "        pooled = await executor.acquire()\n"
                 "        begun = pooled.transaction()\n"

@@ -41,7 +41,6 @@ create or replace function {schema}.eventsource_mirror(
 ) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-set eventsource.migration = ''
 as $mirror$
 declare
     events   regclass;
@@ -50,6 +49,7 @@ declare
     made     text;
     shift    bigint;
     written  bigint;
+    before   text := coalesce(current_setting('eventsource.migration', true), '');
 begin
     if not {schema}.eventsource_mirror_permit(target, tenant, migration) then
         return 0;
@@ -96,6 +96,7 @@ begin
         array_position(names, 'global_position') - 1, made)
         using given, shift, tenant;
     get diagnostics written = row_count;
+    perform set_config('eventsource.migration', before, true);
     return written;
 end
 $mirror$;
