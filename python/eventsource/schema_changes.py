@@ -133,6 +133,8 @@ async def make_missing(executor: Executor, script: str, lock: tuple[int, ...]) -
             level: _Level = None if connection.is_in_transaction() else "read_committed"
             try:
                 async with connection.transaction(isolation=level):
+                    if level is not None:
+                        await connection.execute("set transaction read write")
                     await connection.fetch(_PUT_LOCALLY, list(_SETTINGS), list(_SETTINGS.values()))
                     await connection.execute(f"set local lock_timeout = {LOCK_ATTEMPT_MS}")
                     keys = ", ".join(map(str, lock))

@@ -77,7 +77,8 @@ VARIANTS = (
             Edit(
                 f"{_SQL}/feed.sql",
                 "       and pg_has_role({schema}.eventsource_caller(),\n"
-                "                       (select relowner from pg_class where oid = tg_relid), 'usage')\n",
+                "                       (select relowner from pg_class"
+                " where oid = tg_relid), 'usage')\n",
                 "",
             ),
         ),
@@ -186,7 +187,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/schema_changes.py",
-                "            if not await _missing(connection, statements):\n                return\n",
+                "            if not await _missing(connection, statements):\n"
+                "                return\n",
                 "",
             ),
             Edit(
@@ -212,7 +214,9 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/routing/router.py",
-                "            if waited > OPENING_PATIENCE:\n                raise error\n            await asyncio.sleep(random",
+                "            if waited > OPENING_PATIENCE:\n"
+                "                raise error\n"
+                "            await asyncio.sleep(random",
                 "            raise error\n            await asyncio.sleep(random",
             ),
         ),

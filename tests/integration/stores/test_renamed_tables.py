@@ -41,8 +41,7 @@ async def start(world: World, name: str) -> None:
 async def test_a_renamed_table_takes_its_fences_along(world: World, moved: Guarded) -> None:
     await world.source.execute("alter table events rename to history")
     await start(world, "history")
-    [name] = await world.source.fetchrow("select table_name from eventsource_fences")
-    assert name == "history"
+    assert await world.source.fetchval("select table_name from eventsource_fences") == "history"
     # Another tenant begins under the new name: the guard is made again, with both.
     address = await PostgreSQLEventStore(world.here.pools[0], "history").address()
     await guard.renew(EventTable(world.source, address))

@@ -93,7 +93,7 @@ async def test_a_missing_column_is_added_in_short_attempts(world: World) -> None
 HURRIED = {
     "statement_timeout": "30ms",
     "lock_timeout": "1ms",
-    "idle_in_transaction_session_timeout": "1ms",
+    "idle_in_transaction_session_timeout": "100ms",
     "standard_conforming_strings": "off",
     "quote_all_identifiers": "on",
     "default_transaction_isolation": "serializable",

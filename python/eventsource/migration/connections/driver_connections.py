@@ -45,6 +45,8 @@ set statement_timeout = 0;
 set lock_timeout = 0;
 set idle_in_transaction_session_timeout = '5s';
 set idle_session_timeout = 0;
+set standard_conforming_strings = on;
+set quote_all_identifiers = off;
 set row_security = off;
 select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'
 """

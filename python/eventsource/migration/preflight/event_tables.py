@@ -15,6 +15,7 @@ from eventsource.migration.event_table import AnyTable, Column, all_columns
 from eventsource.migration.preflight.findings import Findings
 from eventsource.migration.repositories import hidden_rows
 from eventsource.migration.tables import fences, progress
+from eventsource.stores.beside import outdated_functions
 
 if TYPE_CHECKING:
     pass
@@ -100,6 +101,14 @@ async def _check_table(table: AnyTable, side: str, findings: Findings) -> bool:
             f"the {side} schema {table.address.schema!r} lacks {', '.join(missing)}; {INIT}"
         )
         return False
+    if outdated := await outdated_functions(table.connection, table.address.schema):
+        findings.problems.append(
+            f"the {side} schema {table.address.schema!r} has {', '.join(outdated)} of another"
+            f" version; {INIT}"
+        )
+        return False
+    if (stray := await fences.stray(table)) is not None:
+        findings.problems.append(stray)
     for name in FENCE_TABLES:
         if hidden := await hidden_rows.problem(table.connection, table.beside(name)):
             findings.problems.append(hidden)

@@ -62,6 +62,26 @@ async def read(table: AnyTable, tenant_id: UUID) -> Fence | None:
     return Fence(**dict(row)) if row is not None else None
 
 
+async def stray(table: AnyTable) -> str | None:
+    """What is wrong when a fence names this table and by its oid is another's, or the reverse."""
+    row = await table.connection.fetchrow(
+        f"select f.table_name, c.oid::regclass::text as other from {table.fences} f"
+        " join pg_class c on c.oid = f.table_oid and c.relkind = 'r'"
+        " where (f.table_name = $2) <> (f.table_oid = $1::text::regclass)"
+        # A table that was only renamed takes its fences along.
+        " and (f.table_name = $2 or exists (select from pg_class n where n.relname = f.table_name"
+        " and n.relnamespace = c.relnamespace)) limit 1",
+        table.name, table.address.table,
+    )  # fmt: skip
+    if row is None:
+        return None
+    return (
+        f"a fence names table {row['table_name']!r}, and by its oid it is that of table"
+        f" {row['other']}: tables have changed their names; run store.create_schema(), whose error"
+        " has the statements that say which one is meant"
+    )
+
+
 async def raise_fence(
     table: AnyTable,
     *,

@@ -34,6 +34,9 @@ TIDY_LOCK_TIMEOUT_MS, TIDY_SECONDS = 20, 2.0
 
 TRIGGER_KINDS = ("write", "change", "truncate")
 
+#: Those that a load of an empty table does without.
+_ROW_BY_ROW = ("write",)
+
 #: What the names of all triggers begin with; those for all that leave a table end with their kind.
 _SHARED = "zzz_eventsource_guard_"
 
@@ -74,6 +77,43 @@ async def renew(table: AnyTable) -> None:
     """
     renewing = table.beside("eventsource_guard_renew")
     await table.connection.execute(f"select {renewing}($1::text::regclass)", table.name)
+
+
+async def mend(
+    table: OwnTable,
+    fence: Fence,
+    tenant_id: UUID,
+    carry_on: Callable[[], bool],
+    *,
+    loading: bool = False,
+) -> None:
+    """Make again what others have taken away since: triggers dropped, disabled or made weaker.
+
+    Looked at without a lock first. ``loading`` is whether the target is loaded without its indexes,
+    and so without the trigger on every row.
+
+    Raises:
+        LockNeverGranted: ``carry_on`` said no.
+    """
+    kinds: list[str] = []
+    if fence.role == "target" and fence.state == "closed":
+        kinds = [kind for kind in TRIGGER_KINDS if not (loading and kind in _ROW_BY_ROW)]
+    stands = table.beside("eventsource_guard_stands")
+    missing = await table.connection.fetchval(
+        f"select not {stands}($1::text::regclass) or exists (select from unnest($2::text[]) name"
+        " where not exists (select from pg_trigger t where t.tgrelid = $1::text::regclass"
+        " and t.tgname = name))",
+        table.name, [trigger_name(fence, kind) for kind in kinds],
+    )  # fmt: skip
+    if not missing:
+        return
+
+    async def create() -> None:
+        if kinds:
+            await create_triggers(table, fence, tenant_id, kinds)
+        await renew(table)
+
+    await brief_locks.transact(table.connection, create, carry_on)
 
 
 async def create_triggers(
