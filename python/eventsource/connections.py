@@ -225,9 +225,12 @@ class Executor(Protocol):
 
 @asynccontextmanager
 async def transaction(executor: Executor) -> AsyncIterator[Executor]:
-    """A connection inside a transaction, from a pool or a connection."""
+    """A connection inside a transaction, from a pool or a connection.
+
+    Whatever the role's default is, each of its statements sees what is committed.
+    """
     if isinstance(executor, asyncpg.Pool):
-        async with executor.acquire() as pooled, pooled.transaction():
+        async with executor.acquire() as pooled, pooled.transaction(isolation="read_committed"):
             yield pooled
     else:
         connection = cast("asyncpg.Connection[Any]", executor)

@@ -18,6 +18,9 @@ NOT_OPEN_YET = "EVF03"
 #: A lock was not granted in time: at the guard, that a cutover holds the tenant.
 LOCK_TIMEOUT = "55P03"
 
+#: The transaction's snapshot is older than what it would have to see; it has to begin again.
+SERIALIZATION_FAILURE = "40001"
+
 #: The server ended a transaction that was idle for too long, or took too long.
 ENDED_BY_THE_SERVER = ("25P03", "25P04")
 

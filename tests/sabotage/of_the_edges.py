@@ -176,9 +176,10 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/stores/sql/feed.sql",
-                "    perform pg_advisory_xact_lock_shared(tg_relid::integer # -1152626862,\n"
-                "                                         floor::bit(32)::integer);\n",
-                "",
+                "        perform pg_try_advisory_xact_lock_shared("
+                "tg_relid::integer # -1152626862,\n"
+                "                                                 floor::bit(32)::integer);\n",
+                "        null;\n",
             ),
         ),
         (

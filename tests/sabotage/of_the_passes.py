@@ -6,7 +6,7 @@ from tests.sabotage.variant import Edit, Variant
 
 _PASSES = "python/eventsource/migration/steps/passes.py"
 _PROGRESS = "python/eventsource/migration/tables/progress.py"
-_MIRROR = "python/eventsource/migration/routing/mirror.py"
+_MIRROR = "python/eventsource/stores/sql/mirror.sql"
 _TESTS = "tests/integration/passes/test_passes.py"
 _MIRRORED = "tests/integration/routing/test_mirror.py"
 
@@ -169,7 +169,7 @@ VARIANTS = (
     Variant(
         "mirror-leaves-gaps",
         "the mirror writes an event whose predecessor is missing",
-        (Edit(_MIRROR, 'f" where $4::bigint = 1 or exists', 'f" where $4::bigint >= 1 or exists'),),
+        (Edit(_MIRROR, "where w.first = 1 or exists (", "where w.first >= 1 or exists ("),),
         (f"{_MIRRORED}::test_the_mirror_leaves_a_stream_alone_whose_predecessor_is_missing",),
     ),
     Variant(
@@ -178,8 +178,8 @@ VARIANTS = (
         (
             Edit(
                 _MIRROR,
-                '(" + $1::bigint" if column.name == "global_position" else "")',
-                '(" + $1::bigint + 1" if column.name == "global_position" else "")',
+                "then ' operator(pg_catalog.+) $2' else",
+                "then ' operator(pg_catalog.+) $2 operator(pg_catalog.+) 1' else",
             ),
         ),
         (f"{_MIRRORED}::test_the_mirror_writes_what_was_appended_at_its_carried_position",),
@@ -190,16 +190,8 @@ VARIANTS = (
         (
             Edit(
                 _MIRROR,
-                "            if closed is None:\n                return 0\n",
-                "",
-            ),
-            Edit(
-                _MIRROR,
-                "            closed = await target.fetchval(\n",
-                "            await target.execute(\n"
-                "                f\"select set_config('{session_marks.MIGRATOR_SETTING}',"
-                " '{migration_id}', true)\")\n"
-                "            await target.fetchval(\n",
+                "    return found;\n",
+                "    return true;\n",
             ),
         ),
         (

@@ -11,6 +11,7 @@
     dsn = "postgresql://migrator:${SHARED_PASSWORD}@db1/events"
     table = "events"                  # the default
     schema = "app"                    # the search path decides when it is left out
+    application_role = "app"          # `plan` checks its rights; else of those connected now
 
     [stores.dedicated-a]
     dsn = "${DEDICATED_A_DSN}"
@@ -51,11 +52,12 @@ class ConfigError(EventSourceError):
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """One event store: where its database is and which table holds the events."""
+    """One event store: its database, the table that holds the events, and who writes there."""
 
     dsn: str = field(repr=False)
     table: str = "events"
     schema: str | None = None
+    application_role: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,9 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
 def _store(where: str, entry: Any) -> StoreSettings:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where} must be a table with a dsn")
-    _refuse_unknown(where, entry, ("dsn", "table", "schema"))
-    return StoreSettings(dsn=_dsn(where, entry), **_names(where, entry, ("table", "schema")))
+    names = ("table", "schema", "application_role")
+    _refuse_unknown(where, entry, ("dsn", *names))
+    return StoreSettings(dsn=_dsn(where, entry), **_names(where, entry, names))
 
 
 def _names(where: str, entry: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:

@@ -202,7 +202,13 @@ async def _close_pool(pool: Pool) -> None:
 
 async def _store(entry: StoreSettings, stack: contextlib.AsyncExitStack) -> PostgreSQLEventStore:
     pool = await _pool(entry.dsn, stack)
-    return PostgreSQLEventStore(pool, entry.table, dsn=entry.dsn, schema=entry.schema)
+    return PostgreSQLEventStore(
+        pool,
+        entry.table,
+        dsn=entry.dsn,
+        schema=entry.schema,
+        application_role=entry.application_role,
+    )
 
 
 async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:

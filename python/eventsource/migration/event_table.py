@@ -11,6 +11,7 @@ from eventsource.catalog.two_sides import Comparison, compare
 from eventsource.connections import Executor, TableAddress
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
+from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     import asyncpg
@@ -71,7 +72,7 @@ AnyTable: TypeAlias = EventTable[Executor]
 
 async def of_store(store: PostgreSQLEventStore) -> AnyTable:
     """A store's table over the store's own pool."""
-    return EventTable(store.pool, await store.address())
+    return EventTable(Retried(store.pool), await store.address())
 
 
 async def head(connection: Executor, sequence: str) -> int:

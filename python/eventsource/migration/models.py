@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -196,7 +196,7 @@ class TenantRouting:
     @classmethod
     def from_row(cls, row: Any) -> TenantRouting:
         """From a row of the ``select`` statement."""
-        values = dict(row)
+        values = {each.name: row[each.name] for each in fields(cls)}
         values["migration_state"] = TenantMigrationState(values["migration_state"])
         return cls(**values)
 

@@ -49,6 +49,8 @@ class PostgreSQLEventStore:
         schema: the table's schema; None takes the search path.
         foreign_writer_wait: seconds that a reader of the feed waits for transactions that write to
             the table without announcing their positions.
+        application_role: the role with which the application writes here; a migration is refused
+            while that may not. None looks at the roles that are connected.
 
     Errors of the server that are no conflict and no missing table reach the caller unchanged.
     """
@@ -61,11 +63,13 @@ class PostgreSQLEventStore:
         dsn: str | None = None,
         schema: str | None = None,
         foreign_writer_wait: float = 2.0,
+        application_role: str | None = None,
     ) -> None:
         self.pool = pool
         self.table_name = table_name
         self.schema = schema
         self.table = qualified(schema, table_name)
+        self.application_role = application_role
         self._dsn = dsn
         self._feed = Feed(schema, table_name, foreign_writer_wait)
         self._parameters: connections.ConnectionParameters | None = None

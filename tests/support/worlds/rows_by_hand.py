@@ -220,7 +220,7 @@ class World:
 
 def fence_objects() -> str:
     folder = resources.files("eventsource.stores").joinpath("sql")
-    files = ("fences.sql", "progress.sql", "guard.sql")
+    files = ("fences.sql", "progress.sql", "guard.sql", "bound.sql")
     text = "".join(folder.joinpath(file).read_text() for file in files)
     return text.replace("{schema}", '"public"')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -252,6 +253,7 @@ class Stages:
 
     async def _open_passes(self) -> Passes:
         if self.passes is None:
+            await self._mend_guards()
             throttle = self.heartbeat.throttle
             await throttle.ready.wait()
             self.passes = await Passes.open(
@@ -259,6 +261,23 @@ class Stages:
             )
         self.passes.migration = self.migration
         return self.passes
+
+    async def _mend_guards(self) -> None:
+        """A driver that begins does not trust that the triggers are as another one left them."""
+        migration = self.migration
+        for table in (self.connections.source, self.connections.target):
+            fence = await fences.read(table, migration.tenant_id)
+            if fence is None or fence.migration_id != migration.id:
+                continue
+            # Asked to stop while others hold the table, it obeys at the next chunk.
+            with contextlib.suppress(brief_locks.LockNeverGranted):
+                await guard.mend(
+                    table,
+                    fence,
+                    migration.tenant_id,
+                    lambda: not self.heartbeat.stop_requested,
+                    loading=await deferred_indexes.deferred(table, migration.id) is not None,
+                )
 
     async def _reopen_passes(self) -> None:
         """A pass that was cancelled in the middle leaves its connections unusable."""

@@ -102,7 +102,9 @@ async def examine(
             with findings.unusable("a store's database"):
                 await surroundings.look(tables[0], tables[1], config.copy_jobs, findings)
             with findings.unusable("a database"):
-                await access.check(await Endpoints.of(migrations, source, target), findings)
+                roles = {"source": source.application_role, "target": target.application_role}
+                endpoints = await Endpoints.of(migrations, source, target)
+                await access.check(endpoints, roles, findings)
 
     with findings.unusable("a database"):
         await within(PREFLIGHT_SECONDS, check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eventsource.connections import Executor
 from eventsource.migration.preflight.findings import Findings
+from eventsource.migration.repositories import hidden_rows
 from eventsource.migration.repositories.schema import of_another_library
 
 #: The control tables, and what schema.sql adds to those of the guide.
@@ -48,6 +49,8 @@ async def check_control(connection: Executor, findings: Findings) -> None:
         )
         return
     for name, columns in CONTROL_COLUMNS.items():
+        if hidden := await hidden_rows.problem(connection, name):
+            findings.problems.append(hidden)
         present = await connection.fetchval(
             "select array_agg(attname::text) from pg_attribute"
             " where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",

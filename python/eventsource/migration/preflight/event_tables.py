@@ -18,6 +18,9 @@ from eventsource.identifiers import quote_identifier
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.preflight import tenant_rows
 from eventsource.migration.preflight.findings import INIT, Findings
+from eventsource.migration.repositories import hidden_rows
+from eventsource.migration.tables import fences
+from eventsource.stores.beside import outdated_functions
 
 #: How long a preflight that refuses a column's type looks for what stands in the way (seconds).
 NUL_SECONDS = 1.0
@@ -115,6 +118,18 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
             f"{table.progress} of the {side} was made by an older version; {INIT}"
         )
         return None
+        return None
+    if outdated := await outdated_functions(table.connection, table.address.schema):
+        findings.problems.append(
+            f"the {side} schema {table.address.schema!r} has {', '.join(outdated)} of another"
+            f" version; {INIT}"
+        )
+        return None
+    if (stray := await fences.stray(table)) is not None:
+        findings.problems.append(stray)
+    for name in FENCE_TABLES:
+        if hidden := await hidden_rows.problem(table.connection, table.beside(name)):
+            findings.problems.append(hidden)
     return found
 
 

@@ -22,6 +22,7 @@ from eventsource.migration.errors import (
 from eventsource.migration.models import Migration, MigrationConfig
 from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
 from eventsource.named_sql import statements
+from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -40,6 +41,7 @@ class PostgreSQLMigrationRepository:
 
     def __init__(self, pool: Executor) -> None:
         self.pool = pool
+        self._sql = Retried(pool)
 
     async def create(
         self,
@@ -81,7 +83,7 @@ class PostgreSQLMigrationRepository:
 
     async def get(self, migration_id: UUID) -> Migration:
         """The migration, or MigrationNotFoundError."""
-        row = await self.pool.fetchrow(f"{_SELECT} where id = $1", migration_id)
+        row = await self._sql.fetchrow(f"{_SELECT} where id = $1", migration_id)
         if row is None:
             raise MigrationNotFoundError(migration_id)
         return Migration.from_row(row)
@@ -99,7 +101,7 @@ class PostgreSQLMigrationRepository:
         return await self._list("")
 
     async def _list(self, condition: str, *arguments: object) -> list[Migration]:
-        rows = await self.pool.fetch(f"{_SELECT} {condition} order by created_at, id", *arguments)
+        rows = await self._sql.fetch(f"{_SELECT} {condition} order by created_at, id", *arguments)
         return [Migration.from_row(row) for row in rows]
 
     async def _active_of(self, tenant_id: UUID) -> UUID | None:
@@ -165,23 +167,23 @@ class PostgreSQLMigrationRepository:
         self, migration_id: UUID, owner: UUID, name: str, seconds: float
     ) -> bool:
         """Become the driver if there is no live one."""
-        row = await self.pool.fetchrow(_SQL["acquire_lease"], migration_id, owner, name, seconds)
+        row = await self._sql.fetchrow(_SQL["acquire_lease"], migration_id, owner, name, seconds)
         return row is not None
 
     async def renew_lease(self, migration_id: UUID, owner: UUID, seconds: float) -> bool:
         """Stay the driver; False when another one took over."""
-        row = await self.pool.fetchrow(_SQL["renew_lease"], migration_id, owner, seconds)
+        row = await self._sql.fetchrow(_SQL["renew_lease"], migration_id, owner, seconds)
         return row is not None
 
     async def release_lease(self, migration_id: UUID, owner: UUID) -> None:
         """Let another driver begin at once."""
-        await self.pool.execute(_SQL["release_lease"], migration_id, owner)
+        await self._sql.execute(_SQL["release_lease"], migration_id, owner)
 
     async def record_progress(
         self, migration_id: UUID, owner: UUID, events_copied: int, total_events: int
     ) -> None:
         """Publish how far the copy is (events)."""
-        await self.pool.execute(
+        await self._sql.execute(
             _SQL["record_progress"], migration_id, owner, events_copied, total_events
         )
 
@@ -189,21 +191,21 @@ class PostgreSQLMigrationRepository:
         self, migration_id: UUID, owner: UUID, rate: float | None, reason: str | None
     ) -> None:
         """Publish what the copy is held to to spare the source (events per second), and why."""
-        await self.pool.execute(_SQL["record_throttle"], migration_id, owner, rate, reason)
+        await self._sql.execute(_SQL["record_throttle"], migration_id, owner, rate, reason)
 
     async def record_error(self, migration_id: UUID, owner: UUID, message: str | None) -> None:
         """Publish why the driver is waiting; None clears it."""
-        await self.pool.execute(_SQL["record_error"], migration_id, owner, message)
+        await self._sql.execute(_SQL["record_error"], migration_id, owner, message)
 
     async def record_offset(self, migration_id: UUID, owner: UUID, offset: int) -> None:
         """Publish the carried offset of positions."""
-        await self.pool.execute(_SQL["record_offset"], migration_id, owner, offset)
+        await self._sql.execute(_SQL["record_offset"], migration_id, owner, offset)
 
     async def record_decision(
         self, migration_id: UUID, fence_position: int, offset: int, pause_ms: float | None
     ) -> None:
         """Publish where the source ended; ``pause_ms`` is None when recovery finished the flip."""
-        await self.pool.execute(
+        await self._sql.execute(
             _SQL["record_decision"], migration_id, fence_position, offset, pause_ms
         )
 
@@ -215,36 +217,36 @@ class PostgreSQLMigrationRepository:
         operator: str | None = None,
     ) -> None:
         """Add a row to the audit log."""
-        await self.pool.execute(
+        await self._sql.execute(
             _SQL["audit"], migration_id, event_type, json.dumps(dict(details)), operator
         )
 
     async def request_pause(self, migration_id: UUID, operator: str | None) -> bool:
         """Ask the driver to pause; False when the state does not allow it."""
-        return bool(await self.pool.fetch(_SQL["request_pause"], migration_id, operator))
+        return bool(await self._sql.fetch(_SQL["request_pause"], migration_id, operator))
 
     async def set_rate(
         self, migration_id: UUID, max_events_per_second: float | None, operator: str | None
     ) -> bool:
         """Change the limit of the copy; False when the migration is over."""
-        rows = await self.pool.fetch(
+        rows = await self._sql.fetch(
             _SQL["set_rate"], migration_id, max_events_per_second, operator
         )
         return bool(rows)
 
     async def request_abort(self, migration_id: UUID, reason: str, operator: str | None) -> bool:
         """Ask the driver to abort; False when the migration is over."""
-        return bool(await self.pool.fetch(_SQL["request_abort"], migration_id, reason, operator))
+        return bool(await self._sql.fetch(_SQL["request_abort"], migration_id, reason, operator))
 
     async def withdraw_abort(self, migration_id: UUID) -> None:
         """Forget an abort that came after the decision."""
-        await self.pool.execute(_SQL["withdraw_abort"], migration_id)
+        await self._sql.execute(_SQL["withdraw_abort"], migration_id)
 
     async def request_cutover(
         self, migration_id: UUID, request: UUID, force: bool, operator: str | None
     ) -> bool:
         """Ask the driver to cut over; False when the state forbids it or one is under way."""
-        rows = await self.pool.fetch(
+        rows = await self._sql.fetch(
             _SQL["request_cutover"], migration_id, request, force, operator
         )
         return bool(rows)
@@ -253,7 +255,7 @@ class PostgreSQLMigrationRepository:
         self, migration_id: UUID, request: UUID, outcome: Mapping[str, Any]
     ) -> None:
         """Answer the request for the cutover: how it ended."""
-        await self.pool.execute(
+        await self._sql.execute(
             _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
         )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventsource.connections import transaction
 from eventsource.migration.errors import PreflightError
 from eventsource.named_sql import text
+from eventsource.schema_changes import make_missing
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -20,23 +20,23 @@ _OURS = {
 }
 
 #: Advisory lock that keeps two processes from making the tables at once.
-_LOCK = 1163281237
+_LOCK = (1163281237, 0)
 
 
 async def create_schema(pool: Executor) -> None:
     """Create the control tables, or add what an older version or the guide's SQL lacks.
 
-    Idempotent, and safe to run from several processes at once.
+    Any number of processes may do so at once and at any time: what is there is looked at and left
+    alone, without a lock.
 
     Raises:
         PreflightError: tables of these names belong to another library; nothing was changed.
     """
-    async with transaction(pool) as connection:
-        foreign = await of_another_library(connection)
-        if foreign is not None:
-            raise PreflightError([foreign])
-        await connection.execute("select pg_advisory_xact_lock($1, 0)", _LOCK)
-        await connection.execute(text("eventsource.migration.repositories.sql", "schema.sql"))
+    foreign = await of_another_library(pool)
+    if foreign is not None:
+        raise PreflightError([foreign])
+    script = text("eventsource.migration.repositories.sql", "schema.sql")
+    await make_missing(pool, script, _LOCK)
 
 
 async def of_another_library(connection: Executor) -> str | None:

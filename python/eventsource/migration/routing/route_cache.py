@@ -12,6 +12,7 @@ import asyncpg
 
 from eventsource.connections import connect, connection_parameters
 from eventsource.errors import ConnectionDetailsError
+from eventsource.migration.errors import RoutingError
 from eventsource.migration.failures import PASSING
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.routing import CHANNEL, PostgreSQLRoutingRepository
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[Any]
 
 LONGEST_BACKOFF = 5.0
+
+#: How long an append waits for a route that is due when an older one is known (seconds).
+REFRESH_SECONDS = 0.5
 
 _PASSING = (*PASSING, asyncpg.PostgresError)
 
@@ -53,20 +57,25 @@ class RouteCache:
         self._changed = changed
         self._routes: dict[UUID, TenantRouting] = {}
         self._read_at: dict[UUID, float] = {}
+        self._not_before = 0.0
         self._keeper: asyncio.Task[None] | None = None
 
     async def get(self, tenant_id: UUID) -> TenantRouting:
         """The tenant's route; from the database the first time, or when the keeper lags."""
         self._ensure_keeper()
         route = self._routes.get(tenant_id)
-        if route is not None and time.monotonic() - self._read_at[tenant_id] < 3 * self._ttl:
+        if route is None:
+            return await self.refresh(tenant_id)
+        now = time.monotonic()
+        if now - self._read_at[tenant_id] < 3 * self._ttl or now < self._not_before:
             return route
         try:
-            return await self.refresh(tenant_id)
+            async with asyncio.timeout(REFRESH_SECONDS):
+                return await self.refresh(tenant_id)
         except _PASSING:
-            if route is None:
-                raise
-            # The control database is away: the old route still works, or the fence says no.
+            # The control database is away, or somebody has locked its tables: the old route still
+            # works, or the fence says no. It is asked again, but not by every append.
+            self._not_before = time.monotonic() + max(self._ttl, REFRESH_SECONDS)
             return route
 
     async def refresh(self, tenant_id: UUID) -> TenantRouting:
@@ -127,7 +136,7 @@ class RouteCache:
                 connection = await connect(parameters, application_name="eventsource-routes")
                 backoff = 0.1
                 await self._listen(connection)
-            except _PASSING:
+            except (*_PASSING, RoutingError):
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
             finally:
