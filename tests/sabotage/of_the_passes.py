@@ -31,13 +31,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/catalog/two_sides.py",
-                "        if column.name == TRANSACTION_ID:\n",
-                "        if False:\n",
-            ),
-            Edit(
-                "python/eventsource/catalog/two_sides.py",
-                "        elif values.is_stamp(column):\n",
-                "        elif column.name != TRANSACTION_ID and values.is_stamp(column):\n",
+                '            filled.append((column.name, "each side\'s own"))\n',
+                "            carried.append(column.name)\n",
             ),
         ),
         (f"{_TESTS}::test_rows_older_than_the_transaction_id_are_carried",),

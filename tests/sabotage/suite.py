@@ -11,6 +11,7 @@ from tests.sabotage import (
     of_the_passes,
     of_the_proof,
     of_the_roles,
+    of_the_strangers,
 )
 
 VARIANTS = (
@@ -22,4 +23,5 @@ VARIANTS = (
     *of_the_data_plane.VARIANTS,
     *of_the_proof.VARIANTS,
     *of_the_roles.VARIANTS,
+    *of_the_strangers.VARIANTS,
 )

@@ -10,13 +10,22 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from eventsource.migration import Migration, MigrationState, PreflightError
-from eventsource.testing import Attempt, Outcome, StoreAddress, check_moved, read_rows
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.testing import (
+    Attempt,
+    Cluster,
+    Outcome,
+    StoreAddress,
+    check_moved,
+    read_rows,
+)
 from eventsource.testing.records import clock
 from tests.strangers.moved import MOVED
 from tests.strangers.refused import REFUSED
@@ -50,6 +59,43 @@ async def test_what_cannot_be_moved_is_refused_by_name_and_nothing_is_changed(
             await getattr(world, each.side).execute(statement_of(each.remedy))
         after = await process.coordinator.preflight(world.tenant, process.source, process.target)
         assert stranger.refused not in {each.kind for each in after.found if each.refuses}
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_a_database_without_an_encoding_is_refused(
+    world: World, source_cluster: Cluster, target_cluster: Cluster, side: str
+) -> None:
+    cluster = source_cluster if side == "source" else target_cluster
+    name = "without_an_encoding"
+    async with plain_connection(await cluster.create_database()) as admin:
+        await admin.execute(
+            f"create database {name} encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'"
+            " template template0"
+        )
+    parts = urlsplit(world.dsns[side])
+    pool = await asyncpg.create_pool(
+        urlunsplit(parts._replace(path=f"/{name}")), min_size=0, max_size=4
+    )
+    store = PostgreSQLEventStore(pool, SOURCE_TABLE if side == "source" else TARGET_TABLE)
+    await store.create_schema()
+    process = await world.process(**{f"{side}_store": lambda _: store})
+    try:
+        findings = await process.coordinator.preflight(world.tenant, process.source, process.target)
+        assert [(each.kind, each.side) for each in findings.found if each.refuses] == [
+            ("encoding", side)
+        ]
+    finally:
+        await pool.close()
+        await cluster.drop_database(name)
+
+
+@asynccontextmanager
+async def plain_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def statement_of(remedy: str) -> str:
