@@ -99,7 +99,8 @@ async def test_a_change_before_the_cutover_refuses_it_and_taken_back_lets_it_pas
 
 async def assert_refused(world: World, change: Change, level: str) -> None:
     force = level == "force"
-    process = await world.process(verification_level="hash" if force else level)
+    settings: dict[str, Any] = {} if force else {"verification_level": level}
+    process = await world.process(**settings)
     await world.seed(20)
     migration = await world.dual_write(process=process)
     await change.make(world)

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
@@ -78,7 +79,8 @@ async def test_a_database_without_an_encoding_is_refused(
     )
     store = PostgreSQLEventStore(pool, SOURCE_TABLE if side == "source" else TARGET_TABLE)
     await store.create_schema()
-    process = await world.process(**{f"{side}_store": lambda _: store})
+    stores: dict[str, Any] = {f"{side}_store": lambda _: store}
+    process = await world.process(**stores)
     try:
         findings = await process.coordinator.preflight(world.tenant, process.source, process.target)
         assert [(each.kind, each.side) for each in findings.found if each.refuses] == [

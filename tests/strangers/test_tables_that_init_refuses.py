@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -75,14 +76,18 @@ async def database(source_dsn: str) -> AsyncIterator[asyncpg.Pool]:
         yield pool
 
 
-async def assert_left_alone(database: asyncpg.Pool, named: str) -> str:
+async def everything(database: asyncpg.Pool) -> dict[str, Any]:
+    """The fingerprint of the database."""
     async with database.acquire() as connection:
-        before = await fingerprint(connection)
+        return await fingerprint(cast("asyncpg.Connection", connection))
+
+
+async def assert_left_alone(database: asyncpg.Pool, told: str) -> str:
+    before = await everything(database)
     with pytest.raises(StoreSchemaError) as refused:
         await PostgreSQLEventStore(database).create_schema()
-    assert named in str(refused.value)
-    async with database.acquire() as connection:
-        assert await fingerprint(connection) == before
+    assert told in str(refused.value)
+    assert await everything(database) == before
     return str(refused.value)
 
 
@@ -99,14 +104,14 @@ async def test_another_librarys_table_is_named_and_gets_no_advice(
 async def test_a_table_that_does_not_fit_is_left_as_it_was(
     database: asyncpg.Pool, fault: str
 ) -> None:
-    change, named = OURS[fault]
+    change, told = OURS[fault]
     await database.execute(OLD_TABLE)
     await database.execute(FILL)
     await database.execute(change)
-    await assert_left_alone(database, named)
+    await assert_left_alone(database, told)
 
 
-async def test_a_partition_is_named_from_a_table(database: asyncpg.Pool) -> None:
+async def test_a_partition_is_told_from_a_table(database: asyncpg.Pool) -> None:
     await database.execute(OLD_TABLE.replace("create table events", "create table kept"))
     await database.execute(
         "create table whole (like kept including defaults) partition by hash (aggregate_id);"
@@ -133,10 +138,8 @@ async def test_control_tables_of_another_library_are_named(database: asyncpg.Poo
         " source_store text, target_store text);"
         "create table tenant_routing (tenant_id uuid primary key, store_id text)"
     )
-    async with database.acquire() as connection:
-        before = await fingerprint(connection)
+    before = await everything(database)
     with pytest.raises(PreflightError, match="of another library") as refused:
         await create_schema(database)
     assert "[control]" in str(refused.value)
-    async with database.acquire() as connection:
-        assert await fingerprint(connection) == before
+    assert await everything(database) == before

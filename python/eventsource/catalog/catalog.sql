@@ -1,6 +1,6 @@
 -- name: snapshot
--- One row with everything about table $1. Its caller has set search_path to pg_catalog, so that
--- every name that is printed is qualified, whatever the role or the database has for a path.
+-- One row with everything about table $1. The reader has set search_path to pg_catalog, so that every
+-- name that is printed is qualified, whatever the role or the database has for a path.
 with recursive subject as materialized (
     select c.*, n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.oid = to_regclass($1::text)
@@ -57,7 +57,7 @@ types as (
     where y.oid in (select oid from reached)
 ),
 drawn as materialized (
-    -- What a default or an identity draws from, whatever its owner.
+    -- What a default or an identity draws from, no matter who owns it.
     select a.attnum, q.oid
     from attributes a
     join pg_attrdef f on f.adrelid = a.attrelid and f.adnum = a.attnum

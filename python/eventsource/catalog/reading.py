@@ -69,8 +69,8 @@ async def _plainly(executor: Executor) -> AsyncIterator[Executor]:
             await transaction.rollback()
 
 
-def _catalog(described: dict[str, Any]) -> TableCatalog:
-    types = {each["oid"]: each for each in described.pop("types")}
+def _catalog(seen: dict[str, Any]) -> TableCatalog:
+    types = {each["oid"]: each for each in seen.pop("types")}
     columns = tuple(
         Column(
             **{
@@ -79,16 +79,16 @@ def _catalog(described: dict[str, Any]) -> TableCatalog:
                 "sequences": tuple(Sequence(**each) for each in column["sequences"]),
             }
         )
-        for column in described["columns"]
+        for column in seen["columns"]
     )
     values = {
-        **described,
+        **seen,
         "columns": columns,
-        "triggers": tuple(Trigger(**each) for each in described["triggers"]),
-        "rules": tuple(Rule(**each) for each in described["rules"]),
+        "triggers": tuple(Trigger(**each) for each in seen["triggers"]),
+        "rules": tuple(Rule(**each) for each in seen["rules"]),
         "constraints": tuple(
             Constraint(**{name: _frozen(value) for name, value in each.items()})
-            for each in described["constraints"]
+            for each in seen["constraints"]
         ),
     }
     for name in ("children", "parents", "publications"):
@@ -101,29 +101,29 @@ def _frozen(value: Any) -> Any:
 
 
 def _type(oid: int, types: Mapping[int, dict[str, Any]]) -> Type:
-    described = types[oid]
+    seen = types[oid]
     parts: list[tuple[str, Type, int]] = []
-    home, kind, name = described["home"], described["kind"], described["name"]
-    if described["element"] is not None:
-        element = _type(described["element"], types)
+    home, kind, name = seen["home"], seen["kind"], seen["name"]
+    if seen["element"] is not None:
+        element = _type(seen["element"], types)
         parts.append(("element", element, -1))
         home, kind = element.home, "array"
         # The name of an array type is made by the server, and is another one after a conflict.
         name = f"{element.name}[]" if name.startswith("_") else name
-    elif described["base"] is not None:
-        parts.append(("base", _type(described["base"], types), described["modifier"]))
-    elif described["subtype"] is not None:
-        parts.append(("subtype", _type(described["subtype"], types), -1))
-    for label, attribute, modifier in described["attributes"]:
+    elif seen["base"] is not None:
+        parts.append(("base", _type(seen["base"], types), seen["modifier"]))
+    elif seen["subtype"] is not None:
+        parts.append(("subtype", _type(seen["subtype"], types), -1))
+    for label, attribute, modifier in seen["attributes"]:
         parts.append((label, _type(attribute, types), modifier))
     return Type(
         home=home,
         name=name,
         kind=kind,
         parts=tuple(parts),
-        labels=tuple(described["labels"]),
-        checks=tuple(described["checks"]),
-        not_null=described["not_null"],
-        has_binary_form=described["binary"],
-        has_fixed_oid=described["fixed"],
+        labels=tuple(seen["labels"]),
+        checks=tuple(seen["checks"]),
+        not_null=seen["not_null"],
+        has_binary_form=seen["binary"],
+        has_fixed_oid=seen["fixed"],
     )
