@@ -71,7 +71,9 @@ class Databases:
         }
         stores = {name: PostgreSQLEventStore(pools[name]) for name in STORES}
         routes = PostgreSQLRoutingRepository(pools["control"])
-        router = TenantStoreRouter(stores["shared"], routes, dict(stores))
+        # An operator's process knows no target, so that it asks and never drives.
+        known = {"shared": stores["shared"]} if role == OPERATOR else dict(stores)
+        router = TenantStoreRouter(stores["shared"], routes, known)
         migrations = PostgreSQLMigrationRepository(pools["control"])
         config = MigrationConfig(pass_interval_seconds=0.1)
         coordinator = MigrationCoordinator(migrations, routes, router, config)
@@ -162,6 +164,8 @@ async def test_a_whole_life_of_a_migration_with_three_roles(hardened: Databases)
             await until(mirrors, "the mirror")
             return started.id
 
+        driving = asyncio.create_task(migrator.coordinator.work())
+        stack.callback(driving.cancel)
         async with writing(hardened, application, [moving, aborted, bystander]):
             await until(lambda: _all_have_written(hardened, 3), "appends")
             await command("plan", str(moving), "--to", "dedicated-a", config=hardened.config)
@@ -171,7 +175,7 @@ async def test_a_whole_life_of_a_migration_with_three_roles(hardened: Databases)
             await operator.coordinator.resume_migration(migration, operator="anna")
             done = await operator.coordinator.initiate_cutover(migration, operator="anna")
             assert done.state is MigrationState.MIGRATED
-            await command("verify", str(migration), config=hardened.config)
+            await command("verify", str(moving), config=hardened.config)
             undone = await operator.coordinator.abort_migration(await begin(aborted))
             assert undone.state is MigrationState.ROLLED_BACK
         for tenant, name in ((moving, "dedicated-a"), (aborted, "shared"), (bystander, "shared")):
