@@ -119,7 +119,7 @@ pub struct Control {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum At {
     Down,
-    /// `_Drive._obey` and the match on the journal's state.
+    /// `Stages._obey` and the match on the journal's state.
     Obey,
     /// `guard.install`.
     Guard,
@@ -155,25 +155,25 @@ pub enum At {
     FenceAsked,
     /// The lock is held; the barrier of the last pass.
     FenceHeld,
-    /// `flip.decide`.
+    /// `decision.decide`.
     Decide,
     /// `Cutover._commit`, not sent yet.
     Commit,
     /// `Cutover._commit`, waiting for the answer.
     Committing,
-    /// `flip.open_target`.
+    /// `decision.open_target`.
     OpenTarget,
-    /// `flip.finish`.
+    /// `decision.finish`.
     Finish,
     /// The cutover gave up; the journal goes back to `dual_write`.
     GiveUp,
-    /// `_Drive._recover`: `progress.claim`.
+    /// `Stages._recover`: `progress.claim`.
     RecoverClaim,
-    /// `flip.decision`.
+    /// `decision.find`.
     Decision,
     /// Nothing was decided: back to `dual_write`.
     Undecided,
-    /// `abort.carry_out`: `flip.decision`.
+    /// `abort.carry_out`: `decision.find`.
     AbortDecision,
     /// `guard.remove`.
     RemoveGuard,
@@ -211,7 +211,7 @@ pub enum Append {
     },
     /// EVF03: the target is not open.
     NotOpen,
-    /// The router finishes the flip: `flip.open_target`, then `flip.finish`.
+    /// The router finishes the flip: `decision.open_target`, then `decision.finish`.
     OpeningTarget,
     FinishingFlip,
 }
