@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -93,7 +93,8 @@ async def test_the_setting_alone_makes_nobody_a_migrator(world: World, role: str
     await cleaner.execute(erase, event)
 
 
-@pytest.mark.parametrize("value", [str(MIGRATION), str(uuid4()), "anything"])
+# Not drawn at random: tests that run beside each other are matched by their names.
+@pytest.mark.parametrize("value", [str(MIGRATION), str(UUID(int=7)), "anything"])
 @pytest.mark.parametrize("arriving", [True, False])
 async def test_a_foreign_setting_skips_no_event_in_the_feed(
     world: World, role: str, value: str, arriving: bool
