@@ -10,6 +10,7 @@ import asyncpg
 
 from eventsource.connections import redact
 from eventsource.dataplane import DataPlaneError
+from eventsource.errors import ConnectionDetailsError, CredentialsError
 from eventsource.migration.errors import (
     Blocker,
     ConsistencyError,
@@ -30,6 +31,9 @@ PASSING = (
     # What asyncpg says when a connection is lost at an awkward moment.
     asyncpg.InternalClientError,
     TimeoutError,
+    # A file or a function of the connection string, which somebody mends.
+    ConnectionDetailsError,
+    CredentialsError,
 )
 
 

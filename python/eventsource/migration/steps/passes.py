@@ -69,7 +69,7 @@ class Passes:
             owner=at.owner,
             source=endpoints.source,
             target=endpoints.target,
-            control_dsn=endpoints.control.dsn,
+            control_dsn=await endpoints.control.uri(),
             control_schema=endpoints.control_schema,
             columns=await _carried(connections, at),
             offset=at.position_offset,
@@ -79,7 +79,7 @@ class Passes:
             jobs=migration.config.copy_jobs,
             max_events_per_second=migration.config.max_events_per_second,
         )
-        session = await PassSession.open(config)
+        session = await PassSession.open(await config.resolved())
         return cls(connections, migration, session, owner, at, rate)
 
     async def catch_up(self) -> PassResult | None:

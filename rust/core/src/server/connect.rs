@@ -61,8 +61,9 @@ impl Connection {
             sqlstate: None,
         };
         let dsn = Dsn::parse(dsn).map_err(|error| refuse(error.to_string()))?;
+        let patience = patience(&dsn.config);
         let connecting = Connection::negotiate(side, dsn);
-        let connection = match tokio::time::timeout(3 * CONNECT_TIMEOUT, connecting).await {
+        let connection = match tokio::time::timeout(patience, connecting).await {
             Ok(connection) => connection?,
             Err(_) => return Err(refuse("the server did not answer in time".to_owned())),
         };
@@ -219,16 +220,24 @@ impl Attempt {
     }
 }
 
+/// Each host may take its whole time, twice where TLS is only preferred, and answer slowly besides.
+fn patience(config: &Config) -> Duration {
+    let hosts = config
+        .get_hosts()
+        .len()
+        .max(config.get_hostaddrs().len())
+        .max(1);
+    let each = config
+        .get_connect_timeout()
+        .copied()
+        .unwrap_or(CONNECT_TIMEOUT);
+    3 * each * u32::try_from(hosts).unwrap_or(u32::MAX)
+}
+
 fn prepare(mut config: Config) -> Config {
     config.application_name("eventsource-migrate");
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
-    config
-        .keepalives(true)
-        .keepalives_idle(Duration::from_secs(10))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3)
-        .tcp_user_timeout(Duration::from_secs(30));
     config
 }
