@@ -99,8 +99,8 @@ async def _ask(secret: Secret, what: str) -> str:
     if isinstance(secret, str):
         return secret
     try:
-        told = secret()
-        text = await told if inspect.isawaitable(told) else told
+        answer = secret()
+        text = await answer if inspect.isawaitable(answer) else answer
     except Exception as error:
         # Its text is not ours to show: it may quote what it was about.
         raise CredentialsError(

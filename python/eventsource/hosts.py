@@ -20,7 +20,7 @@ from eventsource.errors import ConnectionDetailsError
 def hosts_of(pool: Pool[Any] | None, dsn: Secret | None = None) -> list[tuple[str, int]]:
     """The TCP addresses that the pool, or the dsn, would try.
 
-    Empty when that is not told: a unix socket, a function, or a pool that connects in a way of its
+    Empty when that is not known: a unix socket, a function, or a pool that connects in a way of its
     own.
     """
     if dsn is None and pool is not None and (ours := parameters_of_pool(pool)):
