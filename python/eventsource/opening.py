@@ -89,8 +89,10 @@ async def _open_one(dsn: Dsn, host: Host, **options: Any) -> asyncpg.Connection[
         try:
             return await attempt(attempts[1])
         except Exception as second:
-            # What the wanted kind was refused for says more, if neither is let in.
-            raise (error if _turned_down(second) else second) from None
+            # What the wanted kind was refused for says more, if neither is let in; that there is no
+            # TLS says nothing about the login.
+            no_tls = type(error) is ConnectionError
+            raise (error if _turned_down(second) and not no_tls else second) from None
 
 
 def _turned_down(error: Exception) -> bool:
