@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -65,6 +66,17 @@ async def test_both_drivers_follow_the_primary(dsn: str, query: str) -> None:
         first.restore()
         second.refuse()
         await both(hosts)
+
+
+async def test_a_silent_host_does_not_use_up_the_time_of_the_others(dsn: str) -> None:
+    with socket.socket() as silent:  # accepts by the operating system's hand, and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        own = urlsplit(dsn).netloc.rpartition("@")[2]
+        hosts = [f"127.0.0.1:{silent.getsockname()[1]}", own]
+        began = time.monotonic()
+        await both(among(dsn, *hosts, query="?connect_timeout=2"))
+        assert time.monotonic() - began < 25
 
 
 async def test_a_role_that_reads_by_default_is_no_standby(dsn: str) -> None:
