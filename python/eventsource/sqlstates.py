@@ -24,5 +24,15 @@ SERIALIZATION_FAILURE = "40001"
 #: The server ended a transaction that was idle for too long, or took too long.
 ENDED_BY_THE_SERVER = ("25P03", "25P04")
 
+#: A privilege is missing.
+NOT_PERMITTED = "42501"
+
+#: A relation or a schema is not there: nobody drops a table that is being moved, but an address may
+#: lead to another database.
+NOT_THERE = ("42P01", "3F000")
+
+#: Classes about the environment, which somebody mends: login, database, system, internal error.
+ENVIRONMENT_CLASSES = ("28", "3D", "58", "XX")
+
 #: Classes that time heals: connection, resources, operator intervention, rollback, locks.
 PASSING_CLASSES = ("08", "53", "57", "40", "55")

@@ -15,6 +15,39 @@ _LOST = f"{_INTERRUPTED}::test_a_driver_that_lost_the_migration_commits_nothing"
 
 VARIANTS = (
     Variant(
+        "any-name-in-a-certificate",
+        "the host's name is not compared with the certificate's for asyncpg",
+        (
+            Edit(
+                "python/eventsource/dsn/tls.py",
+                '    made.check_hostname = tls.mode == "verify-full"\n',
+                "    made.check_hostname = False\n",
+            ),
+        ),
+        ("tests/integration/dataplane/test_tls.py::test_only_verify_full_asks_for_the_name",),
+    ),
+    Variant(
+        "any-authority",
+        "asyncpg trusts certificates of any authority",
+        (
+            Edit(
+                "python/eventsource/dsn/tls.py",
+                '    made.verify_mode = ssl.CERT_REQUIRED if tls.mode.startswith("verify") else'
+                " ssl.CERT_NONE\n",
+                "    made.verify_mode = ssl.CERT_NONE\n",
+            ),
+            Edit(
+                "python/eventsource/dsn/tls.py",
+                '    made.check_hostname = tls.mode == "verify-full"\n',
+                "    made.check_hostname = False\n",
+            ),
+        ),
+        (
+            "tests/integration/dataplane/test_tls.py"
+            "::test_a_certificate_that_is_not_right_is_refused",
+        ),
+    ),
+    Variant(
         "position-instead-of-transaction",
         "a pass takes what lies behind the last position that the snapshot before it showed",
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
+_ENVIRONMENT = "tests/integration/driver/test_environment.py"
 _SQL = "python/eventsource/migration/repositories/sql/migrations.sql"
 _ROUTES = "python/eventsource/migration/routing/route_cache.py"
 _MIRROR = "python/eventsource/migration/routing/mirror.py"
@@ -113,13 +114,62 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/repositories/migrations.py",
-                "            if moved is not None:\n",
-                "            if moved is None:\n"
-                "                _explain_refusal(await self.get(migration.id), following, owner)\n"
-                "            if moved is not None:\n",
+                "                if moved is not None:\n",
+                "                if moved is None:\n"
+                "                    current = await self.get(migration.id)\n"
+                "                    _explain_refusal(current, following, owner)\n"
+                "                if moved is not None:\n",
             ),
         ),
         (f"{_TESTS}::test_a_change_of_state_that_is_refused_needs_no_second_connection",),
+    ),
+    Variant(
+        "a-login-ends-a-migration",
+        "a login that is refused for a moment throws the copy away",
+        (
+            Edit(
+                "python/eventsource/sqlstates.py",
+                'ENVIRONMENT_CLASSES = ("28", "3D", "58", "XX")',
+                'ENVIRONMENT_CLASSES = ("3D", "58", "XX")',
+            ),
+        ),
+        (f"{_ENVIRONMENT}::test_what_is_wrong_with_a_role_is_waited_for",),
+    ),
+    Variant(
+        "lease-kept-while-waiting",
+        "a process with a wrong setting keeps the lease from one with a right one",
+        (
+            Edit(
+                "python/eventsource/migration/driver/driver.py",
+                "        await self.lease.try_to_release(self.migrations)\n\n    async def _fail",
+                "\n    async def _fail",
+            ),
+        ),
+        (f"{_ENVIRONMENT}::test_a_process_with_a_wrong_setting_lets_a_right_one_drive",),
+    ),
+    Variant(
+        "resumed-after-an-abort",
+        "a migration whose abort has begun is resumed over the rows that are left",
+        (
+            Edit(
+                _SQL,
+                "        paused_from = case when state <> 'failed' then paused_from end\n",
+                "        paused_from = paused_from\n",
+            ),
+        ),
+        (f"{_ENVIRONMENT}::test_after_an_abort_nothing_that_failed_is_resumed",),
+    ),
+    Variant(
+        "resumed-without-its-route",
+        "a failed migration is resumed although the tenant was routed elsewhere since",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "        if migration.state is MigrationState.FAILED and not following.is_final:\n",
+                "        if False:\n",
+            ),
+        ),
+        (f"{_ENVIRONMENT}::test_a_tenant_that_was_routed_elsewhere_is_not_resumed",),
     ),
     Variant(
         "connection-not-given-back",

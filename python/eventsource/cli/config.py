@@ -36,8 +36,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from eventsource.connections import redact
-from eventsource.errors import EventSourceError
+from eventsource.dsn.reading import parse
+from eventsource.dsn.redaction import redact
+from eventsource.errors import ConnectionDetailsError, EventSourceError
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.models import MigrationConfig
 
@@ -254,9 +255,10 @@ def _text(where: str, table: dict[str, Any], name: str) -> str:
 
 def _dsn(where: str, table: dict[str, Any]) -> str:
     dsn = _text(where, table, "dsn")
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        # Not shown: what is wrong may be where the password begins.
-        raise ConfigError(f"{where}: dsn must be a URI: postgresql://user:password@host/database")
+    try:
+        parse(dsn)
+    except ConnectionDetailsError as error:
+        raise ConfigError(f"{where}: {error}") from None
     return dsn
 
 

@@ -15,7 +15,8 @@ import asyncpg
 from eventsource.cli.config import Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
-from eventsource.connections import redact
+from eventsource.connections import ConnectionParameters, create_pool, redact
+from eventsource.errors import ConnectionDetailsError
 from eventsource.hosts import SILENCE_SECONDS, hosts_of, is_silent
 from eventsource.identifiers import quote_identifier
 from eventsource.migration import (
@@ -43,13 +44,16 @@ T = TypeVar("T")
 #: Connections of one pool; the coordinator and the driver open their own besides.
 _POOL_SIZE = 4
 
-#: A server that does not answer within this time is reported as unreachable (seconds).
-_CONNECT_SECONDS = 10.0
-
 #: How often a database that is away is asked again (seconds).
 _AWAY_SECONDS = 1.0
 
-_UNREACHABLE = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_UNREACHABLE = (
+    OSError,
+    ConnectionDetailsError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 @dataclass
@@ -179,15 +183,17 @@ async def patiently(at: Workspace, ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _pool(dsn: str, stack: contextlib.AsyncExitStack, schema: str | None = None) -> Pool:
-    path = {"search_path": quote_identifier(schema)} if schema is not None else {}
+    path = (("search_path", quote_identifier(schema)),) if schema is not None else ()
     try:
-        pool = asyncpg.create_pool(
-            dsn, min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, command_timeout=None,
-            server_settings=path,
-        )  # fmt: skip
-        opened: Pool = await pool
+        opened: Pool = await create_pool(
+            ConnectionParameters(dsn, settings=path),
+            min_size=0,
+            max_size=_POOL_SIZE,
+            command_timeout=None,
+        )
     except _UNREACHABLE as error:
-        raise DatabaseUnavailableError(f"{redact(dsn)}: {error}; correct the dsn") from error
+        where = ConnectionParameters(dsn)
+        raise DatabaseUnavailableError(f"{where}: {redact(str(error))}") from error
     stack.push_async_callback(_close_pool, opened)
     return opened
 
@@ -218,7 +224,7 @@ async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
         async with pool.acquire() as connection:
             await connection.execute("select 1")
     except _UNREACHABLE as error:
-        reason = str(error).strip() or type(error).__name__
+        reason = redact(str(error)).strip() or type(error).__name__
         raise DatabaseUnavailableError(
-            f"{what} ({redact(dsn)}) cannot be reached: {reason}; check {where}"
+            f"{what} ({ConnectionParameters(dsn)}) cannot be reached: {reason}; check {where}"
         ) from error

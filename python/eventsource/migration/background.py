@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
 from eventsource.migration.driver.lease import Lease
 from eventsource.migration.errors import ConsistencyError, RoutingError
-from eventsource.migration.failures import PASSING, may_pass
+from eventsource.migration.failures import may_pass
 from eventsource.migration.models import Migration
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import guard
@@ -48,6 +49,8 @@ class BackgroundDrivers:
         self._migrations = migrations
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
+        #: Why this process cannot even ask for a lease, until a call has been told.
+        self._refused: dict[UUID, asyncpg.PostgresError] = {}
 
     def start(self, migration: Migration) -> None:
         """Begin to drive a migration that this process does not drive yet."""
@@ -63,6 +66,8 @@ class BackgroundDrivers:
             migration = await self.read(migration_id)
             if done(migration):
                 return migration
+            if refused := self._refused.pop(migration_id, None):
+                raise refused
             self.ensure(migration)
             await asyncio.sleep(POLL_SECONDS)
 
@@ -122,11 +127,13 @@ class BackgroundDrivers:
 
     async def _drive_one(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)
-        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
-            # A pool that is closing, a control database that is away: the waiting call asks again.
-            endpoints = await Endpoints.of(self._migrations, source, target)
-            lease = Lease(migration.id)
-            await Driver(endpoints, self._migrations, self._verify, lease).run()
+        find = partial(Endpoints.of, self._migrations, source, target)
+        stores = migration.source_store_id, migration.target_store_id
+        driver = Driver(find, stores, self._migrations, self._verify, Lease(migration.id))
+        try:
+            await driver.run()
+        except asyncpg.PostgresError as error:
+            self._refused[migration.id] = error
 
     async def _verify(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)

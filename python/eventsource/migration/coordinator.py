@@ -155,12 +155,14 @@ class MigrationCoordinator:
         by whichever one works.
 
         Raises:
-            InvalidStateTransitionError: the migration is over.
+            InvalidStateTransitionError: the migration is over, or its abort has begun.
+            MigrationAlreadyExistsError: the tenant has another active one.
+            RoutingError: the tenant's route is no longer that of the source.
         """
         migration = await self._migrations.get(migration_id)
-        if migration.state.is_final:
+        if not migration.may_resume:
             raise InvalidStateTransitionError(migration_id, migration.state, "resume")
-        if migration.state is _S.PAUSED:
+        if migration.state in (_S.PAUSED, _S.FAILED):
             assert migration.paused_from is not None
             migration = await self._migrations.transition(
                 migration, migration.paused_from, operator=operator
@@ -168,8 +170,10 @@ class MigrationCoordinator:
             await failpoints.reach("resume.committed")
         if not self._drivers.knows(migration):
             return migration
+        self._drivers.ensure(migration)
         return await self._drivers.wait(
-            migration_id, lambda m: m.driver_alive or m.state is _S.PAUSED or m.state.is_final
+            migration_id,
+            lambda m: m.driver_alive or m.is_waiting or m.state is _S.PAUSED or m.state.is_final,
         )
 
     async def set_rate(

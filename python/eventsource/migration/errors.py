@@ -37,6 +37,12 @@ class MigrationNotFoundError(MigrationError):
         self.migration_id = migration_id
 
 
+class MissingRowError(MigrationError):
+    """A row that the migration has made is not where the address leads; a driver waits for it."""
+
+    code = "missing_row"
+
+
 class MigrationAlreadyExistsError(MigrationError):
     """The tenant already has an active migration.
 

@@ -126,6 +126,10 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
 
 
+#: How a message begins that says what a driver waits for.
+WAITING = "waiting: "
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """One tenant's move, as the control table knows it.
@@ -167,6 +171,18 @@ class Migration:
     cutover_pause_ms: float | None
     throttle_rate: float | None
     throttle_reason: str | None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether ``error_message`` says what a driver waits for."""
+        return (self.error_message or "").startswith(WAITING)
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether it goes on: it is not over, or it has failed and no abort was asked for since."""
+        if self.state is MigrationState.FAILED:
+            return self.paused_from is not None and self.abort_requested is None
+        return not self.state.is_final
 
     @classmethod
     def from_row(cls, row: Any) -> Migration:

@@ -97,7 +97,7 @@ class ConsistencyVerifier:
     ) -> VerificationReport:
         """Compare in one go; ``proven`` events are left out and counted."""
         began = time.monotonic()
-        verification = Verification.start(config)
+        verification = Verification.start(await config.resolved())
 
         def moved() -> tuple[int, int]:
             seen = verification.progress()

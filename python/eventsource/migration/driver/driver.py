@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -23,7 +27,8 @@ from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease
 from eventsource.migration.driver.stages import Doing, Stages, Verify
 from eventsource.migration.errors import LeaseLostError, MigrationError
-from eventsource.migration.failures import PASSING, first_of, may_pass
+from eventsource.migration.failures import PASSING, first_of, may_be_mended, may_pass
+from eventsource.migration.models import WAITING
 from eventsource.migration.states import MigrationState, may_follow
 
 if TYPE_CHECKING:
@@ -35,23 +40,31 @@ _log = logging.getLogger(__name__)
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
 
 
+class _NotPermitted(Exception):
+    """The journal cannot be written; the cause says why."""
+
+
 @dataclass(slots=True)
 class Driver:
     """Drives one migration under a lease.
 
     Args:
-        endpoints: where the three databases are.
+        find_endpoints: says where the three databases are; asked at each attempt.
+        stores: the ids of source and target, for messages.
         migrations: the journal over the application's pool, used before the driver's own
             connections are open and when they are lost.
         verify: compares both stores before the fence is asked for.
     """
 
-    endpoints: Endpoints
+    find_endpoints: Callable[[], Awaitable[Endpoints]]
+    stores: tuple[str, str]
     migrations: PostgreSQLMigrationRepository
     verify: Verify
     lease: Lease
     #: What the last attempt was at: it decides how a failure is answered.
     doing: Doing = Doing.CARRYING_ON
+    #: When the first of the attempts failed that have failed since the last success.
+    waits_since: datetime | None = None
 
     @property
     def migration_id(self) -> UUID:
@@ -61,7 +74,11 @@ class Driver:
     async def run(self) -> None:
         """Carry the migration on until it is final or paused, or another driver has it.
 
-        Lost connections are tried again without end; the journal says what the driver waits for.
+        What is about the environment is tried again without end; the journal says what the driver
+        waits for. Between two attempts nobody has the lease: another process may be set up right.
+
+        Raises:
+            asyncpg.PostgresError: not even the lease can be asked for, and time will not change it.
         """
         try:
             await self._drive_again_and_again()
@@ -72,24 +89,41 @@ class Driver:
     async def _drive_again_and_again(self) -> None:
         backoff = FIRST_BACKOFF
         while True:
+            began = time.monotonic()
             try:
-                if await self.lease.acquire(self.migrations):
-                    await self._drive()
+                if not await self._has_the_lease():
+                    return
+                await self._drive()
                 return
-            except LeaseLostError:
+            except (LeaseLostError, _NotPermitted) as error:
+                if isinstance(error.__cause__, asyncpg.PostgresError):
+                    raise error.__cause__ from None
                 return
             except Exception as error:
                 if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
                     return
-                if may_pass(error):
+                if time.monotonic() - began > LONGEST_BACKOFF:
+                    backoff, self.waits_since = FIRST_BACKOFF, None
+                if may_be_mended(error):
                     await self._report(error)
                 elif await self._fail(error):
                     return
-            await asyncio.sleep(backoff)
+            # Not all at the same time: those that wait for the same server would meet there again.
+            await asyncio.sleep(backoff * random.uniform(0.75, 1.25))
             backoff = min(backoff * 2, LONGEST_BACKOFF)
 
+    async def _has_the_lease(self) -> bool:
+        try:
+            return await self.lease.acquire(self.migrations)
+        except asyncpg.PostgresError as error:
+            if may_pass(error):
+                raise
+            # There is no journal to report it to: the caller is told.
+            raise _NotPermitted from error
+
     async def _drive(self) -> None:
-        connections = await DriverConnections.open(self.endpoints, self.migration_id)
+        endpoints = await self.find_endpoints()
+        connections = await DriverConnections.open(endpoints, self.migration_id)
         try:
             await self.lease.take_over(connections)
             heartbeat = await Heartbeat.start(
@@ -97,7 +131,7 @@ class Driver:
             )
             stages = Stages(connections, self.lease, heartbeat, self.verify, self.doing)
             try:
-                await _beside(heartbeat, self.endpoints, stages)
+                await _beside(heartbeat, endpoints, stages)
             finally:
                 self.doing = stages.doing
             await self.lease.release(connections.migrations)
@@ -108,13 +142,20 @@ class Driver:
             await connections.close()
 
     async def _report(self, error: Exception) -> None:
-        # An answer that did not come in time has no text of its own.
-        reason = redact(str(error)) or "a database does not answer"
+        self.waits_since = self.waits_since or datetime.now(UTC)
+        source, target = self.stores
+        where = {
+            "control": "the control database: ",
+            "source": f"store {source!r}: ",
+            "target": f"store {target!r}: ",
+        }.get(failures.side_of(error) or "", "")
+        reason = f"{where}{failures.reason_of(error)} (since {self.waits_since:%H:%M:%S} UTC)"
         _log.warning("migration %s waits: %s", self.migration_id, reason)
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             await self.migrations.record_error(
-                self.migration_id, self.lease.owner, f"waiting: {reason}"
+                self.migration_id, self.lease.owner, f"{WAITING}{reason}"
             )
+        await self.lease.try_to_release(self.migrations)
 
     async def _fail(self, error: Exception) -> bool:
         """Record why the migration cannot go on, and answer the call that waits for a cutover.

@@ -13,7 +13,7 @@ from eventsource.migration import failures
 from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
-    MigrationError,
+    MissingRowError,
     PreflightError,
 )
 from eventsource.migration.states import MigrationState
@@ -84,9 +84,17 @@ class Stages:
                         | MigrationState.FAILED
                     ):
                         return
+                await self._has_succeeded()
         finally:
             if self.passes is not None:
                 await self.passes.session.close()
+
+    async def _has_succeeded(self) -> None:
+        """What an earlier attempt waited for is over: nobody should read of it any more."""
+        if self.migration.is_waiting:
+            await self.connections.migrations.record_error(
+                self.migration.id, self.lease.owner, None
+            )
 
     async def _obey(self) -> bool:
         """Carry out a durable request; True when there is nothing left to drive."""
@@ -208,7 +216,10 @@ class Stages:
     async def _cutover(self, passes: Passes) -> Cutover:
         fence = await fences.read(self.connections.source, self.migration.tenant_id)
         if fence is None:
-            raise MigrationError("the fence at the source was removed by hand; abort the migration")
+            raise MissingRowError(
+                "the fence at the source is not there: check that the dsn leads to the database"
+                " where the migration began; if the row was removed by hand, abort the migration"
+            )
         return await Cutover.ready(self.connections, self.migration, passes, fence)
 
     async def _shrink_the_lag(self, passes: Passes) -> bool:

@@ -67,19 +67,26 @@ class PostgreSQLMigrationRepository:
                     _SQL["insert"], migration_id, tenant_id, source_store_id, target_store_id,
                     config.to_json(), generation, details, operator,
                 )  # fmt: skip
-                taken = await connection.fetch(
-                    _ROUTES["begin"], tenant_id, source_store_id, target_store_id, generation,
+                await self._take_route(
+                    connection, tenant_id, source_store_id, target_store_id, generation,
                     migration_id,
                 )  # fmt: skip
-                if not taken:
-                    raise RoutingError(
-                        f"tenant {tenant_id} is not routed to {source_store_id!r}; "
-                        "start the migration from the store that its route names"
-                    )
         except asyncpg.UniqueViolationError:
             active = await self._active_of(tenant_id)
             raise MigrationAlreadyExistsError(tenant_id, active) from None
         return await self.get(migration_id)
+
+    async def _take_route(
+        self, connection: Executor, tenant: UUID, source: str, target: str, generation: int,
+        migration_id: UUID,
+    ) -> None:  # fmt: skip
+        if not await connection.fetch(
+            _ROUTES["begin"], tenant, source, target, generation, migration_id
+        ):
+            raise RoutingError(
+                f"tenant {tenant} is not routed to {source!r}; "
+                "start the migration from the store that its route names"
+            )
 
     async def get(self, migration_id: UUID) -> Migration:
         """The migration, or MigrationNotFoundError."""
@@ -126,21 +133,27 @@ class PostgreSQLMigrationRepository:
 
         Raises:
             InvalidStateTransitionError: not a legal transition, or the state has changed.
+            MigrationAlreadyExistsError, RoutingError: a failed one cannot become active again.
             LeaseLostError: ``owner`` no longer drives the migration.
         """
         if not may_follow(migration.state, following):
             raise InvalidStateTransitionError(migration.id, migration.state, f"become {following}")
         code, message = error or (None, None)
-        async with transaction(self.pool) as connection:
-            moved = await connection.fetchrow(
-                _SQL["transition"], migration.id, migration.state.value, following.value, owner,
-                json.dumps(dict(details or {})), code, message, operator,
-            )  # fmt: skip
-            if moved is not None:
-                await self._follow_with_route(connection, migration, following)
-                if following is MigrationState.PAUSED and moved["cutover_request"] is not None:
-                    await _refuse_cutover(connection, migration.id, moved["cutover_request"])
-                await failpoints.reach("journal.transition")
+        try:
+            async with transaction(self.pool) as connection:
+                moved = await connection.fetchrow(
+                    _SQL["transition"], migration.id, migration.state.value, following.value, owner,
+                    json.dumps(dict(details or {})), code, message, operator,
+                )  # fmt: skip
+                if moved is not None:
+                    await self._follow_with_route(connection, migration, following)
+                    if following is MigrationState.PAUSED and moved["cutover_request"] is not None:
+                        await _refuse_cutover(connection, migration.id, moved["cutover_request"])
+                    await failpoints.reach("journal.transition")
+        except asyncpg.UniqueViolationError:
+            # A failed one that is resumed after another has begun.
+            active = await self._active_of(migration.tenant_id)
+            raise MigrationAlreadyExistsError(migration.tenant_id, active) from None
         # Read after the transaction: asking the pool for a second connection while holding one can
         # deadlock.
         current = await self.get(migration.id)
@@ -152,6 +165,12 @@ class PostgreSQLMigrationRepository:
         self, connection: Executor, migration: Migration, following: MigrationState
     ) -> None:
         tenant, migration_id = migration.tenant_id, migration.id
+        if migration.state is MigrationState.FAILED and not following.is_final:
+            # Its end gave the route back: it takes it again as a start does.
+            await self._take_route(
+                connection, tenant, migration.source_store_id, migration.target_store_id,
+                migration.generation, migration_id,
+            )  # fmt: skip
         if following is MigrationState.MIGRATED:
             await connection.fetch(
                 _ROUTES["finish"], tenant, migration_id, migration.target_store_id,

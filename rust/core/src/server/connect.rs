@@ -2,15 +2,15 @@
 
 use std::error::Error as StdError;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, SslMode as Negotiation};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode as Negotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::error::{Error, On, Result, Side, chain, server_report};
-use crate::server::dsn::{Dsn, SslMode};
+use crate::server::dsn::{Dsn, SslMode, SslOptions};
 use crate::server::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,18 +61,25 @@ impl Connection {
             sqlstate: None,
         };
         let dsn = Dsn::parse(dsn).map_err(|error| refuse(error.to_string()))?;
-        let connecting = Connection::negotiate(side, dsn);
-        let connection = match tokio::time::timeout(3 * CONNECT_TIMEOUT, connecting).await {
-            Ok(connection) => connection?,
-            Err(_) => return Err(refuse("the server did not answer in time".to_owned())),
-        };
-        connection.batch(SETTINGS).await?;
-        Ok(connection)
+        let hosts = each_host(&prepare(dsn.config));
+        let mut last = refuse("the DSN has no host".to_owned());
+        for config in &hosts {
+            // A host that accepts and never answers must not use up the time of the others.
+            let connecting = Connection::negotiate(side, config, &dsn.ssl);
+            match tokio::time::timeout(patience(config, hosts.len()), connecting).await {
+                Ok(Ok(connection)) => {
+                    connection.batch(SETTINGS).await?;
+                    return Ok(connection);
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => last = refuse("the server did not answer in time".to_owned()),
+            }
+        }
+        Err(last)
     }
 
     /// Tries what libpq tries, in its order: `prefer` falls back to plain text, `allow` to TLS.
-    async fn negotiate(side: Side, dsn: Dsn) -> Result<Connection> {
-        let config = prepare(dsn.config);
+    async fn negotiate(side: Side, config: &Config, ssl: &SslOptions) -> Result<Connection> {
         let sockets_only = config
             .get_hosts()
             .iter()
@@ -81,12 +88,12 @@ impl Connection {
         let encrypted = |negotiation| {
             let mut config = config.clone();
             config.ssl_mode(negotiation);
-            Connection::attempt_tls(side, config, &dsn.ssl)
+            Connection::attempt_tls(side, config, ssl)
         };
         if sockets_only && !config.get_hosts().is_empty() {
             return plain().await.map_err(|attempt| attempt.error);
         }
-        let result = match dsn.ssl.mode {
+        let result = match ssl.mode {
             SslMode::Disable => plain().await,
             SslMode::Allow => match plain().await {
                 Err(attempt) if attempt.refused => encrypted(Negotiation::Require).await,
@@ -219,16 +226,90 @@ impl Attempt {
     }
 }
 
+/// How long one host may take in all. One alone may take twice its time, where TLS is only preferred,
+/// and answer slowly besides.
+fn patience(config: &Config, hosts: usize) -> Duration {
+    let once = config
+        .get_connect_timeout()
+        .copied()
+        .unwrap_or(CONNECT_TIMEOUT);
+    if hosts == 1 { 3 * once } else { once }
+}
+
+/// The same configuration for one host after the other.
+fn each_host(all: &Config) -> Vec<Config> {
+    let (names, addresses, ports) = (all.get_hosts(), all.get_hostaddrs(), all.get_ports());
+    let count = names.len().max(addresses.len());
+    let first = match all.get_load_balance_hosts() {
+        LoadBalanceHosts::Random => {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            since.map_or(0, |since| since.subsec_micros() as usize)
+        }
+        _ => 0,
+    };
+    (0..count)
+        .map(|turn| (first + turn) % count)
+        .map(|number| {
+            let mut one = without_host(all);
+            match names.get(number) {
+                Some(Host::Tcp(name)) => drop(one.host(name)),
+                Some(Host::Unix(path)) => drop(one.host_path(path)),
+                None => {}
+            }
+            if let Some(address) = addresses.get(number) {
+                one.hostaddr(*address);
+            }
+            if let Some(port) = ports.get(number).or(ports.first()) {
+                one.port(*port);
+            }
+            one
+        })
+        .collect()
+}
+
+/// `Config` has no way to take a host out again.
+fn without_host(all: &Config) -> Config {
+    let mut one = Config::new();
+    if let Some(user) = all.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = all.get_password() {
+        one.password(password);
+    }
+    if let Some(name) = all.get_dbname() {
+        one.dbname(name);
+    }
+    if let Some(options) = all.get_options() {
+        one.options(options);
+    }
+    if let Some(name) = all.get_application_name() {
+        one.application_name(name);
+    }
+    if let Some(time) = all.get_connect_timeout() {
+        one.connect_timeout(*time);
+    }
+    if let Some(time) = all.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*time);
+    }
+    if let Some(time) = all.get_keepalives_interval() {
+        one.keepalives_interval(time);
+    }
+    if let Some(count) = all.get_keepalives_retries() {
+        one.keepalives_retries(count);
+    }
+    one.keepalives(all.get_keepalives())
+        .keepalives_idle(all.get_keepalives_idle())
+        .ssl_mode(all.get_ssl_mode())
+        .ssl_negotiation(all.get_ssl_negotiation())
+        .target_session_attrs(all.get_target_session_attrs())
+        .channel_binding(all.get_channel_binding());
+    one
+}
+
 fn prepare(mut config: Config) -> Config {
     config.application_name("eventsource-migrate");
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
-    config
-        .keepalives(true)
-        .keepalives_idle(Duration::from_secs(10))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3)
-        .tcp_user_timeout(Duration::from_secs(30));
     config
 }

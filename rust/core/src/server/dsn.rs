@@ -1,6 +1,7 @@
 //! Reads a `postgresql://` URI: what concerns TLS is kept here, the rest goes to `tokio_postgres`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio_postgres::Config;
@@ -44,6 +45,16 @@ pub struct SslOptions {
     pub roots: Option<Roots>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    pub versions: Versions,
+}
+
+/// Which versions of TLS are spoken; there is nothing below 1.2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Versions {
+    #[default]
+    Any,
+    Only12,
+    Only13,
 }
 
 #[derive(Clone)]
@@ -73,15 +84,15 @@ pub enum DsnError {
 const UNSUPPORTED: &[&str] = &[
     "gssencmode",
     "passfile",
+    "require_auth",
+    "requirepeer",
     "requiressl",
     "service",
     "servicefile",
-    "sslcertmode",
     "sslcrl",
     "sslcrldir",
     "sslpassword",
-    "ssl_max_protocol_version",
-    "ssl_min_protocol_version",
+    "sslsni",
 ];
 
 /// Parameters that `tokio_postgres` reads itself.
@@ -96,15 +107,22 @@ const FORWARDED: &[&str] = &[
     "hostaddr",
     "port",
     "connect_timeout",
-    "tcp_user_timeout",
     "keepalives",
     "keepalives_idle",
     "keepalives_interval",
-    "keepalives_retries",
     "target_session_attrs",
     "channel_binding",
     "load_balance_hosts",
 ];
+
+/// What a string that does not say otherwise gets: a connection whose other end is gone without a
+/// word is an error within half a minute, not after the system's two hours.
+const KEEPALIVES: &[(&str, &str)] = &[
+    ("keepalives_idle", "10"),
+    ("keepalives_interval", "5"),
+    ("keepalives_retries", "3"),
+];
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Dsn {
     pub fn parse(text: &str) -> Result<Dsn, DsnError> {
@@ -115,6 +133,7 @@ impl Dsn {
         let mut ssl = SslText::default();
         let mut forwarded = Vec::new();
         let mut settings = Vec::new();
+        let mut user_timeout = USER_TIMEOUT;
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);
@@ -123,6 +142,15 @@ impl Dsn {
                 "sslrootcert" => ssl.root = Some(value),
                 "sslcert" => ssl.certificate = Some(value),
                 "sslkey" => ssl.key = Some(value),
+                "sslcertmode" => ssl.shown = Some(value),
+                "ssl_min_protocol_version" => ssl.lowest = Some(value),
+                "ssl_max_protocol_version" => ssl.highest = Some(value),
+                // Milliseconds in libpq, seconds in `tokio_postgres`.
+                "tcp_user_timeout" => {
+                    let parsed = value.parse().map_err(|_| DsnError::Value(name))?;
+                    user_timeout = Duration::from_millis(parsed);
+                }
+                "keepalives_count" => forwarded.push(format!("keepalives_retries={value}")),
                 name if UNSUPPORTED.contains(&name) => {
                     return Err(DsnError::Unsupported(name.to_owned()));
                 }
@@ -137,10 +165,19 @@ impl Dsn {
             let encoded = utf8_percent_encode(&options, NON_ALPHANUMERIC);
             forwarded.push(format!("options={encoded}"));
         }
+        for (name, value) in KEEPALIVES {
+            if !forwarded
+                .iter()
+                .any(|pair| pair.split('=').next() == Some(name))
+            {
+                forwarded.push(format!("{name}={value}"));
+            }
+        }
         let uri = format!("{address}?{}", forwarded.join("&"));
-        let config: Config = uri
+        let mut config: Config = uri
             .parse()
             .map_err(|error| DsnError::Invalid(crate::error::chain(&error)))?;
+        config.tcp_user_timeout(user_timeout);
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(DsnError::Missing("host"));
         }
@@ -155,6 +192,9 @@ struct SslText {
     root: Option<String>,
     certificate: Option<String>,
     key: Option<String>,
+    shown: Option<String>,
+    lowest: Option<String>,
+    highest: Option<String>,
 }
 
 impl SslText {
@@ -182,15 +222,45 @@ impl SslText {
         if mode >= SslMode::VerifyCa && roots.is_none() {
             return Err(DsnError::Missing("sslrootcert"));
         }
+        let versions = versions(self.lowest.as_deref(), self.highest.as_deref())?;
+        let shown = match self.shown.as_deref() {
+            None | Some("allow") => true,
+            Some("disable") => false,
+            Some("require") => return Err(DsnError::Unsupported("sslcertmode=require".to_owned())),
+            Some(_) => return Err(DsnError::Value("sslcertmode".to_owned())),
+        };
         let named = |text: Option<String>, default: &str| {
-            text.map(PathBuf::from).or_else(|| existing(default))
+            let file = text.map(PathBuf::from).or_else(|| existing(default));
+            file.filter(|_| shown)
         };
         Ok(SslOptions {
             mode,
             roots,
             certificate: named(self.certificate, "postgresql.crt"),
             key: named(self.key, "postgresql.key"),
+            versions,
         })
+    }
+}
+
+fn versions(lowest: Option<&str>, highest: Option<&str>) -> Result<Versions, DsnError> {
+    let rank = |text: Option<&str>, name: &str| match text {
+        None => Ok(None),
+        Some("TLSv1") => Ok(Some(0)),
+        Some("TLSv1.1") => Ok(Some(1)),
+        Some("TLSv1.2") => Ok(Some(2)),
+        Some("TLSv1.3") => Ok(Some(3)),
+        Some(_) => Err(DsnError::Value(name.to_owned())),
+    };
+    let lowest = rank(lowest, "ssl_min_protocol_version")?
+        .unwrap_or(2)
+        .max(2);
+    let highest = rank(highest, "ssl_max_protocol_version")?.unwrap_or(3);
+    match (lowest, highest) {
+        (2, 3) => Ok(Versions::Any),
+        (2, 2) => Ok(Versions::Only12),
+        (3, 3) => Ok(Versions::Only13),
+        _ => Err(DsnError::Value("ssl_max_protocol_version".to_owned())),
     }
 }
 

@@ -55,6 +55,60 @@ fn parameters_that_would_weaken_the_connection_are_refused() {
 }
 
 #[test]
+fn versions_of_tls_are_kept_or_refused() {
+    let versions = |query: &str| ssl(query).map(|options| options.versions);
+    assert_eq!(versions(""), Ok(Versions::Any));
+    assert_eq!(
+        versions("ssl_min_protocol_version=TLSv1"),
+        Ok(Versions::Any)
+    );
+    assert_eq!(
+        versions("ssl_min_protocol_version=TLSv1.3"),
+        Ok(Versions::Only13)
+    );
+    assert_eq!(
+        versions("ssl_max_protocol_version=TLSv1.2"),
+        Ok(Versions::Only12)
+    );
+    for query in [
+        "ssl_max_protocol_version=TLSv1.1",
+        "ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2",
+        "ssl_min_protocol_version=SSLv3",
+    ] {
+        assert!(versions(query).is_err(), "{query}");
+    }
+}
+
+#[test]
+fn a_certificate_is_kept_back_where_it_shall_not_be_shown() {
+    let named = "sslcert=/c.pem&sslkey=/k.pem";
+    assert!(ssl(named).unwrap().certificate.is_some());
+    let hidden = ssl(&format!("{named}&sslcertmode=disable")).unwrap();
+    assert_eq!((hidden.certificate, hidden.key), (None, None));
+    assert!(ssl("sslcertmode=require").is_err());
+}
+
+#[test]
+fn keepalives_are_ours_unless_the_string_says_otherwise() {
+    let config = Dsn::parse(BASE).unwrap().config;
+    assert_eq!(config.get_keepalives_idle(), Duration::from_secs(10));
+    assert_eq!(config.get_keepalives_retries(), Some(3));
+    assert_eq!(
+        config.get_tcp_user_timeout(),
+        Some(&Duration::from_secs(30))
+    );
+    let query = "keepalives=0&keepalives_idle=7&keepalives_count=9&tcp_user_timeout=1500";
+    let config = Dsn::parse(&format!("{BASE}?{query}")).unwrap().config;
+    assert!(!config.get_keepalives());
+    assert_eq!(config.get_keepalives_idle(), Duration::from_secs(7));
+    assert_eq!(config.get_keepalives_retries(), Some(9));
+    assert_eq!(
+        config.get_tcp_user_timeout(),
+        Some(&Duration::from_millis(1500))
+    );
+}
+
+#[test]
 fn address_and_sockets_reach_the_driver() {
     let dsn = Dsn::parse(BASE).unwrap();
     assert_eq!(dsn.config.get_hosts(), [Host::Tcp("db.example".to_owned())]);

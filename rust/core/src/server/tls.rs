@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::server::certificate::{Check, Verifier};
-use crate::server::dsn::{Roots, SslMode, SslOptions};
+use crate::server::dsn::{Roots, SslMode, SslOptions, Versions};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -35,7 +35,7 @@ pub fn connector(options: &SslOptions) -> Result<MakeRustlsConnect, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(verifier(options, &provider)?);
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(spoken(options.versions))
         .map_err(TlsError::Library)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -52,6 +52,17 @@ pub fn connector(options: &SslOptions) -> Result<MakeRustlsConnect, TlsError> {
         _ => return Err(TlsError::HalfIdentity),
     };
     Ok(MakeRustlsConnect::new(config))
+}
+
+static ONLY_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+static ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+fn spoken(versions: Versions) -> &'static [&'static SupportedProtocolVersion] {
+    match versions {
+        Versions::Any => rustls::DEFAULT_VERSIONS,
+        Versions::Only12 => ONLY_12,
+        Versions::Only13 => ONLY_13,
+    }
 }
 
 fn verifier(options: &SslOptions, provider: &Arc<CryptoProvider>) -> Result<Verifier, TlsError> {
