@@ -44,11 +44,8 @@ def test_plan_estimates_and_changes_nothing(ready: CommandLine) -> None:
 
 
 def test_plan_lists_what_stays(ready: CommandLine) -> None:
-    ready.sql(
-        "source",
-        "create table outbox (id bigint, tenant_id uuid);"
-        "create table marks (event_id uuid references events (event_id))",
-    )
+    ready.sql("source", "create table outbox (id bigint, tenant_id uuid)")
+    ready.sql("source", "create table marks (event_id uuid references events (event_id))")
     plan = ready.json("plan", ready.tenant, "--to", DEDICATED)
     assert plan["companions"] == ["public.marks", "public.outbox"]
     assert plan["not_carried"] == {"transaction_id": "each side's own"}
