@@ -23,28 +23,31 @@ class Retried:
 
     Each statement is a transaction of its own, so one that failed to serialize has done nothing and
     may be run again as it is. On a connection within a transaction it may not: the error stands.
+
+    Attributes:
+        executor: what it is over, for whoever begins a transaction with an isolation of its own.
     """
 
-    __slots__ = ("_executor",)
+    __slots__ = ("executor",)
 
     def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+        self.executor = executor
 
     async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Any]:
         """As the executor does."""
-        return await self._run(lambda: self._executor.fetch(query, *args, timeout=timeout))
+        return await self._run(lambda: self.executor.fetch(query, *args, timeout=timeout))
 
     async def fetchrow(self, query: str, *args: object) -> Any:
         """As the executor does."""
-        return await self._run(lambda: self._executor.fetchrow(query, *args))
+        return await self._run(lambda: self.executor.fetchrow(query, *args))
 
     async def fetchval(self, query: str, *args: object) -> Any:
         """As the executor does."""
-        return await self._run(lambda: self._executor.fetchval(query, *args))
+        return await self._run(lambda: self.executor.fetchval(query, *args))
 
     async def execute(self, query: str, *args: object) -> str:
         """As the executor does."""
-        return await self._run(lambda: self._executor.execute(query, *args))
+        return await self._run(lambda: self.executor.execute(query, *args))
 
     async def _run(self, statement: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(1, ATTEMPTS):
@@ -57,4 +60,4 @@ class Retried:
         return await statement()
 
     def _in_transaction(self) -> bool:
-        return isinstance(self._executor, asyncpg.Connection) and self._executor.is_in_transaction()
+        return isinstance(self.executor, asyncpg.Connection) and self.executor.is_in_transaction()

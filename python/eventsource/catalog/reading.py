@@ -20,6 +20,7 @@ from eventsource.catalog.model import (
     Type,
 )
 from eventsource.named_sql import statements
+from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -51,6 +52,8 @@ async def companions(
 
 @asynccontextmanager
 async def _plainly(executor: Executor) -> AsyncIterator[Executor]:
+    if isinstance(executor, Retried):
+        executor = executor.executor
     if isinstance(executor, asyncpg.Pool):
         async with executor.acquire() as pooled, _plainly(cast("Executor", pooled)) as connection:
             yield connection
