@@ -25,7 +25,7 @@ class Retried:
     may be run again as it is. On a connection within a transaction it may not: the error stands.
 
     Attributes:
-        executor: what it is over, for whoever begins a transaction with an isolation of its own.
+        executor: what it is over, for code that begins a transaction with an isolation of its own.
     """
 
     __slots__ = ("executor",)

@@ -93,7 +93,7 @@ class Dsn:
 
     @property
     def place(self) -> str:
-        """Which database, whoever connects."""
+        """Which database, apart from who connects."""
         return f"{','.join(map(str, self.hosts))}/{self.database}"
 
     def for_writing(self) -> Dsn:
@@ -104,7 +104,7 @@ class Dsn:
         """
         if self.attributes in ("read-only", "standby", "prefer-standby"):
             raise ConnectionDetailsError(
-                f"the DSN has target_session_attrs={self.attributes}, and whoever moves tenants has"
+                f"the DSN has target_session_attrs={self.attributes}, and moving tenants needs"
                 " to write: pass dsn= with target_session_attrs=read-write"
             )
         if self.attributes == "any" and len(self.hosts) > 1:

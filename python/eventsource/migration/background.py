@@ -49,7 +49,7 @@ class BackgroundDrivers:
         self._migrations = migrations
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
-        #: Why this process cannot even ask for a lease, until a call has been told.
+        #: Why this process cannot even ask for a lease, until a call has raised it.
         self._refused: dict[UUID, asyncpg.PostgresError] = {}
 
     def start(self, migration: Migration) -> None:

@@ -63,7 +63,7 @@ def may_be_mended(error: BaseException) -> bool:
 
     A driver waits then: a copy of hours is not thrown away because a password was wrong for three
     seconds, or because somebody else's process has a wrong setting. A call that an operator waits
-    for is better told at once, so it asks `may_pass` alone.
+    for had better fail at once, so it asks `may_pass` alone.
     """
     if may_pass(error) or isinstance(error, (MissingRowError, StoreSchemaError)):
         return True

@@ -118,7 +118,7 @@ class Driver:
         except asyncpg.PostgresError as error:
             if may_pass(error):
                 raise
-            # There is no journal to report it to: the caller is told.
+            # There is no journal to report it to: the caller gets it.
             raise _NotPermitted from error
 
     async def _drive(self) -> None:
