@@ -76,10 +76,11 @@ VARIANTS = (
         (
             Edit(
                 f"{_SQL}/feed.sql",
-                "       and pg_has_role({schema}.eventsource_caller(),\n"
+                "        if pg_has_role({schema}.eventsource_caller(),\n"
                 "                       (select relowner from pg_class"
-                " where oid = tg_relid), 'usage')\n",
-                "",
+                " where oid = tg_relid), 'usage')\n"
+                "           and exists (",
+                "        if exists (",
             ),
         ),
         (f"{_ROLES}::test_a_foreign_setting_skips_no_event_in_the_feed",),
@@ -90,9 +91,9 @@ VARIANTS = (
         (
             Edit(
                 f"{_SQL}/feed.sql",
-                "                     and migration_id::text ="
+                "                         and migration_id::text ="
                 " current_setting('eventsource.migration', true)) then\n",
-                "                    ) then\n",
+                "                        ) then\n",
             ),
         ),
         (f"{_ROLES}::test_only_a_migration_that_arrives_here_announces_no_floor",),

@@ -19,16 +19,18 @@ begin
     if coalesce(current_setting('eventsource.announced_' || tg_relid, true), '') <> '' then
         return null;
     end if;
-    if coalesce(current_setting('eventsource.migration', true), '') <> ''
-       and pg_has_role({schema}.eventsource_caller(),
-                       (select relowner from pg_class where oid = tg_relid), 'usage')
-       and exists (select from {schema}.eventsource_fences
-                   where table_name = tg_table_name and role = 'target' and state = 'closed'
-                     and migration_id::text = current_setting('eventsource.migration', true)) then
+    if coalesce(current_setting('eventsource.migration', true), '') <> '' then
         -- A migration writes only rows of an arriving tenant, which no reader is shown yet. Anybody
         -- may set the setting: only the owner's sessions, and only for such a tenant, are believed.
-        floor := 9223372036854775807;
-    else
+        if pg_has_role({schema}.eventsource_caller(),
+                       (select relowner from pg_class where oid = tg_relid), 'usage')
+           and exists (select from {schema}.eventsource_fences
+                       where table_name = tg_table_name and role = 'target' and state = 'closed'
+                         and migration_id::text = current_setting('eventsource.migration', true)) then
+            floor := 9223372036854775807;
+        end if;
+    end if;
+    if floor is null then
         floor := coalesce(pg_sequence_last_value(coalesce(
             to_regclass(tg_argv[0]),
             pg_get_serial_sequence(format('%I.%I', tg_table_schema, tg_table_name),
