@@ -225,8 +225,8 @@ TARGETS = [
         "to_outbox", "after insert", "insert into outbox values (new.event_id); return null;")
         + "alter table {t} enable always trigger to_outbox", refused="target-triggers"),
     Stranger("trigger that fires for a migration only", target=_function(
-        "of_theirs", "return null;") + "create trigger migrating after insert on {t} for each row when"
-        " (current_setting('eventsource.migration', true) is not null)"
+        "of_theirs", "return null;") + "create trigger migrating after insert on {t} for each row"
+        " when (current_setting('eventsource.migration', true) is not null)"
         " execute function of_theirs()", refused="target-triggers"),
     Stranger("trigger that steps aside or not", target=_function(
         "of_theirs", "return null;") + "create trigger either after insert on {t} for each row"
