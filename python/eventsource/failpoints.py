@@ -97,7 +97,7 @@ Failpoint = Literal[
     "abort.guard.dropped",
     "abort.guard.committed",
     "abort.claimed.committed",
-    "abort.mirrors.committed",
+    "abort.begun.committed",
     "abort.rows.committed",
     "abort.target.committed",
     "abort.mapping.committed",

@@ -279,7 +279,7 @@ VARIANTS = (
             ),
             Edit(
                 "python/eventsource/migration/tables/guard.py",
-                '        removed = state != "moved"\n',
+                "        removed = state in (None, fence.state)\n",
                 "        removed = True\n",
             ),
         ),
@@ -291,8 +291,9 @@ VARIANTS = (
         (
             Edit(
                 _ABORT,
-                "    if at is not None:\n",
-                "    if False:\n",
+                "        await progress.delete_copied(target, migration)\n"
+                '        await failpoints.reach("abort.rows.committed")\n',
+                "",
             ),
         ),
         (

@@ -117,12 +117,10 @@ VARIANTS = (
             Edit(
                 _PROGRESS,
                 '        " where migration_id = $1 and owner = $2 and pass_number = $3"\n'
-                '        f" returning {_COLUMNS}",\n'
-                "        before.migration_id",
+                '        f" and exists',
                 '        " where migration_id = $1 and $2::uuid is not null"\n'
                 '        " and $3::integer is not null"\n'
-                '        f" returning {_COLUMNS}",\n'
-                "        before.migration_id",
+                '        f" and exists',
             ),
         ),
         (

@@ -20,6 +20,7 @@ from eventsource.migration.errors import (
     PositionMappingError,
     PreflightError,
     RoutingError,
+    StoreGoneBackError,
     WritePausedError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, TenantRouting
@@ -51,6 +52,7 @@ __all__ = [
     "PositionMappingError",
     "PreflightError",
     "RoutingError",
+    "StoreGoneBackError",
     "SubscriptionMigrator",
     "TenantMigrationState",
     "TenantRouting",

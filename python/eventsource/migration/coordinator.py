@@ -217,6 +217,8 @@ class MigrationCoordinator:
                 lambda m: m.state in (_S.ROLLED_BACK, _S.MIGRATED) or m.abort_requested is None,
             )
         migration = await self._migrations.get(migration_id)
+        if migration.state is not _S.ROLLED_BACK and (error := failures.recorded(migration)):
+            raise error
         if migration.state is _S.FAILED:
             raise MigrationError(f"the abort did not come to its end: {migration.error_message}")
         if migration.state is not _S.ROLLED_BACK:

@@ -189,6 +189,16 @@ class WritePausedError(MigrationError):
         self.timeout_seconds = timeout_seconds
 
 
+class StoreGoneBackError(MigrationError):
+    """A store does not hold any more what it had committed: it was restored, or failed over.
+
+    Nothing was changed, and the migration waits. Whoever finds out answers with it: an abort that
+    meets an open target, a pass that does not find its barrier.
+    """
+
+    code = "store_gone_back"
+
+
 class TargetBusyError(MigrationError):
     """Another migration is loading the target table; the driver waits for its bulk copy."""
 

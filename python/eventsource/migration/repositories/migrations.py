@@ -212,9 +212,11 @@ class PostgreSQLMigrationRepository:
         """Publish what the copy is held to to spare the source (events per second), and why."""
         await self._sql.execute(_SQL["record_throttle"], migration_id, owner, rate, reason)
 
-    async def record_error(self, migration_id: UUID, owner: UUID, message: str | None) -> None:
+    async def record_error(
+        self, migration_id: UUID, owner: UUID, message: str | None, code: str | None = None
+    ) -> None:
         """Publish why the driver is waiting; None clears it."""
-        await self._sql.execute(_SQL["record_error"], migration_id, owner, message)
+        await self._sql.execute(_SQL["record_error"], migration_id, owner, message, code)
 
     async def record_offset(self, migration_id: UUID, owner: UUID, offset: int) -> None:
         """Publish the carried offset of positions."""

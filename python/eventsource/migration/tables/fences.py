@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.connections import Executor
-from eventsource.migration.errors import MigrationError
+from eventsource.migration.errors import MigrationError, StoreGoneBackError
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.repositories import hidden_rows
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
 
 #: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
 #: the fence's id. The same number stands in guard.sql.
@@ -123,13 +127,65 @@ async def raise_fence(
     return fence
 
 
-async def refuse_mirrors(table: AnyTable, fence: Fence) -> None:
-    """Take the mirrors' permission away; waits for those that are writing."""
-    await table.connection.execute(
-        f"update {table.fences} set generation = $2 where fence_id = $1",
-        fence.fence_id,
-        NO_MIRRORS,
-    )
+async def begin_abort(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> Fence | None:
+    """From now on this target cannot be opened; waits for the mirrors that are writing.
+
+    None when the migration has no fence here.
+
+    Raises:
+        StoreGoneBackError: the target is open, which only a decision does.
+    """
+    await target.connection.execute(
+        f"update {target.fences} set state = 'aborting', generation = $4, updated_at = now()"
+        " where table_name = $1 and tenant_id = $2 and migration_id = $3 and role = 'target'"
+        " and state = 'closed'",
+        target.address.table, tenant_id, migration_id, NO_MIRRORS,
+    )  # fmt: skip
+    return await refuse_open(target, tenant_id, migration_id)
+
+
+async def refuse_open(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> Fence | None:
+    """The target's fence of a migration whose source has decided nothing.
+
+    Raises:
+        StoreGoneBackError: the target is open, which only a decision does.
+    """
+    fence = await read(target, tenant_id)
+    if fence is None or fence.migration_id != migration_id:
+        return None
+    if fence.role != "target" or fence.state == "open":
+        raise StoreGoneBackError(
+            f"tenant {tenant_id} was opened at the target {target.address.table!r}, and only a"
+            " decision at the source does that: the source holds none any more, it was restored or"
+            " failed over to a moment before; nothing was changed. What was appended at the target"
+            " since is there and nowhere else: keep the tenant's writers away from the source, and"
+            " compare both sides (`eventsource-migrate verify`)"
+        )
+    return fence
+
+
+async def refuse_unless_closed(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> None:
+    """Why no pass may write to the target.
+
+    Raises:
+        StoreGoneBackError: it is open, or has no fence of this migration any more.
+    """
+    if await refuse_open(target, tenant_id, migration_id) is None:
+        raise StoreGoneBackError(
+            f"the target {target.address.table!r} has no fence of migration {migration_id} any"
+            " more: it was restored or failed over to a moment before, or the fence was removed by"
+            " hand; nothing was changed"
+        )
+
+
+async def end_abort(target: AnyTable, migration: Migration) -> None:
+    """Close a target again whose abort came too late: the source's fence has decided."""
+    await target.connection.execute(
+        f"update {target.fences} set state = 'closed', generation = $4, updated_at = now()"
+        " where table_name = $1 and tenant_id = $2 and migration_id = $3 and role = 'target'"
+        " and state = 'aborting'",
+        target.address.table, migration.tenant_id, migration.id, migration.generation,
+    )  # fmt: skip
 
 
 async def lock_exclusively(connection: Executor, fence: Fence) -> None:

@@ -8,7 +8,7 @@ create table if not exists {schema}.eventsource_fences (
     table_name       text not null,
     tenant_id        uuid not null,
     role             text not null check (role in ('source', 'target')),
-    state            text not null check (state in ('open', 'closed', 'moved')),
+    state            text not null check (state in ('open', 'closed', 'aborting', 'moved')),
     generation       bigint not null,
     migration_id     uuid not null,
     store_id         text not null,
@@ -22,6 +22,25 @@ create table if not exists {schema}.eventsource_fences (
     table_oid        oid,
     unique (table_name, tenant_id)
 );
+
+-- A table of an older version is looked at first: whoever alters it holds up every append of a tenant
+-- that moves.
+do $upgrade$
+begin
+    perform decided_total from {schema}.eventsource_fences limit 0;
+exception when undefined_column then
+    -- What the target must hold of a tenant that was decided on: see eventsource_open_target.
+    alter table {schema}.eventsource_fences
+        add column decided_pass    integer,
+        add column decided_token   uuid,
+        add column decided_rows    bigint,
+        add column decided_digest  bytea,
+        add column decided_total   bigint,
+        drop constraint if exists eventsource_fences_state_check,
+        add constraint eventsource_fences_state_check
+            check (state in ('open', 'closed', 'aborting', 'moved'));
+end
+$upgrade$;
 
 -- Opens an arriving tenant for applications, after the decision: the sequence first, so that no new
 -- event gets a position that the migration carried. False when the migration has no fence here.

@@ -89,7 +89,7 @@ update tenant_migrations set throttle_rate = $3, throttle_reason = $4, updated_a
 where id = $1 and driver_owner = $2
 
 -- name: record_error
-update tenant_migrations set error_message = $3, updated_at = now()
+update tenant_migrations set error_message = $3, error_code = $4, updated_at = now()
 where id = $1 and driver_owner = $2
 
 -- name: record_offset
