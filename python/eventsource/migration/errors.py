@@ -192,8 +192,8 @@ class WritePausedError(MigrationError):
 class StoreGoneBackError(MigrationError):
     """A store does not hold any more what it had committed: it was restored, or failed over.
 
-    Nothing was changed, and the migration waits. Whoever finds out answers with it: an abort that
-    meets an open target, a pass that does not find its barrier.
+    Nothing was changed, and the migration waits. It is found by an abort that meets an open
+    target, and by a pass that does not find its barrier.
     """
 
     code = "store_gone_back"

@@ -168,7 +168,7 @@ class Driver:
         await self.lease.try_to_release(self.migrations)
 
     async def _answer(self, error: Exception) -> None:
-        """Whoever waits for a cutover or an abort that cannot be had need not wait on."""
+        """Say to a cutover or an abort that is waited for that it does not come."""
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             migration = await self.migrations.get(self.migration_id)
             if migration.state is MigrationState.CUTOVER_PAUSED:

@@ -23,8 +23,8 @@ create table if not exists {schema}.eventsource_fences (
     unique (table_name, tenant_id)
 );
 
--- A table of an older version is looked at first: whoever alters it holds up every append of a tenant
--- that moves.
+-- A table of an older version is looked at first: to alter it holds up every append of a tenant that
+-- moves.
 do $upgrade$
 begin
     perform decided_total from {schema}.eventsource_fences limit 0;
