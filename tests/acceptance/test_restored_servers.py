@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from eventsource.migration import MigrationState, StoreGoneBackError
 from eventsource.testing import Cluster
+from tests.support.application import TARGET
+from tests.support.waiting import until
 from tests.support.worlds.restorable import RestorableWorld, open_restorable, three_volumes
 
 
@@ -58,3 +61,80 @@ async def test_an_abort_does_not_delete_what_an_open_target_has_acknowledged(
     assert found.state in (MigrationState.DUAL_WRITE, MigrationState.PAUSED)
     assert found.error_code == "store_gone_back"
     assert "delete" not in (found.error_message or "")
+
+
+@pytest.mark.parametrize("since", ["before the move", "dual_write"])
+async def test_a_target_that_went_back_is_opened_only_with_everything_in_it(
+    it: RestorableWorld, since: str
+) -> None:
+    """Routers meet it first: the move was finished long ago."""
+    world = it.world
+    await world.seed(300)
+    copies = {}
+    if since == "before the move":
+        copies = await it.snapshot("target")
+    migration = await world.dual_write()
+    if since == "dual_write":
+        copies = await it.snapshot("target")
+    held_back = await it.append(3)
+    done = await world.coordinator.initiate_cutover(migration.id)
+    decided = await world.ids("source")
+    assert set(held_back) <= set(decided)
+
+    await it.restore(copies)
+    appending = asyncio.create_task(world.here.append(world.tenant))
+    working = asyncio.create_task(world.coordinator.work(poll_seconds=0.1))
+    try:
+        assert (await appending).success
+    finally:
+        working.cancel()
+    there = await world.ids("target")
+    assert there[: len(decided)] == decided
+    assert len(there) == len(decided) + 1
+    await world.reach(migration, "migrated")
+    await world.assert_moved(done)
+    assert await it.fence("target") == ("target", "open")
+    route = await world.router.route(world.tenant)
+    assert (route.store_id, route.generation, route.migration_state) == (TARGET, 1, "normal")
+
+
+@pytest.mark.parametrize("by", ["a pass", "the mirror"])
+async def test_a_source_that_went_back_is_not_moved_however_much_was_written_since(
+    it: RestorableWorld, by: str
+) -> None:
+    """Transaction ids and positions are as expected again; barrier or events are missing."""
+    world = it.world
+    await world.seed(100)
+    migration = await world.dual_write()
+    copies = await it.snapshot("source")
+    await world.coordinator.resume_migration(migration.id)
+    if by == "the mirror":
+        await world.coordinator.pause_migration(migration.id)
+    seen = await world.here.migrations.get(migration.id)
+    acknowledged = await it.append(6)
+
+    async def arrived() -> bool:
+        return set(acknowledged) <= set(await world.ids("target"))
+
+    await until(arrived, "the events at the target")
+    if by == "a pass":
+        await asyncio.sleep(0.5)
+        await world.coordinator.pause_migration(migration.id)
+    assert seen.state in ("dual_write", "paused")
+    await it.restore(copies)
+    for _ in range(60):
+        await world.here.append(world.tenant)
+    await world.control.execute(
+        "update tenant_migrations set state = 'dual_write', paused_from = null"
+    )
+    with pytest.raises(StoreGoneBackError, match="Nothing was changed"):
+        await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert (await it.fence("source"), await it.fence("target")) == (
+        ("source", "open"),
+        ("target", "closed"),
+    )
+    assert set(acknowledged) <= await it.held()
+    await world.coordinator.abort_migration(migration.id)
+    rescued = await world.target.fetch("select event_id from eventsource_rescued_events")
+    assert {row[0] for row in rescued} == set(acknowledged)
+    assert (await world.here.append(world.tenant)).success

@@ -8,6 +8,13 @@ _FENCES = "python/eventsource/migration/tables/fences.py"
 _PROGRESS = "python/eventsource/migration/tables/progress.py"
 _ABORT = "python/eventsource/migration/steps/abort.py"
 _ABORTS = "tests/integration/driver/test_abort_witnesses.py"
+_PASSES = "python/eventsource/migration/steps/passes.py"
+_WITNESSES = "python/eventsource/migration/tables/witnesses.py"
+_FENCES_SQL = "python/eventsource/stores/sql/fences.sql"
+_PASSED = "tests/integration/passes/test_passes.py"
+_OPENINGS = "tests/integration/cutover/test_openings.py"
+_UNASKED = "        (lambda *_: None)(connections"
+_UNASKED_SELF = "        (lambda *_: None)(\n            self.conn"
 _RESTORED = "tests/acceptance/test_restored_servers.py"
 
 VARIANTS = (
@@ -63,5 +70,99 @@ VARIANTS = (
             ),
         ),
         (f"{_ABORTS}::test_no_pass_writes_to_a_target_that_is_open",),
+    ),
+    Variant(
+        "barriers-without-the-one-before",
+        "a source that has gone back is read on with the old snapshots",
+        (
+            Edit(
+                _WITNESSES,
+                '        " where $5::uuid is null or exists (select from before) returning',
+                '        " where $4::integer is null or true returning',
+            ),
+            Edit(_PASSES, "        await witnesses.stand_again(connections", _UNASKED),
+        ),
+        (f"{_RESTORED}::test_a_source_that_went_back_is_not_moved_however_much_was_written_since",),
+    ),
+    Variant(
+        "any-source-under-the-fence",
+        "the last pass reads whatever source the address leads to by now",
+        (
+            Edit(
+                _PASSES,
+                "        await witnesses.stand_again(\n            self.conn",
+                _UNASKED_SELF,
+            ),
+        ),
+        (f"{_PASSED}::test_a_source_that_lacks_the_barrier_under_the_fence_decides_nothing",),
+    ),
+    Variant(
+        "a-dump-is-the-original",
+        "a source that came out of a dump counts as the one that was dumped",
+        (
+            Edit(
+                _WITNESSES,
+                '"xmin::text::bigint = (xid::text::numeric % 4294967296)::bigint"',
+                '"xid is not null"',
+            ),
+        ),
+        (f"{_PASSED}::test_a_source_that_lacks_the_barrier_of_the_stored_pass_stops_everything",),
+    ),
+    Variant(
+        "lost-events-are-not-looked-for",
+        "what a source has lost is not looked for when it was started again",
+        (
+            Edit(
+                _PASSES, "        await rescue.look_after_a_restart(", "        (lambda *_: None)("
+            ),
+        ),
+        (f"{_RESTORED}::test_a_source_that_went_back_is_not_moved_however_much_was_written_since",),
+    ),
+    Variant(
+        "abort-without-the-barrier",
+        "an abort deletes the only copy of what the source has lost",
+        (Edit(_ABORT, "        if at is not None and gone_back:\n", "        if False:\n"),),
+        (f"{_PASSED}::test_a_source_that_lacks_the_barrier_of_the_stored_pass_stops_everything",),
+    ),
+    Variant(
+        "opened-whatever-it-holds",
+        "a target that was put back to an earlier moment is opened as it is",
+        (
+            Edit(
+                _FENCES_SQL,
+                """\
+                      where p.migration_id = migration and p.pass_number = pass
+                        and p.witness_pass = pass and p.witness_token = token
+                        and p.pass_rows = carried and p.pass_digest = digest
+                        and p.proven_rows + p.pass_rows = total);
+""",
+                "                      where p.migration_id = migration);\n",
+            ),
+        ),
+        (f"{_RESTORED}::test_a_target_that_went_back_is_opened_only_with_everything_in_it",),
+    ),
+    Variant(
+        "an-aborted-target-is-opened",
+        "a target whose rows an abort is deleting can be opened",
+        (
+            Edit(
+                _FENCES_SQL,
+                "        where f.fence_id = fence.fence_id and f.state = 'closed'\n",
+                "        where f.fence_id = fence.fence_id and f.state in ('closed', 'aborting')\n",
+            ),
+        ),
+        (f"{_OPENINGS}::test_only_a_closed_target_is_opened",),
+    ),
+    Variant(
+        "the-sequence-is-set-again",
+        "an opening takes back the positions that others have drawn meanwhile",
+        (
+            Edit(
+                _FENCES_SQL,
+                "    if coalesce(pg_sequence_last_value(sequence), 0) < last_carried then\n",
+                "    if last_carried > 0 then\n",
+            ),
+        ),
+        (f"{_OPENINGS}::test_a_sequence_that_is_ahead_is_left_alone",),
     ),
 )

@@ -21,6 +21,7 @@ from eventsource.migration.errors import (
     PreflightError,
     RoutingError,
     StoreGoneBackError,
+    StoreMismatchError,
     WritePausedError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, TenantRouting
@@ -53,6 +54,7 @@ __all__ = [
     "PreflightError",
     "RoutingError",
     "StoreGoneBackError",
+    "StoreMismatchError",
     "SubscriptionMigrator",
     "TenantMigrationState",
     "TenantRouting",

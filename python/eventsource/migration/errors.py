@@ -199,6 +199,21 @@ class StoreGoneBackError(MigrationError):
     code = "store_gone_back"
 
 
+class StoreMismatchError(MigrationError):
+    """A store's address leads to another place than where the migration began.
+
+    Nothing was changed; a process whose address is right may go on.
+    """
+
+    code = "store_mismatch"
+
+
+class RepairNeededError(MigrationError):
+    """The target lacks what was decided on: it stays closed until a driver has carried it again."""
+
+    code = "repair_needed"
+
+
 class TargetBusyError(MigrationError):
     """Another migration is loading the target table; the driver waits for its bulk copy."""
 

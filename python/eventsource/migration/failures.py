@@ -22,6 +22,7 @@ from eventsource.migration.errors import (
     MissingRowError,
     PreflightError,
     StoreGoneBackError,
+    StoreMismatchError,
     TargetBusyError,
 )
 from eventsource.migration.models import WAITING, Migration
@@ -104,7 +105,7 @@ def reason_of(error: BaseException) -> str:
 
 #: What a store is, and not what the data are: the migration waits with it, and goes on when the
 #: store is what it was, or somebody has decided.
-WAITING_FOR_SOMEBODY = (StoreGoneBackError,)
+WAITING_FOR_SOMEBODY = (StoreGoneBackError, StoreMismatchError)
 
 
 def recorded(migration: Migration) -> MigrationError | None:

@@ -46,7 +46,7 @@ async def test_a_fresh_table_has_what_the_protocol_needs(pool: Pool) -> None:
     objects = {row[1] for row in await catalogue(pool)}
     assert objects >= {
         "eventsource_fences",
-        "eventsource_barrier",
+        "eventsource_witnesses",
         "eventsource_copy_progress",
         "eventsource_announce",
         "events_tenant_id_global_position_idx",

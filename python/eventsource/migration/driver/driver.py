@@ -26,7 +26,7 @@ from eventsource.migration.connections.driver_connections import DriverConnectio
 from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease
 from eventsource.migration.driver.stages import Doing, Stages, Verify
-from eventsource.migration.errors import LeaseLostError, MigrationError
+from eventsource.migration.errors import LeaseLostError, MigrationError, StoreMismatchError
 from eventsource.migration.failures import (
     PASSING,
     WAITING_FOR_SOMEBODY,
@@ -36,6 +36,7 @@ from eventsource.migration.failures import (
 )
 from eventsource.migration.models import WAITING
 from eventsource.migration.states import MigrationState, may_follow
+from eventsource.migration.tables import identities
 
 if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
@@ -112,7 +113,9 @@ class Driver:
                     backoff, self.waits_since = FIRST_BACKOFF, None
                 if isinstance(error, WAITING_FOR_SOMEBODY):
                     await self._report(error)
-                    await self._answer(error)
+                    if not isinstance(error, StoreMismatchError):
+                        # What this process has for an address is no answer to anybody's request.
+                        await self._answer(error)
                 elif may_be_mended(error):
                     await self._report(error)
                 elif await self._fail(error):
@@ -134,6 +137,9 @@ class Driver:
         endpoints = await self.find_endpoints()
         connections = await DriverConnections.open(endpoints, self.migration_id)
         try:
+            await identities.check(
+                await self.migrations.get(self.migration_id), connections.source, connections.target
+            )
             await self.lease.take_over(connections)
             heartbeat = await Heartbeat.start(
                 connections.heartbeat, self.migration_id, self.lease.owner

@@ -8,8 +8,15 @@ from eventsource import failpoints
 from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import decision
-from eventsource.migration.tables import deferred_indexes, fences, guard, progress, snapshots
+from eventsource.migration.steps import decision, rescue
+from eventsource.migration.tables import (
+    deferred_indexes,
+    fences,
+    guard,
+    progress,
+    snapshots,
+    witnesses,
+)
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -27,7 +34,8 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     Every step may be repeated: an abort that dies is taken up by the next driver. The target comes
     first: an open one is a witness of a decision that the source has forgotten, and one that is
     being aborted is opened by nobody. Then the source's guard goes, under the lock, so that from
-    then on nothing can be decided; and only then is anything deleted.
+    then on nothing can be decided; and only then is anything deleted. What only the target has,
+    because the source has lost it, is kept.
 
     Raises:
         StoreGoneBackError: a decision was made; nothing was changed.
@@ -36,8 +44,11 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     if await decision.find(connections.fence, migration) is not None:
         return await _come_too_late(connections, migration)
     await failpoints.reach("abort.decided")
+    gone_back = False
     at = await progress.claim(target, migration.id, owner)
     await failpoints.reach("abort.claimed.committed")
+    if at is not None:
+        gone_back = await _has_gone_back(connections.source, at)
     closed = await fences.begin_abort(target, migration.tenant_id, migration.id)
     await failpoints.reach("abort.begun.committed")
     if closed is None and at is not None:
@@ -46,6 +57,8 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
         return await _come_too_late(connections, migration)
     await failpoints.reach("abort.guard.committed")
     if closed is not None:
+        if at is not None and gone_back:
+            await _keep_lost(connections, at)
         await progress.spoil(target, migration.id)
         await _undo_load(connections, migration, closed)
         await progress.delete_copied(target, migration)
@@ -60,7 +73,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     await failpoints.reach("abort.mapping.committed")
     await progress.remove(target, migration.id)
     await failpoints.reach("abort.progress.committed")
-    await snapshots.remove_barrier(connections.source, migration.id)
+    await witnesses.forget(connections.source, migration.id)
     await failpoints.reach("abort.barrier.committed")
     await connections.migrations.transition(
         migration,
@@ -71,6 +84,25 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     )
     await failpoints.reach("abort.state.committed")
     return True
+
+
+async def _has_gone_back(source: AnyTable, at: CopyProgress) -> bool:
+    """Whether the source may lack what the target holds."""
+    try:
+        await witnesses.stand_again(source, at.migration_id, at.witness, at.source_system)
+    except StoreGoneBackError:
+        return True
+    now = await snapshots.source_of(source.connection)
+    return at.source_started not in (None, now.started)
+
+
+async def _keep_lost(connections: DriverConnections, at: CopyProgress) -> None:
+    kept = await rescue.keep_lost(connections.source, connections.target, at)
+    await failpoints.reach("abort.rescued.committed")
+    if kept:
+        await connections.migrations.audit(
+            at.migration_id, "events_rescued", {"events": kept, "table": rescue.RESCUED}
+        )
 
 
 async def _come_too_late(connections: DriverConnections, migration: Migration) -> bool:

@@ -10,6 +10,7 @@ from eventsource.connections import Executor
 from eventsource.migration.errors import MigrationError, StoreGoneBackError
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.repositories import hidden_rows
+from eventsource.migration.tables.proofs import Proof, proof_of
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -47,6 +48,22 @@ class Fence:
     source_head: int | None
     position_offset: int
     patience_ms: int
+    decided_pass: int | None
+    decided_token: UUID | None
+    decided_rows: int | None
+    decided_digest: bytes | None
+    decided_total: int | None
+
+    @property
+    def proof(self) -> Proof | None:
+        """What the target must hold; None before the decision, or with one of an older version."""
+        return proof_of(
+            self.decided_pass,
+            self.decided_token,
+            self.decided_rows,
+            self.decided_digest,
+            self.decided_total,
+        )
 
 
 async def read(table: AnyTable, tenant_id: UUID) -> Fence | None:
@@ -57,7 +74,8 @@ async def read(table: AnyTable, tenant_id: UUID) -> Fence | None:
     """
     row = await table.connection.fetchrow(
         "select fence_id, role, state, generation, migration_id, store_id, moved_to, source_head,"
-        f" position_offset, patience_ms from {table.fences}"
+        f" position_offset, patience_ms, decided_pass, decided_token, decided_rows, decided_digest,"
+        f" decided_total from {table.fences}"
         " where table_name = $1 and tenant_id = $2",
         table.address.table, tenant_id,
     )  # fmt: skip
@@ -112,6 +130,8 @@ async def raise_fence(
         " migration_id = excluded.migration_id, store_id = excluded.store_id,"
         " moved_to = case excluded.role when 'target' then f.moved_to end,"
         " source_head = null, position_offset = 0, updated_at = now(),"
+        " decided_pass = null, decided_token = null, decided_rows = null, decided_digest = null,"
+        " decided_total = null,"
         " patience_ms = excluded.patience_ms"
         " where f.migration_id <> excluded.migration_id and f.state = $8"
         " and f.role is distinct from excluded.role",
@@ -178,6 +198,16 @@ async def refuse_unless_closed(target: AnyTable, tenant_id: UUID, migration_id: 
         )
 
 
+async def is_open(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> bool:
+    """Whether a target was opened by this migration."""
+    fence = await read(target, tenant_id)
+    return (
+        fence is not None
+        and fence.migration_id == migration_id
+        and (fence.role, fence.state) == ("target", "open")
+    )
+
+
 async def end_abort(target: AnyTable, migration: Migration) -> None:
     """Close a target again whose abort came too late: the source's fence has decided."""
     await target.connection.execute(
@@ -186,6 +216,26 @@ async def end_abort(target: AnyTable, migration: Migration) -> None:
         " and state = 'aborting'",
         target.address.table, migration.tenant_id, migration.id, migration.generation,
     )  # fmt: skip
+
+
+async def replace_proof(
+    source: AnyTable, fence: Fence, generation: int, proof: Proof, offset: int
+) -> None:
+    """Inside a transaction that holds the lock: name what a repaired target holds.
+
+    Raises:
+        MigrationError: the fence is not the one that decided.
+    """
+    changed = await source.connection.fetchval(
+        f"update {source.fences} set decided_pass = $4, decided_token = $5, decided_rows = $6,"
+        " decided_digest = $7, decided_total = $8, position_offset = $9, updated_at = now()"
+        " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'moved'"
+        " and role = 'source' returning fence_id",
+        fence.fence_id, fence.migration_id, generation, proof.last_pass, proof.token, proof.rows,
+        proof.digest, proof.total, offset,
+    )  # fmt: skip
+    if changed is None:
+        raise MigrationError("the fence that has decided was changed meanwhile; nothing is opened")
 
 
 async def lock_exclusively(connection: Executor, fence: Fence) -> None:

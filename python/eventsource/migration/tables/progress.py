@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -15,6 +16,8 @@ from eventsource.migration.connections import session_marks, timeouts
 from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.tables import fences
+from eventsource.migration.tables.snapshots import Source
+from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -35,7 +38,7 @@ _COLUMNS = (
     " pass_number, previous_snapshot, snapshot, staged, last_transaction_id::text::bigint as"
     " last_transaction_id, last_position, pass_rows, pass_digest, rows_copied, proven_snapshot,"
     " proven_rows, sealed_snapshot, sealed_position, sealed_xid::text as sealed_xid,"
-    " columns, shape"
+    " columns, shape, witness_pass, witness_token, source_started"
 )
 
 
@@ -72,6 +75,16 @@ class CopyProgress:
     sealed_xid: str | None
     columns: list[str] | None
     shape: str | None
+    witness_pass: int | None
+    witness_token: UUID | None
+    source_started: datetime | None
+
+    @property
+    def witness(self) -> Witness | None:
+        """The barrier that the stored pass has passed."""
+        if self.witness_pass is None or self.witness_token is None:
+            return None
+        return Witness(self.witness_pass, self.witness_token)
 
     @property
     def pass_is_open(self) -> bool:
@@ -212,8 +225,11 @@ async def begin_pass(
     *,
     owner: UUID,
     snapshot: str | None,
+    witness: Witness,
 ) -> CopyProgress:
     """Store the next pass (its snapshot first of all) before its first row is read.
+
+    Its barrier has been passed.
 
     Raises:
         LeaseLostError: another owner has begun a pass.
@@ -222,13 +238,14 @@ async def begin_pass(
     row = await target.connection.fetchrow(
         f"update {target.progress} set pass_number = $4, previous_snapshot = proven_snapshot,"
         " snapshot = $5, staged = $6, last_transaction_id = null, last_position = 0,"
-        " pass_rows = 0, pass_bytes = 0, pass_inserted = 0, pass_digest = $7, updated_at = now()"
+        " pass_rows = 0, pass_bytes = 0, pass_inserted = 0, pass_digest = $7,"
+        " witness_pass = $4, witness_token = $8, updated_at = now()"
         " where migration_id = $1 and owner = $2 and pass_number = $3"
         f" and exists (select from {target.fences} f where f.migration_id = $1"
         " and f.role = 'target' and f.state = 'closed')"
         f" returning {_COLUMNS}",
-        before.migration_id, owner, before.pass_number, before.pass_number + 1, snapshot,
-        before.proven_snapshot is not None, ZERO_DIGEST,
+        before.migration_id, owner, before.pass_number, witness.pass_number, snapshot,
+        before.proven_snapshot is not None, ZERO_DIGEST, witness.token,
     )  # fmt: skip
     if row is None:
         await fences.refuse_unless_closed(target, before.tenant_id, before.migration_id)
@@ -257,6 +274,15 @@ async def complete_pass(target: AnyTable, current: CopyProgress, owner: UUID) ->
     if row is None:
         raise LeaseLostError(f"another driver carries migration {current.migration_id} on")
     return CopyProgress(**dict(row))
+
+
+async def record_source(target: AnyTable, at: CopyProgress, now: Source) -> None:
+    """The source was started again, and nothing that is here was lost by it."""
+    await target.connection.execute(
+        f"update {target.progress} set source_system = $3, source_started = $4"
+        " where migration_id = $1 and owner = $2",
+        at.migration_id, at.owner, now.system, now.started,
+    )  # fmt: skip
 
 
 async def spoil(target: AnyTable, migration_id: UUID) -> None:
