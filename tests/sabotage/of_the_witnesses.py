@@ -15,6 +15,11 @@ _PASSED = "tests/integration/passes/test_passes.py"
 _OPENINGS = "tests/integration/cutover/test_openings.py"
 _UNASKED = "        (lambda *_: None)(connections"
 _UNASKED_SELF = "        (lambda *_: None)(\n            self.conn"
+_VERIFIER = "python/eventsource/migration/consistency/verifier.py"
+_ARRIVAL = "python/eventsource/migration/routing/arrival.py"
+_IDENTITIES = "python/eventsource/migration/tables/identities.py"
+_LATE = "tests/integration/consistency/test_late_events.py"
+_PLACES = "tests/integration/driver/test_places.py"
 _RESTORED = "tests/acceptance/test_restored_servers.py"
 
 VARIANTS = (
@@ -140,6 +145,24 @@ VARIANTS = (
             ),
         ),
         (f"{_RESTORED}::test_a_target_that_went_back_is_opened_only_with_everything_in_it",),
+    ),
+    Variant(
+        "a-store-is-its-name",
+        "a process whose address leads elsewhere carries a migration on there",
+        (Edit(_IDENTITIES, "        if here != recorded:\n", "        if False:\n"),),
+        (f"{_PLACES}::test_a_process_with_another_target_changes_nothing",),
+    ),
+    Variant(
+        "a-router-follows-anywhere",
+        "a router appends at whatever database the name of the target leads to",
+        (Edit(_ARRIVAL, "            route.generation > 0\n", "            False\n"),),
+        (f"{_PLACES}::test_a_router_does_not_follow_a_tenant_to_another_place",),
+    ),
+    Variant(
+        "a-comparison-ends-at-the-fence",
+        "events that got past the guard after the move are seen by no comparison",
+        (Edit(_VERIFIER, "        if head is None:\n", "        if True:\n"),),
+        (f"{_LATE}::test_an_event_that_got_past_the_guard_is_a_violation_at_every_level",),
     ),
     Variant(
         "an-aborted-target-is-opened",
