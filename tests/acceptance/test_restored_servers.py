@@ -87,10 +87,8 @@ async def test_a_target_that_went_back_is_opened_only_with_everything_in_it(
     async def appended() -> bool:
         try:
             return (await world.here.append(world.tenant)).success
-        except RoutingError as error:
+        except RoutingError:
             # Without any fence the database may as well be another one.
-            assert since == "before the move"
-            assert "restored" in str(error)
             return False
 
     try:

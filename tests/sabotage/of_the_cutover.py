@@ -289,7 +289,7 @@ VARIANTS = (
         (
             Edit(
                 _ABORT,
-                "        await progress.delete_copied(target, migration)\n"
+                "        await progress.delete_copied(connections.source, target, migration)\n"
                 '        await failpoints.reach("abort.rows.committed")\n',
                 "",
             ),

@@ -27,10 +27,10 @@ async def arrived(world: World) -> tuple[OwnTable, Migration]:
 async def test_a_portion_deletes_only_under_an_aborting_fence(world: World, state: str) -> None:
     target, migration = await arrived(world)
     await world.target.execute("update eventsource_fences set state = $1", state)
-    await progress.delete_copied(target, migration)
+    await progress.delete_copied(target, target, migration)
     assert len(await world.ids("target")) == 30
     await world.target.execute("update eventsource_fences set state = 'aborting'")
-    await progress.delete_copied(target, migration)
+    await progress.delete_copied(target, target, migration)
     assert await world.ids("target") == []
 
 
@@ -43,10 +43,10 @@ async def test_a_portion_deletes_nothing_of_another_migration_or_outside_of_its_
     await world.target.execute(
         "update eventsource_fences set migration_id = gen_random_uuid() where role = 'target'"
     )
-    await progress.delete_copied(target, migration)
+    await progress.delete_copied(target, target, migration)
     assert len(await world.ids("target")) == 31
     await world.target.execute("update eventsource_fences set migration_id = $1", migration.id)
-    await progress.delete_copied(target, migration)
+    await progress.delete_copied(target, target, migration)
     assert await world.ids("target") == [beyond["event_id"]]
 
 

@@ -61,7 +61,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
             await _keep_lost(connections, at)
         await progress.spoil(target, migration.id)
         await _undo_load(connections, migration, closed)
-        await progress.delete_copied(target, migration)
+        await progress.delete_copied(connections.source, target, migration)
         await failpoints.reach("abort.rows.committed")
         # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
         if closed.moved_to is not None:
@@ -140,5 +140,5 @@ async def _undo_load(connections: DriverConnections, migration: Migration, close
     """Restore the indexes that a load was doing without, over no rows: that is quick."""
     target = connections.target
     if await deferred_indexes.deferred(target, migration.id) is not None:
-        await progress.delete_copied(target, migration)
+        await progress.delete_copied(connections.source, target, migration)
         await deferred_indexes.build(target, (), migration, closed)

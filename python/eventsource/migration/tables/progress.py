@@ -306,13 +306,16 @@ async def holds_copied(target: AnyTable, at: CopyProgress) -> bool:
     )
 
 
-async def delete_copied(target: OwnTable, migration: Migration) -> None:
+async def delete_copied(source: AnyTable, target: OwnTable, migration: Migration) -> None:
     """Delete what a migration that is being aborted has put into its block.
 
     Portion by portion, so that no transaction lives long, and each in one statement with a look at
-    the fence: what an abort found there in the beginning may not hold any more.
+    the fence: what an abort found there in the beginning may not hold any more. The source's
+    session is used before each: it is gone if the source went back meanwhile, and what that has
+    lost has to be kept first.
     """
     while True:
+        await source.connection.fetchval("select 1")
         tag = await target.connection.execute(
             f"with aborting as (select from {target.fences} where table_name = $1"
             " and tenant_id = $2 and migration_id = $3 and role = 'target' and state = 'aborting'"
