@@ -15,6 +15,7 @@ pub mod protocol;
 pub mod restores;
 pub mod rules;
 pub mod state;
+pub mod volumes;
 pub mod writer;
 
 pub use protocol::{Protocol, Step};
