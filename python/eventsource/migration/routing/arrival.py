@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from eventsource.migration.errors import RoutingError
+from eventsource.migration.errors import MigrationError, RoutingError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.tables import fences
 
@@ -49,8 +49,8 @@ class Arrivals:
         """
         try:
             fence = await fences.read(await of_store(store), route.tenant_id)
-        except asyncpg.InsufficientPrivilegeError:
-            fence = None  # a role that may not look is not kept from appending
+        except (asyncpg.InsufficientPrivilegeError, MigrationError):
+            fence = None  # a role that may not look, or not see, is not kept from appending
         except asyncpg.UndefinedTableError:
             raise _another_store(route) from None
         else:
