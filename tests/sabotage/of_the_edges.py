@@ -17,7 +17,7 @@ VARIANTS = (
         (
             Edit(
                 _ROUTER,
-                "        return self.store((await self._routes.get(tenant_id)).store_id)\n",
+                "        return (await self._route_and_store(tenant_id))[1]\n",
                 "        return self.default_store\n",
             ),
         ),

@@ -223,8 +223,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/steps/abort.py",
-                "        await fences.refuse_mirrors(target, closed)\n",
-                "",
+                "fences.begin_abort(target,",
+                "fences.refuse_open(target,",
             ),
         ),
         (

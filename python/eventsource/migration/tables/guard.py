@@ -219,7 +219,7 @@ async def drop_arrived(table: OwnTable) -> None:
 
 
 async def remove(table: OwnTable, fence: Fence) -> bool:
-    """Drop triggers and row in one transaction, unless the tenant has moved (then False).
+    """Drop triggers and row in one transaction, unless the row says another state (then False).
 
     The exclusive lock is held: a cutover that is deciding is waited for, and none can decide
     afterwards, because the row it would change is gone.
@@ -240,7 +240,8 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
             f"select state from {table.fences} where fence_id = $1 and migration_id = $2",
             fence.fence_id, fence.migration_id,
         )  # fmt: skip
-        removed = state != "moved"
+        # Gone, or as it was when this began: neither decided on nor opened since.
+        removed = state in (None, fence.state)
         if not removed:
             return
         await drop_triggers(table, fence)
