@@ -11,7 +11,7 @@ import time
 
 import asyncpg
 
-from eventsource.connections import redact
+from eventsource.connections import brief
 from eventsource.sqlstates import ENDED_BY_THE_SERVER, PASSING_CLASSES
 
 _log = logging.getLogger("eventsource.subscriptions")
@@ -109,8 +109,9 @@ class Outage:
             raise error
         if self._began is None:
             self._began = time.monotonic()
-            reason = redact(" ".join(str(error).split())) or type(error).__name__
-            _log.warning("%s waits for its database and tries again: %s", self._reader, reason)
+            _log.warning(
+                "%s waits for its database and tries again: %s", self._reader, brief(error)
+            )
         wait, self._backoff = self._backoff, min(self._backoff * 2, LONGEST_BACKOFF)
         await pause(wait * random.uniform(0.5, 1), stop)
 
