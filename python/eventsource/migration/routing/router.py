@@ -7,7 +7,8 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -301,11 +302,39 @@ class TenantStoreRouter:
             yield event
 
     async def read_all(
-        self, from_position: int = 0, *, tenant_id: UUID | None = None, limit: int | None = None
+        self,
+        from_position: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+        limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncIterator[StoredEvent]:
         """A tenant's feed from where it lives; without a tenant the default store's own feed."""
         home = self.default_store if tenant_id is None else await self._home(tenant_id)
-        async for event in home.read_all(from_position, tenant_id=tenant_id, limit=limit):
+        async for event in home.read_all(
+            from_position, tenant_id=tenant_id, limit=limit, event_types=event_types,
+            since=since, until=until,
+        ):  # fmt: skip
+            yield event
+
+    async def read_backwards(
+        self,
+        before_position: int | None = None,
+        *,
+        tenant_id: UUID | None = None,
+        limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """A tenant's newest events first; without a tenant those of the default store."""
+        home = self.default_store if tenant_id is None else await self._home(tenant_id)
+        async for event in home.read_backwards(
+            before_position, tenant_id=tenant_id, limit=limit, event_types=event_types,
+            since=since, until=until,
+        ):  # fmt: skip
             yield event
 
     async def get_stream_version(
