@@ -22,7 +22,7 @@ from eventsource.migration.errors import (
     RoutingError,
     WritePausedError,
 )
-from eventsource.migration.models import Migration, MigrationConfig, TenantRouting
+from eventsource.migration.models import Migration, MigrationConfig, StoredTenant, TenantRouting
 from eventsource.migration.repositories.schema import create_schema
 from eventsource.migration.routing.mirror import DualWriteInterceptor
 from eventsource.migration.routing.router import TenantStoreRouter
@@ -51,6 +51,7 @@ __all__ = [
     "PositionMappingError",
     "PreflightError",
     "RoutingError",
+    "StoredTenant",
     "SubscriptionMigrator",
     "TenantMigrationState",
     "TenantRouting",

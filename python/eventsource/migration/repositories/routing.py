@@ -66,6 +66,11 @@ class PostgreSQLRoutingRepository:
             raise RoutingError(problem)
         return found
 
+    async def get_all(self) -> list[TenantRouting]:
+        """Every route there is, by tenant."""
+        rows = await self.pool.fetch(f"{_SQL['select']} order by tenant_id")
+        return [TenantRouting.from_row(row) for row in rows]
+
     async def set_routing(self, tenant_id: UUID, store_id: str) -> TenantRouting:
         """Say where a tenant lives that has no events yet or is known to live there.
 
