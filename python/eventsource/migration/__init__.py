@@ -26,6 +26,7 @@ from eventsource.migration.models import Migration, MigrationConfig, StoredTenan
 from eventsource.migration.repositories.schema import create_schema
 from eventsource.migration.routing.mirror import DualWriteInterceptor
 from eventsource.migration.routing.router import TenantStoreRouter
+from eventsource.migration.routing.transactions import TenantTransaction
 from eventsource.migration.states import MigrationState, TenantMigrationState
 from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
@@ -56,6 +57,7 @@ __all__ = [
     "TenantMigrationState",
     "TenantRouting",
     "TenantStoreRouter",
+    "TenantTransaction",
     "VerificationLevel",
     "VerificationReport",
     "WritePausedError",

@@ -7,9 +7,14 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import asyncpg
@@ -20,11 +25,18 @@ from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
 from eventsource.migration.routing.pauses import PausedTenants
+from eventsource.migration.routing.reads import RoutedReads
 from eventsource.migration.routing.route_cache import RouteCache
+from eventsource.migration.routing.transactions import (
+    Appended,
+    Result,
+    TenantTransaction,
+    attempt,
+)
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.steps import decision
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
-from eventsource.stores.interface import AppendResult, EventStore, EventStream, StoredEvent
+from eventsource.stores.interface import AppendResult, EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
@@ -37,10 +49,12 @@ OPENING_PATIENCE = 30.0
 #: After this long a router finishes the flip itself: its driver may be dead (seconds).
 FINISH_AFTER = 0.5
 
+Isolation = Literal["read_committed", "repeatable_read", "serializable"]
+
 _MIRRORED = (TenantMigrationState.DUAL_WRITE, TenantMigrationState.CUTOVER_PAUSED)
 
 
-class TenantStoreRouter:
+class TenantStoreRouter(RoutedReads):
     """Routes every call to the store that holds the tenant; is itself an event store.
 
     Appends are routed by the tenant of their events. Reads take ``tenant_id``; without it the
@@ -148,13 +162,65 @@ class TenantStoreRouter:
             except asyncpg.PostgresError as error:
                 await self._follow(error, route, began)
                 continue
-            if route.migration_state in _MIRRORED:
-                interceptor = self._dual_write_interceptors.get(tenant_id)
-                if interceptor is not None:
-                    interceptor.mirror(
-                        aggregate_id, aggregate_type, result.new_version, len(events)
-                    )
+            self._mirror(
+                route, Appended(aggregate_id, aggregate_type, result.new_version, len(events))
+            )
             return result
+
+    async def transaction(
+        self,
+        tenant_id: UUID,
+        work: Callable[[TenantTransaction], Awaitable[Result]],
+        *,
+        isolation: Isolation | None = None,
+    ) -> Result:
+        """Run ``work`` in one transaction at the tenant's home; what it returns.
+
+        Events, outbox and read models that live in the tenant's store are committed together or
+        not at all. When the tenant has moved meanwhile, everything is rolled back and ``work`` runs
+        again at the new home, as it does after a serialization failure: so it may run several
+        times, and what it does outside of the transaction is repeated. The tables it writes to have
+        to be in every store.
+
+        Args:
+            work: an async function of a ``TenantTransaction``. What it raises rolls back.
+            isolation: asyncpg's name of the isolation level; None is the server's default.
+
+        Raises:
+            WritePausedError: a cutover held the tenant longer than the guard allows.
+            RoutingError: the tenant's store is not known here, or has no transactions.
+        """
+        began = time.monotonic()
+        while True:
+            route = await self._routes.get(tenant_id)
+            store = self.store(route.store_id)
+            if not isinstance(store, PostgreSQLEventStore):
+                raise RoutingError(
+                    f"store {route.store_id!r} is of type {type(store).__name__}, which has no"
+                    " transactions; make it a PostgreSQLEventStore"
+                )
+            made = TenantTransaction(tenant_id, route.store_id, store)
+            try:
+                async with self._paused.turn(route, store) as waited:
+                    if waited and await self._routes.get(tenant_id) != route:
+                        continue
+                    result, appended = await attempt(made, work, isolation)
+            except asyncpg.PostgresError as error:
+                again = (MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE)
+                if error.sqlstate not in again and error is not made._refusal:
+                    raise
+                await self._follow(error, route, began)
+                continue
+            for append in appended:
+                self._mirror(route, append)
+            return result
+
+    def _mirror(self, route: TenantRouting, append: Appended) -> None:
+        interceptor = self._dual_write_interceptors.get(route.tenant_id)
+        if route.migration_state in _MIRRORED and interceptor is not None:
+            interceptor.mirror(
+                append.aggregate_id, append.aggregate_type, append.last_version, append.events
+            )
 
     async def _follow(
         self, error: asyncpg.PostgresError, route: TenantRouting, began: float
@@ -254,109 +320,3 @@ class TenantStoreRouter:
 
     async def _home(self, tenant_id: UUID) -> EventStore:
         return self.store((await self._routes.get(tenant_id)).store_id)
-
-    async def _home_of_stream(
-        self, aggregate_id: UUID, aggregate_type: str | None, tenant_id: UUID | None
-    ) -> EventStore:
-        """The store that holds the stream, found by its tenant.
-
-        A stream that is in no store belongs to the default one.
-        """
-        if tenant_id is not None:
-            return await self._home(tenant_id)
-        others = [store for store in self.stores.values() if store is not self.default_store]
-        for store in (self.default_store, *others):
-            async for event in store.read_stream(aggregate_id, aggregate_type):
-                return store if event.tenant_id is None else await self._home(event.tenant_id)
-        return self.default_store
-
-    async def get_events(
-        self,
-        aggregate_id: UUID,
-        aggregate_type: str | None = None,
-        from_version: int = 0,
-        *,
-        tenant_id: UUID | None = None,
-    ) -> EventStream:
-        """The stream's events from where its tenant lives."""
-        if tenant_id is None:
-            # One read suffices where the tenant has not moved, which is the usual case.
-            stream = await self.default_store.get_events(aggregate_id, aggregate_type, from_version)
-            tenant = stream.events[0].tenant_id if stream.events else None
-            if tenant is not None and await self._home(tenant) is self.default_store:
-                return stream
-        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-        return await home.get_events(aggregate_id, aggregate_type, from_version)
-
-    async def read_stream(
-        self,
-        aggregate_id: UUID,
-        aggregate_type: str | None = None,
-        from_version: int = 0,
-        *,
-        tenant_id: UUID | None = None,
-    ) -> AsyncIterator[StoredEvent]:
-        """The stream's stored events from where its tenant lives."""
-        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-        async for event in home.read_stream(aggregate_id, aggregate_type, from_version):
-            yield event
-
-    async def read_all(
-        self,
-        from_position: int = 0,
-        *,
-        tenant_id: UUID | None = None,
-        limit: int | None = None,
-        event_types: Collection[str] | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> AsyncIterator[StoredEvent]:
-        """A tenant's feed from where it lives; without a tenant the default store's own feed."""
-        home = self.default_store if tenant_id is None else await self._home(tenant_id)
-        async for event in home.read_all(
-            from_position, tenant_id=tenant_id, limit=limit, event_types=event_types,
-            since=since, until=until,
-        ):  # fmt: skip
-            yield event
-
-    async def read_backwards(
-        self,
-        before_position: int | None = None,
-        *,
-        tenant_id: UUID | None = None,
-        limit: int | None = None,
-        event_types: Collection[str] | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> AsyncIterator[StoredEvent]:
-        """A tenant's newest events first; without a tenant those of the default store."""
-        home = self.default_store if tenant_id is None else await self._home(tenant_id)
-        async for event in home.read_backwards(
-            before_position, tenant_id=tenant_id, limit=limit, event_types=event_types,
-            since=since, until=until,
-        ):  # fmt: skip
-            yield event
-
-    async def get_stream_version(
-        self,
-        aggregate_id: UUID,
-        aggregate_type: str | None = None,
-        *,
-        tenant_id: UUID | None = None,
-    ) -> int:
-        """The stream's version where its tenant lives; 0 when there is none."""
-        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-        return await home.get_stream_version(aggregate_id, aggregate_type)
-
-    async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:
-        """Whether the event is where its tenant lives, or anywhere when no tenant is given."""
-        if tenant_id is not None:
-            return await (await self._home(tenant_id)).event_exists(event_id)
-        for store in self.stores.values():
-            if await store.event_exists(event_id):
-                return True
-        return False
-
-    async def get_global_position(self) -> int:
-        """The default store's head; positions of different stores do not compare."""
-        return await self.default_store.get_global_position()
