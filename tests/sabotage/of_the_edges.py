@@ -9,6 +9,7 @@ _ROUTER = "python/eventsource/migration/routing/router.py"
 _ROUTES = "python/eventsource/migration/routing/route_cache.py"
 _TRANSACTIONS = "python/eventsource/migration/routing/transactions.py"
 _IN_TRANSACTIONS = "tests/integration/routing/test_transactions.py"
+_FOLLOWING = "tests/integration/subscriptions/test_following.py"
 _CONTRACT = "tests/integration/stores/test_contract.py"
 _ROUTING = "tests/integration/routing/test_router.py"
 
@@ -88,6 +89,32 @@ VARIANTS = (
             "tests/integration/subscriptions/test_outages.py::"
             "test_run_goes_on_after_restarts_with_one_warning_and_one_line_each",
         ),
+    ),
+    Variant(
+        "arriving-tenant-read-with-the-feed",
+        "a tenant that has moved is read with the feed, which has passed what was carried",
+        (
+            Edit(
+                "python/eventsource/migration/routing/places.py",
+                "        self.joining[home].add(tenant_id)\n",
+                "        self.joining[home].discard(tenant_id)\n",
+            ),
+        ),
+        (f"{_FOLLOWING}::test_it_follows_there_and_back_under_writers",),
+    ),
+    Variant(
+        "position-of-another-store",
+        "a subscription goes on in the next store at the position that it had in the one before",
+        (
+            Edit(
+                "python/eventsource/migration/routing/places.py",
+                "                found[target] = max(found.get(target, 0), carried)\n",
+                "                found[target] = max(carried, found[migration.source_store_id]) - (\n"
+                "                    migration.position_offset or 0\n"
+                "                )\n",
+            ),
+        ),
+        (f"{_FOLLOWING}::test_moves_that_it_did_not_see_are_followed_from_its_checkpoints",),
     ),
     Variant(
         "retry-is-a-conflict",

@@ -24,6 +24,7 @@ from eventsource.migration.errors import (
 )
 from eventsource.migration.models import Migration, MigrationConfig, StoredTenant, TenantRouting
 from eventsource.migration.repositories.schema import create_schema
+from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor
 from eventsource.migration.routing.router import TenantStoreRouter
 from eventsource.migration.routing.transactions import TenantTransaction
@@ -57,6 +58,7 @@ __all__ = [
     "TenantMigrationState",
     "TenantRouting",
     "TenantStoreRouter",
+    "TenantSubscription",
     "TenantTransaction",
     "VerificationLevel",
     "VerificationReport",

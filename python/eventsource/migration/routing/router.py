@@ -10,12 +10,14 @@ import time
 from collections.abc import (
     Awaitable,
     Callable,
+    Collection,
     Coroutine,
     Mapping,
     Sequence,
 )
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
+from weakref import WeakSet
 
 import asyncpg
 
@@ -23,6 +25,7 @@ from eventsource.migration.errors import MigrationError, RoutingError, WritePaus
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
 from eventsource.migration.routing.pauses import PausedTenants
 from eventsource.migration.routing.reads import RoutedReads
@@ -36,12 +39,14 @@ from eventsource.migration.routing.transactions import (
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.steps import decision
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
-from eventsource.stores.interface import AppendResult, EventStore
+from eventsource.stores.interface import AppendResult, EventStore, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
     from eventsource.events import DomainEvent
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+    from eventsource.subscriptions.checkpoints import CheckpointRepository
+    from eventsource.subscriptions.delivery import OnError
 
 #: How long an append looks for a target that was decided on but is not open (seconds).
 OPENING_PATIENCE = 30.0
@@ -89,6 +94,7 @@ class TenantStoreRouter(RoutedReads):
         )
         self._dual_write_interceptors: dict[UUID, DualWriteInterceptor] = {}
         self._paused = PausedTenants()
+        self._subscriptions: WeakSet[TenantSubscription] = WeakSet()
         self._background: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> TenantStoreRouter:
@@ -215,7 +221,40 @@ class TenantStoreRouter(RoutedReads):
                 self._mirror(route, append)
             return result
 
+    def subscription(
+        self,
+        name: str,
+        checkpoints: CheckpointRepository,
+        handler: Callable[[StoredEvent], Awaitable[None]],
+        tenants: Collection[UUID] | None = None,
+        *,
+        batch_size: int = 500,
+        poll_interval: float = 0.5,
+        on_error: OnError | None = None,
+    ) -> TenantSubscription:
+        """A subscription over all stores that follows each tenant when it moves, and back.
+
+        Args:
+            name: names the subscription in its checkpoints.
+            checkpoints: where its checkpoints are kept, best beside the read models.
+            handler: awaited with one stored event at a time; with events of different stores at
+                the same time, with those of one tenant never.
+            tenants: only these; None is all of them, also those to come.
+            batch_size: events read at once and held in memory, per store.
+            poll_interval: seconds between two looks at a store that had nothing more. An append
+                of this router is found at once.
+            on_error: see ``Subscription``.
+        """
+        made = TenantSubscription(
+            name, self.stores, self.default_store_id, self._routing_repo, checkpoints, handler,
+            tenants, batch_size=batch_size, poll_interval=poll_interval, on_error=on_error,
+        )  # fmt: skip
+        self._subscriptions.add(made)
+        return made
+
     def _mirror(self, route: TenantRouting, append: Appended) -> None:
+        for subscription in self._subscriptions:
+            subscription.wake(route.store_id)
         interceptor = self._dual_write_interceptors.get(route.tenant_id)
         if route.migration_state in _MIRRORED and interceptor is not None:
             interceptor.mirror(
