@@ -109,9 +109,7 @@ VARIANTS = (
             Edit(
                 "python/eventsource/migration/routing/places.py",
                 "                found[target] = max(found.get(target, 0), carried)\n",
-                "                found[target] = max(carried, found[migration.source_store_id]) - (\n"
-                "                    migration.position_offset or 0\n"
-                "                )\n",
+                "                found[target] = max(found.get(target, 0), *found.values())\n",
             ),
         ),
         (f"{_FOLLOWING}::test_moves_that_it_did_not_see_are_followed_from_its_checkpoints",),
