@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -10,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource.identifiers import qualified
+from eventsource.migration.tables import fences
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
 from eventsource.stores.interface import AppendResult
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -113,7 +115,7 @@ async def attempt(
                     # The block went on without its events: what else it wrote must not stay.
                     raise made._refusal
                 if not made._appended:
-                    await _ask_the_guard(made)
+                    await _ask_the_fence(made)
         except Exception:
             if made._refusal is not None:
                 raise made._refusal from None
@@ -121,18 +123,44 @@ async def attempt(
     return result, made._appended
 
 
-async def _ask_the_guard(made: TenantTransaction) -> None:
-    """Have the guard say whether the tenant lives here, as it does for every append.
+async def _ask_the_fence(made: TenantTransaction) -> None:
+    """Refuse to commit where the tenant does not live any more, as the guard does for appends.
 
-    It holds the cutover off until the commit.
+    It holds the cutover off until the commit. A snapshot that is older than the lock would not show
+    a move, so at other levels than read committed the move may go unseen.
     """
     schema = await made.connection.fetchval(_FENCES, made.store.table)
     if schema is None:
         return
-    await made.connection.execute(
-        f"select {qualified(schema, 'eventsource_guard_check')}"
-        "(f.fence_id, f.patience_ms::text, 'INSERT')"
-        f" from {qualified(schema, 'eventsource_fences')} f"
-        " where f.table_name = $1 and f.tenant_id = $2",
-        made.store.table_name, made.tenant_id,
-    )  # fmt: skip
+    beside = qualified(schema, "eventsource_fences")
+    mine = "where table_name = $1 and tenant_id = $2"
+    key = made.store.table_name, made.tenant_id
+    fence = await made.connection.fetchrow(
+        "select fence_id, set_config('lock_timeout', patience_ms::text, true)"
+        f" from {beside} {mine}",
+        *key,
+    )
+    if fence is None:
+        return
+    try:
+        await made.connection.execute(
+            "select pg_advisory_xact_lock_shared($1, $2)", fences.LOCK_CLASS, fence["fence_id"]
+        )
+    except asyncpg.LockNotAvailableError as error:
+        made._refusal = error
+        raise
+    # A statement of its own: its snapshot is taken after the wait.
+    found = await made.connection.fetchrow(
+        f"select state, moved_to, generation from {beside} {mine}", *key
+    )
+    if found is None or found["state"] == "open":
+        return
+    refusal = asyncpg.PostgresError(f"tenant {made.tenant_id} does not live here")
+    # As the guard would have said it; the attributes of an error of asyncpg are read-only in name.
+    refusal.__dict__.update(
+        sqlstate=MOVED if found["state"] == "moved" else NOT_OPEN_YET,
+        detail=json.dumps(
+            {"target_store_id": found["moved_to"], "generation": found["generation"]}
+        ),
+    )
+    raise refusal
