@@ -141,8 +141,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/driver/driver.py",
-                "        await self.lease.try_to_release(self.migrations)\n\n    async def _fail",
-                "\n    async def _fail",
+                "        await self.lease.try_to_release(self.migrations)\n\n    async def _answer",
+                "\n    async def _answer",
             ),
         ),
         (f"{_ENVIRONMENT}::test_a_process_with_a_wrong_setting_lets_a_right_one_drive",),
