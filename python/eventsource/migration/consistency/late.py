@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eventsource.connections import transaction
 from eventsource.dataplane import Violation
 from eventsource.identifiers import quote_identifier
+from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,10 @@ async def _read(
     carried = ", ".join(
         f"{quote_identifier(name)}::text" for name in columns if name != "global_position"
     )
-    async with transaction(table.connection) as connection:
+    executor = table.connection
+    if isinstance(executor, Retried):
+        executor = executor.executor
+    async with transaction(executor) as connection:
         await connection.execute(_SETTINGS)
         found = await connection.fetch(
             "select global_position, event_id, aggregate_type, aggregate_id, version,"
