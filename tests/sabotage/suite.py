@@ -10,6 +10,7 @@ from tests.sabotage import (
     of_the_journal,
     of_the_passes,
     of_the_proof,
+    of_waiting,
 )
 
 VARIANTS = (
@@ -20,4 +21,5 @@ VARIANTS = (
     *of_the_edges.VARIANTS,
     *of_the_data_plane.VARIANTS,
     *of_the_proof.VARIANTS,
+    *of_waiting.VARIANTS,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.connections import redact
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
-from eventsource.migration.driver.lease import Lease
+from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.errors import ConsistencyError, RoutingError
 from eventsource.migration.failures import PASSING, may_pass
 from eventsource.migration.models import Migration
@@ -27,8 +29,13 @@ if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.routing.router import TenantStoreRouter
 
+_log = logging.getLogger(__name__)
+
 #: How often a waiting call reads the journal (seconds).
 POLL_SECONDS = 0.05
+
+#: How often a process looks at the migrations that it stands by for (seconds).
+STAND_BY_SECONDS = 0.5
 
 #: How long a waiting call puts up with a silent control database (seconds).
 OUTAGE_SECONDS = 30.0
@@ -48,9 +55,45 @@ class BackgroundDrivers:
         self._migrations = migrations
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
+        self._leases = LeasesSeen()
+        self._stands_by_for: set[UUID] = set()
+        self._standing_by: asyncio.Task[None] | None = None
 
     def start(self, migration: Migration) -> None:
         """Begin to drive a migration that this process does not drive yet."""
+        self.stand_by(migration.id)
+        self._begin(migration)
+
+    def stand_by(self, migration_id: UUID) -> None:
+        """From now on take the migration up whenever its lease runs out, until it is over.
+
+        The driver of today may be a process that died a moment ago, and nobody else may come.
+        """
+        self._stands_by_for.add(migration_id)
+        if self._standing_by is None or self._standing_by.done():
+            self._standing_by = asyncio.get_running_loop().create_task(
+                self._take_up_what_is_left(), name="eventsource-standing-by"
+            )
+
+    async def _take_up_what_is_left(self) -> None:
+        while self._stands_by_for:
+            await asyncio.sleep(STAND_BY_SECONDS)
+            try:
+                found = await self._migrations.get_many(list(self._stands_by_for))
+            except Exception as error:
+                if not may_pass(error):
+                    _log.warning("cannot look after migrations: %s", redact(str(error)))
+                continue
+            there = {migration.id for migration in found}
+            over = {each.id for each in found if each.state.is_final and not each.abort_requested}
+            # Also those whose row is gone: nothing is left to drive.
+            self._stands_by_for -= {each for each in self._stands_by_for if each not in there}
+            self._stands_by_for -= over
+            for migration in found:
+                if migration.id not in over and migration.state is not MigrationState.PAUSED:
+                    self.ensure(migration)
+
+    def _begin(self, migration: Migration) -> None:
         task = asyncio.get_running_loop().create_task(
             self._drive_one(migration), name=_driver_name(migration.id)
         )
@@ -86,6 +129,7 @@ class BackgroundDrivers:
             try:
                 for migration in await self._migrations.get_active():
                     if migration.state is not MigrationState.PAUSED and self.knows(migration):
+                        self.stand_by(migration.id)
                         self.ensure(migration)
             except Exception as error:
                 if once or not may_pass(error):
@@ -104,9 +148,13 @@ class BackgroundDrivers:
 
     async def close(self) -> None:
         """Stop driving; durable state stays, and any process may go on."""
-        for task in list(self._driving):
+        self._stands_by_for.clear()
+        stopping = [*self._driving]
+        if self._standing_by is not None:
+            stopping.append(self._standing_by)
+        for task in stopping:
             task.cancel()
-        for task in list(self._driving):
+        for task in stopping:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
 
@@ -114,18 +162,19 @@ class BackgroundDrivers:
         """Begin to drive a migration unless somebody does."""
         names = {task.get_name() for task in self._driving}
         if (
-            not migration.driver_alive
+            self._leases.is_over(migration)
             and self.knows(migration)
             and _driver_name(migration.id) not in names
         ):
-            self.start(migration)
+            self._begin(migration)
 
     async def _drive_one(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             # A pool that is closing, a control database that is away: the waiting call asks again.
             endpoints = await Endpoints.of(self._migrations, source, target)
-            lease = Lease(migration.id)
+            stale = migration.driver_expires_at if migration.driver_alive else None
+            lease = Lease(migration.id, stale=stale)
             await Driver(endpoints, self._migrations, self._verify, lease).run()
 
     async def _verify(self, migration: Migration) -> None:

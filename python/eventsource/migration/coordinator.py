@@ -150,7 +150,8 @@ class MigrationCoordinator:
         """Go on where it was paused; also takes up a migration whose driver is gone.
 
         Returns when it is being driven, by this process or, when this one does not know its stores,
-        by whichever one works.
+        by whichever one works. While this process lives it takes the migration up again whenever
+        the driver of that moment turns out to be dead.
 
         Raises:
             InvalidStateTransitionError: the migration is over.
@@ -164,6 +165,7 @@ class MigrationCoordinator:
                 migration, migration.paused_from, operator=operator
             )
             await failpoints.reach("resume.committed")
+        self._drivers.stand_by(migration_id)
         if not self._drivers.knows(migration):
             return migration
         return await self._drivers.wait(
@@ -241,6 +243,7 @@ class MigrationCoordinator:
             if current.state is _S.CUTOVER_PAUSED:
                 # One that failed was answered, and its driver died before it had asked the fence.
                 await self._drivers.wait(migration_id, lambda m: m.state is not _S.CUTOVER_PAUSED)
+        self._drivers.stand_by(migration_id)
         # If another process asks again before we read our answer, its request replaces it; we then
         # return the next answer.
         migration = await self._drivers.wait(

@@ -150,6 +150,7 @@ class Migration:
     driver_owner: UUID | None
     driver_name: str | None
     driver_alive: bool
+    driver_expires_at: datetime | None
     position_offset: int | None
     fence_position: int | None
     cutover_pause_ms: float | None

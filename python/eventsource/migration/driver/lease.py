@@ -10,13 +10,19 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
 from eventsource.migration.connections.driver_connections import DriverConnections
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +31,20 @@ class Lease:
 
     Attributes:
         owner: the token of the driver, compared wherever it writes.
+        stale: the expiry of a lease that this process saw unrenewed for its whole length.
     """
 
     migration_id: UUID
     owner: UUID = field(default_factory=uuid4)
+    stale: datetime | None = None
 
     async def acquire(self, migrations: PostgreSQLMigrationRepository) -> bool:
         """Become the driver, or stay it; False when another one is."""
         name = f"{socket.gethostname()}:{os.getpid()}"
         seconds = (await migrations.get(self.migration_id)).config.lease_seconds
-        taken = await migrations.acquire_lease(self.migration_id, self.owner, name, seconds)
+        taken = await migrations.acquire_lease(
+            self.migration_id, self.owner, name, seconds, self.stale
+        )
         await failpoints.reach("lease.committed")
         return taken
 
@@ -69,3 +79,28 @@ class Lease:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1):
                 await self.release(migrations)
+
+
+class LeasesSeen:
+    """Which leases are over, also by this process's own clock.
+
+    The control database's clock may jump: a lease that was written by a clock an hour ahead would
+    keep everybody away for an hour. So it is believed no longer than its length, counted from when
+    this process first saw it as it is; a driver that lives renews it three times in that time.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[UUID, tuple[datetime, float]] = {}
+
+    def is_over(self, migration: Migration) -> bool:
+        """Whether the migration may be taken up, as far as this process can know."""
+        expiry = migration.driver_expires_at
+        if expiry is None or not migration.driver_alive:
+            self._seen.pop(migration.id, None)
+            return True
+        now = time.monotonic()
+        known, since = self._seen.get(migration.id, (None, now))
+        if known != expiry:
+            self._seen[migration.id] = expiry, now
+            return False
+        return now - since > migration.config.lease_seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
@@ -24,6 +24,8 @@ from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follo
 from eventsource.named_sql import statements
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from eventsource.connections import Executor
 
 _SQL = statements("eventsource.migration.repositories.sql", "migrations.sql")
@@ -89,6 +91,10 @@ class PostgreSQLMigrationRepository:
     async def get_active(self) -> list[Migration]:
         """Every migration that is not in a final state, oldest first."""
         return await self._list("where state not in ('migrated', 'rolled_back', 'failed')")
+
+    async def get_many(self, migration_ids: Sequence[UUID]) -> list[Migration]:
+        """Those of the migrations that there are, oldest first."""
+        return await self._list("where id = any ($1::uuid[])", list(migration_ids))
 
     async def get_by_tenant(self, tenant_id: UUID) -> list[Migration]:
         """Every migration of the tenant, oldest first."""
@@ -162,10 +168,21 @@ class PostgreSQLMigrationRepository:
             await connection.fetch(_ROUTES["set_state"], tenant, migration_id, state)
 
     async def acquire_lease(
-        self, migration_id: UUID, owner: UUID, name: str, seconds: float
+        self,
+        migration_id: UUID,
+        owner: UUID,
+        name: str,
+        seconds: float,
+        stale: datetime | None = None,
     ) -> bool:
-        """Become the driver if there is no live one."""
-        row = await self.pool.fetchrow(_SQL["acquire_lease"], migration_id, owner, name, seconds)
+        """Become the driver if there is no live one.
+
+        Args:
+            stale: an expiry that was not renewed in time, whatever the server's clock says of it.
+        """
+        row = await self.pool.fetchrow(
+            _SQL["acquire_lease"], migration_id, owner, name, seconds, stale
+        )
         return row is not None
 
     async def renew_lease(self, migration_id: UUID, owner: UUID, seconds: float) -> bool:

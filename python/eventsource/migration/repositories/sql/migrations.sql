@@ -17,8 +17,8 @@ select id, tenant_id, source_store_id, target_store_id, state,
        error_message, error_code, created_at, started_at, completed_at, config::text as config,
        generation, paused_from, pause_requested, abort_requested, cutover_request, cutover_force,
        cutover_outcome::text as cutover_outcome, driver_owner, driver_name,
-       coalesce(driver_expires_at > now(), false) as driver_alive, position_offset, fence_position,
-       cutover_pause_ms, throttle_rate, throttle_reason, updated_at
+       coalesce(driver_expires_at > now(), false) as driver_alive, driver_expires_at,
+       position_offset, fence_position, cutover_pause_ms, throttle_rate, throttle_reason, updated_at
 from tenant_migrations
 
 -- name: transition
@@ -56,7 +56,7 @@ update tenant_migrations
 set driver_owner = $2, driver_name = $3, driver_expires_at = now() + make_interval(secs => $4)
 where id = $1 and state not in ('migrated', 'rolled_back')
   and (driver_owner is null or driver_owner = $2 or driver_expires_at is null
-       or driver_expires_at < now())
+       or driver_expires_at < now() or driver_expires_at = $5)
 returning id
 
 -- name: renew_lease
