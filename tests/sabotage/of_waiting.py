@@ -6,6 +6,8 @@ from tests.sabotage.variant import Edit, Variant
 
 _BACKGROUND = "python/eventsource/migration/background.py"
 _LEASE = "python/eventsource/migration/driver/lease.py"
+_WAITS = "python/eventsource/migration/connections/waits.py"
+_WAITING = "tests/integration/driver/test_waiting.py"
 _LEASES = "tests/integration/driver/test_leases.py"
 
 VARIANTS = (
@@ -38,5 +40,65 @@ VARIANTS = (
             ),
         ),
         (f"{_LEASES}::test_a_lease_that_is_renewed_is_left_alone",),
+    ),
+    Variant(
+        "waits-in-silence",
+        "the journal does not say what a driver waits for",
+        (
+            Edit(
+                _WAITS,
+                "        if (say := _voice.get()) is not None:\n",
+                "        if say := None:\n",
+            ),
+        ),
+        (f"{_WAITING}::test_a_wait_names_the_session_that_is_in_the_way",),
+    ),
+    Variant(
+        "young-sessions-named",
+        "sessions that wait themselves are named as being in the way",
+        (
+            Edit(
+                "python/eventsource/migration/connections/blockers.py",
+                "      < clock_timestamp() - make_interval(secs => $1)\n",
+                "      < clock_timestamp() + make_interval(secs => $1)\n",
+            ),
+        ),
+        (f"{_WAITING}::test_sessions_that_came_later_are_not_in_the_way",),
+    ),
+    Variant(
+        "abort-waits-for-readers",
+        "an abort drops its triggers, which waits for every report",
+        (
+            Edit(
+                "python/eventsource/migration/tables/guard.py",
+                "in share row exclusive mode",
+                "in access exclusive mode",
+            ),
+        ),
+        (f"{_WAITING}::test_a_reader_holds_up_no_abort",),
+    ),
+    Variant(
+        "guard-left-armed",
+        "an abort leaves a guard that nobody passes",
+        (
+            Edit(
+                "python/eventsource/migration/tables/guard.py",
+                "        await disarm(table, fence)\n        await table.connection.execute(\n",
+                "        await table.connection.execute(\n",
+            ),
+        ),
+        (f"{_WAITING}::test_a_reader_holds_up_no_abort",),
+    ),
+    Variant(
+        "limit-under-a-cutover",
+        "a cutover that was asked for catches up at the limit of the copy",
+        (
+            Edit(
+                "python/eventsource/migration/driver/throttle.py",
+                "        if self.urgent:\n            return None\n        rates",
+                "        rates",
+            ),
+        ),
+        (f"{_WAITING}::test_a_cutover_lifts_the_limit",),
     ),
 )

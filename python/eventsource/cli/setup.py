@@ -12,7 +12,8 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, duration, grid
 from eventsource.cli.workspace import Workspace
 from eventsource.identifiers import qualified
-from eventsource.migration import MigrationAlreadyExistsError, PreflightError, create_schema
+from eventsource.migration import PreflightError, create_schema
+from eventsource.migration.preflight import admission
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 #: Events per second that a copy reaches on small and on large machines: what an estimate can say
@@ -70,10 +71,12 @@ def plan(
 async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> ExitCode:
     at.settings.require_store(to)
     at.settings.require_store(source_id)
-    for migration in await at.coordinator.get_migrations_by_tenant(tenant_id):
-        if not migration.state.is_final:
-            raise MigrationAlreadyExistsError(tenant_id, migration.id)
     await at.reach_for_move(source_id, to)
+    # What a start asks first: another name of the same store is not where the tenant lives.
+    await admission.generation_of(
+        at.migrations, at.routes, tenant_id, source_id,
+        default_store_id=at.router.default_store_id,
+    )  # fmt: skip
     source, target = at.stores[source_id], at.stores[to]
     findings = await at.coordinator.preflight(tenant_id, source, target)
     if findings.problems:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -172,9 +173,9 @@ class BackgroundDrivers:
         source, target = self.stores_of(migration)
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             # A pool that is closing, a control database that is away: the waiting call asks again.
-            endpoints = await Endpoints.of(self._migrations, source, target)
             stale = migration.driver_expires_at if migration.driver_alive else None
             lease = Lease(migration.id, stale=stale)
+            endpoints = partial(Endpoints.of, self._migrations, source, target)
             await Driver(endpoints, self._migrations, self._verify, lease).run()
 
     async def _verify(self, migration: Migration) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import asyncpg
@@ -68,6 +68,7 @@ def describe(error: BaseException) -> dict[str, Any]:
         described["timeout_seconds"] = error.timeout_seconds
         described["blocked_writers"] = error.blocked_writers
         described["blockers"] = [asdict(blocker) for blocker in error.blockers]
+        described["reason"] = error.reason
     if isinstance(error, InvalidStateTransitionError):
         described["current"], described["requested"] = error.current, error.requested
     return described
@@ -82,10 +83,18 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
         raise CutoverTimeoutError(
             outcome["timeout_seconds"],
             outcome["blocked_writers"],
-            [Blocker(**blocker) for blocker in outcome["blockers"]],
+            [_blocker(each) for each in outcome["blockers"]],
+            outcome.get("reason"),
         )
     if code == ConsistencyError.code:
         raise ConsistencyError(outcome["message"])
     if code == InvalidStateTransitionError.code:
         raise InvalidStateTransitionError(migration.id, outcome["current"], outcome["requested"])
     raise MigrationError(outcome["message"])
+
+
+def _blocker(described: dict[str, Any]) -> Blocker:
+    """Of an outcome that an older version may have written."""
+    names = {each.name for each in fields(Blocker)}
+    known = {name: value for name, value in described.items() if name in names}
+    return Blocker(**{"application": "not shown", **known})

@@ -46,7 +46,7 @@ async def test_what_a_lost_driver_left_goes_with_the_next_tenant_that_arrives(
     await world.seed(3, world.other)
     driver = await world.process()
     migration = await world.dual_write(process=driver)
-    stop = Stop(monkeypatch, guard, "drop_arrived")
+    stop = Stop(monkeypatch, guard, "drop_idle")
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id))
     await stop.kill(driver)
     done = await asked

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -17,8 +19,11 @@ import asyncpg
 
 from eventsource.connections import redact
 from eventsource.dataplane import DataPlaneError
+from eventsource.errors import ConnectionDetailsError
 from eventsource.migration import failures
+from eventsource.migration.connections import waits
 from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
+from eventsource.migration.driver import requests
 from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease
 from eventsource.migration.driver.stages import Doing, Stages, Verify
@@ -40,18 +45,20 @@ class Driver:
     """Drives one migration under a lease.
 
     Args:
-        endpoints: where the three databases are.
+        endpoints: finds out where the three databases are, which may ask the stores.
         migrations: the journal over the application's pool, used before the driver's own
             connections are open and when they are lost.
         verify: compares both stores before the fence is asked for.
     """
 
-    endpoints: Endpoints
+    endpoints: Callable[[], Awaitable[Endpoints]]
     migrations: PostgreSQLMigrationRepository
     verify: Verify
     lease: Lease
     #: What the last attempt was at: it decides how a failure is answered.
     doing: Doing = Doing.CARRYING_ON
+    #: When the attempts began to fail; None while all is well.
+    waits_since: datetime | None = None
 
     @property
     def migration_id(self) -> UUID:
@@ -64,7 +71,8 @@ class Driver:
         Lost connections are tried again without end; the journal says what the driver waits for.
         """
         try:
-            await self._drive_again_and_again()
+            with waits.speaking(self._say):
+                await self._drive_again_and_again()
         except asyncio.CancelledError:
             await self.lease.try_to_release(self.migrations)
             raise
@@ -73,31 +81,65 @@ class Driver:
         backoff = FIRST_BACKOFF
         while True:
             try:
-                if await self.lease.acquire(self.migrations):
+                if await self.lease.acquire(
+                    self.migrations
+                ) and not await requests.pause_without_stores(self.migrations, self.lease):
                     await self._drive()
                 return
-            except LeaseLostError:
+            except (LeaseLostError, requests.Paused):
                 return
             except Exception as error:
                 if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
                     return
-                if may_pass(error):
+                # A store that cannot be described here may be known to another process.
+                if may_pass(error) or isinstance(error, ConnectionDetailsError):
                     await self._report(error)
                 elif await self._fail(error):
                     return
-            await asyncio.sleep(backoff)
+            if await requests.is_paused_within(backoff, self.migrations, self.lease):
+                return
             backoff = min(backoff * 2, LONGEST_BACKOFF)
 
+    async def _open(self) -> DriverConnections:
+        """Open the connections. A pause needs the control database alone, and ends the attempt."""
+
+        async def open_all() -> DriverConnections:
+            return await DriverConnections.open(await self.endpoints(), self.migration_id)
+
+        opening = asyncio.create_task(open_all())
+        try:
+            async with waits.waiting(
+                "for connections to the control database and both stores",
+                "it ends when all three answer",
+            ) as wait:
+                while not opening.done():
+                    await asyncio.wait([opening], timeout=requests.LOOK_SECONDS)
+                    if opening.done():
+                        break
+                    await wait.goes_on()
+                    if await requests.is_paused_within(0, self.migrations, self.lease):
+                        raise requests.Paused
+            return opening.result()
+        finally:
+            if not opening.done():
+                opening.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await opening
+
     async def _drive(self) -> None:
-        connections = await DriverConnections.open(self.endpoints, self.migration_id)
+        connections = await self._open()
         try:
             await self.lease.take_over(connections)
+            if self.waits_since is not None:
+                # The first success: what was waited for is there.
+                self.waits_since = None
+                await self._say(None)
             heartbeat = await Heartbeat.start(
                 connections.heartbeat, self.migration_id, self.lease.owner
             )
             stages = Stages(connections, self.lease, heartbeat, self.verify, self.doing)
             try:
-                await _beside(heartbeat, self.endpoints, stages)
+                await _beside(heartbeat, connections.endpoints, stages)
             finally:
                 self.doing = stages.doing
             await self.lease.release(connections.migrations)
@@ -110,11 +152,14 @@ class Driver:
     async def _report(self, error: Exception) -> None:
         # An answer that did not come in time has no text of its own.
         reason = redact(str(error)) or "a database does not answer"
+        self.waits_since = self.waits_since or datetime.now(UTC)
+        since = self.waits_since.strftime("%Y-%m-%d %H:%M:%S UTC")
         _log.warning("migration %s waits: %s", self.migration_id, reason)
+        await self._say(f"{waits.WAITING}: {reason}, since {since}; it goes on when that is mended")
+
+    async def _say(self, message: str | None) -> None:
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
-            await self.migrations.record_error(
-                self.migration_id, self.lease.owner, f"waiting: {reason}"
-            )
+            await self.migrations.record_error(self.migration_id, self.lease.owner, message)
 
     async def _fail(self, error: Exception) -> bool:
         """Record why the migration cannot go on, and answer the call that waits for a cutover.

@@ -107,15 +107,12 @@ begin
         from (select * from {schema}.eventsource_fences
               where table_name = event and role = 'source' for key share) f;
     if fences is null then
+        -- Switched off and not dropped: that would wait for readers of the table.
         foreach kind in array array['write', 'change', 'truncate'] loop
             if exists (select from pg_trigger t where t.tgrelid = events
                        and t.tgname = 'zzz_eventsource_guard_' || kind) then
-                execute format('drop trigger %I on %I.%I',
-                               'zzz_eventsource_guard_' || kind, home, event);
-                if kind <> 'truncate' then
-                    execute format('drop function %I.%I()', home,
-                                   format('eventsource_guard_%s_of_%s', kind, label));
-                end if;
+                execute format('alter table %I.%I disable trigger %I',
+                               home, event, 'zzz_eventsource_guard_' || kind);
             end if;
         end loop;
         return;
