@@ -101,4 +101,19 @@ VARIANTS = (
         ),
         (f"{_WAITING}::test_a_cutover_lifts_the_limit",),
     ),
+    Variant(
+        "tidying-without-a-second-look",
+        "a driver that tidies up second sends a statement that is none",
+        (
+            Edit(
+                "python/eventsource/migration/tables/guard.py",
+                "        if drops:\n            await table",
+                "        if True:\n            await table",
+            ),
+        ),
+        (
+            "tests/integration/guard/test_arrivals.py::"
+            "test_drivers_that_tidy_up_at_the_same_moment_do_not_meet_an_error",
+        ),
+    ),
 )
