@@ -18,6 +18,7 @@ from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
 from eventsource.migration.driver.lease import Lease, LeasesSeen
+from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import ConsistencyError, RoutingError
 from eventsource.migration.failures import PASSING, may_pass
 from eventsource.migration.models import Migration
@@ -57,6 +58,7 @@ class BackgroundDrivers:
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
         self._leases = LeasesSeen()
+        self._places = Places()
         self._stands_by_for: set[UUID] = set()
         self._standing_by: asyncio.Task[None] | None = None
 
@@ -176,7 +178,10 @@ class BackgroundDrivers:
             stale = migration.driver_expires_at if migration.driver_alive else None
             lease = Lease(migration.id, stale=stale)
             endpoints = partial(Endpoints.of, self._migrations, source, target)
-            await Driver(endpoints, self._migrations, self._verify, lease).run()
+            limits = partial(
+                self._places.of, migration, self._migrations.pool, source.pool, target.pool
+            )
+            await Driver(endpoints, self._migrations, self._verify, lease, limits).run()
 
     async def _verify(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)

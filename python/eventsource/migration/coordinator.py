@@ -29,6 +29,10 @@ _S = MigrationState
 _UNDER_WAY = frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.CUTOVER_PAUSED})
 
 
+#: Preflights that one process makes at the same time.
+PREFLIGHTS_AT_ONCE = 2
+
+
 class MigrationCoordinator:
     """Starts migrations and carries them on.
 
@@ -55,6 +59,7 @@ class MigrationCoordinator:
         self._router = router
         self._config = config or MigrationConfig()
         self._drivers = BackgroundDrivers(migration_repo, router)
+        self._examining = asyncio.Semaphore(PREFLIGHTS_AT_ONCE)
 
     async def start_migration(
         self,
@@ -99,7 +104,9 @@ class MigrationCoordinator:
         self, tenant_id: UUID, source: PostgreSQLEventStore, target: PostgreSQLEventStore
     ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
-        return await admission.examine(self._migrations, tenant_id, source, target)
+        # Each has connections of its own: started together, they would take all there are.
+        async with self._examining:
+            return await admission.examine(self._migrations, tenant_id, source, target)
 
     async def get_migration(self, migration_id: UUID) -> Migration:
         """The migration as the journal knows it; MigrationNotFoundError when there is none."""
@@ -169,7 +176,10 @@ class MigrationCoordinator:
         if not self._drivers.knows(migration):
             return migration
         return await self._drivers.wait(
-            migration_id, lambda m: m.driver_alive or m.state is _S.PAUSED or m.state.is_final
+            migration_id,
+            lambda m: (
+                m.driver_alive or m.state is _S.PAUSED or m.state.is_final or m.waits_for_a_place
+            ),
         )
 
     async def set_rate(

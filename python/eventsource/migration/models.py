@@ -52,6 +52,9 @@ class MigrationConfig:
         copy_jobs: connections to the target on which the bulk copy writes chunks at the same time,
             and then builds the indexes that it did without. More need more cores there.
         pass_interval_seconds: pause between two catch-up passes while nothing is asked.
+        max_moves_per_store: how many migrations may be driven at once that leave or enter a store.
+            None is what its server has connections for. Recovery, an abort and a cutover of a
+            tenant in dual-write are not limited.
         lease_seconds: after how long without a sign of life another driver may take over.
     """
 
@@ -67,6 +70,7 @@ class MigrationConfig:
     copy_jobs: int = 3
     pass_interval_seconds: float = 0.5
     lease_seconds: float = 10.0
+    max_moves_per_store: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "verification_level", VerificationLevel(self.verification_level))
@@ -83,6 +87,8 @@ class MigrationConfig:
         _whole("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
         _whole("copy_jobs", self.copy_jobs, 1, 64)
         _within("pass_interval_seconds", self.pass_interval_seconds, 0.01, 3600)
+        if self.max_moves_per_store is not None:
+            _whole("max_moves_per_store", self.max_moves_per_store, 1, 1000)
         _within("lease_seconds", self.lease_seconds, 1, 3600)
 
     @property
@@ -156,6 +162,11 @@ class Migration:
     cutover_pause_ms: float | None
     throttle_rate: float | None
     throttle_reason: str | None
+
+    @property
+    def waits_for_a_place(self) -> bool:
+        """Whether nobody drives it yet because its stores have no room for one more."""
+        return (self.error_message or "").startswith("waiting for a place")
 
     @classmethod
     def from_row(cls, row: Any) -> Migration:

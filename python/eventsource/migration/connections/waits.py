@@ -32,6 +32,9 @@ _SAYING_SECONDS = 2.0
 #: How messages about a wait begin.
 WAITING = "waiting"
 
+#: What a migration waits for that its stores have no room for.
+FOR_A_PLACE = "for a place"
+
 #: Publishes a message; None takes it back.
 Say: TypeAlias = Callable[[str | None], Awaitable[None]]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from eventsource.migration.connections import waits
 from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
 from eventsource.migration.driver import requests
 from eventsource.migration.driver.heartbeat import Heartbeat
-from eventsource.migration.driver.lease import Lease
+from eventsource.migration.driver.lease import Lease, NoPlaceError
 from eventsource.migration.driver.stages import Doing, Stages, Verify
 from eventsource.migration.errors import LeaseLostError, MigrationError
 from eventsource.migration.failures import PASSING, first_of, may_pass
@@ -49,12 +50,14 @@ class Driver:
         migrations: the journal over the application's pool, used before the driver's own
             connections are open and when they are lost.
         verify: compares both stores before the fence is asked for.
+        limits: how many migrations the stores have room for.
     """
 
     endpoints: Callable[[], Awaitable[Endpoints]]
     migrations: PostgreSQLMigrationRepository
     verify: Verify
     lease: Lease
+    limits: Callable[[], Awaitable[Mapping[str, int]]]
     #: What the last attempt was at: it decides how a failure is answered.
     doing: Doing = Doing.CARRYING_ON
     #: When the attempts began to fail; None while all is well.
@@ -82,12 +85,18 @@ class Driver:
         while True:
             try:
                 if await self.lease.acquire(
-                    self.migrations
+                    self.migrations, await self.limits()
                 ) and not await requests.pause_without_stores(self.migrations, self.lease):
                     await self._drive()
                 return
             except (LeaseLostError, requests.Paused):
                 return
+            except NoPlaceError as full:
+                with contextlib.suppress(*PASSING, asyncpg.PostgresError):
+                    await self.migrations.record_wait(self.migration_id, str(full))
+                self.waits_since = self.waits_since or datetime.now(UTC)
+                await asyncio.sleep(random.uniform(0.5, 1.5))
+                continue
             except Exception as error:
                 if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
                     return

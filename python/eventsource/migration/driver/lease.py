@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -18,11 +19,29 @@ from uuid import UUID, uuid4
 
 from eventsource import failpoints
 from eventsource.migration.connections.driver_connections import DriverConnections
+from eventsource.migration.connections.waits import FOR_A_PLACE, WAITING
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
+
+
+class NoPlaceError(Exception):
+    """There is no room for one more migration now.
+
+    Its text goes into the journal.
+    """
+
+    def __init__(self, full: Sequence[str], limits: Mapping[str, int]) -> None:
+        where = ", ".join(
+            f"store {name!r} has {limits[name]}" if name else f"the control database {limits[name]}"
+            for name in full
+        )
+        super().__init__(
+            f"{WAITING} {FOR_A_PLACE}: {where} under way, which is what its server has connections"
+            " for (max_moves_per_store); it begins when one of them is done"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +57,23 @@ class Lease:
     owner: UUID = field(default_factory=uuid4)
     stale: datetime | None = None
 
-    async def acquire(self, migrations: PostgreSQLMigrationRepository) -> bool:
-        """Become the driver, or stay it; False when another one is."""
+    async def acquire(
+        self,
+        migrations: PostgreSQLMigrationRepository,
+        limits: Mapping[str, int] | None = None,
+    ) -> bool:
+        """Become the driver, or stay it; False when another one is.
+
+        Raises:
+            NoPlaceError: one of the stores has as many migrations as it has room for.
+        """
         name = f"{socket.gethostname()}:{os.getpid()}"
         seconds = (await migrations.get(self.migration_id)).config.lease_seconds
-        taken = await migrations.acquire_lease(
-            self.migration_id, self.owner, name, seconds, self.stale
+        taken, full = await migrations.acquire_place(
+            self.migration_id, self.owner, name, seconds, limits or {}, self.stale
         )
+        if full:
+            raise NoPlaceError(full, limits or {})
         await failpoints.reach("lease.committed")
         return taken
 

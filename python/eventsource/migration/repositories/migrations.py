@@ -185,6 +185,41 @@ class PostgreSQLMigrationRepository:
         )
         return row is not None
 
+    async def full_stores(
+        self, migration_id: UUID, owner: UUID, limits: Mapping[str, int]
+    ) -> list[str]:
+        """Which of the stores have as many driven migrations as they have room for.
+
+        Inside a transaction: the answer holds until its end. An empty name is all migrations. None
+        is full for what is not limited.
+        """
+        for name in sorted(limits):
+            await self.pool.execute(_SQL["lock_places"], name)
+        rows = await self.pool.fetch(
+            _SQL["full_stores"], migration_id, list(limits), list(limits.values()), owner
+        )
+        return [row["name"] for row in rows]
+
+    async def acquire_place(
+        self,
+        migration_id: UUID,
+        owner: UUID,
+        name: str,
+        seconds: float,
+        limits: Mapping[str, int],
+        stale: datetime | None = None,
+    ) -> tuple[bool, list[str]]:
+        """As `acquire_lease`, where there is room; whether it was, and what is full."""
+        async with transaction(self.pool) as connection:
+            journal = PostgreSQLMigrationRepository(connection)
+            if full := await journal.full_stores(migration_id, owner, limits):
+                return False, full
+            return await journal.acquire_lease(migration_id, owner, name, seconds, stale), []
+
+    async def record_wait(self, migration_id: UUID, message: str) -> None:
+        """Publish why a migration has no driver yet."""
+        await self.pool.execute(_SQL["record_wait"], migration_id, message)
+
     async def renew_lease(self, migration_id: UUID, owner: UUID, seconds: float) -> bool:
         """Stay the driver; False when another one took over."""
         row = await self.pool.fetchrow(_SQL["renew_lease"], migration_id, owner, seconds)

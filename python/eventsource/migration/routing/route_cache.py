@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 LONGEST_BACKOFF = 5.0
 
+#: A route that was not read again for so many times its ``ttl`` is old.
+BELIEVED = 3
+
+#: How long a call waits for an old route to be read again; after that the known one is used.
+REFRESH_SECONDS = 0.5
+
 _PASSING = (*PASSING, asyncpg.PostgresError)
 
 
@@ -53,21 +59,51 @@ class RouteCache:
         self._changed = changed
         self._routes: dict[UUID, TenantRouting] = {}
         self._read_at: dict[UUID, float] = {}
+        self._ask_again_at: dict[UUID, float] = {}
+        self._unrecorded: set[UUID] = set()
+        self._confirmed_at: dict[UUID, float] = {}
         self._keeper: asyncio.Task[None] | None = None
 
     async def get(self, tenant_id: UUID) -> TenantRouting:
         """The tenant's route; from the database the first time, or when the keeper lags."""
         self._ensure_keeper()
         route = self._routes.get(tenant_id)
-        if route is not None and time.monotonic() - self._read_at[tenant_id] < 3 * self._ttl:
+        if route is not None and (
+            not self.is_old(tenant_id)
+            or time.monotonic() < self._ask_again_at.get(tenant_id, float("-inf"))
+        ):
             return route
         try:
-            return await self.refresh(tenant_id)
+            if route is None:
+                return await self.refresh(tenant_id)
+            async with asyncio.timeout(REFRESH_SECONDS):
+                return await self.refresh(tenant_id)
         except _PASSING:
             if route is None:
                 raise
-            # The control database is away: the old route still works, or the fence says no.
+            # The control database is away, or somebody holds its tables: the old route still works,
+            # or the fence says no. It is not asked again at once: callers would queue for that.
+            self._ask_again_at[tenant_id] = time.monotonic() + self._ttl
             return route
+
+    def is_old(self, tenant_id: UUID) -> bool:
+        """Whether nothing has been heard of the tenant's route for longer than it is believed."""
+        read_at = self._read_at.get(tenant_id)
+        return read_at is None or time.monotonic() - read_at >= BELIEVED * self._ttl
+
+    def is_doubtful(self, tenant_id: UUID) -> bool:
+        """Whether a reader should ask a store: the control database is silent, or knows nothing.
+
+        Either it cannot be reached, or its tables were lost or are those of an older backup.
+        """
+        confirmed = self._confirmed_at.get(tenant_id)
+        if confirmed is not None and time.monotonic() - confirmed < BELIEVED * self._ttl:
+            return False
+        return tenant_id in self._unrecorded or self.is_old(tenant_id)
+
+    def confirm(self, tenant_id: UUID) -> None:
+        """A store was asked: that is believed as long as a route."""
+        self._confirmed_at[tenant_id] = time.monotonic()
 
     async def refresh(self, tenant_id: UUID) -> TenantRouting:
         """Read the tenant's route now."""
@@ -103,6 +139,10 @@ class RouteCache:
             # The control database has yet to hear what a fence already answered.
             return known
         self._routes[tenant_id] = route
+        if found is None:
+            self._unrecorded.add(tenant_id)
+        else:
+            self._unrecorded.discard(tenant_id)
         if known is None or known != route:
             self._changed(route)
         return route

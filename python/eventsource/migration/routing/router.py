@@ -12,10 +12,12 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.migration.connections import room
 from eventsource.migration.errors import MigrationError, RoutingError, WritePausedError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+from eventsource.migration.routing import departures
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
 from eventsource.migration.routing.route_cache import RouteCache
 from eventsource.migration.states import TenantMigrationState
@@ -33,6 +35,9 @@ OPENING_PATIENCE = 30.0
 
 #: After this long a router finishes the flip itself: its driver may be dead (seconds).
 FINISH_AFTER = 0.5
+
+#: What a router may take of the connections that the target's server has left, to be warm.
+WARM_SHARE = 0.25
 
 _MIRRORED = (TenantMigrationState.DUAL_WRITE, TenantMigrationState.CUTOVER_PAUSED)
 
@@ -199,18 +204,24 @@ class TenantStoreRouter:
             interceptor = None
         if wanted is not None and interceptor is None:
             self._in_background(self._begin_mirroring(route, wanted))
-        if wanted is not None:
+        if route.migration_state is TenantMigrationState.CUTOVER_PAUSED:
             self._in_background(self._warm_target(route))
 
     async def _warm_target(self, route: TenantRouting) -> None:
         """Have as many connections ready at the target as the source has: all writers come at once.
 
-        Again right before the cutover, since pools close what was idle for long.
+        Only right before the cutover, which may be hours away until then, and only a share of what
+        the server has left: other processes do the same, and others need connections too.
         """
         source = self.stores.get(route.store_id)
         target = self.stores.get(route.target_store_id or "")
-        if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
-            await target.warm_up(source.pool.get_size())
+        if not isinstance(source, PostgreSQLEventStore):
+            return
+        if not isinstance(target, PostgreSQLEventStore):
+            return
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            free = (await room.of_server(target.pool)).free
+            await target.warm_up(min(source.pool.get_size(), int(free * WARM_SHARE)))
 
     async def _begin_mirroring(self, route: TenantRouting, migration_id: UUID) -> None:
         try:
@@ -238,7 +249,18 @@ class TenantStoreRouter:
         task.add_done_callback(self._background.discard)
 
     async def _home(self, tenant_id: UUID) -> EventStore:
-        return self.store((await self._routes.get(tenant_id)).store_id)
+        """Where to read: an append meets the guard and is sent on, a reader has to ask."""
+        route = await self._routes.get(tenant_id)
+        while self._routes.is_doubtful(tenant_id):
+            store = self.store(route.store_id)
+            moved = None
+            if isinstance(store, PostgreSQLEventStore):
+                moved = await departures.moved_to(store, tenant_id)
+            if moved is None or moved.generation <= route.generation:
+                self._routes.confirm(tenant_id)
+                break
+            route = self._routes.adopt(tenant_id, moved.store_id, moved.generation)
+        return self.store(route.store_id)
 
     async def _home_of_stream(
         self, aggregate_id: UUID, aggregate_type: str | None, tenant_id: UUID | None
