@@ -18,7 +18,7 @@ VARIANTS = (
         (
             Edit(
                 _ROUTER,
-                "        return self.store((await self._routes.get(tenant_id)).store_id)\n",
+                "        return self.store(route.store_id)\n",
                 "        return self.default_store\n",
             ),
         ),

@@ -6,6 +6,7 @@ from tests.sabotage.variant import Edit, Variant
 
 _BACKGROUND = "python/eventsource/migration/background.py"
 _LEASE = "python/eventsource/migration/driver/lease.py"
+_PLACES = "tests/integration/driver/test_places.py"
 _WAITS = "python/eventsource/migration/connections/waits.py"
 _WAITING = "tests/integration/driver/test_waiting.py"
 _LEASES = "tests/integration/driver/test_leases.py"
@@ -114,6 +115,74 @@ VARIANTS = (
         (
             "tests/integration/guard/test_arrivals.py::"
             "test_drivers_that_tidy_up_at_the_same_moment_do_not_meet_an_error",
+        ),
+    ),
+    Variant(
+        "moves-without-bound",
+        "drivers take all connections that applications need",
+        (
+            Edit(
+                "python/eventsource/migration/driver/lease.py",
+                "        if full:\n",
+                "        if False:\n",
+            ),
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "                return False, full\n",
+                "                pass\n",
+            ),
+        ),
+        (f"{_PLACES}::test_drivers_that_come_at_the_same_moment_heed_the_limit",),
+    ),
+    Variant(
+        "places-counted-without-a-lock",
+        "two drivers count the moves of a store at the same moment, and both find room",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                '            await self.pool.execute(_SQL["lock_places"], name)\n',
+                "            await asyncio.sleep(0.05)\n",
+            ),
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "import json\n",
+                "import asyncio\nimport json\n",
+            ),
+        ),
+        (f"{_PLACES}::test_drivers_that_come_at_the_same_moment_heed_the_limit",),
+    ),
+    Variant(
+        "recovery-waits-for-a-place",
+        "a tenant whose cutover lost its driver waits until others are done",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/sql/migrations.sql",
+                "          and (m.state in ('cutover_paused', 'failed') or m.abort_requested",
+                "          and (m.state = 'failed' or m.abort_requested",
+            ),
+            Edit(
+                "python/eventsource/migration/driver/places.py",
+                "        if migration.state is MigrationState.CUTOVER_PAUSED:\n",
+                "        if False:\n",
+            ),
+        ),
+        (f"{_PLACES}::test_a_cutover_and_a_recovery_need_no_place",),
+    ),
+    Variant(
+        "reader-believes-its-route",
+        "a reader stays at the old store for as long as the control database is silent",
+        (
+            Edit(
+                "python/eventsource/migration/routing/route_cache.py",
+                "        return tenant_id in self._unrecorded or self.is_old(tenant_id)\n",
+                "        return False\n",
+            ),
+        ),
+        (
+            "tests/integration/routing/test_readers.py::"
+            "test_a_reader_follows_the_fence_when_control_is_away",
+            "tests/integration/routing/test_readers.py::"
+            "test_a_new_reader_follows_the_fence_when_control_knows_nothing",
         ),
     ),
 )
