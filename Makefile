@@ -14,7 +14,7 @@ export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
-	torture restarts format bench bench-calls clean infra
+	torture restarts format bench bench-calls clean infra strangers
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
@@ -80,7 +80,8 @@ sabotage: build ## break one rule after the other in a copy, and see which test 
 CASES ?= 200000
 SEQUENCES ?= 300
 fuzz: build ## random input at volume, for the framer and for the stores
-	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- frame:: digest:: chunk:: dsn::
+	PROPTEST_CASES=$(CASES) cargo test --release -p eventsource-core --lib -- \
+		row::frame:: row::digest:: pass::chunk:: server::dsn::
 	FUZZ_SEQUENCES=$(SEQUENCES) $(BIN)/pytest --timeout 3600 tests/integration/stores/test_against_memory.py
 
 # Every failpoint with everything that can happen there; CELLS="bulk abort" plays some of them.
@@ -101,6 +102,9 @@ restarts: build ## kill a driver at a random moment and resume at once, RESTARTS
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra
+
+strangers: build ## databases as other people have them, all of them; `make test` runs a third
+	$(BIN)/pytest tests/strangers -m "strangers or not strangers"
 
 format: setup ## format everything, and fix what can be fixed
 	$(BIN)/ruff format .

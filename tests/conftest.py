@@ -11,6 +11,9 @@ from eventsource.testing import Cluster
 
 pytest_plugins = ["tests.support.side_by_side"]
 
+# A failed assertion there shows what was compared, as one in a test does.
+pytest.register_assert_rewrite("tests.support")
+
 
 @pytest.fixture(scope="session")
 def source_cluster() -> Iterator[Cluster]:

@@ -1,93 +1,217 @@
-"""One connection string for every part that opens its own connections, and such connections.
+"""How every part that opens its own connections gets to a database.
 
 The data plane and the coordinator cannot share the application's pool: writers that wait at the
-fence hold it. They connect with a URI in libpq's form, which asyncpg and the data plane both read.
+fence hold it. What they connect by is remembered as it was given and read again at each connect:
+a password file or a token may have changed since, and another host may be the primary.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-import re
-import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import asyncpg
 
-from eventsource.errors import ConnectionDetailsError
+from eventsource.dsn.reading import parse, read
+from eventsource.dsn.redaction import redact
+from eventsource.dsn.spelling import pairs_of, uri_of
+from eventsource.dsn.value import Dsn
+from eventsource.errors import ConnectionDetailsError, CredentialsError
+from eventsource.opening import open_connection
 
 if TYPE_CHECKING:
     from asyncpg.pool import Pool, PoolConnectionProxy
+
+__all__ = [
+    "AnyConnection",
+    "ConnectionParameters",
+    "Executor",
+    "Secret",
+    "TableAddress",
+    "connect",
+    "connection_parameters",
+    "create_pool",
+    "redact",
+    "transaction",
+]
 
 AnyConnection: TypeAlias = (
     "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 )
 """A connection of its own, or one that a pool lent."""
 
-_TLS_FILES = {
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-}
-# Seconds, a count, and milliseconds; not every system has every one.
-_KEEPALIVE = {
-    "TCP_KEEPIDLE": 10,
-    "TCP_KEEPINTVL": 5,
-    "TCP_KEEPCNT": 3,
-    "TCP_USER_TIMEOUT": 30_000,
-}
-# Up to the last "@" of the word: a password that was not percent-encoded may hold one.
-_URI_PASSWORD = re.compile(r"(postgres(?:ql)?://[^:/?#@\s]*:)[^\s'\"]*(?=@)")
-_NAMED_PASSWORD = re.compile(
-    r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE
-)
+Secret: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
+"""A text, or a function that returns it or awaits it: asked at each connect."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionParameters:
-    """Where a database is and who connects; ``dsn`` is a libpq URI with the password in it."""
+    """Where a database is and who connects.
 
-    dsn: str
+    Attributes:
+        dsn: a URI or ``keyword=value``, with or without the password, or a function of it.
+        password: goes before the one of ``dsn``.
+        settings: of the sessions, before those of ``dsn``.
+    """
+
+    dsn: Secret
+    password: Secret | None = None
+    settings: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
-        return f"ConnectionParameters(dsn={redact(self.dsn)!r})"
+        return f"ConnectionParameters({self})"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        """In words, without a password."""
+        if callable(self.dsn):
+            return "a function gives the DSN"
+        try:
+            return str(parse(self.dsn))
+        except ConnectionDetailsError:
+            # Not shown: what is wrong may be where the password begins.
+            return "a DSN that cannot be read"
+
+    async def resolve(self) -> Dsn:
+        """Read it now, for a connection that is opened now; at a primary, as all of ours.
+
+        Raises:
+            ConnectionDetailsError: it cannot be read, or asks for what cannot be kept.
+            CredentialsError: a function of it failed.
+        """
+        read_now = parse(await _ask(self.dsn, "dsn"))
+        if self.password is not None:
+            read_now = replace(read_now, password=await _ask(self.password, "password"))
+        if self.settings:
+            settings = {**dict(read_now.settings), **dict(self.settings)}
+            read_now = replace(read_now, settings=tuple(settings.items()))
+        return read_now.for_writing()
+
+    async def uri(self) -> str:
+        """As the data plane and libpq's programs take it; the password is in it."""
+        return (await self.resolve()).uri()
 
 
-def redact(text: str) -> str:
-    """``text`` with the password of every connection string in it replaced by ``***``."""
-    return _NAMED_PASSWORD.sub(r"\1***", _URI_PASSWORD.sub(r"\1***", text))
+async def _ask(secret: Secret, what: str) -> str:
+    if isinstance(secret, str):
+        return secret
+    try:
+        answer = secret()
+        text = await answer if inspect.isawaitable(answer) else answer
+    except Exception as error:
+        # Its text is not ours to show: it may quote what it was about.
+        raise CredentialsError(
+            f"the function given as {what}= failed with {type(error).__name__}; see to it that it"
+            " returns a text"
+        ) from error
+    if not isinstance(text, str):
+        raise CredentialsError(
+            f"the function given as {what}= returned {type(text).__name__}; see to it that it"
+            " returns a text"
+        )
+    return text
 
 
 async def connection_parameters(
-    pool: Pool[Any] | None, dsn: str | None = None
+    pool: Pool[Any] | None, dsn: Secret | None = None, password: Secret | None = None
 ) -> ConnectionParameters:
     """How to reach the database of ``pool``, or the one that ``dsn`` names.
 
-    Both are read from a live connection, so what the driver found elsewhere (password file,
-    service file, environment, the host of several that answered) is in the result.
+    Of a pool a live connection is looked at: what it says is true, whatever the pool was given. All
+    hosts of the pool's are kept if it is connected to one of them, and a function as its password.
 
     Raises:
-        ConnectionDetailsError: the connection uses something that a URI cannot carry.
-        OSError, asyncpg.PostgresError: the database cannot be reached.
+        ConnectionDetailsError: the pool uses something that a connection string cannot carry.
+        OSError, asyncpg.PostgresError: the pool's database cannot be reached.
     """
     if dsn is not None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            return _read(connection, dsn, None)
-        finally:
-            await connection.close()
+        return ConnectionParameters(dsn, password)
     if pool is None:
         raise ConnectionDetailsError("there is neither a pool nor a dsn: pass dsn=")
+    if isinstance(ours := getattr(pool, "_connect", None), _Connector):
+        return ours.parameters if password is None else replace(ours.parameters, password=password)
+    pairs, function = pairs_of_pool(pool)
+    async with pool.acquire() as pooled:
+        _correct(pairs, pooled, function)
+    return ConnectionParameters(uri_of(pairs), function if password is None else password)
+
+
+def pairs_of_pool(pool: Pool[Any]) -> tuple[dict[str, str], Secret | None]:
+    """libpq's parameters of what a pool was given, and its password where that is a function."""
     arguments: list[Any] = list(getattr(pool, "_connect_args", ()))
     options: dict[str, Any] = dict(getattr(pool, "_connect_kwargs", {}))
-    pool_dsn = arguments[0] if arguments and isinstance(arguments[0], str) else options.get("dsn")
-    async with pool.acquire() as pooled:
-        return _read(pooled, pool_dsn, options.get("ssl"))
+    text = arguments[0] if arguments and isinstance(arguments[0], str) else options.get("dsn")
+    pairs = pairs_of(text) if text else {}
+    if options.get("host"):
+        pairs.pop("port", None)
+    for name, of_libpq in {"database": "dbname", "ssl": "sslmode"}.items():
+        options.setdefault(of_libpq, options.pop(name, None))
+    if not isinstance(options["sslmode"], (str, bool, int, type(None))) or (
+        options["sslmode"] is True
+    ):
+        raise ConnectionDetailsError(
+            "the pool was given an ssl context, which a connection string cannot carry: pass dsn="
+            " with sslmode, sslrootcert, sslcert and sslkey"
+        )
+    if options["sslmode"] is False:
+        options["sslmode"] = "disable"
+    function = options.pop("password") if callable(options.get("password")) else None
+    for name in _OF_A_POOL:
+        value = options.get(name)
+        if isinstance(value, (list, tuple)):
+            value = ",".join(map(str, value))
+        if value not in (None, ""):
+            pairs[name] = (
+                getattr(value, "name", str(value)).replace("_", "-")
+                if (name in ("sslmode", "target_session_attrs"))
+                else str(value)
+            )
+    if options.get("direct_tls"):
+        pairs["sslnegotiation"] = "direct"
+    pairs.update(options.get("server_settings") or {})
+    pairs.pop("application_name", None)
+    return pairs, function
+
+
+_OF_A_POOL = (
+    "host", "port", "user", "password", "passfile", "dbname", "sslmode", "service", "servicefile",
+    "target_session_attrs", "krbsrvname",
+)  # fmt: skip
+
+
+def _correct(pairs: dict[str, str], connection: Any, function: Secret | None) -> None:
+    """Put right what the live connection knows better; the driver has no public name for it."""
+    try:
+        known, address = connection._params, connection._addr
+        password, mode = known.password, known.sslmode
+        pairs.update(user=known.user, dbname=known.database)
+    except AttributeError as error:
+        raise ConnectionDetailsError(
+            "the pool's connections do not show how they were made: pass dsn="
+        ) from error
+    # A service of the environment is nothing to asyncpg, so it was none to this connection.
+    environment = {name: text for name, text in os.environ.items() if name != "PGSERVICE"}
+    if not isinstance(address, str):
+        pairs["sslmode"] = mode.name.replace("_", "-")
+    as_given = read(pairs, environment)
+    if isinstance(address, str):
+        host, _, port = address.rpartition("/.s.PGSQL.")
+    else:
+        host, port = address[0], str(address[1])
+    if (host, port) not in [(each.name, str(each.port)) for each in as_given.hosts]:
+        pairs.update(host=host, port=port)
+        pairs.pop("hostaddr", None)
+    elif "host" not in pairs and "service" not in pairs:
+        pairs.update(
+            host=",".join(each.name for each in as_given.hosts),
+            port=",".join(str(each.port) for each in as_given.hosts),
+        )
+    # One that came from a file or the environment is left to be read again: it may be renewed.
+    if function is None and not callable(password) and password != as_given.password:
+        pairs["password"] = password or ""
 
 
 async def connect(
@@ -95,123 +219,44 @@ async def connect(
     *,
     application_name: str,
     server_settings: Mapping[str, str] | None = None,
-    timeout: float = 10.0,
+    timeout: float | None = None,
     command_timeout: float | None = None,
 ) -> asyncpg.Connection[asyncpg.Record]:
     """A dedicated connection outside every pool; the caller closes it.
 
     Args:
         server_settings: settings of the session, such as ``lock_timeout``.
-        timeout: seconds until an unreachable server is an error.
+        timeout: seconds until an unreachable host is an error; by default as the DSN says, or 10.
         command_timeout: seconds until a statement without an answer is an error; None is never.
     """
-    settings = {**(server_settings or {}), "application_name": application_name}
-    connection = await asyncpg.connect(
-        params.dsn, server_settings=settings, timeout=timeout, command_timeout=command_timeout
-    )
-    _notice_a_lost_peer(connection)
-    return connection
-
-
-def _notice_a_lost_peer(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Have the operating system end a connection whose other end is gone without a word.
-
-    The same times as the data plane's: half a minute, not the system's two hours.
-    """
-    transport = getattr(connection, "_transport", None)
-    connected = transport.get_extra_info("socket") if transport is not None else None
-    if connected is None or connected.family == getattr(socket, "AF_UNIX", None):
-        return
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        if hasattr(socket, name):
-            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def build_dsn(
-    *,
-    address: tuple[str, int] | str,
-    user: str,
-    password: str | None,
-    database: str,
-    parameters: Mapping[str, str] | None = None,
-) -> str:
-    """A libpq URI. ``address`` is (host, port), or the path of a unix socket file."""
-    query = dict(parameters or {})
-    credentials = quote(user, safe="")
-    if password:
-        credentials += ":" + quote(password, safe="")
-    if isinstance(address, str):
-        directory, _, port = address.rpartition("/.s.PGSQL.")
-        host = ""
-        query = {"host": directory, "port": port, **query}
-    else:
-        name = f"[{address[0]}]" if ":" in address[0] else quote(address[0], safe="")
-        host = f"{name}:{address[1]}"
-    text = f"postgresql://{credentials}@{host}/{quote(database, safe='')}"
-    # Not quote_plus: libpq and the data plane read "+" as a plus sign.
-    return text + ("?" + urlencode(query, quote_via=quote, safe="") if query else "")
-
-
-def _read(connection: Any, dsn: str | None, ssl_argument: object) -> ConnectionParameters:
-    """The URI of a live asyncpg connection; the driver has no public name for these values."""
-    try:
-        known, address = connection._params, connection._addr
-        password, mode = known.password, known.sslmode
-    except AttributeError as error:
-        raise ConnectionDetailsError(
-            "the pool's connections do not show how they were made: pass dsn="
-        ) from error
-    if callable(password):
-        raise ConnectionDetailsError("the pool's password is a function: pass dsn=")
-    if ssl_argument is True or (ssl_argument is not None and hasattr(ssl_argument, "wrap_socket")):
-        raise ConnectionDetailsError(
-            "the pool was given an ssl context, which a connection string cannot carry: pass dsn= "
-            "with sslmode, sslrootcert, sslcert and sslkey"
-        )
-    parameters: dict[str, str] = {}
-    if not isinstance(address, str):
-        parameters["sslmode"] = mode.name.replace("_", "-")
-        if parameters["sslmode"] != "disable":
-            parameters.update(_tls_files(dsn))
-            if str(getattr(known, "ssl_negotiation", "")) == "direct":
-                parameters["sslnegotiation"] = "direct"
-    settings = {k: v for k, v in (known.server_settings or {}).items() if k != "application_name"}
-    if settings:
-        parameters["options"] = _startup_options(settings)
-    return ConnectionParameters(
-        build_dsn(
-            address=address,
-            user=known.user,
-            password=password,
-            database=known.database,
-            parameters=parameters,
-        )
+    return await open_connection(
+        await params.resolve(),
+        server_settings={**(server_settings or {}), "application_name": application_name},
+        timeout=timeout,
+        command_timeout=command_timeout,
     )
 
 
-def _tls_files(dsn: str | None) -> dict[str, str]:
-    """Certificate files of the pool's own connection string, or of the environment."""
-    given = dict(parse_qsl(urlsplit(dsn).query)) if dsn else {}
-    if "service" in given or "PGSERVICE" in os.environ:
-        raise ConnectionDetailsError(
-            "the pool takes its TLS settings from a service file: pass dsn= with sslmode, "
-            "sslrootcert, sslcert and sslkey"
-        )
-    if given.get("sslpassword"):
-        raise ConnectionDetailsError("an encrypted sslkey is not supported: pass dsn= without it")
-    found = {name: given.get(name) or os.environ.get(env) for name, env in _TLS_FILES.items()}
-    return {name: path for name, path in found.items() if path}
+@dataclass(frozen=True, slots=True)
+class _Connector:
+    """What a pool of ours opens its connections with, in the place of ``asyncpg.connect``."""
+
+    parameters: ConnectionParameters
+
+    async def __call__(self, *_: object, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+        options.pop("dsn", None)
+        return await open_connection(await self.parameters.resolve(), **options)
 
 
-def _startup_options(settings: Mapping[str, str]) -> str:
-    """Session settings in the form of the ``options`` startup parameter."""
-    words = [settings["options"]] if settings.get("options") else []
-    for name, value in settings.items():
-        if name != "options":
-            escaped = re.sub(r"([\\\s])", r"\\\1", value)
-            words.append(f"-c {name}={escaped}")
-    return " ".join(words)
+def create_pool(parameters: ConnectionParameters, **options: Any) -> Pool[asyncpg.Record]:
+    """A pool whose every connection is opened as :func:`connect` does; await it, as asyncpg's."""
+    return asyncpg.create_pool(connect=_Connector(parameters), **options)
+
+
+def parameters_of_pool(pool: Pool[Any]) -> ConnectionParameters | None:
+    """What a pool of ours connects by; None for every other pool."""
+    connector = getattr(pool, "_connect", None)
+    return connector.parameters if isinstance(connector, _Connector) else None
 
 
 class Executor(Protocol):
@@ -225,9 +270,12 @@ class Executor(Protocol):
 
 @asynccontextmanager
 async def transaction(executor: Executor) -> AsyncIterator[Executor]:
-    """A connection inside a transaction, from a pool or a connection."""
+    """A connection inside a transaction, from a pool or a connection.
+
+    Whatever the role's default is, each of its statements sees what is committed.
+    """
     if isinstance(executor, asyncpg.Pool):
-        async with executor.acquire() as pooled, pooled.transaction():
+        async with executor.acquire() as pooled, pooled.transaction(isolation="read_committed"):
             yield pooled
     else:
         connection = cast("asyncpg.Connection[Any]", executor)
@@ -237,13 +285,18 @@ async def transaction(executor: Executor) -> AsyncIterator[Executor]:
 
 @dataclass(frozen=True, slots=True)
 class TableAddress:
-    """A table and how to reach it. `dsn` is a libpq URI with its password, kept out of `repr`."""
+    """A table and how to reach it; the connection string is kept out of `repr`."""
 
-    dsn: str = field(repr=False)
+    dsn: Secret = field(repr=False)
     schema: str
     table: str
+    password: Secret | None = field(default=None, repr=False)
 
     @property
     def parameters(self) -> ConnectionParameters:
         """How to reach the table's database."""
-        return ConnectionParameters(self.dsn)
+        return ConnectionParameters(self.dsn, self.password)
+
+    async def resolved(self) -> TableAddress:
+        """The same with a URI that holds the password of now: what the data plane is given."""
+        return TableAddress(await self.parameters.uri(), self.schema, self.table)

@@ -7,7 +7,7 @@ awaitable is cancelled: what was not committed is rolled back by the servers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 from uuid import UUID
 
@@ -110,6 +110,12 @@ class PassSessionConfig:
     max_events_per_second: float | None = None
     jobs: int = 3
 
+    async def resolved(self) -> PassSessionConfig:
+        """With connection strings as Rust reads them, and passwords of now."""
+        return replace(
+            self, source=await self.source.resolved(), target=await self.target.resolved()
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PassSpec:
@@ -202,6 +208,12 @@ class VerifyConfig:
     max_violations: int = 100
     parallelism: int = 1
     migration_id: UUID | None = None
+
+    async def resolved(self) -> VerifyConfig:
+        """With connection strings as Rust reads them, and passwords of now."""
+        return replace(
+            self, source=await self.source.resolved(), target=await self.target.resolved()
+        )
 
 
 @final

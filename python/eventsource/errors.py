@@ -109,4 +109,9 @@ class FeedBlockedError(EventSourceError):
 
 
 class ConnectionDetailsError(EventSourceError):
-    """No connection string can be made from the pool; the message says why; pass ``dsn=``."""
+    """A connection string cannot be read, made from a pool, or kept; the message names the part of
+    it, says what to write instead, and quotes nothing."""
+
+
+class CredentialsError(EventSourceError):
+    """A function that was given as ``dsn=`` or ``password=`` failed; its error is the cause."""

@@ -5,35 +5,43 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 from asyncpg.pool import Pool
 
+from eventsource.connections import Secret, pairs_of_pool, parameters_of_pool
+from eventsource.dsn.reading import read
+from eventsource.dsn.spelling import pairs_of
+from eventsource.errors import ConnectionDetailsError
 
-def hosts_of(pool: Pool[Any] | None, dsn: str | None = None) -> list[tuple[str, int]]:
+
+def hosts_of(pool: Pool[Any] | None, dsn: Secret | None = None) -> list[tuple[str, int]]:
     """The TCP addresses that the pool, or the dsn, would try.
 
-    Empty when that is not known: a unix socket, a service file, or a pool that connects in a way
-    of its own.
+    Empty when that is not known: a unix socket, a function, or a pool that connects in a way of its
+    own.
     """
-    options: dict[str, Any] = {}
-    if dsn is None and pool is not None:
-        if getattr(pool, "_connect", asyncpg.connect) is not asyncpg.connect:
-            return []
-        arguments: list[Any] = list(getattr(pool, "_connect_args", ()))
-        options = dict(getattr(pool, "_connect_kwargs", {}))
-        dsn = arguments[0] if arguments else options.get("dsn")
+    if dsn is None and pool is not None and (ours := parameters_of_pool(pool)):
+        dsn = ours.dsn
+    if callable(dsn):
+        return []
     try:
-        return [
-            (host, port)
-            for host, port in _addresses(dsn or "", options)
-            if host and not host.startswith("/")
-        ]
-    except ValueError:
-        return []  # connecting gives the better error
+        pairs = pairs_of(dsn) if dsn else {}
+        if dsn is None and pool is not None:
+            if getattr(pool, "_connect", asyncpg.connect) is not asyncpg.connect:
+                return []
+            pairs, _ = pairs_of_pool(pool)
+        if not pairs.keys() & _NAMING and not os.environ.get("PGHOST"):
+            return []
+        found = read(pairs, os.environ).hosts
+    except ConnectionDetailsError:
+        return []  # the connect that follows says better what is wrong with it
+    return [(host.target, host.port) for host in found if not host.is_socket]
+
+
+_NAMING = {"host", "hostaddr", "service"}
 
 
 async def is_silent(hosts: Sequence[tuple[str, int]], seconds: float) -> bool:
@@ -82,31 +90,6 @@ async def _answers(family: int, kind: int, address: Any) -> bool:
         except OSError:
             return False
         return True
-
-
-def _addresses(dsn: str, options: Mapping[str, Any]) -> list[tuple[str, int]]:
-    parts = urlsplit(dsn)
-    query = dict(parse_qsl(parts.query))
-    if "service" in query or options.get("service") or "PGSERVICE" in os.environ:
-        return []
-    hosts = options.get("host") or query.get("host") or os.environ.get("PGHOST") or ""
-    listed = hosts.split(",") if isinstance(hosts, str) else list(hosts)
-    named: list[tuple[str, int | None]] = [(str(host), None) for host in listed if host]
-    if given := parts.netloc.rpartition("@")[2]:
-        named = [_host_and_port(each) for each in given.split(",")]
-    port = options.get("port") or query.get("port") or os.environ.get("PGPORT") or 5432
-    ports = [int(each) for each in (str(port).split(",") if isinstance(port, (int, str)) else port)]
-    if len(ports) == 1:
-        ports *= len(named)
-    return [(host, own or each) for (host, own), each in zip(named, ports, strict=True)]
-
-
-def _host_and_port(text: str) -> tuple[str, int | None]:
-    """Host and port of ``host:port``, ``[::1]:port`` or either without a port."""
-    host, colon, port = text.rpartition(":")
-    if not colon or "]" in port:
-        host, port = text, ""
-    return unquote(host).strip("[]"), int(port) if port.isdigit() else None
 
 
 #: A host that says nothing for so long is not there (seconds). Only connecting is measured, which

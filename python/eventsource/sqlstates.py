@@ -18,8 +18,21 @@ NOT_OPEN_YET = "EVF03"
 #: A lock was not granted in time: at the guard, that a cutover holds the tenant.
 LOCK_TIMEOUT = "55P03"
 
+#: The transaction's snapshot is older than what it would have to see; it has to begin again.
+SERIALIZATION_FAILURE = "40001"
+
 #: The server ended a transaction that was idle for too long, or took too long.
 ENDED_BY_THE_SERVER = ("25P03", "25P04")
+
+#: A privilege is missing.
+NOT_PERMITTED = "42501"
+
+#: A relation or a schema is not there: nobody drops a table that is being moved, but an address may
+#: lead to another database.
+NOT_THERE = ("42P01", "3F000")
+
+#: Classes about the environment, which somebody mends: login, database, system, internal error.
+ENVIRONMENT_CLASSES = ("28", "3D", "58", "XX")
 
 #: Classes that time heals: connection, resources, operator intervention, rollback, locks.
 PASSING_CLASSES = ("08", "53", "57", "40", "55")

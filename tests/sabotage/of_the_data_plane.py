@@ -5,15 +5,48 @@ from __future__ import annotations
 from tests.sabotage.variant import CARGO, Edit, Variant
 
 _CORE = "rust/core/src"
-_CHUNK = f"{_CORE}/chunk.rs"
-_SOURCE = f"{_CORE}/source.rs"
-_PROGRESS = f"{_CORE}/progress.rs"
+_CHUNK = f"{_CORE}/pass/chunk.rs"
+_SOURCE = f"{_CORE}/pass/source.rs"
+_PROGRESS = f"{_CORE}/pass/progress.rs"
 _TESTS = "tests/integration/dataplane/test_passes.py"
 _INTERRUPTED = "tests/integration/dataplane/test_interruptions.py"
 _CARRIES = f"{_TESTS}::test_the_first_pass_carries_every_row_and_maps_it"
 _LOST = f"{_INTERRUPTED}::test_a_driver_that_lost_the_migration_commits_nothing"
 
 VARIANTS = (
+    Variant(
+        "any-name-in-a-certificate",
+        "the host's name is not compared with the certificate's for asyncpg",
+        (
+            Edit(
+                "python/eventsource/dsn/tls.py",
+                '    made.check_hostname = tls.mode == "verify-full"\n',
+                "    made.check_hostname = False\n",
+            ),
+        ),
+        ("tests/integration/dataplane/test_tls.py::test_only_verify_full_asks_for_the_name",),
+    ),
+    Variant(
+        "any-authority",
+        "asyncpg trusts certificates of any authority",
+        (
+            Edit(
+                "python/eventsource/dsn/tls.py",
+                '    made.verify_mode = ssl.CERT_REQUIRED if tls.mode.startswith("verify") else'
+                " ssl.CERT_NONE\n",
+                "    made.verify_mode = ssl.CERT_NONE\n",
+            ),
+            Edit(
+                "python/eventsource/dsn/tls.py",
+                '    made.check_hostname = tls.mode == "verify-full"\n',
+                "    made.check_hostname = False\n",
+            ),
+        ),
+        (
+            "tests/integration/dataplane/test_tls.py"
+            "::test_a_certificate_that_is_not_right_is_refused",
+        ),
+    ),
     Variant(
         "position-instead-of-transaction",
         "a pass takes what lies behind the last position that the snapshot before it showed",
@@ -32,7 +65,13 @@ VARIANTS = (
     Variant(
         "last-chunk-forgotten",
         "a pass is complete although a stop came before its last chunk was written",
-        (Edit(f"{_CORE}/copy.rs", "reader.join().await? && !unwritten", "reader.join().await?"),),
+        (
+            Edit(
+                f"{_CORE}/pass/pipeline.rs",
+                "reader.join().await? && !unwritten",
+                "reader.join().await?",
+            ),
+        ),
         (f"{_INTERRUPTED}::test_a_chunk_that_was_read_when_the_stop_came_is_not_lost",),
     ),
     Variant(
@@ -65,7 +104,7 @@ VARIANTS = (
         "the rows commit before the progress row that describes them",
         (
             Edit(
-                f"{_CORE}/direct.rs",
+                f"{_CORE}/pass/direct.rs",
                 "        let client = self.target.client();\n        let totals = run\n",
                 "        let client = self.target.client();\n"
                 '        self.target.batch("commit").await?;\n        let totals = run\n',
@@ -103,7 +142,7 @@ VARIANTS = (
         "a chunk is mapped whoever has the lease",
         (
             Edit(
-                f"{_CORE}/positions.rs",
+                f"{_CORE}/pass/positions.rs",
                 "where id = $1 and driver_owner = $2 for share",
                 "where id = $1 and $2::uuid is not null for share",
             ),
@@ -154,7 +193,7 @@ VARIANTS = (
         "mapping rows whose events were never written stay",
         (
             Edit(
-                f"{_CORE}/copy.rs",
+                f"{_CORE}/pass/pipeline.rs",
                 "            self.positions.forget_after(totals.cursor.position).await?;\n",
                 "",
             ),
@@ -166,7 +205,7 @@ VARIANTS = (
         "the next driver waits for the open transaction of one that hangs",
         (
             Edit(
-                f"{_CORE}/copy.rs",
+                f"{_CORE}/pass/pipeline.rs",
                 "        if progress.is_ours(target.client(), &read_progress).await? {\n",
                 "        if false && progress.is_ours(target.client(), &read_progress).await? {\n",
             ),
@@ -178,7 +217,7 @@ VARIANTS = (
         "the mapping names the position next to the event's",
         (
             Edit(
-                f"{_CORE}/positions.rs",
+                f"{_CORE}/pass/positions.rs",
                 "rows.put_i64(key.position + self.offset);",
                 "rows.put_i64(key.position + self.offset + 1);",
             ),
@@ -196,7 +235,7 @@ VARIANTS = (
         "nobody counts what the target's COPY took",
         (
             Edit(
-                f"{_CORE}/direct.rs",
+                f"{_CORE}/pass/direct.rs",
                 "if taken != chunk.rows() as u64 {",
                 "if taken > chunk.rows() as u64 {",
             ),
@@ -206,7 +245,11 @@ VARIANTS = (
     Variant(
         "row-security-on",
         "policies of the table filter copy and proof alike",
-        (Edit(f"{_CORE}/connect.rs", "set row_security = off; ", "set row_security = on; "),),
+        (
+            Edit(
+                f"{_CORE}/server/connect.rs", "set row_security = off; ", "set row_security = on; "
+            ),
+        ),
         (
             "tests/integration/dataplane/test_verify.py::"
             "test_row_security_is_an_error_and_not_a_filter",
@@ -229,14 +272,14 @@ VARIANTS = (
         "the message about a bad DSN quotes it",
         (
             Edit(
-                f"{_CORE}/dsn.rs",
+                f"{_CORE}/server/dsn.rs",
                 ".map_err(|error| DsnError::Invalid(crate::error::chain(&error)))?;",
                 '.map_err(|error| DsnError::Invalid(format!("{uri}: {error}")))?;',
             ),
         ),
         (
             "tests/integration/dataplane/test_connect.py::test_failures_to_connect_say_why",
-            f"{CARGO}dsn::tests::no_message_shows_the_password",
+            f"{CARGO}server::dsn::tests::no_message_shows_the_password",
         ),
     ),
 )

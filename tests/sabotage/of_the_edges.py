@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
-_CONNECTIONS = "python/eventsource/connections.py"
 _POSITIONS = "python/eventsource/migration/subscriptions/positions.py"
 _ROUTER = "python/eventsource/migration/routing/router.py"
 _ROUTES = "python/eventsource/migration/routing/route_cache.py"
@@ -124,7 +123,7 @@ VARIANTS = (
         "messages show the password of a connection string",
         (
             Edit(
-                _CONNECTIONS,
+                "python/eventsource/dsn/redaction.py",
                 '    return _NAMED_PASSWORD.sub(r"\\1***", _URI_PASSWORD.sub(r"\\1***", text))\n',
                 "    return text\n",
             ),
@@ -140,11 +139,67 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/connections.py",
-                "    dsn: str = field(repr=False)\n",
-                "    dsn: str\n",
+                "    dsn: Secret = field(repr=False)\n",
+                "    dsn: Secret\n",
             ),
         ),
         ("tests/unit/test_dataplane.py::test_no_repr_shows_a_password",),
+    ),
+    Variant(
+        "password-as-a-setting",
+        "what follows a password in a connection string is sent to the server as a setting",
+        (
+            Edit(
+                "python/eventsource/dsn/spelling.py",
+                "    if after_a_secret and name not in KNOWN:\n",
+                "    if False:\n",
+            ),
+        ),
+        (
+            "tests/unit/test_passwords.py"
+            "::test_no_piece_of_a_password_is_taken_for_a_host_or_a_setting",
+        ),
+    ),
+    Variant(
+        "half-a-password-as-a-port",
+        "a connection string with an @ after its host is read to the letter",
+        (
+            Edit(
+                "python/eventsource/dsn/spelling.py",
+                '    if "@" in path:\n',
+                "    if False:\n",
+            ),
+        ),
+        (
+            "tests/unit/test_passwords.py"
+            "::test_no_piece_of_a_password_is_taken_for_a_host_or_a_setting",
+        ),
+    ),
+    Variant(
+        "safety-dropped-without-a-word",
+        "what neither driver can keep of a connection string is left out",
+        (
+            Edit(
+                "python/eventsource/dsn/parameters.py",
+                "    if value.lower() not in harmless:\n",
+                "    if False:\n",
+            ),
+        ),
+        ("tests/unit/test_dsn.py::test_what_cannot_be_kept_is_refused_by_name",),
+    ),
+    Variant(
+        "one-host-of-several",
+        "a migration remembers one host of a connection string",
+        (
+            Edit(
+                "python/eventsource/opening.py",
+                "    hosts = list(dsn.hosts)\n",
+                "    hosts = list(dsn.hosts)[:1]\n",
+            ),
+        ),
+        (
+            "tests/integration/dataplane/test_several_hosts.py::test_both_drivers_follow_the_primary",
+        ),
     ),
     Variant(
         "any-version-will-do",
@@ -176,9 +231,10 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/stores/sql/feed.sql",
-                "    perform pg_advisory_xact_lock_shared(tg_relid::integer # -1152626862,\n"
-                "                                         floor::bit(32)::integer);\n",
-                "",
+                "        perform pg_try_advisory_xact_lock_shared("
+                "tg_relid::integer # -1152626862,\n"
+                "                                                 floor::bit(32)::integer);\n",
+                "        null;\n",
             ),
         ),
         (

@@ -85,7 +85,13 @@ VARIANTS = (
     Variant(
         "guard-not-always",
         "a session with session_replication_role = replica walks past the triggers",
-        (Edit(_SQL, "enable always trigger %I'", "enable trigger %I'"),),
+        (
+            Edit(
+                _SQL,
+                "enable always trigger %I',\n                       home",
+                "enable trigger %I',\n                       home",
+            ),
+        ),
         (
             f"{_TESTS}::test_a_replica_role_session_meets_the_guard",
             f"{_INSTALLATION}::test_the_triggers_fire_always_and_after_those_of_the_application",

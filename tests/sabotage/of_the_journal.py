@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
+_ENVIRONMENT = "tests/integration/driver/test_environment.py"
 _SQL = "python/eventsource/migration/repositories/sql/migrations.sql"
 _ROUTES = "python/eventsource/migration/routing/route_cache.py"
 _MIRROR = "python/eventsource/migration/routing/mirror.py"
+_PERMIT = "python/eventsource/stores/sql/mirror.sql"
 _TESTS = "tests/integration/driver/test_journal.py"
 _MIRRORED = "tests/integration/routing/test_mirror.py"
 _NEWER = f"{_TESTS}::test_what_a_fence_told_is_newer_than_a_route_that_was_read"
@@ -112,13 +114,62 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/repositories/migrations.py",
-                "            if moved is not None:\n",
-                "            if moved is None:\n"
-                "                _explain_refusal(await self.get(migration.id), following, owner)\n"
-                "            if moved is not None:\n",
+                "                if moved is not None:\n",
+                "                if moved is None:\n"
+                "                    current = await self.get(migration.id)\n"
+                "                    _explain_refusal(current, following, owner)\n"
+                "                if moved is not None:\n",
             ),
         ),
         (f"{_TESTS}::test_a_change_of_state_that_is_refused_needs_no_second_connection",),
+    ),
+    Variant(
+        "a-login-ends-a-migration",
+        "a login that is refused for a moment throws the copy away",
+        (
+            Edit(
+                "python/eventsource/sqlstates.py",
+                'ENVIRONMENT_CLASSES = ("28", "3D", "58", "XX")',
+                'ENVIRONMENT_CLASSES = ("3D", "58", "XX")',
+            ),
+        ),
+        (f"{_ENVIRONMENT}::test_what_is_wrong_with_a_role_is_waited_for",),
+    ),
+    Variant(
+        "lease-kept-while-waiting",
+        "a process with a wrong setting keeps the lease from one with a right one",
+        (
+            Edit(
+                "python/eventsource/migration/driver/driver.py",
+                "        await self.lease.try_to_release(self.migrations)\n\n    async def _say",
+                "\n    async def _say",
+            ),
+        ),
+        (f"{_ENVIRONMENT}::test_a_process_with_a_wrong_setting_lets_a_right_one_drive",),
+    ),
+    Variant(
+        "resumed-after-an-abort",
+        "a migration whose abort has begun is resumed over the rows that are left",
+        (
+            Edit(
+                _SQL,
+                "        paused_from = case when state <> 'failed' then paused_from end\n",
+                "        paused_from = paused_from\n",
+            ),
+        ),
+        (f"{_ENVIRONMENT}::test_after_an_abort_nothing_that_failed_is_resumed",),
+    ),
+    Variant(
+        "resumed-without-its-route",
+        "a failed migration is resumed although the tenant was routed elsewhere since",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "        if migration.state is MigrationState.FAILED and not following.is_final:\n",
+                "        if False:\n",
+            ),
+        ),
+        (f"{_ENVIRONMENT}::test_a_tenant_that_was_routed_elsewhere_is_not_resumed",),
     ),
     Variant(
         "connection-not-given-back",
@@ -126,7 +177,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/connections.py",
-                "        async with executor.acquire() as pooled, pooled.transaction():\n"
+                "        async with executor.acquire() as pooled,"
+                ' pooled.transaction(isolation="read_committed"):\n'
                 "            yield pooled\n",
                 "        pooled = await executor.acquire()\n"
                 "        begun = pooled.transaction()\n"
@@ -183,7 +235,7 @@ VARIANTS = (
     Variant(
         "abort-overtakes-a-mirror",
         "an abort deletes before a mirror that has looked at the fence has written",
-        (Edit(_MIRROR, 'NO_MIRRORS} for share"', 'NO_MIRRORS}"'),),
+        (Edit(_PERMIT, "generation <> -1\n        for share;", "generation <> -1;"),),
         (f"{_MIRRORED}::test_an_abort_waits_for_a_mirror_that_writes_and_deletes_what_it_wrote",),
     ),
     Variant(
@@ -198,8 +250,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/tables/deferred_indexes.py",
-                "is distinct from '{migration_id}')\"",
-                "is distinct from '{migration_id}' and false)\"",
+                "when (not {guard.is_migrator(migration_id, owner)})",
+                "when (false and not {guard.is_migrator(migration_id, owner)})",
             ),
         ),
         ("tests/acceptance/test_deferred_indexes.py::test_killed_between_the_drop_and_the_build",),

@@ -6,7 +6,7 @@ from tests.sabotage.variant import Edit, Variant
 
 _PASSES = "python/eventsource/migration/steps/passes.py"
 _PROGRESS = "python/eventsource/migration/tables/progress.py"
-_MIRROR = "python/eventsource/migration/routing/mirror.py"
+_MIRROR = "python/eventsource/stores/sql/mirror.sql"
 _TESTS = "tests/integration/passes/test_passes.py"
 _MIRRORED = "tests/integration/routing/test_mirror.py"
 
@@ -30,9 +30,9 @@ VARIANTS = (
         "the target's rows have the transaction ids of another cluster",
         (
             Edit(
-                "python/eventsource/migration/event_table.py",
-                '        if column.name != "transaction_id" and not column.generated\n    )',
-                "        if not column.generated\n    )",
+                "python/eventsource/catalog/two_sides.py",
+                '            filled.append((column.name, "each side\'s own"))\n',
+                "            carried.append(column.name)\n",
             ),
         ),
         (f"{_TESTS}::test_rows_older_than_the_transaction_id_are_carried",),
@@ -164,7 +164,7 @@ VARIANTS = (
     Variant(
         "mirror-leaves-gaps",
         "the mirror writes an event whose predecessor is missing",
-        (Edit(_MIRROR, 'f" where $4::bigint = 1 or exists', 'f" where $4::bigint >= 1 or exists'),),
+        (Edit(_MIRROR, "where w.first = 1 or exists (", "where w.first >= 1 or exists ("),),
         (f"{_MIRRORED}::test_the_mirror_leaves_a_stream_alone_whose_predecessor_is_missing",),
     ),
     Variant(
@@ -173,8 +173,8 @@ VARIANTS = (
         (
             Edit(
                 _MIRROR,
-                '(" + $1::bigint" if column.name == "global_position" else "")',
-                '(" + $1::bigint + 1" if column.name == "global_position" else "")',
+                "then ' operator(pg_catalog.+) $2' else",
+                "then ' operator(pg_catalog.+) $2 operator(pg_catalog.+) 1' else",
             ),
         ),
         (f"{_MIRRORED}::test_the_mirror_writes_what_was_appended_at_its_carried_position",),
@@ -185,16 +185,8 @@ VARIANTS = (
         (
             Edit(
                 _MIRROR,
-                "            if closed is None:\n                return 0\n",
-                "",
-            ),
-            Edit(
-                _MIRROR,
-                "            closed = await target.fetchval(\n",
-                "            await target.execute(\n"
-                "                f\"select set_config('{session_marks.MIGRATOR_SETTING}',"
-                " '{migration_id}', true)\")\n"
-                "            await target.fetchval(\n",
+                "    return found;\n",
+                "    return true;\n",
             ),
         ),
         (
@@ -253,7 +245,7 @@ VARIANTS = (
         "rows that came from another cluster are copied by their transaction ids",
         (
             Edit(
-                "python/eventsource/migration/preflight/event_tables.py",
+                "python/eventsource/migration/preflight/tenant_rows.py",
                 '        "select coalesce((select transaction_id >='
                 ' pg_snapshot_xmax(pg_current_snapshot())"\n',
                 "        \"select coalesce((select transaction_id < '1'::xid8\"\n",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.sabotage.variant import CARGO, Edit, Variant
 
 _CORE = "rust/core/src"
-_CHUNK = f"{_CORE}/chunk.rs"
-_STAGED = f"{_CORE}/staged.rs"
+_CHUNK = f"{_CORE}/pass/chunk.rs"
+_STAGED = f"{_CORE}/pass/staged.rs"
 _TESTS = "tests/integration/dataplane/test_passes.py"
 _INTERRUPTED = "tests/integration/dataplane/test_interruptions.py"
 _CARRIES = f"{_TESTS}::test_the_first_pass_carries_every_row_and_maps_it"
@@ -29,9 +29,9 @@ VARIANTS = (
         "what is read back from the target is not compared",
         (
             Edit(
-                f"{_CORE}/proof.rs",
+                f"{_CORE}/pass/proof.rs",
                 "        if (rows, sequence.finish()) == (range.rows, range.digest) {\n",
-                "        if rows >= 0 && sequence.finish() != Digest::ZERO {\n",
+                "        if rows >= 0 && sequence.finish() != crate::Digest::ZERO {\n",
             ),
         ),
         (f"{_TESTS}::test_a_row_that_the_target_changes_is_named_by_the_proof",),
@@ -56,7 +56,7 @@ VARIANTS = (
         "what an earlier driver left unproven is taken for proven",
         (
             Edit(
-                f"{_CORE}/progress.rs",
+                f"{_CORE}/pass/progress.rs",
                 "where migration_id = $1 and upto_position > $2 order by upto_position",
                 "where migration_id = $1 and upto_position > $2 and false order by upto_position",
             ),
@@ -68,12 +68,12 @@ VARIANTS = (
         "a row that is there twice vanishes from the sum",
         (
             Edit(
-                f"{_CORE}/digest.rs",
+                f"{_CORE}/row/digest.rs",
                 "Digest(self.0.wrapping_add(other.0))",
                 "Digest(self.0 ^ other.0)",
             ),
         ),
-        (f"{CARGO}digest::tests::a_row_that_occurs_twice_does_not_vanish",),
+        (f"{CARGO}row::digest::tests::a_row_that_occurs_twice_does_not_vanish",),
     ),
     Variant(
         "one-row-dropped",
@@ -88,7 +88,7 @@ VARIANTS = (
         ),
         (
             _CARRIES,
-            f"{CARGO}chunk::tests::"
+            f"{CARGO}pass::chunk::tests::"
             "a_row_is_carried_with_its_position_moved_and_nothing_else_changed",
         ),
     ),

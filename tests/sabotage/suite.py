@@ -10,6 +10,8 @@ from tests.sabotage import (
     of_the_journal,
     of_the_passes,
     of_the_proof,
+    of_the_roles,
+    of_the_strangers,
     of_waiting,
 )
 
@@ -21,5 +23,7 @@ VARIANTS = (
     *of_the_edges.VARIANTS,
     *of_the_data_plane.VARIANTS,
     *of_the_proof.VARIANTS,
+    *of_the_roles.VARIANTS,
+    *of_the_strangers.VARIANTS,
     *of_waiting.VARIANTS,
 )

@@ -49,10 +49,12 @@ def test_the_tests_of_a_variant_exist(variant: Variant) -> None:
 def exists(test: str) -> bool:
     if test.startswith(CARGO):
         module, _, name = test.removeprefix(CARGO).rpartition("::tests::")
+        module = module.replace("::", "/")
         folder = REPOSITORY / "rust/core/src"
         files = [folder / f"{module}.rs", folder / f"{module}_tests.rs"]
         return any(f"fn {name}(" in file.read_text() for file in files if file.exists())
-    path, _, name = test.partition("::")
+    # Without the parameters, if it names some.
+    path, _, name = test.partition("[")[0].partition("::")
     file = REPOSITORY / path
     return file.exists() and (not name or re.search(rf"def {name}\(", file.read_text()) is not None)
 

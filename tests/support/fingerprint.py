@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import asyncpg
+from eventsource.connections import AnyConnection
 
 #: What a migration records about itself: what was asked and done, and the tenant's route.
 JOURNAL = ("tenant_migrations", "migration_audit_log", "tenant_routing")
@@ -65,7 +65,7 @@ join pg_namespace n on n.oid = c.relnamespace where {_OURS} and c.relkind = 'S' 
 """
 
 
-async def fingerprint(connection: asyncpg.Connection, *, journal: bool = True) -> dict[str, Any]:
+async def fingerprint(connection: AnyConnection, *, journal: bool = True) -> dict[str, Any]:
     """Every object and, per table, every row; ``journal=False`` leaves out what an abort keeps."""
     # Another login would otherwise see less than is there.
     async with connection.transaction():

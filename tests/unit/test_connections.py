@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
-from eventsource.connections import ConnectionParameters, build_dsn, connection_parameters, redact
-from eventsource.errors import ConnectionDetailsError
+from eventsource.connections import (
+    ConnectionParameters,
+    TableAddress,
+    connection_parameters,
+    redact,
+)
+from eventsource.dsn.value import Dsn, Tls
+from eventsource.errors import ConnectionDetailsError, CredentialsError
 from eventsource.hosts import hosts_of
 
 SECRET = "p@ss:w/o?r#d% +'\"é"
-
-
-def test_every_part_of_an_address_survives_quoting() -> None:
-    dsn = build_dsn(
-        address=("db.example", 5433),
-        user="app user",
-        password=SECRET,
-        database="my/db ?",
-        parameters={"sslmode": "verify-full", "sslrootcert": "/etc/my certs/root.crt"},
-    )
-    parts = urlsplit(dsn)
-    assert (parts.hostname, parts.port) == ("db.example", 5433)
-    assert unquote(parts.username or "") == "app user"
-    assert unquote(parts.password or "") == SECRET
-    assert unquote(parts.path[1:]) == "my/db ?"
-    assert parse_qs(parts.query) == {
-        "sslmode": ["verify-full"],
-        "sslrootcert": ["/etc/my certs/root.crt"],
-    }
-    assert "+" not in dsn, "a plus sign is no space in a libpq URI"
-
-
-def test_a_unix_socket_is_named_by_its_directory() -> None:
-    dsn = build_dsn(
-        address="/run/my db/.s.PGSQL.5433", user="app", password=None, database="events"
-    )
-    assert dsn == "postgresql://app@/events?host=%2Frun%2Fmy%20db&port=5433"
-
-
-def test_an_ipv6_host_is_bracketed() -> None:
-    dsn = build_dsn(address=("::1", 5432), user="app", password=None, database="events")
-    assert dsn == "postgresql://app@[::1]:5432/events"
 
 
 @pytest.mark.parametrize(
@@ -74,12 +50,22 @@ def test_redact_leaves_everything_else() -> None:
     assert redact(text) == text
 
 
-def test_parameters_never_print_the_password() -> None:
-    dsn = build_dsn(address=("db", 5432), user="app", password=SECRET, database="events")
-    parameters = ConnectionParameters(dsn)
-    for text in (repr(parameters), str(parameters), f"{parameters}", repr([parameters])):
-        assert "***" in text
-        assert "ss" not in text.partition("***")[2].partition("@")[0]
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql://app:{quote(SECRET, safe='')}@db/events",
+        "postgresql://app:hunter2 with blanks@db/events",
+        "postgresql://app:hun/ter2@db/events",
+        "host=db user=app password='hunter2",
+        "host=db user=app password=hunter2 dbname=events",
+    ],
+)
+def test_parameters_never_print_the_password(dsn: str) -> None:
+    parameters = ConnectionParameters(dsn, password="hunter3")
+    table = TableAddress(dsn, "public", "events", "hunter3")
+    for text in (repr(parameters), str(parameters), f"{parameters}", repr([parameters, table])):
+        assert "hunter" not in text
+        assert "ter2" not in text
         assert SECRET not in unquote(text)
     assert pickle.loads(pickle.dumps(parameters)) == parameters
 
@@ -119,50 +105,112 @@ class FakePool:
         return None
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+async def resolved(pool: Any) -> Dsn:
+    return await (await connection_parameters(pool)).resolve()
+
+
 async def test_tls_files_come_from_the_pools_own_string(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLCERT", "/env/client.crt")
+    monkeypatch.setenv("PGSSLKEY", "/env/client.key")
     pool = FakePool(FakeKnown(), "postgresql://app@db/events?sslrootcert=%2Fdsn%2Froot.crt")
-    found = await connection_parameters(pool)  # type: ignore[arg-type]
-    assert parse_qs(urlsplit(found.dsn).query) == {
-        "sslmode": ["verify-full"],
-        "sslrootcert": ["/dsn/root.crt"],
-        "sslcert": ["/env/client.crt"],
-    }
-
-
-async def test_session_settings_travel_as_startup_options() -> None:
-    known = FakeKnown(
-        sslmode=FakeMode("disable"),
-        server_settings={
-            "application_name": "shop",
-            "search_path": "a b,c",
-            "jit": "off",
-            "options": "-c geqo=off",
-        },
+    assert (await resolved(pool)).tls == Tls(
+        "verify-full", "/dsn/root.crt", "/env/client.crt", "/env/client.key"
     )
-    found = await connection_parameters(FakePool(known))  # type: ignore[arg-type]
-    assert parse_qs(urlsplit(found.dsn).query) == {
-        "sslmode": ["disable"],
-        "options": ["-c geqo=off -c search_path=a\\ b,c -c jit=off"],
-    }
+
+
+async def test_nothing_of_a_pools_string_is_dropped() -> None:
+    query = "sslrootcert=/r&ssl_min_protocol_version=TLSv1.3&connect_timeout=4&keepalives_idle=9"
+    found = await resolved(FakePool(FakeKnown(), f"postgresql://app@db/events?{query}"))
+    assert (found.tls.lowest, found.connect_timeout, found.keepalive.idle) == ("TLSv1.3", 4, 9)
+    for name in ("sslcrl", "sslcrldir", "require_auth"):
+        pool = FakePool(FakeKnown(), f"postgresql://app@db/events?sslrootcert=/r&{name}=x")
+        with pytest.raises(ConnectionDetailsError, match=name):
+            await resolved(pool)
 
 
 @pytest.mark.parametrize(
     "pool",
     [
-        FakePool(FakeKnown(password=lambda: "token")),
+        ("postgresql://app@one:1,db,three:3/events?sslrootcert=/r", {}),
+        ("postgresql://app@/events?sslrootcert=/r", {"host": ["one", "db"], "port": [1, 5432]}),
+        ("postgresql://app@elsewhere:9/events?sslrootcert=/r", {"host": ["one", "db"]}),
+    ],
+)
+async def test_all_hosts_of_a_pool_are_kept(pool: tuple[str, dict[str, Any]]) -> None:
+    found = await resolved(FakePool(FakeKnown(), pool[0], **pool[1]))
+    assert "db" in [host.name for host in found.hosts]
+    assert found.hosts[0].name == "one"
+    assert found.attributes == "primary", "of several hosts the one that takes writes"
+
+
+async def test_a_pool_that_is_connected_elsewhere_is_believed() -> None:
+    pool = FakePool(FakeKnown(), "postgresql://app@other:1/events?sslrootcert=/r")
+    assert [str(host) for host in (await resolved(pool)).hosts] == ["db:5432"]
+
+
+async def test_session_settings_travel_as_startup_options() -> None:
+    known = FakeKnown(sslmode=FakeMode("disable"))
+    settings = {
+        "application_name": "shop",
+        "search_path": "a b,c",
+        "jit": "off",
+        "options": "-c geqo=off",
+    }
+    found = await resolved(FakePool(known, server_settings=settings))
+    assert parse_qs(urlsplit(found.uri()).query)["options"] == [
+        "-c geqo=off -c search_path=a\\ b,c -c jit=off"
+    ]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
         FakePool(FakeKnown(), ssl=ssl.create_default_context()),
         FakePool(FakeKnown(), ssl=True),
-        FakePool(FakeKnown(), "postgresql://db/events?service=mine"),
-        FakePool(FakeKnown(), "postgresql://db/events?sslpassword=secret"),
         FakePool(None),
+        FakePool(FakeKnown(), "postgresql://db/events?target_session_attrs=standby&sslrootcert=/r"),
         None,
     ],
 )
 async def test_what_a_string_cannot_carry_asks_for_dsn(pool: Any) -> None:
-    with pytest.raises(ConnectionDetailsError, match="pass dsn=") as caught:
-        await connection_parameters(pool)
-    assert "secret" not in str(caught.value)
+    with pytest.raises(ConnectionDetailsError, match="pass dsn="):
+        await resolved(pool)
+
+
+async def test_a_password_may_be_a_function_that_is_asked_each_time() -> None:
+    tokens = iter(["first", "second", "third", "fourth"])
+
+    async def later() -> str:
+        return next(tokens)
+
+    known = FakeKnown(sslmode=FakeMode("prefer"), password=later)
+    of_a_pool = await connection_parameters(FakePool(known, password=later))  # type: ignore[arg-type]
+    given = await connection_parameters(None, lambda: f"postgresql://app:{next(tokens)}@db/events")
+    beside = await connection_parameters(None, "postgresql://app:no@db/events", later)
+    assert (await of_a_pool.resolve()).password == "first"
+    assert (await of_a_pool.resolve()).password == "second"
+    assert (await given.resolve()).password == "third"
+    assert (await beside.resolve()).password == "fourth"
+
+
+@pytest.mark.parametrize("told", [ValueError("hunter2 is wrong"), None, 7])
+async def test_a_function_that_fails_is_named_and_not_quoted(told: object) -> None:
+    def password() -> Any:
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    with pytest.raises(CredentialsError, match="password=") as caught:
+        await ConnectionParameters("postgresql://app@db/events", password).resolve()
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +218,7 @@ async def test_what_a_string_cannot_carry_asks_for_dsn(pool: Any) -> None:
     [
         ("postgresql://app:p%40ss@db/events", {}, [("db", 5432)]),
         ("postgresql://app@db:6000/events", {}, [("db", 6000)]),
-        ("postgresql://app:a@b@one:1,two/events?port=7", {}, [("one", 1), ("two", 7)]),
+        ("postgresql://app:a@b@one:1,two/events", {}, [("one", 1), ("two", 5432)]),
         ("postgresql://[::1]:6000,[::2]/events", {}, [("::1", 6000), ("::2", 5432)]),
         ("postgresql:///events?host=db&port=7", {}, [("db", 7)]),
         (None, {"host": "db", "port": 6000}, [("db", 6000)]),
@@ -179,7 +227,7 @@ async def test_what_a_string_cannot_carry_asks_for_dsn(pool: Any) -> None:
         ("postgresql://app@/events?host=/run/postgresql", {}, []),
         (None, {"host": "/run/postgresql"}, []),
         (None, {}, []),
-        ("postgresql://app@db/events?service=mine", {}, []),
+        ("postgresql://app@/events?service=mine", {}, []),
         # What is wrong is told by who connects.
         ("postgresql://app@[::1/events", {}, []),
         ("postgresql:///events?host=one,two&port=1,2,3", {}, []),
@@ -189,10 +237,7 @@ def test_the_hosts_of_a_pool_are_those_that_it_would_try(
     dsn: str | None,
     options: dict[str, Any],
     expected: list[tuple[str, int]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("PGHOST", "PGPORT", "PGSERVICE"):
-        monkeypatch.delenv(name, raising=False)
     pool = FakePool(FakeKnown(), dsn, **options)
     assert hosts_of(pool) == expected  # type: ignore[arg-type]
     if dsn is not None:

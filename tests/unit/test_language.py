@@ -25,7 +25,7 @@ ROOTS = (
     "rust",
 )
 #: Of these, what still waits for its language.
-NOT_YET = ("rust",)
+NOT_YET: tuple[str, ...] = ()
 
 SUFFIXES = frozenset({".md", ".py", ".pyi", ".rs", ".sql"})
 
@@ -36,9 +36,18 @@ TERM_PAGES = (
     "docs/reference/database-objects.md",
 )
 #: Their headings that everybody knows.
-PLAIN = frozenset({"afterwards", "database", "idea", "locks", "privileges", "triggers"}) | {
-    "when somebody dies"
-}
+PLAIN = frozenset(
+    {
+        "afterwards",
+        "database",
+        "hardened databases",
+        "row-level security",
+        "idea",
+        "locks",
+        "privileges",
+        "triggers",
+    }
+) | {"when somebody dies"}
 
 # A phrase goes on in the next line of a comment too.
 _GAP = r"(?:\s|#:?|//[/!]?|--)+"

@@ -11,6 +11,7 @@
     dsn = "postgresql://migrator:${SHARED_PASSWORD}@db1/events"
     table = "events"                  # the default
     schema = "app"                    # the search path decides when it is left out
+    application_role = "app"          # `plan` checks its rights; else of those connected now
 
     [stores.dedicated-a]
     dsn = "${DEDICATED_A_DSN}"
@@ -35,8 +36,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from eventsource.connections import redact
-from eventsource.errors import EventSourceError
+from eventsource.dsn.reading import parse
+from eventsource.dsn.redaction import redact
+from eventsource.errors import ConnectionDetailsError, EventSourceError
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.models import MigrationConfig
 
@@ -51,11 +53,12 @@ class ConfigError(EventSourceError):
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """One event store: where its database is and which table holds the events."""
+    """One event store: its database, the table that holds the events, and who writes there."""
 
     dsn: str = field(repr=False)
     table: str = "events"
     schema: str | None = None
+    application_role: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,14 @@ class Settings:
 
     Attributes:
         origin: where it came from, for messages.
+        control_schema: schema of the control tables; None leaves it to the search path.
         subscriptions_dsn: database of the subscription checkpoints.
         migration: how migrations started with it are carried out.
     """
 
     origin: str
     control_dsn: str = field(repr=False)
+    control_schema: str | None
     subscriptions_dsn: str = field(repr=False)
     stores: Mapping[str, StoreSettings]
     default_store: str
@@ -170,7 +175,7 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
         origin, tree, ("control", "default_store", "defaults", "stores", "subscriptions")
     )
     control = _table(origin, tree, "control")
-    _refuse_unknown(f"{origin}: [control]", control, ("dsn",))
+    _refuse_unknown(f"{origin}: [control]", control, ("dsn", "schema"))
     control_dsn = _dsn(f"{origin}: [control]", control)
     subscriptions = _table(origin, tree, "subscriptions")
     _refuse_unknown(f"{origin}: [subscriptions]", subscriptions, ("dsn",))
@@ -189,6 +194,7 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
     return Settings(
         origin=origin,
         control_dsn=control_dsn,
+        control_schema=_names(f"{origin}: [control]", control, ("schema",)).get("schema"),
         subscriptions_dsn=(
             _dsn(f"{origin}: [subscriptions]", subscriptions) if subscriptions else control_dsn
         ),
@@ -201,16 +207,20 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
 def _store(where: str, entry: Any) -> StoreSettings:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where} must be a table with a dsn")
-    _refuse_unknown(where, entry, ("dsn", "table", "schema"))
-    names = {
-        key: _text(where, entry, key) for key in ("table", "schema") if entry.get(key) is not None
-    }
+    names = ("table", "schema", "application_role")
+    _refuse_unknown(where, entry, ("dsn", *names))
+    return StoreSettings(dsn=_dsn(where, entry), **_names(where, entry, names))
+
+
+def _names(where: str, entry: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """The entries that are there, each one identifier."""
+    names = {key: _text(where, entry, key) for key in keys if entry.get(key) is not None}
     for key, name in names.items():
         try:
             quote_identifier(name)
         except ValueError as error:
             raise ConfigError(f"{where}: {key}: {error}") from None
-    return StoreSettings(dsn=_dsn(where, entry), **names)
+    return names
 
 
 def _migration(where: str, entries: dict[str, Any]) -> MigrationConfig:
@@ -245,9 +255,10 @@ def _text(where: str, table: dict[str, Any], name: str) -> str:
 
 def _dsn(where: str, table: dict[str, Any]) -> str:
     dsn = _text(where, table, "dsn")
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        # Not shown: what is wrong may be where the password begins.
-        raise ConfigError(f"{where}: dsn must be a URI: postgresql://user:password@host/database")
+    try:
+        parse(dsn)
+    except ConnectionDetailsError as error:
+        raise ConfigError(f"{where}: {error}") from None
     return dsn
 
 

@@ -157,7 +157,7 @@ async def _main(
 
 def _details(error: BaseException) -> dict[str, object]:
     if isinstance(error, PreflightError):
-        return {"problems": error.problems}
+        return {"problems": error.problems, "findings": error.findings}
     if isinstance(error, ConsistencyError) and error.report is not None:
         return {"report": error.report}
     return {}

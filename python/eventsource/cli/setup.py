@@ -11,14 +11,22 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, duration, grid
 from eventsource.cli.workspace import Workspace
-from eventsource.identifiers import qualified
-from eventsource.migration import PreflightError, create_schema
+from eventsource.identifiers import qualified, quote_identifier
+from eventsource.migration import create_schema
 from eventsource.migration.preflight import admission
+from eventsource.migration.preflight.findings import Findings
+from eventsource.stores import schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 #: Events per second that a copy reaches on small and on large machines: what an estimate can say
 #: without copying anything.
 SLOW_RATE, FAST_RATE = 15_000.0, 60_000.0
+
+#: Jobs over all tenants change or delete events too, and fail for all once one has moved.
+_ERASURE = (
+    "jobs over all tenants are refused at the source from the start (EVF02, EVF01); leave out:"
+    " tenant_id in (select tenant_id from eventsource_fences)"
+)
 
 #: Rows whose size is looked at for the estimate.
 _SAMPLE = 1000
@@ -35,11 +43,20 @@ def init(ctx: typer.Context) -> None:
 
 async def _init(at: Workspace) -> ExitCode:
     made = []
+    # All that would be refused is found before the first thing is made.
+    for store_id, store in at.stores.items():
+        await at.reach_store(store_id)
+        async with store.pool.acquire() as connection:
+            await schema_setup.examine(connection, store.schema, store.table_name)
+    schema = at.settings.control_schema
+    if schema is not None and await at.control.fetchval(
+        "select not exists (select from pg_namespace where nspname = $1)", schema
+    ):
+        await at.control.execute(f"create schema {quote_identifier(schema)}")
     await create_schema(at.control)
     made.append("control tables")
     at.out.say("control    tenant_migrations, tenant_routing and two more are ready")
     for store_id, store in at.stores.items():
-        await at.reach_store(store_id)
         await store.create_schema()
         made.append(f"store {store_id}")
         at.out.say(f"store      {store_id}: table {store.table} is ready")
@@ -79,8 +96,7 @@ async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> Exit
     )  # fmt: skip
     source, target = at.stores[source_id], at.stores[to]
     findings = await at.coordinator.preflight(tenant_id, source, target)
-    if findings.problems:
-        raise PreflightError(findings.problems)
+    findings.raise_if_refused()
     events, average = await _size(source, tenant_id)
     rate = at.settings.migration.max_events_per_second
     shortest = events / min(FAST_RATE, rate or FAST_RATE)
@@ -94,7 +110,12 @@ async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> Exit
             "bytes": round(events * average),
             "estimated_seconds": [round(shortest, 1), round(longest, 1)],
             "columns": findings.columns,
+            "not_carried": dict(findings.filled),
+            "fires": findings.fires,
+            "companions": findings.companions,
+            "connections": _connections(findings),
             "warnings": findings.warnings,
+            "findings": findings.found,
         },
         grid(
             ("tenant", tenant_id),
@@ -102,12 +123,25 @@ async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> Exit
             ("events", f"{amount(events)}, about {_megabytes(events * average)}"),
             ("copy", f"about {duration(shortest)} to {duration(longest)}"),
             ("columns", ", ".join(findings.columns)),
+            ("not carried", "; ".join(f"{name} ({why})" for name, why in findings.filled)),
+            ("fires", ", ".join(findings.fires) or "no trigger of yours"),
+            ("stay", ", ".join(findings.companions) or "no table with this tenant beside it"),
+            ("erasure", _ERASURE),
+            (
+                "connections",
+                "{needed} needed at the target, {free} free".format(**_connections(findings)),
+            ),
             ("preflight", "passed; nothing was changed"),
         ),
     )
     for warning in findings.warnings:
         at.out.warn(warning)
     return ExitCode.DONE
+
+
+def _connections(findings: Findings) -> dict[str, int | None]:
+    needed, free = findings.connections or (None, None)
+    return {"needed": needed, "free": free}
 
 
 async def _size(store: PostgreSQLEventStore, tenant_id: UUID) -> tuple[int, float]:

@@ -15,8 +15,10 @@ import asyncpg
 from eventsource.cli.config import Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
-from eventsource.connections import redact
+from eventsource.connections import ConnectionParameters, create_pool, redact
+from eventsource.errors import ConnectionDetailsError
 from eventsource.hosts import SILENCE_SECONDS, hosts_of, is_silent
+from eventsource.identifiers import quote_identifier
 from eventsource.migration import (
     MigrationCoordinator,
     PositionMapper,
@@ -42,13 +44,16 @@ T = TypeVar("T")
 #: Connections of one pool; the coordinator and the driver open their own besides.
 _POOL_SIZE = 4
 
-#: A server that does not answer within this time is reported as unreachable (seconds).
-_CONNECT_SECONDS = 10.0
-
 #: How often a database that is away is asked again (seconds).
 _AWAY_SECONDS = 1.0
 
-_UNREACHABLE = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_UNREACHABLE = (
+    OSError,
+    ConnectionDetailsError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 @dataclass
@@ -79,7 +84,7 @@ class Workspace:
             DatabaseUnavailableError: the control database cannot be reached.
         """
         async with contextlib.AsyncExitStack() as stack:
-            control = await _pool(settings.control_dsn, stack)
+            control = await _pool(settings.control_dsn, stack, settings.control_schema)
             await _reach(control, "the control database", settings.control_dsn, "[control] dsn")
             checkpoints = control
             if settings.subscriptions_dsn != settings.control_dsn:
@@ -177,14 +182,18 @@ async def patiently(at: Workspace, ask: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(_AWAY_SECONDS)
 
 
-async def _pool(dsn: str, stack: contextlib.AsyncExitStack) -> Pool:
+async def _pool(dsn: str, stack: contextlib.AsyncExitStack, schema: str | None = None) -> Pool:
+    path = (("search_path", quote_identifier(schema)),) if schema is not None else ()
     try:
-        pool = asyncpg.create_pool(
-            dsn, min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, command_timeout=None
+        opened: Pool = await create_pool(
+            ConnectionParameters(dsn, settings=path),
+            min_size=0,
+            max_size=_POOL_SIZE,
+            command_timeout=None,
         )
-        opened: Pool = await pool
     except _UNREACHABLE as error:
-        raise DatabaseUnavailableError(f"{redact(dsn)}: {error}; correct the dsn") from error
+        where = ConnectionParameters(dsn)
+        raise DatabaseUnavailableError(f"{where}: {redact(str(error))}") from error
     stack.push_async_callback(_close_pool, opened)
     return opened
 
@@ -199,7 +208,13 @@ async def _close_pool(pool: Pool) -> None:
 
 async def _store(entry: StoreSettings, stack: contextlib.AsyncExitStack) -> PostgreSQLEventStore:
     pool = await _pool(entry.dsn, stack)
-    return PostgreSQLEventStore(pool, entry.table, dsn=entry.dsn, schema=entry.schema)
+    return PostgreSQLEventStore(
+        pool,
+        entry.table,
+        dsn=entry.dsn,
+        schema=entry.schema,
+        application_role=entry.application_role,
+    )
 
 
 async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
@@ -209,7 +224,7 @@ async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
         async with pool.acquire() as connection:
             await connection.execute("select 1")
     except _UNREACHABLE as error:
-        reason = str(error).strip() or type(error).__name__
+        reason = redact(str(error)).strip() or type(error).__name__
         raise DatabaseUnavailableError(
-            f"{what} ({redact(dsn)}) cannot be reached: {reason}; check {where}"
+            f"{what} ({ConnectionParameters(dsn)}) cannot be reached: {reason}; check {where}"
         ) from error

@@ -20,7 +20,7 @@ from eventsource.migration.driver.driver import Driver
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import ConsistencyError, RoutingError
-from eventsource.migration.failures import PASSING, may_pass
+from eventsource.migration.failures import may_pass
 from eventsource.migration.models import Migration
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import guard
@@ -61,6 +61,8 @@ class BackgroundDrivers:
         self._places = Places()
         self._stands_by_for: set[UUID] = set()
         self._standing_by: asyncio.Task[None] | None = None
+        #: Why this process cannot even ask for a lease, until a call has raised it.
+        self._refused: dict[UUID, asyncpg.PostgresError] = {}
 
     def start(self, migration: Migration) -> None:
         """Begin to drive a migration that this process does not drive yet."""
@@ -109,6 +111,8 @@ class BackgroundDrivers:
             migration = await self.read(migration_id)
             if done(migration):
                 return migration
+            if refused := self._refused.pop(migration_id, None):
+                raise refused
             self.ensure(migration)
             await asyncio.sleep(POLL_SECONDS)
 
@@ -173,15 +177,18 @@ class BackgroundDrivers:
 
     async def _drive_one(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)
-        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
-            # A pool that is closing, a control database that is away: the waiting call asks again.
-            stale = migration.driver_expires_at if migration.driver_alive else None
-            lease = Lease(migration.id, stale=stale)
-            endpoints = partial(Endpoints.of, self._migrations, source, target)
-            limits = partial(
-                self._places.of, migration, self._migrations.pool, source.pool, target.pool
-            )
-            await Driver(endpoints, self._migrations, self._verify, lease, limits).run()
+        find = partial(Endpoints.of, self._migrations, source, target)
+        stores = migration.source_store_id, migration.target_store_id
+        stale = migration.driver_expires_at if migration.driver_alive else None
+        lease = Lease(migration.id, stale=stale)
+        limits = partial(
+            self._places.of, migration, self._migrations.pool, source.pool, target.pool
+        )
+        driver = Driver(find, stores, self._migrations, self._verify, lease, limits)
+        try:
+            await driver.run()
+        except asyncpg.PostgresError as error:
+            self._refused[migration.id] = error
 
     async def _verify(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)

@@ -106,7 +106,9 @@ class MigrationCoordinator:
         """Everything that would refuse this move, without changing anything."""
         # Each has connections of its own: started together, they would take all there are.
         async with self._examining:
-            return await admission.examine(self._migrations, tenant_id, source, target)
+            return await admission.examine(
+                self._migrations, tenant_id, source, target, config=self._config
+            )
 
     async def get_migration(self, migration_id: UUID) -> Migration:
         """The migration as the journal knows it; MigrationNotFoundError when there is none."""
@@ -161,12 +163,14 @@ class MigrationCoordinator:
         the driver of that moment turns out to be dead.
 
         Raises:
-            InvalidStateTransitionError: the migration is over.
+            InvalidStateTransitionError: the migration is over, or its abort has begun.
+            MigrationAlreadyExistsError: the tenant has another active one.
+            RoutingError: the tenant's route is no longer that of the source.
         """
         migration = await self._migrations.get(migration_id)
-        if migration.state.is_final:
+        if not migration.may_resume:
             raise InvalidStateTransitionError(migration_id, migration.state, "resume")
-        if migration.state is _S.PAUSED:
+        if migration.state in (_S.PAUSED, _S.FAILED):
             assert migration.paused_from is not None
             migration = await self._migrations.transition(
                 migration, migration.paused_from, operator=operator
@@ -175,11 +179,10 @@ class MigrationCoordinator:
         self._drivers.stand_by(migration_id)
         if not self._drivers.knows(migration):
             return migration
+        self._drivers.ensure(migration)
         return await self._drivers.wait(
             migration_id,
-            lambda m: (
-                m.driver_alive or m.state is _S.PAUSED or m.state.is_final or m.waits_for_a_place
-            ),
+            lambda m: m.driver_alive or m.is_waiting or m.state is _S.PAUSED or m.state.is_final,
         )
 
     async def set_rate(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
+from eventsource.catalog.findings import Finding
 from eventsource.errors import EventSourceError
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class MigrationNotFoundError(MigrationError):
             f"there is no migration {migration_id}; `eventsource-migrate status` lists what exists"
         )
         self.migration_id = migration_id
+
+
+class MissingRowError(MigrationError):
+    """A row that the migration has made is not where the address leads; a driver waits for it."""
+
+    code = "missing_row"
 
 
 class MigrationAlreadyExistsError(MigrationError):
@@ -79,12 +86,14 @@ class PreflightError(MigrationError):
 
     Attributes:
         problems: one sentence per problem, each with its repair.
+        findings: those of them that have a name and a side.
     """
 
     code = "preflight"
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], findings: Sequence[Finding] = ()) -> None:
         self.problems = tuple(problems)
+        self.findings = tuple(findings)
         super().__init__("; ".join(self.problems))
 
 

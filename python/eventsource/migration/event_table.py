@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from eventsource.catalog import reading
+from eventsource.catalog.model import TableCatalog
+from eventsource.catalog.two_sides import Comparison, compare
 from eventsource.connections import Executor, TableAddress
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
+from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     import asyncpg
@@ -68,7 +72,7 @@ AnyTable: TypeAlias = EventTable[Executor]
 
 async def of_store(store: PostgreSQLEventStore) -> AnyTable:
     """A store's table over the store's own pool."""
-    return EventTable(store.pool, await store.address())
+    return EventTable(Retried(store.pool), await store.address())
 
 
 async def head(connection: Executor, sequence: str) -> int:
@@ -99,40 +103,20 @@ async def position_sequence(table: AnyTable) -> str:
     return str(name)
 
 
-_COLUMNS = """
-select a.attname as name, format_type(a.atttypid, a.atttypmod) as type,
-       a.attnotnull and a.attidentity = '' and not a.atthasdef as must_be_given,
-       a.attgenerated <> '' as generated,
-       case when a.attcollation <> t.typcollation then c.collname end as collation
-from pg_attribute a
-join pg_type t on t.oid = a.atttypid
-left join pg_collation c on c.oid = a.attcollation
-where a.attrelid = $1::text::regclass and a.attnum > 0 and not a.attisdropped
-order by a.attnum
-"""
+async def catalog_of(table: AnyTable, side: str) -> TableCatalog:
+    """Everything that the catalog says of the table.
+
+    Raises:
+        PreflightError: it is not there.
+    """
+    found = await reading.read(table.connection, table.name)
+    if found is None:
+        raise PreflightError([f"the {side} table {table.name} does not exist"])
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column as the catalog describes it; ``collation`` only when it is not the type's own."""
-
-    name: str
-    type: str
-    must_be_given: bool
-    generated: bool
-    collation: str | None
-
-
-async def carried_columns(source: AnyTable) -> tuple[str, ...]:
-    """The columns a migration carries, in table order: all but ``transaction_id``."""
-    return tuple(
-        column.name
-        for column in await all_columns(source)
-        if column.name != "transaction_id" and not column.generated
+async def compared(source: AnyTable, target: AnyTable, *, fire: bool = False) -> Comparison:
+    """Both tables as they are now, compared."""
+    return compare(
+        await catalog_of(source, "source"), await catalog_of(target, "target"), fire=fire
     )
-
-
-async def all_columns(table: AnyTable) -> list[Column]:
-    """Every column of the table, in its order."""
-    rows = await table.connection.fetch(_COLUMNS, table.name)
-    return [Column(**dict(row)) for row in rows]

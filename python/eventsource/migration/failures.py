@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -10,16 +12,25 @@ import asyncpg
 
 from eventsource.connections import redact
 from eventsource.dataplane import DataPlaneError
+from eventsource.errors import ConnectionDetailsError, CredentialsError, StoreSchemaError
 from eventsource.migration.errors import (
     Blocker,
     ConsistencyError,
     CutoverTimeoutError,
     InvalidStateTransitionError,
     MigrationError,
+    MissingRowError,
+    PreflightError,
     TargetBusyError,
 )
 from eventsource.migration.models import Migration
-from eventsource.sqlstates import ENDED_BY_THE_SERVER, PASSING_CLASSES
+from eventsource.sqlstates import (
+    ENDED_BY_THE_SERVER,
+    ENVIRONMENT_CLASSES,
+    NOT_PERMITTED,
+    NOT_THERE,
+    PASSING_CLASSES,
+)
 
 #: A connection that is lost or cannot be made.
 PASSING = (
@@ -29,6 +40,9 @@ PASSING = (
     # What asyncpg says when a connection is lost at an awkward moment.
     asyncpg.InternalClientError,
     TimeoutError,
+    # A file or a function of the connection string, which somebody mends.
+    ConnectionDetailsError,
+    CredentialsError,
 )
 
 
@@ -42,6 +56,49 @@ def may_pass(error: BaseException) -> bool:
         sqlstate = str(error.sqlstate or "")
         return sqlstate[:2] in PASSING_CLASSES or sqlstate in ENDED_BY_THE_SERVER
     return isinstance(error, (*PASSING, TargetBusyError))
+
+
+def may_be_mended(error: BaseException) -> bool:
+    """Whether it is about the environment and says nothing about the tenant's data.
+
+    A driver waits then: a copy of hours is not thrown away because a password was wrong for three
+    seconds, or because somebody else's process has a wrong setting. A call that an operator waits
+    for had better fail at once, so it asks `may_pass` alone.
+    """
+    if may_pass(error) or isinstance(error, (MissingRowError, StoreSchemaError)):
+        return True
+    sqlstate = getattr(error, "sqlstate", None)
+    if isinstance(error, DataPlaneError) and error.kind != "sql":
+        return False
+    return isinstance(error, (DataPlaneError, asyncpg.PostgresError)) and (
+        str(sqlstate) in (NOT_PERMITTED, *NOT_THERE) or str(sqlstate)[:2] in ENVIRONMENT_CLASSES
+    )
+
+
+@contextlib.contextmanager
+def concerning(side: str) -> Iterator[None]:
+    """What fails in the block is about this side's database: "control", "source" or "target"."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(side)
+        raise
+
+
+def side_of(error: BaseException) -> str | None:
+    """Which database it was, where that is known."""
+    if isinstance(error, DataPlaneError):
+        return error.detail.get("side")
+    return next(iter(getattr(error, "__notes__", ())), None)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a driver waits, and what mends it where that is known; without a password."""
+    # An answer that did not come in time has no text of its own.
+    reason = redact(str(error)) or "a database does not answer"
+    if getattr(error, "sqlstate", None) == NOT_PERMITTED:
+        reason += "; grant it to the role of the dsn"
+    return reason
 
 
 def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -69,6 +126,8 @@ def describe(error: BaseException) -> dict[str, Any]:
         described["blocked_writers"] = error.blocked_writers
         described["blockers"] = [asdict(blocker) for blocker in error.blockers]
         described["reason"] = error.reason
+    if isinstance(error, PreflightError):
+        described["problems"] = list(error.problems)
     if isinstance(error, InvalidStateTransitionError):
         described["current"], described["requested"] = error.current, error.requested
     return described
@@ -86,6 +145,8 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
             [_blocker(each) for each in outcome["blockers"]],
             outcome.get("reason"),
         )
+    if code == PreflightError.code:
+        raise PreflightError(outcome["problems"])
     if code == ConsistencyError.code:
         raise ConsistencyError(outcome["message"])
     if code == InvalidStateTransitionError.code:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -48,6 +48,8 @@ class MigrationConfig:
             or has this many times more active sessions or replication lag, than before the copy.
             None does not watch the source.
         mirror_writes: whether routers write new events to the target at once.
+        target_triggers: ``"refuse"`` or ``"fire"``: whether a target whose own triggers would fire
+            for carried rows is refused, or meant to see the tenant's whole history.
         chunk_bytes: bytes after which a chunk ends early.
         copy_jobs: connections to the target on which the bulk copy writes chunks at the same time,
             and then builds the indexes that it did without. More need more cores there.
@@ -66,6 +68,7 @@ class MigrationConfig:
     max_events_per_second: float | None = None
     max_source_slowdown: float | None = None
     mirror_writes: bool = True
+    target_triggers: str = "refuse"
     chunk_bytes: int = 32 * 1024 * 1024
     copy_jobs: int = 3
     pass_interval_seconds: float = 0.5
@@ -84,12 +87,21 @@ class MigrationConfig:
             _within("max_source_slowdown", self.max_source_slowdown, 1.1, 1000)
         if not isinstance(self.mirror_writes, bool):
             raise ValueError(f"mirror_writes must be True or False, not {self.mirror_writes!r}")
+        if self.target_triggers not in ("refuse", "fire"):
+            raise ValueError(
+                f'target_triggers must be "refuse" or "fire", not {self.target_triggers!r}'
+            )
         _whole("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
         _whole("copy_jobs", self.copy_jobs, 1, 64)
         _within("pass_interval_seconds", self.pass_interval_seconds, 0.01, 3600)
         if self.max_moves_per_store is not None:
             _whole("max_moves_per_store", self.max_moves_per_store, 1, 1000)
         _within("lease_seconds", self.lease_seconds, 1, 3600)
+
+    @property
+    def fires(self) -> bool:
+        """Whether the target's own triggers are meant to see the carried rows."""
+        return self.target_triggers == "fire"
 
     @property
     def chunk_rows(self) -> int:
@@ -118,6 +130,10 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} must be a number, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+
+
+#: How a message begins that says what a driver waits for.
+WAITING = "waiting: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +184,18 @@ class Migration:
         """Whether nobody drives it yet because its stores have no room for one more."""
         return (self.error_message or "").startswith("waiting for a place")
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether ``error_message`` says what a driver waits for."""
+        return (self.error_message or "").startswith((WAITING, "waiting for "))
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether it goes on: it is not over, or it has failed and no abort was asked for since."""
+        if self.state is MigrationState.FAILED:
+            return self.paused_from is not None and self.abort_requested is None
+        return not self.state.is_final
+
     @classmethod
     def from_row(cls, row: Any) -> Migration:
         """From a row of the ``select_columns`` statement."""
@@ -196,7 +224,7 @@ class TenantRouting:
     @classmethod
     def from_row(cls, row: Any) -> TenantRouting:
         """From a row of the ``select`` statement."""
-        values = dict(row)
+        values = {each.name: row[each.name] for each in fields(cls)}
         values["migration_state"] = TenantMigrationState(values["migration_state"])
         return cls(**values)
 

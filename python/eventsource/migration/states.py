@@ -14,7 +14,7 @@ cutover_paused  driver, cutover asked  routers, initiate_cutover   the fence row
 migrated        driver, any process    everyone                    final, rolls forward
 paused          driver, pause asked    resume_migration            stays paused
 rolled_back     driver, abort asked    abort_migration             final
-failed          driver                 operators                   abort cleans up
+failed          driver                 operators                   resume or abort
 ==============  =====================  ==========================  ====================
 """
 
@@ -62,7 +62,8 @@ TRANSITIONS: dict[MigrationState, frozenset[MigrationState]] = {
     # Only the fence decides between these two; an abort asked meanwhile waits for the answer.
     _S.CUTOVER_PAUSED: frozenset({_S.MIGRATED, _S.DUAL_WRITE}),
     _S.PAUSED: frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.ROLLED_BACK, _S.FAILED}),
-    _S.FAILED: frozenset({_S.ROLLED_BACK}),
+    # Once its cause is mended it goes on where it stood; not after an abort has begun.
+    _S.FAILED: frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.ROLLED_BACK}),
     _S.MIGRATED: frozenset(),
     _S.ROLLED_BACK: frozenset(),
 }

@@ -45,10 +45,14 @@ class PostgreSQLEventStore:
         pool: an asyncpg pool; the store never closes it.
         table_name: one identifier, quoted wherever it is used; a dot in it is part of the name.
         dsn: how migrations connect on their own; by default read from the pool. Needed when the
-            pool goes through a pooler or was made with an ssl context or a password function.
+            pool goes through a pooler or was made with an ssl context. A function, plain or async,
+            is asked at each connect.
+        password: goes before the one of ``dsn``; a function as well, for tokens that expire.
         schema: the table's schema; None takes the search path.
         foreign_writer_wait: seconds that a reader of the feed waits for transactions that write to
             the table without announcing their positions.
+        application_role: the role with which the application writes here; a migration is refused
+            while that may not. None looks at the roles that are connected.
 
     Errors of the server that are no conflict and no missing table reach the caller unchanged.
     """
@@ -58,15 +62,19 @@ class PostgreSQLEventStore:
         pool: Pool[Any],
         table_name: str = "events",
         *,
-        dsn: str | None = None,
+        dsn: connections.Secret | None = None,
+        password: connections.Secret | None = None,
         schema: str | None = None,
         foreign_writer_wait: float = 2.0,
+        application_role: str | None = None,
     ) -> None:
         self.pool = pool
         self.table_name = table_name
         self.schema = schema
         self.table = qualified(schema, table_name)
+        self.application_role = application_role
         self._dsn = dsn
+        self._password = password
         self._feed = Feed(schema, table_name, foreign_writer_wait)
         self._parameters: connections.ConnectionParameters | None = None
         self._appender = Appender(self.table)
@@ -81,14 +89,16 @@ class PostgreSQLEventStore:
             ConnectionDetailsError: the pool's connections cannot be described: pass ``dsn=``.
         """
         if self._parameters is None:
-            self._parameters = await connections.connection_parameters(self.pool, self._dsn)
+            self._parameters = await connections.connection_parameters(
+                self.pool, self._dsn, self._password
+            )
         return self._parameters
 
     async def address(self) -> connections.TableAddress:
         """The table as the data plane takes it, with its schema resolved."""
         parameters = await self.connection_parameters()
         return connections.TableAddress(
-            parameters.dsn, await self.resolve_schema(), self.table_name
+            parameters.dsn, await self.resolve_schema(), self.table_name, parameters.password
         )
 
     def hosts(self) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from eventsource.catalog.layouts import not_ours
 from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import qualified
 from eventsource.named_sql import statements
@@ -35,6 +36,9 @@ REQUIRED_COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 # Columns that every append fills or that are checked on their own; any other has to accept null
 # or have a default.
 _WRITTEN = frozenset(REQUIRED_COLUMNS) - {"created_at", "transaction_id"}
+
+#: What create_schema() adds to a table that lacks it.
+ADDED: Final = frozenset({"transaction_id"})
 
 _KINDS = {
     "v": "a view",
@@ -72,6 +76,7 @@ class Column:
     not_null: bool
     identity: str
     has_default: bool
+    generated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +126,31 @@ async def columns_of(connection: AnyConnection, table: Table) -> dict[str, Colum
     return {row["name"]: Column(**dict(row)) for row in rows}
 
 
-def check_columns(table: Table, columns: dict[str, Column]) -> None:
+def check_columns(
+    table: Table, columns: dict[str, Column], to_be_added: frozenset[str] = frozenset()
+) -> None:
     """Every required column is there with a type that fits, and appends can leave out the others.
 
     Raises:
         StoreSchemaError: naming each column and its fix.
     """
+    missing = [name for name in REQUIRED_COLUMNS if name not in columns and name not in to_be_added]
+    foreign = not_ours(table.sql, columns, missing)
+    if foreign is not None:
+        raise StoreSchemaError(foreign)
     problems = []
     for name, types in REQUIRED_COLUMNS.items():
         column = columns.get(name)
+        if column is None and name in to_be_added:
+            continue
         if column is None:
             problems.append(
                 f"column {name} is missing (alter table {table.sql} add column {name} {types[0]})"
+            )
+        elif column.generated and name in _WRITTEN:
+            problems.append(
+                f"column {name} is generated, so no append can give it a value (alter table "
+                f"{table.sql} alter column {name} drop expression)"
             )
         elif column.type.split("(")[0] not in types:
             problems.append(

@@ -6,18 +6,19 @@ for, every writer queues, so it is asked for with a short timeout and asked for 
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
 
+from eventsource.catalog import reading
+from eventsource.catalog.one_side import unguardable
 from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.named_sql import text
+from eventsource.schema_changes import alone, unhurried, with_short_lock
+from eventsource.stores.beside import SCRIPTS, outdated_functions
 from eventsource.stores.schema import (
+    ADDED,
     SQL,
     Index,
     Table,
@@ -31,12 +32,8 @@ from eventsource.stores.schema import (
 if TYPE_CHECKING:
     from eventsource.connections import AnyConnection
 
-# One at a time in a database. Asked for without waiting in the server: a session that waits inside
-# a statement holds a snapshot, and an index build of the one ahead would wait for that snapshot.
+# One at a time in a database.
 _SETUP_LOCK = 4_994_162_847_301
-
-_LOCK_ATTEMPT_MS = 200
-_LOCK_ATTEMPTS = 100
 
 _TRIGGER = "eventsource_announce"
 
@@ -51,8 +48,8 @@ async def create_schema(connection: AnyConnection, schema: str | None, name: str
         StoreSchemaError: the table exists and cannot be upgraded; the message names the fix.
         asyncpg.LockNotAvailableError: other transactions held the table through every attempt.
     """
-    async with _alone(connection):
-        table = await find_table(connection, schema, name)
+    async with unhurried(connection), alone(connection, _SETUP_LOCK):
+        table = await examine(connection, schema, name)
         if table is None:
             await _create(connection, schema, name)
         else:
@@ -61,21 +58,8 @@ async def create_schema(connection: AnyConnection, schema: str | None, name: str
         if made is None:
             raise StoreSchemaError(f"{qualified(schema, name)} was dropped meanwhile; try again")
         await _ensure_trigger(connection, made)
+        await _ensure_guard(connection, made)
         return made
-
-
-@asynccontextmanager
-async def _alone(connection: AnyConnection) -> AsyncIterator[None]:
-    delay = 0.01
-    while not await connection.fetchval("select pg_try_advisory_lock($1)", _SETUP_LOCK):
-        await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-        delay = min(delay * 1.5, 0.5)
-    try:
-        yield
-    finally:
-        # A connection that was lost has lost the lock as well; the error to raise is the first one.
-        with suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
-            await connection.execute("select pg_advisory_unlock($1)", _SETUP_LOCK)
 
 
 async def home_schema(connection: AnyConnection) -> str:
@@ -112,19 +96,66 @@ async def _create(connection: AnyConnection, schema: str | None, name: str) -> N
         ) from error
 
 
+async def examine(connection: AnyConnection, schema: str | None, name: str) -> Table | None:
+    """Look at everything for which the table would be refused; None when there is none yet.
+
+    Nothing is changed: somebody else's table, or one that has to be mended first, stays as it is.
+
+    Raises:
+        StoreSchemaError: it cannot be upgraded; the message names the fix.
+    """
+    table = await find_table(connection, schema, name)
+    if table is None:
+        return None
+    columns = await columns_of(connection, table)
+    check_columns(table, columns, ADDED)
+    await check_sequence(connection, table)
+    catalog = await reading.read(connection, table.sql)
+    if catalog is None:
+        raise StoreSchemaError(f"{table.sql} was dropped while it was looked at")
+    problems = [str(each) for each in unguardable(catalog, "event")]
+    if "transaction_id" not in columns and catalog.partition:
+        problems.append(
+            f"{table.sql} is a partition and lacks the column transaction_id; add it to the table"
+            " that it is a partition of: alter table … add column transaction_id xid8"
+        )
+    if problems:
+        raise StoreSchemaError(f"{table.sql} cannot be guarded: {'; '.join(problems)}")
+    await _refuse_duplicates(connection, table)
+    return table
+
+
+async def _refuse_duplicates(connection: AnyConnection, table: Table) -> None:
+    """What keeps a missing unique index from being built is found before it is begun."""
+    if await _is_loading(connection, table):
+        return
+    for index in (await missing_indexes(connection, table))[0]:
+        if not index.unique:
+            continue
+        columns = ", ".join(quote_identifier(column) for column in index.columns)
+        twice = await connection.fetchrow(
+            f"select {columns} from {table.sql} group by {columns} having count(*) > 1 limit 1"
+        )
+        if twice is not None:
+            raise _duplicates(table, columns, f"({', '.join(map(str, twice.values()))})")
+
+
+def _duplicates(table: Table, columns: str, detail: str | None) -> StoreSchemaError:
+    return StoreSchemaError(
+        f"{table.sql} holds rows with the same ({columns}): {detail} "
+        f"Remove the duplicates and run create_schema() again"
+    )
+
+
 async def _upgrade(connection: AnyConnection, table: Table) -> None:
     columns = await columns_of(connection, table)
     if "transaction_id" not in columns:
-        await _with_short_lock(connection, lambda: _add_transaction_id(connection, table))
-    columns = await columns_of(connection, table)
-    check_columns(table, columns)
-    await check_sequence(connection, table)
-    async with connection.transaction():
-        await _ensure_functions(connection, table.schema)
+        await with_short_lock(connection, lambda: _add_transaction_id(connection, table))
+    await _ensure_objects(connection, table.schema)
     if not await _is_loading(connection, table):
         await _complete_indexes(connection, table)
     if columns["global_position"].identity == "a":
-        await _with_short_lock(
+        await with_short_lock(
             connection,
             lambda: connection.execute(
                 f"alter table {table.sql} alter column global_position set generated by default"
@@ -135,6 +166,8 @@ async def _upgrade(connection: AnyConnection, table: Table) -> None:
 async def _is_loading(connection: AnyConnection, table: Table) -> bool:
     """Whether a migration is loading the table and has put its indexes off until that is done."""
     progress = qualified(table.schema, "eventsource_copy_progress")
+    if await connection.fetchval("select to_regclass($1) is null", progress):
+        return False
     return bool(
         await connection.fetchval(
             f"select exists (select from {progress} where table_name = $1"
@@ -155,10 +188,57 @@ async def _complete_indexes(connection: AnyConnection, table: Table) -> None:
         await _build_index(connection, table, index)
 
 
+async def _ensure_objects(connection: AnyConnection, schema: str) -> None:
+    """What stands beside the tables of a schema: made, or brought up to date, if it is not."""
+    fences = qualified(schema, "eventsource_fences")
+    if not await connection.fetchval(SQL["knows_tables"], fences):
+        await with_short_lock(
+            connection,
+            lambda: connection.execute(
+                f"alter table if exists {fences} add column if not exists table_oid oid"
+            ),
+        )
+    if await outdated_functions(connection, schema):
+        async with connection.transaction():
+            await _ensure_functions(connection, schema)
+
+
 async def _ensure_functions(connection: AnyConnection, schema: str) -> None:
-    for file in ("fences.sql", "progress.sql", "guard.sql", "feed.sql"):
+    for file in SCRIPTS:
         script = text("eventsource.stores", f"sql/{file}")
         await connection.execute(script.replace("{schema}", quote_identifier(schema)))
+    progress = qualified(schema, "eventsource_copy_progress")
+    if not await connection.fetchval(
+        "select exists (select from pg_attribute where attrelid = $1::text::regclass"
+        " and attname = 'shape' and not attisdropped)",
+        progress,
+    ):
+        # Looked for first: the statement alone would wait for everybody who reads the table.
+        await connection.execute(f"alter table {progress} add columns text[], add shape text")
+
+
+async def _ensure_guard(connection: AnyConnection, table: Table) -> None:
+    """The guard of the tenants that leave the table or have left it, as the fences say.
+
+    A rename, a swap of tables or ENABLE TRIGGER ALL takes it away without a word.
+    A role that does not own the table can only look for what it may see.
+
+    Raises:
+        StoreSchemaError: a fence's name and oid are of two tables; the message says how to choose.
+    """
+    if not await connection.fetchval(SQL["owns"], table.oid):
+        return
+    stands = qualified(table.schema, "eventsource_guard_stands")
+    if await connection.fetchval(f"select {stands}($1::bigint::oid::regclass)", table.oid):
+        return
+    renew = qualified(table.schema, "eventsource_guard_renew")
+    try:
+        await with_short_lock(
+            connection,
+            lambda: connection.execute(f"select {renew}($1::bigint::oid::regclass)", table.oid),
+        )
+    except asyncpg.ObjectNotInPrerequisiteStateError as error:
+        raise StoreSchemaError(f"{error.message}. {error.hint}") from error
 
 
 async def _add_transaction_id(connection: AnyConnection, table: Table) -> None:
@@ -176,10 +256,7 @@ async def _build_index(connection: AnyConnection, table: Table, index: Index) ->
             await connection.execute(
                 f"drop index concurrently if exists {qualified(table.schema, name)}"
             )
-        raise StoreSchemaError(
-            f"{table.sql} holds rows with the same ({columns}): {error.detail} "
-            f"Remove the duplicates and run create_schema() again"
-        ) from error
+        raise _duplicates(table, columns, error.detail) from error
 
 
 async def _ensure_trigger(connection: AnyConnection, table: Table) -> None:
@@ -198,20 +275,4 @@ async def _ensure_trigger(connection: AnyConnection, table: Table) -> None:
             f"alter table {table.sql} enable always trigger {_TRIGGER}"
         )
 
-    await _with_short_lock(connection, install)
-
-
-async def _with_short_lock(
-    connection: AnyConnection, change: Callable[[], Awaitable[object]]
-) -> None:
-    """Run ``change`` in a transaction that gives up a lock soon and tries again later."""
-    for attempt in range(_LOCK_ATTEMPTS):
-        try:
-            async with connection.transaction():
-                await connection.execute(f"set local lock_timeout = {_LOCK_ATTEMPT_MS}")
-                await change()
-            return
-        except asyncpg.LockNotAvailableError:
-            if attempt == _LOCK_ATTEMPTS - 1:
-                raise
-        await asyncio.sleep(random.uniform(0.05, 0.25))
+    await with_short_lock(connection, install)

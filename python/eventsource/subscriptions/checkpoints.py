@@ -17,6 +17,7 @@ import asyncpg
 
 from eventsource.errors import StoreSchemaError
 from eventsource.named_sql import statements, text
+from eventsource.schema_changes import make_missing
 
 _PACKAGE = "eventsource.subscriptions.sql"
 _SQL = statements(_PACKAGE, "checkpoints.sql")
@@ -154,10 +155,7 @@ class PostgreSQLCheckpointRepository:
 
     async def create_schema(self) -> None:
         """Make the table and its key; does nothing when they are there."""
-        # One simple query is one implicit transaction: the lock holds until the end of it.
-        await self.pool.execute(
-            f"select pg_advisory_xact_lock({_SCHEMA_LOCK});\n{text(_PACKAGE, 'schema.sql')}"
-        )
+        await make_missing(self.pool, text(_PACKAGE, "schema.sql"), (_SCHEMA_LOCK,))
 
     async def get(
         self, subscription_name: str, store_id: str, tenant_id: UUID | None = None

@@ -117,11 +117,14 @@ class CheckReport:
                     self.violations.append(violation)
 
 
-async def read_rows(store: StoreAddress, tenant_id: UUID) -> list[Row]:
-    """The tenant's rows of one store, in the order of position; also the baseline of a test."""
+async def read_rows(store: StoreAddress, tenant_id: UUID, filled: Iterable[str] = ()) -> list[Row]:
+    """The tenant's rows of one store, in the order of position; also the baseline of a test.
+
+    ``filled`` are columns that each side fills for itself, such as stamps of its cluster.
+    """
     connection = await asyncpg.connect(store.dsn, server_settings=_RENDERING)
     try:
-        return await _rows(connection, store.table, tenant_id)
+        return await _rows(connection, store.table, tenant_id, filled)
     finally:
         await connection.close()
 
@@ -135,6 +138,7 @@ async def check_moved(
     migration_id: UUID,
     attempts: Iterable[Attempt],
     baseline: Iterable[Row] = (),
+    filled: Iterable[str] = (),
 ) -> CheckReport:
     """Check I1 to I7 for a tenant that has moved and whose source rows are still there.
 
@@ -144,7 +148,9 @@ async def check_moved(
     Args:
         attempts: of all writer processes; those of other tenants are ignored.
         baseline: rows that were at the source before any writer began (``read_rows``).
+        filled: columns that each side fills for itself; they are not compared.
     """
+    filled = tuple(filled)
     control = await asyncpg.connect(control_dsn, server_settings=_RENDERING)
     try:
         migration = await control.fetchrow(_MIGRATION, migration_id)
@@ -152,8 +158,8 @@ async def check_moved(
         mapping = [MappingRow(*row) for row in await control.fetch(_MAPPING, migration_id)]
     finally:
         await control.close()
-    at_source = await read_rows(source, tenant_id)
-    at_target = await read_rows(target, tenant_id)
+    at_source = await read_rows(source, tenant_id, filled)
+    at_target = await read_rows(target, tenant_id, filled)
     own = [attempt for attempt in attempts if attempt.tenant_id == str(tenant_id)]
     history = History.of(own, baseline)
     report = _counts(tenant_id, migration_id, own, history, at_target)
@@ -169,7 +175,7 @@ async def check_moved(
         invariants.copies_are_equal(at_source, at_target, offset),
         invariants.mapping_is_a_bijection(at_source, mapping, offset),
         invariants.one_writer_epoch(at_source, at_target, offset, fence_position),
-        await _tables_match(source, target),
+        await _tables_match(source, target, filled),
     )
     return report
 
@@ -267,29 +273,38 @@ def _journal_says_moved(
         yield Violation("I7", "wrong_route", f"{tuple(route) if route else None}, not {wanted}")
 
 
-async def _tables_match(source: StoreAddress, target: StoreAddress) -> list[Violation]:
+async def _tables_match(
+    source: StoreAddress, target: StoreAddress, filled: Iterable[str]
+) -> list[Violation]:
     """I4: a column that only one table has is not compared by comparing rows."""
     sides = []
     for store in (source, target):
         connection = await asyncpg.connect(store.dsn, server_settings=_RENDERING)
         try:
-            sides.append(set(await _columns(connection, store.table)))
+            sides.append(set(await _columns(connection, store.table, filled)))
         finally:
             await connection.close()
     differing = sides[0] ^ sides[1]
     return [Violation("I4", "column_missing", name) for name in sorted(differing)]
 
 
-async def _columns(connection: asyncpg.Connection[asyncpg.Record], table: str) -> list[str]:
+async def _columns(
+    connection: asyncpg.Connection[asyncpg.Record], table: str, filled: Iterable[str]
+) -> list[str]:
     found = await connection.fetch(_COLUMNS, _quoted(table))
-    return sorted({row["attname"] for row in found} - {"global_position", "transaction_id"})
+    return sorted(
+        {row["attname"] for row in found} - {"global_position", "transaction_id", *filled}
+    )
 
 
 async def _rows(
-    connection: asyncpg.Connection[asyncpg.Record], table: str, tenant_id: UUID
+    connection: asyncpg.Connection[asyncpg.Record],
+    table: str,
+    tenant_id: UUID,
+    filled: Iterable[str],
 ) -> list[Row]:
     """Rows with a digest of the text of all other columns; NULL differs from any text."""
-    columns = await _columns(connection, table)
+    columns = await _columns(connection, table, filled)
     fields = " || ',' || ".join(f"quote_nullable({_quoted(name)}::text)" for name in columns)
     found = await connection.fetch(
         f"""

@@ -1,15 +1,16 @@
 //! What the data plane does with every row, without any server: `cargo bench -p eventsource-core`.
 //!
-//! Each figure is the fastest of several rounds over the same rows, so that a neighbour on the
+//! Each figure is the fastest of several rounds over the same rows, so that other work on the
 //! machine does not count; each round checks what it has computed.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use eventsource_core::chunk::{Carrier, ChunkBuilder, Layout};
-use eventsource_core::digest::{Digest, Sequence};
-use eventsource_core::frame::{END, Framer, HEADER};
+use eventsource_core::pass::chunk::{Carrier, ChunkBuilder};
+use eventsource_core::row::digest::{Digest, Sequence};
+use eventsource_core::row::frame::{END, Framer, HEADER};
+use eventsource_core::row::layout::Layout;
 
 const ROWS: usize = 20_000;
 const ROUNDS: usize = 15;
@@ -28,7 +29,7 @@ const COLUMNS: [&str; 12] = [
     "created_at",
 ];
 
-/// An event as large as those of workload A, with the transaction id behind its columns.
+/// An event as large as those of workload A, with the transaction id after its columns.
 fn row(number: usize) -> Bytes {
     let position = (number as i64 + 1).to_be_bytes();
     let mut event_id = [7; 16];

@@ -1,11 +1,19 @@
-//! What a pass is told and what it reports.
+//! What a pass is asked to do and what it reports.
 
 use uuid::Uuid;
 
-use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::identifier::TableAddress;
+use crate::row::digest::Digest;
+use crate::row::layout::{KEY_COLUMNS, require_columns};
+use crate::server::identifier::TableAddress;
 use crate::snapshot::Snapshot;
+
+/// The most bytes on their way from the source to the target; a single row may be wider.
+pub const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
+
+/// Committed ranges that may wait for their proof. Their rows are kept, so that a difference can be
+/// named down to the field.
+pub const RANGES_WAITING: usize = 1;
 
 /// Everything that stays the same for all passes of one migration.
 #[derive(Clone)]
@@ -60,7 +68,7 @@ pub struct Totals {
     pub inserted: i64,
     pub digest: Digest,
     pub cursor: Cursor,
-    /// Of a first pass: everything up to this source position was read back.
+    /// Of a first pass: everything up to this source position was read back and compared.
     pub proven: i64,
 }
 
@@ -81,20 +89,12 @@ impl PassConfig {
             ));
         }
         crate::throttle::check(self.max_events_per_second)?;
-        require_columns(&self.columns, &crate::chunk::KEY_COLUMNS)?;
+        require_columns(&self.columns, &KEY_COLUMNS)?;
         if self.columns.iter().any(|column| column == "transaction_id") {
-            return Err(Error::protocol("transaction_id is never carried"));
+            return Err(Error::protocol(
+                "the columns must not include transaction_id",
+            ));
         }
         Ok(())
     }
-}
-
-/// Fails if one of the needed columns is not carried.
-pub(crate) fn require_columns(columns: &[String], needed: &[&str]) -> Result<()> {
-    for name in needed {
-        if !columns.iter().any(|column| column == name) {
-            return Err(Error::protocol(format!("the columns lack {name}")));
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Every failure of the data plane: a kind that callers branch on, and the facts behind it.
+//! Every failure of the data plane: a kind that callers branch on, and its facts.
 
 use std::error::Error as StdError;
 use std::fmt::{self, Write};
@@ -62,7 +62,7 @@ impl DifferenceKind {
     }
 }
 
-/// What the server said, as far as it may be shown.
+/// The server's error, as far as it may be shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerReport {
     pub sqlstate: String,
@@ -75,7 +75,7 @@ pub struct ServerReport {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No connection came about: address, TLS, credentials, database.
+    /// The connection was not made: address, TLS, credentials, database.
     #[error("cannot connect to the {side} database: {message}")]
     Connect {
         side: Side,
@@ -86,12 +86,12 @@ pub enum Error {
     #[error("the connection to the {side} database was lost: {message}")]
     ConnectionLost { side: Side, message: String },
     /// A standby reports transactions in flight as finished, so nothing can be read from it.
-    #[error("the {side} server is a standby; a migration has to read from the primary")]
+    #[error("the {side} server is a standby; connect to the primary")]
     Standby { side: Side },
     /// Another driver took the migration over, or its pass moved on; nothing was committed.
     #[error("this driver no longer owns the migration: {reason}")]
     OwnershipLost { side: Side, reason: &'static str },
-    /// The target holds something else than the source at a carried position; nothing was committed.
+    /// The target differs from the source at a carried position; nothing was committed.
     #[error("{total} rows of the target differ from the source; the first: {first}", first = First(.differences))]
     Inconsistent {
         total: u64,
@@ -99,12 +99,13 @@ pub enum Error {
     },
     /// The block of positions reserved on the target is used up.
     #[error(
-        "target position {needed} is beyond {last}, the last of the block reserved for this tenant"
+        "target position {needed} is beyond {last}, the last of the block reserved for this tenant; \
+         abort and start again"
     )]
     PositionsExhausted { needed: i64, last: i64 },
     #[error(
-        "unique violation on the {side}: {}{}; what holds the key there is no copy of this row and \
-         is never overwritten: see whose it is, and abort", .report.message, Detail(.report)
+        "unique violation on the {side}: {}{}; another row holds the key there, which the migration \
+         never overwrites: see whose it is, and abort", .report.message, Detail(.report)
     )]
     UniqueViolation {
         side: Side,
@@ -118,7 +119,7 @@ pub enum Error {
     /// The work was dropped before its end; nothing of the open chunk was committed.
     #[error("the operation was cancelled")]
     Cancelled,
-    /// Something that the two ends should never say to each other, or a misuse of the session.
+    /// A server's answer that the protocol does not allow, or a misuse of the session.
     #[error("{message}")]
     Protocol { message: String },
 }
@@ -140,8 +141,7 @@ struct First<'a>(&'a [Difference]);
 impl fmt::Display for First<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(difference) = self.0.first() else {
-            return f
-                .write_str("in a range that an earlier driver wrote, which a verification names");
+            return f.write_str("in a range that an earlier driver wrote; a verification names it");
         };
         let Difference {
             kind,
@@ -236,7 +236,7 @@ impl Error {
     }
 }
 
-/// The error and its causes in one line; `tokio_postgres` keeps the telling part in the cause.
+/// The error and its causes in one line; `tokio_postgres` keeps the cause out of its own text.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

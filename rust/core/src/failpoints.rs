@@ -30,7 +30,7 @@ static ARMED: LazyLock<Mutex<HashMap<String, Point>>> = LazyLock::new(|| {
 static DIRECTORY: LazyLock<Option<PathBuf>> =
     LazyLock::new(|| std::env::var_os("EVENTSOURCE_FAILPOINTS_DIRECTORY").map(PathBuf::from));
 
-/// What Python has found to be well formed, and the names that are its own with it.
+/// Python has checked the form. Its own names are among these too; here they are never reached.
 fn parse(armed: &str) -> HashMap<String, Point> {
     let point = |item: &str| {
         let (name, what) = item.split_once('=')?;
@@ -59,7 +59,7 @@ pub async fn reach(name: &str) -> Result<()> {
     let file = |suffix: &str| {
         DIRECTORY
             .as_ref()
-            .map(|at| at.join(format!("{name}.{suffix}")))
+            .map(|directory| directory.join(format!("{name}.{suffix}")))
     };
     if let Some(reached) = file("reached") {
         std::fs::write(reached, "").map_err(|error| Error::protocol(error.to_string()))?;

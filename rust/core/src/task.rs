@@ -1,4 +1,4 @@
-//! A spawned task that does not outlive whoever waits for it.
+//! A spawned task that ends when its owner drops it.
 
 use std::future::Future;
 

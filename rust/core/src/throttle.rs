@@ -11,14 +11,14 @@ use crate::error::{Error, Result};
 /// Unused allowance is kept for this long, so that a short stall does not lower the average.
 const BURST: Duration = Duration::from_millis(250);
 
-/// A pass that is slower than this is meant to be stopped.
+/// Lower rates are refused: to hold a pass still, stop it.
 const SLOWEST: f64 = 0.01;
 
 /// Fails for a rate that is not a number of rows per second.
 pub fn check(rate: Option<f64>) -> Result<()> {
     match rate {
         Some(rate) if !(rate.is_finite() && rate >= SLOWEST) => Err(Error::protocol(format!(
-            "max_events_per_second is at least {SLOWEST}"
+            "max_events_per_second must be at least {SLOWEST}"
         ))),
         _ => Ok(()),
     }
@@ -32,7 +32,7 @@ struct Wish {
 
 pub struct Throttle {
     wish: watch::Sender<Wish>,
-    /// It outlives a pass: many small passes are not free.
+    /// Kept between passes, so that many small passes keep the rate too.
     account: Arc<Mutex<Account>>,
 }
 
@@ -52,7 +52,7 @@ impl Throttle {
         Ok(())
     }
 
-    /// Asks whoever paces itself by this to stop at the next chunk. Not taken back.
+    /// Asks the readers to stop at the next chunk. Cannot be taken back.
     pub fn request_stop(&self) {
         self.wish.send_modify(|wish| wish.stop = true);
     }
@@ -81,7 +81,7 @@ fn at_once(rate: f64) -> usize {
     ((rate / 4.0) as usize).max(1)
 }
 
-/// The rows that were taken last, and since when they are being paid for.
+/// The rows that were taken last, and the time from which the rate allows them.
 #[derive(Clone, Copy, Debug)]
 struct Account {
     since: Instant,
@@ -96,8 +96,8 @@ impl Account {
         }
     }
 
-    /// Rows beyond what the rate takes at once were allowed by a higher one before it, and are not
-    /// held against it.
+    /// When the rate allows the next rows. Rows beyond what it takes at once were taken at a
+    /// higher rate and do not count.
     fn paid_at(&self, rate: f64) -> Instant {
         let rows = self.rows.min(at_once(rate));
         self.since + Duration::from_secs_f64(rows as f64 / rate)
@@ -111,8 +111,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Waits until the rows taken so far are paid for. Returns at once when there is no limit, and
-    /// when it is lifted or a stop asked for meanwhile.
+    /// Waits until the rate allows more rows. Returns at once when there is no limit, when the
+    /// limit is lifted, or when a stop is requested.
     pub async fn settle(&mut self) {
         loop {
             let wish = *self.wish.borrow_and_update();

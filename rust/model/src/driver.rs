@@ -1,11 +1,11 @@
-//! A driver's way through a migration, step by step as `driver.py` and `cutover.py` take it.
+//! A way through a migration, step by step, as the driver takes it.
 
 use crate::passes;
 use crate::rules::Rule;
 use crate::state::{At, Fence, Holder, Journal, State, Store};
 
-/// Whether a driver that is not running may take the lease now, and whether that takes a fault:
-/// the one that has it lives, and is only frozen.
+/// None unless a driver that is not running may take the lease now. True if that is a fault, because
+/// the lease's holder is alive and only frozen.
 pub fn may_start(state: &State, driver: usize) -> Option<bool> {
     let control = state.control;
     let asked = control.abort_requested
@@ -16,7 +16,7 @@ pub fn may_start(state: &State, driver: usize) -> Option<bool> {
     if state.drivers[driver].at != At::Down || over || !asked {
         return None;
     }
-    // The first of two that are alike.
+    // Two stopped drivers are interchangeable: only the first one starts.
     if driver == 1 && state.drivers[0].at == At::Down {
         return None;
     }
@@ -76,7 +76,7 @@ pub fn step(state: &mut State, driver: usize, rule: Rule) {
     }
 }
 
-/// Takes the step that the driver is at, and tells the one that follows.
+/// Takes the step that the driver is at, and returns the next one.
 fn next(state: &mut State, driver: usize, rule: Rule) -> At {
     let at = state.drivers[driver].at;
     match at {
@@ -105,24 +105,9 @@ fn next(state: &mut State, driver: usize, rule: Rule) -> At {
         }
         At::Complete => or_down(passes::complete(state, driver, rule), At::Follow),
         At::Follow => follow(state, driver),
-        At::PrepareLast => {
-            let prepared = passes::begin(state, driver, None, rule);
-            let early = rule == Rule::DeltaBeforeGrant;
-            or_down(prepared, if early { At::Run } else { At::FenceAsked })
-        }
-        At::FenceAsked => {
-            state.source.holder = Some(Holder {
-                driver: Some(driver as u8),
-                decided: false,
-                commit_sent: false,
-            });
-            At::FenceHeld
-        }
-        At::FenceHeld => {
-            flush(state);
-            let early = rule == Rule::DeltaBeforeGrant;
-            if early { At::Decide } else { At::Run }
-        }
+        At::PrepareLast => prepare_last(state, driver, rule),
+        At::FenceAsked => take_fence(state, driver),
+        At::FenceHeld => fence_held(state, rule),
         At::Decide => decide(state, driver),
         At::Commit => send_commit(state, driver),
         At::OpenTarget => {
@@ -161,7 +146,7 @@ fn read(state: &State, driver: usize, rule: Rule) -> At {
     }
 }
 
-/// A step that only the one that is recorded may take.
+/// `next` if the step was taken: only the recorded driver may take it.
 fn or_down(taken: bool, next: At) -> At {
     if taken { next } else { At::Down }
 }
@@ -256,7 +241,28 @@ fn follow(state: &mut State, driver: usize) -> At {
     }
 }
 
-/// Inside the session that holds the lock; a lost one fails.
+fn prepare_last(state: &mut State, driver: usize, rule: Rule) -> At {
+    let prepared = passes::begin(state, driver, None, rule);
+    let early = rule == Rule::DeltaBeforeGrant;
+    or_down(prepared, if early { At::Run } else { At::FenceAsked })
+}
+
+fn take_fence(state: &mut State, driver: usize) -> At {
+    state.source.holder = Some(Holder {
+        driver: Some(driver as u8),
+        decided: false,
+        commit_sent: false,
+    });
+    At::FenceHeld
+}
+
+fn fence_held(state: &mut State, rule: Rule) -> At {
+    flush(state);
+    let early = rule == Rule::DeltaBeforeGrant;
+    if early { At::Decide } else { At::Run }
+}
+
+/// Inside the session that holds the lock; fails if that session is lost.
 fn decide(state: &mut State, driver: usize) -> At {
     let held = state.source.held_by(driver);
     match (held, state.source.fence, &mut state.source.holder) {

@@ -13,7 +13,7 @@ pub const I13: &str = "I13: an abort leaves nothing behind";
 /// Properties that must hold in every state.
 pub const ALWAYS: [&str; 4] = [I1, I7, I11, I13];
 
-/// How it ends.
+/// How a history ends.
 pub const AT_TARGET: &str = "all at the target";
 pub const GIVEN_UP: &str = "all at the source, given up";
 pub const ABORTED: &str = "all at the source, aborted";
@@ -40,9 +40,12 @@ pub fn properties() -> Vec<Property<Protocol>> {
         Property::sometimes(ABORTED, |model, state| {
             is_over(model, state) && aborted(state)
         }),
-        Property::sometimes("a COMMIT that nobody waits for decides", |model, state| {
-            is_over(model, state) && state.history.orphan_decided && all_at_target(state)
-        }),
+        Property::sometimes(
+            "a COMMIT decides after its driver is gone",
+            |model, state| {
+                is_over(model, state) && state.history.orphan_decided && all_at_target(state)
+            },
+        ),
         Property::sometimes(
             "recovery finds the decision under the lock",
             |model, state| is_over(model, state) && state.history.recovered,
@@ -68,7 +71,7 @@ fn nothing_is_lost(state: &State) -> bool {
     acknowledged & !state.authoritative() == 0 && twice == 0 && !state.history.conflict
 }
 
-/// Nothing happens any more unless something fails or is asked for.
+/// Nothing more happens unless something fails or is requested.
 pub fn is_over(model: &Protocol, state: &State) -> bool {
     let mut steps = Vec::new();
     model.steps(state, &mut steps);

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checked;
 pub mod driver;
 pub mod end;
 pub mod passes;

@@ -7,7 +7,7 @@ fn shows(snapshot: Snapshot, xid: u8) -> bool {
     snapshot & (1 << xid) != 0
 }
 
-/// The rows of the driver's pass behind its cursor, and what the cursor will be.
+/// The rows of the driver's pass after its cursor, and what the cursor will be.
 pub fn read(state: &State, pass: Pass, rule: Rule) -> (Events, u8) {
     let carried = (0..EVENTS)
         .filter(|event| state.target.carried & (1 << event) != 0)
@@ -19,14 +19,14 @@ pub fn read(state: &State, pass: Pass, rule: Rule) -> (Events, u8) {
     for (event, row) in state.source.rows.iter().enumerate() {
         let Some(row) = row else { continue };
         let above = pass.upper.is_some_and(|upper| !shows(upper, row.xid));
-        let (behind, place) = match pass.previous {
+        let (passed, place) = match pass.previous {
             None => (row.position <= pass.cursor, row.position),
             Some(_) if rule == Rule::PositionInsteadOfTransaction => {
                 (carried.is_some_and(|last| row.position <= last), row.xid)
             }
             Some(previous) => (shows(previous, row.xid) || row.xid <= pass.cursor, row.xid),
         };
-        if !above && !behind {
+        if !above && !passed {
             rows |= 1 << event;
             cursor = cursor.max(place);
         }
@@ -34,7 +34,7 @@ pub fn read(state: &State, pass: Pass, rule: Rule) -> (Events, u8) {
     (rows, cursor)
 }
 
-/// The progress row, if this driver is still the one that it names.
+/// The progress row, if it still names this driver.
 fn ours(state: &mut State, driver: usize, rule: Rule) -> Option<&mut Progress> {
     let number = state.drivers[driver].pass.number;
     state.target.progress.as_mut().filter(|progress| {
@@ -43,7 +43,7 @@ fn ours(state: &mut State, driver: usize, rule: Rule) -> Option<&mut Progress> {
     })
 }
 
-/// `progress.claim`: the row's owner, whoever it was before. False when there is no row.
+/// `progress.claim`: takes the row from any previous owner. False when there is no row.
 pub fn claim(state: &mut State, driver: usize) -> bool {
     let Some(progress) = state.target.progress.as_mut() else {
         return false;
@@ -94,7 +94,7 @@ pub fn complete(state: &mut State, driver: usize, rule: Rule) -> bool {
     true
 }
 
-/// Where a driver goes on that has claimed the progress row.
+/// The next step of a driver that has claimed the progress row.
 pub fn resume(state: &mut State, driver: usize, rule: Rule) -> At {
     use crate::state::Journal::{BulkCopy, Pending};
     let snapshot = state.source.snapshot(&state.writers);

@@ -1,12 +1,7 @@
-//! The model as `stateright` takes it: first state, steps, and what has to hold.
-
-use stateright::{Model, Property};
+//! What can happen next, and what it leads to.
 
 use crate::rules::Rule;
-use crate::state::{
-    Append, At, Control, Driver, EVENTS, Fence, History, Journal, Pass, Progress, Source, State,
-    Store, Target, Writer,
-};
+use crate::state::{Append, At, Fence, Journal, State};
 use crate::{driver, writer};
 
 /// How much happens, and which rule is broken.
@@ -17,7 +12,7 @@ pub struct Protocol {
     /// Faults, of any kind and at any place, in one history.
     pub faults: u8,
     pub rule: Rule,
-    /// Whether states tell what led to them, as the properties about outcomes need it.
+    /// Whether states record what led to them; the properties about outcomes need it.
     pub remembers: bool,
 }
 
@@ -27,14 +22,14 @@ pub enum Step {
     WriterFails(usize, writer::Step),
     /// `acquire_lease`.
     Start(usize),
-    /// `acquire_lease` from one that is alive and frozen.
+    /// `acquire_lease` from a driver that is alive and frozen.
     TakeOver(usize),
     Driver(usize),
     Kill(usize),
     GiveUp(usize),
     /// COMMIT reaches the source and is answered.
     CommitArrives,
-    /// COMMIT reaches the source, the answer reaches nobody.
+    /// COMMIT reaches the source, and its answer is lost.
     CommitUnanswered,
     /// The server ends a session whose driver is gone.
     OrphanEnds,
@@ -108,7 +103,7 @@ impl Protocol {
         found.push(Step::SourceCrashes);
     }
 
-    /// The state behind a step.
+    /// The state after a step.
     pub fn after(&self, before: &State, step: Step) -> State {
         let mut state = *before;
         match step {
@@ -158,7 +153,7 @@ impl Protocol {
     }
 }
 
-/// The server is done with the session that holds the lock; a driver that waits for it goes on.
+/// The server ends the session that holds the lock; a driver that waits for it goes on.
 fn end_session(state: &mut State, commit: bool, then: At) {
     let Some(holder) = state.source.holder.take() else {
         return;
@@ -199,70 +194,4 @@ fn crash(state: &mut State) {
         }
     }
     state.source.next_xid = state.source.flushed + 1;
-}
-
-impl Model for Protocol {
-    type State = State;
-    type Action = Step;
-
-    fn init_states(&self) -> Vec<State> {
-        let driver = Driver {
-            at: At::Down,
-            pass: Pass::default(),
-        };
-        let writer = Writer {
-            route: Store::Source,
-            acknowledged: 0,
-            append: Append::Idle,
-        };
-        vec![State {
-            source: Source {
-                rows: [None; EVENTS],
-                fence: Fence::Absent,
-                holder: None,
-                next_xid: 1,
-                flushed: 0,
-                next_position: 1,
-            },
-            target: Target {
-                carried: 0,
-                appended: 0,
-                open: false,
-                progress: Some(Progress {
-                    owner: None,
-                    pass: Pass::default(),
-                    proven: None,
-                }),
-            },
-            control: Control {
-                journal: Journal::Pending,
-                lease: None,
-                route: Store::Source,
-                cutover_requested: true,
-                abort_requested: false,
-            },
-            drivers: [driver; 2],
-            writers: [writer; 2],
-            faults: self.faults,
-            history: History {
-                kept: self.remembers,
-                ..History::default()
-            },
-        }]
-    }
-
-    fn actions(&self, state: &State, found: &mut Vec<Step>) {
-        self.steps(state, found);
-        if state.faults > 0 {
-            self.faults(state, found);
-        }
-    }
-
-    fn next_state(&self, before: &State, step: Step) -> Option<State> {
-        Some(self.after(before, step)).filter(|after| after != before)
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        crate::end::properties()
-    }
 }

@@ -10,7 +10,7 @@ pub enum Rule {
     RecoveryWithoutLock,
     /// The last pass reads before the lock is granted.
     DeltaBeforeGrant,
-    /// A snapshot is used without a flushed commit behind it.
+    /// A snapshot is used before a later commit was flushed.
     NoBarrier,
     /// The guard looks at the fence with the snapshot from before its wait.
     GuardInOneStatement,
@@ -20,11 +20,11 @@ pub enum Rule {
     GuardDoesNotWait,
     /// A resumed pass takes another snapshot and keeps the cursor.
     FreshSnapshotAtResume,
-    /// A pass takes what lies behind the highest position it has carried.
+    /// A pass takes what comes after the highest position it has carried.
     PositionInsteadOfTransaction,
-    /// Chunks and passes commit whoever owns the progress row.
+    /// Chunks and passes commit without comparing the progress row's owner.
     NoOwnerCompare,
-    /// A chunk is mapped whoever has the lease.
+    /// A chunk is mapped without comparing the lease's owner.
     NoLeaseCompare,
     /// Recovery sets a fence that has moved back to open.
     Unfence,

@@ -11,8 +11,8 @@ pub type Snapshot = u32;
 /// Most events of a model, all writers together.
 pub const EVENTS: usize = 4;
 
-/// A driver, as the owner's UUID names it: its number. One that ended is nobody, since its UUID is
-/// not used again.
+/// The number of the driver that is the owner; in the code its UUID. None after the driver has ended:
+/// its UUID is not used again.
 pub type Owner = Option<u8>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ pub struct Row {
 /// The session that holds the fence's lock exclusively.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
-    /// The driver at the other end; None when it is gone and the server does not know it yet.
+    /// The driver at the other end; None if it is gone and the server has not noticed.
     pub driver: Option<u8>,
     /// Whether the transaction has set the fence to `moved`.
     pub decided: bool,
@@ -119,7 +119,7 @@ pub struct Control {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum At {
     Down,
-    /// `_Drive._obey` and the match on the journal's state.
+    /// `Stages._obey` and the match on the journal's state.
     Obey,
     /// `guard.install`.
     Guard,
@@ -133,14 +133,14 @@ pub enum At {
     BeginPass(Snapshot),
     /// `PassSession.run`: the progress row is compared.
     Run,
-    /// `source.rs`: the rows are read.
+    /// `pass/source.rs`: the rows are read.
     Read,
-    /// `positions.rs`: the mapping, with the lease compared.
+    /// `pass/positions.rs`: the mapping, with the lease compared.
     Map {
         rows: Events,
         cursor: u8,
     },
-    /// `staged.rs`: rows and progress in one transaction.
+    /// `pass/staged.rs`: rows and progress in one transaction.
     Write {
         rows: Events,
         cursor: u8,
@@ -155,25 +155,25 @@ pub enum At {
     FenceAsked,
     /// The lock is held; the barrier of the last pass.
     FenceHeld,
-    /// `flip.decide`.
+    /// `decision.decide`.
     Decide,
     /// `Cutover._commit`, not sent yet.
     Commit,
     /// `Cutover._commit`, waiting for the answer.
     Committing,
-    /// `flip.open_target`.
+    /// `decision.open_target`.
     OpenTarget,
-    /// `flip.finish`.
+    /// `decision.finish`.
     Finish,
     /// The cutover gave up; the journal goes back to `dual_write`.
     GiveUp,
-    /// `_Drive._recover`: `progress.claim`.
+    /// `Stages._recover`: `progress.claim`.
     RecoverClaim,
-    /// `flip.decision`.
+    /// `decision.find`.
     Decision,
     /// Nothing was decided: back to `dual_write`.
     Undecided,
-    /// `abort.carry_out`: `flip.decision`.
+    /// `abort.carry_out`: `decision.find`.
     AbortDecision,
     /// `guard.remove`.
     RemoveGuard,
@@ -211,7 +211,7 @@ pub enum Append {
     },
     /// EVF03: the target is not open.
     NotOpen,
-    /// The router finishes the flip: `flip.open_target`, then `flip.finish`.
+    /// The router finishes the flip: `decision.open_target`, then `decision.finish`.
     OpeningTarget,
     FinishingFlip,
 }
@@ -225,7 +225,7 @@ pub struct Writer {
     pub append: Append,
 }
 
-/// Things that have happened, which no later state tells.
+/// What has happened and no later state shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
     /// An application's row entered the source after the decision.
@@ -287,7 +287,7 @@ impl Target {
 }
 
 impl State {
-    /// Two drivers are alike: which of them is called the first does not matter.
+    /// The two drivers are interchangeable: which one is called the first does not matter.
     pub fn in_order(mut self) -> State {
         if self.drivers[0] > self.drivers[1] {
             self.drivers.swap(0, 1);
@@ -303,7 +303,7 @@ impl State {
         self
     }
 
-    /// A driver's process ends, or gives the migration up. Its owner is nobody from here on.
+    /// A driver's process ends, or gives the migration up. It owns nothing from here on.
     pub fn forget(&mut self, driver: usize) {
         let number = Some(driver as u8);
         self.drivers[driver] = Driver {

@@ -20,7 +20,7 @@ pub enum Step {
     RefreshRoute,
     /// EVF03, and the target is open now.
     Retry,
-    /// EVF03, and the fence says `moved`: `flip.roll_forward`.
+    /// EVF03, and the fence says `moved`: `decision.roll_forward`.
     RollForward,
     OpenTarget,
     Finish,

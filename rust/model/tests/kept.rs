@@ -1,4 +1,4 @@
-//! With every rule kept, whatever fails.
+//! With every rule kept, the invariants hold under every fault.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
@@ -67,7 +67,7 @@ fn every_way_through_the_protocol_is_taken() {
 /// Together with I11, which looks at the states where nothing is left to do: from wherever the last
 /// fault leaves things, every history ends, all at the source or all at the target.
 #[test]
-fn without_further_faults_nothing_goes_on_for_ever() {
+fn without_further_faults_every_history_ends() {
     let model = protocol([1, 1], 1);
     let mut seen = HashMap::new();
     let mut roots = model.init_states();
@@ -83,7 +83,7 @@ enum Seen {
     Done,
 }
 
-/// Follows what happens by itself, to every end; states behind a fault are further `roots`.
+/// Follows what happens by itself, to every end; states after a fault are further `roots`.
 fn ends(model: &Protocol, root: State, seen: &mut HashMap<u64, Seen>, roots: &mut Vec<State>) {
     let mut path = Vec::new();
     enter(model, root, seen, roots, &mut path);

@@ -1,4 +1,4 @@
-//! The tokio runtime behind every awaitable.
+//! The tokio runtime that runs every awaitable.
 
 use std::future::Future;
 use std::panic;
@@ -24,8 +24,8 @@ pub fn configure() {
     stay_silent_after_the_interpreter();
 }
 
-/// Work that is cancelled at the very end may finish when the interpreter is already gone. Telling
-/// Python then panics in a worker thread; nobody is left to be told, so nothing is printed either.
+/// Work that is cancelled at the very end may finish when the interpreter is already gone. Reporting
+/// the result to Python then panics in a worker thread. The panic means nothing, so it is not printed.
 #[allow(unsafe_code)]
 fn stay_silent_after_the_interpreter() {
     let otherwise = panic::take_hook();
@@ -49,7 +49,7 @@ where
     pyo3_async_runtimes::tokio::future_into_py(py, async move { work.await.map_err(to_python) })
 }
 
-/// A child that was forked has the runtime's memory and none of its threads: it would wait for ever.
+/// A forked child has the runtime's memory and none of its threads: it would never get an answer.
 pub fn refuse_after_fork() -> Result<()> {
     static PROCESS: OnceLock<u32> = OnceLock::new();
     if *PROCESS.get_or_init(process::id) == process::id() {

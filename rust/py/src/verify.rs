@@ -89,7 +89,7 @@ fn bytes_of(fingerprints: &HashSet<u64>) -> Cow<'static, [u8]> {
     Cow::Owned(
         fingerprints
             .iter()
-            .flat_map(|each| each.to_le_bytes())
+            .flat_map(|fingerprint| fingerprint.to_le_bytes())
             .collect(),
     )
 }

@@ -43,6 +43,18 @@ def test_plan_estimates_and_changes_nothing(ready: CommandLine) -> None:
     assert "passed; nothing was changed" in ready("plan", ready.tenant, "--to", DEDICATED).output
 
 
+def test_plan_lists_what_stays(ready: CommandLine) -> None:
+    ready.sql("source", "create table outbox (id bigint, tenant_id uuid)")
+    ready.sql("source", "create table marks (event_id uuid references events (event_id))")
+    plan = ready.json("plan", ready.tenant, "--to", DEDICATED)
+    assert plan["companions"] == ["public.marks", "public.outbox"]
+    assert plan["not_carried"] == {"transaction_id": "each side's own"}
+    assert plan["fires"] == []
+    assert plan["connections"]["free"] > plan["connections"]["needed"]
+    assert [each["kind"] for each in plan["findings"]] == ["companion"]
+    assert "public.marks" in plan["warnings"][0]
+
+
 def test_run_moves_a_tenant_from_end_to_end(ready: CommandLine) -> None:
     result = ready("run", ready.tenant, "--to", DEDICATED, "--yes", "--operator", "ada")
     assert "400 events" in result.output

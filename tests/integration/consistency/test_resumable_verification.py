@@ -175,7 +175,7 @@ async def test_counting_has_no_state(moved: World, tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from eventsource.cli import main
-from eventsource.migration import resumable
+from eventsource.migration.consistency import resumable
 resumable.RANGE_ROWS = 7
 save = resumable._save
 def save_and_die(*arguments):

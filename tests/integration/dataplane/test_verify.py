@@ -249,7 +249,7 @@ async def test_row_security_is_an_error_and_not_a_filter(world: World) -> None:
         f' grant select on "{TARGET_TABLE}" to restricted'
     )
     try:
-        user, rest = world.config.target.dsn.split("@", 1)
+        user, rest = str(world.config.target.dsn).split("@", 1)
         dsn = f"postgresql://restricted:secret-of-it@{rest}"
         assert user
         config = VerifyConfig(

@@ -74,7 +74,7 @@ async def test_a_host_without_an_address(world: World) -> None:
     process = await world.process(
         target_store=lambda pool: PostgreSQLEventStore(pool, TARGET_TABLE, dsn=dsn)
     )
-    async with refusal(world, PreflightError, "the target's database", "check the DSN"):
+    async with refusal(world, PreflightError, "the target's database", "target_session_attrs"):
         await process.start(world.tenant)
 
 
@@ -83,7 +83,7 @@ async def test_a_dsn_that_asks_for_another_kind_of_server(world: World) -> None:
     process = await world.process(
         target_store=lambda pool: PostgreSQLEventStore(pool, TARGET_TABLE, dsn=dsn)
     )
-    async with refusal(world, PreflightError, "the target's database", "check the DSN"):
+    async with refusal(world, PreflightError, "the target's database", "target_session_attrs"):
         await process.start(world.tenant)
 
 

@@ -103,7 +103,7 @@ MISFITS = [
     ("target", "alter payload type json", "column payload is jsonb in the source and json"),
     ("target", "alter version type integer", "version is bigint in the source and integer"),
     ("target", "alter actor_id type varchar(9)", "actor_id is text in the source and char"),
-    ("target", 'alter actor_id type text collate "C"', "make both the same"),
+    ("target", 'alter actor_id type text collate "C"', 'text collate pg_catalog."C" in the'),
     ("target", "add column region text not null", "column region is NOT NULL"),
     ("target", "alter event_id type text", "column event_id of the target table is text"),
     ("target", "alter global_position drop identity", "global_position"),

@@ -16,6 +16,7 @@ from eventsource.migration import (
     Migration,
     MigrationState,
 )
+from eventsource.migration.routing import mirror
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, someone_blocked, table
 
@@ -136,14 +137,14 @@ async def _deferred(interceptor: DualWriteInterceptor, events: int) -> bool:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Mirrors stand still between their look at the fence and what they write."""
-    write, gate = asyncpg.Connection.fetchmany, Gate(asyncio.Event(), asyncio.Event())
+    write, gate = mirror._MirrorConnections.write, Gate(asyncio.Event(), asyncio.Event())
 
-    async def wait_then_write(self: asyncpg.Connection, *arguments: Any, **named: Any) -> Any:
+    async def wait_then_write(self: mirror._MirrorConnections, *arguments: Any) -> int:
         gate.reached.set()
         await gate.opened.wait()
-        return await write(self, *arguments, **named)
+        return await write(self, *arguments)
 
-    monkeypatch.setattr(asyncpg.Connection, "fetchmany", wait_then_write)
+    monkeypatch.setattr(mirror._MirrorConnections, "write", wait_then_write)
     return gate
 
 

@@ -65,7 +65,7 @@ async def test_the_servers_own_client_reads_the_same_string(
         str(source_cluster.program("psql")),
         "-XAtc",
         "show work_mem",
-        parameters.dsn,
+        await parameters.uri(),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
@@ -85,5 +85,5 @@ async def test_parameters_are_read_once_and_need_no_free_connection_after_that(
 async def test_a_wrong_password_is_not_told(source_cluster: Cluster) -> None:
     dsn = source_cluster.dsn(password="wrong-hunter2")
     with pytest.raises(asyncpg.InvalidPasswordError) as caught:
-        await connection_parameters(None, dsn)
+        await connect(await connection_parameters(None, dsn), application_name="mover")
     assert "hunter2" not in f"{caught.value!r} {caught.value}"

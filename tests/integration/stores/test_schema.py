@@ -86,7 +86,7 @@ async def test_with_a_dsn_the_pool_may_be_exhausted(pool: Pool, source_dsn: str)
         async with small.acquire():
             await asyncio.wait_for(store.create_schema(), 10)
             parameters = await asyncio.wait_for(store.connection_parameters(), 10)
-    assert urlsplit(parameters.dsn).path == urlsplit(source_dsn).path
+    assert urlsplit(str(parameters.dsn)).path == urlsplit(source_dsn).path
 
 
 @pytest.mark.parametrize(

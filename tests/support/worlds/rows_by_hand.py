@@ -88,11 +88,11 @@ class World:
         return session
 
     async def connect_source(self) -> asyncpg.Connection:
-        self.connections.append(await asyncpg.connect(self.config.source.dsn))
+        self.connections.append(await asyncpg.connect(str(self.config.source.dsn)))
         return self.connections[-1]
 
     async def connect_target(self) -> asyncpg.Connection:
-        self.connections.append(await asyncpg.connect(self.config.target.dsn))
+        self.connections.append(await asyncpg.connect(str(self.config.target.dsn)))
         return self.connections[-1]
 
     async def close(self) -> None:
@@ -220,7 +220,7 @@ class World:
 
 def fence_objects() -> str:
     folder = resources.files("eventsource.stores").joinpath("sql")
-    files = ("fences.sql", "progress.sql", "guard.sql")
+    files = ("fences.sql", "progress.sql", "guard.sql", "bound.sql")
     text = "".join(folder.joinpath(file).read_text() for file in files)
     return text.replace("{schema}", '"public"')
 

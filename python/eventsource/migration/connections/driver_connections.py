@@ -23,6 +23,7 @@ from eventsource.connections import (
 from eventsource.migration.connections import session_marks, timeouts
 from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
 from eventsource.migration.event_table import EventTable, OwnTable
+from eventsource.migration.failures import concerning
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ set statement_timeout = 0;
 set lock_timeout = 0;
 set idle_in_transaction_session_timeout = '5s';
 set idle_session_timeout = 0;
+set standard_conforming_strings = on;
+set quote_all_identifiers = off;
 set row_security = off;
+set standard_conforming_strings = on;
+set quote_all_identifiers = off;
 select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'
 """
 
@@ -72,13 +77,14 @@ class Endpoints:
             ConnectionDetailsError: a store was given only a pool that cannot be described; pass
                 ``dsn=``.
         """
-        control = await connection_parameters(cast("asyncpg.Pool[Any]", migrations.pool))
-        return cls(
-            control=control,
-            control_schema=await control_schema(migrations),
-            source=await source.address(),
-            target=await target.address(),
-        )
+        with concerning("control"):
+            control = await connection_parameters(cast("asyncpg.Pool[Any]", migrations.pool))
+            schema = await control_schema(migrations)
+        with concerning("source"):
+            source_address = await source.address()
+        with concerning("target"):
+            target_address = await target.address()
+        return cls(control, schema, source_address, target_address)
 
 
 async def control_schema(migrations: PostgreSQLMigrationRepository) -> str:
@@ -114,8 +120,9 @@ class DriverConnections:
         """
         opened: list[Connection] = []
         try:
-            for _ in range(2):
-                opened.append(await open_connection(endpoints.control))
+            with concerning("control"):
+                for _ in range(2):
+                    opened.append(await open_connection(endpoints.control))
             tables = await _open_tables(endpoints, migration_id)
         except BaseException:
             await close_all(opened)
@@ -175,10 +182,12 @@ async def _open_tables(
     """Source, fence and target: all of them, or none."""
     opened: list[OwnTable] = []
     try:
-        opened.append(await open_table(endpoints.source))
-        await session_marks.mark(opened[0].connection, session_marks.driver_mark(migration_id))
-        opened.append(await open_table(endpoints.source))
-        opened.append(await _open_target(endpoints.target, migration_id))
+        with concerning("source"):
+            opened.append(await open_table(endpoints.source))
+            await session_marks.mark(opened[0].connection, session_marks.driver_mark(migration_id))
+            opened.append(await open_table(endpoints.source))
+        with concerning("target"):
+            opened.append(await _open_target(endpoints.target, migration_id))
     except BaseException:
         await close_all([table.connection for table in opened])
         raise

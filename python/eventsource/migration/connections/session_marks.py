@@ -28,7 +28,7 @@ def driver_mark(migration_id: UUID) -> int:
 
 
 def data_plane_mark(migration_id: UUID, side: str = "target") -> int:
-    """The mark of the data plane's sessions at a store, as claim.rs makes it."""
+    """The mark of the data plane's sessions at a store, as server/claim.rs makes it."""
     low, high = migration_id.int & (1 << 64) - 1, migration_id.int >> 64
     return ((high ^ low) >> 1) & ~3 | _SIDES[side]
 

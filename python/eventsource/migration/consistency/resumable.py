@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import eventsource
-from eventsource.connections import redact
 from eventsource.dataplane import StreamResult, Verification, VerifyConfig, Violation
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import MigrationError
@@ -88,16 +86,17 @@ async def compare(source: Executor, config: VerifyConfig, path: Path) -> Tally:
         MigrationError: the file is of another comparison, or of another version.
     """
     taken = await snapshots.take(source)
-    subject = _subject(config, taken.system)
+    subject = await _subject(config, taken.system)
     tally = _load(path, subject)
     if tally is None:
         tally = Tally(config.snapshot or taken.text, config.salt)
     while True:
         began = time.monotonic()
         upto = await _end_of_range(source, config, tally.after)
+        # Read again for each range: a password may have changed since the first.
         result = await Verification.start(
             replace(
-                config,
+                await config.resolved(),
                 snapshot=tally.snapshot,
                 after=tally.after,
                 upto=upto,
@@ -126,13 +125,13 @@ async def _end_of_range(source: Executor, config: VerifyConfig, after: int | Non
     return None if position is None else int(position)
 
 
-def _subject(config: VerifyConfig, system: str) -> dict[str, Any]:
+async def _subject(config: VerifyConfig, system: str) -> dict[str, Any]:
     """What a comparison is of: a file of anything else is refused."""
     return {
         "tenant": str(config.tenant_id),
-        "source": _place(config.source),
+        "source": await _place(config.source),
         "source cluster": system,
-        "target": _place(config.target),
+        "target": await _place(config.target),
         "columns": list(config.columns),
         "offset of the positions": config.offset,
         "last source position": config.last_source_position,
@@ -141,12 +140,9 @@ def _subject(config: VerifyConfig, system: str) -> dict[str, Any]:
     }
 
 
-def _place(address: TableAddress) -> str:
+async def _place(address: TableAddress) -> str:
     """A table in words, without user and password."""
-    parts = urlsplit(address.dsn)
-    server = parts.netloc.rpartition("@")[2]
-    # A socket's directory, and possibly a password, follow the question mark.
-    return redact(f"{address.schema}.{address.table} at {server}{parts.path}?{parts.query}")
+    return f"{address.schema}.{address.table} at {(await address.parameters.resolve()).place}"
 
 
 def _save(path: Path, subject: Mapping[str, Any], tally: Tally) -> None:

@@ -97,7 +97,7 @@ class ConsistencyVerifier:
     ) -> VerificationReport:
         """Compare in one go; ``proven`` events are left out and counted."""
         began = time.monotonic()
-        verification = Verification.start(config)
+        verification = Verification.start(await config.resolved())
 
         def moved() -> tuple[int, int]:
             seen = verification.progress()
@@ -150,7 +150,7 @@ class ConsistencyVerifier:
             source=source.address,
             target=target.address,
             tenant_id=tenant_id,
-            columns=await event_table.carried_columns(source),
+            columns=(await event_table.compared(source, target)).compared,
             offset=at.position_offset if at else 0,
             level=level.value,
             # After the move the source is complete: all of it has to be there, and what the

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,8 @@ from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease, NoPlaceError
 from eventsource.migration.driver.stages import Doing, Stages, Verify
 from eventsource.migration.errors import LeaseLostError, MigrationError
-from eventsource.migration.failures import PASSING, first_of, may_pass
+from eventsource.migration.failures import PASSING, first_of, may_be_mended, may_pass
+from eventsource.migration.models import WAITING
 from eventsource.migration.states import MigrationState, may_follow
 
 if TYPE_CHECKING:
@@ -41,26 +43,32 @@ _log = logging.getLogger(__name__)
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
 
 
+class _NotPermitted(Exception):
+    """The journal cannot be written; the cause says why."""
+
+
 @dataclass(slots=True)
 class Driver:
     """Drives one migration under a lease.
 
     Args:
-        endpoints: finds out where the three databases are, which may ask the stores.
+        find_endpoints: says where the three databases are; asked at each attempt.
+        stores: the ids of source and target, for messages.
         migrations: the journal over the application's pool, used before the driver's own
             connections are open and when they are lost.
         verify: compares both stores before the fence is asked for.
         limits: how many migrations the stores have room for.
     """
 
-    endpoints: Callable[[], Awaitable[Endpoints]]
+    find_endpoints: Callable[[], Awaitable[Endpoints]]
+    stores: tuple[str, str]
     migrations: PostgreSQLMigrationRepository
     verify: Verify
     lease: Lease
     limits: Callable[[], Awaitable[Mapping[str, int]]]
     #: What the last attempt was at: it decides how a failure is answered.
     doing: Doing = Doing.CARRYING_ON
-    #: When the attempts began to fail; None while all is well.
+    #: When the first of the attempts failed that have failed since the last success.
     waits_since: datetime | None = None
 
     @property
@@ -71,7 +79,11 @@ class Driver:
     async def run(self) -> None:
         """Carry the migration on until it is final or paused, or another driver has it.
 
-        Lost connections are tried again without end; the journal says what the driver waits for.
+        What is about the environment is tried again without end; the journal says what the driver
+        waits for. Between two attempts nobody has the lease: another process may be set up right.
+
+        Raises:
+            asyncpg.PostgresError: not even the lease can be asked for, and time will not change it.
         """
         try:
             with waits.speaking(self._say):
@@ -83,42 +95,60 @@ class Driver:
     async def _drive_again_and_again(self) -> None:
         backoff = FIRST_BACKOFF
         while True:
+            began = time.monotonic()
             try:
-                if await self.lease.acquire(
-                    self.migrations, await self.limits()
-                ) and not await requests.pause_without_stores(self.migrations, self.lease):
+                if not await self._has_the_lease():
+                    return
+                if not await requests.pause_without_stores(self.migrations, self.lease):
                     await self._drive()
                 return
-            except (LeaseLostError, requests.Paused):
+            except requests.Paused:
+                return
+            except (LeaseLostError, _NotPermitted) as error:
+                if isinstance(error.__cause__, asyncpg.PostgresError):
+                    raise error.__cause__ from None
                 return
             except NoPlaceError as full:
                 with contextlib.suppress(*PASSING, asyncpg.PostgresError):
                     await self.migrations.record_wait(self.migration_id, str(full))
-                self.waits_since = self.waits_since or datetime.now(UTC)
                 await asyncio.sleep(random.uniform(0.5, 1.5))
                 continue
             except Exception as error:
                 if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
                     return
+                if time.monotonic() - began > LONGEST_BACKOFF:
+                    backoff, self.waits_since = FIRST_BACKOFF, None
                 # A store that cannot be described here may be known to another process.
-                if may_pass(error) or isinstance(error, ConnectionDetailsError):
+                if may_be_mended(error) or isinstance(error, ConnectionDetailsError):
                     await self._report(error)
                 elif await self._fail(error):
                     return
-            if await requests.is_paused_within(backoff, self.migrations, self.lease):
+            # Not all at the same time: those that wait for the same server would meet there again.
+            rest = backoff * random.uniform(0.75, 1.25)
+            if await requests.is_paused_within(rest, self.migrations, self.lease):
                 return
             backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+    async def _has_the_lease(self) -> bool:
+        try:
+            return await self.lease.acquire(self.migrations, await self.limits())
+        except asyncpg.PostgresError as error:
+            if may_pass(error):
+                raise
+            # There is no journal to report it to: the caller gets it.
+            raise _NotPermitted from error
 
     async def _open(self) -> DriverConnections:
         """Open the connections. A pause needs the control database alone, and ends the attempt."""
 
         async def open_all() -> DriverConnections:
-            return await DriverConnections.open(await self.endpoints(), self.migration_id)
+            return await DriverConnections.open(await self.find_endpoints(), self.migration_id)
 
         opening = asyncio.create_task(open_all())
+        source, target = self.stores
         try:
             async with waits.waiting(
-                "for connections to the control database and both stores",
+                f"for connections to the control database, store {source!r} and store {target!r}",
                 "it ends when all three answer",
             ) as wait:
                 while not opening.done():
@@ -139,13 +169,12 @@ class Driver:
         connections = await self._open()
         try:
             await self.lease.take_over(connections)
-            if self.waits_since is not None:
-                # The first success: what was waited for is there.
-                self.waits_since = None
-                await self._say(None)
             heartbeat = await Heartbeat.start(
                 connections.heartbeat, self.migration_id, self.lease.owner
             )
+            if heartbeat.migration.is_waiting:
+                # The first success: what this driver or another one has waited for is there.
+                await self._say(None)
             stages = Stages(connections, self.lease, heartbeat, self.verify, self.doing)
             try:
                 await _beside(heartbeat, connections.endpoints, stages)
@@ -159,12 +188,17 @@ class Driver:
             await connections.close()
 
     async def _report(self, error: Exception) -> None:
-        # An answer that did not come in time has no text of its own.
-        reason = redact(str(error)) or "a database does not answer"
         self.waits_since = self.waits_since or datetime.now(UTC)
-        since = self.waits_since.strftime("%Y-%m-%d %H:%M:%S UTC")
+        source, target = self.stores
+        where = {
+            "control": "the control database: ",
+            "source": f"store {source!r}: ",
+            "target": f"store {target!r}: ",
+        }.get(failures.side_of(error) or "", "")
+        reason = f"{where}{failures.reason_of(error)} (since {self.waits_since:%H:%M:%S} UTC)"
         _log.warning("migration %s waits: %s", self.migration_id, reason)
-        await self._say(f"{waits.WAITING}: {reason}, since {since}; it goes on when that is mended")
+        await self._say(f"{WAITING}{reason}")
+        await self.lease.try_to_release(self.migrations)
 
     async def _say(self, message: str | None) -> None:
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):

@@ -36,7 +36,7 @@ class Paused(Exception):
 
 
 async def pause_without_stores(migrations: PostgreSQLMigrationRepository, lease: Lease) -> bool:
-    """Carry a requested pause out, for who has the lease; whether that was done.
+    """Carry a requested pause out, unless another driver has the lease; whether that was done.
 
     An abort that is asked for too comes first, and needs the stores.
     """
@@ -46,6 +46,9 @@ async def pause_without_stores(migrations: PostgreSQLMigrationRepository, lease:
         or migration.abort_requested is not None
         or migration.state not in _PAUSABLE
     ):
+        return False
+    # Between two attempts nobody has the lease.
+    if not await lease.acquire(migrations):
         return False
     try:
         await pause(migrations, migration, lease.owner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from eventsource.migration.driver import requests
 from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
-    MigrationError,
+    MissingRowError,
+    PreflightError,
 )
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import abort, decision, preparation
+from eventsource.migration.steps import abort, decision, fitness, preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
-from eventsource.migration.steps.cutover import Cutover, CutoverResult
+from eventsource.migration.steps.cutover import Cutover
 from eventsource.migration.steps.passes import Passes
 from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard, progress
 
@@ -87,9 +89,17 @@ class Stages:
                         | MigrationState.FAILED
                     ):
                         return
+                await self._has_succeeded()
         finally:
             if self.passes is not None:
                 await self.passes.session.close()
+
+    async def _has_succeeded(self) -> None:
+        """What an earlier attempt waited for is over: nobody should read of it any more."""
+        if self.migration.is_waiting:
+            await self.connections.migrations.record_error(
+                self.migration.id, self.lease.owner, None
+            )
 
     async def _obey(self) -> bool:
         """Carry out a durable request; True when there is nothing left to drive."""
@@ -168,6 +178,7 @@ class Stages:
         assert request is not None
         began = time.monotonic()
         try:
+            await fitness.check(self.connections, self.migration)
             if not self.migration.cutover_force:
                 await self.verify(self.migration)
             await failpoints.reach("cutover.verified")
@@ -178,10 +189,12 @@ class Stages:
             asked = await self.heartbeat.refresh(self.connections.migrations)
             if asked.pause_requested or asked.abort_requested is not None:
                 return
+            cutover = await self._cutover(passes)
             await self._to(MigrationState.CUTOVER_PAUSED)
             await failpoints.reach("cutover.entered.committed")
-            result = await self._fence_and_flip(passes)
-        except (CutoverTimeoutError, ConsistencyError) as error:
+            cutover.migration = self.migration
+            result = await cutover.run()
+        except (CutoverTimeoutError, ConsistencyError, PreflightError) as error:
             if self.migration.state is MigrationState.CUTOVER_PAUSED:
                 await self._to(MigrationState.DUAL_WRITE, failures.describe(error))
             await self.connections.migrations.answer_cutover(
@@ -210,11 +223,14 @@ class Stages:
         )
         await guard.drop_idle(self.connections.target)
 
-    async def _fence_and_flip(self, passes: Passes) -> CutoverResult:
+    async def _cutover(self, passes: Passes) -> Cutover:
         fence = await fences.read(self.connections.source, self.migration.tenant_id)
         if fence is None:
-            raise MigrationError("the fence at the source was removed by hand; abort the migration")
-        return await Cutover(self.connections, self.migration, passes, fence).run()
+            raise MissingRowError(
+                "the fence at the source is not there: check that the dsn leads to the database"
+                " where the migration began; if the row was removed by hand, abort the migration"
+            )
+        return await Cutover.ready(self.connections, self.migration, passes, fence)
 
     async def _shrink_the_lag(self, passes: Passes, seconds: float) -> bool:
         """Catch up until a pass is small: what is left then fits under the fence.
@@ -284,6 +300,7 @@ class Stages:
 
     async def _open_passes(self) -> Passes:
         if self.passes is None:
+            await self._mend_guards()
             throttle = self.heartbeat.throttle
             await throttle.ready.wait()
             self.passes = await Passes.open(
@@ -291,6 +308,23 @@ class Stages:
             )
         self.passes.migration = self.migration
         return self.passes
+
+    async def _mend_guards(self) -> None:
+        """A driver that begins does not trust that the triggers are as another one left them."""
+        migration = self.migration
+        for table in (self.connections.source, self.connections.target):
+            fence = await fences.read(table, migration.tenant_id)
+            if fence is None or fence.migration_id != migration.id:
+                continue
+            # Asked to stop while others hold the table, it obeys at the next chunk.
+            with contextlib.suppress(brief_locks.LockNeverGranted):
+                await guard.mend(
+                    table,
+                    fence,
+                    migration.tenant_id,
+                    lambda: not self.heartbeat.stop_requested,
+                    loading=await deferred_indexes.deferred(table, migration.id) is not None,
+                )
 
     async def _reopen_passes(self) -> None:
         """A pass that was cancelled in the middle leaves its connections unusable."""

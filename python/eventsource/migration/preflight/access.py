@@ -18,8 +18,10 @@ from eventsource.migration.connections.driver_connections import (
     open_table,
 )
 from eventsource.migration.event_table import OwnTable
+from eventsource.migration.preflight import application_roles
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
-from eventsource.migration.preflight.event_tables import FENCE_TABLES, INIT
+from eventsource.migration.preflight.event_tables import FENCE_TABLES
+from eventsource.migration.preflight.findings import INIT
 
 if TYPE_CHECKING:
     from eventsource.connections import TableAddress
@@ -74,13 +76,16 @@ async def refuse_silent_hosts(
             )
 
 
-async def check(endpoints: Endpoints, findings: Findings) -> None:
-    """The driver's own connections can be opened from the stores' details, and suffice."""
+async def check(endpoints: Endpoints, roles: Mapping[str, str | None], findings: Findings) -> None:
+    """The driver's own connections can be opened from the stores' details, and suffice; and
+    those that write now may go on after the move. ``roles`` are the application's, by side."""
     await asyncio.gather(
         _check_control(endpoints, findings),
         _check_store("source", endpoints.source, findings),
         _check_store("target", endpoints.target, findings),
     )
+    if not findings.problems:
+        await application_roles.check(endpoints, roles, findings)
 
 
 async def _check_control(endpoints: Endpoints, findings: Findings) -> None:

@@ -20,12 +20,12 @@ from eventsource.migration.errors import (
     RoutingError,
 )
 from eventsource.migration.event_table import AnyTable, of_store
-from eventsource.migration.preflight import access, event_tables
+from eventsource.migration.preflight import access, event_tables, surroundings
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
 
 if TYPE_CHECKING:
-    from eventsource.migration.models import TenantRouting
+    from eventsource.migration.models import MigrationConfig, TenantRouting
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -125,9 +125,13 @@ async def examine(
     tenant_id: UUID,
     source: PostgreSQLEventStore,
     target: PostgreSQLEventStore,
+    *,
+    config: MigrationConfig,
 ) -> Findings:
     """Everything that would refuse this move, without changing anything."""
-    return await _when_connections_are_free(lambda: _examine(migrations, tenant_id, source, target))
+    return await _when_connections_are_free(
+        lambda: _examine(migrations, tenant_id, source, target, config)
+    )
 
 
 async def _examine(
@@ -135,6 +139,7 @@ async def _examine(
     tenant_id: UUID,
     source: PostgreSQLEventStore,
     target: PostgreSQLEventStore,
+    config: MigrationConfig,
 ) -> Findings:
     findings = Findings()
     hosts = {"the control database": _control_hosts(migrations)}
@@ -154,10 +159,16 @@ async def _examine(
         if len(tables) < 2:
             return
         with findings.unusable("a store's database"):
-            await event_tables.check_stores(tables[0], tables[1], tenant_id, findings)
+            await event_tables.check_stores(
+                tables[0], tables[1], tenant_id, findings, fire=config.fires
+            )
         if not findings.problems:
+            with findings.unusable("a store's database"):
+                await surroundings.look(tables[0], tables[1], config.copy_jobs, findings)
             with findings.unusable("a database"):
-                await access.check(await Endpoints.of(migrations, source, target), findings)
+                roles = {"source": source.application_role, "target": target.application_role}
+                endpoints = await Endpoints.of(migrations, source, target)
+                await access.check(endpoints, roles, findings)
 
     with findings.unusable("a database"):
         await within(PREFLIGHT_SECONDS, check)

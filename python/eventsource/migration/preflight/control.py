@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from eventsource.connections import Executor
 from eventsource.migration.preflight.findings import Findings
+from eventsource.migration.repositories import hidden_rows
+from eventsource.migration.repositories.schema import of_another_library
 
 #: The control tables, and what schema.sql adds to those of the guide.
 CONTROL_COLUMNS = {
@@ -31,6 +33,10 @@ async def check_control(connection: Executor, findings: Findings) -> None:
             "the control database is read-only (default_transaction_read_only is on)"
         )
         return
+    foreign = await of_another_library(connection)
+    if foreign is not None:
+        findings.problems.append(foreign)
+        return
     missing = [
         name
         for name in CONTROL_COLUMNS
@@ -43,6 +49,8 @@ async def check_control(connection: Executor, findings: Findings) -> None:
         )
         return
     for name, columns in CONTROL_COLUMNS.items():
+        if hidden := await hidden_rows.problem(connection, name):
+            findings.problems.append(hidden)
         present = await connection.fetchval(
             "select array_agg(attname::text) from pg_attribute"
             " where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",

@@ -4,25 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
 
+from eventsource.catalog.findings import Finding
+from eventsource.catalog.two_sides import Comparison
 from eventsource.connections import redact
 from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration.errors import PreflightError
 
+INIT = "run `eventsource-migrate init` or store.create_schema()"
+
 
 @dataclass(slots=True)
 class Findings:
-    """What preflight saw: problems refuse the move, warnings are shown."""
+    """What preflight saw: problems refuse the move, warnings are shown.
+
+    Attributes:
+        found: those problems and warnings that have a name of their own.
+        columns: the columns that would be carried.
+        filled: those that would not, with the reason.
+        fires: triggers at the target that carried rows would set off.
+        companions: tables beside the source that stay where they are.
+        connections: how many a copy takes at the target, and how many are free there.
+    """
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    found: list[Finding] = field(default_factory=list)
     columns: tuple[str, ...] = ()
+    filled: tuple[tuple[str, str], ...] = ()
+    fires: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
+    connections: tuple[int, int] | None = None
     tenant_events: int | None = None
+
+    def note(self, *findings: Finding) -> None:
+        """Add findings, as problems or as warnings."""
+        for each in findings:
+            self.found.append(each)
+            (self.problems if each.refuses else self.warnings).append(str(each))
+
+    def take(self, compared: Comparison, findings: Iterable[Finding]) -> None:
+        """What two catalogs showed; ``findings`` are those of the comparison."""
+        self.note(*findings)
+        self.columns, self.filled, self.fires = compared.carried, compared.filled, compared.fires
 
     @contextlib.contextmanager
     def unusable(self, what: str) -> Iterator[None]:
@@ -49,7 +78,7 @@ class Findings:
     def raise_if_refused(self) -> None:
         """Raise PreflightError when there is a problem."""
         if self.problems:
-            raise PreflightError(self.problems)
+            raise PreflightError(self.problems, [each for each in self.found if each.refuses])
 
 
 async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:

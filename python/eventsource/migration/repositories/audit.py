@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.retried import Retried
+
 if TYPE_CHECKING:
     from eventsource.connections import Executor
 
@@ -33,10 +35,11 @@ class PostgreSQLAuditLogRepository:
 
     def __init__(self, pool: Executor) -> None:
         self.pool = pool
+        self._sql = Retried(pool)
 
     async def get_by_migration(self, migration_id: UUID) -> list[AuditEntry]:
         """Every entry of the migration, oldest first."""
-        rows = await self.pool.fetch(
+        rows = await self._sql.fetch(
             "select id, migration_id, event_type, details::text as details, operator, created_at"
             " from migration_audit_log where migration_id = $1 order by id",
             migration_id,

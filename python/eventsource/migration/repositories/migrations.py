@@ -22,6 +22,7 @@ from eventsource.migration.errors import (
 from eventsource.migration.models import Migration, MigrationConfig
 from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
 from eventsource.named_sql import statements
+from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,6 +43,7 @@ class PostgreSQLMigrationRepository:
 
     def __init__(self, pool: Executor) -> None:
         self.pool = pool
+        self._sql = Retried(pool)
 
     async def create(
         self,
@@ -67,23 +69,30 @@ class PostgreSQLMigrationRepository:
                     _SQL["insert"], migration_id, tenant_id, source_store_id, target_store_id,
                     config.to_json(), generation, details, operator,
                 )  # fmt: skip
-                taken = await connection.fetch(
-                    _ROUTES["begin"], tenant_id, source_store_id, target_store_id, generation,
+                await self._take_route(
+                    connection, tenant_id, source_store_id, target_store_id, generation,
                     migration_id,
                 )  # fmt: skip
-                if not taken:
-                    raise RoutingError(
-                        f"tenant {tenant_id} is not routed to {source_store_id!r}; "
-                        "start the migration from the store that its route names"
-                    )
         except asyncpg.UniqueViolationError:
             active = await self._active_of(tenant_id)
             raise MigrationAlreadyExistsError(tenant_id, active) from None
         return await self.get(migration_id)
 
+    async def _take_route(
+        self, connection: Executor, tenant: UUID, source: str, target: str, generation: int,
+        migration_id: UUID,
+    ) -> None:  # fmt: skip
+        if not await connection.fetch(
+            _ROUTES["begin"], tenant, source, target, generation, migration_id
+        ):
+            raise RoutingError(
+                f"tenant {tenant} is not routed to {source!r}; "
+                "start the migration from the store that its route names"
+            )
+
     async def get(self, migration_id: UUID) -> Migration:
         """The migration, or MigrationNotFoundError."""
-        row = await self.pool.fetchrow(f"{_SELECT} where id = $1", migration_id)
+        row = await self._sql.fetchrow(f"{_SELECT} where id = $1", migration_id)
         if row is None:
             raise MigrationNotFoundError(migration_id)
         return Migration.from_row(row)
@@ -105,7 +114,7 @@ class PostgreSQLMigrationRepository:
         return await self._list("")
 
     async def _list(self, condition: str, *arguments: object) -> list[Migration]:
-        rows = await self.pool.fetch(f"{_SELECT} {condition} order by created_at, id", *arguments)
+        rows = await self._sql.fetch(f"{_SELECT} {condition} order by created_at, id", *arguments)
         return [Migration.from_row(row) for row in rows]
 
     async def _active_of(self, tenant_id: UUID) -> UUID | None:
@@ -130,21 +139,27 @@ class PostgreSQLMigrationRepository:
 
         Raises:
             InvalidStateTransitionError: not a legal transition, or the state has changed.
+            MigrationAlreadyExistsError, RoutingError: a failed one cannot become active again.
             LeaseLostError: ``owner`` no longer drives the migration.
         """
         if not may_follow(migration.state, following):
             raise InvalidStateTransitionError(migration.id, migration.state, f"become {following}")
         code, message = error or (None, None)
-        async with transaction(self.pool) as connection:
-            moved = await connection.fetchrow(
-                _SQL["transition"], migration.id, migration.state.value, following.value, owner,
-                json.dumps(dict(details or {})), code, message, operator,
-            )  # fmt: skip
-            if moved is not None:
-                await self._follow_with_route(connection, migration, following)
-                if following is MigrationState.PAUSED and moved["cutover_request"] is not None:
-                    await _refuse_cutover(connection, migration.id, moved["cutover_request"])
-                await failpoints.reach("journal.transition")
+        try:
+            async with transaction(self.pool) as connection:
+                moved = await connection.fetchrow(
+                    _SQL["transition"], migration.id, migration.state.value, following.value, owner,
+                    json.dumps(dict(details or {})), code, message, operator,
+                )  # fmt: skip
+                if moved is not None:
+                    await self._follow_with_route(connection, migration, following)
+                    if following is MigrationState.PAUSED and moved["cutover_request"] is not None:
+                        await _refuse_cutover(connection, migration.id, moved["cutover_request"])
+                    await failpoints.reach("journal.transition")
+        except asyncpg.UniqueViolationError:
+            # A failed one that is resumed after another has begun.
+            active = await self._active_of(migration.tenant_id)
+            raise MigrationAlreadyExistsError(migration.tenant_id, active) from None
         # Read after the transaction: asking the pool for a second connection while holding one can
         # deadlock.
         current = await self.get(migration.id)
@@ -156,6 +171,12 @@ class PostgreSQLMigrationRepository:
         self, connection: Executor, migration: Migration, following: MigrationState
     ) -> None:
         tenant, migration_id = migration.tenant_id, migration.id
+        if migration.state is MigrationState.FAILED and not following.is_final:
+            # Its end gave the route back: it takes it again as a start does.
+            await self._take_route(
+                connection, tenant, migration.source_store_id, migration.target_store_id,
+                migration.generation, migration_id,
+            )  # fmt: skip
         if following is MigrationState.MIGRATED:
             await connection.fetch(
                 _ROUTES["finish"], tenant, migration_id, migration.target_store_id,
@@ -180,7 +201,7 @@ class PostgreSQLMigrationRepository:
         Args:
             stale: an expiry that was not renewed in time, whatever the server's clock says of it.
         """
-        row = await self.pool.fetchrow(
+        row = await self._sql.fetchrow(
             _SQL["acquire_lease"], migration_id, owner, name, seconds, stale
         )
         return row is not None
@@ -222,18 +243,18 @@ class PostgreSQLMigrationRepository:
 
     async def renew_lease(self, migration_id: UUID, owner: UUID, seconds: float) -> bool:
         """Stay the driver; False when another one took over."""
-        row = await self.pool.fetchrow(_SQL["renew_lease"], migration_id, owner, seconds)
+        row = await self._sql.fetchrow(_SQL["renew_lease"], migration_id, owner, seconds)
         return row is not None
 
     async def release_lease(self, migration_id: UUID, owner: UUID) -> None:
         """Let another driver begin at once."""
-        await self.pool.execute(_SQL["release_lease"], migration_id, owner)
+        await self._sql.execute(_SQL["release_lease"], migration_id, owner)
 
     async def record_progress(
         self, migration_id: UUID, owner: UUID, events_copied: int, total_events: int
     ) -> None:
         """Publish how far the copy is (events)."""
-        await self.pool.execute(
+        await self._sql.execute(
             _SQL["record_progress"], migration_id, owner, events_copied, total_events
         )
 
@@ -241,21 +262,21 @@ class PostgreSQLMigrationRepository:
         self, migration_id: UUID, owner: UUID, rate: float | None, reason: str | None
     ) -> None:
         """Publish what the copy is held to to spare the source (events per second), and why."""
-        await self.pool.execute(_SQL["record_throttle"], migration_id, owner, rate, reason)
+        await self._sql.execute(_SQL["record_throttle"], migration_id, owner, rate, reason)
 
     async def record_error(self, migration_id: UUID, owner: UUID, message: str | None) -> None:
         """Publish why the driver is waiting; None clears it."""
-        await self.pool.execute(_SQL["record_error"], migration_id, owner, message)
+        await self._sql.execute(_SQL["record_error"], migration_id, owner, message)
 
     async def record_offset(self, migration_id: UUID, owner: UUID, offset: int) -> None:
         """Publish the carried offset of positions."""
-        await self.pool.execute(_SQL["record_offset"], migration_id, owner, offset)
+        await self._sql.execute(_SQL["record_offset"], migration_id, owner, offset)
 
     async def record_decision(
         self, migration_id: UUID, fence_position: int, offset: int, pause_ms: float | None
     ) -> None:
         """Publish where the source ended; ``pause_ms`` is None when recovery finished the flip."""
-        await self.pool.execute(
+        await self._sql.execute(
             _SQL["record_decision"], migration_id, fence_position, offset, pause_ms
         )
 
@@ -267,36 +288,36 @@ class PostgreSQLMigrationRepository:
         operator: str | None = None,
     ) -> None:
         """Add a row to the audit log."""
-        await self.pool.execute(
+        await self._sql.execute(
             _SQL["audit"], migration_id, event_type, json.dumps(dict(details)), operator
         )
 
     async def request_pause(self, migration_id: UUID, operator: str | None) -> bool:
         """Ask the driver to pause; False when the state does not allow it."""
-        return bool(await self.pool.fetch(_SQL["request_pause"], migration_id, operator))
+        return bool(await self._sql.fetch(_SQL["request_pause"], migration_id, operator))
 
     async def set_rate(
         self, migration_id: UUID, max_events_per_second: float | None, operator: str | None
     ) -> bool:
         """Change the limit of the copy; False when the migration is over."""
-        rows = await self.pool.fetch(
+        rows = await self._sql.fetch(
             _SQL["set_rate"], migration_id, max_events_per_second, operator
         )
         return bool(rows)
 
     async def request_abort(self, migration_id: UUID, reason: str, operator: str | None) -> bool:
         """Ask the driver to abort; False when the migration is over."""
-        return bool(await self.pool.fetch(_SQL["request_abort"], migration_id, reason, operator))
+        return bool(await self._sql.fetch(_SQL["request_abort"], migration_id, reason, operator))
 
     async def withdraw_abort(self, migration_id: UUID) -> None:
         """Forget an abort that came after the decision."""
-        await self.pool.execute(_SQL["withdraw_abort"], migration_id)
+        await self._sql.execute(_SQL["withdraw_abort"], migration_id)
 
     async def request_cutover(
         self, migration_id: UUID, request: UUID, force: bool, operator: str | None
     ) -> bool:
         """Ask the driver to cut over; False when the state forbids it or one is under way."""
-        rows = await self.pool.fetch(
+        rows = await self._sql.fetch(
             _SQL["request_cutover"], migration_id, request, force, operator
         )
         return bool(rows)
@@ -305,7 +326,7 @@ class PostgreSQLMigrationRepository:
         self, migration_id: UUID, request: UUID, outcome: Mapping[str, Any]
     ) -> None:
         """Answer the request for the cutover: how it ended."""
-        await self.pool.execute(
+        await self._sql.execute(
             _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
         )
 

@@ -13,6 +13,7 @@ from eventsource.migration.models import (
 )
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.named_sql import statements
+from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -31,6 +32,7 @@ class PostgreSQLPositionMappingRepository:
 
     def __init__(self, pool: Executor) -> None:
         self.pool = pool
+        self._sql = Retried(pool)
         self._migrations = PostgreSQLMigrationRepository(pool)
 
     async def migration(self, migration_id: UUID) -> Migration:
@@ -51,14 +53,14 @@ class PostgreSQLPositionMappingRepository:
 
     async def lowest_target_after(self, migration_id: UUID, source_position: int) -> int | None:
         """The lowest target position of all events above a source position."""
-        lowest: int | None = await self.pool.fetchval(
+        lowest: int | None = await self._sql.fetchval(
             _SQL["lowest_target_after"], migration_id, source_position
         )
         return lowest
 
     async def highest_target(self, migration_id: UUID) -> int | None:
         """The highest target position of all mapped events."""
-        highest: int | None = await self.pool.fetchval(_SQL["highest_target"], migration_id)
+        highest: int | None = await self._sql.fetchval(_SQL["highest_target"], migration_id)
         return highest
 
     async def count(
@@ -71,7 +73,7 @@ class PostgreSQLPositionMappingRepository:
     ) -> int:
         """Mapped events with ``after`` < source position <= ``up_to`` and target position above
         ``target_after``; without bounds, all of them."""
-        rows: int = await self.pool.fetchval(
+        rows: int = await self._sql.fetchval(
             _SQL["count"], migration_id, after, up_to, target_after
         )
         return rows
@@ -83,7 +85,7 @@ class PostgreSQLPositionMappingRepository:
         """
         removed, position = 0, BEFORE_EVERY_POSITION
         while True:
-            page = await self.pool.fetchrow(
+            page = await self._sql.fetchrow(
                 _SQL["delete_page"], migration_id, position, _DELETE_PAGE
             )
             if page["position"] is None:
@@ -102,5 +104,5 @@ class PostgreSQLPositionMappingRepository:
         await self._migrations.audit(migration_id, event_type, details, operator)
 
     async def _row(self, statement: str, *arguments: object) -> MappedPosition | None:
-        row = await self.pool.fetchrow(_SQL[statement], *arguments)
+        row = await self._sql.fetchrow(_SQL[statement], *arguments)
         return MappedPosition(*row) if row is not None else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.migration.errors import RoutingError
 from eventsource.migration.models import TenantRouting
+from eventsource.migration.repositories import hidden_rows
 from eventsource.named_sql import statements
+from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -28,25 +30,48 @@ class PostgreSQLRoutingRepository:
 
     def __init__(self, pool: Executor) -> None:
         self.pool = pool
+        self._sql = Retried(pool)
 
     async def get_routing(self, tenant_id: UUID) -> TenantRouting | None:
-        """The tenant's route, or None when it has none."""
-        row = await self.pool.fetchrow(f"{_SQL['select']} where tenant_id = $1", tenant_id)
-        return TenantRouting.from_row(row) if row is not None else None
+        """The tenant's route, or None when it has none.
+
+        Raises:
+            RoutingError: row-level security may hide it.
+        """
+        rows = await self._sql.fetch(f"{_SQL['select']} r.tenant_id = $1", tenant_id)
+        return (await self._found(rows, 1)).get(tenant_id)
 
     async def get_routings(self, tenant_ids: Sequence[UUID]) -> dict[UUID, TenantRouting]:
-        """The routes of those tenants that have one, in one round trip."""
-        rows = await self.pool.fetch(
-            f"{_SQL['select']} where tenant_id = any($1::uuid[])", list(tenant_ids)
+        """The routes of those tenants that have one, in one round trip.
+
+        Raises:
+            RoutingError: row-level security may hide the route of one that was not found.
+        """
+        rows = await self._sql.fetch(
+            f"{_SQL['select']} r.tenant_id = any($1::uuid[])", list(tenant_ids)
         )
-        return {row["tenant_id"]: TenantRouting.from_row(row) for row in rows}
+        return await self._found(rows, len(set(tenant_ids)))
+
+    async def _found(self, rows: Sequence[Any], wanted: int) -> dict[UUID, TenantRouting]:
+        found = {
+            row["tenant_id"]: TenantRouting.from_row(row)
+            for row in rows
+            if row["tenant_id"] is not None
+        }
+        if (
+            rows[0]["active"]
+            and len(found) < wanted
+            and (problem := await hidden_rows.problem(self._sql, "tenant_routing"))
+        ):
+            raise RoutingError(problem)
+        return found
 
     async def set_routing(self, tenant_id: UUID, store_id: str) -> TenantRouting:
         """Say where a tenant lives that has no events yet or is known to live there.
 
         It moves no event. Raises RoutingError while a migration holds the route.
         """
-        changed = await self.pool.fetch(_SQL["assign"], tenant_id, store_id)
+        changed = await self._sql.fetch(_SQL["assign"], tenant_id, store_id)
         routing = await self.get_routing(tenant_id)
         if not changed or routing is None:
             raise RoutingError(f"tenant {tenant_id} is migrating; its route cannot be set by hand")

@@ -4,21 +4,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventsource.connections import transaction
+from eventsource.migration.errors import PreflightError
 from eventsource.named_sql import text
+from eventsource.schema_changes import make_missing
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
 
+#: What each control table has had since the guide; whatever lacks one of them is not ours.
+_OURS = {
+    "tenant_migrations": ("id", "tenant_id", "source_store_id", "target_store_id", "state"),
+    "tenant_routing": ("tenant_id", "store_id", "migration_state", "target_store_id"),
+    "migration_position_mappings": ("migration_id", "source_position", "target_position"),
+    "migration_audit_log": ("migration_id", "event_type"),
+}
+
 #: Advisory lock that keeps two processes from making the tables at once.
-_LOCK = 1163281237
+_LOCK = (1163281237, 0)
 
 
 async def create_schema(pool: Executor) -> None:
     """Create the control tables, or add what an older version or the guide's SQL lacks.
 
-    Idempotent, and safe to run from several processes at once.
+    Any number of processes may do so at once and at any time: what is there is looked at and left
+    alone, without a lock.
+
+    Raises:
+        PreflightError: tables of these names belong to another library; nothing was changed.
     """
-    async with transaction(pool) as connection:
-        await connection.execute("select pg_advisory_xact_lock($1, 0)", _LOCK)
-        await connection.execute(text("eventsource.migration.repositories.sql", "schema.sql"))
+    foreign = await of_another_library(pool)
+    if foreign is not None:
+        raise PreflightError([foreign])
+    script = text("eventsource.migration.repositories.sql", "schema.sql")
+    await make_missing(pool, script, _LOCK)
+
+
+async def of_another_library(connection: Executor) -> str | None:
+    """A sentence about control tables that are not ours, None when there is none."""
+    foreign = []
+    for name, columns in _OURS.items():
+        present = await connection.fetchval(
+            "select array_agg(attname::text) from pg_attribute"
+            " where attrelid = to_regclass($1) and attnum > 0 and not attisdropped",
+            name,
+        )
+        if present is not None and not set(columns) <= set(present):
+            foreign.append(name)
+    if not foreign:
+        return None
+    return (
+        f"the control database has {', '.join(foreign)} of another library (eventsource-py names"
+        " its tables so), with other columns; give ours a schema of their own: schema ="
+        ' "eventsource_control" under [control], or a pool with that search_path'
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,11 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.catalog.two_sides import compare
 from eventsource.connections import connect
 from eventsource.identifiers import quote_identifier
-from eventsource.migration.connections import session_marks
-from eventsource.migration.event_table import Column, EventTable, OwnTable, all_columns
+from eventsource.migration.event_table import EventTable, OwnTable, catalog_of
 from eventsource.migration.failures import PASSING
-from eventsource.migration.tables import fences
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -105,7 +105,6 @@ class DualWriteInterceptor:
     ) -> None:
         self.migration_id = migration.id
         self._tenant_id = migration.tenant_id
-        self._offset = migration.position_offset or 0
         self._source, self._target = source, target
         self._queue: asyncio.Queue[_Append] = asyncio.Queue(QUEUE_LENGTH)
         self._links: _MirrorConnections | None = None
@@ -164,9 +163,7 @@ class DualWriteInterceptor:
         try:
             if self._links is None:
                 self._links = await _MirrorConnections.open(self._source, self._target)
-            written = await self._links.copy(
-                appends, self._tenant_id, self.migration_id, self._offset
-            )
+            written = await self._links.copy(appends, self._tenant_id, self.migration_id)
         except _PASSING:
             self._failed(appends)
             self._disconnect()
@@ -198,7 +195,7 @@ class _MirrorConnections:
     source: Connection
     target: OwnTable
     select: str
-    insert: str
+    columns: list[str]
 
     @classmethod
     async def open(
@@ -215,22 +212,17 @@ class _MirrorConnections:
                 )
                 opened.append(EventTable(connection, address))
             left, right = opened
-            columns = [
-                column
-                for column in await all_columns(left)
-                if column.name != "transaction_id" and not column.generated
-            ]
+            seen = await catalog_of(left, "source"), await catalog_of(right, "target")
+            carried = compare(*seen).carried
+            columns = [column for column in seen[1].columns if column.name in carried]
         except BaseException:
             for table in opened:
                 table.connection.terminate()
             raise
-        return cls(
-            left.connection, right, _select(left.name, columns), _insert(right.name, columns)
-        )
+        names = [column.name for column in columns]
+        return cls(left.connection, right, _select(left.name, names), names)
 
-    async def copy(
-        self, appends: list[_Append], tenant_id: UUID, migration_id: UUID, offset: int
-    ) -> int:
+    async def copy(self, appends: list[_Append], tenant_id: UUID, migration_id: UUID) -> int:
         """Copy the appends' rows at their carried positions; the number that was new."""
         rows = await self.source.fetch(
             self.select,
@@ -239,51 +231,41 @@ class _MirrorConnections:
             [append.last_version - append.events + 1 for append in appends],
             [append.last_version for append in appends],
         )
-        target = self.target.connection
-        async with target.transaction():
+        if not rows:
+            return 0
+        async with self.target.connection.transaction():
             # Held until the commit: an abort that changes the fence row waits for this mirror and
             # then deletes what it wrote.
-            closed = await target.fetchval(
-                f"select set_config('{session_marks.MIGRATOR_SETTING}', $1::text, true)"
-                f" from {self.target.fences} where table_name = $2"
-                " and tenant_id = $3 and migration_id = $1::text::uuid and state = 'closed'"
-                f" and generation <> {fences.NO_MIRRORS} for share",
-                str(migration_id), self.target.address.table, tenant_id,
+            permitted = await self.target.connection.fetchval(
+                f"select {self.target.beside('eventsource_mirror_permit')}($1, $2, $3)",
+                self.target.address.table, tenant_id, migration_id,
             )  # fmt: skip
-            if closed is None:
+            if not permitted:
                 return 0
-            return len(
-                await target.fetchmany(self.insert, [(offset, *row.values()) for row in rows])
-            )
+            given = json.dumps([list(row.values()) for row in rows])
+            return await self.write(given, tenant_id, migration_id)
+
+    async def write(self, given: str, tenant_id: UUID, migration_id: UUID) -> int:
+        """Write the rows with the rights of the table's owner; see ``mirror.sql``."""
+        written = await self.target.connection.fetchval(
+            f"select {self.target.beside('eventsource_mirror')}"
+            "($1, $2, $3, $4::text[], $5::text::jsonb)",
+            self.target.address.table, tenant_id, migration_id, self.columns, given,
+        )  # fmt: skip
+        return int(written)
 
     def terminate(self) -> None:
         self.source.terminate()
         self.target.connection.terminate()
 
 
-def _select(table: str, columns: list[Column]) -> str:
-    names = ", ".join(f"e.{quote_identifier(column.name)}::text" for column in columns)
+def _select(table: str, columns: list[str]) -> str:
+    names = ", ".join(f"e.{quote_identifier(name)}::text" for name in columns)
     return (
-        f"select e.aggregate_id, e.aggregate_type, e.version::bigint as version, {names}"
+        f"select {names}"
         " from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])"
         " as a(aggregate_id, aggregate_type, low, high)"
         f" join {table} e on e.aggregate_id = a.aggregate_id"
         " and e.aggregate_type = a.aggregate_type and e.version between a.low and a.high"
         " order by e.global_position"
-    )
-
-
-def _insert(table: str, columns: list[Column]) -> str:
-    """One row, if its predecessor is there; parameters are offset, stream, version, columns."""
-    names = ", ".join(quote_identifier(column.name) for column in columns)
-    values = ", ".join(
-        f"${number}::text::{column.type}"
-        + (" + $1::bigint" if column.name == "global_position" else "")
-        for number, column in enumerate(columns, start=5)
-    )
-    return (
-        f"insert into {table} ({names}) select {values}"
-        f" where $4::bigint = 1 or exists (select from {table} p where p.aggregate_id = $2::uuid"
-        " and p.aggregate_type = $3::text and p.version = $4::bigint - 1)"
-        " on conflict do nothing returning 1"
     )

@@ -12,6 +12,7 @@ import asyncpg
 
 from eventsource.connections import connect, connection_parameters
 from eventsource.errors import ConnectionDetailsError
+from eventsource.migration.errors import RoutingError
 from eventsource.migration.failures import PASSING
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.routing import CHANNEL, PostgreSQLRoutingRepository
@@ -59,7 +60,7 @@ class RouteCache:
         self._changed = changed
         self._routes: dict[UUID, TenantRouting] = {}
         self._read_at: dict[UUID, float] = {}
-        self._ask_again_at: dict[UUID, float] = {}
+        self._not_before = 0.0
         self._unrecorded: set[UUID] = set()
         self._confirmed_at: dict[UUID, float] = {}
         self._keeper: asyncio.Task[None] | None = None
@@ -68,22 +69,17 @@ class RouteCache:
         """The tenant's route; from the database the first time, or when the keeper lags."""
         self._ensure_keeper()
         route = self._routes.get(tenant_id)
-        if route is not None and (
-            not self.is_old(tenant_id)
-            or time.monotonic() < self._ask_again_at.get(tenant_id, float("-inf"))
-        ):
+        if route is None:
+            return await self.refresh(tenant_id)
+        if not self.is_old(tenant_id) or time.monotonic() < self._not_before:
             return route
         try:
-            if route is None:
-                return await self.refresh(tenant_id)
             async with asyncio.timeout(REFRESH_SECONDS):
                 return await self.refresh(tenant_id)
         except _PASSING:
-            if route is None:
-                raise
-            # The control database is away, or somebody holds its tables: the old route still works,
-            # or the fence says no. It is not asked again at once: callers would queue for that.
-            self._ask_again_at[tenant_id] = time.monotonic() + self._ttl
+            # The control database is away, or somebody has locked its tables: the old route still
+            # works, or the fence says no. It is asked again, but not by every append.
+            self._not_before = time.monotonic() + max(self._ttl, REFRESH_SECONDS)
             return route
 
     def is_old(self, tenant_id: UUID) -> bool:
@@ -167,7 +163,7 @@ class RouteCache:
                 connection = await connect(parameters, application_name="eventsource-routes")
                 backoff = 0.1
                 await self._listen(connection)
-            except _PASSING:
+            except (*_PASSING, RoutingError):
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
             finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,11 @@ from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.routing import departures
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
+from eventsource.migration.routing.pauses import PausedTenants
 from eventsource.migration.routing.route_cache import RouteCache
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.steps import decision
-from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET
+from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
 from eventsource.stores.interface import AppendResult, EventStore, EventStream, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -76,6 +78,7 @@ class TenantStoreRouter:
             routing_repo, self.default_store_id, route_ttl_seconds, self._route_changed
         )
         self._dual_write_interceptors: dict[UUID, DualWriteInterceptor] = {}
+        self._paused = PausedTenants()
         self._background: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> TenantStoreRouter:
@@ -138,10 +141,14 @@ class TenantStoreRouter:
         began = time.monotonic()
         while True:
             route = await self._routes.get(tenant_id)
+            store = self.store(route.store_id)
             try:
-                result = await self.store(route.store_id).append_events(
-                    aggregate_id, aggregate_type, events, expected_version
-                )
+                async with self._paused.turn(route, store) as waited:
+                    if waited and await self._routes.get(tenant_id) != route:
+                        continue
+                    result = await store.append_events(
+                        aggregate_id, aggregate_type, events, expected_version
+                    )
             except asyncpg.PostgresError as error:
                 await self._follow(error, route, began)
                 continue
@@ -160,6 +167,13 @@ class TenantStoreRouter:
         waited = time.monotonic() - began
         if error.sqlstate == LOCK_TIMEOUT:
             raise WritePausedError(route.tenant_id, waited) from error
+        if error.sqlstate == SERIALIZATION_FAILURE:
+            # The append was a transaction of its own, so nothing of it is stored: its snapshot is
+            # older than what it waited for at the fence, and the next one is not.
+            if waited > OPENING_PATIENCE:
+                raise error
+            await asyncio.sleep(random.uniform(0, 0.01 + waited / 20))
+            return
         if error.sqlstate == MOVED:
             detail = json.loads(getattr(error, "detail", None) or "{}")
             generation = detail.get("generation", 0)

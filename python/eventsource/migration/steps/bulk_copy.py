@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventsource import failpoints
 from eventsource.migration.connections.driver_connections import close_all
-from eventsource.migration.errors import MigrationError
+from eventsource.migration.errors import MissingRowError
 from eventsource.migration.tables import deferred_indexes, fences
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ class BulkCopier:
             return True
         fence = await fences.read(target, migration.tenant_id)
         if fence is None:
-            raise MigrationError("the fence at the target was removed by hand; abort the migration")
+            raise MissingRowError(
+                "the fence at the target is not there: check that the dsn leads to the database"
+                " where the migration began; if the row was removed by hand, abort the migration"
+            )
         helpers: list[asyncpg.Connection[Any]] = []
         try:
             while 1 + len(helpers) < min(migration.config.copy_jobs, len(missing)):

@@ -18,9 +18,10 @@ from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
     MigrationError,
+    PreflightError,
 )
 from eventsource.migration.steps import decision
-from eventsource.migration.tables import brief_locks, fences
+from eventsource.migration.tables import brief_locks, fences, integrity
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
@@ -76,6 +77,15 @@ class CutoverResult:
     attempts: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Statements that run under the fence, and the triggers that guard the tenant's arrival."""
+
+    deciding: asyncpg.prepared_stmt.PreparedStatement[Any]
+    looking: asyncpg.prepared_stmt.PreparedStatement[Any]
+    arriving: list[str]
+
+
 @dataclass(slots=True)
 class Cutover:
     """One cutover of one migration. Every connection it needs is open before it begins."""
@@ -84,6 +94,22 @@ class Cutover:
     migration: Migration
     passes: Passes
     fence: Fence
+    prepared: _Prepared
+
+    @classmethod
+    async def ready(
+        cls, connections: DriverConnections, migration: Migration, passes: Passes, fence: Fence
+    ) -> Cutover:
+        """Everything that can be parsed and looked up before the route says that it begins."""
+        arriving = await fences.read(connections.target, migration.tenant_id)
+        if arriving is None:
+            raise MigrationError("the fence at the target was removed by hand; abort the migration")
+        prepared = _Prepared(
+            await decision.prepare(connections.fence),
+            await connections.target.connection.prepare(integrity.statement()),
+            integrity.guards_of(arriving),
+        )
+        return cls(connections, migration, passes, fence, prepared)
 
     async def run(self) -> CutoverResult:
         """Fence the tenant, carry the rest, decide and open the target.
@@ -92,7 +118,6 @@ class Cutover:
             CutoverTimeoutError: the budget is spent; the fence is open again.
             ConsistencyError: the last pass could not be proven; the fence is open again.
         """
-        deciding = await decision.prepare(self.connections.fence)
         # What was written while the way here was cleared need not be carried under the fence.
         await self.passes.catch_up()
         budget = self.migration.config.cutover_timeout_seconds
@@ -114,7 +139,7 @@ class Cutover:
                 wait = min(share, left)
                 async with self._fenced(wait, budget - wait) as held:
                     if held:
-                        return await self._section(deciding, asked, budget - wait, attempts)
+                        return await self._section(asked, budget - wait, attempts)
                 in_the_way = await self._blockers(waiting.seconds) or in_the_way
                 await waiting.goes_on(self._blockers)
                 await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
@@ -161,7 +186,6 @@ class Cutover:
 
     async def _section(
         self,
-        deciding: asyncpg.prepared_stmt.PreparedStatement[Any],
         asked: float,
         seconds: float,
         attempts: int,
@@ -172,12 +196,14 @@ class Cutover:
             async with asyncio.timeout(seconds):
                 await failpoints.reach("cutover.fence.held")
                 result = await self.passes.under_the_fence()
+                await self._look_at_the_target()
                 decided = await decision.decide(
-                    deciding,
+                    self.prepared.deciding,
                     self.connections.fence,
                     self.migration,
                     self.fence,
                     self.passes.at.position_offset,
+                    self.passes.at.shape,
                 )
                 await failpoints.reach("cutover.decision.before")
         except TimeoutError:
@@ -200,6 +226,13 @@ class Cutover:
         await decision.open_target(self.connections.target, self.migration, decided)
         pause = (time.monotonic() - asked) * 1000
         return CutoverResult(decided, pause, result.rows, attempts)
+
+    async def _look_at_the_target(self) -> None:
+        """Nobody but the migration has been able to write the tenant's rows there."""
+        target = self.connections.target
+        wrong = await self.prepared.looking.fetchval(target.name, self.prepared.arriving, None)
+        if wrong:
+            raise PreflightError(integrity.explained(target, "target", wrong))
 
     async def _commit(self) -> None:
         """Commit the decision. A lost reply leaves it unknown: recovery asks under the lock.

@@ -15,11 +15,15 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.migration.connections import blockers, waits
-from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
+from eventsource.migration.errors import (
+    InvalidStateTransitionError,
+    MigrationError,
+    PreflightError,
+)
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.states import MigrationState
-from eventsource.migration.tables import brief_locks, fences
+from eventsource.migration.tables import brief_locks, fences, integrity
 
 if TYPE_CHECKING:
     from eventsource.migration.errors import Blocker
@@ -47,6 +51,8 @@ async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[A
         " moved_to = $4, position_offset = $5, updated_at = now(), source_head = coalesce("
         "pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass), 0)"
         " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
+        # What was fine when the migration began may not be so any more.
+        f" and cardinality({integrity.wrong('$6::text::regclass', '$7::text[]', '$8::text')}) = 0"
         " and role = 'source' returning generation, source_head, position_offset"
     )
 
@@ -57,16 +63,26 @@ async def decide(
     migration: Migration,
     fence: Fence,
     offset: int,
+    agreed: str | None,
 ) -> Decision | None:
     """Inside the transaction that holds the lock: mark the tenant as moved.
 
-    Returns None when the fence is not the one the migration raised; the transaction must then be
-    rolled back. Committing it is the decision.
+    ``agreed`` is the shape of the columns that the migration began with. Returns None when the
+    fence is not the one the migration raised; the transaction must then be rolled back. Committing
+    it is the decision.
+
+    Raises:
+        PreflightError: the guard would be walked past, or the columns are others; as above.
     """
+    guards = integrity.guards_of(fence)
     row = await prepared.fetchrow(
         fence.fence_id, migration.id, migration.generation, migration.target_store_id, offset,
-        source.name,
+        source.name, guards, agreed,
     )  # fmt: skip
+    if row is None:
+        wrong = await source.connection.fetchval(integrity.statement(), source.name, guards, agreed)
+        if wrong:
+            raise PreflightError(integrity.explained(source, "source", wrong))
     return Decision(**dict(row)) if row is not None else None
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from eventsource import failpoints
 from eventsource.dataplane import PassResult, PassSession, PassSessionConfig, PassSpec
 from eventsource.migration.connections import timeouts
-from eventsource.migration.errors import MigrationError
-from eventsource.migration.event_table import carried_columns
+from eventsource.migration.errors import MigrationError, MissingRowError
+from eventsource.migration.event_table import compared
+from eventsource.migration.failures import concerning
 from eventsource.migration.tables import progress, snapshots
 
 if TYPE_CHECKING:
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.progress import CopyProgress
+
+
+async def _carried(connections: DriverConnections, at: CopyProgress) -> tuple[str, ...]:
+    """What the first pass carried is what every pass carries, whatever was added meanwhile."""
+    if at.columns:
+        return tuple(at.columns)
+    return (await compared(connections.source, connections.target)).carried
 
 
 @dataclass(slots=True)
@@ -48,12 +56,15 @@ class Passes:
         """Claim the progress row and open the data plane's connections.
 
         Raises:
-            MigrationError: the progress row is gone.
+            MissingRowError: the progress row is not there.
         """
-        at = await progress.claim(connections.target, migration.id, owner)
+        with concerning("target"):
+            at = await progress.claim(connections.target, migration.id, owner)
         if at is None:
-            raise MigrationError(
-                "the progress row at the target was removed by hand; abort the migration"
+            raise MissingRowError(
+                "the progress row at the target is not there: check that the dsn leads to the"
+                " database where the migration began; if the row was removed by hand, abort the"
+                " migration"
             )
         endpoints = connections.endpoints
         config = PassSessionConfig(
@@ -62,9 +73,9 @@ class Passes:
             owner=at.owner,
             source=endpoints.source,
             target=endpoints.target,
-            control_dsn=endpoints.control.dsn,
+            control_dsn=await endpoints.control.uri(),
             control_schema=endpoints.control_schema,
-            columns=await carried_columns(connections.source),
+            columns=await _carried(connections, at),
             offset=at.position_offset,
             last_target_position=at.last_target_position,
             chunk_rows=migration.config.chunk_rows,
@@ -72,7 +83,7 @@ class Passes:
             jobs=migration.config.copy_jobs,
             max_events_per_second=migration.config.max_events_per_second,
         )
-        session = await PassSession.open(config)
+        session = await PassSession.open(await config.resolved())
         return cls(connections, migration, session, owner, at, rate)
 
     async def catch_up(self) -> PassResult | None:
@@ -122,7 +133,7 @@ class Passes:
         """Read the progress row again."""
         row = await progress.read(self.connections.target, self.migration.id)
         if row is None:
-            raise MigrationError(f"the progress row of migration {self.migration.id} is gone")
+            raise MissingRowError(f"the progress row of migration {self.migration.id} is gone")
         self.at = row
 
     async def publish(self) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from eventsource import failpoints
 from eventsource.migration import event_table
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.steps import fitness
 from eventsource.migration.tables import (
     deferred_indexes,
     fences,
     guard,
+    integrity,
     progress,
     snapshots,
 )
@@ -46,9 +48,14 @@ async def prepare(
     await failpoints.reach("guard.target.row.committed")
 
     large = await _has_many(connections, migration)
+    fire = migration.config.fires
+    here = await event_table.catalog_of(source, "source")
 
     async def reserve() -> None:
+        # Under the table's lock: what was refused at the start may have come since.
+        compared = fitness.refuse(here, await event_table.catalog_of(target, "target"), fire)
         empty = await progress.reserve(target, migration, owner, head, origin.system)
+        await progress.advance(target, compared.drawn)
         if empty and large:
             await deferred_indexes.defer(target, migration.id, closed)
         await failpoints.reach("guard.target.reserved")
@@ -62,12 +69,18 @@ async def prepare(
     )  # fmt: skip
     await failpoints.reach("guard.source.row.committed")
 
+    there = await event_table.catalog_of(target, "target")
+    agreed: list[tuple[tuple[str, ...], str]] = []
+
     async def created() -> None:
+        compared = fitness.refuse(await event_table.catalog_of(source, "source"), there, fire)
+        agreed.append((compared.carried, await integrity.shape(source)))
         await failpoints.reach("guard.source.created")
 
     await guard.install(source, opened, migration.tenant_id, carry_on, then=created)
     await failpoints.reach("guard.source.triggers.committed")
 
+    await progress.agree(target, migration.id, *agreed[-1])
     at = await progress.claim(target, migration.id, owner)
     assert at is not None
     await failpoints.reach("guard.progress.committed")

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from eventsource import failpoints
 from eventsource.identifiers import quote_identifier
-from eventsource.migration.connections import blockers, session_marks, waits
+from eventsource.migration.connections import blockers, waits
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import MigrationError
@@ -94,10 +94,12 @@ async def defer(target: OwnTable, migration_id: UUID, fence: Fence) -> None:
         migration_id, json.dumps([asdict(index) for index in indexes]),
     )  # fmt: skip
     trigger = quote_identifier(guard.trigger_name(fence, _LOADING))
+    owner = await target.connection.fetchval(
+        "select relowner from pg_class where oid = $1::text::regclass", table
+    )
     await target.connection.execute(
         f"create trigger {trigger} before insert or update or delete on {table}"
-        " for each statement when (current_setting("
-        f"'{session_marks.MIGRATOR_SETTING}', true) is distinct from '{migration_id}')"
+        f" for each statement when (not {guard.is_migrator(migration_id, owner)})"
         f" execute function {target.beside('eventsource_guard_loading')}()"
     )
     await target.connection.execute(f"alter table {table} enable always trigger {trigger}")

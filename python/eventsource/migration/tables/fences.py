@@ -8,6 +8,7 @@ from uuid import UUID
 from eventsource.connections import Executor
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.event_table import AnyTable
+from eventsource.migration.repositories import hidden_rows
 
 #: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
 #: the fence's id. The same number stands in guard.sql.
@@ -45,14 +46,40 @@ class Fence:
 
 
 async def read(table: AnyTable, tenant_id: UUID) -> Fence | None:
-    """The tenant's fence, or None."""
+    """The tenant's fence, or None.
+
+    Raises:
+        MigrationError: row-level security may hide it.
+    """
     row = await table.connection.fetchrow(
         "select fence_id, role, state, generation, migration_id, store_id, moved_to, source_head,"
         f" position_offset, patience_ms from {table.fences}"
         " where table_name = $1 and tenant_id = $2",
         table.address.table, tenant_id,
     )  # fmt: skip
+    if row is None and (problem := await hidden_rows.problem(table.connection, table.fences)):
+        raise MigrationError(problem)
     return Fence(**dict(row)) if row is not None else None
+
+
+async def stray(table: AnyTable) -> str | None:
+    """What is wrong when a fence names this table and by its oid is another's, or the reverse."""
+    row = await table.connection.fetchrow(
+        f"select f.table_name, c.oid::regclass::text as other from {table.fences} f"
+        " join pg_class c on c.oid = f.table_oid and c.relkind = 'r'"
+        " where (f.table_name = $2) <> (f.table_oid = $1::text::regclass)"
+        # A table that was only renamed takes its fences along.
+        " and (f.table_name = $2 or exists (select from pg_class n where n.relname = f.table_name"
+        " and n.relnamespace = c.relnamespace)) limit 1",
+        table.name, table.address.table,
+    )  # fmt: skip
+    if row is None:
+        return None
+    return (
+        f"a fence names table {row['table_name']!r}, and by its oid it is that of table"
+        f" {row['other']}: tables have changed their names; run store.create_schema(), whose error"
+        " has the statements that say which one is meant"
+    )
 
 
 async def raise_fence(

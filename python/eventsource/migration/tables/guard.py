@@ -43,6 +43,9 @@ class _Wait(TypedDict):
     look: Look
 
 
+#: Those that a load of an empty table does without.
+_ROW_BY_ROW = ("write",)
+
 #: What the names of all triggers begin with; those for all that leave a table end with their kind.
 _SHARED = "zzz_eventsource_guard_"
 
@@ -117,6 +120,43 @@ async def renew(table: AnyTable) -> None:
     await table.connection.execute(f"select {renewing}($1::text::regclass)", table.name)
 
 
+async def mend(
+    table: OwnTable,
+    fence: Fence,
+    tenant_id: UUID,
+    carry_on: Callable[[], bool],
+    *,
+    loading: bool = False,
+) -> None:
+    """Make again what others have taken away since: triggers dropped, disabled or made weaker.
+
+    Looked at without a lock first. ``loading`` is whether the target is loaded without its indexes,
+    and so without the trigger on every row.
+
+    Raises:
+        LockNeverGranted: ``carry_on`` said no.
+    """
+    kinds: list[str] = []
+    if fence.role == "target" and fence.state == "closed":
+        kinds = [kind for kind in TRIGGER_KINDS if not (loading and kind in _ROW_BY_ROW)]
+    stands = table.beside("eventsource_guard_stands")
+    missing = await table.connection.fetchval(
+        f"select not {stands}($1::text::regclass) or exists (select from unnest($2::text[]) name"
+        " where not exists (select from pg_trigger t where t.tgrelid = $1::text::regclass"
+        " and t.tgname = name))",
+        table.name, [trigger_name(fence, kind) for kind in kinds],
+    )  # fmt: skip
+    if not missing:
+        return
+
+    async def create() -> None:
+        if kinds:
+            await create_triggers(table, fence, tenant_id, kinds)
+        await renew(table)
+
+    await brief_locks.transact(table.connection, create, carry_on)
+
+
 async def create_triggers(
     table: AnyTable,
     fence: Fence,
@@ -125,16 +165,19 @@ async def create_triggers(
 ) -> None:
     """The triggers of a tenant that is arriving, in the caller's transaction.
 
-    Its migrator passes by their condition, so that the rows of a copy do not run the function. What
-    is inserted is looked at after the insert: with a row trigger before it, the server would write
-    a COPY row by row instead of page by page.
+    Its migrator passes by their condition, so that the rows of a copy do not run the function: by
+    the setting and by its role, since anybody may set the setting. What is inserted is looked at
+    after the insert: with a row trigger before it, the server would write a COPY row by row instead
+    of page by page.
     """
     on = table.name
+    owner = await table.connection.fetchval(
+        "select relowner from pg_class where oid = $1::text::regclass", on
+    )
     # The ids are UUIDs and integers of ours: a trigger's condition cannot take parameters.
     run = (
         f"for each row when ({{row}}.tenant_id = '{tenant_id}'::uuid"
-        f" and current_setting('{MIGRATOR_SETTING}', true) is distinct from"
-        f" '{fence.migration_id}')"
+        f" and not {is_migrator(fence.migration_id, owner)})"
         f" execute function {table.beside('eventsource_guard')}"
         f"('{fence.fence_id}', '{fence.patience_ms}')"
     )
@@ -153,6 +196,14 @@ async def create_triggers(
         statements.append(f"alter table {on} enable always trigger {name}")
     # In one message, as in `renew`.
     await table.connection.execute(";".join(statements))
+
+
+def is_migrator(migration_id: UUID, owner: int) -> str:
+    """The condition by which a session is the migrator's; ``owner`` is the oid of the table's."""
+    return (
+        f"(current_setting('{MIGRATOR_SETTING}', true) is not distinct from '{migration_id}'"
+        f" and pg_has_role({owner}::oid, 'usage'))"
+    )
 
 
 async def drop_triggers(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
 
+from eventsource.catalog.model import Sequence
 from eventsource.migration import event_table
 from eventsource.migration.connections import session_marks
 from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
@@ -28,7 +30,8 @@ _COLUMNS = (
     "migration_id, owner, position_offset, last_target_position, source_system, pass_number,"
     " previous_snapshot, snapshot, staged, last_transaction_id::text::bigint as"
     " last_transaction_id, last_position, pass_rows, pass_digest, rows_copied, proven_snapshot,"
-    " proven_rows, sealed_snapshot, sealed_position, sealed_xid::text as sealed_xid"
+    " proven_rows, sealed_snapshot, sealed_position, sealed_xid::text as sealed_xid,"
+    " columns, shape"
 )
 
 
@@ -39,7 +42,8 @@ class CopyProgress:
     ``proven_snapshot`` is the snapshot of the last pass that was copied, mapped and proven: the
     target holds every row visible in it. A pass with ``snapshot`` None ran under the fence. The
     seal (see :mod:`eventsource.migration.consistency.seal`) is the bulk copy's snapshot, its last
-    position, and the target's next transaction id when all of it was proven.
+    position, and the target's next transaction id when all of it was proven. ``columns`` are those
+    that are carried, from the first pass to the last, and ``shape`` is the source's at that time.
     """
 
     migration_id: UUID
@@ -61,6 +65,8 @@ class CopyProgress:
     sealed_snapshot: str | None
     sealed_position: int | None
     sealed_xid: str | None
+    columns: list[str] | None
+    shape: str | None
 
     @property
     def pass_is_open(self) -> bool:
@@ -168,6 +174,30 @@ def already_there(tenant_id: UUID, table_name: str) -> str:
         f"the target table {table_name!r} already holds events of tenant {tenant_id}; "
         "abort the migration that left them there, or delete them after checking what they are"
     )
+
+
+async def advance(target: AnyTable, drawn: Iterable[tuple[Sequence, Sequence | None]]) -> None:
+    """Set other sequences of the target past what the source's columns can have drawn by the flip.
+
+    A column that draws from a sequence arrives with the source's values, so what the application
+    appends after the move must not begin among them. ``drawn`` are pairs of target and source.
+    """
+    for there, here in drawn:
+        used = max(here.last or 0 if here is not None else 0, there.last or 0)
+        wanted = used + min(HEADROOM, max((there.most - used) // 4, 0))
+        if here is not None and here.last is not None and (there.last or 0) < here.last:
+            await target.connection.fetchval(
+                "select setval($1::text::regclass, $2)", there.name, wanted
+            )
+
+
+async def agree(target: AnyTable, migration_id: UUID, columns: Iterable[str], shape: str) -> None:
+    """Record what is carried from here on; a driver that comes later finds it and keeps to it."""
+    await target.connection.execute(
+        f"update {target.progress} set columns = $2, shape = $3"
+        " where migration_id = $1 and shape is null",
+        migration_id, list(columns), shape,
+    )  # fmt: skip
 
 
 async def begin_pass(

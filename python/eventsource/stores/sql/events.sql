@@ -36,7 +36,8 @@ where c.oid = to_regclass($1::text)
 -- name: describe_columns
 select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as type,
        a.attnotnull as not_null, a.attidentity::text as identity,
-       a.atthasdef or a.attidentity <> '' or a.attgenerated <> '' as has_default
+       a.atthasdef or a.attidentity <> '' or a.attgenerated <> '' as has_default,
+       a.attgenerated <> '' as generated
 from pg_attribute a
 where a.attrelid = $1::bigint::oid and a.attnum > 0 and not a.attisdropped
 
@@ -67,3 +68,14 @@ select tgenabled = 'A'
        and tgargs = convert_to($2::text, getdatabaseencoding()) || '\x00'::bytea as up_to_date
 from pg_trigger
 where tgrelid = $1::bigint::oid and tgname = 'eventsource_announce' and not tgisinternal
+
+-- name: knows_tables
+select exists (select from pg_attribute where attrelid = to_regclass($1) and attname = 'table_oid')
+
+-- name: owns
+select pg_has_role(relowner, 'usage') from pg_class where oid = $1::bigint::oid
+
+-- name: describe_functions
+select proname::text as name, prosrc as body, prosecdef as definer,
+       coalesce(proconfig, '{}') as settings
+from pg_proc where pronamespace = $1::text::regnamespace

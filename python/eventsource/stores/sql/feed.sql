@@ -20,20 +20,30 @@ begin
         return null;
     end if;
     if coalesce(current_setting('eventsource.migration', true), '') <> '' then
-        -- A migration writes only rows of an arriving tenant, which no reader is shown yet.
-        floor := 9223372036854775807;
-    else
+        -- A migration writes only rows of an arriving tenant, which no reader is shown yet. Anybody
+        -- may set the setting: only the owner's sessions, and only for such a tenant, are believed.
+        if pg_has_role({schema}.eventsource_caller(),
+                       (select relowner from pg_class where oid = tg_relid), 'usage')
+           and exists (select from {schema}.eventsource_fences
+                       where table_name = tg_table_name and role = 'target' and state = 'closed'
+                         and migration_id::text = current_setting('eventsource.migration', true)) then
+            floor := 9223372036854775807;
+        end if;
+    end if;
+    if floor is null then
         floor := coalesce(pg_sequence_last_value(coalesce(
             to_regclass(tg_argv[0]),
             pg_get_serial_sequence(format('%I.%I', tg_table_schema, tg_table_name),
                                    'global_position')::regclass)), 0);
     end if;
-    if floor >> 32 > 0 then
-        perform pg_advisory_xact_lock_shared(tg_relid::integer # -78885038,
-                                             (floor >> 32)::integer);
+    -- Never waited for. Only a session that means harm holds such a lock exclusively: the writer then
+    -- goes on unannounced, which a reader notices. A later statement of the transaction must not
+    -- announce its higher floor in place of this one, hence the setting in any case.
+    if floor >> 32 = 0 or pg_try_advisory_xact_lock_shared(tg_relid::integer # -78885038,
+                                                           (floor >> 32)::integer) then
+        perform pg_try_advisory_xact_lock_shared(tg_relid::integer # -1152626862,
+                                                 floor::bit(32)::integer);
     end if;
-    perform pg_advisory_xact_lock_shared(tg_relid::integer # -1152626862,
-                                         floor::bit(32)::integer);
     perform set_config('eventsource.announced_' || tg_relid, 'yes', true);
     return null;
 end
@@ -42,11 +52,27 @@ $announce$;
 -- The tenants whose rows a migration is still carrying into the table. Their positions do not
 -- appear in order, so they are no part of the feed until the tenant is opened. A reader asks after
 -- it has read the last position drawn: what such a tenant appends once it is open lies above that.
+--
+-- The reader's role need not be allowed to read the fences, but learns nothing of a table that it may
+-- not read. An error and not an empty answer, which would show it half of a tenant.
 create or replace function {schema}.eventsource_arriving(events text) returns uuid[]
-language sql stable security definer
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $arriving$
-    select coalesce(array_agg(tenant_id), '{}')
-    from {schema}.eventsource_fences
-    where table_name = events and role = 'target' and state = 'closed'
+begin
+    if not exists (select from pg_class c
+                   where c.relname = events
+                     and c.relnamespace = (select typnamespace from pg_type where oid =
+                                           pg_typeof(null::{schema}.eventsource_fences)::oid)
+                     and has_any_column_privilege({schema}.eventsource_caller(), c.oid, 'select'))
+    then
+        raise exception 'role % may not read table %', {schema}.eventsource_caller(), events
+            using errcode = '42501', hint = format('grant select on %I to %I', events,
+                                                   {schema}.eventsource_caller());
+    end if;
+    return (select coalesce(array_agg(tenant_id), '{}')
+            from {schema}.eventsource_fences
+            where table_name = events and role = 'target' and state = 'closed');
+end
 $arriving$;

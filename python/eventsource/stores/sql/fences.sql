@@ -18,6 +18,8 @@ create table if not exists {schema}.eventsource_fences (
     -- How long a writer waits for a cutover, in milliseconds.
     patience_ms      integer not null,
     updated_at       timestamptz not null default now(),
+    -- The table itself, by which a fence is recognised when the table has got another name.
+    table_oid        oid,
     unique (table_name, tenant_id)
 );
 
@@ -28,7 +30,8 @@ create or replace function {schema}.eventsource_open_target(
     target text, tenant uuid, migration uuid, new_generation bigint, last_carried bigint
 ) returns boolean
 language plpgsql volatile
-set search_path = pg_catalog, {schema}, pg_temp
+set search_path = pg_catalog, pg_temp
+set row_security = off
 as $open$
 declare
     fence     {schema}.eventsource_fences;

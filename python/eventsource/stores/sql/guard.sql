@@ -1,6 +1,15 @@
 -- The functions that the triggers of the guard call; the fence rows that they read are in fences.sql.
 -- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
 
+-- The role of a session, also within functions that run with the rights of their owner.
+create or replace function {schema}.eventsource_caller() returns name
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $caller$
+    select case when current_setting('role') = 'none' then session_user
+                else current_setting('role')::name end
+$caller$;
+
 -- The guard: lets a writer pass, wait or fail. Lock and check are two statements of a volatile
 -- function, so that the check takes a snapshot after the wait; under a frozen snapshot FOR SHARE makes
 -- the server raise 40001 instead of letting the writer trust an old row. The lock timeout of the
@@ -9,7 +18,8 @@ create or replace function {schema}.eventsource_guard_check(
     guarded integer, patience text, operation text
 ) returns void
 language plpgsql volatile security definer
-set search_path = pg_catalog, {schema}, pg_temp
+set search_path = pg_catalog, pg_temp
+set row_security = off
 set lock_timeout = '10s'
 as $guard$
 declare
@@ -36,18 +46,21 @@ begin
     if fence.state = 'closed' then
         raise exception 'tenant % is not open on this store yet', fence.tenant_id
             using errcode = 'EVF03',
-                  detail = json_build_object('migration_id', fence.migration_id,
-                                             'generation', fence.generation)::text;
+                  -- Not the migration's id: with it a session could pass for the migrator's.
+                  detail = json_build_object('generation', fence.generation)::text;
     end if;
     if operation = 'DELETE' and fence.state = 'moved' then
         -- The old rows are the way back until an operator says otherwise.
-        if current_setting('eventsource.migration', true) = fence.migration_id::text then
+        if current_setting('eventsource.migration', true) = fence.migration_id::text
+           and exists (select from pg_class c where c.oid = fence.table_oid
+                       and pg_has_role({schema}.eventsource_caller(), c.relowner, 'usage')) then
             return;
         end if;
         raise exception 'the old rows of tenant %, which moved to store %, are guarded',
                         fence.tenant_id, fence.moved_to
             using errcode = 'EVF02',
-                  hint = format('To delete them: set eventsource.migration = %L in the session.',
+                  hint = format('To delete them, as the owner of the table: '
+                                'set eventsource.migration = %L in the session.',
                                 fence.migration_id);
     end if;
     if operation <> 'INSERT' and fence.role = 'source' and fence.state = 'open' then
@@ -68,7 +81,8 @@ $guard$;
 -- The guard of one tenant that is arriving. Its trigger's condition knows the tenant, and lets the
 -- migrator pass.
 create or replace function {schema}.eventsource_guard() returns trigger
-language plpgsql
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
 as $guard$
 begin
     perform {schema}.eventsource_guard_check(tg_argv[0]::integer, tg_argv[1], tg_op);
@@ -87,7 +101,8 @@ $guard$;
 -- into a hash table first, in every transaction.
 create or replace function {schema}.eventsource_guard_renew(events regclass) returns void
 language plpgsql volatile
-set search_path = pg_catalog, {schema}, pg_temp
+set search_path = pg_catalog, pg_temp
+set row_security = off
 as $renew$
 declare
     home     name;
@@ -100,6 +115,18 @@ begin
     select n.nspname, c.relname into strict home, event
         from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = events;
     execute format('lock table %I.%I in share row exclusive mode', home, event);
+    perform {schema}.eventsource_fences_follow(events);
+    -- ENABLE TRIGGER ALL makes ALWAYS into ORIGIN.
+    -- One that is switched off stays so, unless its tenant is still arriving: an abort has done it.
+    for kind in select t.tgname from pg_trigger t where t.tgrelid = events and t.tgenabled <> 'A'
+                and t.tgname like 'zzz\_eventsource\_guard\_%'
+                and (t.tgenabled <> 'D' or t.tgname not like '%\_loading' and exists (
+                    select from {schema}.eventsource_fences f
+                    where f.table_name = event and f.role = 'target' and f.state <> 'open'
+                      and starts_with(t.tgname, 'zzz_eventsource_guard_' || f.fence_id || '_')))
+                loop
+        execute format('alter table %I.%I enable always trigger %I', home, event, kind);
+    end loop;
     label := case when octet_length(event) > 35 then md5(event) else event end;
     select jsonb_object_agg(f.tenant_id, jsonb_build_array(f.fence_id, f.patience_ms))
         into fences
@@ -119,7 +146,8 @@ begin
     end if;
 
     make := $make$
-        create or replace function %1$I.%2$I() returns trigger language plpgsql as $guard$
+        create or replace function %1$I.%2$I() returns trigger
+        language plpgsql security definer set search_path = pg_catalog, pg_temp as $guard$
         declare
             fence jsonb;
         begin
@@ -160,8 +188,8 @@ $renew$;
 
 -- A table that a tenant is leaving or entering cannot be emptied under the migration.
 create or replace function {schema}.eventsource_guard_truncate() returns trigger
-language plpgsql
-set search_path = pg_catalog, {schema}, pg_temp
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
 as $guard$
 begin
     raise exception 'table % cannot be truncated while a tenant migrates', tg_table_name
@@ -171,8 +199,8 @@ $guard$;
 
 -- While a migration loads an empty table without its unique constraints, nobody else writes to it.
 create or replace function {schema}.eventsource_guard_loading() returns trigger
-language plpgsql
-set search_path = pg_catalog, {schema}, pg_temp
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
 as $guard$
 begin
     raise exception 'table % is being loaded by a migration', tg_table_name

@@ -35,6 +35,8 @@ create table if not exists {schema}.eventsource_copy_progress (
     sealed_position      bigint,
     sealed_xid           xid8,
     deferred_indexes     jsonb,
+    columns              text[],
+    shape                text,
     updated_at           timestamptz not null default now()
 );
 

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::outcome::{Fingerprints, Outcome, Stream};
-use super::recheck::Recheck;
-use super::scan::Selection;
-use super::{VerifyConfig, VerifyCounters};
-use crate::chunk::fixed;
-use crate::connect::Connection;
 use crate::error::{Error, Result, Side};
-use crate::stream::TupleStream;
+use crate::row::layout::fixed;
+use crate::server::connect::Connection;
+use crate::server::stream::TupleStream;
+use crate::verify::config::VerifyConfig;
+use crate::verify::counters::VerifyCounters;
+use crate::verify::outcome::{Fingerprints, Outcome, Stream};
+use crate::verify::recheck::Recheck;
+use crate::verify::scan::Selection;
 
 /// Streams that are kept before they are read again.
 const SUSPECTS: usize = 10_000;

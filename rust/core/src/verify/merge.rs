@@ -6,14 +6,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_postgres::types::ToSql;
 
-use super::outcome::{Fingerprints, Outcome};
-use super::recheck::Recheck;
-use super::scan::{Batch, Entry, Range, Scanner, Selection};
-use super::{VerifyConfig, VerifyCounters};
-use crate::connect::Connection;
-use crate::error::{On, Result, Side};
-use crate::source::BY_INDEX;
+use crate::error::{Error, On, Result, Side};
+use crate::pass::source::BY_INDEX;
+use crate::server::connect::Connection;
 use crate::task::Task;
+use crate::verify::config::VerifyConfig;
+use crate::verify::counters::VerifyCounters;
+use crate::verify::outcome::{Fingerprints, Outcome};
+use crate::verify::recheck::Recheck;
+use crate::verify::scan::{Batch, Entry, Range, Scanner, Selection};
 
 /// Batches that the faster side may be ahead.
 const AHEAD: usize = 16;
@@ -32,7 +33,7 @@ pub async fn compare(
         let merge = Merge::start(config.clone(), range, fingerprints, counters).await?;
         tasks.push(Task::spawn(merge.run()));
     }
-    let mut outcome = Outcome::behind(config.max_violations, &config.before);
+    let mut outcome = Outcome::continuing(config.max_violations, &config.before);
     for task in tasks {
         outcome.add(task.join().await?);
     }
@@ -94,7 +95,7 @@ impl Merge {
             let connection = config.open(side).await?;
             connection.batch(BY_INDEX).await?;
             let scanner = Scanner::new(&config, side, fingerprints, counters.clone())?;
-            Ok::<Lane, crate::Error>(Lane::start(scanner, connection, range))
+            Ok::<Lane, Error>(Lane::start(scanner, connection, range))
         };
         let (source, target) = tokio::try_join!(lane(Side::Source), lane(Side::Target))?;
         Ok(Merge {
@@ -195,7 +196,7 @@ impl Lane {
         }
     }
 
-    /// Sees to it that `peek` has a row, if there is one.
+    /// Waits for a batch if `peek` has no row and there are more.
     async fn fill(&mut self) -> Result<()> {
         if self.at < self.current.rows.len() || self.ended {
             return Ok(());
@@ -213,7 +214,7 @@ impl Lane {
         }
     }
 
-    /// A scanner that failed must not pass for one that came to its end.
+    /// Fails if the scanner did: its rows ended early then.
     async fn finish(&mut self) -> Result<()> {
         match self.scanner.take() {
             Some(scanner) => scanner.join().await,

@@ -69,7 +69,7 @@ pub struct VerifyResult {
     pub streams_consistent: i64,
     pub violations: Vec<Violation>,
     pub inconsistent_streams: Vec<StreamResult>,
-    /// For a comparison that goes on behind this one.
+    /// For a comparison of the ranges after this one's.
     pub seen: Seen,
 }
 
@@ -90,7 +90,7 @@ impl Fingerprints {
     }
 }
 
-/// The result in the making. Parts of it are added up at the end.
+/// The result so far. The ranges' outcomes are added up at the end.
 #[derive(Debug)]
 pub struct Outcome {
     pub source_events: i64,
@@ -115,8 +115,8 @@ impl Outcome {
         }
     }
 
-    /// Goes on behind a comparison that has seen these streams.
-    pub fn behind(most: usize, before: &Seen) -> Outcome {
+    /// Continues a comparison that has seen these streams.
+    pub fn continuing(most: usize, before: &Seen) -> Outcome {
         Outcome {
             streams: before.compared.clone(),
             inconsistent: before.inconsistent.clone(),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::outcome::{Fingerprints, Outcome, Stream, Violation, ViolationKind};
-use super::scan::Selection;
-use super::{Level, VerifyConfig};
-use crate::chunk::fixed;
-use crate::connect::Connection;
 use crate::error::{Error, Result, Side};
-use crate::frame::Tuple;
-use crate::stream::TupleStream;
+use crate::row::frame::Tuple;
+use crate::row::layout::fixed;
+use crate::server::connect::Connection;
+use crate::server::stream::TupleStream;
+use crate::verify::config::{Level, VerifyConfig};
+use crate::verify::outcome::{Fingerprints, Outcome, Stream, Violation, ViolationKind};
+use crate::verify::scan::Selection;
 
 /// Positions, or streams, of one statement.
 const AT_ONCE: usize = 1000;
@@ -20,11 +20,11 @@ const AT_ONCE: usize = 1000;
 pub struct Recheck {
     config: Arc<VerifyConfig>,
     fingerprints: Fingerprints,
-    /// Opened with the first suspect: usually there is none.
+    /// Opened for the first suspect; usually there is none.
     connections: Option<(Connection, Connection)>,
 }
 
-/// How the rows behind a suspicion count.
+/// Which side's suspected rows are counted here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Counting {
     /// The scan has counted the source's.
@@ -316,7 +316,7 @@ fn describe(source: Option<&[u8]>, target: Option<&[u8]>) -> String {
         (None, _) => "NULL on the source, a value on the target".to_owned(),
         (_, None) => "a value on the source, NULL on the target".to_owned(),
         (Some(source), Some(target)) if source.len() == target.len() => {
-            format!("another value of the same {} bytes", source.len())
+            format!("two different values of {} bytes", source.len())
         }
         (Some(source), Some(target)) => format!(
             "{} bytes on the source, {} on the target",

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::outcome::Fingerprints;
-use super::{Level, VerifyConfig, VerifyCounters};
-use crate::chunk::{Layout, fixed};
-use crate::connect::Connection;
-use crate::digest::Digest;
 use crate::error::{Error, Result, Side};
-use crate::frame::Tuple;
-use crate::identifier::{TableAddress, column_list};
-use crate::source;
-use crate::stream::TupleStream;
+use crate::pass::source;
+use crate::row::digest::Digest;
+use crate::row::frame::Tuple;
+use crate::row::layout::{Layout, fixed};
+use crate::server::connect::Connection;
+use crate::server::identifier::{TableAddress, column_list};
+use crate::server::stream::TupleStream;
+use crate::verify::config::{Level, VerifyConfig};
+use crate::verify::counters::VerifyCounters;
+use crate::verify::outcome::Fingerprints;
 
 /// Rows of one short statement.
 const STATEMENT_ROWS: usize = 20_000;
@@ -74,11 +75,13 @@ impl Selection {
         format!("tenant_id = '{}'{}", self.tenant, self.narrowed())
     }
 
-    /// The rows of a statement: behind a position, in an order that an index has.
-    fn behind(&self, after: i64) -> (String, &'static str) {
+    /// The rows of a statement: after a position, in an order that an index has.
+    fn rows_after(&self, after: i64) -> (String, &'static str) {
         let after = after.saturating_add(self.offset);
         match self.side {
-            Side::Source | Side::Control => (source::behind(&self.tenant, after), source::IN_ORDER),
+            Side::Source | Side::Control => {
+                (source::rows_after(&self.tenant, after), source::IN_ORDER)
+            }
             // The tenant's positions are a block of its own there, also while indexes are missing.
             Side::Target => (
                 format!(
@@ -114,9 +117,9 @@ impl Selection {
             ),
             None => String::new(),
         };
-        let (behind, order) = self.behind(range.after);
+        let (after, order) = self.rows_after(range.after);
         format!(
-            "copy (select {output} from {table} where {behind}{upto}{narrowed} \
+            "copy (select {output} from {table} where {after}{upto}{narrowed} \
                    order by {order} limit {STATEMENT_ROWS}) to stdout (format binary)",
             output = self.output(),
             table = self.table,
@@ -198,7 +201,7 @@ impl Scanner {
         })
     }
 
-    /// Sends every row of the range, until nobody takes them any more.
+    /// Sends every row of the range, or until the channel is closed.
     pub async fn run(
         self,
         connection: Connection,
@@ -255,7 +258,9 @@ impl Scanner {
     ) -> Result<Entry> {
         let count = self.layout.count;
         if tuple.fields.len() != count + 1 {
-            return Err(Error::protocol("a server sent another number of columns"));
+            return Err(Error::protocol(
+                "a server sent an unexpected number of columns",
+            ));
         }
         let position = self.layout.position_of(tuple)? - self.selection.offset;
         let due = fixed(tuple, count).map(|[flag]: [u8; 1]| flag != 0)?;

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::VerifyConfig;
-use super::outcome::{Stream, StreamResult};
-use super::scan::Selection;
 use crate::error::{On, Result, Side};
+use crate::verify::config::VerifyConfig;
+use crate::verify::outcome::{Stream, StreamResult};
+use crate::verify::scan::Selection;
 
 /// Number of events and last version.
 type Extent = (i64, i64);

@@ -28,7 +28,13 @@ with moved as (
         updated_at = now(),
         started_at = coalesce(started_at, case when $3::text = 'bulk_copy' then now() end),
         completed_at = case when $3::text in ('migrated', 'rolled_back', 'failed') then now() end,
-        paused_from = case when $3::text = 'paused' then $2::text end,
+        -- What is resumed goes on there; after an abort that failed it does not.
+        paused_from = case
+            when $3::text not in ('paused', 'failed') then null
+            when $3::text = 'failed' and abort_requested is not null then null
+            when $2::text = 'paused' then paused_from
+            else $2::text
+        end,
         pause_requested = pause_requested and 'paused' not in ($2::text, $3::text),
         abort_requested = case when $3::text <> 'rolled_back' then abort_requested end,
         -- Nothing is left to drive: who comes next need not wait for this driver to close.
@@ -40,6 +46,8 @@ with moved as (
                                    then throttle_reason end,
         error_code = $6, error_message = $7
     where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
+      and ($2::text <> 'failed' or $3::text = 'rolled_back'
+           or (paused_from = $3::text and abort_requested is null))
     returning id, tenant_id, cutover_request
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
@@ -142,7 +150,10 @@ select pg_notify('eventsource_migrations', id::text) from asked
 
 -- name: request_abort
 with asked as (
-    update tenant_migrations set abort_requested = $2::text, updated_at = now()
+    update tenant_migrations
+    set abort_requested = $2::text, updated_at = now(),
+        -- Begun once it may have deleted rows: what failed is not resumed after that.
+        paused_from = case when state <> 'failed' then paused_from end
     where id = $1 and state not in ('migrated', 'rolled_back') returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)

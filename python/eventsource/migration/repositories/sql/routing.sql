@@ -1,6 +1,9 @@
 -- name: select
-select tenant_id, store_id, migration_state, target_store_id, generation, migration_id, updated_at
-from tenant_routing
+-- Always a row, which says whether row-level security may hide others.
+select r.tenant_id, r.store_id, r.migration_state, r.target_store_id, r.generation, r.migration_id,
+       r.updated_at, s.active
+from (select row_security_active('tenant_routing') as active) s
+left join tenant_routing r on
 
 -- name: begin
 -- A migration takes the route over: only from its source store and only when no other holds it.

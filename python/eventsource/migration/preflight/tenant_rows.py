@@ -1,0 +1,125 @@
+"""What the rows of the tenant, and its fences, say about a move: no catalog knows it."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from eventsource.catalog.findings import Finding, warning
+from eventsource.migration import event_table
+from eventsource.migration.event_table import AnyTable
+from eventsource.migration.preflight.findings import INIT, Findings
+from eventsource.migration.tables import fences, progress
+
+#: How long the tenant's streams are looked through for events of others (seconds).
+STREAMS_SECONDS = 3.0
+
+
+async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
+    await event_table.position_sequence(table)
+    fence = await fences.read(table, tenant_id)
+    if fence is not None and fence.state == "moved":
+        findings.problems.append(
+            f"tenant {tenant_id} has already moved from here to store {fence.moved_to!r}"
+        )
+    elif fence is not None and (fence.state == "closed" or fence.role == "source"):
+        findings.problems.append(
+            f"the source still has the fence of migration {fence.migration_id};"
+            " abort that one first"
+        )
+    foreign = await table.connection.fetchval(
+        "select coalesce((select transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+        f" from {table.name} where tenant_id = $1 and transaction_id is not null"
+        " order by transaction_id desc limit 1), false)",
+        tenant_id,
+    )
+    if foreign:
+        findings.problems.append(
+            "the source holds rows whose transaction_id comes from another cluster (a restore);"
+            f" repair them first: alter table {table.name} alter transaction_id drop not"
+            f" null; update {table.name} set transaction_id = null where transaction_id"
+            " >= pg_snapshot_xmax(pg_current_snapshot())"
+        )
+    if await table.connection.fetchval(
+        f"select exists (select from {table.name} where tenant_id = $1 and global_position <= 0)",
+        tenant_id,
+    ):
+        findings.note(
+            Finding(
+                "low-positions", "source",
+                "the source holds events of the tenant at positions at or below 0, which are never"
+                " carried: a position is counted from 1",
+            )
+        )  # fmt: skip
+    await _check_streams(table, tenant_id, findings)
+    if not await _has_index(table, "transaction_id"):
+        findings.warnings.append(
+            "the source has no index on (tenant_id, transaction_id): catch-up passes will read"
+            f" the whole tenant; {INIT}"
+        )
+
+
+async def _has_index(table: AnyTable, second: str) -> bool:
+    return bool(
+        await table.connection.fetchval(
+            "select exists (select from pg_index i where i.indrelid = $1::text::regclass"
+            " and i.indisvalid and array(select a.attname::text from unnest(i.indkey) with"
+            " ordinality k(attnum, n) join pg_attribute a on a.attrelid = i.indrelid"
+            " and a.attnum = k.attnum where n <= 2 order by n) = array['tenant_id', $2::text])",
+            table.name,
+            second,
+        )
+    )
+
+
+async def check_target(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
+    if (
+        await table.connection.fetchval("select current_setting('default_transaction_read_only')")
+        == "on"
+    ):
+        findings.problems.append("the target is read-only (default_transaction_read_only is on)")
+    await event_table.position_sequence(table)
+    fence = await fences.read(table, tenant_id)
+    if fence is not None and fence.state != "moved":
+        findings.problems.append(
+            f"the target still has the fence of migration {fence.migration_id};"
+            " abort that one first"
+        )
+    if await table.connection.fetchval(
+        f"select exists (select from {table.name} where tenant_id = $1)", tenant_id
+    ):
+        findings.problems.append(progress.already_there(tenant_id, table.address.table))
+
+
+async def _check_streams(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
+    """A stream with events of two tenants would be torn, and go on on both sides."""
+    try:
+        async with asyncio.timeout(STREAMS_SECONDS):
+            torn = await table.connection.fetch(
+                f"select distinct e.aggregate_type, e.aggregate_id from {table.name} e"
+                f" join {table.name} o on o.aggregate_id = e.aggregate_id"
+                " and o.aggregate_type = e.aggregate_type"
+                " and o.tenant_id is distinct from e.tenant_id"
+                " where e.tenant_id = $1 limit 5",
+                tenant_id,
+            )
+    except TimeoutError:
+        findings.note(
+            warning(
+                "mixed-streams", "source",
+                "there was no time to look through all streams of the tenant for events of other"
+                " tenants: such a stream would be torn",
+            )
+        )  # fmt: skip
+        return
+    if torn:
+        which = ", ".join(f"{row['aggregate_type']} {row['aggregate_id']}" for row in torn)
+        findings.note(
+            Finding(
+                "mixed-streams", "source",
+                f"streams of the tenant hold events of another tenant, or of none ({which}): a move"
+                " would tear them",
+                f"give each stream one tenant: update {table.name} set tenant_id = '{tenant_id}'"
+                " where aggregate_id = …",
+            )
+        )  # fmt: skip

@@ -1,0 +1,43 @@
+"""Whether two tables still fit each other, asked again before something depends on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventsource.catalog.two_sides import compare
+from eventsource.migration import event_table
+from eventsource.migration.errors import PreflightError
+from eventsource.migration.tables import progress
+
+if TYPE_CHECKING:
+    from eventsource.catalog.model import TableCatalog
+    from eventsource.catalog.two_sides import Comparison
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.models import Migration
+
+
+def refuse(source: TableCatalog, target: TableCatalog, fire: bool) -> Comparison:
+    """Compare two catalogs.
+
+    Raises:
+        PreflightError: something that would have refused the start is so now.
+    """
+    compared = compare(source, target, fire=fire)
+    problems = [str(each) for each in compared.findings if each.refuses]
+    if problems:
+        raise PreflightError(problems)
+    return compared
+
+
+async def check(connections: DriverConnections, migration: Migration) -> None:
+    """Before writers are made to wait: everything that refused a start, and enough numbers ahead.
+
+    Raises:
+        PreflightError: see :func:`refuse`.
+    """
+    compared = refuse(
+        await event_table.catalog_of(connections.source, "source"),
+        await event_table.catalog_of(connections.target, "target"),
+        migration.config.fires,
+    )
+    await progress.advance(connections.target, compared.drawn)

@@ -1,0 +1,96 @@
+"""What must still be so when the tenant is handed over: looked at in the statement that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventsource.catalog.model import GUARD
+from eventsource.migration.event_table import AnyTable
+from eventsource.migration.tables.fences import Fence
+
+#: What is wrong, and what to do about it, by the names that the statement below gives.
+_SENTENCES = {
+    "guard": (
+        "the guard of the {side} table {name} is not whole: a trigger of it is gone, or was"
+        " enabled otherwise than ALWAYS (`enable trigger all` does that); run"
+        " `select {renew}('{name}')` at the source, or abort the migration and start it again"
+    ),
+    "inheritance": (
+        "the {side} table {name} has children or a parent since the migration began, where its"
+        " guard does not fire; take them away: alter table … no inherit"
+    ),
+    "late-trigger": (
+        "the {side} table {name} has a trigger since the migration began that runs after the"
+        " guard and may change what it let pass; rename it to a name before {guard!r}"
+    ),
+    "columns": (
+        "the columns of the {side} table {name} are not those that the migration began with, so"
+        " that what was copied lacks some; take the change back, or abort the migration and start"
+        " it again"
+    ),
+}
+
+#: A text that is another one when a column is added, dropped, renamed or of another type.
+_SHAPE = """
+(select md5(string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attcollation,
+                                 a.attgenerated), ',' order by a.attname))
+ from pg_catalog.pg_attribute a
+ where a.attrelid = {table} and a.attnum > 0 and not a.attisdropped)
+"""
+
+_WRONG = """
+array_remove(array[
+    case when (select count(*) from pg_catalog.pg_trigger t
+               where t.tgrelid = {table} and t.tgname = any ({names}) and t.tgenabled = 'A')
+              <> cardinality({names}) then 'guard' end,
+    case when exists (
+        select from pg_catalog.pg_inherits h join pg_catalog.pg_class c on c.oid = {table}
+        where h.inhparent = c.oid or h.inhrelid = c.oid and not c.relispartition)
+        then 'inheritance' end,
+    case when exists (
+        select from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where t.tgrelid = {table} and not t.tgisinternal and t.tgenabled <> 'D'
+          and t.tgtype & 3 = 3 and t.tgtype & 20 <> 0
+          and t.tgname > '{guard}write' and not starts_with(p.proname, 'eventsource_'))
+        then 'late-trigger' end,
+    case when {shape} <> {agreed} then 'columns' end
+], null)
+"""
+
+
+def wrong(table: str, names: str, agreed: str) -> str:
+    """An SQL expression for what is wrong with a table, as names; empty when nothing is.
+
+    Args:
+        table: an expression of type regclass.
+        names: one of type text[]: the triggers that have to be there, ALWAYS.
+        agreed: one of type text: the shape that it has to have; null for any.
+    """
+    shape = _SHAPE.format(table=table)
+    return _WRONG.format(table=table, names=names, agreed=agreed, shape=shape, guard=GUARD)
+
+
+async def shape(table: AnyTable) -> str:
+    """The shape of the table's columns as they are now, for :func:`wrong`."""
+    expression = _SHAPE.format(table="$1::text::regclass")
+    return str(await table.connection.fetchval(f"select {expression}", table.name))
+
+
+def statement() -> str:
+    """Asks for what is wrong with table $1, guarded by triggers $2, of shape $3."""
+    return "select " + wrong("$1::text::regclass", "$2::text[]", "$3::text")
+
+
+def guards_of(fence: Fence) -> list[str]:
+    """The names of the triggers that guard a tenant, on the side of its fence."""
+    between = "" if fence.role == "source" else f"{fence.fence_id}_"
+    return [f"{GUARD}{between}{kind}" for kind in ("write", "change", "truncate")]
+
+
+def explained(table: AnyTable, side: str, names: Sequence[str]) -> list[str]:
+    """A sentence for each name."""
+    renew = table.beside("eventsource_guard_renew")
+    return [
+        _SENTENCES[each].format(side=side, name=table.name, renew=renew, guard=GUARD)
+        for each in names
+    ]

@@ -1,0 +1,54 @@
+"""The tables and functions beside event tables, as the scripts of this version make them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from eventsource.identifiers import qualified, quote_identifier
+from eventsource.named_sql import text
+from eventsource.stores.schema import SQL
+
+if TYPE_CHECKING:
+    from eventsource.connections import Executor
+
+#: In the order in which they can be run.
+SCRIPTS: Final = (
+    "fences.sql", "progress.sql", "guard.sql", "bound.sql", "feed.sql", "mirror.sql", "grants.sql",
+)  # fmt: skip
+
+_FUNCTION = re.compile(
+    r"create or replace function \{schema\}\.(?P<name>\w+)\((?P<head>.*?)"
+    r"as (?P<quote>\$\w+\$)(?P<body>.*?)(?P=quote);",
+    re.DOTALL,
+)
+_TABLE = re.compile(r"create table if not exists \{schema\}\.(\w+)")
+_SETTING = re.compile(r"^set ([\w.]+) = ", re.MULTILINE)
+
+
+async def outdated_functions(connection: Executor, schema: str) -> list[str]:
+    """What the scripts would make or change, by name. Looked at without a lock.
+
+    Replacing a function that is as it should be would cost every session of every process its
+    plan, each time a process starts.
+    """
+    script = "".join(text("eventsource.stores", f"sql/{file}") for file in SCRIPTS)
+    found = {
+        row["name"]: (row["body"], row["definer"], _names(row["settings"]))
+        for row in await connection.fetch(SQL["describe_functions"], quote_identifier(schema))
+    }
+    wanted = {}
+    for match in _FUNCTION.finditer(script):
+        body = match["body"].replace("{schema}", quote_identifier(schema))
+        definer = "security definer" in match["head"]
+        wanted[match["name"]] = (body, definer, frozenset(_SETTING.findall(match["head"])))
+    tables = [
+        name
+        for name in _TABLE.findall(script)
+        if await connection.fetchval("select to_regclass($1) is null", qualified(schema, name))
+    ]
+    return tables + [name for name, each in wanted.items() if found.get(name) != each]
+
+
+def _names(settings: list[str]) -> frozenset[str]:
+    return frozenset(setting.partition("=")[0] for setting in settings)

@@ -1,0 +1,21 @@
+-- Who may call what of the above. A trigger's function needs no right to be fired, and the rest is the
+-- migrator's; what applications call themselves is granted by name, since PUBLIC's defaults may be gone.
+-- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
+revoke all on function
+    {schema}.eventsource_caller(),
+    {schema}.eventsource_guard_check(integer, text, text),
+    {schema}.eventsource_guard(),
+    {schema}.eventsource_guard_renew(regclass),
+    {schema}.eventsource_guard_stands(regclass),
+    {schema}.eventsource_fences_follow(regclass),
+    {schema}.eventsource_guard_truncate(),
+    {schema}.eventsource_guard_loading(),
+    {schema}.eventsource_open_target(text, uuid, uuid, bigint, bigint),
+    {schema}.eventsource_announce()
+    from public;
+-- These two ask themselves what the caller may do to the table.
+grant execute on function
+    {schema}.eventsource_arriving(text),
+    {schema}.eventsource_mirror_permit(text, uuid, uuid),
+    {schema}.eventsource_mirror(text, uuid, uuid, text[], jsonb)
+    to public;

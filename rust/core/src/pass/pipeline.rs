@@ -1,0 +1,128 @@
+//! One pass: a reader ahead of the writers, the mapping beside them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio_postgres::Statement;
+
+use crate::config::{PassConfig, PassResult, Totals};
+use crate::error::Result;
+use crate::pass::chunk::{Carrier, Chunk};
+use crate::pass::direct::Direct;
+use crate::pass::positions::Positions;
+use crate::pass::progress::ProgressRow;
+use crate::pass::run::{Run, open_source, open_target};
+use crate::pass::source::{IN_RECOVERY, Reader};
+use crate::pass::staged::Staged;
+use crate::row::layout::Layout;
+use crate::server::claim;
+use crate::server::connect::Connection;
+use crate::task::Task;
+
+/// The connections of a migration with everything prepared on them, so that a pass under the fence
+/// spends no round trip on that. Dropping it rolls all transactions back.
+pub struct Pipeline {
+    source: Connection,
+    target: Connection,
+    recovery: Statement,
+    read_progress: Statement,
+    staged: Staged,
+    positions: Arc<Positions>,
+}
+
+impl Pipeline {
+    pub async fn open(config: &PassConfig) -> Result<Pipeline> {
+        let (source, target, positions) = tokio::try_join!(
+            open_source(config),
+            open_target(config),
+            Positions::open(config),
+        )?;
+        let select = ProgressRow::of(config).select();
+        let (recovery, read_progress, staged) = tokio::try_join!(
+            source.prepare(IN_RECOVERY),
+            target.prepare(&select),
+            Staged::prepare(&target, config),
+        )?;
+        source.refuse_standby(&recovery).await?;
+        let progress = ProgressRow::of(config);
+        if progress.is_ours(target.client(), &read_progress).await? {
+            tokio::try_join!(
+                claim::end_others(&source, config.migration_id),
+                claim::end_others(&target, config.migration_id),
+                claim::end_others(positions.control(), config.migration_id),
+            )?;
+        }
+        Ok(Pipeline {
+            source,
+            target,
+            recovery,
+            read_progress,
+            staged,
+            positions: Arc::new(positions),
+        })
+    }
+
+    /// Runs a pass from where its progress row stands.
+    pub async fn run(&self, run: &Run<'_>) -> Result<PassResult> {
+        let started = Instant::now();
+        let client = self.target.client();
+        let (totals, ()) = tokio::try_join!(
+            run.progress.read(client, &self.read_progress, run.spec),
+            self.source.refuse_standby(&self.recovery),
+        )?;
+        run.counters.begin(&totals);
+        let (mut chunks, reader) = self.read_ahead(run, &totals)?;
+        let totals = if run.spec.staged {
+            let (target, positions) = (&self.target, &self.positions);
+            self.staged
+                .run(run, target, positions, &mut chunks, totals)
+                .await?
+        } else {
+            self.positions.forget_after(totals.cursor.position).await?;
+            let direct = Direct::open(run.config, self.positions.clone()).await?;
+            direct.run(run, client, &mut chunks, totals).await?
+        };
+        // The reader may be at its end while its last chunk still waits in the channel, unwritten.
+        chunks.close();
+        let unwritten = chunks.recv().await.is_some();
+        drop(chunks);
+        let finished = reader.join().await? && !unwritten;
+        Ok(PassResult {
+            totals,
+            finished,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Starts the reader. It is at most one chunk ahead of the one that waits to be written.
+    fn read_ahead(
+        &self,
+        run: &Run<'_>,
+        totals: &Totals,
+    ) -> Result<(mpsc::Receiver<Chunk>, Task<bool>)> {
+        let Run { config, spec, .. } = run;
+        let carrier = Carrier {
+            layout: Layout::of(&config.columns)?,
+            offset: config.offset,
+            last_target_position: config.last_target_position,
+            by_transaction: spec.previous_snapshot.is_some(),
+            row_by_row: spec.staged,
+        };
+        let client = self.source.client().clone();
+        let reader = Reader::new(client, config, spec, carrier, run.throttle.clone());
+        let (sender, receiver) = mpsc::channel(1);
+        let task = Task::spawn(reader.run(totals.cursor, sender));
+        Ok((receiver, task))
+    }
+
+    pub async fn close(self) {
+        let positions = Arc::into_inner(self.positions);
+        let mapping = async {
+            if let Some(positions) = positions {
+                positions.close().await;
+            }
+        };
+        tokio::join!(self.source.close(), self.target.close(), mapping);
+    }
+}

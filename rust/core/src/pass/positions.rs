@@ -1,0 +1,165 @@
+//! Writes the position mapping to the control database, committed before the rows it describes.
+//!
+//! A mapping row without its event is harmless and removed or reused at the next start; an event
+//! without its mapping row would need a search.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::Mutex;
+use tokio_postgres::{Client, Statement};
+use uuid::Uuid;
+
+use crate::config::PassConfig;
+use crate::error::{Error, On, Result, Side};
+use crate::pass::chunk::Key;
+use crate::server::claim;
+use crate::server::connect::Connection;
+use crate::server::copy_in::copy_in;
+use crate::server::identifier::qualified;
+
+/// A driver that freezes here keeps the migration's row locked, and the next one has to write it.
+const PATIENCE: &str = "set idle_in_transaction_session_timeout = '5s'";
+
+pub struct Positions {
+    control: Connection,
+    /// Chunks are mapped one after the other: there is one connection for it.
+    turn: Mutex<()>,
+    migration_id: Uuid,
+    owner: Uuid,
+    offset: i64,
+    copy: Statement,
+    insert: Statement,
+    forget: Statement,
+    check_owner: Statement,
+}
+
+impl Positions {
+    pub async fn open(config: &PassConfig) -> Result<Positions> {
+        let control = Connection::open(Side::Control, &config.control_dsn).await?;
+        claim::mark(&control, config.migration_id).await?;
+        control.batch(PATIENCE).await?;
+        let table = qualified(&config.control_schema, "migration_position_mappings");
+        let migrations = qualified(&config.control_schema, "tenant_migrations");
+        let columns = "(migration_id, source_position, target_position, event_id)";
+        let copy = format!("copy {table} {columns} from stdin (format binary)");
+        let insert = format!(
+            "insert into {table} {columns} \
+             select $1, source_position, source_position + $2, event_id \
+             from unnest($3::bigint[], $4::uuid[]) as row (source_position, event_id) \
+             on conflict (migration_id, source_position) do nothing"
+        );
+        let forget =
+            format!("delete from {table} where migration_id = $1 and source_position > $2");
+        let check_owner =
+            format!("select 1 from {migrations} where id = $1 and driver_owner = $2 for share");
+        let (copy, insert, forget, check_owner) = tokio::try_join!(
+            control.prepare(&copy),
+            control.prepare(&insert),
+            control.prepare(&forget),
+            control.prepare(&check_owner),
+        )?;
+        Ok(Positions {
+            control,
+            turn: Mutex::new(()),
+            migration_id: config.migration_id,
+            owner: config.owner,
+            offset: config.offset,
+            copy,
+            insert,
+            forget,
+            check_owner,
+        })
+    }
+
+    pub fn control(&self) -> &Connection {
+        &self.control
+    }
+
+    /// Removes what an interrupted first pass mapped without having committed the events.
+    pub async fn forget_after(&self, position: i64) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let client = self.control.client();
+        let delete = async {
+            client
+                .execute(&self.forget, &[&self.migration_id, &position])
+                .await
+                .on(Side::Control)
+        };
+        tokio::try_join!(
+            self.control.batch("begin"),
+            delete,
+            self.check_owner(client)
+        )?;
+        self.control.batch("commit").await
+    }
+
+    /// Maps rows that are certainly new.
+    pub async fn copy(&self, keys: &[Key]) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let client = self.control.client();
+        let rows = [self.encode(keys)];
+        let copy = copy_in(Side::Control, client, &self.copy, &rows);
+        tokio::try_join!(self.control.batch("begin"), copy)?;
+        self.check_owner(client).await?;
+        failpoint!("bulk.mapping.locked");
+        self.control.batch("commit").await?;
+        failpoint!("bulk.mapping.committed");
+        Ok(())
+    }
+
+    /// Maps rows of which some may be mapped already.
+    pub async fn insert(&self, keys: &[Key]) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let client = self.control.client();
+        let positions: Vec<i64> = keys.iter().map(|key| key.position).collect();
+        let events: Vec<Uuid> = keys.iter().map(|key| key.event_id).collect();
+        let insert = async {
+            client
+                .execute(
+                    &self.insert,
+                    &[&self.migration_id, &self.offset, &positions, &events],
+                )
+                .await
+                .on(Side::Control)
+        };
+        tokio::try_join!(
+            self.control.batch("begin"),
+            insert,
+            self.check_owner(client)
+        )?;
+        self.control.batch("commit").await
+    }
+
+    /// Locks the migration's row until the commit, so that no driver takes over before it.
+    async fn check_owner(&self, client: &Client) -> Result<()> {
+        client
+            .query_opt(&self.check_owner, &[&self.migration_id, &self.owner])
+            .await
+            .on(Side::Control)?
+            .map(drop)
+            .ok_or(Error::OwnershipLost {
+                side: Side::Control,
+                reason: "another driver is recorded in tenant_migrations",
+            })
+    }
+
+    pub async fn close(self) {
+        self.control.close().await;
+    }
+
+    fn encode(&self, keys: &[Key]) -> Bytes {
+        const ROW: usize = 2 + 4 * 4 + 16 + 8 + 8 + 16;
+        let mut rows = BytesMut::with_capacity(keys.len() * ROW);
+        for key in keys {
+            rows.put_i16(4);
+            rows.put_i32(16);
+            rows.put_slice(self.migration_id.as_bytes());
+            rows.put_i32(8);
+            rows.put_i64(key.position);
+            rows.put_i32(8);
+            rows.put_i64(key.position + self.offset);
+            rows.put_i32(16);
+            rows.put_slice(key.event_id.as_bytes());
+        }
+        rows.freeze()
+    }
+}

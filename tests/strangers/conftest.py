@@ -1,0 +1,7 @@
+"""The strangers live in the world of the integration tests."""
+
+from __future__ import annotations
+
+from tests.integration.conftest import world, world_databases
+
+__all__ = ["world", "world_databases"]
