@@ -29,6 +29,14 @@ def target_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def world_databases() -> dict[str, str]:
+    """Those of the integration tests and the strangers: made by the first test that has
+    a world, and emptied by each for itself.
+    """
+    return {}
+
+
 async def _fresh_database(cluster: Cluster) -> AsyncIterator[str]:
     dsn = await cluster.create_database()
     yield dsn

@@ -128,6 +128,8 @@ async def connection_parameters(
         OSError, asyncpg.PostgresError: the pool's database cannot be reached.
     """
     if dsn is not None:
+        if isinstance(dsn, str):
+            parse(dsn).for_writing()  # what is wrong with it is found before anything is asked
         return ConnectionParameters(dsn, password)
     if pool is None:
         raise ConnectionDetailsError("there is neither a pool nor a dsn: pass dsn=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -156,6 +157,7 @@ async def test_a_row_changed_on_its_way_fails_the_proof_and_is_named(world: Worl
         f"create trigger spoil before insert on {TABLE} for each row"
         f" when (new.event_id = '{spoiled}') execute function spoil()"
     )
+    world.coordinator._config = replace(world.coordinator._config, target_triggers="fire")
     migration = await world.start(tenant)
     await until(lambda: _is_final(world, tenant), "the end of the load")
     migration = await world.coordinator.get_migration(migration.id)

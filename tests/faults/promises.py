@@ -120,7 +120,7 @@ async def _stayed(
     source, target = world.source_store.pool, world.target_store.pool
     left = [
         (world.control_pool, "migration_position_mappings", "migration_id", migration),
-        (source, "eventsource_barrier", "migration_id", migration),
+        (source, "eventsource_witnesses", "migration_id", migration),
         (source, "eventsource_fences", "tenant_id", tenant),
         (target, "eventsource_copy_progress", "migration_id", migration),
         (target, "eventsource_fences", "tenant_id", tenant),

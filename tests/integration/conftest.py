@@ -14,12 +14,6 @@ from eventsource.testing import Cluster
 from tests.support.worlds.three_databases import World, emptied, make_world
 
 
-@pytest.fixture(scope="session")
-def world_databases() -> dict[str, str]:
-    """Made by the first test that has a world; each of them empties them for itself."""
-    return {}
-
-
 @pytest.fixture
 async def world(
     source_cluster: Cluster,

@@ -24,20 +24,21 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "= lambda: None\n\n    @classmethod\n    async def open",
-                "= lambda: None\n    early: PassResult | None = None\n\n    @classmethod\n"
+                "    above: int = 0\n\n    @classmethod\n    async def open",
+                "    above: int = 0\n    early: PassResult | None = None\n\n    @classmethod\n"
                 "    async def open",
             ),
             Edit(
                 _PASSES,
-                "        await self._store(None)\n",
-                "        await self._store(None)\n        self.early = await self.run_stored()\n",
+                "        await self._store(None, await self._stand())\n",
+                "        await self._store(None, await self._stand())\n"
+                "        self.early = await self.run_stored()\n",
             ),
             Edit(
                 _PASSES,
-                "        self._refuse_other_cluster(system)\n"
+                '        await failpoints.reach("cutover.barrier.committed")\n'
                 "        result = await self.run_stored()",
-                "        self._refuse_other_cluster(system)\n        result = self.early",
+                "        result = self.early",
             ),
         ),
         (f"{_ORDER}::test_what_commits_while_the_lock_is_waited_for_is_carried",),
@@ -259,14 +260,11 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/stores/sql/fences.sql",
-                "greatest(last_carried, coalesce(pg_sequence_last_value(sequence), 0), 1)",
-                "1",
+                "        perform setval(sequence, last_carried);\n",
+                "        null;\n",
             ),
         ),
-        (
-            "tests/integration/passes/test_passes.py::"
-            "test_new_events_follow_all_carried_ones_after_the_flip",
-        ),
+        ("tests/integration/cutover/test_openings.py::test_a_sequence_that_is_not_is_moved",),
     ),
     Variant(
         "abort-ignores-the-decision",
@@ -279,7 +277,7 @@ VARIANTS = (
             ),
             Edit(
                 "python/eventsource/migration/tables/guard.py",
-                '        removed = state != "moved"\n',
+                "        removed = state in (None, fence.state)\n",
                 "        removed = True\n",
             ),
         ),
@@ -291,8 +289,9 @@ VARIANTS = (
         (
             Edit(
                 _ABORT,
-                "    if at is not None:\n",
-                "    if False:\n",
+                "        await progress.delete_copied(connections.source, target, migration)\n"
+                '        await failpoints.reach("abort.rows.committed")\n',
+                "",
             ),
         ),
         (

@@ -17,7 +17,7 @@ VARIANTS = (
         (
             Edit(
                 _ROUTER,
-                "        return self.store(route.store_id)\n",
+                "        return home\n",
                 "        return self.default_store\n",
             ),
         ),

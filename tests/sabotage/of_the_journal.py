@@ -141,8 +141,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/driver/driver.py",
-                "        await self.lease.try_to_release(self.migrations)\n\n    async def _say",
-                "\n    async def _say",
+                "        await self.lease.try_to_release(self.migrations)\n\n    async def _answer",
+                "\n    async def _answer",
             ),
         ),
         (f"{_ENVIRONMENT}::test_a_process_with_a_wrong_setting_lets_a_right_one_drive",),
@@ -223,8 +223,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/steps/abort.py",
-                "        await fences.refuse_mirrors(target, closed)\n",
-                "",
+                "fences.begin_abort(target,",
+                "fences.refuse_open(target,",
             ),
         ),
         (

@@ -6,7 +6,7 @@ from tests.sabotage.variant import Edit, Variant
 
 _BACKGROUND = "python/eventsource/migration/background.py"
 _LEASE = "python/eventsource/migration/driver/lease.py"
-_PLACES = "tests/integration/driver/test_places.py"
+_PLACES = "tests/integration/driver/test_limits.py"
 _WAITS = "python/eventsource/migration/connections/waits.py"
 _WAITING = "tests/integration/driver/test_waiting.py"
 _LEASES = "tests/integration/driver/test_leases.py"

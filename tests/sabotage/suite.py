@@ -12,6 +12,7 @@ from tests.sabotage import (
     of_the_proof,
     of_the_roles,
     of_the_strangers,
+    of_the_witnesses,
     of_waiting,
 )
 
@@ -26,4 +27,5 @@ VARIANTS = (
     *of_the_roles.VARIANTS,
     *of_the_strangers.VARIANTS,
     *of_waiting.VARIANTS,
+    *of_the_witnesses.VARIANTS,
 )

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.conftest import world, world_databases
+from tests.integration.conftest import world
 
-__all__ = ["world", "world_databases"]
+__all__ = ["world"]

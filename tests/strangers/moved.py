@@ -60,6 +60,10 @@ MOVED = [
              "create trigger to_outbox after insert on {t} for each row when"
              " (current_setting('eventsource.migration', true) is null)"
              " execute function to_outbox()"),
+    Stranger("statement trigger that steps aside", target=_trigger(
+        "tells", "after insert", "perform pg_notify('events', ''); return null;", "statement")
+        .replace("for each statement", "for each statement when (coalesce("
+                 "current_setting('eventsource.migration', true), '') = '')")),
     Stranger("target trigger that shall fire", target="create table outbox (id uuid);" + _trigger(
         "to_outbox", "after insert", "insert into outbox values (new.event_id); return null;"),
         config={"target_triggers": "fire"}),

@@ -224,6 +224,18 @@ TARGETS = [
     Stranger("outbox trigger ALWAYS", target="create table outbox (id uuid);" + _trigger(
         "to_outbox", "after insert", "insert into outbox values (new.event_id); return null;")
         + "alter table {t} enable always trigger to_outbox", refused="target-triggers"),
+    Stranger("trigger that fires for a migration only", target=_function(
+        "of_theirs", "return null;") + "create trigger migrating after insert on {t} for each row"
+        " when (current_setting('eventsource.migration', true) is not null)"
+        " execute function of_theirs()", refused="target-triggers"),
+    Stranger("trigger that steps aside or not", target=_function(
+        "of_theirs", "return null;") + "create trigger either after insert on {t} for each row"
+        " when (new.version > 1 or current_setting('eventsource.migration', true) is null)"
+        " execute function of_theirs()", refused="target-triggers"),
+    Stranger("trigger with the setting for an argument", target=_function(
+        "of_theirs", "return null;") + "create trigger named after insert on {t} for each row"
+        " execute function of_theirs('eventsource.migration is null')",
+        refused="target-triggers"),
     Stranger("notifying statement trigger", target=_trigger(
         "notifies", "after insert", "perform pg_notify('events', ''); return null;",
         "statement"), refused="target-triggers"),

@@ -104,7 +104,7 @@ triggers as (
         'name', t.tgname, 'bits', t.tgtype, 'enabled', t.tgenabled,
         'function', format('%I.%I', n.nspname, p.proname),
         'bare_function', p.proname, 'own_schema', p.pronamespace = s.relnamespace,
-        'steps_aside', coalesce(strpos(pg_get_triggerdef(t.oid), 'eventsource.migration') > 0, false),
+        'condition', coalesce(substring(pg_get_triggerdef(t.oid) from ' WHEN \((.*)\) EXECUTE '), ''),
         'returns_null', p.prosrc ~* '\mreturn\s+null\M',
         'writes_elsewhere', p.prosrc ~* '\m(insert\s+into|execute)\M') order by t.tgname collate "C") as found
     from pg_trigger t join subject s on t.tgrelid = s.oid

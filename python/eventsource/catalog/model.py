@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from eventsource.identifiers import qualified
 
 #: Bits of a trigger's type, as the catalog keeps them.
 _ROW, _BEFORE, _INSERT, _DELETE, _UPDATE, _TRUNCATE = 1, 2, 4, 8, 16, 32
+
+_STEPS_ASIDE = re.compile(
+    r"current_setting\('eventsource\.migration'::text, true\)"
+    r"(?: IS NULL|, ''::text\) = ''::text)"
+)
+_TURNS = re.compile(r"\b(?:OR|NOT|CASE)\b")
 
 #: Triggers that this package makes; their functions are in the table's own schema.
 GUARD = "zzz_eventsource_guard_"
@@ -100,7 +107,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A trigger; ``steps_aside`` when its condition mentions ``eventsource.migration``."""
+    """A trigger; ``condition`` is that of its WHEN, as the server prints it."""
 
     name: str
     bits: int
@@ -108,7 +115,7 @@ class Trigger:
     function: str
     bare_function: str
     own_schema: bool
-    steps_aside: bool
+    condition: str
     returns_null: bool
     writes_elsewhere: bool
 
@@ -119,6 +126,14 @@ class Trigger:
             and self.own_schema
             and self.bare_function.startswith("eventsource_")
         )
+
+    @property
+    def steps_aside(self) -> bool:
+        """Its condition lets it fire only where ``eventsource.migration`` is not set.
+
+        Mentioned in any other way, such as beside an OR, the setting says nothing.
+        """
+        return bool(_STEPS_ASIDE.search(self.condition)) and not _TURNS.search(self.condition)
 
     @property
     def fires(self) -> bool:

@@ -93,7 +93,7 @@ class Dsn:
 
     @property
     def place(self) -> str:
-        """Which database, apart from who connects."""
+        """Which database, without the user."""
         return f"{','.join(map(str, self.hosts))}/{self.database}"
 
     def for_writing(self) -> Dsn:
@@ -104,8 +104,8 @@ class Dsn:
         """
         if self.attributes in ("read-only", "standby", "prefer-standby"):
             raise ConnectionDetailsError(
-                f"the DSN has target_session_attrs={self.attributes}, and moving tenants needs"
-                " to write: pass dsn= with target_session_attrs=read-write"
+                f"the DSN has target_session_attrs={self.attributes}, and a migration has to"
+                " write: pass dsn= with target_session_attrs=read-write"
             )
         if self.attributes == "any" and len(self.hosts) > 1:
             return replace(self, attributes="primary")

@@ -20,6 +20,8 @@ from eventsource.migration.errors import (
     PositionMappingError,
     PreflightError,
     RoutingError,
+    StoreGoneBackError,
+    StoreMismatchError,
     WritePausedError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, TenantRouting
@@ -51,6 +53,8 @@ __all__ = [
     "PositionMappingError",
     "PreflightError",
     "RoutingError",
+    "StoreGoneBackError",
+    "StoreMismatchError",
     "SubscriptionMigrator",
     "TenantMigrationState",
     "TenantRouting",

@@ -14,16 +14,18 @@ from uuid import UUID
 import asyncpg
 
 from eventsource.connections import redact
+from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.places import Places
-from eventsource.migration.errors import ConsistencyError, RoutingError
-from eventsource.migration.failures import may_pass
+from eventsource.migration.errors import ConsistencyError, RoutingError, StoreMismatchError
+from eventsource.migration.event_table import of_store
+from eventsource.migration.failures import PASSING, may_pass
 from eventsource.migration.models import Migration
 from eventsource.migration.states import MigrationState
-from eventsource.migration.tables import guard
+from eventsource.migration.tables import guard, identities
 from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -41,6 +43,9 @@ STAND_BY_SECONDS = 0.5
 
 #: How long a waiting call puts up with a silent control database (seconds).
 OUTAGE_SECONDS = 30.0
+
+#: How long a call waits for the stores to say which places they are (seconds).
+ASKED_SECONDS = 2.0
 
 
 class BackgroundDrivers:
@@ -202,6 +207,25 @@ class BackgroundDrivers:
             raise ConsistencyError(
                 f"source and target differ in {len(report.violations)} places: {shown}", report
             )
+
+    async def refuse_other_places(self, migration: Migration) -> None:
+        """Before anything is asked for: what this process calls the stores is where they are.
+
+        A store that cannot be asked now is left to the driver.
+
+        Raises:
+            StoreMismatchError: one of them is another place here.
+        """
+        if not self.knows(migration):
+            return
+        try:
+            async with asyncio.timeout(ASKED_SECONDS):
+                source, target = [await of_store(store) for store in self.stores_of(migration)]
+                await identities.check(migration, source, target)
+        except StoreMismatchError:
+            raise
+        except (*PASSING, asyncpg.PostgresError, EventSourceError):
+            return
 
     def store(self, store_id: str, given: EventStore) -> PostgreSQLEventStore:
         """``given``, if it is the router's store of that id; RoutingError when it cannot be."""

@@ -16,6 +16,7 @@ from eventsource.migration.event_table import of_store
 from eventsource.migration.models import Migration, MigrationConfig
 from eventsource.migration.preflight import admission
 from eventsource.migration.states import MigrationState
+from eventsource.migration.tables import identities
 from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -95,6 +96,8 @@ class MigrationCoordinator:
             config=self._config,
             generation=generation,
             operator=operator,
+            source_identity=await identities.of(await of_store(source)),
+            target_identity=await identities.of(await of_store(target)),
         )
         await failpoints.reach("start.committed")
         self._drivers.start(migration)
@@ -127,8 +130,9 @@ class MigrationCoordinator:
         migration = await self._migrations.get(migration_id)
         if migration.state.is_final:
             return 0
-        source, target = self._drivers.stores_of(migration)
-        return await lag.sync_lag(await of_store(source), await of_store(target), migration)
+        source, target = [await of_store(store) for store in self._drivers.stores_of(migration)]
+        await identities.check(migration, source, target)
+        return await lag.sync_lag(source, target, migration)
 
     async def pause_migration(
         self, migration_id: UUID, *, operator: str | None = None
@@ -166,10 +170,12 @@ class MigrationCoordinator:
             InvalidStateTransitionError: the migration is over, or its abort has begun.
             MigrationAlreadyExistsError: the tenant has another active one.
             RoutingError: the tenant's route is no longer that of the source.
+            StoreMismatchError: a store of it is another place in this process.
         """
         migration = await self._migrations.get(migration_id)
         if not migration.may_resume:
             raise InvalidStateTransitionError(migration_id, migration.state, "resume")
+        await self._drivers.refuse_other_places(migration)
         if migration.state in (_S.PAUSED, _S.FAILED):
             assert migration.paused_from is not None
             migration = await self._migrations.transition(
@@ -220,12 +226,15 @@ class MigrationCoordinator:
         Raises:
             InvalidStateTransitionError: the tenant has moved already.
         """
+        await self._drivers.refuse_other_places(await self._migrations.get(migration_id))
         if await self._migrations.request_abort(migration_id, reason, operator):
             await self._drivers.wait(
                 migration_id,
                 lambda m: m.state in (_S.ROLLED_BACK, _S.MIGRATED) or m.abort_requested is None,
             )
         migration = await self._migrations.get(migration_id)
+        if migration.state is not _S.ROLLED_BACK and (error := failures.recorded(migration)):
+            raise error
         if migration.state is _S.FAILED:
             raise MigrationError(f"the abort did not come to its end: {migration.error_message}")
         if migration.state is not _S.ROLLED_BACK:
@@ -245,6 +254,7 @@ class MigrationCoordinator:
             ConsistencyError: source and target differ; back in dual-write, nothing flipped.
             InvalidStateTransitionError: paused or over.
         """
+        await self._drivers.refuse_other_places(await self._migrations.get(migration_id))
         while not await self._migrations.request_cutover(migration_id, uuid4(), force, operator):
             current = await self._migrations.get(migration_id)
             if current.state is _S.MIGRATED:

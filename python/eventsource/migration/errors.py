@@ -197,6 +197,31 @@ class WritePausedError(MigrationError):
         self.timeout_seconds = timeout_seconds
 
 
+class StoreGoneBackError(MigrationError):
+    """A store does not hold any more what it had committed: it was restored, or failed over.
+
+    Nothing was changed, and the migration waits. It is found by an abort that meets an open
+    target, and by a pass that does not find its barrier.
+    """
+
+    code = "store_gone_back"
+
+
+class StoreMismatchError(MigrationError):
+    """A store's address leads to another place than where the migration began.
+
+    Nothing was changed; a process whose address is right may go on.
+    """
+
+    code = "store_mismatch"
+
+
+class RepairNeededError(MigrationError):
+    """The target lacks what was decided on: it stays closed until a driver has carried it again."""
+
+    code = "repair_needed"
+
+
 class TargetBusyError(MigrationError):
     """Another migration is loading the target table; the driver waits for its bulk copy."""
 

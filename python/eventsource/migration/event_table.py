@@ -44,9 +44,9 @@ class EventTable(Generic[E]):
         return self.beside("eventsource_fences")
 
     @property
-    def barrier(self) -> str:
-        """The barrier rows beside it."""
-        return self.beside("eventsource_barrier")
+    def witnesses(self) -> str:
+        """The barriers of its passes."""
+        return self.beside("eventsource_witnesses")
 
     @property
     def progress(self) -> str:

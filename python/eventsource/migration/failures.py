@@ -21,9 +21,11 @@ from eventsource.migration.errors import (
     MigrationError,
     MissingRowError,
     PreflightError,
+    StoreGoneBackError,
+    StoreMismatchError,
     TargetBusyError,
 )
-from eventsource.migration.models import Migration
+from eventsource.migration.models import WAITING, Migration
 from eventsource.sqlstates import (
     ENDED_BY_THE_SERVER,
     ENVIRONMENT_CLASSES,
@@ -101,6 +103,19 @@ def reason_of(error: BaseException) -> str:
     return reason
 
 
+#: What a store is, and not what the data are: the migration waits with it, and goes on when the
+#: store is what it was, or somebody has decided.
+WAITING_FOR_SOMEBODY = (StoreGoneBackError, StoreMismatchError)
+
+
+def recorded(migration: Migration) -> MigrationError | None:
+    """The error that the migration waits with, if it is one for somebody to decide."""
+    for error in WAITING_FOR_SOMEBODY:
+        if migration.error_code == error.code:
+            return error((migration.error_message or "").removeprefix(WAITING))
+    return None
+
+
 def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error that ended a task group, without the cancellations it caused."""
     for error in errors.exceptions:
@@ -149,6 +164,9 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
         raise PreflightError(outcome["problems"])
     if code == ConsistencyError.code:
         raise ConsistencyError(outcome["message"])
+    for waited in WAITING_FOR_SOMEBODY:
+        if code == waited.code:
+            raise waited(outcome["message"])
     if code == InvalidStateTransitionError.code:
         raise InvalidStateTransitionError(migration.id, outcome["current"], outcome["requested"])
     raise MigrationError(outcome["message"])

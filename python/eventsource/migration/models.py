@@ -137,12 +137,35 @@ WAITING = "waiting: "
 
 
 @dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """Which place a store is; ``name`` is for messages and is not compared."""
+
+    system: str
+    database_oid: int
+    schema_oid: int
+    table_oid: int
+    name: str = field(compare=False)
+
+    def describe(self) -> str:
+        """For a message."""
+        return (
+            f"{self.name} (cluster {self.system}, database {self.database_oid}, table"
+            f" {self.table_oid})"
+        )
+
+    def to_json(self) -> str:
+        """As the control table stores it."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
 class Migration:
     """One tenant's move, as the control table knows it.
 
     Positions are global positions; ``position_offset`` is target minus source, None until the
     block at the target is reserved; ``fence_position`` is the source's head at the decision.
-    ``generation`` is that of the route at the start; the flip makes it one higher.
+    ``generation`` is that of the route at the start; the flip makes it one higher. The identities
+    are those of both stores at the start, None in a migration of an older version.
     ``throttle_rate`` is what the copy is held to at the moment to spare the source (events per
     second) and ``throttle_reason`` why; both are None while the source copes with the copy.
     """
@@ -178,6 +201,8 @@ class Migration:
     cutover_pause_ms: float | None
     throttle_rate: float | None
     throttle_reason: str | None
+    source_identity: StoreIdentity | None
+    target_identity: StoreIdentity | None
 
     @property
     def waits_for_a_place(self) -> bool:
@@ -204,6 +229,9 @@ class Migration:
         values["config"] = MigrationConfig.from_json(values["config"])
         if values["paused_from"] is not None:
             values["paused_from"] = MigrationState(values["paused_from"])
+        for side in ("source_identity", "target_identity"):
+            if values[side] is not None:
+                values[side] = StoreIdentity(**json.loads(values[side]))
         if values["cutover_outcome"] is not None:
             values["cutover_outcome"] = json.loads(values["cutover_outcome"])
         return cls(**values)

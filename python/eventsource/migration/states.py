@@ -64,7 +64,8 @@ TRANSITIONS: dict[MigrationState, frozenset[MigrationState]] = {
     _S.PAUSED: frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.ROLLED_BACK, _S.FAILED}),
     # Once its cause is mended it goes on where it stood; not after an abort has begun.
     _S.FAILED: frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.ROLLED_BACK}),
-    _S.MIGRATED: frozenset(),
+    # A target that was restored to before it was opened: it is opened again when it is repaired.
+    _S.MIGRATED: frozenset({_S.CUTOVER_PAUSED}),
     _S.ROLLED_BACK: frozenset(),
 }
 

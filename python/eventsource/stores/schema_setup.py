@@ -199,8 +199,8 @@ async def _ensure_objects(connection: AnyConnection, schema: str) -> None:
             ),
         )
     if await outdated_functions(connection, schema):
-        async with connection.transaction():
-            await _ensure_functions(connection, schema)
+        # A fence table of an older version is altered, which appends of tenants that move wait for.
+        await with_short_lock(connection, lambda: _ensure_functions(connection, schema))
 
 
 async def _ensure_functions(connection: AnyConnection, schema: str) -> None:

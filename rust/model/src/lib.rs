@@ -2,7 +2,8 @@
 //!
 //! Two writers with routers of their own append while two drivers move their tenant. Commits are
 //! delayed, replies lost, drivers killed or frozen, the source crashes. [`Protocol`] is what
-//! `stateright` explores; the names of its steps are those of the code.
+//! `stateright` explores; the names of its steps are those of the code. [`restores`] is another model,
+//! of databases that go back in time.
 
 #![forbid(unsafe_code)]
 
@@ -11,8 +12,10 @@ pub mod driver;
 pub mod end;
 pub mod passes;
 pub mod protocol;
+pub mod restores;
 pub mod rules;
 pub mod state;
+pub mod volumes;
 pub mod writer;
 
 pub use protocol::{Protocol, Step};

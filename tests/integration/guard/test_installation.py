@@ -28,7 +28,7 @@ async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World
         assert await triggers(world) == []
         # A snapshot taken now would miss what unguarded writers still have in flight.
         assert await world.target.fetchval("select snapshot from eventsource_copy_progress") is None
-        assert await world.source.fetchval("select count(*) from eventsource_barrier") == 0
+        assert await world.source.fetchval("select count(*) from eventsource_witnesses") == 0
     await world.reach(migration, "dual_write")
     assert len(await triggers(world)) == 3
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration.errors import MigrationError
+from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.steps.passes import Passes
 from eventsource.migration.tables import progress, snapshots
 from tests.support.held_migration import SLOW
@@ -269,39 +269,67 @@ async def test_new_events_follow_all_carried_ones_after_the_flip(world: World) -
     await world.assert_moved(done)
 
 
-async def test_another_cluster_under_the_same_address_stops_the_migration(world: World) -> None:
+@pytest.mark.parametrize(
+    "forget",
+    [
+        "delete from eventsource_witnesses",
+        "update eventsource_witnesses set token = gen_random_uuid(), xid = pg_current_xact_id()",
+        # As in a dump, whose rows have the columns of the original and headers of their own.
+        "update eventsource_witnesses set passed_at = passed_at",
+    ],
+    ids=["restored", "another", "dumped"],
+)
+async def test_a_source_that_lacks_the_barrier_of_the_stored_pass_stops_everything(
+    world: World, forget: str
+) -> None:
     await world.seed(10)
     migration = await world.dual_write()
     await world.coordinator.pause_migration(migration.id)
-    await world.target.execute(
-        "update eventsource_copy_progress set source_system = '7000000000000000000:1'"
-    )
+    await world.source.execute(forget)
+    before = await world.ids("target")
+    await world.here.append(world.tenant)
     await world.coordinator.resume_migration(migration.id)
-    stopped = await world.reach(migration, "failed")
-    assert stopped.error_message is not None
-    assert "abort the migration and start it again" in stopped.error_message
-    await world.coordinator.abort_migration(migration.id)
-    await world.assert_moved(await world.migrate())
+
+    async def waits() -> bool:
+        found = await world.here.migrations.get(migration.id)
+        return (found.state, found.error_code) == ("dual_write", "store_gone_back")
+
+    await until(waits, "the migration to wait")
+    with pytest.raises(StoreGoneBackError, match="does not hold the barrier of pass"):
+        await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert await waits()
+    assert await world.source.fetchval("select state from eventsource_fences") == "open"
+    assert await world.target.fetchval("select state from eventsource_fences") == "closed"
+    assert [event for event in before if event not in await world.ids("target")] == []
+    # An abort is the way out, and keeps what only the target has.
+    lost = before[0]
+    await world.source.execute("set session_replication_role = replica")
+    await world.source.execute("alter table events disable trigger all")
+    await world.source.execute("delete from events where event_id = $1", lost)
+    await world.source.execute("alter table events enable always trigger eventsource_announce")
+    aborted = await world.coordinator.abort_migration(migration.id)
+    assert aborted.state == "rolled_back"
+    assert await world.ids("target") == []
+    rescued = await world.target.fetch("select event_id from eventsource_rescued_events")
+    assert [row[0] for row in rescued] == [lost]
 
 
-async def test_another_cluster_under_the_fence_decides_nothing(
+async def test_a_source_that_lacks_the_barrier_under_the_fence_decides_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The address leads elsewhere since the last pass that was begun."""
     prepare_last = Passes.prepare_last
 
-    async def prepare_as_of_another_cluster(self: Passes) -> None:
-        await world.target.execute(
-            "update eventsource_copy_progress set source_system = '7000000000000000000:1'"
-        )
+    async def prepare_and_forget(self: Passes) -> None:
         await prepare_last(self)
+        await world.source.execute("delete from eventsource_witnesses")
 
-    monkeypatch.setattr(Passes, "prepare_last", prepare_as_of_another_cluster)
+    monkeypatch.setattr(Passes, "prepare_last", prepare_and_forget)
     await world.seed(10)
     migration = await world.dual_write()
-    with pytest.raises(MigrationError, match="abort the migration and start it again"):
+    with pytest.raises(StoreGoneBackError, match="does not hold the barrier of pass"):
         await world.coordinator.initiate_cutover(migration.id)
-    await world.reach(migration, "failed")
+    await world.reach(migration, "dual_write")
     [fence] = await world.source.fetch("select state, moved_to from eventsource_fences")
     assert tuple(fence) == ("open", None)
     assert (await world.here.append(world.tenant)).success

@@ -10,6 +10,7 @@ from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.event_table import EventTable, OwnTable
 from eventsource.migration.tables import progress
 from eventsource.migration.tables.progress import CopyProgress
+from eventsource.migration.tables.witnesses import Witness
 from tests.support.worlds.three_databases import World
 
 
@@ -31,7 +32,9 @@ async def test_a_driver_that_lost_the_migration_begins_and_completes_no_pass(
     target, at = await paused(world)
     before = await world.fingerprint()
     with pytest.raises(LeaseLostError):
-        await progress.begin_pass(target, at, owner=uuid4(), snapshot=None)
+        await progress.begin_pass(
+            target, at, owner=uuid4(), snapshot=None, witness=Witness(at.pass_number + 1, uuid4())
+        )
     with pytest.raises(LeaseLostError):
         await progress.complete_pass(target, at, uuid4())
     assert await world.fingerprint() == before
@@ -57,9 +60,13 @@ async def test_a_pass_that_another_driver_has_begun_meanwhile_is_left_alone(worl
     """The number is compared as well: the owner is the same after a driver has lost its answer."""
     await world.seed(10)
     target, at = await paused(world)
-    begun = await progress.begin_pass(target, at, owner=at.owner, snapshot=None)
+    begun = await progress.begin_pass(
+        target, at, owner=at.owner, snapshot=None, witness=Witness(at.pass_number + 1, uuid4())
+    )
     assert begun.pass_number == at.pass_number + 1
     before = await world.fingerprint()
     with pytest.raises(LeaseLostError):
-        await progress.begin_pass(target, at, owner=at.owner, snapshot=None)
+        await progress.begin_pass(
+            target, at, owner=at.owner, snapshot=None, witness=Witness(at.pass_number + 1, uuid4())
+        )
     assert await world.fingerprint() == before

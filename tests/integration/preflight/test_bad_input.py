@@ -74,7 +74,7 @@ async def test_a_host_without_an_address(world: World) -> None:
     process = await world.process(
         target_store=lambda pool: PostgreSQLEventStore(pool, TARGET_TABLE, dsn=dsn)
     )
-    async with refusal(world, PreflightError, "the target's database", "target_session_attrs"):
+    async with refusal(world, PreflightError, "the target's database", "check the DSN"):
         await process.start(world.tenant)
 
 
@@ -123,8 +123,8 @@ RIGHTS = [
      ["does not own the source table", "grant postgres to"]),
     ("target", "alter table {table} owner to postgres; grant all on {table} to {role}",
      ["does not own the target table", "grant postgres to"]),
-    ("source", "revoke insert on eventsource_barrier from {role}",
-     ["lacks INSERT", "eventsource_barrier", "the source's database"]),
+    ("source", "revoke insert on eventsource_witnesses from {role}",
+     ["lacks INSERT", "eventsource_witnesses", "the source's database"]),
     ("source", "revoke all on eventsource_fences from {role}",
      ["permission denied", "eventsource_fences"]),
     ("target", "revoke delete, update on eventsource_copy_progress from {role}",

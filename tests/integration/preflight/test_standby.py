@@ -41,10 +41,10 @@ async def test_a_standby_takes_no_part(
 
 
 @pytest.mark.parametrize("state", [pytest.param("bulk_copy", marks=INFRA), "dual_write"])
-async def test_a_source_that_failed_over_is_noticed_and_the_move_begins_anew(
+async def test_a_source_that_failed_over_and_lost_nothing_is_moved_on(
     world: World, source_cluster: Cluster, state: str
 ) -> None:
-    """Another timeline: what its snapshots say about transactions is another story."""
+    """Another timeline of the same history."""
     await world.seed(300)
     async with Proxy(world.dsns["source"]) as proxy:
         slow: dict[str, Any] = {}
@@ -58,27 +58,15 @@ async def test_a_source_that_failed_over_is_noticed_and_the_move_begins_anew(
             standby.promote()
             proxy.redirect(at(standby, world.dsns["source"]))
             proxy.cut()
-            stopped = await world.reach(migration, "failed")
-            told = str(stopped.error_message)
-            assert "not the cluster (or timeline)" in told
-            assert "abort the migration and start it again" in told
-            promoted = await asyncpg.connect(at(standby, world.dsns["source"]))
-            fences = "select state from eventsource_fences"
-            assert [row[0] for row in await promoted.fetch(fences)] == ["open"]
-            # The writers of the new primary are not held up, and the move begins anew there.
+            # The barrier is there, and every event that the target has: what was copied counts.
+            await world.reach(migration, "dual_write")
             await process.append(world.tenant)
-            aborted = await process.coordinator.abort_migration(migration.id)
-            assert aborted.state is MigrationState.ROLLED_BACK
-            assert await promoted.fetch(fences) == []
-            fresh = await world.process(**elsewhere(world, "source", proxy.through))
-            again = await fresh.start(world.tenant)
-            await world.reach(again, "dual_write")
-            done = await fresh.coordinator.initiate_cutover(again.id)
+            done = await process.coordinator.initiate_cutover(migration.id)
             assert done.state is MigrationState.MIGRATED
+            promoted = await asyncpg.connect(at(standby, world.dsns["source"]))
             events = f"select event_id from {{}} where tenant_id = '{world.tenant}' order by 1"
             here = await promoted.fetch(events.format(table("source")))
             assert await world.target.fetch(events.format(table("target"))) == here
             assert len(here) == 301
             await promoted.close()
-            await fresh.stop()
             await process.stop()

@@ -155,7 +155,7 @@ async def test_an_abort_waits_for_a_mirror_that_writes_and_deletes_what_it_wrote
     await world.here.append(world.tenant)
     await gate.reached.wait()
     aborting = asyncio.create_task(world.coordinator.abort_migration(migration.id))
-    await someone_blocked(world, "update %eventsource_fences% set generation%", "target")
+    await someone_blocked(world, "update %eventsource_fences% set state%", "target")
     gate.opened.set()
     await aborting
     assert await world.ids("target") == []

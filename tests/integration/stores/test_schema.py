@@ -46,7 +46,7 @@ async def test_a_fresh_table_has_what_the_protocol_needs(pool: Pool) -> None:
     objects = {row[1] for row in await catalogue(pool)}
     assert objects >= {
         "eventsource_fences",
-        "eventsource_barrier",
+        "eventsource_witnesses",
         "eventsource_copy_progress",
         "eventsource_announce",
         "events_tenant_id_global_position_idx",
@@ -243,3 +243,36 @@ async def test_codecs_of_the_application_do_not_matter(source_dsn: str) -> None:
         await store.append_events(cart, "Cart", [event], ExpectedVersion.ANY)
         (row,) = [row async for row in store.read_all()]
         assert (row.payload, row.metadata) == ({}, {"a": [1, "ü"]})
+
+
+async def test_tables_of_an_older_version_get_what_they_lack(pool: Pool) -> None:
+    store = PostgreSQLEventStore(pool)
+    await store.create_schema()
+    now = await catalogue(pool)
+    await pool.execute(
+        """
+        alter table eventsource_fences
+            drop column decided_pass, drop column decided_token, drop column decided_rows,
+            drop column decided_digest, drop column decided_total,
+            drop constraint eventsource_fences_state_check,
+            add check (state in ('open', 'closed', 'moved'));
+        alter table eventsource_copy_progress
+            drop column witness_pass, drop column witness_token, drop column source_started;
+        drop table eventsource_witnesses;
+        drop table eventsource_rescued_events;
+        drop function eventsource_open_target(
+            text, uuid, uuid, bigint, bigint, integer, uuid, bigint, bytea, bigint);
+        insert into eventsource_fences (table_name, tenant_id, role, state, generation,
+            migration_id, store_id, patience_ms)
+        values ('events', gen_random_uuid(), 'target', 'closed', 1, gen_random_uuid(), 'a', 7000);
+        """
+    )
+    await store.create_schema()
+    assert {row[1] for row in await catalogue(pool)} == {row[1] for row in now}
+    await pool.execute("update eventsource_fences set state = 'aborting'")
+    [fence] = await pool.fetch("select * from eventsource_fences")
+    assert fence["decided_total"] is None
+    progress = await pool.fetch(
+        "select witness_token, source_started from eventsource_copy_progress"
+    )
+    assert progress == []

@@ -72,7 +72,7 @@ POINTS = {
         Point("the guard is made", "source", "eventsource_guard_renew"),
         Point("the block is reserved", "target", "eventsource_copy_progress\" (migration_id"),
         Point("a snapshot is taken", "source", "pg_current_snapshot()::text as snapshot"),
-        Point("the barrier", "source", "eventsource_barrier"),
+        Point("the barrier", "source", "eventsource_witnesses"),
         Point("a pass is stored", "target", "set pass_number = $4"),
         Point("a chunk is read", "source", "to stdout (format binary)"),
         Point("a chunk is mapped", "control", "from stdin (format binary)"),
@@ -82,7 +82,7 @@ POINTS = {
         Point("a pass is proven", "target", "set proven_snapshot = snapshot"),
         Point("the fence is asked for", "source", "idle_in_transaction_session_timeout = ",
               cutover=True),
-        Point("the last barrier", "source", lambda session, text: "eventsource_barrier" in text,
+        Point("the last barrier", "source", lambda session, text: "eventsource_witnesses" in text,
               cutover=True),
         Point("the decision", "source", "set state = 'moved'", cutover=True),
         Point("the decision is committed", "source", _decides, cutover=True),
@@ -204,7 +204,7 @@ def _under_the_fence(faulty: FaultyWorld) -> Callable[[Session, str], bool]:
     proxy = faulty.proxies["source"]
 
     def matches(session: Session, text: str) -> bool:
-        return "eventsource_barrier" in text and any(
+        return "eventsource_witnesses" in text and any(
             relay.session.state == "T" and relay.session.ran("pg_advisory_xact_lock(")
             for relay in proxy._relays
             if relay.session is not session

@@ -12,7 +12,7 @@ from uuid import UUID
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import event_table
 from eventsource.migration.connections import timeouts
-from eventsource.migration.consistency import resumable, seal
+from eventsource.migration.consistency import late, resumable, seal
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import VerificationLevel, VerificationReport
 from eventsource.migration.tables import fences, progress
@@ -67,8 +67,10 @@ class ConsistencyVerifier:
         level = VerificationLevel(level)
         config, _ = await self._config(tenant_id, level, sample_percentage)
         if state_file is not None:
-            return await self._resumable(config, level, Path(state_file))
-        return await self._compare(config, level)
+            report = await self._resumable(config, level, Path(state_file))
+        else:
+            report = await self._compare(config, level)
+        return await self._with_late_events(report, config)
 
     async def verify_before_cutover(
         self, tenant_id: UUID, level: VerificationLevel, sample_percentage: float
@@ -91,6 +93,21 @@ class ConsistencyVerifier:
                 config = replace(config, after=sealed.position, sample_percentage=100.0)
                 return await self._compare(config, level, sealed.events)
         return await self._compare(config, level)
+
+    async def _with_late_events(
+        self, report: VerificationReport, config: VerifyConfig
+    ) -> VerificationReport:
+        head = config.last_source_position
+        if head is None:
+            return report
+        found = await late.written_since(
+            await of_store(self._source), await of_store(self._target), config.tenant_id, head,
+            config.columns, NAMED,
+        )  # fmt: skip
+        if not found:
+            return report
+        violations = (*found, *report.violations)[:NAMED]
+        return replace(report, is_consistent=False, violations=violations)
 
     async def _compare(
         self, config: VerifyConfig, level: VerificationLevel, proven: int = 0

@@ -29,10 +29,17 @@ from eventsource.migration.driver import requests
 from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease, NoPlaceError
 from eventsource.migration.driver.stages import Doing, Stages, Verify
-from eventsource.migration.errors import LeaseLostError, MigrationError
-from eventsource.migration.failures import PASSING, first_of, may_be_mended, may_pass
+from eventsource.migration.errors import LeaseLostError, MigrationError, StoreMismatchError
+from eventsource.migration.failures import (
+    PASSING,
+    WAITING_FOR_SOMEBODY,
+    first_of,
+    may_be_mended,
+    may_pass,
+)
 from eventsource.migration.models import WAITING
 from eventsource.migration.states import MigrationState, may_follow
+from eventsource.migration.tables import identities
 
 if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
@@ -118,8 +125,13 @@ class Driver:
                     return
                 if time.monotonic() - began > LONGEST_BACKOFF:
                     backoff, self.waits_since = FIRST_BACKOFF, None
-                # A store that cannot be described here may be known to another process.
-                if may_be_mended(error) or isinstance(error, ConnectionDetailsError):
+                if isinstance(error, WAITING_FOR_SOMEBODY):
+                    await self._report(error)
+                    if not isinstance(error, StoreMismatchError):
+                        # What this process has for an address is no answer to anybody's request.
+                        await self._answer(error)
+                elif may_be_mended(error) or isinstance(error, ConnectionDetailsError):
+                    # A store that cannot be described here may be known to another process.
                     await self._report(error)
                 elif await self._fail(error):
                     return
@@ -168,6 +180,9 @@ class Driver:
     async def _drive(self) -> None:
         connections = await self._open()
         try:
+            await identities.check(
+                await self.migrations.get(self.migration_id), connections.source, connections.target
+            )
             await self.lease.take_over(connections)
             heartbeat = await Heartbeat.start(
                 connections.heartbeat, self.migration_id, self.lease.owner
@@ -197,8 +212,25 @@ class Driver:
         }.get(failures.side_of(error) or "", "")
         reason = f"{where}{failures.reason_of(error)} (since {self.waits_since:%H:%M:%S} UTC)"
         _log.warning("migration %s waits: %s", self.migration_id, reason)
-        await self._say(f"{WAITING}{reason}")
+        code = failures.describe(error)["code"] if isinstance(error, MigrationError) else None
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
+            await self.migrations.record_error(
+                self.migration_id, self.lease.owner, f"{WAITING}{reason}", code
+            )
         await self.lease.try_to_release(self.migrations)
+
+    async def _answer(self, error: Exception) -> None:
+        """Say to a cutover or an abort that is waited for that it does not come."""
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
+            migration = await self.migrations.get(self.migration_id)
+            if migration.state is MigrationState.CUTOVER_PAUSED:
+                return
+            if migration.cutover_request is not None:
+                await self.migrations.answer_cutover(
+                    migration.id, migration.cutover_request, failures.describe(error)
+                )
+            if migration.abort_requested is not None and self.doing is Doing.ABORT:
+                await self.migrations.withdraw_abort(migration.id)
 
     async def _say(self, message: str | None) -> None:
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
@@ -224,7 +256,7 @@ class Driver:
                 migration.abort_requested is not None and self.doing is not Doing.ABORT
             ):
                 await self.migrations.record_error(
-                    migration.id, self.lease.owner, described["message"]
+                    migration.id, self.lease.owner, described["message"], described["code"]
                 )
                 if self.doing is Doing.RECOVERY:
                     await self.migrations.withdraw_abort(migration.id)
@@ -239,7 +271,7 @@ class Driver:
                 )
             else:
                 await self.migrations.record_error(
-                    migration.id, self.lease.owner, described["message"]
+                    migration.id, self.lease.owner, described["message"], described["code"]
                 )
             if self.doing is Doing.ABORT:
                 # The answer is out; an abort asked for since is the next driver's to begin.

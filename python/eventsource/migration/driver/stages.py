@@ -19,12 +19,14 @@ from eventsource.migration.errors import (
     CutoverTimeoutError,
     MissingRowError,
     PreflightError,
+    RepairNeededError,
 )
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import abort, decision, fitness, preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.steps.cutover import Cutover
 from eventsource.migration.steps.passes import Passes
+from eventsource.migration.steps.repair import Repair
 from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard, progress
 
 if TYPE_CHECKING:
@@ -290,13 +292,24 @@ class Stages:
             await self._to(MigrationState.DUAL_WRITE, {"recovered": "nothing was decided"})
             self.doing = Doing.CARRYING_ON
             return
-        await decision.open_target(target, self.migration, decided)
+        await fences.end_abort(target, self.migration)
+        try:
+            await decision.open_target(target, self.migration, decided)
+        except RepairNeededError:
+            decided = await self._repair(decided)
+            await decision.open_target(target, self.migration, decided)
         await decision.finish(self.connections.migrations, self.migration, decided)
         if request is not None:
             await self.connections.migrations.answer_cutover(
                 self.migration.id, request, {"code": failures.OK}
             )
         await guard.drop_idle(target)
+
+    async def _repair(self, decided: decision.Decision) -> decision.Decision:
+        # What waits for it is the tenant: nothing is held to a rate.
+        return await Repair(
+            self.connections, self.migration, self.lease.owner, carry_on=lambda: True
+        ).run(decided)
 
     async def _open_passes(self) -> Passes:
         if self.passes is None:

@@ -13,6 +13,7 @@ CONTROL_COLUMNS = {
         "config", "generation", "error_code", "paused_from", "pause_requested", "abort_requested",
         "cutover_request", "cutover_force", "cutover_outcome", "driver_owner", "driver_name",
         "driver_expires_at", "position_offset", "fence_position", "cutover_pause_ms", "updated_at",
+        "source_identity", "target_identity",
     ),
     "tenant_routing": ("generation", "migration_id"),
     "migration_position_mappings": ("source_position", "target_position", "event_id"),

@@ -27,7 +27,7 @@ NUL_SECONDS = 1.0
 
 FENCE_TABLES = (
     "eventsource_fences",
-    "eventsource_barrier",
+    "eventsource_witnesses",
     "eventsource_copy_progress",
     "eventsource_copied_ranges",
 )

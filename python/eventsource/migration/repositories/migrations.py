@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +20,7 @@ from eventsource.migration.errors import (
     MigrationNotFoundError,
     RoutingError,
 )
-from eventsource.migration.models import Migration, MigrationConfig
+from eventsource.migration.models import Migration, MigrationConfig, StoreIdentity
 from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
@@ -55,6 +56,8 @@ class PostgreSQLMigrationRepository:
         config: MigrationConfig,
         generation: int,
         operator: str | None,
+        source_identity: StoreIdentity | None = None,
+        target_identity: StoreIdentity | None = None,
     ) -> Migration:
         """Record a new migration and take the tenant's route over, in one transaction.
 
@@ -68,6 +71,8 @@ class PostgreSQLMigrationRepository:
                 await connection.execute(
                     _SQL["insert"], migration_id, tenant_id, source_store_id, target_store_id,
                     config.to_json(), generation, details, operator,
+                    source_identity.to_json() if source_identity else None,
+                    target_identity.to_json() if target_identity else None,
                 )  # fmt: skip
                 await self._take_route(
                     connection, tenant_id, source_store_id, target_store_id, generation,
@@ -167,6 +172,18 @@ class PostgreSQLMigrationRepository:
             _explain_refusal(current, following, owner)
         return current
 
+    async def reopen(self, migration: Migration, reason: str) -> None:
+        """A move that was finished is not: its target was put back to before it was opened."""
+        if migration.state is not MigrationState.MIGRATED:
+            return
+        with contextlib.suppress(InvalidStateTransitionError, asyncpg.UniqueViolationError):
+            await self.transition(
+                migration,
+                MigrationState.CUTOVER_PAUSED,
+                details={"reason": reason},
+                error=("repair_needed", reason),
+            )
+
     async def _follow_with_route(
         self, connection: Executor, migration: Migration, following: MigrationState
     ) -> None:
@@ -264,9 +281,11 @@ class PostgreSQLMigrationRepository:
         """Publish what the copy is held to to spare the source (events per second), and why."""
         await self._sql.execute(_SQL["record_throttle"], migration_id, owner, rate, reason)
 
-    async def record_error(self, migration_id: UUID, owner: UUID, message: str | None) -> None:
+    async def record_error(
+        self, migration_id: UUID, owner: UUID, message: str | None, code: str | None = None
+    ) -> None:
         """Publish why the driver is waiting; None clears it."""
-        await self._sql.execute(_SQL["record_error"], migration_id, owner, message)
+        await self._sql.execute(_SQL["record_error"], migration_id, owner, message, code)
 
     async def record_offset(self, migration_id: UUID, owner: UUID, offset: int) -> None:
         """Publish the carried offset of positions."""

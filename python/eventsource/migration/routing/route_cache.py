@@ -106,14 +106,19 @@ class RouteCache:
         found = await self._repository.get_routing(tenant_id)
         return self._keep(tenant_id, found)
 
-    def adopt(self, tenant_id: UUID, store_id: str, generation: int) -> TenantRouting:
+    def adopt(
+        self,
+        tenant_id: UUID,
+        store_id: str,
+        generation: int,
+        migration_id: UUID | None = None,
+    ) -> TenantRouting:
         """Follow what a fence said, if it is newer than what is known."""
         known = self._routes.get(tenant_id)
         if known is not None and known.generation >= generation:
             return known
-        migration = known.migration_id if known is not None else None
         route = TenantRouting(
-            tenant_id, store_id, TenantMigrationState.NORMAL, None, generation, migration
+            tenant_id, store_id, TenantMigrationState.NORMAL, None, generation, migration_id
         )
         return self._keep(tenant_id, route)
 

@@ -14,11 +14,18 @@ from uuid import UUID
 import asyncpg
 
 from eventsource.migration.connections import room
-from eventsource.migration.errors import MigrationError, RoutingError, WritePausedError
+from eventsource.migration.errors import (
+    MigrationError,
+    RepairNeededError,
+    RoutingError,
+    StoreMismatchError,
+    WritePausedError,
+)
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.routing import departures
+from eventsource.migration.routing.arrival import Arrivals
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
 from eventsource.migration.routing.pauses import PausedTenants
 from eventsource.migration.routing.route_cache import RouteCache
@@ -77,6 +84,7 @@ class TenantStoreRouter:
         self._routes = RouteCache(
             routing_repo, self.default_store_id, route_ttl_seconds, self._route_changed
         )
+        self._arrivals = Arrivals()
         self._dual_write_interceptors: dict[UUID, DualWriteInterceptor] = {}
         self._paused = PausedTenants()
         self._background: set[asyncio.Task[None]] = set()
@@ -140,8 +148,7 @@ class TenantStoreRouter:
             )
         began = time.monotonic()
         while True:
-            route = await self._routes.get(tenant_id)
-            store = self.store(route.store_id)
+            route, store = await self._route_and_store(tenant_id)
             try:
                 async with self._paused.turn(route, store) as waited:
                     if waited and await self._routes.get(tenant_id) != route:
@@ -178,7 +185,12 @@ class TenantStoreRouter:
             detail = json.loads(getattr(error, "detail", None) or "{}")
             generation = detail.get("generation", 0)
             if generation > route.generation:
-                self._routes.adopt(route.tenant_id, detail["target_store_id"], generation)
+                self._routes.adopt(
+                    route.tenant_id,
+                    detail["target_store_id"],
+                    generation,
+                    UUID(detail["migration_id"]),
+                )
                 return
             # The route is as new as the fence and still says this store: wait for the route.
         elif error.sqlstate != NOT_OPEN_YET:
@@ -203,7 +215,9 @@ class TenantStoreRouter:
         source = self.store(migration.source_store_id)
         target = self.store(migration.target_store_id)
         if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
-            with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            with contextlib.suppress(
+                asyncpg.InsufficientPrivilegeError, RepairNeededError, StoreMismatchError
+            ):
                 await decision.roll_forward(
                     migrations, migration, await of_store(source), await of_store(target)
                 )
@@ -264,7 +278,7 @@ class TenantStoreRouter:
 
     async def _home(self, tenant_id: UUID) -> EventStore:
         """Where to read: an append meets the guard and is sent on, a reader has to ask."""
-        route = await self._routes.get(tenant_id)
+        route, home = await self._route_and_store(tenant_id)
         while self._routes.is_doubtful(tenant_id):
             store = self.store(route.store_id)
             moved = None
@@ -273,8 +287,26 @@ class TenantStoreRouter:
             if moved is None or moved.generation <= route.generation:
                 self._routes.confirm(tenant_id)
                 break
-            route = self._routes.adopt(tenant_id, moved.store_id, moved.generation)
-        return self.store(route.store_id)
+            self._routes.adopt(tenant_id, moved.store_id, moved.generation)
+            route, home = await self._route_and_store(tenant_id)
+        return home
+
+    async def _route_and_store(self, tenant_id: UUID) -> tuple[TenantRouting, EventStore]:
+        """Where the tenant lives; a store that it moved to is asked once whether it is that one."""
+        route = await self._routes.get(tenant_id)
+        store = self.store(route.store_id)
+        if isinstance(store, PostgreSQLEventStore) and self._arrivals.is_due(route):
+            try:
+                await self._arrivals.ask(route, store)
+            except RoutingError:
+                newer = await self._routes.refresh(tenant_id)
+                if (newer.store_id, newer.target_store_id) == (route.store_id, None) and (
+                    newer.migration_id is not None
+                ):
+                    await self._finish_flip(tenant_id)
+                    raise
+                return newer, self.store(newer.store_id)
+        return route, store
 
     async def _home_of_stream(
         self, aggregate_id: UUID, aggregate_type: str | None, tenant_id: UUID | None

@@ -5,21 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
-from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import decision
-from eventsource.migration.tables import deferred_indexes, fences, guard, progress, snapshots
+from eventsource.migration.steps import decision, rescue
+from eventsource.migration.tables import (
+    deferred_indexes,
+    fences,
+    guard,
+    progress,
+    snapshots,
+    witnesses,
+)
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.event_table import AnyTable
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
-
-#: Rows deleted per transaction, so that no transaction of an abort lives long.
-ROWS_AT_A_TIME = 20_000
+    from eventsource.migration.tables.progress import CopyProgress
 
 
 #: How long an abort looks for a quiet moment of a table, to leave nothing of itself there.
@@ -29,42 +35,49 @@ TIDY_SECONDS = 0.5
 async def carry_out(connections: DriverConnections, migration: Migration, owner: UUID) -> bool:
     """Remove what the migration put anywhere; False when the tenant has already moved.
 
-    Every step may be repeated: an abort that dies is taken up by the next driver. The source's
-    guard goes first, under the lock, so that from then on nothing can be decided.
+    Every step may be repeated: an abort that dies is taken up by the next driver. The target comes
+    first: an open one is a witness of a decision that the source has forgotten, and one that is
+    being aborted is opened by nobody. Then the source's guard goes, under the lock, so that from
+    then on nothing can be decided; and only then is anything deleted. What only the target has,
+    because the source has lost it, is kept.
+
+    Raises:
+        StoreGoneBackError: a decision was made; nothing was changed.
     """
     target = connections.target
     if await decision.find(connections.fence, migration) is not None:
-        await connections.migrations.withdraw_abort(migration.id)
-        return False
+        return await _come_too_late(connections, migration)
     await failpoints.reach("abort.decided")
-    if not await _remove_guard(connections, migration):
-        await connections.migrations.withdraw_abort(migration.id)
-        return False
-    await failpoints.reach("abort.guard.committed")
+    gone_back = False
     at = await progress.claim(target, migration.id, owner)
     await failpoints.reach("abort.claimed.committed")
-    fence = await fences.read(target, migration.tenant_id)
-    ours = fence is not None and fence.migration_id == migration.id and fence.state == "closed"
-    closed = fence if ours else None
-    if closed is not None:
-        await fences.refuse_mirrors(target, closed)
-        await failpoints.reach("abort.mirrors.committed")
-        await _undo_load(connections, migration, closed)
     if at is not None:
-        # The block was reserved when the target held nothing of the tenant: all of it is ours.
-        await _delete_copied(connections, migration)
+        gone_back = await _has_gone_back(connections.source, at)
+    closed = await fences.begin_abort(target, migration.tenant_id, migration.id)
+    await failpoints.reach("abort.begun.committed")
+    if closed is None and at is not None:
+        await _refuse_rows_of_others(target, at)
+    if not await _remove_guard(connections, migration):
+        return await _come_too_late(connections, migration)
+    await failpoints.reach("abort.guard.committed")
+    if closed is not None:
+        if at is not None and gone_back:
+            await _keep_lost(connections, at)
+        await progress.spoil(target, migration.id)
+        await _undo_load(connections, migration, closed)
+        await progress.delete_copied(connections.source, target, migration)
         await failpoints.reach("abort.rows.committed")
-    # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
-    if closed is not None and closed.moved_to is not None:
-        await guard.stay_moved(target, closed, migration)
-    elif closed is not None:
-        await guard.remove(target, closed)
+        # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
+        if closed.moved_to is not None:
+            await guard.stay_moved(target, closed, migration)
+        else:
+            await guard.remove(target, closed)
     await failpoints.reach("abort.target.committed")
     await PostgreSQLPositionMappingRepository(connections.control).delete(migration.id)
     await failpoints.reach("abort.mapping.committed")
     await progress.remove(target, migration.id)
     await failpoints.reach("abort.progress.committed")
-    await snapshots.remove_barrier(connections.source, migration.id)
+    await witnesses.forget(connections.source, migration.id)
     await failpoints.reach("abort.barrier.committed")
     # Nobody waits for a reader here: a trigger that is switched off may stay for now.
     for table in (connections.source, target):
@@ -80,6 +93,49 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     return True
 
 
+async def _has_gone_back(source: AnyTable, at: CopyProgress) -> bool:
+    """Whether the source may lack what the target holds."""
+    try:
+        await witnesses.stand_again(source, at.migration_id, at.witness, at.source_system)
+    except StoreGoneBackError:
+        return True
+    now = await snapshots.source_of(source.connection)
+    return at.source_started not in (None, now.started)
+
+
+async def _keep_lost(connections: DriverConnections, at: CopyProgress) -> None:
+    kept = await rescue.keep_lost(connections.source, connections.target, at)
+    await failpoints.reach("abort.rescued.committed")
+    if kept:
+        await connections.migrations.audit(
+            at.migration_id, "events_rescued", {"events": kept, "table": rescue.RESCUED}
+        )
+
+
+async def _come_too_late(connections: DriverConnections, migration: Migration) -> bool:
+    await fences.end_abort(connections.target, migration)
+    await connections.migrations.withdraw_abort(migration.id)
+    return False
+
+
+async def _refuse_rows_of_others(target: AnyTable, at: CopyProgress) -> None:
+    """Rows without this migration's own fence may be those of a later one.
+
+    An abort that died after it had removed the fence has left a progress row and no others.
+
+    Raises:
+        StoreGoneBackError: there are such rows.
+    """
+    if await progress.holds_copied(target, at):
+        raise StoreGoneBackError(
+            f"the target {target.address.table!r} holds events in the block of migration"
+            f" {at.migration_id} and no fence of it: they may be a later migration's; nothing was"
+            " changed. The source's or the control database was restored or failed over to a"
+            " moment before the tenant moved: keep the tenant's writers away from the source, and"
+            " compare both sides (`eventsource-migrate verify`)"
+        )
+
+
 async def _remove_guard(connections: DriverConnections, migration: Migration) -> bool:
     fence = await fences.read(connections.source, migration.tenant_id)
     if fence is None or fence.migration_id != migration.id:
@@ -91,18 +147,5 @@ async def _undo_load(connections: DriverConnections, migration: Migration, close
     """Restore the indexes that a load was doing without, over no rows: that is quick."""
     target = connections.target
     if await deferred_indexes.deferred(target, migration.id) is not None:
-        await _delete_copied(connections, migration)
+        await progress.delete_copied(connections.source, target, migration)
         await deferred_indexes.build(target, (), migration, closed)
-
-
-async def _delete_copied(connections: DriverConnections, migration: Migration) -> None:
-    """Delete the tenant's rows at the target."""
-    name = connections.target.name
-    while True:
-        tag = await connections.target.connection.execute(
-            f"delete from {name} where global_position in (select global_position from {name}"
-            " where tenant_id = $1 order by global_position limit $2)",
-            migration.tenant_id, ROWS_AT_A_TIME, timeout=LONG_STATEMENT_SECONDS,
-        )  # fmt: skip
-        if tag == "DELETE 0":
-            return

@@ -28,7 +28,7 @@ class BulkCopier:
 
     passes: Passes
 
-    async def run(self, stopped: asyncio.Event) -> PassResult | None:
+    async def run(self, stopped: asyncio.Event | None = None) -> PassResult | None:
         """Pass 0, from its stored snapshot and cursor; None when asked to stop on the way.
 
         Every chunk is read back while the next ones are written, so what is copied is proven.
@@ -47,7 +47,7 @@ class BulkCopier:
         await failpoints.reach("bulk.completed.committed")
         return result
 
-    async def _build_indexes(self, stopped: asyncio.Event) -> bool:
+    async def _build_indexes(self, stopped: asyncio.Event | None) -> bool:
         """Build what the load did without, side by side on as many connections as it had.
 
         False when it was asked to stop on the way.

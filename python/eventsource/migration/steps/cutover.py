@@ -204,6 +204,7 @@ class Cutover:
                     self.fence,
                     self.passes.at.position_offset,
                     self.passes.at.shape,
+                    self.passes.proof(),
                 )
                 await failpoints.reach("cutover.decision.before")
         except TimeoutError:

@@ -17,13 +17,14 @@ from eventsource import failpoints
 from eventsource.migration.connections import blockers, waits
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
-    MigrationError,
     PreflightError,
+    RepairNeededError,
 )
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.states import MigrationState
-from eventsource.migration.tables import brief_locks, fences, integrity
+from eventsource.migration.tables import brief_locks, fences, identities, integrity
+from eventsource.migration.tables.proofs import Proof
 
 if TYPE_CHECKING:
     from eventsource.migration.errors import Blocker
@@ -33,11 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the source's fence row says: where the tenant went and where its source ended."""
+    """What the source's fence row says: where the tenant went and where its source ended.
+
+    ``proof`` is what the target must hold to be opened; None when an older version decided.
+    """
 
     generation: int
     source_head: int
     position_offset: int
+    proof: Proof | None = None
 
 
 async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[Any]:
@@ -50,9 +55,11 @@ async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[A
         f"update {source.fences} set state = 'moved', generation = generation + 1,"
         " moved_to = $4, position_offset = $5, updated_at = now(), source_head = coalesce("
         "pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass), 0)"
+        ", decided_pass = $7, decided_token = $8, decided_rows = $9, decided_digest = $10,"
+        " decided_total = $11"
         " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
         # What was fine when the migration began may not be so any more.
-        f" and cardinality({integrity.wrong('$6::text::regclass', '$7::text[]', '$8::text')}) = 0"
+        f" and cardinality({integrity.wrong('$6::text::regclass', '$12::text[]', '$13::text')}) = 0"
         " and role = 'source' returning generation, source_head, position_offset"
     )
 
@@ -64,6 +71,7 @@ async def decide(
     fence: Fence,
     offset: int,
     agreed: str | None,
+    proof: Proof,
 ) -> Decision | None:
     """Inside the transaction that holds the lock: mark the tenant as moved.
 
@@ -77,13 +85,14 @@ async def decide(
     guards = integrity.guards_of(fence)
     row = await prepared.fetchrow(
         fence.fence_id, migration.id, migration.generation, migration.target_store_id, offset,
-        source.name, guards, agreed,
+        source.name, proof.last_pass, proof.token, proof.rows, proof.digest, proof.total, guards,
+        agreed,
     )  # fmt: skip
     if row is None:
         wrong = await source.connection.fetchval(integrity.statement(), source.name, guards, agreed)
         if wrong:
             raise PreflightError(integrity.explained(source, "source", wrong))
-    return Decision(**dict(row)) if row is not None else None
+    return Decision(**dict(row), proof=proof) if row is not None else None
 
 
 async def find(source: OwnTable, migration: Migration) -> Decision | None:
@@ -126,7 +135,7 @@ def of(fence: Fence | None, migration: Migration) -> Decision | None:
     if fence is None or fence.state != "moved" or fence.migration_id != migration.id:
         return None
     assert fence.source_head is not None
-    return Decision(fence.generation, fence.source_head, fence.position_offset)
+    return Decision(fence.generation, fence.source_head, fence.position_offset, fence.proof)
 
 
 async def open_target(target: AnyTable, migration: Migration, decided: Decision) -> None:
@@ -134,18 +143,28 @@ async def open_target(target: AnyTable, migration: Migration, decided: Decision)
 
     One round trip, because writers wait for it; see ``eventsource_open_target`` in fences.sql.
     Idempotent.
+
+    Raises:
+        RepairNeededError: the target does not hold what was decided on, and stays closed.
     """
     await failpoints.reach("flip.target.before")
-    opened = await target.connection.fetchval(
-        f"select {target.beside('eventsource_open_target')}($1, $2, $3, $4, $5)",
-        target.address.table, migration.tenant_id, migration.id, decided.generation,
-        decided.source_head + decided.position_offset,
-    )  # fmt: skip
-    if not opened:
-        raise MigrationError(
-            f"the fence of tenant {migration.tenant_id} is missing at the target"
-            f" {target.address.table!r}; it was removed by hand, restore it before the tenant"
-            " writes"
+    proof, state = decided.proof, "closed"
+    if proof is not None:
+        state = await target.connection.fetchval(
+            f"select {target.beside('eventsource_open_target')}"
+            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            target.address.table, migration.tenant_id, migration.id, decided.generation,
+            decided.source_head + decided.position_offset, proof.last_pass, proof.token, proof.rows,
+            proof.digest, proof.total,
+        )  # fmt: skip
+    elif await fences.is_open(target, migration.tenant_id, migration.id):
+        state = "open"
+    if state != "open":
+        raise RepairNeededError(
+            f"tenant {migration.tenant_id} has moved to {target.address.table!r}, which does not"
+            f" hold what was decided on (its fence: {state}): it was restored or failed over to a"
+            " moment before, or a process of an older version decided. It stays closed until a"
+            " driver has carried what is missing; let one work (`eventsource-migrate work`)"
         )
     await failpoints.reach("flip.target.committed")
 
@@ -190,10 +209,20 @@ async def roll_forward(
 
     ``moved`` once committed never goes back, so a plain read suffices to act on it; it is only
     the absence of a decision that takes the lock to establish.
+
+    Raises:
+        StoreMismatchError: one of the stores is another place than at the start.
+        RepairNeededError: the target lacks what was decided on; from now on that is due for a
+            driver, also when the journal had the move for finished.
     """
     decided = of(await fences.read(source, migration.tenant_id), migration)
     if decided is None:
         return False
-    await open_target(target, migration, decided)
+    await identities.check(migration, source, target)
+    try:
+        await open_target(target, migration, decided)
+    except RepairNeededError as error:
+        await migrations.reopen(migration, str(error))
+        raise
     await finish(migrations, migration, decided)
     return True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 from eventsource import failpoints
 from eventsource.dataplane import PassResult, PassSession, PassSessionConfig, PassSpec
@@ -12,11 +13,12 @@ from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import MigrationError, MissingRowError
 from eventsource.migration.event_table import compared
 from eventsource.migration.failures import concerning
-from eventsource.migration.tables import progress, snapshots
+from eventsource.migration.steps import rescue
+from eventsource.migration.tables import progress, snapshots, witnesses
+from eventsource.migration.tables.proofs import Proof
+from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.progress import CopyProgress
@@ -35,7 +37,8 @@ class Passes:
 
     Every pass goes the same way, whatever its size: snapshot, barrier, store, copy and map, prove,
     record. ``at`` is the progress row as last read or written by this driver, ``rate`` what the
-    session is held to now (events per second).
+    session is held to now (events per second). Passes are numbered ``above`` those that a decision
+    has named.
     """
 
     connections: DriverConnections
@@ -44,6 +47,7 @@ class Passes:
     owner: UUID
     at: CopyProgress
     rate: Callable[[], float | None] = lambda: None
+    above: int = 0
 
     @classmethod
     async def open(
@@ -57,15 +61,18 @@ class Passes:
 
         Raises:
             MissingRowError: the progress row is not there.
+            StoreGoneBackError: the source lacks its barrier, or events that the target holds.
         """
         with concerning("target"):
             at = await progress.claim(connections.target, migration.id, owner)
         if at is None:
             raise MissingRowError(
                 "the progress row at the target is not there: check that the dsn leads to the"
-                " database where the migration began; if the row was removed by hand, abort the"
-                " migration"
+                " database where the migration began, and that it was not restored to a moment"
+                " before; if the row was removed by hand, abort the migration"
             )
+        await witnesses.stand_again(connections.source, migration.id, at.witness, at.source_system)
+        await rescue.look_after_a_restart(connections.source, connections.target, at)
         endpoints = connections.endpoints
         config = PassSessionConfig(
             migration_id=migration.id,
@@ -98,21 +105,24 @@ class Passes:
         return result
 
     async def begin(self) -> None:
-        """Take the next snapshot, make it safe, and store it before anything is read with it."""
+        """Take the next snapshot, make it safe, and store it before anything is read with it.
+
+        Raises:
+            StoreGoneBackError: the source lacks what it had committed.
+        """
         source = self.connections.source
         taken = await snapshots.take(source.connection)
         await failpoints.reach("snapshot.taken")
-        self._refuse_other_cluster(taken.system)
-        await snapshots.barrier(source, self.migration.id)
+        witness = await self._stand()
         await failpoints.reach("snapshot.barrier.committed")
-        await self._store(taken.text)
+        await self._store(taken.text, witness)
         await failpoints.reach("snapshot.stored.committed")
 
     async def prepare_last(self) -> None:
         """Store the last pass while writers still run: that is one commit less under the fence."""
         # The throttle spares the servers while nobody waits. Here it would only make writers wait.
         self.session.set_rate(None)
-        await self._store(None)
+        await self._store(None, await self._stand())
         await failpoints.reach("cutover.pass.committed")
 
     async def under_the_fence(self) -> PassResult:
@@ -121,13 +131,27 @@ class Passes:
         The barrier comes after the grant and before the first read, so that everything read is on
         the source's disk. Its rows are proven before the target commits them.
         """
-        system = await snapshots.barrier(self.connections.source, self.migration.id)
+        await witnesses.stand_again(
+            self.connections.source, self.migration.id, self.at.witness, self.at.source_system
+        )
         await failpoints.reach("cutover.barrier.committed")
-        self._refuse_other_cluster(system)
         result = await self.run_stored()
         if not result.finished:
             raise MigrationError("the last pass was stopped before its end")
+        self.at = replace(self.at, pass_rows=result.rows, pass_digest=result.digest)
         return result
+
+    def proof(self) -> Proof:
+        """What the target holds after the last pass, as the progress row says it there."""
+        at = self.at
+        assert at.witness is not None
+        return Proof(
+            at.pass_number,
+            at.witness.token,
+            at.pass_rows,
+            at.pass_digest,
+            at.proven_rows + at.pass_rows,
+        )
 
     async def refresh(self) -> None:
         """Read the progress row again."""
@@ -144,12 +168,25 @@ class Passes:
             self.migration.id, self.owner, at.rows_copied, total
         )
 
-    async def _store(self, snapshot: str | None) -> None:
+    async def _stand(self) -> Witness:
+        number = max(self.at.pass_number, self.above) + 1
+        witness = Witness(number, uuid4())
+        await witnesses.stand(
+            self.connections.source,
+            self.migration.id,
+            witness,
+            self.at.witness,
+            self.at.source_system,
+        )
+        return witness
+
+    async def _store(self, snapshot: str | None, witness: Witness) -> None:
         self.at = await progress.begin_pass(
             self.connections.target,
             self.at,
             owner=self.owner,
             snapshot=snapshot,
+            witness=witness,
         )
 
     async def run_stored(self) -> PassResult:
@@ -176,11 +213,3 @@ class Passes:
     async def complete(self) -> None:
         """Record the pass as proven: the next one starts from its snapshot."""
         self.at = await progress.complete_pass(self.connections.target, self.at, self.owner)
-
-    def _refuse_other_cluster(self, system: str) -> None:
-        if system != self.at.source_system:
-            raise MigrationError(
-                "the source is not the cluster (or timeline) that this migration began on"
-                f" ({system} instead of {self.at.source_system}): its snapshots mean nothing here;"
-                " abort the migration and start it again"
-            )

@@ -275,7 +275,7 @@ async def drop_idle(table: OwnTable, seconds: float = TIDY_SECONDS) -> None:
 
 
 async def remove(table: OwnTable, fence: Fence) -> bool:
-    """Disarm the guard and delete its row at once, unless the tenant has moved (then False).
+    """Disarm the guard and delete its row at once, unless the row says another state (then False).
 
     The exclusive lock is held: a cutover that is deciding is waited for, and none can decide
     afterwards, because the row it would change is gone.
@@ -296,7 +296,8 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
             f"select state from {table.fences} where fence_id = $1 and migration_id = $2",
             fence.fence_id, fence.migration_id,
         )  # fmt: skip
-        removed = state != "moved"
+        # Gone, or as it was when this began: neither decided on nor opened since.
+        removed = state in (None, fence.state)
         if not removed:
             return
         await disarm(table, fence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -11,9 +12,12 @@ import asyncpg
 
 from eventsource.catalog.model import Sequence
 from eventsource.migration import event_table
-from eventsource.migration.connections import session_marks
+from eventsource.migration.connections import session_marks, timeouts
 from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
 from eventsource.migration.event_table import AnyTable, OwnTable
+from eventsource.migration.tables import fences
+from eventsource.migration.tables.snapshots import Source
+from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -24,14 +28,17 @@ HEADROOM = 1_000_000_000
 #: How long a driver waits for the one before it, in milliseconds: a chunk is committed in less.
 CLAIM_LOCK_TIMEOUT_MS = 1000
 
+#: Rows that an abort deletes per transaction, so that none lives long.
+ROWS_AT_A_TIME = 20_000
+
 ZERO_DIGEST = bytes(16)
 
 _COLUMNS = (
-    "migration_id, owner, position_offset, last_target_position, source_system, pass_number,"
-    " previous_snapshot, snapshot, staged, last_transaction_id::text::bigint as"
+    "migration_id, tenant_id, owner, position_offset, last_target_position, source_system,"
+    " pass_number, previous_snapshot, snapshot, staged, last_transaction_id::text::bigint as"
     " last_transaction_id, last_position, pass_rows, pass_digest, rows_copied, proven_snapshot,"
     " proven_rows, sealed_snapshot, sealed_position, sealed_xid::text as sealed_xid,"
-    " columns, shape"
+    " columns, shape, witness_pass, witness_token, source_started"
 )
 
 
@@ -47,6 +54,7 @@ class CopyProgress:
     """
 
     migration_id: UUID
+    tenant_id: UUID
     owner: UUID
     position_offset: int
     last_target_position: int
@@ -67,6 +75,16 @@ class CopyProgress:
     sealed_xid: str | None
     columns: list[str] | None
     shape: str | None
+    witness_pass: int | None
+    witness_token: UUID | None
+    source_started: datetime | None
+
+    @property
+    def witness(self) -> Witness | None:
+        """The barrier that the stored pass has passed."""
+        if self.witness_pass is None or self.witness_token is None:
+            return None
+        return Witness(self.witness_pass, self.witness_token)
 
     @property
     def pass_is_open(self) -> bool:
@@ -172,7 +190,8 @@ def already_there(tenant_id: UUID, table_name: str) -> str:
     """The sentence for a target that holds rows of the tenant."""
     return (
         f"the target table {table_name!r} already holds events of tenant {tenant_id}; "
-        "abort the migration that left them there, or delete them after checking what they are"
+        "find out what they are before anything else: rows of a migration that is not over go with"
+        " its abort, and after a restore of another database they may be the only ones there are"
     )
 
 
@@ -206,22 +225,30 @@ async def begin_pass(
     *,
     owner: UUID,
     snapshot: str | None,
+    witness: Witness,
 ) -> CopyProgress:
     """Store the next pass (its snapshot first of all) before its first row is read.
 
+    Its barrier has been passed.
+
     Raises:
         LeaseLostError: another owner has begun a pass.
+        StoreGoneBackError: the target is not closed for it: see `fences.refuse_unless_closed`.
     """
     row = await target.connection.fetchrow(
         f"update {target.progress} set pass_number = $4, previous_snapshot = proven_snapshot,"
         " snapshot = $5, staged = $6, last_transaction_id = null, last_position = 0,"
-        " pass_rows = 0, pass_bytes = 0, pass_inserted = 0, pass_digest = $7, updated_at = now()"
+        " pass_rows = 0, pass_bytes = 0, pass_inserted = 0, pass_digest = $7,"
+        " witness_pass = $4, witness_token = $8, updated_at = now()"
         " where migration_id = $1 and owner = $2 and pass_number = $3"
+        f" and exists (select from {target.fences} f where f.migration_id = $1"
+        " and f.role = 'target' and f.state = 'closed')"
         f" returning {_COLUMNS}",
-        before.migration_id, owner, before.pass_number, before.pass_number + 1, snapshot,
-        before.proven_snapshot is not None, ZERO_DIGEST,
+        before.migration_id, owner, before.pass_number, witness.pass_number, snapshot,
+        before.proven_snapshot is not None, ZERO_DIGEST, witness.token,
     )  # fmt: skip
     if row is None:
+        await fences.refuse_unless_closed(target, before.tenant_id, before.migration_id)
         raise LeaseLostError(f"another driver carries migration {before.migration_id} on")
     return CopyProgress(**dict(row))
 
@@ -247,6 +274,62 @@ async def complete_pass(target: AnyTable, current: CopyProgress, owner: UUID) ->
     if row is None:
         raise LeaseLostError(f"another driver carries migration {current.migration_id} on")
     return CopyProgress(**dict(row))
+
+
+async def record_source(target: AnyTable, at: CopyProgress, now: Source) -> None:
+    """The source was started again, and nothing that is here was lost by it."""
+    await target.connection.execute(
+        f"update {target.progress} set source_system = $3, source_started = $4"
+        " where migration_id = $1 and owner = $2",
+        at.migration_id, at.owner, now.system, now.started,
+    )  # fmt: skip
+
+
+async def spoil(target: AnyTable, migration_id: UUID) -> None:
+    """Before rows are deleted: no decision finds in this row any more what it names."""
+    await target.connection.execute(
+        f"update {target.progress} set pass_number = pass_number + 1, pass_rows = -1,"
+        " updated_at = now() where migration_id = $1",
+        migration_id,
+    )
+
+
+async def holds_copied(target: AnyTable, at: CopyProgress) -> bool:
+    """Whether the target holds rows of the tenant in the block of its migration."""
+    return bool(
+        await target.connection.fetchval(
+            f"select exists (select from {target.name} e join {target.progress} p"
+            " on e.tenant_id = p.tenant_id and e.global_position > p.position_offset"
+            " and e.global_position <= p.last_target_position where p.migration_id = $1)",
+            at.migration_id,
+        )
+    )
+
+
+async def delete_copied(source: AnyTable, target: OwnTable, migration: Migration) -> None:
+    """Delete what a migration that is being aborted has put into its block.
+
+    Portion by portion, so that no transaction lives long, and each in one statement with a look at
+    the fence: what an abort found there in the beginning may not hold any more. The source's
+    session is used before each: it is gone if the source went back meanwhile, and what that has
+    lost has to be kept first.
+    """
+    while True:
+        await source.connection.fetchval("select 1")
+        tag = await target.connection.execute(
+            f"with aborting as (select from {target.fences} where table_name = $1"
+            " and tenant_id = $2 and migration_id = $3 and role = 'target' and state = 'aborting'"
+            f" for share) delete from {target.name} where global_position in ("
+            f"select e.global_position from {target.name} e join {target.progress} p"
+            " on p.migration_id = $3 and e.global_position > p.position_offset"
+            " and e.global_position <= p.last_target_position"
+            " where e.tenant_id = $2 order by e.global_position limit $4)"
+            " and exists (select from aborting)",
+            target.address.table, migration.tenant_id, migration.id, ROWS_AT_A_TIME,
+            timeout=timeouts.LONG_STATEMENT_SECONDS,
+        )  # fmt: skip
+        if tag == "DELETE 0":
+            return
 
 
 async def remove(target: AnyTable, migration_id: UUID) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.event_table import AnyTable
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
 
-SOURCE_SYSTEM = (
+#: Cluster and timeline, for messages alone: neither proves that a source has not gone back. The
+#: timeline is the one that is written; the last checkpoint's is older for minutes after a failover.
+SYSTEM = (
     "(select system_identifier::text from pg_control_system()) || ':' ||"
-    " (select timeline_id::text from pg_control_checkpoint())"
+    " case when not pg_is_in_recovery() then"
+    " (('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer)::text"
+    " else '' end"
 )
 
 
@@ -26,15 +29,31 @@ class Snapshot:
     system: str
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The server at a source's address: cluster and timeline, and since when it runs."""
+
+    system: str
+    started: datetime
+
+
+async def source_of(connection: Executor) -> Source:
+    """Which server answers."""
+    row = await connection.fetchrow(
+        f"select {SYSTEM} as system, pg_postmaster_start_time() as started"
+    )
+    return Source(row["system"], row["started"])
+
+
 async def take(connection: Executor) -> Snapshot:
-    """Take a snapshot. It may not be used before :func:`barrier` has returned.
+    """Take a snapshot. It may not be used before its barrier: see `witnesses.stand`.
 
     Raises:
         PreflightError: the server is a standby, whose snapshots call running transactions finished.
     """
     row = await connection.fetchrow(
         "select pg_is_in_recovery() as standby, pg_current_snapshot()::text as snapshot,"
-        f" {SOURCE_SYSTEM} as system"
+        f" {SYSTEM} as system"
     )
     if row["standby"]:
         raise PreflightError(
@@ -44,29 +63,6 @@ async def take(connection: Executor) -> Snapshot:
             ]
         )
     return Snapshot(row["snapshot"], row["system"])
-
-
-async def barrier(source: AnyTable, migration_id: UUID) -> str:
-    """Commit one row at the source, flushed; returns the cluster it went to.
-
-    A crash then cannot take back a transaction the snapshot calls finished, nor give its id to a
-    new event. The connection must have ``synchronous_commit = on``, as the driver's have.
-    """
-    system = await source.connection.fetchval(
-        f"insert into {source.barrier} as b (migration_id)"
-        " values ($1) on conflict (migration_id) do update set passed_at = now()"
-        f" returning {SOURCE_SYSTEM}",
-        migration_id,
-    )
-    return str(system)
-
-
-async def remove_barrier(source: AnyTable, migration_id: UUID) -> None:
-    """Forget the barrier row of a migration that is over."""
-    await source.connection.execute(
-        f"delete from {source.barrier} where migration_id = $1",
-        migration_id,
-    )
 
 
 def not_shown_by(snapshot: str) -> str:

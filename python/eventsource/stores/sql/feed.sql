@@ -73,6 +73,7 @@ begin
     end if;
     return (select coalesce(array_agg(tenant_id), '{}')
             from {schema}.eventsource_fences
-            where table_name = events and role = 'target' and state = 'closed');
+            where table_name = events and role = 'target'
+              and state in ('closed', 'aborting'));
 end
 $arriving$;

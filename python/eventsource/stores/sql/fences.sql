@@ -8,7 +8,7 @@ create table if not exists {schema}.eventsource_fences (
     table_name       text not null,
     tenant_id        uuid not null,
     role             text not null check (role in ('source', 'target')),
-    state            text not null check (state in ('open', 'closed', 'moved')),
+    state            text not null check (state in ('open', 'closed', 'aborting', 'moved')),
     generation       bigint not null,
     migration_id     uuid not null,
     store_id         text not null,
@@ -23,12 +23,35 @@ create table if not exists {schema}.eventsource_fences (
     unique (table_name, tenant_id)
 );
 
--- Opens an arriving tenant for applications, after the decision: the sequence first, so that no new
--- event gets a position that the migration carried. False when the migration has no fence here.
--- The sequence never goes back: a reader of the feed may already have taken its value for the head.
+-- A table of an older version is looked at first: to alter it holds up every append of a tenant that
+-- moves.
+do $upgrade$
+begin
+    perform decided_total from {schema}.eventsource_fences limit 0;
+exception when undefined_column then
+    -- What the target must hold of a tenant that was decided on: see eventsource_open_target.
+    alter table {schema}.eventsource_fences
+        add column decided_pass    integer,
+        add column decided_token   uuid,
+        add column decided_rows    bigint,
+        add column decided_digest  bytea,
+        add column decided_total   bigint,
+        drop constraint if exists eventsource_fences_state_check,
+        add constraint eventsource_fences_state_check
+            check (state in ('open', 'closed', 'aborting', 'moved'));
+end
+$upgrade$;
+
+-- Opens an arriving tenant for applications, after the decision, and returns the state of its fence
+-- then ('missing' without one). Only a closed target is opened, and only if the progress row says in
+-- the same statement what the decision names: otherwise this database was restored or failed over
+-- since, and a driver carries again what is missing. The sequence moves before anybody sees the open
+-- fence, so that no new event gets a position that the migration carried. It moves only if it has to:
+-- to set it to what it is would take back what others draw meanwhile.
 create or replace function {schema}.eventsource_open_target(
-    target text, tenant uuid, migration uuid, new_generation bigint, last_carried bigint
-) returns boolean
+    target text, tenant uuid, migration uuid, new_generation bigint, last_carried bigint,
+    pass integer, token uuid, carried bigint, digest bytea, total bigint
+) returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set row_security = off
@@ -42,20 +65,42 @@ begin
           and f.role = 'target'
         for update;
     if not found then
-        return false;
+        return 'missing';
     end if;
-    if fence.state = 'closed' then
-        select pg_get_serial_sequence(format('%s.%I', c.relnamespace::regnamespace, target),
-                                      'global_position')
-            into sequence
-            from {schema}.eventsource_fences f join pg_class c on c.oid = f.tableoid
-            where f.fence_id = fence.fence_id;
-        perform setval(sequence,
-                       greatest(last_carried, coalesce(pg_sequence_last_value(sequence), 0), 1));
-        update {schema}.eventsource_fences f
-            set state = 'open', generation = new_generation, updated_at = now()
-            where f.fence_id = fence.fence_id;
+    update {schema}.eventsource_fences f
+        set state = 'open', generation = new_generation, updated_at = now()
+        where f.fence_id = fence.fence_id and f.state = 'closed'
+          and exists (select from {schema}.eventsource_copy_progress p
+                      where p.migration_id = migration and p.pass_number = pass
+                        and p.witness_pass = pass and p.witness_token = token
+                        and p.pass_rows = carried and p.pass_digest = digest
+                        and p.proven_rows + p.pass_rows = total);
+    if not found then
+        return fence.state;
     end if;
-    return true;
+    select pg_get_serial_sequence(format('%s.%I', c.relnamespace::regnamespace, target),
+                                  'global_position')
+        into sequence
+        from {schema}.eventsource_fences f join pg_class c on c.oid = f.tableoid
+        where f.fence_id = fence.fence_id;
+    if coalesce(pg_sequence_last_value(sequence), 0) < last_carried then
+        perform setval(sequence, last_carried);
+    end if;
+    return 'open';
+end
+$open$;
+
+-- What processes of older versions call. They do not say what the target must hold, so they wait for
+-- one that does.
+create or replace function {schema}.eventsource_open_target(
+    target text, tenant uuid, migration uuid, new_generation bigint, last_carried bigint
+) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, {schema}, pg_temp
+as $open$
+begin
+    raise exception 'this version does not say what the target must hold to be opened'
+        using errcode = '42501',
+              hint = 'Let a process of the version that made these functions finish the move.';
 end
 $open$;

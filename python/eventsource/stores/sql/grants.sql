@@ -11,6 +11,8 @@ revoke all on function
     {schema}.eventsource_guard_truncate(),
     {schema}.eventsource_guard_loading(),
     {schema}.eventsource_open_target(text, uuid, uuid, bigint, bigint),
+    {schema}.eventsource_open_target(text, uuid, uuid, bigint, bigint, integer, uuid, bigint, bytea,
+                                     bigint),
     {schema}.eventsource_announce()
     from public;
 -- These two ask themselves what the caller may do to the table.

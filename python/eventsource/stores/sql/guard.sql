@@ -43,7 +43,7 @@ begin
         end if;
     end if;
 
-    if fence.state = 'closed' then
+    if fence.state in ('closed', 'aborting') then
         raise exception 'tenant % is not open on this store yet', fence.tenant_id
             using errcode = 'EVF03',
                   -- Not the migration's id: with it a session could pass for the migrator's.

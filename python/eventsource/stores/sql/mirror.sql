@@ -48,6 +48,7 @@ declare
     columns  text;
     made     text;
     shift    bigint;
+    last     bigint;
     written  bigint;
     before   text := coalesce(current_setting('eventsource.migration', true), '');
 begin
@@ -59,7 +60,7 @@ begin
         where c.relname = target
           and n.oid = (select typnamespace from pg_type where oid =
                        pg_typeof(null::{schema}.eventsource_fences)::oid);
-    select position_offset into strict shift
+    select position_offset, last_target_position into strict shift, last
         from {schema}.eventsource_copy_progress where migration_id = migration;
     select string_agg(format('%I', a.attname), ', ' order by c.place),
            string_agg(format('(r operator(pg_catalog.->>) %s)::%s%s', c.place - 1,
@@ -78,6 +79,8 @@ begin
         with given as (
             select r, (r ->> %4$s)::uuid as stream, r ->> %5$s as kind, (r ->> %6$s)::bigint as version
             from jsonb_array_elements($1) r where (r ->> %7$s)::uuid = $3
+              -- What lies outside of the reserved block no abort deletes.
+              and (r ->> %8$s)::bigint + $2 <= $4
         ), runs as (
             select *, version - dense_rank() over (partition by stream, kind order by version) as run
             from given
@@ -94,7 +97,7 @@ begin
         array_position(names, 'aggregate_id') - 1, array_position(names, 'aggregate_type') - 1,
         array_position(names, 'version') - 1, array_position(names, 'tenant_id') - 1,
         array_position(names, 'global_position') - 1, made)
-        using given, shift, tenant;
+        using given, shift, tenant, last;
     get diagnostics written = row_count;
     perform set_config('eventsource.migration', before, true);
     return written;

@@ -1,8 +1,21 @@
--- What a copy has done: the barrier at a source, progress and copied ranges at a target.
+-- What a copy has done: its witnesses at a source, progress and copied ranges at a target.
 -- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
 
--- Committing a row here flushes the write-ahead log past every transaction that a snapshot taken
--- earlier calls finished. Without it a source crash can hand such a transaction id to a new event.
+-- The barrier of each pass. Committing a row here flushes the write-ahead log past every transaction
+-- that a snapshot taken earlier calls finished: without it a source crash can hand such a transaction
+-- id to a new event. And the row is a witness: while the one that a progress row names is there, this
+-- database has not gone back to before its pass. `xid` equals the row's own header for as long as the
+-- rows are those of one history: a dump carries the column and not the header.
+create table if not exists {schema}.eventsource_witnesses (
+    migration_id  uuid not null,
+    pass_number   integer not null,
+    token         uuid not null,
+    xid           xid8 not null,
+    passed_at     timestamptz not null default now(),
+    primary key (migration_id, pass_number, token)
+);
+
+-- The barrier of older versions, of which there may still be processes.
 create table if not exists {schema}.eventsource_barrier (
     migration_id  uuid primary key,
     passed_at     timestamptz not null default now()
@@ -38,6 +51,29 @@ create table if not exists {schema}.eventsource_copy_progress (
     columns              text[],
     shape                text,
     updated_at           timestamptz not null default now()
+);
+
+-- A table of an older version; looked at first, because to alter it waits for a copy, and the copy for it.
+do $upgrade$
+begin
+    perform witness_token from {schema}.eventsource_copy_progress limit 0;
+exception when undefined_column then
+    -- The barrier that the stored pass has passed: see eventsource_witnesses.
+    alter table {schema}.eventsource_copy_progress
+        add column witness_pass    integer,
+        add column witness_token   uuid,
+        -- When the source's server was started, as of the last look at what it may have lost.
+        add column source_started  timestamptz;
+end
+$upgrade$;
+
+-- Events that a source had lost and an aborted migration still held: nothing here deletes them.
+create table if not exists {schema}.eventsource_rescued_events (
+    event_id      uuid primary key,
+    migration_id  uuid not null,
+    tenant_id     uuid not null,
+    event         jsonb not null,
+    rescued_at    timestamptz not null default now()
 );
 
 -- The chunks of the first pass, committed with their rows: those up to `proven_position` have been

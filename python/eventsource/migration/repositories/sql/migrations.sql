@@ -1,8 +1,8 @@
 -- name: insert
 with created as (
     insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state, config,
-                                   generation)
-    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6)
+                                   generation, source_identity, target_identity)
+    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6, $9::text::jsonb, $10::text::jsonb)
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
@@ -18,7 +18,8 @@ select id, tenant_id, source_store_id, target_store_id, state,
        generation, paused_from, pause_requested, abort_requested, cutover_request, cutover_force,
        cutover_outcome::text as cutover_outcome, driver_owner, driver_name,
        coalesce(driver_expires_at > now(), false) as driver_alive, driver_expires_at,
-       position_offset, fence_position, cutover_pause_ms, throttle_rate, throttle_reason, updated_at
+       position_offset, fence_position, cutover_pause_ms, throttle_rate, throttle_reason, updated_at,
+       source_identity::text as source_identity, target_identity::text as target_identity
 from tenant_migrations
 
 -- name: transition
@@ -112,7 +113,7 @@ update tenant_migrations set throttle_rate = $3, throttle_reason = $4, updated_a
 where id = $1 and driver_owner = $2
 
 -- name: record_error
-update tenant_migrations set error_message = $3, updated_at = now()
+update tenant_migrations set error_message = $3, error_code = $4, updated_at = now()
 where id = $1 and driver_owner = $2
 
 -- name: record_offset

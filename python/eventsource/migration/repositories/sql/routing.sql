@@ -23,7 +23,8 @@ select pg_notify('eventsource_routes', tenant_id::text) from taken
 -- name: set_state
 with changed as (
     update tenant_routing set migration_state = $3, updated_at = now()
-    where tenant_id = $1 and migration_id = $2
+    -- Not that of a tenant that has arrived: see `finish`.
+    where tenant_id = $1 and migration_id = $2 and target_store_id is not null
     returning tenant_id
 )
 select pg_notify('eventsource_routes', tenant_id::text) from changed

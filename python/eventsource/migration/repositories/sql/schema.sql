@@ -34,6 +34,8 @@ alter table tenant_migrations
     add column if not exists cutover_pause_ms   double precision,
     add column if not exists throttle_rate      double precision,
     add column if not exists throttle_reason    text,
+    add column if not exists source_identity    jsonb,
+    add column if not exists target_identity    jsonb,
     add column if not exists updated_at         timestamptz not null default now();
 
 create table if not exists tenant_routing (

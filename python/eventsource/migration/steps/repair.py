@@ -1,0 +1,129 @@
+"""A target that lacks what was decided on: it was put back to a moment before.
+
+The tenant has moved by then and writes nowhere: the source is fenced and complete, and the target
+is still closed. So the passes run again from what the target's progress row says, and the new proof
+takes the place of the old one in the fence row, whose generation stays. Nothing opens it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+
+from eventsource import failpoints
+from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.errors import ConsistencyError, MigrationError, StoreGoneBackError
+from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
+from eventsource.migration.steps import preparation
+from eventsource.migration.steps.bulk_copy import BulkCopier
+from eventsource.migration.steps.decision import Decision
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import brief_locks, fences, progress
+from eventsource.migration.tables.proofs import Proof
+
+if TYPE_CHECKING:
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.models import Migration
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Carries to a closed target what it lacks of a tenant that has moved.
+
+    Args:
+        carry_on: asked while a lock is waited for.
+    """
+
+    connections: DriverConnections
+    migration: Migration
+    owner: UUID
+    carry_on: Callable[[], bool]
+
+    async def run(self, decided: Decision) -> Decision:
+        """The decision with the proof of what the target holds now.
+
+        Raises:
+            StoreGoneBackError: the source does not hold either what was decided on.
+            ConsistencyError: what was carried is not what the source holds.
+        """
+        await self._prepare()
+        passes = await Passes.open(self.connections, self.migration, self.owner)
+        try:
+            passes.above = decided.proof.last_pass if decided.proof else 0
+            if passes.at.proven_snapshot is None:
+                if not passes.at.pass_is_open:
+                    await passes.begin()
+                await BulkCopier(passes).run()
+            elif passes.at.pass_is_open:
+                await passes.catch_up()
+            await passes.prepare_last()
+            await passes.under_the_fence()
+            await passes.refresh()
+            await failpoints.reach("repair.carried.committed")
+            proof = passes.proof()
+            await self._compare(decided, proof, passes.at.position_offset)
+            return await self._replace(decided, proof, passes.at.position_offset)
+        finally:
+            await passes.session.close()
+
+    async def _prepare(self) -> None:
+        """A target from before the move gets its fence first, and then S(0) is taken again."""
+        target, migration = self.connections.target, self.migration
+        fence = await fences.read(target, migration.tenant_id)
+        ours = fence is not None and fence.migration_id == migration.id
+        at = await progress.read(target, migration.id)
+        if ours and at is not None:
+            return
+        if at is None:
+            # Another offset may come of it.
+            await PostgreSQLPositionMappingRepository(self.connections.control).delete(migration.id)
+        await preparation.prepare(self.connections, migration, self.owner, self.carry_on)
+
+    async def _compare(self, decided: Decision, proof: Proof, offset: int) -> None:
+        """A last pass over nothing proves nothing: the whole is counted on both sides."""
+        source, target = self.connections.source, self.connections.target
+        tenant = self.migration.tenant_id
+        here = await source.connection.fetchval(
+            f"select count(*) from {source.name} where tenant_id = $1 and global_position <= $2",
+            tenant, decided.source_head, timeout=LONG_STATEMENT_SECONDS,
+        )  # fmt: skip
+        there = await target.connection.fetchval(
+            f"select count(*) from {target.name} where tenant_id = $1 and global_position <= $2",
+            tenant, decided.source_head + offset, timeout=LONG_STATEMENT_SECONDS,
+        )  # fmt: skip
+        if decided.proof is not None and here != decided.proof.total:
+            raise StoreGoneBackError(
+                f"the source holds {here} events of tenant {tenant}, and {decided.proof.total} were"
+                " decided on: the target was restored or failed over and lacks events that the"
+                " source does not hold any more; nothing is opened. Restore a later state of either"
+            )
+        if not here == there == proof.total:
+            raise ConsistencyError(
+                f"the source holds {here} events of tenant {tenant}, the target {there}, and"
+                f" {proof.total} were carried; nothing is opened"
+            )
+
+    async def _replace(self, decided: Decision, proof: Proof, offset: int) -> Decision:
+        """Write the new proof into the fence row that has decided, under the lock."""
+        source = self.connections.fence
+        fence = await fences.read(source, self.migration.tenant_id)
+        if fence is None or fence.migration_id != self.migration.id:
+            raise MigrationError("the fence that has decided is another migration's by now")
+        pause = 0.1
+        while True:
+            try:
+                async with source.connection.transaction():
+                    await brief_locks.hold_briefly(source.connection)
+                    await fences.lock_exclusively(source.connection, fence)
+                    await fences.replace_proof(source, fence, decided.generation, proof, offset)
+                break
+            except asyncpg.LockNotAvailableError:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+        await failpoints.reach("repair.proof.committed")
+        return replace(decided, proof=proof, position_offset=offset)

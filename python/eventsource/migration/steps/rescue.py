@@ -1,0 +1,89 @@
+"""Events that only the target has, because the source has lost them.
+
+What a pass has carried is proven by its barrier. A mirror has none: it copies what is committed,
+and a source that crashes, fails over or is restored may not have it afterwards. So when the source
+was started again, everything of the tenant at the target is looked for at the source, by event id.
+Nothing is decided over such events, and an abort keeps them in a table of their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.migration.errors import StoreGoneBackError
+from eventsource.migration.tables import progress, snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.tables.progress import CopyProgress
+
+#: Events that are looked for at once.
+PORTION = 20_000
+
+#: Lost events that are named in a message.
+NAMED = 5
+
+RESCUED = "eventsource_rescued_events"
+
+
+async def look_after_a_restart(source: AnyTable, target: AnyTable, at: CopyProgress) -> None:
+    """If the source was started since this was last asked, nothing at the target is missing there.
+
+    Raises:
+        StoreGoneBackError: naming how many events are missing, and the first of them.
+    """
+    now = await snapshots.source_of(source.connection)
+    if at.source_started == now.started:
+        return
+    if at.source_started is not None:
+        lost = [event async for event in _lost(source, target, at)]
+        if lost:
+            named = ", ".join(str(event) for event in lost[:NAMED])
+            named += ", …" if len(lost) > NAMED else ""
+            raise StoreGoneBackError(
+                f"the source {source.address.table!r} was restored, crashed or failed over, and"
+                f" lacks {len(lost)} events of tenant {at.tenant_id} that the target holds"
+                f" ({named}). Nothing was changed, and the migration waits: restore a later state"
+                " of the source, or abort, which keeps them at the target in the table"
+                f" {RESCUED}"
+            )
+    await progress.record_source(target, at, now)
+
+
+async def keep_lost(source: AnyTable, target: AnyTable, at: CopyProgress) -> int:
+    """Copy what only the target has into a table that no migration deletes from; how many."""
+    lost = [event async for event in _lost(source, target, at)]
+    for first in range(0, len(lost), PORTION):
+        await target.connection.execute(
+            f"insert into {target.beside(RESCUED)} (event_id, migration_id, tenant_id, event)"
+            " select e.event_id, $2, e.tenant_id, to_jsonb(e)"
+            f" from {target.name} e where e.event_id = any ($1::uuid[])"
+            " on conflict do nothing",
+            lost[first : first + PORTION], at.migration_id,
+        )  # fmt: skip
+    return len(lost)
+
+
+async def _lost(source: AnyTable, target: AnyTable, at: CopyProgress) -> AsyncIterator[UUID]:
+    position = at.position_offset
+    while True:
+        rows = await target.connection.fetch(
+            f"select global_position, event_id from {target.name} where tenant_id = $1"
+            " and global_position > $2 and global_position <= $3"
+            " order by global_position limit $4",
+            at.tenant_id, position, at.last_target_position, PORTION,
+        )  # fmt: skip
+        if not rows:
+            return
+        position = rows[-1]["global_position"]
+        found = await source.connection.fetch(
+            f"select event_id from {source.name} where event_id = any ($1::uuid[])",
+            [row["event_id"] for row in rows],
+        )
+        there = {row["event_id"] for row in found}
+        for row in rows:
+            if row["event_id"] not in there:
+                yield row["event_id"]

@@ -1,0 +1,147 @@
+"""A database goes back in time under a move: nothing that any store still holds is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from eventsource.migration import MigrationState, RoutingError, StoreGoneBackError
+from eventsource.testing import Cluster
+from tests.support.application import TARGET
+from tests.support.waiting import until
+from tests.support.worlds.restorable import RestorableWorld, open_restorable, three_volumes
+
+
+@pytest.fixture(scope="module")
+def volumes() -> Iterator[dict[str, Cluster]]:
+    with three_volumes() as servers:
+        yield servers
+
+
+@pytest.fixture
+async def it(volumes: dict[str, Cluster]) -> AsyncIterator[RestorableWorld]:
+    opened = await open_restorable(volumes)
+    yield opened
+    await opened.world.close()
+
+
+@pytest.mark.parametrize("state", ["bulk_copy", "dual_write", "paused"])
+async def test_an_abort_does_not_delete_what_an_open_target_has_acknowledged(
+    it: RestorableWorld, state: str
+) -> None:
+    world = it.world
+    await world.seed(300)
+    migration = await world.dual_write()
+    if state == "paused":
+        await world.coordinator.pause_migration(migration.id)
+    copies = await it.snapshot("source", "control")
+    if state == "bulk_copy":
+        await world.control.execute("update tenant_migrations set state = 'bulk_copy'")
+    if state == "paused":
+        await world.coordinator.resume_migration(migration.id)
+    await world.coordinator.initiate_cutover(migration.id)
+    acknowledged = await it.append(6)
+
+    await it.restore(copies)
+    assert (await it.fence("source"), await it.fence("target")) == (
+        ("source", "open"),
+        ("target", "open"),
+    )
+    before = await world.rows("target")
+    with pytest.raises(StoreGoneBackError, match="was opened at the target"):
+        await world.coordinator.abort_migration(migration.id)
+    assert await world.rows("target") == before
+    assert set(acknowledged) <= await it.held()
+    # Nothing was changed: neither fence, nor the journal's state.
+    assert await it.fence("source") == ("source", "open")
+    assert await it.fence("target") == ("target", "open")
+    found = await world.here.migrations.get(migration.id)
+    assert found.state in (MigrationState.DUAL_WRITE, MigrationState.PAUSED)
+    assert found.error_code == "store_gone_back"
+    assert "delete" not in (found.error_message or "")
+
+
+@pytest.mark.parametrize("since", ["before the move", "dual_write"])
+async def test_a_target_that_went_back_is_opened_only_with_everything_in_it(
+    it: RestorableWorld, since: str
+) -> None:
+    """Routers meet it first: the move was finished long ago."""
+    world = it.world
+    await world.seed(300)
+    copies = {}
+    if since == "before the move":
+        copies = await it.snapshot("target")
+    migration = await world.dual_write()
+    if since == "dual_write":
+        copies = await it.snapshot("target")
+    held_back = await it.append(3)
+    done = await world.coordinator.initiate_cutover(migration.id)
+    decided = await world.ids("source")
+    assert set(held_back) <= set(decided)
+
+    await it.restore(copies)
+    working = asyncio.create_task(world.coordinator.work(poll_seconds=0.1))
+
+    async def appended() -> bool:
+        try:
+            return (await world.here.append(world.tenant)).success
+        except RoutingError:
+            # Without any fence the database may as well be another one.
+            return False
+
+    try:
+        await until(appended, "an append at the target")
+    finally:
+        working.cancel()
+    there = await world.ids("target")
+    assert there[: len(decided)] == decided
+    assert len(there) == len(decided) + 1
+    await world.reach(migration, "migrated")
+    await world.assert_moved(done)
+    assert await it.fence("target") == ("target", "open")
+    route = await world.router.route(world.tenant)
+    assert (route.store_id, route.generation, route.migration_state) == (TARGET, 1, "normal")
+
+
+@pytest.mark.parametrize("by", ["a pass", "the mirror"])
+async def test_a_source_that_went_back_is_not_moved_however_much_was_written_since(
+    it: RestorableWorld, by: str
+) -> None:
+    """Transaction ids and positions are as expected again; barrier or events are missing."""
+    world = it.world
+    await world.seed(100)
+    migration = await world.dual_write()
+    copies = await it.snapshot("source")
+    await world.coordinator.resume_migration(migration.id)
+    if by == "the mirror":
+        await world.coordinator.pause_migration(migration.id)
+    seen = await world.here.migrations.get(migration.id)
+    acknowledged = await it.append(6)
+
+    async def arrived() -> bool:
+        return set(acknowledged) <= set(await world.ids("target"))
+
+    await until(arrived, "the events at the target")
+    if by == "a pass":
+        await asyncio.sleep(0.5)
+        await world.coordinator.pause_migration(migration.id)
+    assert seen.state in ("dual_write", "paused")
+    await it.restore(copies)
+    for _ in range(60):
+        await world.here.append(world.tenant)
+    await world.control.execute(
+        "update tenant_migrations set state = 'dual_write', paused_from = null"
+    )
+    with pytest.raises(StoreGoneBackError, match="Nothing was changed"):
+        await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert (await it.fence("source"), await it.fence("target")) == (
+        ("source", "open"),
+        ("target", "closed"),
+    )
+    assert set(acknowledged) <= await it.held()
+    await world.coordinator.abort_migration(migration.id)
+    rescued = await world.target.fetch("select event_id from eventsource_rescued_events")
+    assert {row[0] for row in rescued} == set(acknowledged)
+    assert (await world.here.append(world.tenant)).success
