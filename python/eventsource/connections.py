@@ -32,6 +32,7 @@ __all__ = [
     "Executor",
     "Secret",
     "TableAddress",
+    "brief",
     "connect",
     "connection_parameters",
     "create_pool",
@@ -113,6 +114,15 @@ async def _ask(secret: Secret, what: str) -> str:
             " returns a text"
         )
     return text
+
+
+def brief(error: BaseException) -> str:
+    """One line about an error for a log: no password, and no DETAIL, which can quote rows."""
+    text = str(error)
+    if isinstance(error, asyncpg.PostgresError) and error.args:
+        text = str(error.args[0])
+    text = " ".join(redact(text).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def connection_parameters(

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from uuid import UUID
 
+__all__ = [
+    "ConnectionDetailsError",
+    "CredentialsError",
+    "EventIdTakenError",
+    "EventSourceError",
+    "FeedBlockedError",
+    "HandlerError",
+    "OptimisticLockError",
+    "StoreSchemaError",
+    "UnknownEventTypeError",
+]
+
 
 class EventSourceError(Exception):
     """Root of every error that this package defines."""
@@ -105,6 +117,34 @@ class FeedBlockedError(EventSourceError):
             f"open transactions write to the event table without announcing their positions; "
             f"waited {self.waited_seconds:.1f} s for: {'; '.join(self.blockers)}. End them, and "
             f"run create_schema() or `eventsource-migrate init` so that every writer announces"
+        )
+
+
+class HandlerError(EventSourceError):
+    """A subscription's handler failed on an event; what ``on_error`` gets.
+
+    The handler's exception is its ``__cause__``.
+
+    Attributes:
+        subscription_name, store_id: which subscription, and the store that it read.
+        event_id: the event.
+        position: its global position in that store.
+    """
+
+    def __init__(
+        self, subscription_name: str, store_id: str, event_id: UUID, position: int
+    ) -> None:
+        super().__init__(subscription_name, store_id, event_id, position)
+        self.subscription_name = subscription_name
+        self.store_id = store_id
+        self.event_id = event_id
+        self.position = position
+
+    def __str__(self) -> str:
+        return (
+            f"the handler of subscription {self.subscription_name!r} failed on event "
+            f"{self.event_id} at position {self.position} of store {self.store_id!r}; "
+            f"mend the handler, or leave the event out in on_error"
         )
 
 

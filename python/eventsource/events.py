@@ -59,7 +59,11 @@ class DomainEvent(BaseModel):
 
     @classmethod
     def from_envelope(cls, envelope: dict[str, Any], payload: dict[str, Any]) -> Self:
-        """The event with these envelope fields and this payload; the envelope wins on a clash."""
+        """The event with these envelope fields and this payload; the envelope wins on a clash.
+
+        Every stored event becomes its class here, so this is the place to read old payloads:
+        override it, change a copy of ``payload``, and call ``super()``. Rows stay as they are.
+        """
         return cls.model_validate({**payload, **envelope})
 
 

@@ -98,6 +98,12 @@ def test_no_page_has_a_block_of_an_unknown_language() -> None:
             assert block.language in known, f"{name_of(page)}:{block.line}: {block.language}"
 
 
+def test_every_pool_of_the_pages_opens_without_its_server() -> None:
+    for page in PAGES:
+        for call in re.findall(r"create_pool\([^)]*\)+", page.read_text()):
+            assert "min_size=0" in call, f"{name_of(page)}: {call}"
+
+
 def test_commands_that_are_not_run_exist() -> None:
     targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     for page in PAGES:

@@ -255,12 +255,7 @@ def test_a_module_offers_the_names_of_the_page(name: str) -> None:
     documented = [
         code_in(row[0])[0] for row in rows_of(sections_of(REFERENCE / "python-api.md")[name])
     ]
-    public = getattr(module, "__all__", None) or [
-        each
-        for each, value in vars(module).items()
-        if not each.startswith("_") and getattr(value, "__module__", None) == name
-    ]
-    assert sorted(documented) == sorted(public)
+    assert sorted(documented) == sorted(module.__all__)
     for each in documented:
         getattr(module, each)
 

@@ -7,6 +7,9 @@ from tests.sabotage.variant import Edit, Variant
 _POSITIONS = "python/eventsource/migration/subscriptions/positions.py"
 _ROUTER = "python/eventsource/migration/routing/router.py"
 _ROUTES = "python/eventsource/migration/routing/route_cache.py"
+_TRANSACTIONS = "python/eventsource/migration/routing/transactions.py"
+_IN_TRANSACTIONS = "tests/integration/routing/test_transactions.py"
+_FOLLOWING = "tests/integration/subscriptions/test_following.py"
 _CONTRACT = "tests/integration/stores/test_contract.py"
 _ROUTING = "tests/integration/routing/test_router.py"
 
@@ -46,6 +49,70 @@ VARIANTS = (
             ),
         ),
         (f"{_ROUTING}::test_a_change_is_heard_long_before_the_route_is_read_again",),
+    ),
+    Variant(
+        "transaction-without-its-events",
+        "a block whose append was refused, and that went on, is committed where the tenant was",
+        (
+            Edit(
+                _TRANSACTIONS,
+                "                if made._refusal is not None:\n                    # The block",
+                "                if made._refusal is not None and not made.store_id:\n"
+                "                    # The block",
+            ),
+        ),
+        (f"{_IN_TRANSACTIONS}::test_a_block_runs_again_where_the_tenant_has_moved",),
+    ),
+    Variant(
+        "transaction-at-an-old-home",
+        "a block that appends nothing is committed where the tenant does not live any more",
+        (
+            Edit(
+                _TRANSACTIONS,
+                "                if not made._appended:\n",
+                "                if not made.store_id:\n",
+            ),
+        ),
+        (f"{_IN_TRANSACTIONS}::test_a_block_runs_again_where_the_tenant_has_moved",),
+    ),
+    Variant(
+        "subscription-ends-with-its-server",
+        "a subscription ends at the first restart of its database",
+        (
+            Edit(
+                "python/eventsource/subscriptions/outages.py",
+                "            passing = of_a_store(error)\n",
+                "            passing = False\n",
+            ),
+        ),
+        (
+            "tests/integration/subscriptions/test_outages.py::"
+            "test_run_goes_on_after_restarts_with_one_warning_and_one_line_each",
+        ),
+    ),
+    Variant(
+        "arriving-tenant-read-with-the-feed",
+        "a tenant that has moved is read with the feed, which has passed what was carried",
+        (
+            Edit(
+                "python/eventsource/migration/routing/places.py",
+                "        self.joining[home].add(tenant_id)\n",
+                "        self.joining[home].discard(tenant_id)\n",
+            ),
+        ),
+        (f"{_FOLLOWING}::test_it_follows_there_and_back_under_writers",),
+    ),
+    Variant(
+        "position-of-another-store",
+        "a subscription goes on in the next store at the position that it had in the one before",
+        (
+            Edit(
+                "python/eventsource/migration/routing/places.py",
+                "                found[target] = max(found.get(target, 0), carried)\n",
+                "                found[target] = max(found.get(target, 0), *found.values())\n",
+            ),
+        ),
+        (f"{_FOLLOWING}::test_moves_that_it_did_not_see_are_followed_from_its_checkpoints",),
     ),
     Variant(
         "retry-is-a-conflict",

@@ -6,6 +6,7 @@ A test class inherits `StoreContract` and has a fixture ``store``.
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -50,6 +51,12 @@ def items(
 
 async def positions(store: EventStore, from_position: int = 0, **filters: Any) -> list[int]:
     return [row.global_position async for row in store.read_all(from_position, **filters)]
+
+
+async def backwards(
+    store: EventStore, before_position: int | None = None, **filters: Any
+) -> list[int]:
+    return [row.global_position async for row in store.read_backwards(before_position, **filters)]
 
 
 class StoreContract:
@@ -256,3 +263,49 @@ class StoreContract:
             _ = row.event
         with pytest.raises(UnknownEventTypeError):
             await store.get_events(cart)
+
+    async def test_the_newest_come_first_from_either_end_of_a_page(self, store: EventStore) -> None:
+        mine, yours = uuid4(), uuid4()
+        for tenant in (mine, yours, mine):
+            cart = uuid4()
+            await store.append_events(cart, "Cart", items(cart, 2, tenant), 0)
+        assert await backwards(store) == [6, 5, 4, 3, 2, 1]
+        assert await backwards(store, limit=2) == [6, 5]
+        assert await backwards(store, 5) == [4, 3, 2, 1]
+        assert await backwards(store, 5, tenant_id=mine, limit=1) == [2]
+        assert await backwards(store, tenant_id=yours) == [4, 3]
+        assert await backwards(store, 99, tenant_id=yours, limit=9) == [4, 3]
+        assert await backwards(store, 1) == await backwards(store, limit=0) == []
+        assert await backwards(store, tenant_id=uuid4()) == []
+
+    async def test_types_and_times_choose_from_both_ends(self, store: EventStore) -> None:
+        cart, tenant = uuid4(), uuid4()
+        noon = datetime(2026, 11, 29, 12, tzinfo=UTC)
+        hours = [noon + timedelta(hours=hour) for hour in range(4)]
+        for version, (hour, cls) in enumerate(
+            zip(hours, (ItemAdded, CartCleared, ItemAdded, CartCleared), strict=True)
+        ):
+            event = cls(aggregate_id=cart, tenant_id=tenant, timestamp=hour)
+            await store.append_events(cart, "Cart", [event], version)
+        for filters, expected in (
+            ({"event_types": ["cart.cleared"]}, [2, 4]),
+            ({"event_types": ["cart.cleared", "ItemAdded"]}, [1, 2, 3, 4]),
+            ({"event_types": []}, []),
+            ({"since": hours[1]}, [2, 3, 4]),
+            ({"until": hours[1]}, [1]),
+            ({"since": hours[1], "until": hours[3]}, [2, 3]),
+            ({"since": hours[1], "event_types": {"ItemAdded"}, "tenant_id": tenant}, [3]),
+            ({"since": hours[1], "tenant_id": uuid4()}, []),
+            ({"until": hours[3].astimezone(timezone(timedelta(hours=-9)))}, [1, 2, 3]),
+        ):
+            assert await positions(store, **filters) == expected, filters
+            assert await backwards(store, **filters) == expected[::-1], filters
+        assert await positions(store, 2, event_types=["cart.cleared"]) == [4]
+        assert await backwards(store, 4, since=noon, limit=2) == [3, 2]
+
+    async def test_a_filter_that_cannot_be_meant_is_refused(self, store: EventStore) -> None:
+        for read in (store.read_all, store.read_backwards):
+            with pytest.raises(TypeError, match="collection of names"):
+                await anext(read(event_types="cart.cleared"))
+            with pytest.raises(ValueError, match="names no zone"):
+                await anext(read(since=datetime(2026, 11, 29)))

@@ -13,7 +13,7 @@ from eventsource.errors import ConnectionDetailsError
 if TYPE_CHECKING:
     from eventsource.dsn.value import Host
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("eventsource.dsn")
 
 
 def home(environment: Mapping[str, str]) -> Path | None:

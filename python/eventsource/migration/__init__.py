@@ -24,10 +24,12 @@ from eventsource.migration.errors import (
     StoreMismatchError,
     WritePausedError,
 )
-from eventsource.migration.models import Migration, MigrationConfig, TenantRouting
+from eventsource.migration.models import Migration, MigrationConfig, StoredTenant, TenantRouting
 from eventsource.migration.repositories.schema import create_schema
+from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor
 from eventsource.migration.routing.router import TenantStoreRouter
+from eventsource.migration.routing.transactions import TenantTransaction
 from eventsource.migration.states import MigrationState, TenantMigrationState
 from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
@@ -55,10 +57,13 @@ __all__ = [
     "RoutingError",
     "StoreGoneBackError",
     "StoreMismatchError",
+    "StoredTenant",
     "SubscriptionMigrator",
     "TenantMigrationState",
     "TenantRouting",
     "TenantStoreRouter",
+    "TenantSubscription",
+    "TenantTransaction",
     "VerificationLevel",
     "VerificationReport",
     "WritePausedError",

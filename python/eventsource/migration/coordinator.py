@@ -13,10 +13,15 @@ from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
 from eventsource.migration.consistency import lag
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.event_table import of_store
-from eventsource.migration.models import Migration, MigrationConfig
+from eventsource.migration.models import (
+    Migration,
+    MigrationConfig,
+    StoredTenant,
+    TenantRouting,
+)
 from eventsource.migration.preflight import admission
 from eventsource.migration.states import MigrationState
-from eventsource.migration.tables import identities
+from eventsource.migration.tables import identities, tenants
 from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -124,6 +129,29 @@ class MigrationCoordinator:
     async def get_migrations_by_tenant(self, tenant_id: UUID) -> list[Migration]:
         """The tenant's migrations, oldest first."""
         return await self._migrations.get_by_tenant(tenant_id)
+
+    async def routes(self) -> list[TenantRouting]:
+        """Every route, by tenant; a tenant that is not among them lives in the default store."""
+        return await self._routes.get_all()
+
+    async def tenants(self, store_id: str) -> list[StoredTenant]:
+        """The tenants with rows in a store, largest first: which one shall move?
+
+        Reads the whole table once; a large one takes minutes, and nobody waits for it meanwhile.
+
+        Raises:
+            RoutingError: this process does not know the store.
+            MigrationError: it is no PostgreSQL store.
+        """
+        store = self._router.store(store_id)
+        if not isinstance(store, PostgreSQLEventStore):
+            raise MigrationError(
+                f"store {store_id!r} is of type {type(store).__name__}, whose tenants cannot be"
+                " counted; name a PostgreSQLEventStore"
+            )
+        found = await tenants.sizes(store.pool, store.table)
+        routes = await self._routes.get_routings([tenant for tenant, _, _ in found])
+        return [StoredTenant(*each, routes.get(each[0])) for each in found]
 
     async def get_sync_lag(self, migration_id: UUID) -> int:
         """The tenant's events that the source shows and the target does not hold yet."""

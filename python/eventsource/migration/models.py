@@ -257,6 +257,23 @@ class TenantRouting:
         return cls(**values)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTenant:
+    """A tenant with rows in a store.
+
+    Attributes:
+        events: its rows there.
+        bytes: about what they take there, without indexes.
+        route: where it lives, which may be another store: rows that a move left are rows too. None
+            when it has no route, and so lives in the default store.
+    """
+
+    tenant_id: UUID
+    events: int
+    bytes: int
+    route: TenantRouting | None
+
+
 #: Bounds of a PostgreSQL bigint, for ranges that are open on one side.
 BEFORE_EVERY_POSITION = -(2**63)
 

@@ -33,21 +33,23 @@ async def outdated_functions(connection: Executor, schema: str) -> list[str]:
     plan, each time a process starts.
     """
     script = "".join(text("eventsource.stores", f"sql/{file}") for file in SCRIPTS)
+    # One name may have several functions, of other parameters.
     found = {
-        row["name"]: (row["body"], row["definer"], _names(row["settings"]))
+        (row["name"], row["body"], row["definer"], _names(row["settings"]))
         for row in await connection.fetch(SQL["describe_functions"], quote_identifier(schema))
     }
-    wanted = {}
+    wanted = []
     for match in _FUNCTION.finditer(script):
         body = match["body"].replace("{schema}", quote_identifier(schema))
         definer = "security definer" in match["head"]
-        wanted[match["name"]] = (body, definer, frozenset(_SETTING.findall(match["head"])))
+        settings = frozenset(_SETTING.findall(match["head"]))
+        wanted.append((match["name"], body, definer, settings))
     tables = [
         name
         for name in _TABLE.findall(script)
         if await connection.fetchval("select to_regclass($1) is null", qualified(schema, name))
     ]
-    return tables + [name for name, each in wanted.items() if found.get(name) != each]
+    return tables + [each[0] for each in wanted if each not in found]
 
 
 def _names(settings: list[str]) -> frozenset[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol, runtime_checkable
 from uuid import UUID
 
 from eventsource.events import DomainEvent, registered_event_class
+
+__all__ = ["AppendResult", "EventStore", "EventStream", "ExpectedVersion", "StoredEvent"]
 
 
 class ExpectedVersion:
@@ -50,7 +52,7 @@ class StoredEvent:
 
     @property
     def event(self) -> DomainEvent:
-        """The event as an instance of its registered class.
+        """The event as an instance of its registered class, made by its ``from_envelope``.
 
         Raises:
             UnknownEventTypeError: no class is registered for ``event_type``.
@@ -141,11 +143,37 @@ class EventStore(Protocol):
         *,
         tenant_id: UUID | None = None,
         limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncIterator[StoredEvent]:
         """Events with a position greater than ``from_position``, ascending, at most ``limit``.
 
         Ends at the last position below which nothing can appear any more: a reader that goes on
         from the last position it saw never misses an event.
+
+        Args:
+            event_types: only events of these stored types.
+            since, until: only events whose ``timestamp`` is in ``since <= timestamp < until``.
+                Types and times have no index of their own: every event of the tenant, or of the
+                table, after ``from_position`` is looked at.
+        """
+        ...
+
+    def read_backwards(
+        self,
+        before_position: int | None = None,
+        *,
+        tenant_id: UUID | None = None,
+        limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """The newest events first, those with a position below ``before_position``.
+
+        Gives what ``read_all`` would give now, from its end: ``limit=50`` are the last fifty. The
+        filters are the same.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -18,6 +18,9 @@ from eventsource.stores.interface import (
 )
 from eventsource.stores.reading import sole_type
 from eventsource.stores.repeated import StoredId, repeated_append
+from eventsource.stores.selection import Selection
+
+__all__ = ["InMemoryEventStore"]
 
 
 class InMemoryEventStore:
@@ -122,8 +125,15 @@ class InMemoryEventStore:
         *,
         tenant_id: UUID | None = None,
         limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncIterator[StoredEvent]:
-        """Events after ``from_position`` in the order of the feed, at most ``limit``."""
+        """Events after ``from_position`` in the order of the feed, at most ``limit``.
+
+        See `EventStore.read_all` for the filters.
+        """
+        chosen = Selection.of(tenant_id, event_types, since, until)
         head = len(self._feed)
         start = bisect_right(self._feed, from_position, key=lambda row: row.global_position)
         left = head if limit is None else limit
@@ -131,7 +141,31 @@ class InMemoryEventStore:
             if left <= 0:
                 return
             row = self._feed[index]
-            if tenant_id is None or row.tenant_id == tenant_id:
+            if chosen.takes(row):
+                left -= 1
+                yield row
+
+    async def read_backwards(
+        self,
+        before_position: int | None = None,
+        *,
+        tenant_id: UUID | None = None,
+        limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """The newest events first, those below ``before_position``, at most ``limit``.
+
+        See `EventStore.read_all` for the filters.
+        """
+        chosen = Selection.of(tenant_id, event_types, since, until)
+        head = len(self._feed) if before_position is None else before_position - 1
+        left = len(self._feed) if limit is None else limit
+        for row in self._feed[: max(head, 0)][::-1]:
+            if left <= 0:
+                return
+            if chosen.takes(row):
                 left -= 1
                 yield row
 

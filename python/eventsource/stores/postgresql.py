@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,12 +21,15 @@ from eventsource.stores.appending import Appender
 from eventsource.stores.encoding import Append, encode_append
 from eventsource.stores.feed import Feed, Head
 from eventsource.stores.interface import AppendResult, EventStream, StoredEvent
-from eventsource.stores.reading import ChunkSize, sole_type, stored_event
+from eventsource.stores.reading import ChunkSize, pages, sole_type, stored_event
+from eventsource.stores.selection import Selection
 
 if TYPE_CHECKING:
     from asyncpg.pool import Pool
 
     from eventsource.connections import AnyConnection
+
+__all__ = ["PostgreSQLEventStore"]
 
 # How long warming up waits for one more connection, in seconds.
 _WARM_UP_SECONDS = 1.0
@@ -268,6 +272,9 @@ class PostgreSQLEventStore:
         *,
         tenant_id: UUID | None = None,
         limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> AsyncIterator[StoredEvent]:
         """Events after ``from_position`` in the order of the feed, at most ``limit``.
 
@@ -275,35 +282,46 @@ class PostgreSQLEventStore:
         on from the last position never misses an event. While transactions that do not announce
         their positions keep the head unknown, it gives nothing. Events of a tenant that a migration
         is still carrying into this table appear all at once when the tenant is opened here. No
-        connection is held between chunks, and memory does not grow with the table.
+        connection is held between chunks, and memory does not grow with the table. See
+        `EventStore.read_all` for the filters.
 
         Raises:
             StoreSchemaError: there is no such table, or the server is a standby.
         """
+        chosen = Selection.of(tenant_id, event_types, since, until)
         try:
             head = await self._head()
         except FeedBlockedError:
             return
-        if tenant_id in head.arriving:
-            return
-        size = ChunkSize()
-        position, left = from_position, limit
-        while left is None or left > 0:
-            wanted = size.rows if left is None else min(size.rows, left)
-            span = (position, head.position, wanted)
-            if tenant_id is not None:
-                rows = await self._fetch(statements.tenant_feed_rows, *span, tenant_id)
-            elif head.arriving:
-                rows = await self._fetch(statements.feed_rows_without, *span, head.arriving)
-            else:
-                rows = await self._fetch(statements.feed_rows, *span)
-            for row in rows:
-                yield stored_event(row)
-            if len(rows) < wanted:
-                return
-            position = rows[-1]["global_position"]
-            left = None if left is None else left - len(rows)
-            size.adapt(rows)
+        async for row in pages(self._fetch, chosen, head.arriving, from_position, head.position,
+                               limit):  # fmt: skip
+            yield stored_event(row)
+
+    async def read_backwards(
+        self,
+        before_position: int | None = None,
+        *,
+        tenant_id: UUID | None = None,
+        limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """The newest events first, those below ``before_position``, at most ``limit``.
+
+        See `EventStore.read_all` for the filters.
+
+        Raises:
+            FeedBlockedError: transactions that do not announce their positions stayed open.
+            StoreSchemaError: there is no such table, or the server is a standby.
+        """
+        chosen = Selection.of(tenant_id, event_types, since, until)
+        head = await self._head()
+        last = head.position
+        if before_position is not None:
+            last = min(last, before_position - 1)
+        async for row in pages(self._fetch, chosen, head.arriving, 0, last, limit, backwards=True):
+            yield stored_event(row)
 
     async def get_stream_version(
         self,

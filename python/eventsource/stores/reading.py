@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from functools import partial
 from uuid import UUID
 
 from asyncpg import Record
 
+from eventsource.stores import statements
 from eventsource.stores.encoding import decode_object
 from eventsource.stores.interface import StoredEvent
+from eventsource.stores.selection import Selection
 
 
 class ChunkSize:
@@ -28,6 +31,51 @@ class ChunkSize:
         characters = sum(len(row["payload"]) + len(row["metadata"]) for row in rows)
         fitting = self._CHARACTERS * len(rows) // max(characters, 1)
         self.rows = max(1, min(self._MAX_ROWS, fitting))
+
+
+async def pages(
+    fetch: Callable[..., Awaitable[list[Record]]],
+    chosen: Selection,
+    arriving: Collection[UUID],
+    low: int,
+    high: int,
+    limit: int | None,
+    *,
+    backwards: bool = False,
+) -> AsyncIterator[Record]:
+    """Rows with ``low`` < position <= ``high``, chunk by chunk, without the tenants that arrive.
+
+    Args:
+        fetch: runs a statement of the store.
+    """
+    if chosen.tenant_id in arriving:
+        return
+    statement: Callable[[str], str] = partial(statements.selected_rows, backwards=backwards)
+    filters: tuple[object, ...]
+    if backwards or chosen.by_content:
+        left_out = list(arriving) or None
+        filters = (chosen.tenant_id, left_out, chosen.event_types, chosen.since, chosen.until)
+    elif chosen.tenant_id is not None:
+        statement, filters = statements.tenant_feed_rows, (chosen.tenant_id,)
+    elif arriving:
+        statement, filters = statements.feed_rows_without, (arriving,)
+    else:
+        statement, filters = statements.feed_rows, ()
+    size = ChunkSize()
+    left = limit
+    while left is None or left > 0:
+        wanted = size.rows if left is None else min(size.rows, left)
+        rows = await fetch(statement, low, high, wanted, *filters)
+        for row in rows:
+            yield row
+        if len(rows) < wanted:
+            return
+        if backwards:
+            high = rows[-1]["global_position"] - 1
+        else:
+            low = rows[-1]["global_position"]
+        left = None if left is None else left - len(rows)
+        size.adapt(rows)
 
 
 def stored_event(row: Record) -> StoredEvent:

@@ -134,6 +134,25 @@ def tenant_feed_rows(table: str) -> str:
     """
 
 
+def selected_rows(table: str, *, backwards: bool) -> str:
+    """Rows with $1 < position <= $2, at most $3, from either end.
+
+    $4 a tenant or null, $5 tenants that are left out or null, $6 event types or null, $7 and $8
+    the times between which it happened or null.
+    """
+    return f"""
+        select {ROW_COLUMNS} from {table}
+        where global_position > $1::bigint and global_position <= $2::bigint
+          and ($4::uuid is null or tenant_id = $4::uuid)
+          and ($5::uuid[] is null or tenant_id is null or tenant_id <> all ($5::uuid[]))
+          and ($6::text[] is null or event_type = any ($6::text[]))
+          and ($7::timestamptz is null or "timestamp" >= $7::timestamptz)
+          and ($8::timestamptz is null or "timestamp" < $8::timestamptz)
+        order by global_position {"desc" if backwards else ""}
+        limit $3::bigint
+    """
+
+
 def last_position(table: str) -> str:
     """The highest stored position up to $1, 0 when there is none."""
     return f"""

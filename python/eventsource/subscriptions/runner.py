@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.subscriptions.checkpoints import CheckpointRepository
+from eventsource.subscriptions.delivery import Delivery, OnError
+from eventsource.subscriptions.outages import DeliveryError, Outage, pause
 
 if TYPE_CHECKING:
     from eventsource.stores.interface import EventStore, StoredEvent
+
+__all__ = ["Subscription"]
 
 
 class Subscription:
@@ -26,6 +30,10 @@ class Subscription:
     Positions belong to a store. When a tenant moves to another store its subscription becomes a
     new one over that store, from the checkpoint that ``SubscriptionMigrator`` made for it.
 
+    `run` outlives its databases: over a lost connection or a restart it waits, tries again with
+    growing pauses, and delivers the batch under way once more. The logger
+    ``eventsource.subscriptions`` has one WARNING when that begins and one INFO when it is over.
+
     Args:
         name: names the subscription in its checkpoints.
         store: where to read. A router reads as well, but it follows a moving tenant to another
@@ -36,6 +44,10 @@ class Subscription:
         tenant_id: read this tenant only, with a checkpoint of its own; None reads all tenants.
         batch_size: events read at once and held in memory.
         poll_interval: seconds between two looks at a store that had nothing more.
+        on_error: awaited with a ``HandlerError`` for each event whose handling failed. When it
+            returns, the event counts as handled; what it raises comes through. Without it the
+            handler's exception does, with a note that names the event. It does not see lost
+            connections: those are no fault of the event.
     """
 
     def __init__(
@@ -49,6 +61,7 @@ class Subscription:
         *,
         batch_size: int = 500,
         poll_interval: float = 0.5,
+        on_error: OnError | None = None,
     ) -> None:
         if not name or not store_id:
             raise ValueError("a subscription needs a name and the id of its store")
@@ -63,7 +76,7 @@ class Subscription:
         self.batch_size = batch_size
         self.poll_interval = poll_interval
         self._checkpoints = checkpoint_repo
-        self._handler = handler
+        self._delivery = Delivery(name, store_id, handler, on_error)
         self._stop = asyncio.Event()
 
     async def position(self) -> int:
@@ -74,8 +87,15 @@ class Subscription:
     async def run_once(self) -> int:
         """Deliver one batch and save the checkpoint; returns the number of events.
 
-        An exception of the handler comes through as it is, with the checkpoint where it was.
+        An exception of handler or store comes through as it is, with the checkpoint where it was.
         """
+        try:
+            return await self._batch()
+        except DeliveryError as failed:
+            error = failed.error
+        raise error
+
+    async def _batch(self) -> int:
         position = await self.position()
         # Read to the end first: no connection is held while handlers run.
         batch = [
@@ -85,7 +105,7 @@ class Subscription:
             )
         ]
         for event in batch:
-            await self._handler(event)
+            await self._delivery.deliver(event)
         if batch:
             await self._checkpoints.save(
                 self.name, self.store_id, batch[-1].global_position, self.tenant_id
@@ -105,15 +125,25 @@ class Subscription:
                 return delivered
 
     async def run(self) -> None:
-        """Deliver until `stop`, an exception of handler or store, or cancellation.
+        """Deliver until `stop`, an exception that waiting does not heal, or cancellation.
+
+        A database that is away or restarts is waited for without end. What ends it: an exception
+        of the handler (see ``on_error``), a missing table, a pool that was closed.
 
         Cancelling the task (Ctrl-C under ``asyncio.run`` does) ends it at once and delivers the
         current batch again next time; `stop` ends it after that batch, with nothing to repeat.
         """
+        outage = Outage(f"subscription {self.name!r} over store {self.store_id!r}")
         try:
             while not self._stop.is_set():
-                if await self.run_once() < self.batch_size:
-                    await self._wait()
+                try:
+                    delivered = await self._batch()
+                except Exception as error:
+                    await outage.sit_out(error, self._stop)
+                    continue
+                outage.over()
+                if delivered < self.batch_size:
+                    await pause(self.poll_interval, self._stop)
         finally:
             self._stop.clear()
 
@@ -121,10 +151,3 @@ class Subscription:
         """Make `run` return after the current batch; from another thread, by the loop's
         ``call_soon_threadsafe``."""
         self._stop.set()
-
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(self.poll_interval):
-                await self._stop.wait()
-        except TimeoutError:
-            return

@@ -103,6 +103,31 @@ impl Restores {
         token
     }
 
+    /// What the pass read goes to the target, if its barrier row is still there.
+    fn store_pass(&self, state: &mut State) {
+        if let At::Passed { token, upper } = state.driver
+            && state.target.fence == TargetFence::Closed
+            && self.asks(state)
+        {
+            state.target.rows |= state.source.since(state.target.proven);
+            state.target.token = token;
+            state.target.proven = upper;
+        }
+        state.driver = At::Idle;
+    }
+
+    fn restore_source(state: &mut State) -> Option<()> {
+        state.source = state.saved.0.take()?;
+        state.restores -= 1;
+        state.restarted = true;
+        // Who has a session there begins again. A call to the target alone may be under way.
+        state.abort = Abort::None;
+        if matches!(state.driver, At::Passed { .. }) {
+            state.driver = At::Idle;
+        }
+        Some(())
+    }
+
     fn cut_over(&self, state: &mut State) {
         let token = Self::token(state);
         self.carry(state, token);
@@ -279,17 +304,7 @@ impl Model for Restores {
                 let token = Self::token(&mut state);
                 state.driver = At::Passed { token, upper };
             }
-            Step::StorePass => {
-                if let At::Passed { token, upper } = state.driver
-                    && state.target.fence == TargetFence::Closed
-                    && self.asks(&state)
-                {
-                    state.target.rows |= state.source.since(state.target.proven);
-                    state.target.token = token;
-                    state.target.proven = upper;
-                }
-                state.driver = At::Idle;
-            }
+            Step::StorePass => self.store_pass(&mut state),
             Step::Decide => self.cut_over(&mut state),
             Step::DriverOpens => {
                 if let At::Decided(decided) = state.driver {
@@ -306,16 +321,7 @@ impl Model for Restores {
             | Step::DropFence => self.abort(&mut state, step),
             Step::SaveSource => state.saved.0 = Some(state.source),
             Step::SaveTarget => state.saved.1 = Some(state.target),
-            Step::RestoreSource => {
-                state.source = state.saved.0.take()?;
-                state.restores -= 1;
-                state.restarted = true;
-                // Who has a session there begins again. A call to the target alone may be under way.
-                state.abort = Abort::None;
-                if matches!(state.driver, At::Passed { .. }) {
-                    state.driver = At::Idle;
-                }
-            }
+            Step::RestoreSource => Self::restore_source(&mut state)?,
             Step::RestoreTarget => {
                 state.target = state.saved.1.take()?;
                 state.restores -= 1;

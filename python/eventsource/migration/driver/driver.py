@@ -19,7 +19,7 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.connections import redact
+from eventsource.connections import brief
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import ConnectionDetailsError
 from eventsource.migration import failures
@@ -44,7 +44,7 @@ from eventsource.migration.tables import identities
 if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("eventsource.migration.driver")
 
 #: Waits between two attempts after a lost connection, in seconds.
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
@@ -211,7 +211,7 @@ class Driver:
             "target": f"store {target!r}: ",
         }.get(failures.side_of(error) or "", "")
         reason = f"{where}{failures.reason_of(error)} (since {self.waits_since:%H:%M:%S} UTC)"
-        _log.warning("migration %s waits: %s", self.migration_id, reason)
+        _log.warning("migration %s waits: %s%s", self.migration_id, where, brief(error))
         code = failures.describe(error)["code"] if isinstance(error, MigrationError) else None
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             await self.migrations.record_error(
@@ -242,7 +242,7 @@ class Driver:
         False when it goes on another way: only the fence says how a cutover ended, and an abort
         that somebody has asked for is still to be carried out.
         """
-        _log.error("migration %s stopped: %s", self.migration_id, redact(str(error)))
+        _log.error("migration %s stopped: %s", self.migration_id, brief(error))
         _log.debug("where it stopped", exc_info=error)
         with contextlib.suppress(*PASSING, asyncpg.PostgresError, MigrationError):
             migration = await self.migrations.get(self.migration_id)

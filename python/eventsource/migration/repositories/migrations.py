@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from eventsource.connections import Executor
+
+_log = logging.getLogger("eventsource.migration")
 
 _SQL = statements("eventsource.migration.repositories.sql", "migrations.sql")
 _ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
@@ -170,6 +173,8 @@ class PostgreSQLMigrationRepository:
         current = await self.get(migration.id)
         if moved is None:
             _explain_refusal(current, following, owner)
+        else:
+            _report(migration, following, current)
         return current
 
     async def reopen(self, migration: Migration, reason: str) -> None:
@@ -361,3 +366,15 @@ def _explain_refusal(current: Migration, following: MigrationState, owner: UUID 
     if owner is not None and current.driver_owner != owner:
         raise LeaseLostError(f"another driver carries migration {current.id} on")
     raise InvalidStateTransitionError(current.id, current.state, f"become {following}")
+
+
+def _report(before: Migration, following: MigrationState, now: Migration) -> None:
+    """One line per change of state, by the process that made it."""
+    pause = ""
+    if following is MigrationState.MIGRATED and now.cutover_pause_ms is not None:
+        pause = f"; the fence was held for {now.cutover_pause_ms:.1f} ms"
+    _log.info(
+        "migration %s of tenant %s from %r to %r: %s, was %s%s",
+        before.id, before.tenant_id, before.source_store_id, before.target_store_id,
+        following, before.state, pause,
+    )  # fmt: skip

@@ -66,6 +66,16 @@ class PostgreSQLRoutingRepository:
             raise RoutingError(problem)
         return found
 
+    async def get_all(self) -> list[TenantRouting]:
+        """Every route there is, by tenant.
+
+        Raises:
+            RoutingError: row-level security may hide some.
+        """
+        rows = await self._sql.fetch(f"{_SQL['select']} true order by r.tenant_id")
+        # Whatever was found, one more may be hidden.
+        return list((await self._found(rows, len(rows) + 1)).values())
+
     async def set_routing(self, tenant_id: UUID, store_id: str) -> TenantRouting:
         """Say where a tenant lives that has no events yet or is known to live there.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource.catalog.two_sides import compare
-from eventsource.connections import connect
+from eventsource.connections import brief, connect
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.event_table import EventTable, OwnTable, catalog_of
 from eventsource.migration.failures import PASSING
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
     Connection = asyncpg.Connection[Any]
+
+_log = logging.getLogger("eventsource.router")
+
+#: Between two warnings about one tenant's mirror, in seconds; the later one counts what it missed.
+WARN_EVERY = 60.0
 
 #: Appends waiting to be mirrored; more are left to the passes.
 QUEUE_LENGTH = 10_000
@@ -113,6 +120,7 @@ class DualWriteInterceptor:
         self._first_failure: datetime | None = None
         self._last_failure: datetime | None = None
         self._aggregates: set[UUID] = set()
+        self._warned_at: float | None = None
         self._worker = asyncio.get_running_loop().create_task(
             self._work(), name=f"eventsource-mirror-{migration.tenant_id}"
         )
@@ -125,7 +133,7 @@ class DualWriteInterceptor:
         try:
             self._queue.put_nowait(append)
         except asyncio.QueueFull:
-            self._failed([append])
+            self._failed([append], f"{QUEUE_LENGTH} appends wait already")
 
     def get_failure_stats(self) -> FailureStats:
         """What could not be written."""
@@ -164,8 +172,8 @@ class DualWriteInterceptor:
             if self._links is None:
                 self._links = await _MirrorConnections.open(self._source, self._target)
             written = await self._links.copy(appends, self._tenant_id, self.migration_id)
-        except _PASSING:
-            self._failed(appends)
+        except _PASSING as error:
+            self._failed(appends, brief(error))
             self._disconnect()
             await asyncio.sleep(0.2)
             return
@@ -177,7 +185,7 @@ class DualWriteInterceptor:
             self._links.terminate()
             self._links = None
 
-    def _failed(self, appends: list[_Append]) -> None:
+    def _failed(self, appends: list[_Append], reason: str) -> None:
         now = datetime.now(UTC)
         self._failures += len(appends)
         self._events_failed += sum(append.events for append in appends)
@@ -186,6 +194,17 @@ class DualWriteInterceptor:
         for append in appends:
             if len(self._aggregates) < AGGREGATES_REMEMBERED:
                 self._aggregates.add(append.aggregate_id)
+        self._warn(reason)
+
+    def _warn(self, reason: str) -> None:
+        now = time.monotonic()
+        if self._warned_at is None or now - self._warned_at >= WARN_EVERY:
+            self._warned_at = now
+            _log.warning(
+                "the mirror of tenant %s cannot write to its target, the passes carry the events"
+                " (%d so far): %s",
+                self._tenant_id, self._events_failed, reason,
+            )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import asyncpg
 
-from eventsource.connections import connect, connection_parameters
+from eventsource.connections import brief, connect, connection_parameters
 from eventsource.errors import ConnectionDetailsError
 from eventsource.migration.errors import RoutingError
 from eventsource.migration.failures import PASSING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Connection = asyncpg.Connection[Any]
+
+_log = logging.getLogger("eventsource.router")
 
 LONGEST_BACKOFF = 5.0
 
@@ -146,6 +149,8 @@ class RouteCache:
             self._unrecorded.discard(tenant_id)
         if known is None or known != route:
             self._changed(route)
+        if known is not None:
+            _report(known, route)
         return route
 
     def _ensure_keeper(self) -> None:
@@ -162,13 +167,21 @@ class RouteCache:
         except ConnectionDetailsError:
             return  # the pool cannot be described: routes are read when due
         backoff = 0.1
+        deaf = False
         while True:
             connection: Connection | None = None
             try:
                 connection = await connect(parameters, application_name="eventsource-routes")
                 backoff = 0.1
+                if deaf:
+                    _log.info("changes of routes are heard again")
+                deaf = False
                 await self._listen(connection)
-            except (*_PASSING, RoutingError):
+            except (*_PASSING, RoutingError) as error:
+                if not deaf:
+                    # Nothing is wrong yet: routes are read when due, and the fence decides.
+                    _log.info("changes of routes are not heard for now: %s", brief(error))
+                deaf = True
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
             finally:
@@ -189,3 +202,17 @@ class RouteCache:
                 async with asyncio.timeout(self._ttl):
                     await news.wait()
             news.clear()
+
+
+def _report(known: TenantRouting, route: TenantRouting) -> None:
+    """One line for a route that changed; the same route read again has none."""
+    if known.store_id != route.store_id:
+        _log.info(
+            "tenant %s lives in store %r now, before in %r (generation %d)",
+            route.tenant_id, route.store_id, known.store_id, route.generation,
+        )  # fmt: skip
+    elif known.migration_state != route.migration_state:
+        _log.info(
+            "tenant %s in store %r: route %s, was %s",
+            route.tenant_id, route.store_id, route.migration_state, known.migration_state,
+        )  # fmt: skip

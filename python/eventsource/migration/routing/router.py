@@ -7,9 +7,17 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
+from weakref import WeakSet
 
 import asyncpg
 
@@ -26,18 +34,28 @@ from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.routing import departures
 from eventsource.migration.routing.arrival import Arrivals
+from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
 from eventsource.migration.routing.pauses import PausedTenants
+from eventsource.migration.routing.reads import RoutedReads
 from eventsource.migration.routing.route_cache import RouteCache
+from eventsource.migration.routing.transactions import (
+    Appended,
+    Result,
+    TenantTransaction,
+    attempt,
+)
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.steps import decision
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
-from eventsource.stores.interface import AppendResult, EventStore, EventStream, StoredEvent
+from eventsource.stores.interface import AppendResult, EventStore, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
     from eventsource.events import DomainEvent
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+    from eventsource.subscriptions.checkpoints import CheckpointRepository
+    from eventsource.subscriptions.delivery import OnError
 
 #: How long an append looks for a target that was decided on but is not open (seconds).
 OPENING_PATIENCE = 30.0
@@ -48,10 +66,12 @@ FINISH_AFTER = 0.5
 #: What a router may take of the connections that the target's server has left, to be warm.
 WARM_SHARE = 0.25
 
+Isolation = Literal["read_committed", "repeatable_read", "serializable"]
+
 _MIRRORED = (TenantMigrationState.DUAL_WRITE, TenantMigrationState.CUTOVER_PAUSED)
 
 
-class TenantStoreRouter:
+class TenantStoreRouter(RoutedReads):
     """Routes every call to the store that holds the tenant; is itself an event store.
 
     Appends are routed by the tenant of their events. Reads take ``tenant_id``; without it the
@@ -87,6 +107,7 @@ class TenantStoreRouter:
         self._arrivals = Arrivals()
         self._dual_write_interceptors: dict[UUID, DualWriteInterceptor] = {}
         self._paused = PausedTenants()
+        self._subscriptions: WeakSet[TenantSubscription] = WeakSet()
         self._background: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> TenantStoreRouter:
@@ -159,13 +180,97 @@ class TenantStoreRouter:
             except asyncpg.PostgresError as error:
                 await self._follow(error, route, began)
                 continue
-            if route.migration_state in _MIRRORED:
-                interceptor = self._dual_write_interceptors.get(tenant_id)
-                if interceptor is not None:
-                    interceptor.mirror(
-                        aggregate_id, aggregate_type, result.new_version, len(events)
-                    )
+            self._mirror(
+                route, Appended(aggregate_id, aggregate_type, result.new_version, len(events))
+            )
             return result
+
+    async def transaction(
+        self,
+        tenant_id: UUID,
+        work: Callable[[TenantTransaction], Awaitable[Result]],
+        *,
+        isolation: Isolation | None = None,
+    ) -> Result:
+        """Run ``work`` in one transaction at the tenant's home; what it returns.
+
+        Events, outbox and read models that live in the tenant's store are committed together or
+        not at all. When the tenant has moved meanwhile, everything is rolled back and ``work`` runs
+        again at the new home, as it does after a serialization failure: so it may run several
+        times, and what it does outside of the transaction is repeated. The tables it writes to have
+        to be in every store.
+
+        Args:
+            work: an async function of a ``TenantTransaction``. What it raises rolls back.
+            isolation: asyncpg's name of the isolation level; None is the server's default.
+
+        Raises:
+            WritePausedError: a cutover held the tenant longer than the guard allows.
+            RoutingError: the tenant's store is not known here, or has no transactions.
+        """
+        began = time.monotonic()
+        while True:
+            route, store = await self._route_and_store(tenant_id)
+            if not isinstance(store, PostgreSQLEventStore):
+                raise RoutingError(
+                    f"store {route.store_id!r} is of type {type(store).__name__}, which has no"
+                    " transactions; make it a PostgreSQLEventStore"
+                )
+            made = TenantTransaction(tenant_id, route.store_id, store)
+            try:
+                async with self._paused.turn(route, store) as waited:
+                    if waited and await self._routes.get(tenant_id) != route:
+                        continue
+                    result, appended = await attempt(made, work, isolation)
+            except asyncpg.PostgresError as error:
+                again = (MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE)
+                if error.sqlstate not in again and error is not made._refusal:
+                    raise
+                await self._follow(error, route, began)
+                continue
+            for append in appended:
+                self._mirror(route, append)
+            return result
+
+    def subscription(
+        self,
+        name: str,
+        checkpoints: CheckpointRepository,
+        handler: Callable[[StoredEvent], Awaitable[None]],
+        tenants: Collection[UUID] | None = None,
+        *,
+        batch_size: int = 500,
+        poll_interval: float = 0.5,
+        on_error: OnError | None = None,
+    ) -> TenantSubscription:
+        """A subscription over all stores that follows each tenant when it moves, and back.
+
+        Args:
+            name: names the subscription in its checkpoints.
+            checkpoints: where its checkpoints are kept, best beside the read models.
+            handler: awaited with one stored event at a time; with events of different stores at
+                the same time, with those of one tenant never.
+            tenants: only these; None is all of them, also those to come.
+            batch_size: events read at once and held in memory, per store.
+            poll_interval: seconds between two looks at a store that had nothing more. An append
+                of this router is found at once.
+            on_error: see ``Subscription``.
+        """
+        made = TenantSubscription(
+            name, self.stores, self.default_store_id, self._routing_repo, checkpoints, handler,
+            tenants, batch_size=batch_size, poll_interval=poll_interval, on_error=on_error,
+        )  # fmt: skip
+        self._subscriptions.add(made)
+        return made
+
+    def _mirror(self, route: TenantRouting, append: Appended) -> None:
+        for subscription in self._subscriptions:
+            subscription.wake(route.store_id)
+        interceptor = self._dual_write_interceptors.get(route.tenant_id)
+        if route.migration_state in _MIRRORED and interceptor is not None:
+            interceptor.mirror(
+                append.aggregate_id, append.aggregate_type, append.last_version, append.events
+            )
 
     async def _follow(
         self, error: asyncpg.PostgresError, route: TenantRouting, began: float
@@ -307,81 +412,3 @@ class TenantStoreRouter:
                     raise
                 return newer, self.store(newer.store_id)
         return route, store
-
-    async def _home_of_stream(
-        self, aggregate_id: UUID, aggregate_type: str | None, tenant_id: UUID | None
-    ) -> EventStore:
-        """The store that holds the stream, found by its tenant.
-
-        A stream that is in no store belongs to the default one.
-        """
-        if tenant_id is not None:
-            return await self._home(tenant_id)
-        others = [store for store in self.stores.values() if store is not self.default_store]
-        for store in (self.default_store, *others):
-            async for event in store.read_stream(aggregate_id, aggregate_type):
-                return store if event.tenant_id is None else await self._home(event.tenant_id)
-        return self.default_store
-
-    async def get_events(
-        self,
-        aggregate_id: UUID,
-        aggregate_type: str | None = None,
-        from_version: int = 0,
-        *,
-        tenant_id: UUID | None = None,
-    ) -> EventStream:
-        """The stream's events from where its tenant lives."""
-        if tenant_id is None:
-            # One read suffices where the tenant has not moved, which is the usual case.
-            stream = await self.default_store.get_events(aggregate_id, aggregate_type, from_version)
-            tenant = stream.events[0].tenant_id if stream.events else None
-            if tenant is not None and await self._home(tenant) is self.default_store:
-                return stream
-        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-        return await home.get_events(aggregate_id, aggregate_type, from_version)
-
-    async def read_stream(
-        self,
-        aggregate_id: UUID,
-        aggregate_type: str | None = None,
-        from_version: int = 0,
-        *,
-        tenant_id: UUID | None = None,
-    ) -> AsyncIterator[StoredEvent]:
-        """The stream's stored events from where its tenant lives."""
-        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-        async for event in home.read_stream(aggregate_id, aggregate_type, from_version):
-            yield event
-
-    async def read_all(
-        self, from_position: int = 0, *, tenant_id: UUID | None = None, limit: int | None = None
-    ) -> AsyncIterator[StoredEvent]:
-        """A tenant's feed from where it lives; without a tenant the default store's own feed."""
-        home = self.default_store if tenant_id is None else await self._home(tenant_id)
-        async for event in home.read_all(from_position, tenant_id=tenant_id, limit=limit):
-            yield event
-
-    async def get_stream_version(
-        self,
-        aggregate_id: UUID,
-        aggregate_type: str | None = None,
-        *,
-        tenant_id: UUID | None = None,
-    ) -> int:
-        """The stream's version where its tenant lives; 0 when there is none."""
-        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-        return await home.get_stream_version(aggregate_id, aggregate_type)
-
-    async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:
-        """Whether the event is where its tenant lives, or anywhere when no tenant is given."""
-        if tenant_id is not None:
-            return await (await self._home(tenant_id)).event_exists(event_id)
-        for store in self.stores.values():
-            if await store.event_exists(event_id):
-                return True
-        return False
-
-    async def get_global_position(self) -> int:
-        """The default store's head; positions of different stores do not compare."""
-        return await self.default_store.get_global_position()

@@ -157,18 +157,22 @@ class SubscriptionMigrator:
         )
         repeated = await self._mapper.count_repeated(migration, current, planned)
         still_to_come = waiting if source is not None and source.tenant_id is None else 0
+        # The subscription over all tenants of the target, where its feed is still below the block.
+        past = 0
+        if target_of_all is not None:
+            past = await self._mapper.count_repeated(migration, current, target_of_all.position)
         remarks = [
             *_about_migration(migration),
             *_about_source(migration, source, waiting),
             *_about_target(target_store, target, translated, repeated),
-            *_about_target_of_all(target_store, target_of_all),
+            *_about_target_of_all(target_store, target_of_all, past),
         ]
         return PlannedMigration(
             subscription_name=name,
             current_position=current,
             translated_position=translated,
             planned_target_position=planned,
-            redelivered_events=repeated + still_to_come,
+            redelivered_events=repeated + still_to_come + past,
             warning="; ".join(remarks) or None,
             source_checkpoint=source,
             target_checkpoint=target,
@@ -220,12 +224,13 @@ def _about_target(
     ]
 
 
-def _about_target_of_all(store: str, target_of_all: Checkpoint | None) -> list[str]:
+def _about_target_of_all(store: str, target_of_all: Checkpoint | None, past: int) -> list[str]:
     if target_of_all is None:
         return []
+    carried = f"{past} carried events and " if past else ""
     return [
         f"it also reads all tenants of {store!r} (checkpoint {target_of_all.position}): that one "
-        "gets the tenant's new events as well, so let it leave this tenant out"
+        f"gets the tenant's {carried}new events as well, so let it leave this tenant out"
     ]
 
 

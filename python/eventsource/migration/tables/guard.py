@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eventsource.migration.errors import Blocker
     from eventsource.migration.models import Migration
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("eventsource.migration.driver")
 
 
 #: Clean-up after a cutover must not be noticed: lock timeout of one attempt (ms), and how long to

@@ -1,0 +1,130 @@
+"""The reads of a router: each goes to where its tenant lives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime
+from uuid import UUID
+
+from eventsource.stores.interface import EventStore, EventStream, StoredEvent
+
+
+class RoutedReads:
+    """The reading half of a router.
+
+    Attributes:
+        stores: every store by id.
+        default_store: where tenants without a route live.
+    """
+
+    stores: dict[str, EventStore]
+    default_store: EventStore
+
+    async def _home(self, tenant_id: UUID) -> EventStore:
+        raise NotImplementedError
+
+    async def _home_of_stream(
+        self, aggregate_id: UUID, aggregate_type: str | None, tenant_id: UUID | None
+    ) -> EventStore:
+        """The store that holds the stream, found by its tenant.
+
+        A stream that is in no store belongs to the default one.
+        """
+        if tenant_id is not None:
+            return await self._home(tenant_id)
+        others = [store for store in self.stores.values() if store is not self.default_store]
+        for store in (self.default_store, *others):
+            async for event in store.read_stream(aggregate_id, aggregate_type):
+                return store if event.tenant_id is None else await self._home(event.tenant_id)
+        return self.default_store
+
+    async def get_events(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        from_version: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> EventStream:
+        """The stream's events from where its tenant lives."""
+        if tenant_id is None:
+            # One read suffices where the tenant has not moved, which is the usual case.
+            stream = await self.default_store.get_events(aggregate_id, aggregate_type, from_version)
+            tenant = stream.events[0].tenant_id if stream.events else None
+            if tenant is not None and await self._home(tenant) is self.default_store:
+                return stream
+        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
+        return await home.get_events(aggregate_id, aggregate_type, from_version)
+
+    async def read_stream(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        from_version: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """The stream's stored events from where its tenant lives."""
+        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
+        async for event in home.read_stream(aggregate_id, aggregate_type, from_version):
+            yield event
+
+    async def read_all(
+        self,
+        from_position: int = 0,
+        *,
+        tenant_id: UUID | None = None,
+        limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """A tenant's feed from where it lives; without a tenant the default store's own feed."""
+        home = self.default_store if tenant_id is None else await self._home(tenant_id)
+        async for event in home.read_all(
+            from_position, tenant_id=tenant_id, limit=limit, event_types=event_types,
+            since=since, until=until,
+        ):  # fmt: skip
+            yield event
+
+    async def read_backwards(
+        self,
+        before_position: int | None = None,
+        *,
+        tenant_id: UUID | None = None,
+        limit: int | None = None,
+        event_types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """A tenant's newest events first; without a tenant those of the default store."""
+        home = self.default_store if tenant_id is None else await self._home(tenant_id)
+        async for event in home.read_backwards(
+            before_position, tenant_id=tenant_id, limit=limit, event_types=event_types,
+            since=since, until=until,
+        ):  # fmt: skip
+            yield event
+
+    async def get_stream_version(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str | None = None,
+        *,
+        tenant_id: UUID | None = None,
+    ) -> int:
+        """The stream's version where its tenant lives; 0 when there is none."""
+        home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
+        return await home.get_stream_version(aggregate_id, aggregate_type)
+
+    async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:
+        """Whether the event is where its tenant lives, or anywhere when no tenant is given."""
+        if tenant_id is not None:
+            return await (await self._home(tenant_id)).event_exists(event_id)
+        for store in self.stores.values():
+            if await store.event_exists(event_id):
+                return True
+        return False
+
+    async def get_global_position(self) -> int:
+        """The default store's head; positions of different stores do not compare."""
+        return await self.default_store.get_global_position()

@@ -1,0 +1,26 @@
+"""Who lives in an event table, and how large each of them is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from eventsource.connections import Executor
+
+# Sizes as they are stored: what is compressed or kept out of the row is not unpacked for it.
+_SIZES = """
+select tenant_id, count(*) as events,
+       sum(pg_column_size(payload) + pg_column_size(metadata) + {fixed})::bigint as bytes
+from {table} where tenant_id is not null
+group by tenant_id order by 3 desc, 1
+"""
+
+#: About what the other columns and the header of a row take (bytes).
+_FIXED = 200
+
+
+async def sizes(executor: Executor, table: str) -> list[tuple[UUID, int, int]]:
+    """Tenant, events and bytes without indexes, largest first; reads the whole table."""
+    rows: list[Any] = await executor.fetch(_SIZES.format(table=table, fixed=_FIXED))
+    return [(row["tenant_id"], row["events"], row["bytes"]) for row in rows]

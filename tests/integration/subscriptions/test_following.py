@@ -1,0 +1,186 @@
+"""A router's subscription follows its tenants: there, back, and while it was not running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from uuid import UUID, uuid4
+
+import pytest
+
+from eventsource.migration import TenantSubscription
+from eventsource.stores.interface import StoredEvent
+from eventsource.subscriptions import PostgreSQLCheckpointRepository, Subscription
+from tests.support.application import SOURCE, TARGET, writing
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
+
+
+class Projection:
+    """Remembers what it was given, and in which order per stream."""
+
+    def __init__(self, world: World, checkpoints: PostgreSQLCheckpointRepository) -> None:
+        self.world, self.checkpoints = world, checkpoints
+        self.deliveries: Counter[UUID] = Counter()
+        self.order: dict[UUID | None, list[UUID]] = {}
+
+    async def handle(self, event: StoredEvent) -> None:
+        await asyncio.sleep(0)
+        self.deliveries[event.event_id] += 1
+        if self.deliveries[event.event_id] == 1:
+            self.order.setdefault(event.tenant_id, []).append(event.event_id)
+
+    def subscription(self, tenants: list[UUID] | None = None) -> TenantSubscription:
+        """Another process would make the same."""
+        return self.world.router.subscription(
+            "Revenue", self.checkpoints, self.handle, tenants, batch_size=7, poll_interval=0.05
+        )
+
+    @property
+    def repeated(self) -> int:
+        return self.deliveries.total() - len(self.deliveries)
+
+
+@pytest.fixture
+async def projection(world: World) -> Projection:
+    checkpoints = PostgreSQLCheckpointRepository(world.here.control_pool)
+    await checkpoints.create_schema()
+    return Projection(world, checkpoints)
+
+
+async def returned(world: World) -> None:
+    """Take the tenant back by a move of its own, the old rows removed as the how-to does."""
+    [past] = await world.coordinator.get_migrations_by_tenant(world.tenant)
+    async with world.source.transaction():
+        await world.source.execute(f"set local eventsource.migration = '{past.id}'")
+        await world.source.execute("delete from events where tenant_id = $1", world.tenant)
+    here = world.here
+    migration = await world.coordinator.start_migration(
+        world.tenant, here.target, here.source, TARGET, SOURCE
+    )
+    migration = await world.reach(migration, "dual_write")
+    await world.coordinator.initiate_cutover(migration.id, force=True)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["all", "tenants"])
+async def test_it_follows_there_and_back_under_writers(
+    world: World, projection: Projection, alone: bool
+) -> None:
+    await world.seed(30)
+    await world.seed(20, world.other)
+    await world.seed(15, world.other, side="target")
+    resident = uuid4()
+    await world.here.routes.set_routing(resident, TARGET)
+    subscription = projection.subscription([world.tenant] if alone else None)
+    running = asyncio.create_task(subscription.run())
+    # The resident's events take the feed of the target past the positions of the arriving ones.
+    async with (
+        writing(world.here, world.tenant, 2),
+        writing(world.here, world.other, 1),
+        writing(world.here, resident, 1),
+    ):
+        await asyncio.sleep(0.1)
+        await world.migrate()
+        await asyncio.sleep(0.1)
+        await returned(world)
+        await asyncio.sleep(0.1)
+    expected = await world.ids("source")
+    newcomer = uuid4()
+    await world.here.routes.set_routing(newcomer, TARGET)
+    await world.here.append(newcomer)
+    others = set() if alone else {*await world.ids("source", world.other)}
+    for tenant in (newcomer, resident):
+        others |= set() if alone else {*await world.ids("target", tenant)}
+
+    async def complete() -> bool:
+        if running.done():
+            running.result()
+        return {*expected, *others} <= projection.deliveries.keys()
+
+    await until(complete, "every event")
+    subscription.stop()
+    await asyncio.wait_for(running, 10)
+    assert projection.order[world.tenant] == expected
+    assert projection.repeated == 0
+    if alone:
+        assert projection.order.keys() == {world.tenant}
+    assert await projection.subscription([world.tenant] if alone else None).catch_up() >= 0
+    assert projection.repeated == 0
+
+
+async def test_moves_that_it_did_not_see_are_followed_from_its_checkpoints(
+    world: World, projection: Projection
+) -> None:
+    await world.seed(10)
+    await world.seed(10, world.other)
+    await world.seed(25, world.other, side="target")
+    await projection.subscription().catch_up()
+    for _ in range(3):
+        await world.here.append(world.tenant, count=2)
+    await world.migrate()
+    for _ in range(2):
+        await world.here.append(world.tenant, count=2)
+        await world.here.append(world.other)
+    await projection.subscription().catch_up()
+    assert projection.order[world.tenant] == await world.ids("target")
+    await world.here.append(world.tenant, count=2)
+    await returned(world)
+    await world.here.append(world.tenant, count=2)
+    await projection.subscription().catch_up()
+    assert projection.order[world.tenant] == await world.ids("source")
+    assert projection.repeated == 0
+    assert await projection.subscription().catch_up() == 0
+
+
+async def test_a_subscription_that_comes_after_the_move_gets_the_past_once(
+    world: World, projection: Projection
+) -> None:
+    await world.seed(20)
+    await world.migrate()
+    await world.here.append(world.tenant, count=3)
+    await projection.subscription().catch_up()
+    assert projection.order[world.tenant] == await world.ids("target")
+    assert projection.repeated == 0
+
+
+async def test_it_takes_over_from_a_subscription_over_the_whole_store(
+    world: World, projection: Projection
+) -> None:
+    await world.seed(10)
+    await world.seed(10, world.other)
+    before = Subscription(
+        "Revenue", world.here.source, SOURCE, projection.checkpoints, projection.handle
+    )
+    await before.catch_up()
+    await world.here.append(world.tenant, count=2)
+    await world.migrate()
+    await world.here.append(world.tenant, count=2)
+    await projection.subscription().catch_up()
+    assert projection.order[world.tenant] == await world.ids("target")
+    assert projection.repeated == 0
+
+
+async def test_what_was_handled_and_not_checkpointed_comes_again_and_nothing_else(
+    world: World, projection: Projection
+) -> None:
+    await world.seed(20)
+    await world.migrate()
+    await world.here.append(world.tenant, count=3)
+    handle, left = projection.handle, 10
+
+    async def fails(event: StoredEvent) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ZeroDivisionError
+        await handle(event)
+
+    projection.handle = fails  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        await projection.subscription().catch_up()
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(projection.subscription().run(), 10)
+    projection.handle = handle  # type: ignore[method-assign]
+    await projection.subscription().catch_up()
+    assert projection.order[world.tenant] == await world.ids("target")
+    assert projection.repeated == 3, "of the second batch of seven"

@@ -1,0 +1,210 @@
+"""A subscription outlives the restarts of its databases, and names what its handler failed on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from eventsource.errors import HandlerError
+from eventsource.stores.interface import StoredEvent
+from eventsource.stores.memory import InMemoryEventStore
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.subscriptions import (
+    InMemoryCheckpointRepository,
+    PostgreSQLCheckpointRepository,
+    Subscription,
+    outages,
+)
+from eventsource.testing import Cluster
+from tests.support.application import Noted
+from tests.support.waiting import until
+
+LOGGER = "eventsource.subscriptions"
+
+
+@pytest.fixture(scope="module")
+def fragile_cluster() -> Iterator[Cluster]:
+    """A server that no other test uses, for it is restarted."""
+    with Cluster.start(16) as cluster:
+        yield cluster
+
+
+async def append(store: PostgreSQLEventStore | InMemoryEventStore, count: int = 1) -> list[UUID]:
+    stream, tenant = uuid4(), uuid4()
+    events = [Noted(aggregate_id=stream, tenant_id=tenant, n=n) for n in range(1, count + 1)]
+    await store.append_events(stream, "Note", events, 0)
+    return [event.event_id for event in events]
+
+
+@pytest.mark.parametrize("handler_writes", [False, True], ids=["reader", "handler"])
+async def test_run_goes_on_after_restarts_with_one_warning_and_one_line_each(
+    fragile_cluster: Cluster, caplog: pytest.LogCaptureFixture, handler_writes: bool
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    dsn = await fragile_cluster.create_database()
+    async with asyncpg.create_pool(dsn, min_size=0, max_size=4) as pool:
+        store = PostgreSQLEventStore(pool)
+        await store.create_schema()
+        checkpoints = PostgreSQLCheckpointRepository(pool)
+        await checkpoints.create_schema()
+        await pool.execute("create table seen (event_id uuid primary key)")
+        seen: set[UUID] = set()
+
+        async def handle(event: StoredEvent) -> None:
+            if handler_writes:
+                await pool.execute(
+                    "insert into seen values ($1) on conflict do nothing", event.event_id
+                )
+            seen.add(event.event_id)
+
+        subscription = Subscription(
+            "Revenue", store, "shared", checkpoints, handle, poll_interval=0.01
+        )
+        running = asyncio.create_task(subscription.run())
+        for restart in range(1, 3):
+            before = await append(store, 2)
+            await until(_has(seen, before), "the events before the restart")
+            # A crash: also a statement that is under way is cut off.
+            await asyncio.to_thread(fragile_cluster.crash)
+            await until(_logged(caplog, logging.WARNING, restart), "the warning")
+            await asyncio.sleep(1)
+            await asyncio.to_thread(fragile_cluster.restart)
+            after = await until(lambda: _appended(store), "the server", timeout=60)
+            await until(_has(seen, after), "the events after the restart", timeout=60)
+            await until(_logged(caplog, logging.INFO, restart), "the line that says it is back")
+        assert not running.done()
+        subscription.stop()
+        await running
+    levels = [record.levelno for record in caplog.records if record.name == LOGGER]
+    assert levels == [logging.WARNING, logging.INFO] * 2
+    assert "'Revenue' over store 'shared'" in caplog.text
+
+
+async def _appended(store: PostgreSQLEventStore) -> list[UUID] | None:
+    try:
+        return await append(store, 3)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return None
+
+
+def _has(seen: set[UUID], wanted: list[UUID]) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return set(wanted) <= seen
+
+    return look
+
+
+def _logged(
+    caplog: pytest.LogCaptureFixture, level: int, times: int
+) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return [r.levelno for r in caplog.records if r.name == LOGGER].count(level) >= times
+
+    return look
+
+
+async def test_a_closed_pool_ends_run(source_dsn: str) -> None:
+    pool = await asyncpg.create_pool(source_dsn, min_size=0, max_size=2)
+    store = PostgreSQLEventStore(pool)
+    await store.create_schema()
+    subscription = Subscription(
+        "Revenue", store, "shared", InMemoryCheckpointRepository(), _ignore, poll_interval=0.01
+    )
+    running = asyncio.create_task(subscription.run())
+    await asyncio.sleep(0.05)
+    await pool.close()
+    with pytest.raises(asyncpg.InterfaceError, match="pool is clos"):
+        await asyncio.wait_for(running, 10)
+
+
+async def _ignore(event: StoredEvent) -> None:
+    return
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a renamed field"),
+        FileNotFoundError(errno.ENOENT, "no such file", "template.txt"),
+        TimeoutError("the mail server is slow"),
+        asyncpg.UniqueViolationError("duplicate key"),
+        asyncpg.DeadlockDetectedError("deadlock"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_error_of_the_handler_comes_through_and_names_its_event(error: Exception) -> None:
+    store = InMemoryEventStore()
+    _, second = await append(store, 2)
+    checkpoints = InMemoryCheckpointRepository()
+
+    async def handle(event: StoredEvent) -> None:
+        if event.event_id == second:
+            raise error
+
+    subscription = Subscription("Revenue", store, "shared", checkpoints, handle)
+    with pytest.raises(type(error)) as caught:
+        await asyncio.wait_for(subscription.run(), 10)
+    assert caught.value is error
+    [note] = error.__notes__
+    assert str(second) in note
+    assert "position 2 of store 'shared'" in note
+    assert await subscription.position() == 0
+
+
+async def test_on_error_decides_what_becomes_of_an_event() -> None:
+    store = InMemoryEventStore()
+    events = await append(store, 4)
+    failed: list[HandlerError] = []
+    handled: list[UUID] = []
+
+    async def handle(event: StoredEvent) -> None:
+        if event.global_position in (2, 4):
+            raise ValueError(event.global_position)
+        handled.append(event.event_id)
+
+    async def keep(error: HandlerError) -> None:
+        failed.append(error)
+        if error.position == 4:
+            raise error
+
+    subscription = Subscription(
+        "Revenue", store, "shared", InMemoryCheckpointRepository(), handle,
+        batch_size=3, on_error=keep,
+    )  # fmt: skip
+    with pytest.raises(HandlerError, match=str(events[3])):
+        await subscription.run()
+    assert handled == [events[0], events[2]]
+    assert [(error.event_id, error.position) for error in failed] == [
+        (events[1], 2),
+        (events[3], 4),
+    ]
+    assert isinstance(failed[0].__cause__, ValueError)
+    assert (failed[0].subscription_name, failed[0].store_id) == ("Revenue", "shared")
+    assert await subscription.position() == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "is_outage"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), True),
+        (FileNotFoundError(errno.ENOENT, "no socket"), True),
+        (OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1)"), True),
+        (OSError(errno.ENOSPC, "no space left"), False),
+        (PermissionError(errno.EACCES, "denied", "read-model.json"), False),
+        (asyncpg.CannotConnectNowError("starting up"), True),
+        (asyncpg.AdminShutdownError("terminating"), True),
+        (asyncpg.ConnectionDoesNotExistError("closed in the middle"), True),
+        (asyncpg.QueryCanceledError("statement timeout"), False),
+        (asyncpg.InterfaceError("connection is closed"), False),
+    ],
+)
+def test_a_lost_connection_of_a_handler_is_not_taken_for_its_own_error(
+    error: Exception, is_outage: bool
+) -> None:
+    assert outages.of_a_handler(error) is is_outage
