@@ -21,7 +21,6 @@ from weakref import WeakSet
 
 import asyncpg
 
-from eventsource.migration.connections import room
 from eventsource.migration.errors import (
     MigrationError,
     RepairNeededError,
@@ -32,7 +31,7 @@ from eventsource.migration.errors import (
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
-from eventsource.migration.routing import departures
+from eventsource.migration.routing import departures, warmth
 from eventsource.migration.routing.arrival import Arrivals
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
@@ -62,9 +61,6 @@ OPENING_PATIENCE = 30.0
 
 #: After this long a router finishes the flip itself: its driver may be dead (seconds).
 FINISH_AFTER = 0.5
-
-#: What a router may take of the connections that the target's server has left, to be warm.
-WARM_SHARE = 0.25
 
 Isolation = Literal["read_committed", "repeatable_read", "serializable"]
 
@@ -338,23 +334,7 @@ class TenantStoreRouter(RoutedReads):
         if wanted is not None and interceptor is None:
             self._in_background(self._begin_mirroring(route, wanted))
         if route.migration_state is TenantMigrationState.CUTOVER_PAUSED:
-            self._in_background(self._warm_target(route))
-
-    async def _warm_target(self, route: TenantRouting) -> None:
-        """Have as many connections ready at the target as the source has: all writers come at once.
-
-        Only right before the cutover, which may be hours away until then, and only a share of what
-        the server has left: other processes do the same, and others need connections too.
-        """
-        source = self.stores.get(route.store_id)
-        target = self.stores.get(route.target_store_id or "")
-        if not isinstance(source, PostgreSQLEventStore):
-            return
-        if not isinstance(target, PostgreSQLEventStore):
-            return
-        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            free = (await room.of_server(target.pool)).free
-            await target.warm_up(min(source.pool.get_size(), int(free * WARM_SHARE)))
+            self._in_background(warmth.warm_target(self.stores, route))
 
     async def _begin_mirroring(self, route: TenantRouting, migration_id: UUID) -> None:
         try:
