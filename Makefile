@@ -14,7 +14,7 @@ export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
-	torture format bench bench-calls clean infra strangers
+	torture restarts format bench bench-calls clean infra strangers
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
@@ -95,6 +95,10 @@ SEEDS ?= 25
 JOBS ?= 1
 torture: build ## play random schedules of writers, faults and restarts
 	$(BIN)/python -m tests.faults.run_torture --first $(SEED) --seeds $(SEEDS) --jobs $(JOBS) $(if $(WRITE),--write)
+
+RESTARTS ?= 200
+restarts: build ## kill a driver at a random moment and resume at once, RESTARTS times
+	RESTARTS=$(RESTARTS) $(BIN)/pytest tests/acceptance/test_restart_within_the_lease.py
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra

@@ -94,10 +94,10 @@ VARIANTS = (
         (
             Edit(
                 _FLIP,
-                "        if decided is not None or fence is None"
+                "            if decided is not None or fence is None"
                 " or fence.migration_id != migration.id:\n"
+                "                return decided\n",
                 "            return decided\n",
-                "        return decided\n",
             ),
         ),
         (

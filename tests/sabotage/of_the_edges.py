@@ -20,7 +20,7 @@ VARIANTS = (
         (
             Edit(
                 _ROUTER,
-                "        return (await self._route_and_store(tenant_id))[1]\n",
+                "        return home\n",
                 "        return self.default_store\n",
             ),
         ),

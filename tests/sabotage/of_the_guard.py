@@ -262,8 +262,8 @@ VARIANTS = (
         (
             Edit(
                 _PYTHON,
-                "    deadline = time.monotonic() + TIDY_SECONDS\n",
-                "    return\n    deadline = time.monotonic() + TIDY_SECONDS\n",
+                "    deadline = time.monotonic() + seconds\n",
+                "    return\n    deadline = time.monotonic() + seconds\n",
             ),
         ),
         (f"{_ARRIVALS}::test_a_tenant_that_has_arrived_has_no_triggers",),
@@ -274,8 +274,8 @@ VARIANTS = (
         (
             Edit(
                 _PYTHON,
-                " and (f.role = 'source' or f.state = 'open')",
-                " and true",
+                "                       and f.state <> 'open' and starts_with",
+                "                       and false and starts_with",
             ),
         ),
         (f"{_ARRIVALS}::test_one_that_is_still_arriving_keeps_its_own",),

@@ -20,8 +20,8 @@ VARIANTS = (
         (
             Edit(
                 _SQL,
-                "or driver_expires_at is null\n       or driver_expires_at < now())",
-                "or driver_expires_at is null\n       or driver_expires_at > '-infinity')",
+                "or driver_expires_at is null\n       or driver_expires_at < now() or",
+                "or driver_expires_at is null\n       or driver_expires_at > '-infinity' or",
             ),
         ),
         (f"{_TESTS}::test_a_lease_is_not_taken_from_a_driver_that_lives",),

@@ -13,6 +13,7 @@ from tests.sabotage import (
     of_the_roles,
     of_the_strangers,
     of_the_witnesses,
+    of_waiting,
 )
 
 VARIANTS = (
@@ -25,5 +26,6 @@ VARIANTS = (
     *of_the_proof.VARIANTS,
     *of_the_roles.VARIANTS,
     *of_the_strangers.VARIANTS,
+    *of_waiting.VARIANTS,
     *of_the_witnesses.VARIANTS,
 )

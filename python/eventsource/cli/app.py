@@ -11,7 +11,7 @@ from eventsource import __version__
 from eventsource.cli import run, setup, show, steer, subscriptions, verify
 from eventsource.cli.demo import command
 from eventsource.cli.invocation import Invocation, SharedOptionsGroup, default_operator
-from eventsource.cli.output import Output
+from eventsource.cli.output import Output, OutputClosedError
 
 app = typer.Typer(
     cls=SharedOptionsGroup,
@@ -67,8 +67,13 @@ def _shared(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print and exit.")
     ] = False,
 ) -> None:
+    try:
+        out = Output(as_json)
+    except OutputClosedError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
     ctx.obj = Invocation(
-        out=Output(as_json),
+        out=out,
         config=config,
         overrides=overrides or [],
         operator=operator or default_operator(),

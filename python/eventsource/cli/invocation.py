@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from eventsource.cli.config import Settings, load
 from eventsource.cli.exits import EXPECTED, ExitCode, code_of, exit_code_of, message_of
-from eventsource.cli.output import Output
+from eventsource.cli.output import Output, OutputClosedError
 from eventsource.cli.workspace import Workspace
 from eventsource.migration.errors import ConsistencyError, PreflightError
 
@@ -122,6 +122,12 @@ def run(
         else:
             exit_code = ExitCode.TERMINATED if received else ExitCode.INTERRUPTED
             out.fail("interrupted", message, exit_code)
+    except OutputClosedError as error:
+        # `run | head`, a full disk, a terminal that is gone: what was under way stays as it is.
+        exit_code = ExitCode.FAILED
+        out.close()
+        said = f"; {interrupted()}" if interrupted else ""
+        out.fail("output", f"{error}{said}", exit_code)
     except EXPECTED as error:
         exit_code = exit_code_of(error)
         out.fail(code_of(error), message_of(error), exit_code, **_details(error))
@@ -131,16 +137,21 @@ def run(
 async def _main(
     work: Callable[[], Coroutine[Any, Any, ExitCode | None]], received: list[int]
 ) -> ExitCode | None:
-    """SIGTERM ends the work as Ctrl-C does: the lease is given back, the terminal is restored."""
+    """SIGTERM and SIGHUP end the work as Ctrl-C does: the lease is given back.
+
+    Under `nohup` SIGHUP is ignored, and stays so.
+    """
     this = asyncio.current_task()
     assert this is not None
 
-    def terminate() -> None:
-        received.append(signal.SIGTERM)
+    def terminate(signum: int) -> None:
+        received.append(signum)
         this.cancel()
 
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                asyncio.get_running_loop().add_signal_handler(signum, terminate, signum)
     return await work()
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from eventsource.cli.display import Display
 from eventsource.cli.output import amount, duration
+from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import (
     ConsistencyError,
@@ -24,6 +25,7 @@ from eventsource.migration import (
     MigrationError,
     MigrationState,
     PreflightError,
+    RoutingError,
     VerificationReport,
 )
 
@@ -74,8 +76,14 @@ class Journey:
         """
         active = await self._active()
         if active is None:
-            await self._start()
-            return
+            try:
+                await self._start()
+                return
+            except (MigrationAlreadyExistsError, PreflightError, RoutingError):
+                # Another journey of the tenant may have begun since.
+                active = await self._active()
+                if active is None:
+                    raise
         if (active.source_store_id, active.target_store_id) != (self.source_id, self.target_id):
             raise MigrationAlreadyExistsError(self.tenant_id, active.id)
         await self.at.reach_for_move(self.source_id, self.target_id)
@@ -161,7 +169,7 @@ class Journey:
                 self.display.settle()
                 self.display.say("lag", f"{amount(lag)} events")
                 return lag
-            self.display.waiting("lag", f"{amount(lag)} events")
+            self.display.waiting("lag", migration.error_message or f"{amount(lag)} events")
             await asyncio.sleep(POLL_SECONDS)
 
     async def verify(self) -> VerificationReport:
@@ -199,8 +207,11 @@ class Journey:
             CutoverTimeoutError, ConsistencyError: nothing was flipped, writers go on.
         """
         self.display.waiting("cutover", "asking for the fence")
-        migration = await self.at.coordinator.initiate_cutover(
+        asked = self.at.coordinator.initiate_cutover(
             self._known.id, force=self.report is not None, operator=self.at.operator
+        )
+        migration = await beside(
+            self.at, self._known.id, asked, partial(self.display.waiting, "cutover")
         )
         self.migration = migration
         self.display.settle()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
@@ -15,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from eventsource.connections import redact
+from eventsource.errors import EventSourceError
 from eventsource.migration.models import Migration
 
 if TYPE_CHECKING:
@@ -22,6 +26,27 @@ if TYPE_CHECKING:
 
 # Wide enough for two ids and a sentence where there is no terminal whose width counts.
 _WIDTH_OF_A_FILE = 200
+
+
+class OutputClosedError(EventSourceError):
+    """What a command prints cannot be written: a pipe that is closed, a full disk."""
+
+
+class _Console(Console):
+    """One that leaves a closed pipe to the command."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Errors in the block are those of standard output or of standard error."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputClosedError(f"cannot write the output: {reason}") from error
 
 
 class Output:
@@ -35,10 +60,14 @@ class Output:
     """
 
     def __init__(self, as_json: bool) -> None:
+        if sys.stdout is None:
+            # The next file or connection that is opened would take its place.
+            raise OutputClosedError("standard output is closed; redirect it, if to /dev/null")
         self.as_json = as_json
+        self._is_closed = False
         width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
-        self.console = Console(highlight=False, markup=False, emoji=False, width=width)
-        self._aside = Console(
+        self.console = _Console(highlight=False, markup=False, emoji=False, width=width)
+        self._aside = _Console(
             highlight=False, markup=False, emoji=False, stderr=True, width=_WIDTH_OF_A_FILE
         )
 
@@ -48,16 +77,18 @@ class Output:
 
     def answer(self, document: object, *shown: str) -> None:
         """Print the result: ``document`` as JSON, or what is ``shown`` to people."""
-        if self.as_json:
-            print(to_json(document), flush=True)
-            return
-        for part in shown:
-            self.console.print(part, soft_wrap=True)
+        with _written():
+            if self.as_json:
+                print(to_json(document), flush=True)
+                return
+            for part in shown:
+                self.console.print(part, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print a line on the way to the result."""
-        (self._aside if self.as_json else self.console).print(redact(text), soft_wrap=True)
-        sys.stdout.flush()
+        with _written():
+            (self._aside if self.as_json else self.console).print(redact(text), soft_wrap=True)
+            sys.stdout.flush()
 
     def warn(self, text: str) -> None:
         """Print a line that needs attention, to standard error.
@@ -65,16 +96,30 @@ class Output:
         Where a bar is being redrawn it goes above the bar, which only its own console can do.
         """
         where = self.console if self.is_live else self._aside
-        where.print(Text.assemble(("warning: ", "yellow"), redact(text)), soft_wrap=True)
+        with _written():
+            where.print(Text.assemble(("warning: ", "yellow"), redact(text)), soft_wrap=True)
+
+    def wait(self, text: str) -> None:
+        """Print what is waited for, to standard error."""
+        with _written():
+            self._aside.print(Text.assemble(("waiting ", "cyan"), redact(text)), soft_wrap=True)
 
     def fail(self, code: str, message: str, exit_code: int, **details: object) -> None:
         """Print why the command failed, to standard error; with JSON also as the document."""
         message = redact(message)
-        if self.as_json:
-            error = {"code": code, "message": message, "exit_code": exit_code, **details}
-            print(to_json({"error": error}), flush=True)
-            return
-        self._aside.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        # Where neither can be written to, the exit code is left.
+        with contextlib.suppress(OSError):
+            if self.as_json and not self._is_closed:
+                error = {"code": code, "message": message, "exit_code": exit_code, **details}
+                print(to_json({"error": error}), flush=True)
+                return
+            self._aside.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+    def close(self) -> None:
+        """Standard output takes nothing any more: what is still in its buffer goes nowhere."""
+        self._is_closed = True
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def to_json(document: object) -> str:

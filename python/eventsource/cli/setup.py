@@ -12,7 +12,8 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, duration, grid
 from eventsource.cli.workspace import Workspace
 from eventsource.identifiers import qualified, quote_identifier
-from eventsource.migration import MigrationAlreadyExistsError, create_schema
+from eventsource.migration import create_schema
+from eventsource.migration.preflight import admission
 from eventsource.migration.preflight.findings import Findings
 from eventsource.stores import schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -87,10 +88,12 @@ def plan(
 async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> ExitCode:
     at.settings.require_store(to)
     at.settings.require_store(source_id)
-    for migration in await at.coordinator.get_migrations_by_tenant(tenant_id):
-        if not migration.state.is_final:
-            raise MigrationAlreadyExistsError(tenant_id, migration.id)
     await at.reach_for_move(source_id, to)
+    # What a start asks first: another name of the same store is not where the tenant lives.
+    await admission.generation_of(
+        at.migrations, at.routes, tenant_id, source_id,
+        default_store_id=at.router.default_store_id,
+    )  # fmt: skip
     source, target = at.stores[source_id], at.stores[to]
     findings = await at.coordinator.preflight(tenant_id, source, target)
     findings.raise_if_refused()

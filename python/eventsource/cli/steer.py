@@ -13,6 +13,7 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, described
 from eventsource.cli.show import MigrationId
+from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration, MigrationConfig
 
@@ -84,7 +85,10 @@ async def _print_changes(at: Workspace) -> None:
             before = last.get(migration_id)
             if before is None and migration.state.is_final:
                 continue
-            if before is None or before.state is not migration.state:
+            if before is None or (before.state, before.error_message) != (
+                migration.state,
+                migration.error_message,
+            ):
                 at.out.answer(described(migration), _state_line(migration))
         last = known
         await asyncio.sleep(LOOK_SECONDS)
@@ -111,8 +115,10 @@ def cutover(
     """
 
     async def ask(at: Workspace) -> ExitCode:
-        migration = await at.coordinator.initiate_cutover(
-            migration_id, force=force, operator=at.operator
+        migration = await beside(
+            at,
+            migration_id,
+            at.coordinator.initiate_cutover(migration_id, force=force, operator=at.operator),
         )
         pause = migration.cutover_pause_ms
         how = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
@@ -136,7 +142,8 @@ def pause(ctx: typer.Context, migration_id: MigrationId) -> None:
     """Stop the copy after the current chunk, until it is resumed."""
 
     async def ask(at: Workspace) -> ExitCode:
-        migration = await at.coordinator.pause_migration(migration_id, operator=at.operator)
+        asked = at.coordinator.pause_migration(migration_id, operator=at.operator)
+        migration = await beside(at, migration_id, asked)
         at.out.answer(described(migration), f"migration {migration.id} is {migration.state}")
         return ExitCode.DONE
 
@@ -150,7 +157,8 @@ def resume(ctx: typer.Context, migration_id: MigrationId) -> None:
     """
 
     async def ask(at: Workspace) -> ExitCode:
-        migration = await at.coordinator.resume_migration(migration_id, operator=at.operator)
+        asked = at.coordinator.resume_migration(migration_id, operator=at.operator)
+        migration = await beside(at, migration_id, asked)
         at.out.answer(
             described(migration),
             f"migration {migration.id} is {migration.state}; `eventsource-migrate work` drives it",
@@ -202,8 +210,10 @@ def abort(
     """
 
     async def ask(at: Workspace) -> ExitCode:
-        migration = await at.coordinator.abort_migration(
-            migration_id, reason=reason, operator=at.operator
+        migration = await beside(
+            at,
+            migration_id,
+            at.coordinator.abort_migration(migration_id, reason=reason, operator=at.operator),
         )
         at.out.answer(
             described(migration),

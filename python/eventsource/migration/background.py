@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +13,13 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
-from eventsource.migration.driver.lease import Lease
+from eventsource.migration.driver.lease import Lease, LeasesSeen
+from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import ConsistencyError, RoutingError, StoreMismatchError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.failures import PASSING, may_pass
@@ -30,8 +33,13 @@ if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.routing.router import TenantStoreRouter
 
+_log = logging.getLogger(__name__)
+
 #: How often a waiting call reads the journal (seconds).
 POLL_SECONDS = 0.05
+
+#: How often a process looks at the migrations that it stands by for (seconds).
+STAND_BY_SECONDS = 0.5
 
 #: How long a waiting call puts up with a silent control database (seconds).
 OUTAGE_SECONDS = 30.0
@@ -54,11 +62,48 @@ class BackgroundDrivers:
         self._migrations = migrations
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
+        self._leases = LeasesSeen()
+        self._places = Places()
+        self._stands_by_for: set[UUID] = set()
+        self._standing_by: asyncio.Task[None] | None = None
         #: Why this process cannot even ask for a lease, until a call has raised it.
         self._refused: dict[UUID, asyncpg.PostgresError] = {}
 
     def start(self, migration: Migration) -> None:
         """Begin to drive a migration that this process does not drive yet."""
+        self.stand_by(migration.id)
+        self._begin(migration)
+
+    def stand_by(self, migration_id: UUID) -> None:
+        """From now on take the migration up whenever its lease runs out, until it is over.
+
+        The driver of today may be a process that died a moment ago, and nobody else may come.
+        """
+        self._stands_by_for.add(migration_id)
+        if self._standing_by is None or self._standing_by.done():
+            self._standing_by = asyncio.get_running_loop().create_task(
+                self._take_up_what_is_left(), name="eventsource-standing-by"
+            )
+
+    async def _take_up_what_is_left(self) -> None:
+        while self._stands_by_for:
+            await asyncio.sleep(STAND_BY_SECONDS)
+            try:
+                found = await self._migrations.get_many(list(self._stands_by_for))
+            except Exception as error:
+                if not may_pass(error):
+                    _log.warning("cannot look after migrations: %s", redact(str(error)))
+                continue
+            there = {migration.id for migration in found}
+            over = {each.id for each in found if each.state.is_final and not each.abort_requested}
+            # Also those whose row is gone: nothing is left to drive.
+            self._stands_by_for -= {each for each in self._stands_by_for if each not in there}
+            self._stands_by_for -= over
+            for migration in found:
+                if migration.id not in over and migration.state is not MigrationState.PAUSED:
+                    self.ensure(migration)
+
+    def _begin(self, migration: Migration) -> None:
         task = asyncio.get_running_loop().create_task(
             self._drive_one(migration), name=_driver_name(migration.id)
         )
@@ -96,6 +141,7 @@ class BackgroundDrivers:
             try:
                 for migration in await self._migrations.get_active():
                     if migration.state is not MigrationState.PAUSED and self.knows(migration):
+                        self.stand_by(migration.id)
                         self.ensure(migration)
             except Exception as error:
                 if once or not may_pass(error):
@@ -114,9 +160,13 @@ class BackgroundDrivers:
 
     async def close(self) -> None:
         """Stop driving; durable state stays, and any process may go on."""
-        for task in list(self._driving):
+        self._stands_by_for.clear()
+        stopping = [*self._driving]
+        if self._standing_by is not None:
+            stopping.append(self._standing_by)
+        for task in stopping:
             task.cancel()
-        for task in list(self._driving):
+        for task in stopping:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
 
@@ -124,17 +174,22 @@ class BackgroundDrivers:
         """Begin to drive a migration unless somebody does."""
         names = {task.get_name() for task in self._driving}
         if (
-            not migration.driver_alive
+            self._leases.is_over(migration)
             and self.knows(migration)
             and _driver_name(migration.id) not in names
         ):
-            self.start(migration)
+            self._begin(migration)
 
     async def _drive_one(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)
         find = partial(Endpoints.of, self._migrations, source, target)
         stores = migration.source_store_id, migration.target_store_id
-        driver = Driver(find, stores, self._migrations, self._verify, Lease(migration.id))
+        stale = migration.driver_expires_at if migration.driver_alive else None
+        lease = Lease(migration.id, stale=stale)
+        limits = partial(
+            self._places.of, migration, self._migrations.pool, source.pool, target.pool
+        )
+        driver = Driver(find, stores, self._migrations, self._verify, lease, limits)
         try:
             await driver.run()
         except asyncpg.PostgresError as error:

@@ -35,6 +35,10 @@ _S = MigrationState
 _UNDER_WAY = frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.CUTOVER_PAUSED})
 
 
+#: Preflights that one process makes at the same time.
+PREFLIGHTS_AT_ONCE = 2
+
+
 class MigrationCoordinator:
     """Starts migrations and carries them on.
 
@@ -61,6 +65,7 @@ class MigrationCoordinator:
         self._router = router
         self._config = config or MigrationConfig()
         self._drivers = BackgroundDrivers(migration_repo, router)
+        self._examining = asyncio.Semaphore(PREFLIGHTS_AT_ONCE)
 
     async def start_migration(
         self,
@@ -107,9 +112,11 @@ class MigrationCoordinator:
         self, tenant_id: UUID, source: PostgreSQLEventStore, target: PostgreSQLEventStore
     ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
-        return await admission.examine(
-            self._migrations, tenant_id, source, target, config=self._config
-        )
+        # Each has connections of its own: started together, they would take all there are.
+        async with self._examining:
+            return await admission.examine(
+                self._migrations, tenant_id, source, target, config=self._config
+            )
 
     async def get_migration(self, migration_id: UUID) -> Migration:
         """The migration as the journal knows it; MigrationNotFoundError when there is none."""
@@ -184,7 +191,8 @@ class MigrationCoordinator:
         """Go on where it was paused; also takes up a migration whose driver is gone.
 
         Returns when it is being driven, by this process or, when this one does not know its stores,
-        by whichever one works.
+        by whichever one works. While this process lives it takes the migration up again whenever
+        the driver of that moment turns out to be dead.
 
         Raises:
             InvalidStateTransitionError: the migration is over, or its abort has begun.
@@ -202,6 +210,7 @@ class MigrationCoordinator:
                 migration, migration.paused_from, operator=operator
             )
             await failpoints.reach("resume.committed")
+        self._drivers.stand_by(migration_id)
         if not self._drivers.knows(migration):
             return migration
         self._drivers.ensure(migration)
@@ -285,6 +294,7 @@ class MigrationCoordinator:
             if current.state is _S.CUTOVER_PAUSED:
                 # One that failed was answered, and its driver died before it had asked the fence.
                 await self._drivers.wait(migration_id, lambda m: m.state is not _S.CUTOVER_PAUSED)
+        self._drivers.stand_by(migration_id)
         # If another process asks again before we read our answer, its request replaces it; we then
         # return the next answer.
         migration = await self._drivers.wait(

@@ -99,22 +99,27 @@ class PreflightError(MigrationError):
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """A session that kept the fence from being taken.
+    """A session that is in the way of a cutover, or of whatever else waits.
 
     Attributes:
         pid: server process; 0 for a prepared transaction.
-        age_seconds: how long its transaction has been open.
+        application: its application_name, or what kind of server process it is.
         state: as in pg_stat_activity, or ``prepared``.
-        query: the statement it runs or ran last, cut to 200 characters.
+        age_seconds: how long its transaction has been open.
     """
 
     pid: int
-    age_seconds: float
+    application: str
     state: str
-    query: str
+    age_seconds: float
 
     def __str__(self) -> str:
-        return f"pid {self.pid} ({self.state}, {self.age_seconds:.1f} s): {self.query}"
+        # Minutes and hours: the text changes less often, and a report may take as long.
+        age = f"{self.age_seconds:.0f} s"
+        if self.age_seconds >= 60:
+            minutes = int(self.age_seconds // 60)
+            age = f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+        return f"pid {self.pid} ({self.application}, {self.state}, open for {age})"
 
 
 class CutoverTimeoutError(MigrationError):
@@ -124,6 +129,7 @@ class CutoverTimeoutError(MigrationError):
         timeout_seconds: the budget.
         blocked_writers: appends that were waiting when it was given up.
         blockers: who held the fence open.
+        reason: why the fence was not even asked for, or None.
     """
 
     code = "cutover_timeout"
@@ -133,15 +139,17 @@ class CutoverTimeoutError(MigrationError):
         timeout_seconds: float,
         blocked_writers: int = 0,
         blockers: Sequence[Blocker] = (),
+        reason: str | None = None,
     ) -> None:
         self.timeout_seconds = timeout_seconds
         self.blocked_writers = blocked_writers
         self.blockers = tuple(blockers)
+        self.reason = reason
         who = f"; in the way: {'; '.join(map(str, self.blockers))}" if self.blockers else ""
-        super().__init__(
-            f"the cutover did not fit its budget of {timeout_seconds:g} s and was rolled back; "
-            f"the tenant keeps writing at the source{who}"
+        why = reason or (
+            f"the cutover did not fit its budget of {timeout_seconds:g} s and was rolled back"
         )
+        super().__init__(f"{why}; the tenant keeps writing at the source{who}")
 
 
 class ConsistencyError(MigrationError):

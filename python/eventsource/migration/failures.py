@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import asyncpg
@@ -140,6 +140,7 @@ def describe(error: BaseException) -> dict[str, Any]:
         described["timeout_seconds"] = error.timeout_seconds
         described["blocked_writers"] = error.blocked_writers
         described["blockers"] = [asdict(blocker) for blocker in error.blockers]
+        described["reason"] = error.reason
     if isinstance(error, PreflightError):
         described["problems"] = list(error.problems)
     if isinstance(error, InvalidStateTransitionError):
@@ -156,7 +157,8 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
         raise CutoverTimeoutError(
             outcome["timeout_seconds"],
             outcome["blocked_writers"],
-            [Blocker(**blocker) for blocker in outcome["blockers"]],
+            [_blocker(each) for each in outcome["blockers"]],
+            outcome.get("reason"),
         )
     if code == PreflightError.code:
         raise PreflightError(outcome["problems"])
@@ -168,3 +170,10 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
     if code == InvalidStateTransitionError.code:
         raise InvalidStateTransitionError(migration.id, outcome["current"], outcome["requested"])
     raise MigrationError(outcome["message"])
+
+
+def _blocker(described: dict[str, Any]) -> Blocker:
+    """Of an outcome that an older version may have written."""
+    names = {each.name for each in fields(Blocker)}
+    known = {name: value for name, value in described.items() if name in names}
+    return Blocker(**{"application": "not shown", **known})

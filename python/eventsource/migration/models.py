@@ -54,6 +54,9 @@ class MigrationConfig:
         copy_jobs: connections to the target on which the bulk copy writes chunks at the same time,
             and then builds the indexes that it did without. More need more cores there.
         pass_interval_seconds: pause between two catch-up passes while nothing is asked.
+        max_moves_per_store: how many migrations may be driven at once that leave or enter a store.
+            None is what its server has connections for. Recovery, an abort and a cutover of a
+            tenant in dual-write are not limited.
         lease_seconds: after how long without a sign of life another driver may take over.
     """
 
@@ -70,6 +73,7 @@ class MigrationConfig:
     copy_jobs: int = 3
     pass_interval_seconds: float = 0.5
     lease_seconds: float = 10.0
+    max_moves_per_store: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "verification_level", VerificationLevel(self.verification_level))
@@ -90,6 +94,8 @@ class MigrationConfig:
         _whole("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
         _whole("copy_jobs", self.copy_jobs, 1, 64)
         _within("pass_interval_seconds", self.pass_interval_seconds, 0.01, 3600)
+        if self.max_moves_per_store is not None:
+            _whole("max_moves_per_store", self.max_moves_per_store, 1, 1000)
         _within("lease_seconds", self.lease_seconds, 1, 3600)
 
     @property
@@ -189,6 +195,7 @@ class Migration:
     driver_owner: UUID | None
     driver_name: str | None
     driver_alive: bool
+    driver_expires_at: datetime | None
     position_offset: int | None
     fence_position: int | None
     cutover_pause_ms: float | None
@@ -198,9 +205,14 @@ class Migration:
     target_identity: StoreIdentity | None
 
     @property
+    def waits_for_a_place(self) -> bool:
+        """Whether nobody drives it yet because its stores have no room for one more."""
+        return (self.error_message or "").startswith("waiting for a place")
+
+    @property
     def is_waiting(self) -> bool:
         """Whether ``error_message`` says what a driver waits for."""
-        return (self.error_message or "").startswith(WAITING)
+        return (self.error_message or "").startswith((WAITING, "waiting for "))
 
     @property
     def may_resume(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from uuid import uuid4
 
 import pytest
 
 from eventsource.migration import MigrationState
+from eventsource.migration.event_table import EventTable
 from eventsource.migration.tables import guard
 from tests.support.application import writing
 from tests.support.at_the_cutover import Stop
@@ -46,7 +48,7 @@ async def test_what_a_lost_driver_left_goes_with_the_next_tenant_that_arrives(
     await world.seed(3, world.other)
     driver = await world.process()
     migration = await world.dual_write(process=driver)
-    stop = Stop(monkeypatch, guard, "drop_arrived")
+    stop = Stop(monkeypatch, guard, "drop_idle")
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id))
     await stop.kill(driver)
     done = await asked
@@ -100,3 +102,49 @@ async def _waits(world: World) -> bool:
             " and query ilike 'lock table%' and datname = current_database()"
         )
     )
+
+
+async def test_drivers_that_tidy_up_at_the_same_moment_do_not_meet_an_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks, waits for the lock, and finds what the one before it has left."""
+    tenants = [world.tenant, world.other, *(uuid4() for _ in range(2))]
+    for tenant in tenants:
+        await world.seed(3, tenant)
+    drop_idle = guard.drop_idle
+
+    async def leave(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(guard, "drop_idle", leave)
+    for tenant in tenants:
+        await world.migrate(tenant)
+    assert len(await triggers(world, "target")) == 3 * len(tenants)
+    address = await world.here.target.address()
+    holder = await world.connect("target")
+    await holder.execute(f"begin; lock table {table('target')} in share mode")
+    connections = [await world.connect("target") for _ in range(6)]
+    tidying = [
+        asyncio.create_task(drop_idle(EventTable(connection, address), 20.0))
+        for connection in connections
+    ]
+    # Everybody has looked, and is waiting.
+    await asyncio.sleep(0.3)
+    await holder.execute("rollback")
+    await asyncio.gather(*tidying)
+    assert await triggers(world, "target") == []
+
+
+async def test_tenants_that_cut_over_at_the_same_moment_end_without_a_message(
+    world: World,
+) -> None:
+    tenants = [world.tenant, world.other, uuid4()]
+    for tenant in tenants:
+        await world.seed(3, tenant)
+    moving = [await world.dual_write(tenant) for tenant in tenants]
+    await asyncio.gather(
+        *(world.coordinator.initiate_cutover(each.id, force=True) for each in moving)
+    )
+    for each in moving:
+        done = await world.coordinator.get_migration(each.id)
+        assert (done.state, done.error_message) == (MigrationState.MIGRATED, None)

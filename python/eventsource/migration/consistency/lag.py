@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.event_table import AnyTable
+from eventsource.migration.models import BEFORE_EVERY_POSITION
 from eventsource.migration.tables import progress
 from eventsource.migration.tables.snapshots import not_shown_by
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
 
-#: More missing events than this are counted, not looked up one by one.
+#: Events that are looked up at a time.
 LOOKED_UP = 50_000
 
 #: A mirror lags its append by a few milliseconds: what is missing is looked up once more.
@@ -40,22 +41,36 @@ async def sync_lag(
             f"select count(*) from {table} where {not_shown_by(at.snapshot)}", tenant
         )
         return max(0, migration.total_events - at.rows_copied) + int(later)
-    rows = await source.connection.fetch(
-        f"select global_position from {table} where {not_shown_by(at.proven_snapshot)} limit $2",
-        tenant, LOOKED_UP + 1,
-    )  # fmt: skip
-    if len(rows) > LOOKED_UP:
-        return int(
-            await source.connection.fetchval(
-                f"select count(*) from {table} where {not_shown_by(at.proven_snapshot)}", tenant
-            )
-        )
-    wanted = {row["global_position"] + at.position_offset for row in rows}
-    missing = await _missing(target, tenant, wanted)
-    if missing:
-        await asyncio.sleep(SECOND_LOOK_SECONDS)
-        missing = await _missing(target, tenant, missing)
-    return len(missing)
+    return await _not_there(source, target, tenant, at.proven_snapshot, at.position_offset)
+
+
+async def _not_there(
+    source: AnyTable, target: AnyTable, tenant: UUID, snapshot: str, offset: int
+) -> int:
+    """How many events that the snapshot does not show are missing at the target.
+
+    They are looked up in pages: most of them were mirrored, however many there are.
+    """
+    missing: set[int] = set()
+    total, after = 0, BEFORE_EVERY_POSITION
+    while True:
+        rows = await source.connection.fetch(
+            f"select global_position from {source.name} where {not_shown_by(snapshot)}"
+            " and global_position > $2 order by global_position limit $3",
+            tenant, after, LOOKED_UP,
+        )  # fmt: skip
+        wanted = {row["global_position"] + offset for row in rows}
+        found = await _missing(target, tenant, wanted)
+        total += len(found)
+        missing |= found if len(missing) < LOOKED_UP else set()
+        if len(rows) < LOOKED_UP:
+            break
+        after = rows[-1]["global_position"]
+    if not missing:
+        return total
+    await asyncio.sleep(SECOND_LOOK_SECONDS)
+    again = set(sorted(missing)[:LOOKED_UP])
+    return total - len(again) + len(await _missing(target, tenant, again))
 
 
 async def _missing(target: AnyTable, tenant_id: UUID, positions: set[int]) -> set[int]:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,10 +21,13 @@ import asyncpg
 
 from eventsource.connections import brief
 from eventsource.dataplane import DataPlaneError
+from eventsource.errors import ConnectionDetailsError
 from eventsource.migration import failures
+from eventsource.migration.connections import waits
 from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
+from eventsource.migration.driver import requests
 from eventsource.migration.driver.heartbeat import Heartbeat
-from eventsource.migration.driver.lease import Lease
+from eventsource.migration.driver.lease import Lease, NoPlaceError
 from eventsource.migration.driver.stages import Doing, Stages, Verify
 from eventsource.migration.errors import LeaseLostError, MigrationError, StoreMismatchError
 from eventsource.migration.failures import (
@@ -61,6 +64,7 @@ class Driver:
         migrations: the journal over the application's pool, used before the driver's own
             connections are open and when they are lost.
         verify: compares both stores before the fence is asked for.
+        limits: how many migrations the stores have room for.
     """
 
     find_endpoints: Callable[[], Awaitable[Endpoints]]
@@ -68,6 +72,7 @@ class Driver:
     migrations: PostgreSQLMigrationRepository
     verify: Verify
     lease: Lease
+    limits: Callable[[], Awaitable[Mapping[str, int]]]
     #: What the last attempt was at: it decides how a failure is answered.
     doing: Doing = Doing.CARRYING_ON
     #: When the first of the attempts failed that have failed since the last success.
@@ -88,7 +93,8 @@ class Driver:
             asyncpg.PostgresError: not even the lease can be asked for, and time will not change it.
         """
         try:
-            await self._drive_again_and_again()
+            with waits.speaking(self._say):
+                await self._drive_again_and_again()
         except asyncio.CancelledError:
             await self.lease.try_to_release(self.migrations)
             raise
@@ -100,12 +106,20 @@ class Driver:
             try:
                 if not await self._has_the_lease():
                     return
-                await self._drive()
+                if not await requests.pause_without_stores(self.migrations, self.lease):
+                    await self._drive()
+                return
+            except requests.Paused:
                 return
             except (LeaseLostError, _NotPermitted) as error:
                 if isinstance(error.__cause__, asyncpg.PostgresError):
                     raise error.__cause__ from None
                 return
+            except NoPlaceError as full:
+                with contextlib.suppress(*PASSING, asyncpg.PostgresError):
+                    await self.migrations.record_wait(self.migration_id, str(full))
+                await asyncio.sleep(random.uniform(0.5, 1.5))
+                continue
             except Exception as error:
                 if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
                     return
@@ -116,26 +130,55 @@ class Driver:
                     if not isinstance(error, StoreMismatchError):
                         # What this process has for an address is no answer to anybody's request.
                         await self._answer(error)
-                elif may_be_mended(error):
+                elif may_be_mended(error) or isinstance(error, ConnectionDetailsError):
+                    # A store that cannot be described here may be known to another process.
                     await self._report(error)
                 elif await self._fail(error):
                     return
             # Not all at the same time: those that wait for the same server would meet there again.
-            await asyncio.sleep(backoff * random.uniform(0.75, 1.25))
+            rest = backoff * random.uniform(0.75, 1.25)
+            if await requests.is_paused_within(rest, self.migrations, self.lease):
+                return
             backoff = min(backoff * 2, LONGEST_BACKOFF)
 
     async def _has_the_lease(self) -> bool:
         try:
-            return await self.lease.acquire(self.migrations)
+            return await self.lease.acquire(self.migrations, await self.limits())
         except asyncpg.PostgresError as error:
             if may_pass(error):
                 raise
             # There is no journal to report it to: the caller gets it.
             raise _NotPermitted from error
 
+    async def _open(self) -> DriverConnections:
+        """Open the connections. A pause needs the control database alone, and ends the attempt."""
+
+        async def open_all() -> DriverConnections:
+            return await DriverConnections.open(await self.find_endpoints(), self.migration_id)
+
+        opening = asyncio.create_task(open_all())
+        source, target = self.stores
+        try:
+            async with waits.waiting(
+                f"for connections to the control database, store {source!r} and store {target!r}",
+                "it ends when all three answer",
+            ) as wait:
+                while not opening.done():
+                    await asyncio.wait([opening], timeout=requests.LOOK_SECONDS)
+                    if opening.done():
+                        break
+                    await wait.goes_on()
+                    if await requests.is_paused_within(0, self.migrations, self.lease):
+                        raise requests.Paused
+            return opening.result()
+        finally:
+            if not opening.done():
+                opening.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await opening
+
     async def _drive(self) -> None:
-        endpoints = await self.find_endpoints()
-        connections = await DriverConnections.open(endpoints, self.migration_id)
+        connections = await self._open()
         try:
             await identities.check(
                 await self.migrations.get(self.migration_id), connections.source, connections.target
@@ -144,9 +187,12 @@ class Driver:
             heartbeat = await Heartbeat.start(
                 connections.heartbeat, self.migration_id, self.lease.owner
             )
+            if heartbeat.migration.is_waiting:
+                # The first success: what this driver or another one has waited for is there.
+                await self._say(None)
             stages = Stages(connections, self.lease, heartbeat, self.verify, self.doing)
             try:
-                await _beside(heartbeat, endpoints, stages)
+                await _beside(heartbeat, connections.endpoints, stages)
             finally:
                 self.doing = stages.doing
             await self.lease.release(connections.migrations)
@@ -185,6 +231,10 @@ class Driver:
                 )
             if migration.abort_requested is not None and self.doing is Doing.ABORT:
                 await self.migrations.withdraw_abort(migration.id)
+
+    async def _say(self, message: str | None) -> None:
+        with contextlib.suppress(*PASSING, asyncpg.PostgresError):
+            await self.migrations.record_error(self.migration_id, self.lease.owner, message)
 
     async def _fail(self, error: Exception) -> bool:
         """Record why the migration cannot go on, and answer the call that waits for a cutover.

@@ -39,6 +39,7 @@ class Heartbeat:
     Attributes:
         migration: the journal's row as the driver last read it.
         stop_requested: somebody wants a pause or an abort.
+        stop_asked: set while that is so, for who waits for it.
         throttle: holds the pass that runs to its rate.
     """
 
@@ -46,6 +47,7 @@ class Heartbeat:
     owner: UUID
     migration: Migration
     stop_requested: bool = False
+    stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
     throttle: Throttle = field(default_factory=Throttle)
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -117,6 +119,10 @@ class Heartbeat:
 
     async def _pass_on(self, latest: Migration) -> None:
         self.stop_requested = latest.pause_requested or latest.abort_requested is not None
+        if self.stop_requested:
+            self.stop_asked.set()
+        else:
+            self.stop_asked.clear()
         self._allow(latest)
         if (latest.throttle_rate, latest.throttle_reason) != (reported := self.throttle.reported()):
             await self.repository.record_throttle(latest.id, self.owner, *reported)

@@ -10,13 +10,38 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
 from eventsource.migration.connections.driver_connections import DriverConnections
+from eventsource.migration.connections.waits import FOR_A_PLACE, WAITING
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
+
+
+class NoPlaceError(Exception):
+    """There is no room for one more migration now.
+
+    Its text goes into the journal.
+    """
+
+    def __init__(self, full: Sequence[str], limits: Mapping[str, int]) -> None:
+        where = ", ".join(
+            f"store {name!r} has {limits[name]}" if name else f"the control database {limits[name]}"
+            for name in full
+        )
+        super().__init__(
+            f"{WAITING} {FOR_A_PLACE}: {where} under way, which is what its server has connections"
+            " for (max_moves_per_store); it begins when one of them is done"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +50,30 @@ class Lease:
 
     Attributes:
         owner: the token of the driver, compared wherever it writes.
+        stale: the expiry of a lease that this process saw unrenewed for its whole length.
     """
 
     migration_id: UUID
     owner: UUID = field(default_factory=uuid4)
+    stale: datetime | None = None
 
-    async def acquire(self, migrations: PostgreSQLMigrationRepository) -> bool:
-        """Become the driver, or stay it; False when another one is."""
+    async def acquire(
+        self,
+        migrations: PostgreSQLMigrationRepository,
+        limits: Mapping[str, int] | None = None,
+    ) -> bool:
+        """Become the driver, or stay it; False when another one is.
+
+        Raises:
+            NoPlaceError: one of the stores has as many migrations as it has room for.
+        """
         name = f"{socket.gethostname()}:{os.getpid()}"
         seconds = (await migrations.get(self.migration_id)).config.lease_seconds
-        taken = await migrations.acquire_lease(self.migration_id, self.owner, name, seconds)
+        taken, full = await migrations.acquire_place(
+            self.migration_id, self.owner, name, seconds, limits or {}, self.stale
+        )
+        if full:
+            raise NoPlaceError(full, limits or {})
         await failpoints.reach("lease.committed")
         return taken
 
@@ -69,3 +108,28 @@ class Lease:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1):
                 await self.release(migrations)
+
+
+class LeasesSeen:
+    """Which leases are over, also by this process's own clock.
+
+    The control database's clock may jump: a lease that was written by a clock an hour ahead would
+    keep everybody away for an hour. So it is believed no longer than its length, counted from when
+    this process first saw it as it is; a driver that lives renews it three times in that time.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[UUID, tuple[datetime, float]] = {}
+
+    def is_over(self, migration: Migration) -> bool:
+        """Whether the migration may be taken up, as far as this process can know."""
+        expiry = migration.driver_expires_at
+        if expiry is None or not migration.driver_alive:
+            self._seen.pop(migration.id, None)
+            return True
+        now = time.monotonic()
+        known, since = self._seen.get(migration.id, (None, now))
+        if known != expiry:
+            self._seen[migration.id] = expiry, now
+            return False
+        return now - since > migration.config.lease_seconds

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from eventsource import failpoints
 from eventsource.migration import failures
+from eventsource.migration.connections import waits
+from eventsource.migration.driver import requests
 from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
@@ -31,8 +35,9 @@ if TYPE_CHECKING:
     from eventsource.migration.driver.lease import Lease
     from eventsource.migration.models import Migration
 
-#: Catch-up passes tried before the fence is asked for although the lag is not small.
-PASSES_BEFORE_FENCE = 50
+#: How long a cutover tries to make the lag small before it is given up (seconds), beside what its
+#: comparison took: a tenant may write faster than it can be carried.
+SHRINK_SECONDS = 60.0
 
 
 #: Compares both stores; raises ConsistencyError.
@@ -113,8 +118,9 @@ class Stages:
         if state is MigrationState.PAUSED or state.is_final:
             return True
         if migration.pause_requested:
-            await self._to(MigrationState.PAUSED)
-            await failpoints.reach("pause.committed")
+            self.heartbeat.migration = await requests.pause(
+                self.connections.migrations, migration, self.lease.owner
+            )
             return True
         return False
 
@@ -142,7 +148,8 @@ class Stages:
     async def _bulk(self) -> None:
         passes = await self._open_passes()
         with self.heartbeat.attending(passes.session, bulk=True):
-            copied = passes.at.proven_snapshot is not None or await BulkCopier(passes).run()
+            stopped = self.heartbeat.stop_asked
+            copied = passes.at.proven_snapshot is not None or await BulkCopier(passes).run(stopped)
         await passes.publish()
         if not copied:
             return  # asked to stop: the request is carried out next
@@ -171,12 +178,15 @@ class Stages:
     async def _cut_over(self, passes: Passes) -> None:
         request = self.migration.cutover_request
         assert request is not None
+        began = time.monotonic()
         try:
             await fitness.check(self.connections, self.migration)
             if not self.migration.cutover_force:
                 await self.verify(self.migration)
             await failpoints.reach("cutover.verified")
-            if not await self._shrink_the_lag(passes):
+            # What was written during the comparison has to be carried as well.
+            compared = time.monotonic() - began
+            if not await self._shrink_the_lag(passes, compared + SHRINK_SECONDS):
                 return
             asked = await self.heartbeat.refresh(self.connections.migrations)
             if asked.pause_requested or asked.abort_requested is not None:
@@ -213,7 +223,7 @@ class Stages:
                 "attempts": result.attempts,
             },
         )
-        await guard.drop_arrived(self.connections.target)
+        await guard.drop_idle(self.connections.target)
 
     async def _cutover(self, passes: Passes) -> Cutover:
         fence = await fences.read(self.connections.source, self.migration.tenant_id)
@@ -224,20 +234,46 @@ class Stages:
             )
         return await Cutover.ready(self.connections, self.migration, passes, fence)
 
-    async def _shrink_the_lag(self, passes: Passes) -> bool:
+    async def _shrink_the_lag(self, passes: Passes, seconds: float) -> bool:
         """Catch up until a pass is small: what is left then fits under the fence.
 
         False when asked to stop meanwhile.
+
+        Raises:
+            CutoverTimeoutError: the lag is not small after so many seconds.
         """
-        for _ in range(PASSES_BEFORE_FENCE):
-            with self.heartbeat.attending(passes.session):
-                result = await passes.catch_up()
-            small = self.migration.config.sync_lag_threshold
-            if result is None:
-                return False
-            if result.inserted <= small and result.seconds < 1:
-                return True
-        raise CutoverTimeoutError(self.migration.config.cutover_timeout_seconds)
+        small = self.migration.config.sync_lag_threshold
+        began, left = time.monotonic(), 0
+        loop = asyncio.get_running_loop()
+        async with waits.waiting(
+            f"for the lag to shrink to {small:,} events", f"given up after {seconds:.0f} s"
+        ) as wait:
+            late = loop.call_later(seconds, passes.session.request_stop)
+            try:
+                while (elapsed := time.monotonic() - began) < seconds:
+                    with self.heartbeat.attending(passes.session):
+                        result = await passes.catch_up()
+                    if result is None:
+                        break
+                    left = result.inserted
+                    if left <= small and result.seconds < 1:
+                        return True
+                    await wait.goes_on()
+            finally:
+                late.cancel()
+        asked = await self.heartbeat.refresh(self.connections.migrations)
+        if asked.pause_requested or asked.abort_requested is not None:
+            return False
+        elapsed = time.monotonic() - began
+        raise CutoverTimeoutError(
+            self.migration.config.cutover_timeout_seconds,
+            reason=(
+                f"the cutover was given up before the fence: after {elapsed:.0f} s a pass still"
+                f" found {left:,} new events, and not the {small:,} of sync_lag_threshold; the"
+                " tenant writes faster than the target takes its events, ask again when it writes"
+                " less"
+            ),
+        )
 
     async def _recover(self) -> None:
         """A cutover was under way when its driver went: ask the fence, under the lock.
@@ -267,7 +303,7 @@ class Stages:
             await self.connections.migrations.answer_cutover(
                 self.migration.id, request, {"code": failures.OK}
             )
-        await guard.drop_arrived(target)
+        await guard.drop_idle(target)
 
     async def _repair(self, decided: decision.Decision) -> decision.Decision:
         # What waits for it is the tenant: nothing is held to a rate.

@@ -34,7 +34,7 @@ class Throttle:
     Attributes:
         limit: what the operator allows (events per second); None is any rate.
         slowdown: what the source can take, where it is watched.
-        urgent: a cutover waits for the lag to shrink; the source is spared again after it.
+        urgent: a cutover waits for the lag to shrink, and no limit holds until it has ended.
         ready: the source was looked at before the copy began, or is not watched.
     """
 
@@ -47,7 +47,9 @@ class Throttle:
 
     @property
     def rate(self) -> float | None:
-        """What a pass may take (events per second)."""
+        """What a pass may take (events per second); anything while a cutover waits for it."""
+        if self.urgent:
+            return None
         rates = (self.limit, self.reported()[0])
         return min((rate for rate in rates if rate is not None), default=None)
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
+import asyncpg
+
+from eventsource.connections import redact
 from eventsource.hosts import hosts_of
 from eventsource.migration.connections.driver_connections import Endpoints
-from eventsource.migration.errors import MigrationAlreadyExistsError, RoutingError
+from eventsource.migration.errors import (
+    MigrationAlreadyExistsError,
+    PreflightError,
+    RoutingError,
+)
 from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.preflight import access, event_tables, surroundings
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from eventsource.migration.models import MigrationConfig, TenantRouting
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
@@ -24,6 +33,11 @@ if TYPE_CHECKING:
 #: A server that answers, but not within this time, refuses the move too (seconds). A host that is
 #: not there is found sooner: see `reach.SILENCE_SECONDS`.
 PREFLIGHT_SECONDS = 10.0
+
+#: How long a preflight waits for a server whose connections are all in use (seconds).
+CONNECTION_SECONDS = 60.0
+
+T = TypeVar("T")
 
 
 async def generation_of(
@@ -41,6 +55,44 @@ async def generation_of(
         MigrationAlreadyExistsError: the tenant has an active migration.
         RoutingError: the tenant lives in another store.
     """
+    return await _when_connections_are_free(
+        lambda: _generation_of(
+            migrations, routes, tenant_id, source_store_id, default_store_id=default_store_id
+        )
+    )
+
+
+async def _when_connections_are_free(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again while a server has no connection left: others give theirs back.
+
+    Raises:
+        PreflightError: there was none for a long time.
+    """
+    deadline = time.monotonic() + CONNECTION_SECONDS
+    while True:
+        try:
+            return await ask()
+        except asyncpg.TooManyConnectionsError as error:
+            if time.monotonic() > deadline:
+                raise PreflightError(
+                    [
+                        f"a server has had no connection left for {CONNECTION_SECONDS:g} s"
+                        f" ({redact(str(error))}); end sessions that nobody needs, or raise its"
+                        " max_connections"
+                    ]
+                ) from error
+        # Those who ask at the same moment do not ask again at the same moment.
+        await asyncio.sleep(random.uniform(0.3, 1.0))
+
+
+async def _generation_of(
+    migrations: PostgreSQLMigrationRepository,
+    routes: PostgreSQLRoutingRepository,
+    tenant_id: UUID,
+    source_store_id: str,
+    *,
+    default_store_id: str,
+) -> int:
     findings = Findings()
     control = "the control database"
     await access.refuse_silent_hosts({control: _control_hosts(migrations)}, findings)
@@ -77,6 +129,18 @@ async def examine(
     config: MigrationConfig,
 ) -> Findings:
     """Everything that would refuse this move, without changing anything."""
+    return await _when_connections_are_free(
+        lambda: _examine(migrations, tenant_id, source, target, config)
+    )
+
+
+async def _examine(
+    migrations: PostgreSQLMigrationRepository,
+    tenant_id: UUID,
+    source: PostgreSQLEventStore,
+    target: PostgreSQLEventStore,
+    config: MigrationConfig,
+) -> Findings:
     findings = Findings()
     hosts = {"the control database": _control_hosts(migrations)}
     for side, store in (("source", source), ("target", target)):

@@ -62,6 +62,8 @@ class Findings:
             self.problems.extend(error.problems)
         except (ConnectionDetailsError, StoreSchemaError) as error:
             self.problems.append(f"{what} cannot be used: {redact(str(error))}")
+        except asyncpg.TooManyConnectionsError:
+            raise  # it passes, and says nothing about the move
         # The last two come from a DSN that is none: a port out of range, a bracket left open.
         except (
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError,

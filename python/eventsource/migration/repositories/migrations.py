@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
@@ -27,6 +27,8 @@ from eventsource.named_sql import statements
 from eventsource.retried import Retried
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from eventsource.connections import Executor
 
 _log = logging.getLogger("eventsource.migration")
@@ -106,6 +108,10 @@ class PostgreSQLMigrationRepository:
     async def get_active(self) -> list[Migration]:
         """Every migration that is not in a final state, oldest first."""
         return await self._list("where state not in ('migrated', 'rolled_back', 'failed')")
+
+    async def get_many(self, migration_ids: Sequence[UUID]) -> list[Migration]:
+        """Those of the migrations that there are, oldest first."""
+        return await self._list("where id = any ($1::uuid[])", list(migration_ids))
 
     async def get_by_tenant(self, tenant_id: UUID) -> list[Migration]:
         """Every migration of the tenant, oldest first."""
@@ -205,11 +211,57 @@ class PostgreSQLMigrationRepository:
             await connection.fetch(_ROUTES["set_state"], tenant, migration_id, state)
 
     async def acquire_lease(
-        self, migration_id: UUID, owner: UUID, name: str, seconds: float
+        self,
+        migration_id: UUID,
+        owner: UUID,
+        name: str,
+        seconds: float,
+        stale: datetime | None = None,
     ) -> bool:
-        """Become the driver if there is no live one."""
-        row = await self._sql.fetchrow(_SQL["acquire_lease"], migration_id, owner, name, seconds)
+        """Become the driver if there is no live one.
+
+        Args:
+            stale: an expiry that was not renewed in time, whatever the server's clock says of it.
+        """
+        row = await self._sql.fetchrow(
+            _SQL["acquire_lease"], migration_id, owner, name, seconds, stale
+        )
         return row is not None
+
+    async def full_stores(
+        self, migration_id: UUID, owner: UUID, limits: Mapping[str, int]
+    ) -> list[str]:
+        """Which of the stores have as many driven migrations as they have room for.
+
+        Inside a transaction: the answer holds until its end. An empty name is all migrations. None
+        is full for what is not limited.
+        """
+        for name in sorted(limits):
+            await self.pool.execute(_SQL["lock_places"], name)
+        rows = await self.pool.fetch(
+            _SQL["full_stores"], migration_id, list(limits), list(limits.values()), owner
+        )
+        return [row["name"] for row in rows]
+
+    async def acquire_place(
+        self,
+        migration_id: UUID,
+        owner: UUID,
+        name: str,
+        seconds: float,
+        limits: Mapping[str, int],
+        stale: datetime | None = None,
+    ) -> tuple[bool, list[str]]:
+        """As `acquire_lease`, where there is room; whether it was, and what is full."""
+        async with transaction(self.pool) as connection:
+            journal = PostgreSQLMigrationRepository(connection)
+            if full := await journal.full_stores(migration_id, owner, limits):
+                return False, full
+            return await journal.acquire_lease(migration_id, owner, name, seconds, stale), []
+
+    async def record_wait(self, migration_id: UUID, message: str) -> None:
+        """Publish why a migration has no driver yet."""
+        await self.pool.execute(_SQL["record_wait"], migration_id, message)
 
     async def renew_lease(self, migration_id: UUID, owner: UUID, seconds: float) -> bool:
         """Stay the driver; False when another one took over."""

@@ -28,7 +28,10 @@ _log = logging.getLogger("eventsource.router")
 
 LONGEST_BACKOFF = 5.0
 
-#: How long an append waits for a route that is due when an older one is known (seconds).
+#: A route that was not read again for so many times its ``ttl`` is old.
+BELIEVED = 3
+
+#: How long a call waits for an old route to be read again; after that the known one is used.
 REFRESH_SECONDS = 0.5
 
 _PASSING = (*PASSING, asyncpg.PostgresError)
@@ -61,6 +64,8 @@ class RouteCache:
         self._routes: dict[UUID, TenantRouting] = {}
         self._read_at: dict[UUID, float] = {}
         self._not_before = 0.0
+        self._unrecorded: set[UUID] = set()
+        self._confirmed_at: dict[UUID, float] = {}
         self._keeper: asyncio.Task[None] | None = None
 
     async def get(self, tenant_id: UUID) -> TenantRouting:
@@ -69,8 +74,7 @@ class RouteCache:
         route = self._routes.get(tenant_id)
         if route is None:
             return await self.refresh(tenant_id)
-        now = time.monotonic()
-        if now - self._read_at[tenant_id] < 3 * self._ttl or now < self._not_before:
+        if not self.is_old(tenant_id) or time.monotonic() < self._not_before:
             return route
         try:
             async with asyncio.timeout(REFRESH_SECONDS):
@@ -80,6 +84,25 @@ class RouteCache:
             # works, or the fence says no. It is asked again, but not by every append.
             self._not_before = time.monotonic() + max(self._ttl, REFRESH_SECONDS)
             return route
+
+    def is_old(self, tenant_id: UUID) -> bool:
+        """Whether nothing has been heard of the tenant's route for longer than it is believed."""
+        read_at = self._read_at.get(tenant_id)
+        return read_at is None or time.monotonic() - read_at >= BELIEVED * self._ttl
+
+    def is_doubtful(self, tenant_id: UUID) -> bool:
+        """Whether a reader should ask a store: the control database is silent, or knows nothing.
+
+        Either it cannot be reached, or its tables were lost or are those of an older backup.
+        """
+        confirmed = self._confirmed_at.get(tenant_id)
+        if confirmed is not None and time.monotonic() - confirmed < BELIEVED * self._ttl:
+            return False
+        return tenant_id in self._unrecorded or self.is_old(tenant_id)
+
+    def confirm(self, tenant_id: UUID) -> None:
+        """A store was asked: that is believed as long as a route."""
+        self._confirmed_at[tenant_id] = time.monotonic()
 
     async def refresh(self, tenant_id: UUID) -> TenantRouting:
         """Read the tenant's route now."""
@@ -120,6 +143,10 @@ class RouteCache:
             # The control database has yet to hear what a fence already answered.
             return known
         self._routes[tenant_id] = route
+        if found is None:
+            self._unrecorded.add(tenant_id)
+        else:
+            self._unrecorded.discard(tenant_id)
         if known is None or known != route:
             self._changed(route)
         if known is not None:

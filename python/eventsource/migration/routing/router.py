@@ -31,6 +31,7 @@ from eventsource.migration.errors import (
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+from eventsource.migration.routing import departures, warmth
 from eventsource.migration.routing.arrival import Arrivals
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
@@ -332,18 +333,8 @@ class TenantStoreRouter(RoutedReads):
             interceptor = None
         if wanted is not None and interceptor is None:
             self._in_background(self._begin_mirroring(route, wanted))
-        if wanted is not None:
-            self._in_background(self._warm_target(route))
-
-    async def _warm_target(self, route: TenantRouting) -> None:
-        """Have as many connections ready at the target as the source has: all writers come at once.
-
-        Again right before the cutover, since pools close what was idle for long.
-        """
-        source = self.stores.get(route.store_id)
-        target = self.stores.get(route.target_store_id or "")
-        if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
-            await target.warm_up(source.pool.get_size())
+        if route.migration_state is TenantMigrationState.CUTOVER_PAUSED:
+            self._in_background(warmth.warm_target(self.stores, route))
 
     async def _begin_mirroring(self, route: TenantRouting, migration_id: UUID) -> None:
         try:
@@ -371,7 +362,19 @@ class TenantStoreRouter(RoutedReads):
         task.add_done_callback(self._background.discard)
 
     async def _home(self, tenant_id: UUID) -> EventStore:
-        return (await self._route_and_store(tenant_id))[1]
+        """Where to read: an append meets the guard and is sent on, a reader has to ask."""
+        route, home = await self._route_and_store(tenant_id)
+        while self._routes.is_doubtful(tenant_id):
+            store = self.store(route.store_id)
+            moved = None
+            if isinstance(store, PostgreSQLEventStore):
+                moved = await departures.moved_to(store, tenant_id)
+            if moved is None or moved.generation <= route.generation:
+                self._routes.confirm(tenant_id)
+                break
+            self._routes.adopt(tenant_id, moved.store_id, moved.generation)
+            route, home = await self._route_and_store(tenant_id)
+        return home
 
     async def _route_and_store(self, tenant_id: UUID) -> tuple[TenantRouting, EventStore]:
         """Where the tenant lives; a store that it moved to is asked once whether it is that one."""

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from eventsource.migration.tables.progress import CopyProgress
 
 
+#: How long an abort looks for a quiet moment of a table, to leave nothing of itself there.
+TIDY_SECONDS = 0.5
+
+
 async def carry_out(connections: DriverConnections, migration: Migration, owner: UUID) -> bool:
     """Remove what the migration put anywhere; False when the tenant has already moved.
 
@@ -75,6 +79,9 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     await failpoints.reach("abort.progress.committed")
     await witnesses.forget(connections.source, migration.id)
     await failpoints.reach("abort.barrier.committed")
+    # Nobody waits for a reader here: a trigger that is switched off may stay for now.
+    for table in (connections.source, target):
+        await guard.drop_idle(table, TIDY_SECONDS)
     await connections.migrations.transition(
         migration,
         MigrationState.ROLLED_BACK,

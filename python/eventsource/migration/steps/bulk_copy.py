@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,11 @@ class BulkCopier:
 
     passes: Passes
 
-    async def run(self) -> PassResult | None:
+    async def run(self, stopped: asyncio.Event | None = None) -> PassResult | None:
         """Pass 0, from its stored snapshot and cursor; None when asked to stop on the way.
 
         Every chunk is read back while the next ones are written, so what is copied is proven.
+        ``stopped`` ends the building of indexes as well, which begins again when it is resumed.
 
         Raises:
             DataPlaneError: kind `inconsistent`, the target's rows are not the ones that were read.
@@ -39,18 +41,22 @@ class BulkCopier:
         if not result.finished:
             return None
         await failpoints.reach("bulk.copied")
-        await self._build_indexes()
+        if not await self._build_indexes(stopped):
+            return None
         await self.passes.complete()
         await failpoints.reach("bulk.completed.committed")
         return result
 
-    async def _build_indexes(self) -> None:
-        """Build what the load did without, side by side on as many connections as it had."""
+    async def _build_indexes(self, stopped: asyncio.Event | None) -> bool:
+        """Build what the load did without, side by side on as many connections as it had.
+
+        False when it was asked to stop on the way.
+        """
         connections, migration = self.passes.connections, self.passes.migration
         target = connections.target
         missing = await deferred_indexes.deferred(target, migration.id)
         if missing is None:
-            return
+            return True
         fence = await fences.read(target, migration.tenant_id)
         if fence is None:
             raise MissingRowError(
@@ -61,6 +67,6 @@ class BulkCopier:
         try:
             while 1 + len(helpers) < min(migration.config.copy_jobs, len(missing)):
                 helpers.append(await connections.open_target(migration.id))
-            await deferred_indexes.build(target, helpers, migration, fence)
+            return await deferred_indexes.build(target, helpers, migration, fence, stopped)
         finally:
             await close_all(helpers)

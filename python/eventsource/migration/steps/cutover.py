@@ -12,6 +12,7 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.dataplane import DataPlaneError
+from eventsource.migration.connections import blockers, waits
 from eventsource.migration.errors import (
     Blocker,
     ConsistencyError,
@@ -49,24 +50,6 @@ LET_GO_SECONDS = 1.0
 #: Between decision and open target writers still wait, for as long as this: after that the server
 #: ends the fence's idle session, and they try the target until it opens.
 OPENING_MS = 500
-
-_BLOCKERS = """
-select coalesce(a.pid, 0) as pid,
-       coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)),
-                0)::float8 as age_seconds,
-       case when p.gid is not null then 'prepared' else coalesce(a.state, 'unknown') end as state,
-       left(coalesce(a.query, 'prepared transaction ' || p.gid, ''), 200) as query
-from pg_locks l
-left join pg_stat_activity a on a.pid = l.pid
--- A prepared transaction keeps the virtual id of its session, which is gone: its own id shows it.
-left join pg_locks x on l.pid is null and x.pid is null and x.locktype = 'transactionid'
-  and x.granted and x.virtualtransaction = l.virtualtransaction
-left join pg_prepared_xacts p on p.transaction = x.transactionid
-where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid
-  and l.objsubid = 2 and l.granted and l.mode = 'ShareLock'
-  and l.database = (select oid from pg_database where datname = current_database())
-order by 2 desc limit 10
-"""
 
 _WAITING = """
 select count(*) from pg_locks l
@@ -140,22 +123,27 @@ class Cutover:
         budget = self.migration.config.cutover_timeout_seconds
         deadline = time.monotonic() + budget
         share = min(budget * ATTEMPT_SHARE, LONGEST_ATTEMPT)
-        blockers: list[Blocker] = []
+        in_the_way: list[Blocker] = []
         attempts = 0
         await self.passes.prepare_last()
-        while (left := deadline - time.monotonic()) > SHORTEST_SECTION or attempts == 0:
-            attempts += 1
-            await failpoints.reach("cutover.fence.wait")
-            asked = time.monotonic()
-            # What one writer can wait is the lock wait plus the section after it: together they
-            # stay within the budget.
-            wait = min(share, left)
-            async with self._fenced(wait, budget - wait) as held:
-                if held:
-                    return await self._section(asked, budget - wait, attempts)
-            blockers = held_by if (held_by := await self._blockers()) else blockers
-            await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
-        raise CutoverTimeoutError(budget, await self._waiting(), blockers)
+        async with waits.waiting(
+            f"for the tenant's fence in store {self.migration.source_store_id!r}",
+            f"given up after {budget:g} s",
+        ) as waiting:
+            while (left := deadline - time.monotonic()) > SHORTEST_SECTION or attempts == 0:
+                attempts += 1
+                await failpoints.reach("cutover.fence.wait")
+                asked = time.monotonic()
+                # What one writer can wait is the lock wait plus the section after it: together they
+                # stay within the budget.
+                wait = min(share, left)
+                async with self._fenced(wait, budget - wait) as held:
+                    if held:
+                        return await self._section(asked, budget - wait, attempts)
+                in_the_way = await self._blockers(waiting.seconds) or in_the_way
+                await waiting.goes_on(self._blockers)
+                await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
+        raise CutoverTimeoutError(budget, await self._waiting(), in_the_way)
 
     @contextlib.asynccontextmanager
     async def _fenced(self, wait: float, section: float):  # type: ignore[no-untyped-def]
@@ -262,11 +250,11 @@ class Cutover:
         if tag != "COMMIT":
             raise MigrationError("the decision was rolled back by the server; nothing was flipped")
 
-    async def _blockers(self) -> list[Blocker]:
-        rows = await self.connections.source.connection.fetch(
-            _BLOCKERS, fences.LOCK_CLASS, self.fence.fence_id
+    async def _blockers(self, seconds: float) -> list[Blocker]:
+        """Whose appends have been in flight for longer than that; others wait for the fence."""
+        return await blockers.of_fence(
+            self.connections.source.connection, fences.LOCK_CLASS, self.fence.fence_id, seconds
         )
-        return [Blocker(**dict(row)) for row in rows]
 
     async def _waiting(self) -> int:
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):

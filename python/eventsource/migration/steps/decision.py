@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from eventsource import failpoints
+from eventsource.migration.connections import blockers, waits
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
     PreflightError,
@@ -25,6 +27,7 @@ from eventsource.migration.tables import brief_locks, fences, identities, integr
 from eventsource.migration.tables.proofs import Proof
 
 if TYPE_CHECKING:
+    from eventsource.migration.errors import Blocker
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
 
@@ -100,21 +103,31 @@ async def find(source: OwnTable, migration: Migration) -> Decision | None:
     writers queue after the wait.
     """
     pause = 0.1
-    while True:
-        fence = await fences.read(source, migration.tenant_id)
-        decided = of(fence, migration)
-        if decided is not None or fence is None or fence.migration_id != migration.id:
-            return decided
-        try:
-            async with source.connection.transaction():
-                await brief_locks.hold_briefly(source.connection)
-                await fences.lock_exclusively(source.connection, fence)
-                await failpoints.reach("recovery.lock.held")
-                # A statement of its own: its snapshot is taken after the wait.
-                return of(await fences.read(source, migration.tenant_id), migration)
-        except asyncpg.LockNotAvailableError:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
+    store = migration.source_store_id
+    async with waits.waiting(
+        f"for the appends that are in flight at the tenant's fence in store {store!r}",
+        "it ends with their transactions",
+    ) as wait:
+        while True:
+            fence = await fences.read(source, migration.tenant_id)
+            decided = of(fence, migration)
+            if decided is not None or fence is None or fence.migration_id != migration.id:
+                return decided
+            try:
+                async with source.connection.transaction():
+                    await brief_locks.hold_briefly(source.connection)
+                    await fences.lock_exclusively(source.connection, fence)
+                    await failpoints.reach("recovery.lock.held")
+                    # A statement of its own: its snapshot is taken after the wait.
+                    return of(await fences.read(source, migration.tenant_id), migration)
+            except asyncpg.LockNotAvailableError:
+                await wait.goes_on(partial(_in_flight, source, fence))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
+
+
+async def _in_flight(source: OwnTable, fence: Fence, seconds: float) -> list[Blocker]:
+    return await blockers.of_fence(source.connection, fences.LOCK_CLASS, fence.fence_id, seconds)
 
 
 def of(fence: Fence | None, migration: Migration) -> Decision | None:

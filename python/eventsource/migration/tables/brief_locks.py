@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from eventsource.migration.connections import waits
+
 if TYPE_CHECKING:
     from eventsource.connections import Executor
+    from eventsource.migration.connections.waits import Look
 
 #: CREATE TRIGGER queues every tenant's writers while it waits, so it waits briefly:
 #: with the work after the wait, no append is delayed by more than 250 ms.
@@ -57,19 +60,34 @@ async def transact(
     carry_on: Callable[[], bool] = lambda: True,
     *,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    what: str = "for a lock",
+    look: Look | None = None,
 ) -> None:
-    """Run DDL in a transaction whose lock waits stay short, again until it gets through."""
+    """Run DDL in a transaction whose lock waits stay short, again until it gets through.
+
+    Args:
+        what: what is waited for, for the journal.
+        look: who is in the way; asked between two attempts, so it may use the connection.
+    """
     pause = 0.05
-    started = time.monotonic()
-    while True:
-        try:
-            async with connection.transaction():
-                await hold_briefly(connection, lock_timeout_ms)
-                await work()
-            return
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-            if not carry_on():
-                raise LockNeverGranted from None
-            # Let the writers that queued during the attempt run before the next one.
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0 if time.monotonic() - started < 60 else 5.0)
+    async with waits.waiting(what, "it ends with their transactions") as wait:
+        while True:
+            try:
+                async with connection.transaction():
+                    await hold_briefly(connection, lock_timeout_ms)
+                    await work()
+                return
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                if not carry_on():
+                    raise LockNeverGranted from None
+                await wait.goes_on(look)
+                # Let the writers that queued during the attempt run before the next one.
+                await _rest(pause, carry_on)
+                pause = min(pause * 2, 1.0 if wait.seconds < 60 else 5.0)
+
+
+async def _rest(seconds: float, carry_on: Callable[[], bool]) -> None:
+    """Wait, but not long past the moment when nobody wants the lock any more."""
+    while seconds > 0 and carry_on():
+        await asyncio.sleep(min(seconds, 0.5))
+        seconds -= 0.5

@@ -8,6 +8,7 @@ them, so a crash at any point ends in the same catalog.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,19 @@ from uuid import UUID
 
 from eventsource import failpoints
 from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections import blockers, waits
+from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.event_table import OwnTable
 from eventsource.migration.tables import brief_locks, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
     import asyncpg
 
+    from eventsource.migration.errors import Blocker
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
 
@@ -119,11 +123,16 @@ async def deferred(target: OwnTable, migration_id: UUID) -> list[Index] | None:
 
 
 async def build(
-    target: OwnTable, helpers: Sequence[Connection], migration: Migration, fence: Fence
-) -> None:
+    target: OwnTable,
+    helpers: Sequence[Connection],
+    migration: Migration,
+    fence: Fence,
+    stopped: asyncio.Event | None = None,
+) -> bool:
     """Build what was dropped, side by side on the helpers too, and let others write again.
 
-    Idempotent.
+    Idempotent. False when ``stopped`` was set on the way: what was under way is cancelled, and the
+    table stays as a load has it.
 
     Raises:
         MigrationError: the catalog is not exactly as it was before.
@@ -131,12 +140,11 @@ async def build(
     first, table = target.connection, target.name
     wanted = await deferred(target, migration.id)
     if wanted is None:
-        return
+        return True
     there = {index.name for index in await _secondary(first, table)}
-    missing = iter([index for index in wanted if index.name not in there])
-    async with asyncio.TaskGroup() as group:
-        for connection in (first, *helpers):
-            group.create_task(_build_some(connection, missing))
+    missing = [index for index in wanted if index.name not in there]
+    if missing and not await _build(target, (first, *helpers), migration, missing, stopped):
+        return False
 
     async def finish() -> None:
         await _restore_constraints(first, table, wanted)
@@ -146,15 +154,85 @@ async def build(
                 " abort the migration to restore them"
             )
         await guard.create_triggers(target, fence, migration.tenant_id, _ROW_BY_ROW)
-        await guard.drop_triggers(target, fence, [_LOADING])
+        if any(index.constraint is not None for index in wanted):
+            await guard.drop_triggers(target, fence, [_LOADING])
+        else:
+            # Nothing else here waits for readers.
+            await guard.disarm(target, fence, [_LOADING])
         await first.execute(
             f"update {target.progress} set deferred_indexes = null where migration_id = $1",
             migration.id,
         )
         await failpoints.reach("load.restored")
 
-    await brief_locks.transact(first, finish)
+    await brief_locks.transact(
+        first,
+        finish,
+        what=f"for a lock on {table} in store {migration.target_store_id!r}, to restore its"
+        " constraints",
+        look=lambda seconds: blockers.of_table(first, table, seconds, readers=True),
+    )
     await failpoints.reach("load.finished.committed")
+    return True
+
+
+async def _build(
+    target: OwnTable,
+    connections: Sequence[Connection],
+    migration: Migration,
+    missing: Sequence[Index],
+    stopped: asyncio.Event | None,
+) -> bool:
+    """Build the indexes on all connections; False when it was stopped."""
+    waiting = [await each.fetchval("select pg_backend_pid()") for each in connections]
+    left = iter(missing)
+    watcher: list[Connection] = []
+
+    async def look(_: float) -> Sequence[Blocker]:
+        # On a connection of its own: all others are at work.
+        if not watcher:
+            watcher.append(await open_connection(target.address.parameters))
+        return await blockers.of_sessions(watcher[0], waiting)
+
+    async def build_all() -> None:
+        async with asyncio.TaskGroup() as group:
+            for connection in connections:
+                group.create_task(_build_some(connection, left))
+
+    names = ", ".join(index.name for index in missing)
+    store = migration.target_store_id
+    try:
+        async with waits.watched(
+            f"for the indexes of {target.name} in store {store!r} to be built ({names})",
+            "it ends when they are built, and begins again when it is stopped",
+            look,
+        ):
+            return await _unless_stopped(build_all(), stopped)
+    finally:
+        await close_all(watcher)
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, None], stopped: asyncio.Event | None) -> bool:
+    """Await the work; False when it was cancelled because of ``stopped``."""
+    working = asyncio.ensure_future(work)
+    stop = asyncio.ensure_future(stopped.wait()) if stopped is not None else None
+    try:
+        await asyncio.wait(
+            [working, stop] if stop is not None else [working],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if working.done():
+            await working
+            return True
+        return False
+    finally:
+        if stop is not None:
+            stop.cancel()
+        if not working.done():
+            # asyncpg has the server cancel the statement, and waits for that.
+            working.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await working
 
 
 async def first_statistics(target: OwnTable) -> None:

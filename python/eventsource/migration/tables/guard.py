@@ -11,17 +11,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 from uuid import UUID
 
 from eventsource import failpoints
 from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections import blockers
 from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.tables import brief_locks
-from eventsource.migration.tables.fences import Fence, lock_exclusively
+from eventsource.migration.tables.fences import LOCK_CLASS, Fence, lock_exclusively
 
 if TYPE_CHECKING:
+    from eventsource.migration.connections.waits import Look
+    from eventsource.migration.errors import Blocker
     from eventsource.migration.models import Migration
 
 _log = logging.getLogger("eventsource.migration.driver")
@@ -34,11 +37,34 @@ TIDY_LOCK_TIMEOUT_MS, TIDY_SECONDS = 20, 2.0
 
 TRIGGER_KINDS = ("write", "change", "truncate")
 
+
+class _Wait(TypedDict):
+    what: str
+    look: Look
+
+
 #: Those that a load of an empty table does without.
 _ROW_BY_ROW = ("write",)
 
 #: What the names of all triggers begin with; those for all that leave a table end with their kind.
 _SHARED = "zzz_eventsource_guard_"
+
+
+# Those of one tenant have the fence's id in their names; without a row, or once it is open, they
+# let everybody pass. Those that all share do so when no tenant is leaving or has left: an owner may
+# switch triggers off for a while, and these are not idle then. Only they have their own functions.
+_IDLE = """
+select t.tgname as name,
+       case when p.proname ~ '^eventsource_guard_(write|change)_of_' then p.proname end as function
+from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+where t.tgrelid = $1::text::regclass and not t.tgisinternal and starts_with(t.tgname, $3)
+  and case when substr(t.tgname, length($3) + 1) ~ '^[0-9]'
+      then not exists (select from {fences} f where f.table_name = $2 and f.role = 'target'
+                       and f.state <> 'open' and starts_with(t.tgname, $3 || f.fence_id || '_'))
+      else t.tgenabled = 'D'
+           and not exists (select from {fences} f where f.table_name = $2 and f.role = 'source')
+      end
+"""
 
 
 async def install(
@@ -67,7 +93,22 @@ async def install(
         if then is not None:
             await then()
 
-    await brief_locks.transact(table.connection, create, carry_on)
+    await brief_locks.transact(
+        table.connection, create, carry_on, **_wait_for(table, fence, readers=then is not None)
+    )
+
+
+def _wait_for(table: OwnTable, fence: Fence, *, readers: bool = False) -> _Wait:
+    """What the journal says while a lock on the table is waited for, or the fence's own."""
+
+    async def look(seconds: float) -> list[Blocker]:
+        holders = await blockers.of_table(table.connection, table.name, seconds, readers=readers)
+        at_the_fence = await blockers.of_fence(
+            table.connection, LOCK_CLASS, fence.fence_id, seconds
+        )
+        return holders + [each for each in at_the_fence if each not in holders]
+
+    return {"what": f"for a lock on {table.name} in store {fence.store_id!r}", "look": look}
 
 
 async def renew(table: AnyTable) -> None:
@@ -177,34 +218,49 @@ async def drop_triggers(
     )
 
 
-async def drop_arrived(table: OwnTable) -> None:
-    """Drop the triggers of the tenants that have arrived and are open, if there is a quiet moment.
+async def disarm(
+    table: AnyTable,
+    fence: Fence,
+    kinds: Sequence[str] = TRIGGER_KINDS,
+) -> None:
+    """Switch those that are there off, in the caller's transaction.
 
-    They let everybody pass by now, but the server parses their conditions for every statement, and
-    runs the function for each row of the tenant. Whatever is left goes with the next tenant that
-    arrives.
+    This waits for writers and no reader; dropping a trigger would wait for both, and a report may
+    take hours. :func:`drop_idle` drops what was switched off.
     """
+    for name in await _those_of(table, [trigger_name(fence, kind) for kind in kinds]):
+        await table.connection.execute(
+            f"alter table {table.name} disable trigger {quote_identifier(name)}"
+        )
 
-    async def there() -> list[str]:
-        rows = await table.connection.fetch(
-            f"select t.tgname from pg_trigger t join {table.fences} f"
-            " on starts_with(t.tgname, $3 || f.fence_id || '_')"
-            " where t.tgrelid = $1::text::regclass and f.table_name = $2"
-            " and (f.role = 'source' or f.state = 'open')",
-            table.name, table.address.table, _SHARED,
-        )  # fmt: skip
-        return [row["tgname"] for row in rows]
+
+def _idle(table: AnyTable) -> str:
+    return _IDLE.replace("{fences}", table.fences)
+
+
+async def drop_idle(table: OwnTable, seconds: float = TIDY_SECONDS) -> None:
+    """Drop the triggers that let everybody pass by now, if there is a quiet moment.
+
+    Those are the ones of tenants that have arrived and are open, and those that an abort has
+    switched off. The server still parses the conditions of the first for every statement. What is
+    left goes with the next tenant that arrives, or whose migration is aborted.
+    """
 
     async def drop() -> None:
         # The lock before the look: who comes to make the triggers of a tenant that arrives again
-        # has closed its fence, and waits.
+        # has closed its fence, and waits; and so does who switches one on again.
         await table.connection.execute(f"lock table {table.name} in access exclusive mode")
-        drops = [f"drop trigger {quote_identifier(each)} on {table.name}" for each in await there()]
-        await table.connection.execute(";".join(drops))
+        idle = await table.connection.fetch(_idle(table), table.name, table.address.table, _SHARED)
+        drops = [f"drop trigger {quote_identifier(row['name'])} on {table.name}" for row in idle]
+        made = {row["function"] for row in idle if row["function"] is not None}
+        drops += [f"drop function {table.beside(name)}()" for name in sorted(made)]
+        # Another driver may have been here since the first look, and nothing is no statement.
+        if drops:
+            await table.connection.execute(";".join(drops))
         await failpoints.reach("flip.arrival.dropped")
 
-    deadline = time.monotonic() + TIDY_SECONDS
-    if await there():
+    deadline = time.monotonic() + seconds
+    if await table.connection.fetch(_idle(table), table.name, table.address.table, _SHARED):
         try:
             await brief_locks.transact(
                 table.connection,
@@ -219,7 +275,7 @@ async def drop_arrived(table: OwnTable) -> None:
 
 
 async def remove(table: OwnTable, fence: Fence) -> bool:
-    """Drop triggers and row in one transaction, unless the row says another state (then False).
+    """Disarm the guard and delete its row at once, unless the row says another state (then False).
 
     The exclusive lock is held: a cutover that is deciding is waited for, and none can decide
     afterwards, because the row it would change is gone.
@@ -233,8 +289,8 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
         nonlocal removed
         if await _has_any(table, own + shared):
             # The table before the fence: a writer that waits at the fence holds its table lock,
-            # and dropping the triggers would wait for it in vain.
-            await table.connection.execute(f"lock table {table.name} in access exclusive mode")
+            # and switching the triggers off would wait for it in vain.
+            await _hold_writers_off(table)
         await lock_exclusively(table.connection, fence)
         state = await table.connection.fetchval(
             f"select state from {table.fences} where fence_id = $1 and migration_id = $2",
@@ -244,7 +300,7 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
         removed = state in (None, fence.state)
         if not removed:
             return
-        await drop_triggers(table, fence)
+        await disarm(table, fence)
         await table.connection.execute(
             f"delete from {table.fences} where fence_id = $1 and migration_id = $2",
             fence.fence_id, fence.migration_id,
@@ -254,18 +310,26 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
             await renew(table)
         await failpoints.reach("abort.guard.dropped")
 
-    await brief_locks.transact(table.connection, drop)
+    await brief_locks.transact(table.connection, drop, **_wait_for(table, fence))
     return removed
 
 
+async def _hold_writers_off(table: AnyTable) -> None:
+    """In the caller's transaction; readers go on."""
+    await table.connection.execute(f"lock table {table.name} in share row exclusive mode")
+
+
 async def _has_any(table: AnyTable, triggers: Sequence[str]) -> bool:
-    return bool(
-        await table.connection.fetchval(
-            "select exists (select from pg_trigger where tgrelid = $1::text::regclass"
-            " and tgname = any ($2::text[]))",
-            table.name, triggers,
-        )
+    return bool(await _those_of(table, triggers))
+
+
+async def _those_of(table: AnyTable, triggers: Sequence[str]) -> list[str]:
+    rows = await table.connection.fetch(
+        "select tgname from pg_trigger where tgrelid = $1::text::regclass"
+        " and tgname = any ($2::text[])",
+        table.name, triggers,
     )  # fmt: skip
+    return [row["tgname"] for row in rows]
 
 
 async def stay_moved(
@@ -280,16 +344,16 @@ async def stay_moved(
     """
 
     async def restore() -> None:
-        await table.connection.execute(f"lock table {table.name} in access exclusive mode")
+        await _hold_writers_off(table)
         await table.connection.execute(
             f"update {table.fences} set role = 'source', state = 'moved', generation = $2,"
             " moved_to = $3, updated_at = now() where fence_id = $1",
             fence.fence_id, migration.generation, migration.source_store_id,
         )  # fmt: skip
-        await drop_triggers(table, fence)
+        await disarm(table, fence)
         await renew(table)
 
-    await brief_locks.transact(table.connection, restore)
+    await brief_locks.transact(table.connection, restore, **_wait_for(table, fence))
 
 
 def trigger_name(fence: Fence, kind: str) -> str:

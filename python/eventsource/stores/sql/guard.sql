@@ -117,8 +117,14 @@ begin
     execute format('lock table %I.%I in share row exclusive mode', home, event);
     perform {schema}.eventsource_fences_follow(events);
     -- ENABLE TRIGGER ALL makes ALWAYS into ORIGIN.
+    -- One that is switched off stays so, unless its tenant is still arriving: an abort has done it.
     for kind in select t.tgname from pg_trigger t where t.tgrelid = events and t.tgenabled <> 'A'
-                and t.tgname like 'zzz\_eventsource\_guard\_%' loop
+                and t.tgname like 'zzz\_eventsource\_guard\_%'
+                and (t.tgenabled <> 'D' or t.tgname not like '%\_loading' and exists (
+                    select from {schema}.eventsource_fences f
+                    where f.table_name = event and f.role = 'target' and f.state <> 'open'
+                      and starts_with(t.tgname, 'zzz_eventsource_guard_' || f.fence_id || '_')))
+                loop
         execute format('alter table %I.%I enable always trigger %I', home, event, kind);
     end loop;
     label := case when octet_length(event) > 35 then md5(event) else event end;
@@ -128,15 +134,12 @@ begin
         from (select * from {schema}.eventsource_fences
               where table_name = event and role = 'source' for key share) f;
     if fences is null then
+        -- Switched off and not dropped: that would wait for readers of the table.
         foreach kind in array array['write', 'change', 'truncate'] loop
             if exists (select from pg_trigger t where t.tgrelid = events
                        and t.tgname = 'zzz_eventsource_guard_' || kind) then
-                execute format('drop trigger %I on %I.%I',
-                               'zzz_eventsource_guard_' || kind, home, event);
-                if kind <> 'truncate' then
-                    execute format('drop function if exists %I.%I()', home,
-                                   format('eventsource_guard_%s_of_%s', kind, label));
-                end if;
+                execute format('alter table %I.%I disable trigger %I',
+                               home, event, 'zzz_eventsource_guard_' || kind);
             end if;
         end loop;
         return;

@@ -17,8 +17,8 @@ select id, tenant_id, source_store_id, target_store_id, state,
        error_message, error_code, created_at, started_at, completed_at, config::text as config,
        generation, paused_from, pause_requested, abort_requested, cutover_request, cutover_force,
        cutover_outcome::text as cutover_outcome, driver_owner, driver_name,
-       coalesce(driver_expires_at > now(), false) as driver_alive, position_offset, fence_position,
-       cutover_pause_ms, throttle_rate, throttle_reason, updated_at,
+       coalesce(driver_expires_at > now(), false) as driver_alive, driver_expires_at,
+       position_offset, fence_position, cutover_pause_ms, throttle_rate, throttle_reason, updated_at,
        source_identity::text as source_identity, target_identity::text as target_identity
 from tenant_migrations
 
@@ -65,8 +65,31 @@ update tenant_migrations
 set driver_owner = $2, driver_name = $3, driver_expires_at = now() + make_interval(secs => $4)
 where id = $1 and state not in ('migrated', 'rolled_back')
   and (driver_owner is null or driver_owner = $2 or driver_expires_at is null
-       or driver_expires_at < now())
+       or driver_expires_at < now() or driver_expires_at = $5)
 returning id
+
+-- name: lock_places
+select pg_advisory_xact_lock(1163281236, hashtext($1::text))
+
+-- name: full_stores
+-- Not for a recovery, an abort or a cutover that is asked for: they have to come to their end.
+select s.name
+from unnest($2::text[], $3::int[]) as s(name, places)
+where not exists (
+        select from tenant_migrations m
+        where m.id = $1
+          and (m.state in ('cutover_paused', 'failed') or m.abort_requested is not null
+               or m.pause_requested or m.state = 'dual_write' and m.cutover_request is not null
+               or m.driver_owner = $4 and m.driver_expires_at > now()))
+  and (select count(*) from tenant_migrations m
+       where m.id <> $1 and m.driver_expires_at > now()
+         and (s.name = '' or s.name in (m.source_store_id, m.target_store_id))) >= s.places
+
+-- name: record_wait
+update tenant_migrations set error_message = $2, updated_at = now()
+where id = $1 and state not in ('migrated', 'rolled_back', 'failed')
+  and (driver_owner is null or driver_expires_at is null or driver_expires_at < now())
+  and error_message is distinct from $2
 
 -- name: renew_lease
 update tenant_migrations set driver_expires_at = now() + make_interval(secs => $3)

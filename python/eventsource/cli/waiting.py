@@ -1,0 +1,71 @@
+"""Saying at the terminal what a command waits for, while it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+from uuid import UUID
+
+from eventsource.cli.output import amount
+from eventsource.cli.workspace import Workspace, patiently
+from eventsource.migration import Migration, MigrationState
+
+T = TypeVar("T")
+
+#: What is answered sooner needs no word but the driver's own (seconds).
+SILENT_SECONDS = 2.5
+
+#: How often the journal is read (seconds).
+LOOK_SECONDS = 0.5
+
+
+async def beside(
+    at: Workspace,
+    migration_id: UUID,
+    asked: Awaitable[T],
+    say: Callable[[str], None] | None = None,
+) -> T:
+    """Await what was asked for; say meanwhile what it waits for, and when that has changed."""
+    watching = asyncio.create_task(_tell(at, migration_id, say or at.out.wait))
+    try:
+        return await asked
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await watching
+
+
+async def _tell(at: Workspace, migration_id: UUID, say: Callable[[str], None]) -> None:
+    began, said = time.monotonic(), ""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        migration = await patiently(at, partial(at.migrations.get, migration_id))
+        waited = time.monotonic() - began
+        reason = what_it_waits_for(migration)
+        if reason != said and (waited > SILENT_SECONDS or migration.error_message):
+            say(reason)
+            said = reason
+
+
+def what_it_waits_for(migration: Migration) -> str:
+    """In a sentence: what has to come before the migration does what was asked."""
+    if migration.error_message and not migration.state.is_final:
+        return migration.error_message.removeprefix("waiting ").removeprefix("waiting: ")
+    if not migration.driver_alive:
+        return "for a driver: this process takes it up if it has the stores"
+    if migration.driver_expires_at is None or migration.driver_name is None:
+        return f"for the driver, the migration is {migration.state}"
+    if migration.state is MigrationState.BULK_COPY:
+        limit = migration.config.max_events_per_second
+        held = "" if limit is None else f", limited to {amount(limit)} events/s"
+        share = f"{migration.progress_percentage:.0f} %"
+        return f"for driver {migration.driver_name}, which copies ({share}{held})"
+    # What it is at takes long; or it is dead, and then its lease ends by itself.
+    return (
+        f"for driver {migration.driver_name}; the migration is {migration.state}, and if it is gone"
+        f" another one follows {migration.config.lease_seconds:g} s after its last sign of life"
+    )

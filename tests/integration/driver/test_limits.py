@@ -1,0 +1,117 @@
+"""How many migrations are driven at once, and which of them need no place."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from eventsource.migration import Migration
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
+
+
+@pytest.fixture
+async def crowded(world: World) -> tuple[World, Migration, Migration]:
+    """A store with room for one: a migration in dual-write has it, and another one waits."""
+    await world.seed(20)
+    await world.seed(20, world.other)
+    first = await world.process(max_moves_per_store=1)
+    here = await first.start(world.tenant)
+    await world.reach(here, "dual_write")
+    second = await world.process(max_moves_per_store=1)
+    waiting = await second.start(world.other)
+    said = await until(lambda: _message(world, waiting.id), "a word")
+    assert said.startswith("waiting for a place: store 'shared' has 1, store 'dedicated-a' has 1")
+    return world, here, waiting
+
+
+async def test_one_that_has_no_place_begins_when_another_is_done(
+    crowded: tuple[World, Migration, Migration],
+) -> None:
+    world, here, waiting = crowded
+    assert not (await world.here.migrations.get(waiting.id)).driver_alive
+    await world.coordinator.initiate_cutover(here.id)
+    await world.reach(waiting, "dual_write")
+    await until(lambda: _is_silent(world, waiting.id), "silence")
+
+
+async def test_resume_comes_back_though_there_is_no_place(
+    crowded: tuple[World, Migration, Migration],
+) -> None:
+    world, _, waiting = crowded
+    async with asyncio.timeout(5):
+        assert (await world.coordinator.resume_migration(waiting.id)).waits_for_a_place
+
+
+@pytest.mark.parametrize("call", ["abort", "pause"])
+async def test_an_abort_and_a_pause_need_no_place(
+    crowded: tuple[World, Migration, Migration], call: str
+) -> None:
+    world, here, waiting = crowded
+    async with asyncio.timeout(20):
+        if call == "abort":
+            assert (await world.coordinator.abort_migration(waiting.id)).state == "rolled_back"
+        else:
+            assert (await world.coordinator.pause_migration(waiting.id)).state == "paused"
+    assert (await world.here.migrations.get(here.id)).driver_alive
+
+
+@pytest.mark.parametrize("state", ["dual_write", "cutover_paused"])
+async def test_a_cutover_and_a_recovery_need_no_place(
+    crowded: tuple[World, Migration, Migration], state: str
+) -> None:
+    """The driver of the one is gone, and the other has its place."""
+    world, here, waiting = crowded
+    await world.processes[1].stop()
+    await world.reach(waiting, "dual_write")
+    await world.control.execute(
+        "update tenant_migrations set state = $2 where id = $1", here.id, state
+    )
+    last = await world.process(max_moves_per_store=1)
+    async with asyncio.timeout(20):
+        assert (await last.coordinator.initiate_cutover(here.id)).state == "migrated"
+    assert (await world.here.migrations.get(waiting.id)).driver_alive
+
+
+async def test_drivers_that_come_at_the_same_moment_heed_the_limit(world: World) -> None:
+    tenants = [uuid4() for _ in range(5)]
+    processes = [await world.process(max_moves_per_store=2) for _ in tenants]
+    for tenant in tenants:
+        await world.seed(20, tenant)
+    started = await asyncio.gather(
+        *(process.start(tenant) for process, tenant in zip(processes, tenants, strict=True))
+    )
+    most = 0
+
+    async def move(number: int) -> None:
+        await world.reach(started[number], "dual_write")
+        await processes[number].coordinator.initiate_cutover(started[number].id)
+
+    async def watch() -> None:
+        nonlocal most
+        connection = await world.connect("control")
+        while True:
+            alive = await connection.fetchval(
+                "select count(*) from tenant_migrations where driver_expires_at > now()"
+                " and state not in ('migrated')"
+            )
+            most = max(most, alive)
+            await asyncio.sleep(0.01)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(move(number) for number in range(len(tenants))))
+    watching.cancel()
+    assert most == 2
+
+
+async def _message(world: World, migration_id: UUID) -> str | None:
+    message: str | None = await world.control.fetchval(
+        "select error_message from tenant_migrations where id = $1", migration_id
+    )
+    return message
+
+
+async def _is_silent(world: World, migration_id: UUID) -> bool:
+    return await _message(world, migration_id) is None

@@ -1,0 +1,188 @@
+"""Waiting: who takes up what is left, who is held up, and who is allowed to say so."""
+
+from __future__ import annotations
+
+from tests.sabotage.variant import Edit, Variant
+
+_BACKGROUND = "python/eventsource/migration/background.py"
+_LEASE = "python/eventsource/migration/driver/lease.py"
+_PLACES = "tests/integration/driver/test_limits.py"
+_WAITS = "python/eventsource/migration/connections/waits.py"
+_WAITING = "tests/integration/driver/test_waiting.py"
+_LEASES = "tests/integration/driver/test_leases.py"
+
+VARIANTS = (
+    Variant(
+        "nobody-stands-by",
+        "a migration that was left to a dead driver is driven by nobody",
+        (Edit(_BACKGROUND, "        while self._stands_by_for:\n", "        while False:\n"),),
+        (f"{_LEASES}::test_what_a_call_left_to_a_dead_driver_is_taken_up",),
+    ),
+    Variant(
+        "lease-believed-without-end",
+        "a lease written by a clock that was ahead keeps everybody away",
+        (
+            Edit(
+                _LEASE,
+                "        return now - since > migration.config.lease_seconds\n",
+                "        return False\n",
+            ),
+        ),
+        (f"{_LEASES}::test_a_lease_is_believed_for_its_length_whatever_the_clock_says",),
+    ),
+    Variant(
+        "renewed-lease-not-believed",
+        "a lease that is renewed is taken all the same once it is old",
+        (
+            Edit(
+                _LEASE,
+                "        if known != expiry:\n",
+                "        if known is None:\n",
+            ),
+        ),
+        (f"{_LEASES}::test_a_lease_that_is_renewed_is_left_alone",),
+    ),
+    Variant(
+        "waits-in-silence",
+        "the journal does not say what a driver waits for",
+        (
+            Edit(
+                _WAITS,
+                "        if (say := _voice.get()) is not None:\n",
+                "        if say := None:\n",
+            ),
+        ),
+        (f"{_WAITING}::test_a_wait_names_the_session_that_is_in_the_way",),
+    ),
+    Variant(
+        "young-sessions-named",
+        "sessions that wait themselves are named as being in the way",
+        (
+            Edit(
+                "python/eventsource/migration/connections/blockers.py",
+                "      < clock_timestamp() - make_interval(secs => $1)\n",
+                "      < clock_timestamp() + make_interval(secs => $1)\n",
+            ),
+        ),
+        (f"{_WAITING}::test_sessions_that_came_later_are_not_in_the_way",),
+    ),
+    Variant(
+        "abort-waits-for-readers",
+        "an abort drops its triggers, which waits for every report",
+        (
+            Edit(
+                "python/eventsource/migration/tables/guard.py",
+                "in share row exclusive mode",
+                "in access exclusive mode",
+            ),
+        ),
+        (f"{_WAITING}::test_a_reader_holds_up_no_abort",),
+    ),
+    Variant(
+        "guard-left-armed",
+        "an abort leaves a guard that nobody passes",
+        (
+            Edit(
+                "python/eventsource/migration/tables/guard.py",
+                "        await disarm(table, fence)\n        await table.connection.execute(\n",
+                "        await table.connection.execute(\n",
+            ),
+        ),
+        (f"{_WAITING}::test_a_reader_holds_up_no_abort",),
+    ),
+    Variant(
+        "limit-under-a-cutover",
+        "a cutover that was asked for catches up at the limit of the copy",
+        (
+            Edit(
+                "python/eventsource/migration/driver/throttle.py",
+                "        if self.urgent:\n            return None\n        rates",
+                "        rates",
+            ),
+        ),
+        (f"{_WAITING}::test_a_cutover_lifts_the_limit",),
+    ),
+    Variant(
+        "tidying-without-a-second-look",
+        "a driver that tidies up second sends a statement that is none",
+        (
+            Edit(
+                "python/eventsource/migration/tables/guard.py",
+                "        if drops:\n            await table",
+                "        if True:\n            await table",
+            ),
+        ),
+        (
+            "tests/integration/guard/test_arrivals.py::"
+            "test_drivers_that_tidy_up_at_the_same_moment_do_not_meet_an_error",
+        ),
+    ),
+    Variant(
+        "moves-without-bound",
+        "drivers take all connections that applications need",
+        (
+            Edit(
+                "python/eventsource/migration/driver/lease.py",
+                "        if full:\n",
+                "        if False:\n",
+            ),
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "                return False, full\n",
+                "                pass\n",
+            ),
+        ),
+        (f"{_PLACES}::test_drivers_that_come_at_the_same_moment_heed_the_limit",),
+    ),
+    Variant(
+        "places-counted-without-a-lock",
+        "two drivers count the moves of a store at the same moment, and both find room",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                '            await self.pool.execute(_SQL["lock_places"], name)\n',
+                "            await asyncio.sleep(0.05)\n",
+            ),
+            Edit(
+                "python/eventsource/migration/repositories/migrations.py",
+                "import json\n",
+                "import asyncio\nimport json\n",
+            ),
+        ),
+        (f"{_PLACES}::test_drivers_that_come_at_the_same_moment_heed_the_limit",),
+    ),
+    Variant(
+        "recovery-waits-for-a-place",
+        "a tenant whose cutover lost its driver waits until others are done",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/sql/migrations.sql",
+                "          and (m.state in ('cutover_paused', 'failed') or m.abort_requested",
+                "          and (m.state = 'failed' or m.abort_requested",
+            ),
+            Edit(
+                "python/eventsource/migration/driver/places.py",
+                "        if migration.state is MigrationState.CUTOVER_PAUSED:\n",
+                "        if False:\n",
+            ),
+        ),
+        (f"{_PLACES}::test_a_cutover_and_a_recovery_need_no_place",),
+    ),
+    Variant(
+        "reader-believes-its-route",
+        "a reader stays at the old store for as long as the control database is silent",
+        (
+            Edit(
+                "python/eventsource/migration/routing/route_cache.py",
+                "        return tenant_id in self._unrecorded or self.is_old(tenant_id)\n",
+                "        return False\n",
+            ),
+        ),
+        (
+            "tests/integration/routing/test_readers.py::"
+            "test_a_reader_follows_the_fence_when_control_is_away",
+            "tests/integration/routing/test_readers.py::"
+            "test_a_new_reader_follows_the_fence_when_control_knows_nothing",
+        ),
+    ),
+)
