@@ -260,6 +260,23 @@ def test_a_module_offers_the_names_of_the_page(name: str) -> None:
         getattr(module, each)
 
 
+@pytest.mark.parametrize("name", modules())
+def test_every_public_class_and_method_says_what_it_is(name: str) -> None:
+    module = importlib.import_module(name)
+    silent = []
+    for each in module.__all__:
+        public = getattr(module, each)
+        if inspect.isclass(public):
+            silent += [
+                f"{each}.{member}"
+                for member, value in vars(public).items()
+                if not member.startswith("_") and is_method(value) and not inspect.getdoc(value)
+            ]
+        if callable(public) and not inspect.getdoc(public):
+            silent.append(each)
+    assert silent == []
+
+
 def test_every_package_with_public_names_is_in_the_page() -> None:
     packages = {"eventsource"}
     for found in pkgutil.walk_packages(eventsource.__path__, "eventsource."):

@@ -83,18 +83,22 @@ class CheckReport:
 
     @property
     def lost(self) -> int:
+        """Acknowledged events that are not there."""
         return self.kinds["I1", "lost"]
 
     @property
     def duplicated(self) -> int:
+        """Events that are there more than once."""
         return self.kinds["I1", "duplicated"]
 
     @property
     def unattempted(self) -> int:
+        """Events that nobody tried to append."""
         return self.kinds["I2", "unattempted"]
 
     @property
     def is_clean(self) -> bool:
+        """Whether every promise was kept."""
         return not self.kinds
 
     def assert_clean(self) -> None:
@@ -109,6 +113,7 @@ class CheckReport:
         raise AssertionError("\n".join(lines))
 
     def add(self, *found: Iterable[Violation]) -> None:
+        """Count violations, and keep the first of each kind."""
         for violations in found:
             for violation in violations:
                 key = (violation.invariant, violation.kind)

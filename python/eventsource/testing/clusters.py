@@ -119,6 +119,7 @@ class Cluster:
 
     @property
     def is_running(self) -> bool:
+        """Whether the server runs."""
         status, _ = self._pg_ctl("status") if self.data_dir.is_dir() else (1, "")
         return status == 0
 

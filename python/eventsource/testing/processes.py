@@ -60,6 +60,7 @@ class WriterProcess:
 
     @property
     def is_running(self) -> bool:
+        """Whether the process runs."""
         return self._process.poll() is None
 
     def attempts(self) -> list[Attempt]:

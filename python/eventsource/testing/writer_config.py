@@ -72,21 +72,26 @@ class WriterConfig:
 
     @property
     def records_path(self) -> Path:
+        """Where the writer records its attempts, one JSON object a line."""
         return self.directory / f"{self.name}.jsonl"
 
     @property
     def stop_path(self) -> Path:
+        """The writer stops when this file is there."""
         return self.directory / f"{self.name}.stop"
 
     @property
     def focus_path(self) -> Path:
+        """Names the tenant that gets most appends."""
         return self.directory / "focus"
 
     def to_json(self) -> str:
+        """As the writer's process reads it."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """What `to_json` has written."""
         values: dict[str, Any] = json.loads(text)
         values["stores"] = {key: StoreAddress(**at) for key, at in values["stores"].items()}
         values["tenants"] = [UUID(tenant) for tenant in values["tenants"]]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -184,3 +188,45 @@ async def test_what_was_handled_and_not_checkpointed_comes_again_and_nothing_els
     await projection.subscription().catch_up()
     assert projection.order[world.tenant] == await world.ids("target")
     assert projection.repeated == 3, "of the second batch of seven"
+
+
+async def test_a_store_that_is_away_does_not_hold_up_the_others(
+    world: World,
+    projection: Projection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO, "eventsource.subscriptions")
+    await world.migrate()
+    away = True
+    there = world.here.target.read_all
+
+    def read_all(*args: Any, **kwargs: Any) -> AsyncIterator[StoredEvent]:
+        if away:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+        return there(*args, **kwargs)
+
+    monkeypatch.setattr(world.here.target, "read_all", read_all)
+    running = asyncio.create_task(projection.subscription().run())
+    await world.here.append(world.tenant, count=3)
+    await world.here.append(world.other, count=3)
+
+    async def delivered(tenant: UUID) -> bool:
+        return len(projection.order.get(tenant, ())) == 3
+
+    await until(lambda: delivered(world.other), "the events of the other store")
+    assert world.tenant not in projection.order
+    await asyncio.sleep(0.5)
+    away = False
+    await until(lambda: delivered(world.tenant), "the events of the store that is back")
+
+    async def levels() -> list[int]:
+        return [r.levelno for r in caplog.records if f"store {TARGET!r}" in r.getMessage()]
+
+    async def is_back() -> bool:
+        return await levels() == [logging.WARNING, logging.INFO]
+
+    await until(is_back, "one line when it is lost and one when it is back")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

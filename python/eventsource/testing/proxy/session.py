@@ -44,14 +44,17 @@ class Session:
 
     @property
     def application_name(self) -> str:
+        """The name that the client gave, or an empty one."""
         return self.parameters.get("application_name", "")
 
     @property
     def database(self) -> str:
+        """The database that it connects to; by default that of the user's name."""
         return self.parameters.get("database", self.user)
 
     @property
     def user(self) -> str:
+        """The role that it logs in as."""
         return self.parameters.get("user", "")
 
     def ran(self, text: str) -> bool:
