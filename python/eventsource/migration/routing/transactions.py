@@ -151,7 +151,7 @@ async def _ask_the_fence(made: TenantTransaction) -> None:
         raise
     # A statement of its own: its snapshot is taken after the wait.
     found = await made.connection.fetchrow(
-        f"select state, moved_to, generation from {beside} {mine}", *key
+        f"select state, moved_to, generation, migration_id::text from {beside} {mine}", *key
     )
     if found is None or found["state"] == "open":
         return
@@ -160,7 +160,11 @@ async def _ask_the_fence(made: TenantTransaction) -> None:
     refusal.__dict__.update(
         sqlstate=MOVED if found["state"] == "moved" else NOT_OPEN_YET,
         detail=json.dumps(
-            {"target_store_id": found["moved_to"], "generation": found["generation"]}
+            {
+                "target_store_id": found["moved_to"],
+                "generation": found["generation"],
+                "migration_id": found["migration_id"],
+            }
         ),
     )
     raise refusal
