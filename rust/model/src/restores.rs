@@ -9,8 +9,7 @@
 use stateright::{Model, Property};
 
 use crate::volumes::{
-    Abort, At, Decision, EVENTS, Events, SPOILED, Source, SourceFence, State, Target, TargetFence,
-    Token,
+    Abort, At, Decision, EVENTS, SPOILED, Source, SourceFence, State, Target, TargetFence, Token,
 };
 
 /// Passes of a history, less one.
