@@ -6,7 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 PHASE := scripts/phase
-PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 4
+# On a busy machine a test beside others may miss a time that it keeps alone: what failed runs again by
+# itself, and only what fails then fails the run. A mistake in the code fails both times.
+PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 4 || { \
+	echo "== run what failed again, one test at a time" && \
+	$(BIN)/pytest --last-failed --last-failed-no-failures none; }
 # The interpreter that will be used: once there is an environment, its own.
 INTERPRETER := $(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
