@@ -81,6 +81,11 @@ async def as_owner(world: World) -> AsyncIterator[str]:
                 " and relnamespace = 'public'::regnamespace"
             ):
                 await connection.execute(f"alter table {name} owner to {ROLE}")
+            for (name,) in await connection.fetch(
+                "select oid::regprocedure::text from pg_proc"
+                " where pronamespace = 'public'::regnamespace"
+            ):
+                await connection.execute(f"alter function {name} owner to {ROLE}")
         yield ROLE
     finally:
         for side in ("source", "target", "control"):

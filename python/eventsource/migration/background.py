@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.routing.router import TenantStoreRouter
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("eventsource.migration.driver")
 
 #: How often a waiting call reads the journal (seconds).
 POLL_SECONDS = 0.05

@@ -90,7 +90,10 @@ def test_flags_alone_are_a_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         ("control.dsn=${NOT_SET_ANYWHERE}", "control: dsn: the environment variable NOT_SET_ANY"),
         ("control.dsn=", "[control]: dsn must be a non-empty text"),
         ("control.dns=x", "[control]: unknown entry 'dns'; known are dsn"),
-        ("stores.b.tabel=x", "[stores.b]: unknown entry 'tabel'; known are dsn, schema, table"),
+        (
+            "stores.b.tabel=x",
+            "[stores.b]: unknown entry 'tabel'; known are application_role, dsn, schema, table",
+        ),
         ("stores.b.table=x", "[stores.b]: dsn is missing"),
         ("stores.shared.table=" + "x" * 64, "[stores.shared]: table:"),
         ("default_store=nowhere", "default_store is 'nowhere', which is none of dedicated.a, sha"),

@@ -225,7 +225,7 @@ async def test_a_decision_is_never_taken_back(
         """
         create table fence_changes (state text);
         create function note_fence() returns trigger language plpgsql as
-        $$ begin insert into fence_changes values (new.state); return null; end $$;
+        $$ begin insert into public.fence_changes values (new.state); return null; end $$;
         create trigger note after update on eventsource_fences
             for each row execute function note_fence()
         """
@@ -245,6 +245,8 @@ async def test_a_decision_is_never_taken_back(
     assert done.state is MigrationState.MIGRATED
     assert lost == [True]
     changes = await world.source.fetch("select state from fence_changes")
-    assert [row["state"] for row in changes] == ["moved"]
+    # What comes before is the same fence, written again by a driver that begins.
+    states = [row["state"] for row in changes]
+    assert states == ["open"] * (len(states) - 1) + ["moved"]
     with pytest.raises(Exception, match="has moved"):
         await insert(world.source, world.tenant)

@@ -12,6 +12,7 @@ import pytest
 from eventsource.connections import ConnectionParameters
 from eventsource.migration import MigrationState, PreflightError
 from eventsource.migration.connections.driver_connections import open_connection
+from eventsource.migration.preflight import admission
 from eventsource.testing.proxy import Proxy
 from tests.support.application import writing
 from tests.support.refusals import as_owner, elsewhere, migrating_as, refusal
@@ -69,7 +70,11 @@ async def test_timeouts_of_the_role_do_not_reach_the_driver(world: World) -> Non
     await world.assert_moved(done)
 
 
-async def test_a_connection_limit_that_is_reached_refuses_the_move(world: World) -> None:
+async def test_a_connection_limit_that_stays_reached_refuses_the_move(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Others give connections back, so it is asked again for a while.
+    monkeypatch.setattr(admission, "CONNECTION_SECONDS", 0.5)
     await world.seed(3)
     async with as_owner(world) as role:
         process = await world.process(**migrating_as(world, role))
@@ -78,7 +83,7 @@ async def test_a_connection_limit_that_is_reached_refuses_the_move(world: World)
             await store.pool.fetchval("select 1")
         await process.migrations.pool.fetchval("select 1")
         await world.target.execute(f"alter role {role} connection limit 1")
-        async with refusal(world, PreflightError, "the target's database", "too many connections"):
+        async with refusal(world, PreflightError, "no connection left", "too many connections"):
             await process.start(world.tenant)
         await process.stop()
 

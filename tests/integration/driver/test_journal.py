@@ -71,9 +71,9 @@ async def test_what_a_fence_told_is_newer_than_a_route_that_was_read(world: Worl
     routes = world.router._routes
     await world.here.append(world.tenant)
     assert (await world.router.route(world.tenant)).store_id == SOURCE
-    adopted = routes.adopt(world.tenant, TARGET, 1)
+    adopted = routes.adopt(world.tenant, TARGET, 1, uuid4())
     assert (adopted.store_id, adopted.generation) == (TARGET, 1)
     assert (await routes.refresh(world.tenant)).store_id == TARGET
     # Nor does an older fence, which the tenant has passed on its way.
-    assert routes.adopt(world.tenant, SOURCE, 1).store_id == TARGET
+    assert routes.adopt(world.tenant, SOURCE, 1, uuid4()).store_id == TARGET
     assert (await world.router.route(world.tenant)).store_id == TARGET

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from eventsource.migration.errors import Blocker
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("eventsource.migration.driver")
 
 #: What is over sooner is no wait (seconds). Those who ask hear of the others within three.
 SAID_AFTER = 1.5

@@ -55,6 +55,14 @@ select current_user::text as role, pg_get_userbyid(c.relowner)::text as owner,
 from pg_class c where c.oid = $1::text::regclass
 """
 
+#: Who makes triggers and functions of the guard needs the rights of the owner of the others.
+_FUNCTION_OWNERS = """
+select distinct current_user::text as role, pg_get_userbyid(p.proowner)::text as owner
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+where n.nspname = $1 and starts_with(p.proname, 'eventsource_')
+  and not pg_has_role(p.proowner, 'usage')
+"""
+
 _LACKING = """
 select current_user::text as role, name, privilege
 from unnest($1::text[]) name, unnest($2::text[]) privilege
@@ -128,6 +136,12 @@ async def _check_rights(table: OwnTable, side: str, findings: Findings) -> None:
         findings.problems.append(
             f"role {role!r} does not own the {side} table {name} and may not guard it; connect as"
             f" {owner!r}, or grant that role: grant {owner} to {role}"
+        )
+    for found in await table.connection.fetch(_FUNCTION_OWNERS, table.address.schema):
+        findings.problems.append(
+            f"role {found['role']!r} may not use the guard's functions in the {side}'s schema"
+            f" {table.address.schema!r}, which role {found['owner']!r} made; connect as that role,"
+            f" or grant it: grant {found['owner']} to {found['role']}"
         )
     if rights["filtered"]:
         findings.problems.append(

@@ -23,10 +23,11 @@ ASK_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """Where the tenant went, and the generation of its route since."""
+    """Where the tenant went, by which migration, and the generation of its route since."""
 
     store_id: str
     generation: int
+    migration_id: UUID
 
 
 async def moved_to(store: PostgreSQLEventStore, tenant_id: UUID) -> Departure | None:
@@ -36,10 +37,10 @@ async def moved_to(store: PostgreSQLEventStore, tenant_id: UUID) -> Departure | 
         async with asyncio.timeout(ASK_SECONDS):
             table = await of_store(store)
             row = await table.connection.fetchrow(
-                f"select state, moved_to, generation from {table.fences}"
+                f"select state, moved_to, generation, migration_id from {table.fences}"
                 " where table_name = $1 and tenant_id = $2 order by generation desc limit 1",
                 table.address.table, tenant_id,
             )  # fmt: skip
         if row is not None and row["state"] == "moved" and row["moved_to"] is not None:
-            return Departure(row["moved_to"], row["generation"])
+            return Departure(row["moved_to"], row["generation"], row["migration_id"])
     return None

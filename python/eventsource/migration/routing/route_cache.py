@@ -114,9 +114,12 @@ class RouteCache:
         tenant_id: UUID,
         store_id: str,
         generation: int,
-        migration_id: UUID | None = None,
+        migration_id: UUID,
     ) -> TenantRouting:
-        """Follow what a fence said, if it is newer than what is known."""
+        """Follow what a fence said, if it is newer than what is known.
+
+        Without the migration the store would not be asked whether it is the one that was meant.
+        """
         known = self._routes.get(tenant_id)
         if known is not None and known.generation >= generation:
             return known

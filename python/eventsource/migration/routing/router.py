@@ -372,7 +372,7 @@ class TenantStoreRouter(RoutedReads):
             if moved is None or moved.generation <= route.generation:
                 self._routes.confirm(tenant_id)
                 break
-            self._routes.adopt(tenant_id, moved.store_id, moved.generation)
+            self._routes.adopt(tenant_id, moved.store_id, moved.generation, moved.migration_id)
             route, home = await self._route_and_store(tenant_id)
         return home
 

@@ -15,6 +15,7 @@ from eventsource.migration import event_table
 from eventsource.migration.connections import session_marks, timeouts
 from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
 from eventsource.migration.event_table import AnyTable, OwnTable
+from eventsource.migration.failures import concerning
 from eventsource.migration.tables import fences
 from eventsource.migration.tables.snapshots import Source
 from eventsource.migration.tables.witnesses import Witness
@@ -94,9 +95,10 @@ class CopyProgress:
 
 async def read(target: AnyTable, migration_id: UUID) -> CopyProgress | None:
     """The progress row, or None before the block of positions is reserved."""
-    row = await target.connection.fetchrow(
-        f"select {_COLUMNS} from {target.progress} where migration_id = $1", migration_id
-    )
+    with concerning("target"):
+        row = await target.connection.fetchrow(
+            f"select {_COLUMNS} from {target.progress} where migration_id = $1", migration_id
+        )
     return CopyProgress(**dict(row)) if row is not None else None
 
 
