@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.driver.heartbeat import Heartbeat
     from eventsource.migration.driver.lease import Lease
+    from eventsource.migration.event_table import OwnTable
     from eventsource.migration.models import Migration
 
 #: How long a cutover tries to make the lag small before it is given up (seconds), beside what its
@@ -324,20 +325,25 @@ class Stages:
 
     async def _mend_guards(self) -> None:
         """A driver that begins does not trust that the triggers are as another one left them."""
+        sides = (("source", self.connections.source), ("target", self.connections.target))
+        for side, table in sides:
+            with failures.concerning(side):
+                await self._mend_guard(table)
+
+    async def _mend_guard(self, table: OwnTable) -> None:
         migration = self.migration
-        for table in (self.connections.source, self.connections.target):
-            fence = await fences.read(table, migration.tenant_id)
-            if fence is None or fence.migration_id != migration.id:
-                continue
-            # Asked to stop while others hold the table, it obeys at the next chunk.
-            with contextlib.suppress(brief_locks.LockNeverGranted):
-                await guard.mend(
-                    table,
-                    fence,
-                    migration.tenant_id,
-                    lambda: not self.heartbeat.stop_requested,
-                    loading=await deferred_indexes.deferred(table, migration.id) is not None,
-                )
+        fence = await fences.read(table, migration.tenant_id)
+        if fence is None or fence.migration_id != migration.id:
+            return
+        # Asked to stop while others hold the table, it obeys at the next chunk.
+        with contextlib.suppress(brief_locks.LockNeverGranted):
+            await guard.mend(
+                table,
+                fence,
+                migration.tenant_id,
+                lambda: not self.heartbeat.stop_requested,
+                loading=await deferred_indexes.deferred(table, migration.id) is not None,
+            )
 
     async def _reopen_passes(self) -> None:
         """A pass that was cancelled in the middle leaves its connections unusable."""

@@ -41,8 +41,11 @@ class Arrivals:
             and self._found.get(route.tenant_id) != (route.store_id, route.generation)
         )
 
-    async def ask(self, route: TenantRouting, store: PostgreSQLEventStore) -> None:
-        """Look at the store's fence.
+    async def ask(self, route: TenantRouting, store: PostgreSQLEventStore) -> bool:
+        """Look at the store's fence; False while it is closed.
+
+        A repair makes the fence before its triggers: until it is open, the guard may not be there
+        to refuse anybody.
 
         Raises:
             RoutingError: it was not opened by this move, or a later one.
@@ -59,8 +62,9 @@ class Arrivals:
             ):
                 raise _another_store(route)
             if fence.state in ("closed", "aborting"):
-                return  # its guard refuses until it is opened; then it is asked again
+                return False
         self._found[route.tenant_id] = (route.store_id, route.generation)
+        return True
 
 
 def _another_store(route: TenantRouting) -> RoutingError:
@@ -69,4 +73,12 @@ def _another_store(route: TenantRouting) -> RoutingError:
         " fence in it was opened for the tenant by that move. Correct the address of this store in"
         " the configuration of this process; if it was restored to a moment before the move, let a"
         " driver carry what it lacks (`eventsource-migrate work`)"
+    )
+
+
+def not_opened(route: TenantRouting) -> RoutingError:
+    """The error for a store that stayed closed."""
+    return RoutingError(
+        f"tenant {route.tenant_id} has moved to store {route.store_id!r}, which is not open yet; let"
+        " a driver finish the move (`eventsource-migrate work`)"
     )

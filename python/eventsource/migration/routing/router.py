@@ -32,7 +32,7 @@ from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.routing import departures, warmth
-from eventsource.migration.routing.arrival import Arrivals
+from eventsource.migration.routing.arrival import Arrivals, not_opened
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
 from eventsource.migration.routing.pauses import PausedTenants
@@ -242,15 +242,12 @@ class TenantStoreRouter(RoutedReads):
         """A subscription over all stores that follows each tenant when it moves, and back.
 
         Args:
-            name: names the subscription in its checkpoints.
-            checkpoints: where its checkpoints are kept, best beside the read models.
+            name, checkpoints: what its checkpoints are called and where they are kept.
             handler: awaited with one stored event at a time; with events of different stores at
                 the same time, with those of one tenant never.
             tenants: only these; None is all of them, also those to come.
-            batch_size: events read at once and held in memory, per store.
-            poll_interval: seconds between two looks at a store that had nothing more. An append
-                of this router is found at once.
-            on_error: see ``Subscription``.
+            batch_size, poll_interval, on_error: see ``Subscription``, per store. An append of this
+                router is found at once.
         """
         made = TenantSubscription(
             name, self.stores, self.default_store_id, self._routing_repo, checkpoints, handler,
@@ -298,10 +295,7 @@ class TenantStoreRouter(RoutedReads):
             raise error
         if waited > OPENING_PATIENCE:
             raise error
-        if waited > FINISH_AFTER:
-            await self._finish_flip(route.tenant_id)
-        await asyncio.sleep(min(0.005 + waited / 10, 0.5))
-        await self._routes.refresh(route.tenant_id)
+        await self._wait_for_the_flip(route.tenant_id, waited)
 
     async def _finish_flip(self, tenant_id: UUID) -> None:
         """Open the target of a decided move whose driver does not: any process may try.
@@ -378,11 +372,16 @@ class TenantStoreRouter(RoutedReads):
 
     async def _route_and_store(self, tenant_id: UUID) -> tuple[TenantRouting, EventStore]:
         """Where the tenant lives; a store that it moved to is asked once whether it is that one."""
-        route = await self._routes.get(tenant_id)
-        store = self.store(route.store_id)
-        if isinstance(store, PostgreSQLEventStore) and self._arrivals.is_due(route):
+        began = time.monotonic()
+        while True:
+            route = await self._routes.get(tenant_id)
+            store = self.store(route.store_id)
+            if not (isinstance(store, PostgreSQLEventStore) and self._arrivals.is_due(route)):
+                return route, store
             try:
-                await self._arrivals.ask(route, store)
+                waited = time.monotonic() - began
+                if await self._arrivals.ask(route, store):
+                    return route, store
             except RoutingError:
                 newer = await self._routes.refresh(tenant_id)
                 if (newer.store_id, newer.target_store_id) == (route.store_id, None) and (
@@ -391,4 +390,12 @@ class TenantStoreRouter(RoutedReads):
                     await self._finish_flip(tenant_id)
                     raise
                 return newer, self.store(newer.store_id)
-        return route, store
+            if waited > OPENING_PATIENCE:
+                raise not_opened(route)
+            await self._wait_for_the_flip(tenant_id, waited)
+
+    async def _wait_for_the_flip(self, tenant_id: UUID, waited: float) -> None:
+        if waited > FINISH_AFTER:
+            await self._finish_flip(tenant_id)
+        await asyncio.sleep(min(0.005 + waited / 10, 0.5))
+        await self._routes.refresh(tenant_id)
