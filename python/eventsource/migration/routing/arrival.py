@@ -79,6 +79,6 @@ def _another_store(route: TenantRouting) -> RoutingError:
 def not_opened(route: TenantRouting) -> RoutingError:
     """The error for a store that stayed closed."""
     return RoutingError(
-        f"tenant {route.tenant_id} has moved to store {route.store_id!r}, which is not open yet; let"
-        " a driver finish the move (`eventsource-migrate work`)"
+        f"tenant {route.tenant_id} has moved to store {route.store_id!r}, which is not open yet;"
+        " let a driver finish the move (`eventsource-migrate work`)"
     )

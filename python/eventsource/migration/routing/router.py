@@ -246,8 +246,7 @@ class TenantStoreRouter(RoutedReads):
             handler: awaited with one stored event at a time; with events of different stores at
                 the same time, with those of one tenant never.
             tenants: only these; None is all of them, also those to come.
-            batch_size, poll_interval, on_error: see ``Subscription``, per store. An append of this
-                router is found at once.
+            batch_size, poll_interval, on_error: see ``Subscription``, per store.
         """
         made = TenantSubscription(
             name, self.stores, self.default_store_id, self._routing_repo, checkpoints, handler,
