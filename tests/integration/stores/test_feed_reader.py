@@ -98,12 +98,12 @@ async def test_large_events_are_read_a_few_at_a_time(store: PostgreSQLEventStore
 class TestAnArrivingTenant:
     """Carried rows do not appear in the order of their positions until the tenant is opened."""
 
-    tenant = uuid4()
+    tenant, migration = uuid4(), uuid4()
 
     @pytest.fixture
     async def migrator(self, source_dsn: str) -> AsyncIterator[Connection]:
         connection = await asyncpg.connect(
-            source_dsn, server_settings={"eventsource.migration": str(uuid4())}
+            source_dsn, server_settings={"eventsource.migration": str(self.migration)}
         )
         yield connection
         await connection.close()
@@ -116,7 +116,7 @@ class TestAnArrivingTenant:
             "migration_id, store_id, patience_ms) values"
             " ('events', $1, 'target', 'closed', 1, $2, 'b', 7000)",
             self.tenant,
-            uuid4(),
+            self.migration,
         )
         await other.execute("select setval('events_global_position_seq', 1000, true)")
 
