@@ -1,7 +1,7 @@
 # One command per task; each sets up what it needs. PYTHON picks the interpreter (3.11 or newer) of a
 # new .venv, WORKERS how many tests run beside each other.
 PYTHON ?= python3
-WORKERS ?= auto
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
