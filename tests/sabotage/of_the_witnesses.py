@@ -24,6 +24,21 @@ _RESTORED = "tests/acceptance/test_restored_servers.py"
 
 VARIANTS = (
     Variant(
+        "closed-taken-for-guarded",
+        "a router appends to a target whose fence is closed and whose guard is not there yet",
+        (
+            Edit(
+                "python/eventsource/migration/routing/arrival.py",
+                "                return False\n",
+                "                return True\n",
+            ),
+        ),
+        (
+            "tests/acceptance/test_restored_servers.py::"
+            "test_a_target_that_went_back_is_opened_only_with_everything_in_it",
+        ),
+    ),
+    Variant(
         "abort-of-an-open-target",
         "an abort does not take an open target for a witness of the decision",
         (Edit(_FENCES, 'fence.role != "target" or fence.state == "open"', "False"),),
