@@ -76,6 +76,8 @@ def test_no_text_of_a_string_shows_a_piece_of_its_password(spelling: str, passwo
 
 
 @given(spellings, passwords)
+@example(SPELLINGS[1], f"/{FIRST}{SECOND}?")
+@example(SPELLINGS[1], f"/{FIRST}?a=b&{SECOND}")
 def test_no_piece_of_a_password_is_taken_for_a_host_or_a_setting(
     spelling: str, password: str
 ) -> None:

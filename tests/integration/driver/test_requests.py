@@ -266,6 +266,8 @@ async def test_a_request_that_the_state_forbids_changes_nothing(world: World) ->
     here = world.coordinator
     migration = await world.dual_write()
     await here.pause_migration(migration.id)
+    # Nobody is to take up what the states below seem to be.
+    await here.close()
     calls = {
         "pause": here.pause_migration,
         "resume": here.resume_migration,

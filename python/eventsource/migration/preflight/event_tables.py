@@ -52,11 +52,11 @@ async def check_stores(
     fire: bool = False,
 ) -> None:
     """Both event tables can take part, and the tenant may move between them."""
-    catalogs = [
-        await _sound_table(table, side, findings)
-        for table, side in ((source, "source"), (target, "target"))
-    ]
-    here, there = catalogs
+    here = there = None
+    with findings.unusable("the source's database"):
+        here = await _sound_table(source, "source", findings)
+    with findings.unusable("the target's database"):
+        there = await _sound_table(target, "target", findings)
     if here is None or there is None:
         return
     if await _identity(source) == await _identity(target):
@@ -117,7 +117,6 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
         findings.problems.append(
             f"{table.progress} of the {side} was made by an older version; {INIT}"
         )
-        return None
         return None
     if outdated := await outdated_functions(table.connection, table.address.schema):
         findings.problems.append(
