@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,19 @@ class _Turns:
     users: int = 0
 
 
+class _AtOnce(AbstractAsyncContextManager[bool, bool | None]):
+    """No turn is needed. Every append of every tenant passes here, so it is made once."""
+
+    async def __aenter__(self) -> bool:
+        return False
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
+_AT_ONCE = _AtOnce()
+
+
 @dataclass(slots=True)
 class PausedTenants:
     """Turns for the appends of tenants whose cutover is under way.
@@ -39,15 +52,19 @@ class PausedTenants:
     _tenants: dict[object, _Turns] = field(default_factory=dict)
     _stores: dict[object, _Turns] = field(default_factory=dict)
 
-    @asynccontextmanager
-    async def turn(self, route: TenantRouting, store: EventStore) -> AsyncIterator[bool]:
-        """Wait for a turn if the tenant is paused. Yields whether that took time: the route may be
+    def turn(
+        self, route: TenantRouting, store: EventStore
+    ) -> AbstractAsyncContextManager[bool, bool | None]:
+        """Wait for a turn if the tenant is paused. Gives whether that took time: the route may be
         another one by now."""
-        if route.migration_state is not TenantMigrationState.CUTOVER_PAUSED or not isinstance(
+        if route.migration_state is TenantMigrationState.CUTOVER_PAUSED and isinstance(
             store, PostgreSQLEventStore
         ):
-            yield False
-            return
+            return self._turn(route, store)
+        return _AT_ONCE
+
+    @asynccontextmanager
+    async def _turn(self, route: TenantRouting, store: PostgreSQLEventStore) -> AsyncIterator[bool]:
         size = store.pool.get_max_size()
         async with (
             _held(self._tenants, route.tenant_id, int(size * SHARE)) as waited,

@@ -7,14 +7,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Coroutine,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 from weakref import WeakSet
@@ -176,9 +169,10 @@ class TenantStoreRouter(RoutedReads):
             except asyncpg.PostgresError as error:
                 await self._follow(error, route, began)
                 continue
-            self._mirror(
-                route, Appended(aggregate_id, aggregate_type, result.new_version, len(events))
-            )
+            if self._subscriptions or route.migration_state in _MIRRORED:
+                self._mirror(
+                    route, Appended(aggregate_id, aggregate_type, result.new_version, len(events))
+                )
             return result
 
     async def transaction(
@@ -371,9 +365,11 @@ class TenantStoreRouter(RoutedReads):
 
     async def _route_and_store(self, tenant_id: UUID) -> tuple[TenantRouting, EventStore]:
         """Where the tenant lives; a store that it moved to is asked once whether it is that one."""
+        route = await self._routes.get(tenant_id)
+        if not self._arrivals.is_due(route):
+            return route, self.store(route.store_id)
         began = time.monotonic()
         while True:
-            route = await self._routes.get(tenant_id)
             store = self.store(route.store_id)
             if not (isinstance(store, PostgreSQLEventStore) and self._arrivals.is_due(route)):
                 return route, store
@@ -392,6 +388,7 @@ class TenantStoreRouter(RoutedReads):
             if waited > OPENING_PATIENCE:
                 raise not_opened(route)
             await self._wait_for_the_flip(tenant_id, waited)
+            route = await self._routes.get(tenant_id)
 
     async def _wait_for_the_flip(self, tenant_id: UUID, waited: float) -> None:
         if waited > FINISH_AFTER:
