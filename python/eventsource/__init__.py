@@ -5,6 +5,13 @@ from importlib import metadata
 from eventsource.errors import EventSourceError, OptimisticLockError, UnknownEventTypeError
 from eventsource.events import DomainEvent, register_event
 from eventsource.stores.interface import ExpectedVersion
+from eventsource_migration import explain, installed_beside
+
+#: By this the command knows that nobody has replaced this file.
+__distribution__ = "eventsource-migration"
+
+if _others := installed_beside():
+    raise ImportError(explain(_others), name=__name__)
 
 try:
     __version__ = metadata.version("eventsource-migration")
