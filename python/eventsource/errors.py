@@ -13,6 +13,7 @@ __all__ = [
     "HandlerError",
     "OptimisticLockError",
     "StoreSchemaError",
+    "StreamTenantError",
     "UnknownEventTypeError",
 ]
 
@@ -73,6 +74,41 @@ class EventIdTakenError(EventSourceError):
         return (
             f"event id {self.event_id} is already stored {self.difference}; "
             f"give every new event its own event_id"
+        )
+
+
+class StreamTenantError(EventSourceError):
+    """The stream belongs to another tenant; nothing was written.
+
+    A stream with events of two tenants would be torn apart when one of them moves.
+
+    Attributes:
+        aggregate_id, aggregate_type: the stream.
+        tenant_id: the tenant of the events, None when they have none.
+        stream_tenant_id: the tenant of the stream's last event.
+    """
+
+    def __init__(
+        self,
+        aggregate_id: UUID,
+        aggregate_type: str,
+        tenant_id: UUID | None,
+        stream_tenant_id: UUID | None,
+    ) -> None:
+        super().__init__(aggregate_id, aggregate_type, tenant_id, stream_tenant_id)
+        self.aggregate_id = aggregate_id
+        self.aggregate_type = aggregate_type
+        self.tenant_id = tenant_id
+        self.stream_tenant_id = stream_tenant_id
+
+    def __str__(self) -> str:
+        stream, ours = (
+            f"tenant {tenant}" if tenant is not None else "no tenant"
+            for tenant in (self.stream_tenant_id, self.tenant_id)
+        )
+        return (
+            f"{self.aggregate_type} {self.aggregate_id} is a stream of {stream}, and the events are"
+            f" of {ours}; append with the tenant of the stream, or to a stream of your own"
         )
 
 

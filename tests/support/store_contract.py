@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 import pytest
 from pydantic import Field
@@ -20,7 +20,7 @@ from eventsource import (
     UnknownEventTypeError,
     register_event,
 )
-from eventsource.errors import EventIdTakenError
+from eventsource.errors import EventIdTakenError, StreamTenantError
 from eventsource.stores import AppendResult, EventStore
 
 
@@ -191,6 +191,22 @@ class StoreContract:
         with pytest.raises(EventIdTakenError, match="another order"):
             await store.append_events(cart, "Cart", events[1::-1], 0)
         assert await store.get_stream_version(cart) == 2
+
+    @pytest.mark.parametrize("expected", [2, 1, -1, -2])
+    @pytest.mark.parametrize("owner", [uuid5(NAMESPACE_OID, "owner"), None])
+    async def test_a_stream_of_another_tenant_is_refused(
+        self, store: EventStore, owner: UUID | None, expected: int
+    ) -> None:
+        cart = uuid4()
+        await store.append_events(cart, "Cart", items(cart, 2, tenant_id=owner), 0)
+        for tenant in {uuid4(), None} - {owner}:
+            with pytest.raises(StreamTenantError, match="to a stream of your own") as caught:
+                await store.append_events(cart, "Cart", items(cart, 1, tenant_id=tenant), expected)
+            assert (caught.value.tenant_id, caught.value.stream_tenant_id) == (tenant, owner)
+        assert await positions(store) == [1, 2]
+        # Another type of aggregate with the same id is another stream.
+        await store.append_events(cart, "Order", items(cart, 1, aggregate_type="Order"), 0)
+        await store.append_events(cart, "Cart", items(cart, 1, tenant_id=owner), 2)
 
     async def test_what_does_not_belong_together_is_refused(self, store: EventStore) -> None:
         cart = uuid4()

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.errors import OptimisticLockError
+from eventsource.errors import OptimisticLockError, StreamTenantError
 from eventsource.stores import statements
 from eventsource.stores.encoding import Append
 from eventsource.stores.interface import AppendResult, ExpectedVersion
@@ -43,12 +43,14 @@ class Appender:
 
         Raises:
             OptimisticLockError: the stream is elsewhere, and the events are not stored.
+            StreamTenantError: the stream belongs to another tenant.
             EventIdTakenError: some of their ids are stored for something else.
         """
         arguments = _arguments(request)
         attempts = 1 if request.expected_version >= 0 else _ATTEMPTS
         for attempt in range(1, attempts + 1):
             violation: asyncpg.UniqueViolationError | None = None
+            row: asyncpg.Record | None = None
             try:
                 row = await self._insert(connection, arguments)
             except asyncpg.UniqueViolationError as error:
@@ -59,6 +61,10 @@ class Appender:
             stored = await self._already_stored(connection, request)
             if stored is not None:
                 return stored
+            if row is not None and row["of_another"]:
+                raise StreamTenantError(
+                    request.aggregate_id, request.aggregate_type, request.tenant_id, row["tenant"]
+                )
             if violation is None:
                 break
             if not await self._took_a_version(connection, violation):

@@ -106,6 +106,7 @@ class EventStore(Protocol):
         Raises:
             OptimisticLockError: the stream is not at ``expected_version``.
             EventIdTakenError: an event id is stored with other content.
+            StreamTenantError: the stream belongs to another tenant.
             ValueError: no events, or events of another aggregate or of several tenants.
         """
         ...

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from eventsource.errors import OptimisticLockError
+from eventsource.errors import OptimisticLockError, StreamTenantError
 from eventsource.events import DomainEvent
 from eventsource.stores.encoding import Append, EventRow, decode_object, encode_append
 from eventsource.stores.interface import (
@@ -47,6 +47,7 @@ class InMemoryEventStore:
         Raises:
             OptimisticLockError: the stream is not at ``expected_version``.
             EventIdTakenError: an event id is stored with other content.
+            StreamTenantError: the stream belongs to another tenant.
             ValueError: the events do not belong in one append; the message says why.
         """
         request = encode_append(aggregate_id, aggregate_type, events, expected_version)
@@ -55,6 +56,10 @@ class InMemoryEventStore:
             return stored
         stream = self._streams.get((aggregate_id, aggregate_type), [])
         version = len(stream)
+        if stream and stream[-1].tenant_id != request.tenant_id:
+            raise StreamTenantError(
+                aggregate_id, aggregate_type, request.tenant_id, stream[-1].tenant_id
+            )
         if not _is_expected(expected_version, version):
             raise OptimisticLockError(aggregate_id, aggregate_type, expected_version, version)
         created_at = datetime.now(UTC)

@@ -162,6 +162,7 @@ class PostgreSQLEventStore:
         Raises:
             OptimisticLockError: the stream is not at ``expected_version``.
             EventIdTakenError: an event id is stored with other content.
+            StreamTenantError: the stream belongs to another tenant.
             ValueError: the events do not belong in one append; the message says why.
             StoreSchemaError: there is no such table.
         """

@@ -15,13 +15,19 @@ def append(table: str) -> str:
     """Insert all rows of an append if the stream is where the caller expects it.
 
     $1 aggregate id, $2 aggregate type, $3 tenant, $4 expected version, $5–$10 arrays with one
-    element per event. One row: the version found before, then version and position of the last
-    event, null when the expectation failed. Positions are drawn in the order of the events.
+    element per event. One row: version and position of the last event, null when an expectation
+    failed; whether the stream belongs to another tenant, and to which. Positions are drawn in the
+    order of the events.
     """
     return f"""
-        with found as materialized (
-            select coalesce(max(version), 0)::bigint as version
+        with last as materialized (
+            select version::bigint as version, tenant_id
             from {table} where aggregate_id = $1::uuid and aggregate_type = $2::text
+            order by version desc limit 1
+        ), found as materialized (
+            select coalesce(max(version), 0) as version,
+                   coalesce(bool_or(tenant_id is distinct from $3::uuid), false) as of_another
+            from last
         ), added as (
             insert into {table} (event_id, aggregate_id, aggregate_type, event_type, tenant_id,
                                  version, "timestamp", actor_id, payload, metadata)
@@ -33,11 +39,12 @@ def append(table: str) -> str:
                      as e(event_id, event_type, happened, actor_id, payload, metadata, ordinal)
             where case $4::bigint when -1 then true when -2 then f.version > 0
                                   else f.version = $4::bigint end
+              and not f.of_another
             order by e.ordinal
             returning version, global_position
         )
-        select (select version from found) as found, max(version) as version,
-               max(global_position) as position
+        select max(version) as version, max(global_position) as position,
+               (select of_another from found) as of_another, (select tenant_id from last) as tenant
         from added
     """
 

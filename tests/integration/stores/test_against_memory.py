@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from eventsource import DomainEvent, ExpectedVersion, OptimisticLockError, register_event
-from eventsource.errors import EventIdTakenError
+from eventsource.errors import EventIdTakenError, StreamTenantError
 from eventsource.stores import EventStore, StoredEvent
 from eventsource.stores.memory import InMemoryEventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -211,7 +211,7 @@ async def answer(call: Call, store: EventStore) -> tuple[str, Any]:
         return "answer", await call(store)
     except OptimisticLockError as error:
         return "conflict", (error.expected_version, error.actual_version)
-    except (EventIdTakenError, ValueError) as error:
+    except (EventIdTakenError, StreamTenantError, ValueError) as error:
         return type(error).__name__, str(error)
 
 
