@@ -1,7 +1,7 @@
 """Majors beside 16 and 18, as source (which keeps control too) and as target.
 
-Every other test runs on 16 and 18. 17 comes with a wheel of its own, 14 and 15 from the system. Here
-servers showed that compile their queries: those of the first wheel cannot.
+Every other test runs on 16 and 18. 17 comes with a wheel of its own, 14 and 15 from the system.
+Here servers showed that compile their queries: those of the first wheel cannot.
 """
 
 from __future__ import annotations
