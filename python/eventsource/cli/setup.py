@@ -28,6 +28,9 @@ _ERASURE = (
     " tenant_id in (select tenant_id from eventsource_fences)"
 )
 
+#: Bytes of a position mapping in the control database, with its indexes.
+MAPPING_ROW = 160
+
 #: Rows whose size is looked at for the estimate.
 _SAMPLE = 1000
 
@@ -97,7 +100,8 @@ async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> Exit
     source, target = at.stores[source_id], at.stores[to]
     findings = await at.coordinator.preflight(tenant_id, source, target)
     findings.raise_if_refused()
-    events, average = await _size(source, tenant_id)
+    events, average, with_indexes = await _size(source, tenant_id)
+    room = {"target": round(events * with_indexes), "control": events * MAPPING_ROW}
     rate = at.settings.migration.max_events_per_second
     shortest = events / min(FAST_RATE, rate or FAST_RATE)
     longest = events / min(SLOW_RATE, rate or SLOW_RATE)
@@ -114,6 +118,7 @@ async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> Exit
             "fires": findings.fires,
             "companions": findings.companions,
             "connections": _connections(findings),
+            "room": room,
             "warnings": findings.warnings,
             "findings": findings.found,
         },
@@ -131,6 +136,12 @@ async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> Exit
                 "connections",
                 "{needed} needed at the target, {free} free".format(**_connections(findings)),
             ),
+            (
+                "room",
+                f"about {_megabytes(room['target'])} at the target and"
+                f" {_megabytes(room['control'])} in the control database; servers do not say over"
+                " SQL what is free",
+            ),
             ("preflight", "passed; nothing was changed"),
         ),
     )
@@ -144,8 +155,8 @@ def _connections(findings: Findings) -> dict[str, int | None]:
     return {"needed": needed, "free": free}
 
 
-async def _size(store: PostgreSQLEventStore, tenant_id: UUID) -> tuple[int, float]:
-    """The tenant's events, and the average bytes of one."""
+async def _size(store: PostgreSQLEventStore, tenant_id: UUID) -> tuple[int, float, float]:
+    """The tenant's events, the average bytes of one, and those with its share of the indexes."""
     name = qualified(await store.resolve_schema(), store.table_name)
     async with store.pool.acquire() as connection:
         events = await connection.fetchval(
@@ -157,7 +168,14 @@ async def _size(store: PostgreSQLEventStore, tenant_id: UUID) -> tuple[int, floa
             tenant_id,
             _SAMPLE,
         )
-    return events, average or 0.0
+        # Without statistics the indexes are taken for as large as the rows.
+        whole = await connection.fetchval(
+            "select (pg_total_relation_size(oid) / nullif(greatest(reltuples, 0), 0))::float8"
+            " from pg_class where oid = $1::text::regclass",
+            name,
+        )
+    average = average or 0.0
+    return events, average, max(average, whole or 2 * average)
 
 
 def _megabytes(size: float) -> str:

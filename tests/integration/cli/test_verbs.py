@@ -51,6 +51,8 @@ def test_plan_lists_what_stays(ready: CommandLine) -> None:
     assert plan["not_carried"] == {"transaction_id": "each side's own"}
     assert plan["fires"] == []
     assert plan["connections"]["free"] > plan["connections"]["needed"]
+    assert plan["room"]["target"] >= plan["bytes"] > 0
+    assert plan["room"]["control"] == 160 * plan["events"]
     assert [each["kind"] for each in plan["findings"]] == ["companion"]
     assert "public.marks" in plan["warnings"][0]
 
