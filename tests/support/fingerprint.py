@@ -36,9 +36,14 @@ select 'trigger ' || name || ' ' || tgname || ' ' || tgenabled::text || ' '
 from pg_trigger t join relation r on r.oid = tgrelid where not tgisinternal
 union all
 select 'index ' || name || ' ' || pg_get_indexdef(r.oid)
+       || coalesce((select ' in ' || spcname from pg_tablespace s where s.oid = reltablespace), '')
+       || coalesce(' ' || obj_description(r.oid, 'pg_class'), '')
+       || coalesce((select ' ' || string_agg(attnum || ':' || attstattarget, ',' order by attnum)
+                    from pg_attribute a where attrelid = r.oid and attstattarget >= 0), '')
 from relation r join pg_index i on i.indexrelid = r.oid where indisvalid
 union all
 select 'constraint ' || r.name || ' ' || conname || ' ' || pg_get_constraintdef(k.oid)
+       || coalesce(' ' || obj_description(k.oid, 'pg_constraint'), '')
 from pg_constraint k join relation r on r.oid = conrelid
 union all
 select 'policy ' || name || ' ' || polname from pg_policy join relation r on r.oid = polrelid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import asyncpg
@@ -10,8 +11,9 @@ import pytest
 
 from eventsource.migration import MigrationState
 from eventsource.migration.tables import deferred_indexes
+from tests.support.fingerprint import fingerprint
 from tests.support.held_migration import SLOW, cursor
-from tests.support.worlds.three_databases import World, insert
+from tests.support.worlds.three_databases import World, insert, table
 
 
 async def test_the_bulk_copy_has_as_many_connections_as_it_is_told(world: World) -> None:
@@ -97,3 +99,51 @@ async def test_an_abort_restores_the_indexes_that_a_load_did_without(
     await world.coordinator.abort_migration(migration.id)
     assert await world.fingerprint(journal=False) == before
     await insert(world.target, world.other, side="target")
+
+
+#: What a definition does not say about an index; ``{t}`` is the target's table.
+_KEPT = {
+    "a tablespace": "create index ix on {t} (actor_id) tablespace elsewhere",
+    "a constraint's tablespace": "alter table {t} add constraint ix unique (event_id, version)"
+    " using index tablespace elsewhere",
+    "a comment": "create index ix on {t} (actor_id); comment on index ix is 'for the reports'",
+    "a constraint's comment": "alter table {t} add constraint ix unique (event_id, version);"
+    " comment on constraint ix on {t} is 'asked for by accounting'",
+    "statistics of an expression": "create index ix on {t} (lower(actor_id));"
+    " alter index ix alter column 1 set statistics 500",
+    "an extension that needs it": "create index ix on {t} (actor_id);"
+    " alter index ix depends on extension plpgsql",
+}
+
+
+@pytest.mark.parametrize("kept", _KEPT)
+async def test_an_index_that_would_not_come_back_as_it_was_is_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    monkeypatch.setattr(deferred_indexes, "WORTH_IT", 10)
+    await _tablespace(world.target)
+    database = await world.target.fetchval("select quote_ident(current_database())")
+    try:
+        await world.target.execute(_KEPT[kept].format(t=table("target")))
+        # Nor does one that was left out come back somewhere else.
+        await world.target.execute(f"alter database {database} set default_tablespace = elsewhere")
+        await world.seed(40)
+        before = await _everything(world)
+        migration = await world.dual_write()
+        await world.assert_moved(
+            await world.coordinator.initiate_cutover(migration.id), world.tenant
+        )
+        assert await _everything(world) == before
+    finally:
+        await world.target.execute(f"alter database {database} reset default_tablespace")
+
+
+async def _tablespace(connection: asyncpg.Connection[Any]) -> None:
+    await connection.execute("set allow_in_place_tablespaces = on")
+    with contextlib.suppress(asyncpg.DuplicateObjectError):
+        await connection.execute("create tablespace elsewhere location ''")
+
+
+async def _everything(world: World) -> list[str]:
+    lines: list[str] = (await fingerprint(world.target))["catalog"]
+    return [line for line in lines if line.startswith(("index public.", "constraint "))]

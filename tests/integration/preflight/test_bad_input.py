@@ -144,6 +144,11 @@ RIGHTS = [
      ["row-level security", "the source table", "BYPASSRLS"]),
     ("target", "alter table {table} enable row level security, force row level security",
      ["row-level security", "the target table", "BYPASSRLS"]),
+    ("source", "revoke execute on function pg_control_system() from public",
+     ["may not call pg_control_system() in the source's", "grant execute on function pg_control"]),
+    ("target",
+     "revoke execute on function pg_control_system(), pg_walfile_name(pg_lsn) from public",
+     ["pg_control_system(), pg_walfile_name(pg_lsn)", "the target's", "grant execute"]),
 ]  # fmt: skip
 
 
@@ -167,7 +172,10 @@ async def test_a_missing_right(world: World, side: str, change: str, told: list[
                 await process.start(world.tenant)
             await process.stop()
         finally:
-            await connection.execute(f"grant temporary on database {names['database']} to public")
+            await connection.execute(
+                f"grant temporary on database {names['database']} to public; grant execute on"
+                " function pg_control_system(), pg_walfile_name(pg_lsn) to public"
+            )
 
 
 async def test_an_owner_that_is_no_superuser_may_move_a_tenant(world: World) -> None:

@@ -49,8 +49,7 @@ set idle_session_timeout = 0;
 set standard_conforming_strings = on;
 set quote_all_identifiers = off;
 set row_security = off;
-set standard_conforming_strings = on;
-set quote_all_identifiers = off;
+set default_tablespace = '';
 select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'
 """
 

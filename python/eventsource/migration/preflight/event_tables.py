@@ -32,6 +32,25 @@ FENCE_TABLES = (
     "eventsource_copied_ranges",
 )
 
+#: Functions of the server that everybody may call, unless somebody has taken that back.
+FUNCTIONS = (
+    "pg_control_system()",
+    "pg_current_wal_lsn()",
+    "pg_walfile_name(pg_lsn)",
+    "pg_current_snapshot()",
+    "pg_backend_pid()",
+    "pg_blocking_pids(integer)",
+    "pg_total_relation_size(regclass)",
+    "pg_sequence_last_value(regclass)",
+)
+
+_LOCKED_AWAY = """
+select current_user::text as role, name
+from unnest($1::text[]) with ordinality as f(name, place)
+where not has_function_privilege('pg_catalog.' || name, 'execute')
+order by place
+"""
+
 #: What a carried row needs; other columns are carried as they are.
 REQUIRED = {
     "global_position": ("bigint",),
@@ -76,6 +95,14 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
     """The table's catalog, None when it is nothing that could take part."""
     if await table.connection.fetchval("select pg_is_in_recovery()"):
         findings.problems.append(f"the {side} server is a standby; connect to the primary")
+        return None
+    if locked := await table.connection.fetch(_LOCKED_AWAY, list(FUNCTIONS)):
+        role = locked[0]["role"]
+        lacking = ", ".join(row["name"] for row in locked)
+        findings.problems.append(
+            f"role {role!r} may not call {lacking} in the {side}'s database; grant execute on"
+            f" function {lacking} to {quote_identifier(role)}"
+        )
         return None
     name = table.name
     found = await reading.read(table.connection, name)

@@ -46,7 +46,8 @@ _ROW_BY_ROW = ("write",)
 _LOADING = "loading"
 
 # Not the primary key (the cursor reads by it), nor what something else depends on: foreign keys,
-# the replica identity, exclusion constraints, indexes that are not valid.
+# the replica identity, exclusion constraints, indexes that are not valid. $2 leaves out what would
+# not come back with the definition: tablespace, comments, statistics of expressions, extensions.
 _SECONDARY = """
 select c.relname as name, pg_get_indexdef(i.indexrelid) as definition, k.conname as constraint,
        pg_get_constraintdef(k.oid) as constraint_definition
@@ -56,6 +57,13 @@ left join pg_constraint k on k.conindid = i.indexrelid and k.conrelid = i.indrel
 where i.indrelid = $1::text::regclass and not i.indisprimary and not i.indisreplident
   and not i.indisclustered and i.indisvalid and coalesce(k.contype, 'u') = 'u'
   and not exists (select from pg_constraint f where f.conindid = i.indexrelid and f.contype = 'f')
+  and not ($2 and (
+      c.reltablespace <> 0
+      or exists (select from pg_description d where d.objoid in (c.oid, k.oid)
+                 and d.classoid in ('pg_class'::regclass, 'pg_constraint'::regclass))
+      or exists (select from pg_attribute a where a.attrelid = c.oid and a.attstattarget >= 0)
+      or exists (select from pg_depend e where e.classid = 'pg_class'::regclass
+                 and e.objid = c.oid and e.deptype = 'x')))
 order by c.relname
 """
 
@@ -87,7 +95,7 @@ async def defer(target: OwnTable, migration_id: UUID, fence: Fence) -> None:
     table = target.name
     if not await target.connection.fetchval(_OWNED_ALONE, table):
         return
-    indexes = await _secondary(target.connection, table)
+    indexes = await _secondary(target.connection, table, whole=True)
     await target.connection.execute(
         f"update {target.progress}"
         " set deferred_indexes = $2::text::jsonb where migration_id = $1",
@@ -273,5 +281,6 @@ async def _restore_constraints(connection: Connection, table: str, wanted: Seque
         )
 
 
-async def _secondary(connection: Connection, table: str) -> list[Index]:
-    return [Index(**dict(row)) for row in await connection.fetch(_SECONDARY, table)]
+async def _secondary(connection: Connection, table: str, *, whole: bool = False) -> list[Index]:
+    """The secondary indexes; ``whole``: only those that their definition makes again whole."""
+    return [Index(**dict(row)) for row in await connection.fetch(_SECONDARY, table, whole)]
