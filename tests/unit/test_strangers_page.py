@@ -37,8 +37,8 @@ def test_every_finding_has_its_line() -> None:
 def test_every_set_up_and_test_that_it_names_exists() -> None:
     known = {each.name for each in (*REFUSED, *MOVED)}
     known |= {each.name for each in (*DECIDING, *LOOKED_AT)}
-    for file in (REPOSITORY / "tests").rglob("test_*.py"):
-        known |= set(re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE))
+    for file in (REPOSITORY / "tests").rglob("*.py"):
+        known |= set(re.findall(r"^ *(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE))
     for row in rows_of(sections_of(PAGE)["Faults and their tests"]):
         named = code_in(row[2])
         assert named, row
