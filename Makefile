@@ -66,7 +66,7 @@ check: lint build ## format, lint, types, stubs and all tests: what continuous i
 	@$(RUST_TESTS)
 	$(PYTEST)
 
-hooks: setup ## let git check format, lint and types before each commit
+hooks: build ## let git check format, lint and types before each commit
 	$(BIN)/pip install --quiet "pre-commit>=4,<5"
 	$(BIN)/pre-commit install
 

@@ -5,7 +5,7 @@ from importlib import metadata
 from eventsource.errors import EventSourceError, OptimisticLockError, UnknownEventTypeError
 from eventsource.events import DomainEvent, register_event
 from eventsource.stores.interface import ExpectedVersion
-from eventsource_migration import explain, installed_beside
+from eventsource_migration.neighbours import explain, installed_beside
 
 #: By this the command knows that nobody has replaced this file.
 __distribution__ = "eventsource-migration"

@@ -6,13 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from tests.support import REPOSITORY
 
-COMMAND = "from eventsource_migration import main; main()"
+#: What the product depends on.
+PACKAGES = sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+
+COMMAND = "from eventsource_migration.command import main; main()"
 
 
 @pytest.fixture
@@ -40,8 +44,9 @@ def install(site: Path, name: str, *, files: dict[str, str] | None = None) -> No
 
 def run(site: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(site)},
+        # Without -S this very tree would be found too, through the environment's own list.
+        [sys.executable, "-S", "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *PACKAGES])},
         cwd=site, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

@@ -96,13 +96,8 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
     if await table.connection.fetchval("select pg_is_in_recovery()"):
         findings.problems.append(f"the {side} server is a standby; connect to the primary")
         return None
-    if locked := await table.connection.fetch(_LOCKED_AWAY, list(FUNCTIONS)):
-        role = locked[0]["role"]
-        lacking = ", ".join(row["name"] for row in locked)
-        findings.problems.append(
-            f"role {role!r} may not call {lacking} in the {side}'s database; grant execute on"
-            f" function {lacking} to {quote_identifier(role)}"
-        )
+    if (problem := await _locked_away(table, side)) is not None:
+        findings.problems.append(problem)
         return None
     name = table.name
     found = await reading.read(table.connection, name)
@@ -157,6 +152,18 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
         if hidden := await hidden_rows.problem(table.connection, table.beside(name)):
             findings.problems.append(hidden)
     return found
+
+
+async def _locked_away(table: AnyTable, side: str) -> str | None:
+    """The problem of a role that may not call a function of the server."""
+    locked = await table.connection.fetch(_LOCKED_AWAY, list(FUNCTIONS))
+    if not locked:
+        return None
+    role, lacking = locked[0]["role"], ", ".join(row["name"] for row in locked)
+    return (
+        f"role {role!r} may not call {lacking} in the {side}'s database; grant execute on function"
+        f" {lacking} to {quote_identifier(role)}"
+    )
 
 
 async def _identity(table: AnyTable) -> tuple[object, ...]:
