@@ -62,6 +62,12 @@ REQUIRED = {
 }
 
 
+_HAS_SHAPE = (
+    "select exists (select from pg_attribute where attrelid = $1::text::regclass"
+    " and attname = 'shape' and not attisdropped)"
+)
+
+
 async def check_stores(
     source: AnyTable,
     target: AnyTable,
@@ -131,11 +137,7 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
             f"the {side} schema {table.address.schema!r} lacks {', '.join(missing)}; {INIT}"
         )
         return None
-    if not await table.connection.fetchval(
-        "select exists (select from pg_attribute where attrelid = $1::text::regclass"
-        " and attname = 'shape' and not attisdropped)",
-        table.progress,
-    ):
+    if not await table.connection.fetchval(_HAS_SHAPE, table.progress):
         findings.problems.append(
             f"{table.progress} of the {side} was made by an older version; {INIT}"
         )
