@@ -112,9 +112,9 @@ async def _guard(table: OwnTable, tenants: int) -> None:
     connection = table.connection
     await connection.execute(
         "insert into eventsource_fences (table_name, tenant_id, role, state, generation,"
-        " migration_id, store_id, moved_to, patience_ms)"
+        " migration_id, store_id, moved_to, patience_ms, lock_id)"
         " select 'events', gen_random_uuid(), 'source', 'moved', 1, gen_random_uuid(), 'shared',"
-        " 'dedicated', 5000 from generate_series(2, $1::int)",
+        " 'dedicated', 5000, -n from generate_series(2, $1::int) n",
         tenants,
     )
     fence = await fences.raise_fence(

@@ -20,7 +20,11 @@ where tgrelid = $1::text::regclass and tgname ~ '^zzz_eventsource_guard_\d'
 union all
 -- The guard of those that leave holds their fences, and is there if there are any.
 select 'fence ' || coalesce(f.fence_id::text, 'gone') || ', guarded ' || coalesce(g.key, 'not')
-from (select * from eventsource_fences where table_name = $2 and role = 'source') f
+from (select * from (
+          select distinct on (tenant_id) * from eventsource_fences where table_name = $2
+          order by tenant_id, generation desc, array_position(
+              array['closed', 'aborting', 'moved', 'open'], state), role) newest
+      where role = 'source') f
 full join (select held.key, held.value ->> 0 as fence_id
            from pg_trigger t join pg_proc p on p.oid = t.tgfoid,
                 jsonb_each(substring(p.prosrc from '\{.*\}')::jsonb) held

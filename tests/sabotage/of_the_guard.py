@@ -10,11 +10,10 @@ _TESTS = "tests/integration/guard/test_guard.py"
 _INSTALLATION = "tests/integration/guard/test_installation.py"
 _ARRIVALS = "tests/integration/guard/test_arrivals.py"
 
-_LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, guarded);\n"
+_LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, lock);\n"
 _CHECK = """\
-    else
-        select * into fence from {schema}.eventsource_fences
-            where fence_id = guarded;
+    select * into fence from {schema}.eventsource_fences f
+        where f.lock_id = lock
 """
 
 VARIANTS = (
@@ -27,11 +26,9 @@ VARIANTS = (
                 _SQL,
                 _CHECK,
                 """\
-    else
-        select f.* into fence
-            from pg_advisory_xact_lock_shared(1163281235, guarded),
-                 {schema}.eventsource_fences f
-            where f.fence_id = guarded;
+    select f.* into fence
+        from pg_advisory_xact_lock_shared(1163281235, lock), {schema}.eventsource_fences f
+        where f.lock_id = lock
 """,
             ),
         ),
@@ -138,9 +135,9 @@ VARIANTS = (
         "a tenant that has left is no longer guarded when another one leaves",
         (
             Edit(
-                _SQL,
-                "where table_name = event and role = 'source' for key share) f",
-                "where table_name = event and role = 'source' and state = 'open' for key share) f",
+                "python/eventsource/stores/sql/fences.sql",
+                "    where f.role = 'source'\n",
+                "    where f.role = 'source' and f.state = 'open'\n",
             ),
         ),
         (f"{_INSTALLATION}::test_a_tenant_that_has_left_stays_guarded_whoever_comes_and_goes",),
@@ -164,8 +161,8 @@ VARIANTS = (
         (
             Edit(
                 _SQL,
-                "where table_name = event and role = 'source' for key share) f",
-                "where table_name = event and role = 'source') f",
+                "where table_name = event for key share;",
+                "where table_name = event;",
             ),
         ),
         (
@@ -215,10 +212,10 @@ VARIANTS = (
             Edit(
                 _SQL,
                 """\
-            raise exception 'fence % is missing', guarded
-                using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
+        raise exception 'fence % is missing', guarded
+            using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
 """,
-                "            return;\n",
+                "        return;\n",
             ),
         ),
         (f"{_TESTS}::test_without_its_fence_row_the_guard_lets_nobody_through",),

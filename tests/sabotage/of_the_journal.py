@@ -235,7 +235,7 @@ VARIANTS = (
     Variant(
         "abort-overtakes-a-mirror",
         "an abort deletes before a mirror that has looked at the fence has written",
-        (Edit(_PERMIT, "generation <> -1\n        for share;", "generation <> -1;"),),
+        (Edit(_PERMIT, "mirrored\n        for share;", "mirrored;"),),
         (f"{_MIRRORED}::test_an_abort_waits_for_a_mirror_that_writes_and_deletes_what_it_wrote",),
     ),
     Variant(

@@ -20,7 +20,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_SQL}/grants.sql",
-                "    {schema}.eventsource_guard_check(integer, text, text),\n",
+                "    {schema}.eventsource_guard_check(integer, text, text),\n"
+                "    {schema}.eventsource_guard_check(integer, integer, text, text),\n",
                 "",
             ),
         ),
@@ -147,8 +148,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_SQL}/bound.sql",
-                "(t.tgenabled <> 'A' or p.pronamespace <> home)",
-                "(p.pronamespace <> home)",
+                "exists (select from {schema}.eventsource_guard_weakened(events))",
+                "false",
             ),
         ),
         (f"{_RENAMED}::test_every_start_makes_a_guard_again_that_was_lost",),

@@ -130,6 +130,9 @@ async def test_only_a_migration_that_arrives_here_announces_no_floor(world: Worl
     "call",
     [
         "eventsource_guard_check({fence}, '1s', 'INSERT')",
+        "eventsource_guard_check({fence}, {fence}, '1s', 'INSERT')",
+        "eventsource_guarded('{name}')",
+        "eventsource_guard_weakened('{table}')",
         "eventsource_guard_renew('{table}')",
         "eventsource_guard_stands('{table}')",
         "eventsource_fences_follow('{table}')",
@@ -188,7 +191,7 @@ async def test_a_temporary_table_or_function_shadows_nothing(world: World, role:
         "create temp table eventsource_fences as select 1 as fence_id, 'open'::text as state;"
         "create function pg_temp.pg_advisory_xact_lock_shared(integer, integer) returns void"
         " language sql as $$ select null::void $$;"
-        "create function pg_temp.eventsource_guard_check(integer, text, text) returns void"
+        "create function pg_temp.eventsource_guard_check(integer, integer, text, text) returns void"
         " language sql as $$ select null::void $$"
     )
     await refused(insert(writer, world.tenant), "EVF01")

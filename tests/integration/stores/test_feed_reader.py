@@ -113,8 +113,8 @@ class TestAnArrivingTenant:
         await append(store)
         await other.execute(
             "insert into eventsource_fences (table_name, tenant_id, role, state, generation, "
-            "migration_id, store_id, patience_ms) values"
-            " ('events', $1, 'target', 'closed', 1, $2, 'b', 7000)",
+            "migration_id, store_id, patience_ms, lock_id) values"
+            " ('events', $1, 'target', 'closed', 1, $2, 'b', 7000, 1)",
             self.tenant,
             self.migration,
         )

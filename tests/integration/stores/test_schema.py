@@ -255,7 +255,11 @@ async def test_tables_of_an_older_version_get_what_they_lack(pool: Pool) -> None
             drop column decided_pass, drop column decided_token, drop column decided_rows,
             drop column decided_digest, drop column decided_total,
             drop constraint eventsource_fences_state_check,
-            add check (state in ('open', 'closed', 'moved'));
+            add check (state in ('open', 'closed', 'moved')),
+            drop column lock_id, drop column mirrored, drop column peer,
+            drop constraint eventsource_fences_of_migrations,
+            add unique (table_name, tenant_id);
+        drop index eventsource_fences_departing;
         alter table eventsource_copy_progress
             drop column witness_pass, drop column witness_token, drop column source_started;
         drop table eventsource_witnesses;
@@ -276,3 +280,58 @@ async def test_tables_of_an_older_version_get_what_they_lack(pool: Pool) -> None
         "select witness_token, source_started from eventsource_copy_progress"
     )
     assert progress == []
+
+
+#: A tenant's only fence in a table of an older version, and what becomes of it.
+_ONE_FENCE = {
+    "leaving": (("source", "open", 3, None), [("source", "open", 3, None)]),
+    "left": (("source", "moved", 3, "b"), [("source", "moved", 3, "b")]),
+    "arriving": (("target", "closed", 0, None), [("target", "closed", 0, None)]),
+    "coming back": (
+        ("target", "closed", 4, "b"),
+        [("source", "moved", 4, "b"), ("target", "closed", 4, None)],
+    ),
+    "return that is being undone": (
+        ("target", "aborting", -1, "b"),
+        [("source", "moved", 0, "b"), ("target", "aborting", 0, None)],
+    ),
+    "has come back": (("target", "open", 5, "b"), [("target", "open", 5, None)]),
+}
+
+
+@pytest.mark.parametrize("kind", _ONE_FENCE)
+async def test_fences_of_an_earlier_stay_are_kept_apart(pool: Pool, kind: str) -> None:
+    """When a tenant had one fence in a table, that of its return held where it had gone."""
+    store = PostgreSQLEventStore(pool)
+    await store.create_schema()
+    (role, state, generation, moved_to), wanted = _ONE_FENCE[kind]
+    await pool.execute(
+        """
+        drop index eventsource_fences_departing;
+        alter table eventsource_fences
+            drop column lock_id, drop column mirrored, drop column peer,
+            drop constraint eventsource_fences_of_migrations,
+            add unique (table_name, tenant_id);
+        drop function eventsource_guarded(name);
+        """
+    )
+    await pool.execute(
+        "insert into eventsource_fences (table_name, tenant_id, role, state, generation,"
+        " migration_id, store_id, moved_to, patience_ms, table_oid)"
+        " select 'events', gen_random_uuid(), $1, $2, $3, gen_random_uuid(), 'a', $4, 7000,"
+        " 'events'::regclass",
+        role, state, generation, moved_to,
+    )  # fmt: skip
+    await store.create_schema()
+    rows = await pool.fetch("select * from eventsource_fences order by role, fence_id")
+    assert [
+        (row["role"], row["state"], row["generation"], row["moved_to"]) for row in rows
+    ] == wanted
+    assert {row["lock_id"] for row in rows} == {min(row["fence_id"] for row in rows)}
+    assert len({row["migration_id"] for row in rows}) == len(rows)
+    assert len({(row["tenant_id"], row["table_oid"]) for row in rows}) == 1
+    # The guard is what they say, and a second look changes nothing.
+    assert await pool.fetchval("select eventsource_guard_stands('events')")
+    before = await pool.fetch("select * from eventsource_fences")
+    await store.create_schema()
+    assert await pool.fetch("select * from eventsource_fences") == before

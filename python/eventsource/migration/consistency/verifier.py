@@ -160,9 +160,8 @@ class ConsistencyVerifier:
         """What to compare, and how far a migration of the tenant is."""
         source, target = await of_store(self._source), await of_store(self._target)
         at = await progress.of_tenant(target, tenant_id)
-        fence = await fences.read(source, tenant_id)
-        moved = fence is not None and at is not None and fence.migration_id == at.migration_id
-        moved = moved and fence is not None and fence.state == "moved"
+        fence = await fences.of_migration(source, at.migration_id, "source") if at else None
+        moved = fence is not None and fence.state == "moved"
         config = VerifyConfig(
             source=source.address,
             target=target.address,

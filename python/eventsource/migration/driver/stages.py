@@ -160,8 +160,8 @@ class Stages:
 
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""
-        fence = await fences.read(self.connections.source, self.migration.tenant_id)
-        if decision.of(fence, self.migration) is not None:
+        fence = await fences.of_migration(self.connections.source, self.migration.id, "source")
+        if decision.of(fence) is not None:
             # The journal lags the fence, as after a restore: it rolls forward.
             await self._to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
             return
@@ -227,7 +227,7 @@ class Stages:
         await guard.drop_idle(self.connections.target)
 
     async def _cutover(self, passes: Passes) -> Cutover:
-        fence = await fences.read(self.connections.source, self.migration.tenant_id)
+        fence = await fences.of_migration(self.connections.source, self.migration.id, "source")
         if fence is None:
             raise MissingRowError(
                 "the fence at the source is not there: check that the dsn leads to the database"
@@ -328,12 +328,12 @@ class Stages:
         sides = (("source", self.connections.source), ("target", self.connections.target))
         for side, table in sides:
             with failures.concerning(side):
-                await self._mend_guard(table)
+                await self._mend_guard(side, table)
 
-    async def _mend_guard(self, table: OwnTable) -> None:
+    async def _mend_guard(self, side: str, table: OwnTable) -> None:
         migration = self.migration
-        fence = await fences.read(table, migration.tenant_id)
-        if fence is None or fence.migration_id != migration.id:
+        fence = await fences.of_migration(table, migration.id, side)
+        if fence is None:
             return
         # Asked to stop while others hold the table, it obeys at the next chunk.
         with contextlib.suppress(brief_locks.LockNeverGranted):

@@ -11,6 +11,7 @@ import asyncpg
 
 from eventsource.migration.event_table import of_store
 from eventsource.migration.failures import PASSING
+from eventsource.migration.tables import fences
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -32,13 +33,12 @@ class Departure:
 
 async def moved_to(store: PostgreSQLEventStore, tenant_id: UUID) -> Departure | None:
     """Ask the tenant's fence; None while it lives there, and where the role may not ask."""
-    # The row of the highest generation counts, and the tenant may be back.
     with contextlib.suppress(*PASSING, asyncpg.PostgresError):
         async with asyncio.timeout(ASK_SECONDS):
             table = await of_store(store)
             row = await table.connection.fetchrow(
                 f"select state, moved_to, generation, migration_id from {table.fences}"
-                " where table_name = $1 and tenant_id = $2 order by generation desc limit 1",
+                f" where table_name = $1 and tenant_id = $2 {fences.IN_FORCE}",
                 table.address.table, tenant_id,
             )  # fmt: skip
         if row is not None and row["state"] == "moved" and row["moved_to"] is not None:

@@ -133,18 +133,18 @@ async def _ask_the_fence(made: TenantTransaction) -> None:
     if schema is None:
         return
     beside = qualified(schema, "eventsource_fences")
-    mine = "where table_name = $1 and tenant_id = $2"
+    mine = f"where table_name = $1 and tenant_id = $2 {fences.IN_FORCE}"
     key = made.store.table_name, made.tenant_id
     fence = await made.connection.fetchrow(
-        "select fence_id, set_config('lock_timeout', patience_ms::text, true)"
-        f" from {beside} {mine}",
+        "select lock_id, set_config('lock_timeout', patience_ms::text, true)"
+        f" from (select * from {beside} {mine}) f",
         *key,
     )
     if fence is None:
         return
     try:
         await made.connection.execute(
-            "select pg_advisory_xact_lock_shared($1, $2)", fences.LOCK_CLASS, fence["fence_id"]
+            "select pg_advisory_xact_lock_shared($1, $2)", fences.LOCK_CLASS, fence["lock_id"]
         )
     except asyncpg.LockNotAvailableError as error:
         made._refusal = error

@@ -68,10 +68,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
         await progress.delete_copied(connections.source, target, migration)
         await failpoints.reach("abort.rows.committed")
         # Only now: until its rows are gone the closed fence keeps them out of the target's feed.
-        if closed.moved_to is not None:
-            await guard.stay_moved(target, closed, migration)
-        else:
-            await guard.remove(target, closed)
+        await guard.remove(target, closed)
     await failpoints.reach("abort.target.committed")
     await PostgreSQLPositionMappingRepository(connections.control).delete(migration.id)
     await failpoints.reach("abort.mapping.committed")
@@ -137,10 +134,8 @@ async def _refuse_rows_of_others(target: AnyTable, at: CopyProgress) -> None:
 
 
 async def _remove_guard(connections: DriverConnections, migration: Migration) -> bool:
-    fence = await fences.read(connections.source, migration.tenant_id)
-    if fence is None or fence.migration_id != migration.id:
-        return True
-    return await guard.remove(connections.fence, fence)
+    fence = await fences.of_migration(connections.source, migration.id, "source")
+    return fence is None or await guard.remove(connections.fence, fence)
 
 
 async def _undo_load(connections: DriverConnections, migration: Migration, closed: Fence) -> None:

@@ -57,7 +57,7 @@ class BulkCopier:
         missing = await deferred_indexes.deferred(target, migration.id)
         if missing is None:
             return True
-        fence = await fences.read(target, migration.tenant_id)
+        fence = await fences.of_migration(target, migration.id, "target")
         if fence is None:
             raise MissingRowError(
                 "the fence at the target is not there: check that the dsn leads to the database"

@@ -101,7 +101,7 @@ class Cutover:
         cls, connections: DriverConnections, migration: Migration, passes: Passes, fence: Fence
     ) -> Cutover:
         """Everything that can be parsed and looked up before the route says that it begins."""
-        arriving = await fences.read(connections.target, migration.tenant_id)
+        arriving = await fences.of_migration(connections.target, migration.id, "target")
         if arriving is None:
             raise MigrationError("the fence at the target was removed by hand; abort the migration")
         prepared = _Prepared(
@@ -159,7 +159,7 @@ class Cutover:
                     # Frees the writers when this process is frozen or gone.
                     f"set local idle_in_transaction_session_timeout = {patience};"
                     f"{brief_locks.end_after(milliseconds + patience)};"
-                    f"select pg_advisory_xact_lock({fences.LOCK_CLASS}, {self.fence.fence_id})"
+                    f"select pg_advisory_xact_lock({fences.LOCK_CLASS}, {self.fence.lock_id})"
                 )
             except asyncpg.LockNotAvailableError:
                 yield False
@@ -243,7 +243,7 @@ class Cutover:
         """
         commit = self.connections.fence.connection.execute(
             f"set idle_session_timeout = {OPENING_MS};"
-            f"select pg_advisory_lock({fences.LOCK_CLASS}, {self.fence.fence_id});"
+            f"select pg_advisory_lock({fences.LOCK_CLASS}, {self.fence.lock_id});"
             "commit"
         )
         tag = await failpoints.in_flight("cutover.decision.sent", commit)
@@ -253,14 +253,14 @@ class Cutover:
     async def _blockers(self, seconds: float) -> list[Blocker]:
         """Whose appends have been in flight for longer than that; others wait for the fence."""
         return await blockers.of_fence(
-            self.connections.source.connection, fences.LOCK_CLASS, self.fence.fence_id, seconds
+            self.connections.source.connection, fences.LOCK_CLASS, self.fence.lock_id, seconds
         )
 
     async def _waiting(self) -> int:
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             return int(
                 await self.connections.source.connection.fetchval(
-                    _WAITING, fences.LOCK_CLASS, self.fence.fence_id
+                    _WAITING, fences.LOCK_CLASS, self.fence.lock_id
                 )
             )
         return 0

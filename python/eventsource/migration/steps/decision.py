@@ -58,6 +58,9 @@ async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[A
         ", decided_pass = $7, decided_token = $8, decided_rows = $9, decided_digest = $10,"
         " decided_total = $11"
         " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
+        # Another one that speaks later was not there when the migration began.
+        f" and not exists (select from {source.fences} o where o.lock_id = $14"
+        " and o.generation > $3)"
         # What was fine when the migration began may not be so any more.
         f" and cardinality({integrity.wrong('$6::text::regclass', '$12::text[]', '$13::text')}) = 0"
         " and role = 'source' returning generation, source_head, position_offset"
@@ -86,7 +89,7 @@ async def decide(
     row = await prepared.fetchrow(
         fence.fence_id, migration.id, migration.generation, migration.target_store_id, offset,
         source.name, proof.last_pass, proof.token, proof.rows, proof.digest, proof.total, guards,
-        agreed,
+        agreed, fence.lock_id,
     )  # fmt: skip
     if row is None:
         wrong = await source.connection.fetchval(integrity.statement(), source.name, guards, agreed)
@@ -109,9 +112,9 @@ async def find(source: OwnTable, migration: Migration) -> Decision | None:
         "it ends with their transactions",
     ) as wait:
         while True:
-            fence = await fences.read(source, migration.tenant_id)
-            decided = of(fence, migration)
-            if decided is not None or fence is None or fence.migration_id != migration.id:
+            fence = await fences.of_migration(source, migration.id, "source")
+            decided = of(fence)
+            if decided is not None or fence is None:
                 return decided
             try:
                 async with source.connection.transaction():
@@ -119,7 +122,7 @@ async def find(source: OwnTable, migration: Migration) -> Decision | None:
                     await fences.lock_exclusively(source.connection, fence)
                     await failpoints.reach("recovery.lock.held")
                     # A statement of its own: its snapshot is taken after the wait.
-                    return of(await fences.read(source, migration.tenant_id), migration)
+                    return of(await fences.of_migration(source, migration.id, "source"))
             except asyncpg.LockNotAvailableError:
                 await wait.goes_on(partial(_in_flight, source, fence))
                 await asyncio.sleep(pause)
@@ -127,12 +130,12 @@ async def find(source: OwnTable, migration: Migration) -> Decision | None:
 
 
 async def _in_flight(source: OwnTable, fence: Fence, seconds: float) -> list[Blocker]:
-    return await blockers.of_fence(source.connection, fences.LOCK_CLASS, fence.fence_id, seconds)
+    return await blockers.of_fence(source.connection, fences.LOCK_CLASS, fence.lock_id, seconds)
 
 
-def of(fence: Fence | None, migration: Migration) -> Decision | None:
-    """The decision a fence row stands for, None while it is open or belongs to another move."""
-    if fence is None or fence.state != "moved" or fence.migration_id != migration.id:
+def of(fence: Fence | None) -> Decision | None:
+    """The decision that a migration's fence at the source stands for, None while it is open."""
+    if fence is None or fence.state != "moved":
         return None
     assert fence.source_head is not None
     return Decision(fence.generation, fence.source_head, fence.position_offset, fence.proof)
@@ -157,7 +160,7 @@ async def open_target(target: AnyTable, migration: Migration, decided: Decision)
             decided.source_head + decided.position_offset, proof.last_pass, proof.token, proof.rows,
             proof.digest, proof.total,
         )  # fmt: skip
-    elif await fences.is_open(target, migration.tenant_id, migration.id):
+    elif await fences.is_open(target, migration.id):
         state = "open"
     if state != "open":
         raise RepairNeededError(
@@ -215,7 +218,7 @@ async def roll_forward(
         RepairNeededError: the target lacks what was decided on; from now on that is due for a
             driver, also when the journal had the move for finished.
     """
-    decided = of(await fences.read(source, migration.tenant_id), migration)
+    decided = of(await fences.of_migration(source, migration.id, "source"))
     if decided is None:
         return False
     await identities.check(migration, source, target)

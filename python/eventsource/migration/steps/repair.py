@@ -74,10 +74,9 @@ class Repair:
     async def _prepare(self) -> None:
         """A target from before the move gets its fence first, and then S(0) is taken again."""
         target, migration = self.connections.target, self.migration
-        fence = await fences.read(target, migration.tenant_id)
-        ours = fence is not None and fence.migration_id == migration.id
+        fence = await fences.of_migration(target, migration.id, "target")
         at = await progress.read(target, migration.id)
-        if ours and at is not None:
+        if fence is not None and at is not None:
             return
         if at is None:
             # Another offset may come of it.
@@ -111,9 +110,9 @@ class Repair:
     async def _replace(self, decided: Decision, proof: Proof, offset: int) -> Decision:
         """Write the new proof into the fence row that has decided, under the lock."""
         source = self.connections.fence
-        fence = await fences.read(source, self.migration.tenant_id)
-        if fence is None or fence.migration_id != self.migration.id:
-            raise MigrationError("the fence that has decided is another migration's by now")
+        fence = await fences.of_migration(source, self.migration.id, "source")
+        if fence is None:
+            raise MigrationError("the fence that has decided is not there any more")
         pause = 0.1
         while True:
             try:

@@ -1,22 +1,23 @@
-"""The fence rows: one per tenant and event table, and the lock that goes with each."""
+"""The fence rows: one per tenant, event table, migration and side, and the lock of each tenant."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.connections import Executor
 from eventsource.migration.errors import MigrationError, StoreGoneBackError
-from eventsource.migration.event_table import AnyTable
+from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.repositories import hidden_rows
 from eventsource.migration.tables.proofs import Proof, proof_of
 
 if TYPE_CHECKING:
-    from eventsource.migration.models import Migration
+    from eventsource.migration.models import Migration, StoreIdentity
 
 #: First key of the advisory lock between guard (shared) and cutover (exclusive); the second is
-#: the fence's id. The same number stands in guard.sql.
+#: the fence's ``lock_id``. The same number stands in guard.sql.
 LOCK_CLASS = 1163281235
 
 
@@ -24,21 +25,35 @@ LOCK_CLASS = 1163281235
 #: to resolve and no writer sees an error for it.
 GUARD_PATIENCE_SECONDS = 2.0
 
+#: First key of the lock under which a tenant gets another fence in a table.
+MAKING_CLASS = 1163281238
 
-#: Generation of a target's fence whose migration is being undone.
-NO_MIRRORS = -1
+#: The order of a tenant's fences, the one that is in force first. The same stands in guard.sql and
+#: fences.sql.
+_NEWEST = "generation desc, case state when 'open' then 2 when 'moved' then 1 else 0 end, role"
+
+IN_FORCE = f"order by {_NEWEST} limit 1"
+
+_COLUMNS = (
+    "fence_id, lock_id, tenant_id, role, state, generation, migration_id, store_id, moved_to,"
+    " source_head, position_offset, patience_ms, decided_pass, decided_token, decided_rows,"
+    " decided_digest, decided_total, peer::text as peer"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A tenant's fence row in one event table.
+    """A fence row of a tenant in one event table.
 
-    ``source_head`` is the source's position sequence at the decision; ``moved_to`` the store id,
-    which a target keeps from the time when the tenant left it; ``patience_ms`` how long a writer
-    waits for a cutover.
+    ``lock_id`` is the key of the lock that all fences of the tenant there share; ``source_head``
+    the source's position sequence at the decision; ``moved_to`` the store that was decided on;
+    ``patience_ms`` how long a writer waits for a cutover; ``peer`` which place the other store of
+    the migration is, as JSON.
     """
 
     fence_id: int
+    lock_id: int
+    tenant_id: UUID
     role: str
     state: str
     generation: int
@@ -53,6 +68,7 @@ class Fence:
     decided_rows: int | None
     decided_digest: bytes | None
     decided_total: int | None
+    peer: str | None
 
     @property
     def proof(self) -> Proof | None:
@@ -67,17 +83,63 @@ class Fence:
 
 
 async def read(table: AnyTable, tenant_id: UUID) -> Fence | None:
-    """The tenant's fence, or None.
+    """The fence that is in force for the tenant, or None.
 
     Raises:
         MigrationError: row-level security may hide it.
     """
+    return await _one(table, f"tenant_id = $2 {IN_FORCE}", tenant_id)
+
+
+async def of_tenants(table: AnyTable, tenant_ids: Sequence[UUID]) -> dict[UUID, Fence]:
+    """The fences that are in force for these tenants, in one query.
+
+    Raises:
+        MigrationError: row-level security may hide some.
+    """
+    rows = await table.connection.fetch(
+        f"select distinct on (tenant_id) {_COLUMNS} from {table.fences}"
+        " where table_name = $1 and tenant_id = any ($2::uuid[])"
+        f" order by tenant_id, {_NEWEST}",
+        table.address.table, list(tenant_ids),
+    )  # fmt: skip
+    found = {row["tenant_id"]: Fence(**dict(row)) for row in rows}
+    if len(found) < len(set(tenant_ids)) and (
+        problem := await hidden_rows.problem(table.connection, table.fences)
+    ):
+        raise MigrationError(problem)
+    return found
+
+
+async def of_migration(table: AnyTable, migration_id: UUID, role: str) -> Fence | None:
+    """A migration's own fence on one side, or None; another one may be in force.
+
+    Raises:
+        MigrationError: row-level security may hide it.
+    """
+    return await _one(table, "migration_id = $2 and role = $3", migration_id, role)
+
+
+async def everything(table: AnyTable) -> list[Fence]:
+    """Every fence of the table, oldest generation first.
+
+    Raises:
+        MigrationError: row-level security may hide some.
+    """
+    if problem := await hidden_rows.problem(table.connection, table.fences):
+        raise MigrationError(problem)
+    rows = await table.connection.fetch(
+        f"select {_COLUMNS} from {table.fences} where table_name = $1"
+        " order by tenant_id, generation, fence_id",
+        table.address.table,
+    )
+    return [Fence(**dict(row)) for row in rows]
+
+
+async def _one(table: AnyTable, condition: str, *values: object) -> Fence | None:
     row = await table.connection.fetchrow(
-        "select fence_id, role, state, generation, migration_id, store_id, moved_to, source_head,"
-        f" position_offset, patience_ms, decided_pass, decided_token, decided_rows, decided_digest,"
-        f" decided_total from {table.fences}"
-        " where table_name = $1 and tenant_id = $2",
-        table.address.table, tenant_id,
+        f"select {_COLUMNS} from {table.fences} where table_name = $1 and {condition}",
+        table.address.table, *values,
     )  # fmt: skip
     if row is None and (problem := await hidden_rows.problem(table.connection, table.fences)):
         raise MigrationError(problem)
@@ -105,7 +167,7 @@ async def stray(table: AnyTable) -> str | None:
 
 
 async def raise_fence(
-    table: AnyTable,
+    table: OwnTable,
     *,
     tenant_id: UUID,
     migration_id: UUID,
@@ -113,36 +175,43 @@ async def raise_fence(
     role: str,
     generation: int,
     budget_seconds: float,
+    peer: StoreIdentity | None = None,
 ) -> Fence:
     """Commit the fence row that the triggers will look for: ``open`` at a source, ``closed`` at a
-    target. A finished migration's row is taken over; an unfinished one's is an error.
+    target. Those of earlier migrations stay; one that is not over is an error.
     """
     patience_ms = int((budget_seconds + GUARD_PATIENCE_SECONDS) * 1000)
     state = "open" if role == "source" else "closed"
-    finished = "open" if role == "source" else "moved"
     name = table.fences
-    await table.connection.execute(
-        f"insert into {name} as f (table_name, tenant_id, role, state, generation, migration_id,"
-        " store_id, patience_ms) values ($1, $2, $3, $4, $5, $6, $7, $9)"
-        " on conflict (table_name, tenant_id) do update set role = excluded.role,"
-        " state = excluded.state, generation = excluded.generation,"
-        # Where the tenant went when it left the target is kept, for an abort of its return.
-        " migration_id = excluded.migration_id, store_id = excluded.store_id,"
-        " moved_to = case excluded.role when 'target' then f.moved_to end,"
-        " source_head = null, position_offset = 0, updated_at = now(),"
-        " decided_pass = null, decided_token = null, decided_rows = null, decided_digest = null,"
-        " decided_total = null,"
-        " patience_ms = excluded.patience_ms"
-        " where f.migration_id <> excluded.migration_id and f.state = $8"
-        " and f.role is distinct from excluded.role",
-        table.address.table, tenant_id, role, state, generation, migration_id, store_id, finished,
-        patience_ms,
-    )  # fmt: skip
-    fence = await read(table, tenant_id)
-    if fence is None or fence.migration_id != migration_id:
+    async with table.connection.transaction():
+        # Two migrations do not find the tenant without a fence at the same time.
+        await table.connection.execute(
+            "select pg_advisory_xact_lock($1, hashtext($2))",
+            MAKING_CLASS, f"{table.name} {tenant_id}",
+        )  # fmt: skip
+        await table.connection.execute(
+            f"with others as (select * from {name} where table_name = $1 and tenant_id = $2),"
+            f" in_force as (select * from others where migration_id <> $6 {IN_FORCE}),"
+            " numbered as materialized (select nextval("
+            "pg_get_serial_sequence($10, 'fence_id'))::integer as id)"
+            f" insert into {name} (fence_id, lock_id, table_name, tenant_id, role, state,"
+            " generation, migration_id, store_id, patience_ms, peer) overriding system value"
+            " select id, coalesce((select min(lock_id) from others), id), $1, $2, $3::text,"
+            " $4::text, $5::bigint, $6::uuid, $7::text, $8::integer, $9::text::jsonb from numbered"
+            # A target takes whom it has not got, a source lets go whom it has.
+            " where not exists (select from in_force where generation > $5"
+            " or not case $3 when 'source' then role = 'target' and state = 'open'"
+            " else role = 'source' and state = 'moved' end)"
+            " on conflict (table_name, tenant_id, migration_id, role) do nothing",
+            table.address.table, tenant_id, role, state, generation, migration_id, store_id,
+            patience_ms, peer.to_json() if peer is not None else None, name,
+        )  # fmt: skip
+    fence = await of_migration(table, migration_id, role)
+    if fence is None:
+        other = await read(table, tenant_id)
         raise MigrationError(
             f"the fence of tenant {tenant_id} in {table.address.table!r} belongs to another"
-            f" migration ({fence.migration_id if fence else 'none'}); abort that one first"
+            f" migration ({other.migration_id if other else 'none'}); abort that one first"
         )
     return fence
 
@@ -156,12 +225,21 @@ async def begin_abort(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> 
         StoreGoneBackError: the target is open, which only a decision does.
     """
     await target.connection.execute(
-        f"update {target.fences} set state = 'aborting', generation = $4, updated_at = now()"
+        f"update {target.fences} set state = 'aborting', updated_at = now()"
         " where table_name = $1 and tenant_id = $2 and migration_id = $3 and role = 'target'"
         " and state = 'closed'",
-        target.address.table, tenant_id, migration_id, NO_MIRRORS,
+        target.address.table, tenant_id, migration_id,
     )  # fmt: skip
     return await refuse_open(target, tenant_id, migration_id)
+
+
+async def set_mirrored(target: AnyTable, migration_id: UUID, *, mirrored: bool) -> None:
+    """Let mirrors write to this target or not; those that are writing are waited for."""
+    await target.connection.execute(
+        f"update {target.fences} set mirrored = $3, updated_at = now()"
+        " where table_name = $1 and migration_id = $2 and role = 'target'",
+        target.address.table, migration_id, mirrored,
+    )  # fmt: skip
 
 
 async def refuse_open(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> Fence | None:
@@ -170,10 +248,8 @@ async def refuse_open(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> 
     Raises:
         StoreGoneBackError: the target is open, which only a decision does.
     """
-    fence = await read(target, tenant_id)
-    if fence is None or fence.migration_id != migration_id:
-        return None
-    if fence.role != "target" or fence.state == "open":
+    fence = await of_migration(target, migration_id, "target")
+    if fence is not None and fence.state == "open":
         raise StoreGoneBackError(
             f"tenant {tenant_id} was opened at the target {target.address.table!r}, and only a"
             " decision at the source does that: the source holds none any more, it was restored or"
@@ -198,23 +274,19 @@ async def refuse_unless_closed(target: AnyTable, tenant_id: UUID, migration_id: 
         )
 
 
-async def is_open(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> bool:
+async def is_open(target: AnyTable, migration_id: UUID) -> bool:
     """Whether a target was opened by this migration."""
-    fence = await read(target, tenant_id)
-    return (
-        fence is not None
-        and fence.migration_id == migration_id
-        and (fence.role, fence.state) == ("target", "open")
-    )
+    fence = await of_migration(target, migration_id, "target")
+    return fence is not None and fence.state == "open"
 
 
 async def end_abort(target: AnyTable, migration: Migration) -> None:
     """Close a target again whose abort came too late: the source's fence has decided."""
     await target.connection.execute(
-        f"update {target.fences} set state = 'closed', generation = $4, updated_at = now()"
+        f"update {target.fences} set state = 'closed', updated_at = now()"
         " where table_name = $1 and tenant_id = $2 and migration_id = $3 and role = 'target'"
         " and state = 'aborting'",
-        target.address.table, migration.tenant_id, migration.id, migration.generation,
+        target.address.table, migration.tenant_id, migration.id,
     )  # fmt: skip
 
 
@@ -240,4 +312,4 @@ async def replace_proof(
 
 async def lock_exclusively(connection: Executor, fence: Fence) -> None:
     """Inside a transaction: wait until no append is in flight and hold new ones off."""
-    await connection.execute("select pg_advisory_xact_lock($1, $2)", LOCK_CLASS, fence.fence_id)
+    await connection.execute("select pg_advisory_xact_lock($1, $2)", LOCK_CLASS, fence.lock_id)

@@ -25,7 +25,6 @@ from eventsource.migration.tables.fences import LOCK_CLASS, Fence, lock_exclusiv
 if TYPE_CHECKING:
     from eventsource.migration.connections.waits import Look
     from eventsource.migration.errors import Blocker
-    from eventsource.migration.models import Migration
 
 _log = logging.getLogger("eventsource.migration.driver")
 
@@ -61,8 +60,7 @@ where t.tgrelid = $1::text::regclass and not t.tgisinternal and starts_with(t.tg
   and case when substr(t.tgname, length($3) + 1) ~ '^[0-9]'
       then not exists (select from {fences} f where f.table_name = $2 and f.role = 'target'
                        and f.state <> 'open' and starts_with(t.tgname, $3 || f.fence_id || '_'))
-      else t.tgenabled = 'D'
-           and not exists (select from {fences} f where f.table_name = $2 and f.role = 'source')
+      else t.tgenabled = 'D' and {guarded}($2) is null
       end
 """
 
@@ -103,9 +101,7 @@ def _wait_for(table: OwnTable, fence: Fence, *, readers: bool = False) -> _Wait:
 
     async def look(seconds: float) -> list[Blocker]:
         holders = await blockers.of_table(table.connection, table.name, seconds, readers=readers)
-        at_the_fence = await blockers.of_fence(
-            table.connection, LOCK_CLASS, fence.fence_id, seconds
-        )
+        at_the_fence = await blockers.of_fence(table.connection, LOCK_CLASS, fence.lock_id, seconds)
         return holders + [each for each in at_the_fence if each not in holders]
 
     return {"what": f"for a lock on {table.name} in store {fence.store_id!r}", "look": look}
@@ -179,7 +175,7 @@ async def create_triggers(
         f"for each row when ({{row}}.tenant_id = '{tenant_id}'::uuid"
         f" and not {is_migrator(fence.migration_id, owner)})"
         f" execute function {table.beside('eventsource_guard')}"
-        f"('{fence.fence_id}', '{fence.patience_ms}')"
+        f"('{fence.fence_id}', '{fence.patience_ms}', '{fence.lock_id}')"
     )
     events = {
         "write": "after insert or update on {on} " + run.format(row="new"),
@@ -235,7 +231,8 @@ async def disarm(
 
 
 def _idle(table: AnyTable) -> str:
-    return _IDLE.replace("{fences}", table.fences)
+    guarded = table.beside("eventsource_guarded")
+    return _IDLE.replace("{fences}", table.fences).replace("{guarded}", guarded)
 
 
 async def drop_idle(table: OwnTable, seconds: float = TIDY_SECONDS) -> None:
@@ -278,7 +275,8 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
     """Disarm the guard and delete its row at once, unless the row says another state (then False).
 
     The exclusive lock is held: a cutover that is deciding is waited for, and none can decide
-    afterwards, because the row it would change is gone.
+    afterwards, because the row it would change is gone. What the tenant's earlier migrations have
+    left here is in force again: a store that it once left sends its writers on as before.
     """
     removed = False
 
@@ -287,7 +285,12 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
 
     async def drop() -> None:
         nonlocal removed
-        if await _has_any(table, own + shared):
+        had_left = await table.connection.fetchval(
+            f"select exists (select from {table.fences} f where lock_id = $1 and fence_id <> $2"
+            " and role = 'source')",
+            fence.lock_id, fence.fence_id,
+        )  # fmt: skip
+        if had_left or await _has_any(table, own + shared):
             # The table before the fence: a writer that waits at the fence holds its table lock,
             # and switching the triggers off would wait for it in vain.
             await _hold_writers_off(table)
@@ -306,7 +309,7 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
             fence.fence_id, fence.migration_id,
         )  # fmt: skip
         # Another migration may have made them meanwhile, for this tenant too.
-        if await _has_any(table, shared):
+        if had_left or await _has_any(table, shared):
             await renew(table)
         await failpoints.reach("abort.guard.dropped")
 
@@ -330,30 +333,6 @@ async def _those_of(table: AnyTable, triggers: Sequence[str]) -> list[str]:
         table.name, triggers,
     )  # fmt: skip
     return [row["tgname"] for row in rows]
-
-
-async def stay_moved(
-    table: OwnTable,
-    fence: Fence,
-    migration: Migration,
-) -> None:
-    """Undo the closing of a target that the tenant once left: it has still moved from there.
-
-    A process that heard of nothing since would write to it; the fence sends it to where the tenant
-    is, which is the source of the migration that is being undone.
-    """
-
-    async def restore() -> None:
-        await _hold_writers_off(table)
-        await table.connection.execute(
-            f"update {table.fences} set role = 'source', state = 'moved', generation = $2,"
-            " moved_to = $3, updated_at = now() where fence_id = $1",
-            fence.fence_id, migration.generation, migration.source_store_id,
-        )  # fmt: skip
-        await disarm(table, fence)
-        await renew(table)
-
-    await brief_locks.transact(table.connection, restore, **_wait_for(table, fence))
 
 
 def trigger_name(fence: Fence, kind: str) -> str:

@@ -35,10 +35,10 @@ begin
                               and c.relname = f.table_name)
               and not exists (select from {schema}.eventsource_fences g
                               where g.table_name = event and g.tenant_id = f.tenant_id)
-            returning f.migration_id
+            returning f.migration_id, f.role
     )
     update {schema}.eventsource_copy_progress p set table_name = event
-        from renamed where p.migration_id = renamed.migration_id;
+        from renamed where p.migration_id = renamed.migration_id and renamed.role = 'target';
     update {schema}.eventsource_fences f set table_oid = events
         where f.table_name = event and f.table_oid is distinct from events
           and not exists (select from pg_class c where c.oid = f.table_oid and c.relkind = 'r');
@@ -77,17 +77,18 @@ begin
     if exists (select from {schema}.eventsource_fences f
                where (f.table_name = event) is distinct from (f.table_oid = events)
                  and (f.table_name = event or f.table_oid = events))
+       or exists (select from {schema}.eventsource_guard_weakened(events))
        or exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
                   where t.tgrelid = events and t.tgname like 'zzz\_eventsource\_guard\_%'
-                    and (t.tgenabled <> 'A' or p.pronamespace <> home)) then
+                    and p.pronamespace <> home) then
         return false;
     end if;
     label := case when octet_length(event) > 35 then md5(event) else event end;
-    select jsonb_object_agg(f.tenant_id, jsonb_build_array(f.fence_id, f.patience_ms)) into fences
-        from {schema}.eventsource_fences f where table_name = event and role = 'source';
+    fences := {schema}.eventsource_guarded(event);
     return (
         select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-        where t.tgrelid = events and t.tgqual is null and t.tgattr = ''::int2vector and p.prosecdef
+        where t.tgrelid = events and t.tgenabled = 'A' and t.tgqual is null
+          and t.tgattr = ''::int2vector and p.prosecdef
           and (t.tgname, t.tgtype, p.proname) in (
               ('zzz_eventsource_guard_write', 23, 'eventsource_guard_write_of_' || label),
               ('zzz_eventsource_guard_change', 27, 'eventsource_guard_change_of_' || label),

@@ -1,8 +1,11 @@
 -- The fence rows beside an event table, and the opening of a target.
 -- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
 
--- One row per tenant that is leaving or arriving. The row of the source is the decision record:
--- once it says 'moved', the tenant lives elsewhere. The journal and the caches only follow.
+-- One row per tenant, migration and side: no migration writes over the row of another one, so that
+-- what an earlier stay has left behind speaks again when a later migration is aborted. The row of the
+-- source is the decision record: once it says 'moved', the tenant lives elsewhere. The journal and the
+-- caches only follow. Of a tenant's rows the one of the highest generation is in force; at one generation
+-- closed comes before moved, that before open, and who leaves before who has arrived.
 create table if not exists {schema}.eventsource_fences (
     fence_id         integer generated always as identity primary key,
     table_name       text not null,
@@ -20,7 +23,13 @@ create table if not exists {schema}.eventsource_fences (
     updated_at       timestamptz not null default now(),
     -- The table itself, by which a fence is recognised when the table has got another name.
     table_oid        oid,
-    unique (table_name, tenant_id)
+    -- Second key of the advisory lock, which all rows of a tenant in a table share.
+    lock_id          integer not null,
+    -- Whether routers may mirror to this target.
+    mirrored         boolean not null default true,
+    -- Which place the other store of the migration is.
+    peer             jsonb,
+    constraint eventsource_fences_of_migrations unique (table_name, tenant_id, migration_id, role)
 );
 
 -- A table of an older version is looked at first: to alter it holds up every append of a tenant that
@@ -41,6 +50,55 @@ exception when undefined_column then
             check (state in ('open', 'closed', 'aborting', 'moved'));
 end
 $upgrade$;
+
+-- The same for the time when a tenant had one row in a table, whatever it had done there before.
+do $upgrade$
+begin
+    perform lock_id from {schema}.eventsource_fences limit 0;
+exception when undefined_column then
+    alter table {schema}.eventsource_fences
+        add column lock_id   integer,
+        add column mirrored  boolean not null default true,
+        add column peer      jsonb,
+        drop constraint if exists eventsource_fences_table_name_tenant_id_key;
+    update {schema}.eventsource_fences set lock_id = fence_id;
+    -- A tenant that is coming back had left before. Its migration of that time was not kept.
+    insert into {schema}.eventsource_fences (table_name, tenant_id, role, state, generation,
+            migration_id, store_id, moved_to, patience_ms, table_oid, lock_id)
+        select table_name, tenant_id, 'source', 'moved', greatest(generation, 0), gen_random_uuid(),
+               store_id, moved_to, patience_ms, table_oid, lock_id
+        from {schema}.eventsource_fences
+        where role = 'target' and state in ('closed', 'aborting') and moved_to is not null;
+    update {schema}.eventsource_fences
+        -- Below all others stood a fence whose mirrors were to stop.
+        set moved_to = null, generation = greatest(generation, 0), mirrored = generation >= 0
+        where role = 'target';
+    alter table {schema}.eventsource_fences
+        alter column lock_id set not null,
+        add constraint eventsource_fences_of_migrations
+            unique (table_name, tenant_id, migration_id, role);
+end
+$upgrade$;
+
+-- Two departures cannot both decide.
+create unique index if not exists eventsource_fences_departing
+    on {schema}.eventsource_fences (table_name, tenant_id) where role = 'source' and state = 'open';
+create index if not exists eventsource_fences_by_lock on {schema}.eventsource_fences (lock_id);
+
+-- The fences that the guard of a table obeys, each with its lock and how long a writer waits, by the
+-- tenants that are leaving it or have left it.
+create or replace function {schema}.eventsource_guarded(event name) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $guarded$
+    select jsonb_object_agg(f.tenant_id, jsonb_build_array(f.fence_id, f.patience_ms, f.lock_id))
+    from (select distinct on (tenant_id) * from {schema}.eventsource_fences
+          where table_name = event
+          order by tenant_id, generation desc,
+                   case state when 'open' then 2 when 'moved' then 1 else 0 end, role) f
+    where f.role = 'source'
+$guarded$;
 
 -- Opens an arriving tenant for applications, after the decision, and returns the state of its fence
 -- then ('missing' without one). Only a closed target is opened, and only if the progress row says in

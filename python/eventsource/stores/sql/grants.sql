@@ -4,7 +4,10 @@
 revoke all on function
     {schema}.eventsource_caller(),
     {schema}.eventsource_guard_check(integer, text, text),
+    {schema}.eventsource_guard_check(integer, integer, text, text),
+    {schema}.eventsource_guarded(name),
     {schema}.eventsource_guard(),
+    {schema}.eventsource_guard_weakened(regclass),
     {schema}.eventsource_guard_renew(regclass),
     {schema}.eventsource_guard_stands(regclass),
     {schema}.eventsource_fences_follow(regclass),

@@ -12,10 +12,11 @@ $caller$;
 
 -- The guard: lets a writer pass, wait or fail. Lock and check are two statements of a volatile
 -- function, so that the check takes a snapshot after the wait; under a frozen snapshot FOR SHARE makes
--- the server raise 40001 instead of letting the writer trust an old row. The lock timeout of the
--- argument holds inside only.
+-- the server raise 40001 instead of letting the writer trust an old row. The row that the guard was made
+-- for is the newest: a snapshot that does not show it does not show what it says. The lock timeout of
+-- the argument holds inside only.
 create or replace function {schema}.eventsource_guard_check(
-    guarded integer, patience text, operation text
+    lock integer, guarded integer, patience text, operation text
 ) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -26,21 +27,23 @@ declare
     fence record;
 begin
     perform set_config('lock_timeout', patience, true);
-    perform pg_advisory_xact_lock_shared(1163281235, guarded);
+    perform pg_advisory_xact_lock_shared(1163281235, lock);
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-        select * into fence from {schema}.eventsource_fences
+        perform from {schema}.eventsource_fences
             where fence_id = guarded for share;
         if not found then
             raise exception 'the tenant began to migrate after this transaction took its snapshot'
                 using errcode = '40001', hint = 'Retry the transaction.';
         end if;
-    else
-        select * into fence from {schema}.eventsource_fences
-            where fence_id = guarded;
-        if not found then
-            raise exception 'fence % is missing', guarded
-                using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
-        end if;
+    end if;
+    select * into fence from {schema}.eventsource_fences f
+        where f.lock_id = lock
+        order by f.generation desc,
+                 case f.state when 'open' then 2 when 'moved' then 1 else 0 end, f.role
+        limit 1;
+    if not found then
+        raise exception 'fence % is missing', guarded
+            using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
     end if;
 
     if fence.state in ('closed', 'aborting') then
@@ -78,6 +81,16 @@ begin
 end
 $guard$;
 
+-- What the triggers of older versions call, from before a tenant had more than one fence.
+create or replace function {schema}.eventsource_guard_check(
+    guarded integer, patience text, operation text
+) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $guard$
+    select {schema}.eventsource_guard_check(guarded, guarded, patience, operation)
+$guard$;
+
 -- The guard of one tenant that is arriving. Its trigger's condition knows the tenant, and lets the
 -- migrator pass.
 create or replace function {schema}.eventsource_guard() returns trigger
@@ -85,10 +98,34 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $guard$
 begin
-    perform {schema}.eventsource_guard_check(tg_argv[0]::integer, tg_argv[1], tg_op);
+    perform {schema}.eventsource_guard_check(
+        coalesce(tg_argv[2], tg_argv[0])::integer, tg_argv[0]::integer, tg_argv[1], tg_op);
     return coalesce(new, old);
 end
 $guard$;
+
+-- The triggers of a table's guard that do not fire as they have to. One that is switched off is meant to
+-- be, unless its tenant is still arriving, or its load is under way: an abort or the end of the load
+-- has done it. Those that all share are off while no tenant is leaving or has left.
+create or replace function {schema}.eventsource_guard_weakened(events regclass) returns setof name
+language sql stable
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $weakened$
+    select t.tgname
+    from pg_trigger t join pg_class c on c.oid = t.tgrelid
+    where t.tgrelid = events and t.tgenabled <> 'A'
+      and t.tgname like 'zzz\_eventsource\_guard\_%'
+      and (t.tgenabled <> 'D'
+           or t.tgname !~ '_guard_[0-9]' and {schema}.eventsource_guarded(c.relname) is not null
+           or exists (
+               select from {schema}.eventsource_fences f
+               where f.table_name = c.relname and f.role = 'target' and f.state <> 'open'
+                 and starts_with(t.tgname, 'zzz_eventsource_guard_' || f.fence_id || '_')
+                 and (t.tgname not like '%\_loading' or exists (
+                     select from {schema}.eventsource_copy_progress p
+                     where p.migration_id = f.migration_id and p.deferred_indexes is not null))))
+$weakened$;
 
 -- Makes the guard of all tenants that are leaving a table or have left it what the fences say; call it
 -- whenever a tenant joins them or is no longer among them. It waits out all transactions that have
@@ -117,22 +154,13 @@ begin
     execute format('lock table %I.%I in share row exclusive mode', home, event);
     perform {schema}.eventsource_fences_follow(events);
     -- ENABLE TRIGGER ALL makes ALWAYS into ORIGIN.
-    -- One that is switched off stays so, unless its tenant is still arriving: an abort has done it.
-    for kind in select t.tgname from pg_trigger t where t.tgrelid = events and t.tgenabled <> 'A'
-                and t.tgname like 'zzz\_eventsource\_guard\_%'
-                and (t.tgenabled <> 'D' or t.tgname not like '%\_loading' and exists (
-                    select from {schema}.eventsource_fences f
-                    where f.table_name = event and f.role = 'target' and f.state <> 'open'
-                      and starts_with(t.tgname, 'zzz_eventsource_guard_' || f.fence_id || '_')))
-                loop
+    for kind in select {schema}.eventsource_guard_weakened(events) loop
         execute format('alter table %I.%I enable always trigger %I', home, event, kind);
     end loop;
     label := case when octet_length(event) > 35 then md5(event) else event end;
-    select jsonb_object_agg(f.tenant_id, jsonb_build_array(f.fence_id, f.patience_ms))
-        into fences
-        -- Waits for a fence that is being deleted: its session looks for these triggers afterwards.
-        from (select * from {schema}.eventsource_fences
-              where table_name = event and role = 'source' for key share) f;
+    -- Waits for a fence that is being deleted: its session looks for these triggers afterwards.
+    perform from {schema}.eventsource_fences where table_name = event for key share;
+    fences := {schema}.eventsource_guarded(event);
     if fences is null then
         -- Switched off and not dropped: that would wait for readers of the table.
         foreach kind in array array['write', 'change', 'truncate'] loop
@@ -155,6 +183,7 @@ begin
                 operator(pg_catalog.->) (%4$s.tenant_id::pg_catalog.text);
             if fence is not null then
                 perform %1$I.eventsource_guard_check(
+                    (fence operator(pg_catalog.->>) 2)::pg_catalog.int4,
                     (fence operator(pg_catalog.->>) 0)::pg_catalog.int4,
                     fence operator(pg_catalog.->>) 1, tg_op);
                 %5$s

@@ -22,10 +22,9 @@ begin
         raise exception 'role % may not insert into table %', caller, target
             using errcode = '42501', hint = format('grant insert on %I to %I', target, caller);
     end if;
-    -- The generation that fences.NO_MIRRORS stands for.
     perform from {schema}.eventsource_fences
         where table_name = target and tenant_id = tenant and migration_id = migration
-          and role = 'target' and state = 'closed' and generation <> -1
+          and role = 'target' and state = 'closed' and mirrored
         for share;
     return found;
 end
