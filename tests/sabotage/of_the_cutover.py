@@ -94,8 +94,7 @@ VARIANTS = (
         (
             Edit(
                 _FLIP,
-                "            if decided is not None or fence is None"
-                " or fence.migration_id != migration.id:\n"
+                "            if decided is not None or fence is None:\n"
                 "                return decided\n",
                 "            return decided\n",
             ),
@@ -230,7 +229,7 @@ VARIANTS = (
             Edit(
                 _CUTOVER,
                 '            f"select pg_advisory_lock({fences.LOCK_CLASS},'
-                ' {self.fence.fence_id});"\n',
+                ' {self.fence.lock_id});"\n',
                 "",
             ),
         ),
