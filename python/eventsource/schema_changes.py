@@ -169,6 +169,12 @@ def _look(statement: str) -> tuple[str, ...]:
             " where conrelid = to_regclass($1) and conname = $2)",
             found[1], found[2],
         )  # fmt: skip
+    if found := re.search(r"alter table (\w+)\s+alter column (\w+) type (\w+)", statement):
+        return (
+            "select exists (select from pg_attribute where attrelid = to_regclass($1)"
+            " and attname = $2 and atttypid <> to_regtype($3))",
+            found[1], found[2], found[3],
+        )  # fmt: skip
     if found := re.search(r"alter table (\w+)\s+add column", statement):
         columns = re.findall(r"add column if not exists (\w+)", statement)
         return (

@@ -120,7 +120,8 @@ class Guide:
     async def check(self, tenant: UUID, table: str, attempts: list[Attempt]) -> None:
         connection = await asyncpg.connect(self.dsn)
         migration = await connection.fetchval(
-            "select id from tenant_migrations where tenant_id = $1 and state = 'migrated'", tenant
+            "select id from tenant_migrations where tenant_id = $1 and state = 'migrated'",
+            str(tenant),
         )
         await connection.close()
         report = await check_moved(

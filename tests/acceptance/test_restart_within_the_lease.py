@@ -80,7 +80,7 @@ async def _is_asked_for(world: World, tenant: UUID) -> bool:
         await world.control_pool.fetchval(
             "select exists (select from tenant_migrations where tenant_id = $1"
             " and (cutover_request is not null or state = 'migrated'))",
-            tenant,
+            str(tenant),
         )
     )
 

@@ -49,7 +49,7 @@ async def broken(
     row = await world.control_pool.fetchrow(
         "select id, state from tenant_migrations where tenant_id = $1"
         " order by created_at desc limit 1",
-        tenant,
+        str(tenant),
     )
     if row is None:
         return "none", ["I11 no_migration: nobody started it"]
@@ -125,9 +125,9 @@ async def _stayed(
     left = [
         (world.control_pool, "migration_position_mappings", "migration_id", migration),
         (source, "eventsource_witnesses", "migration_id", migration),
-        (source, "eventsource_fences", "tenant_id", tenant),
+        (source, "eventsource_fences", "tenant_id", str(tenant)),
         (target, "eventsource_copy_progress", "migration_id", migration),
-        (target, "eventsource_fences", "tenant_id", tenant),
+        (target, "eventsource_fences", "tenant_id", str(tenant)),
     ]
     for pool, table, column, value in left:
         rows = await pool.fetchval(f"select count(*) from {table} where {column} = $1", value)
@@ -135,7 +135,7 @@ async def _stayed(
             found.append(f"I13 left_behind: {rows} rows of {table}")
     route = await world.control_pool.fetchrow(
         "select store_id, migration_state, migration_id from tenant_routing where tenant_id = $1",
-        tenant,
+        str(tenant),
     )
     if route is not None and tuple(route) != (SHARED, "normal", None):
         found.append(f"I13 route: {tuple(route)}")

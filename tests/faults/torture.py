@@ -202,7 +202,7 @@ class _Play:
                 "select state, driver_name, driver_expires_at::text, error_message,"
                 " abort_requested, cutover_request, pause_requested from tenant_migrations"
                 " where tenant_id = $1 order by created_at desc",
-                self.schedule.tenant,
+                str(self.schedule.tenant),
             )
             told = "; ".join(str(dict(row)) for row in journal)
             self.result.violations.append(f"I11 not_settled: {last.output()[-1500:]} {told}")

@@ -63,8 +63,8 @@ VARIANTS = (
             Edit(
                 _PROGRESS,
                 '            " and e.global_position <= p.last_target_position"\n'
-                '            " where e.tenant_id = $2',
-                '            " where e.tenant_id = $2',
+                '            " where e.tenant_id = $2::text::uuid',
+                '            " where e.tenant_id = $2::text::uuid',
             ),
         ),
         (

@@ -115,7 +115,7 @@ class CommandLine:
     def migration(self) -> asyncpg.Record:
         """The tenant's newest row of the journal."""
         query = "select * from tenant_migrations where tenant_id = $1 order by created_at desc"
-        return self.sql("control", query, self.tenant)[0]
+        return self.sql("control", query, str(self.tenant))[0]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:

@@ -102,7 +102,7 @@ class Move:
         await self.control.execute(
             "insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,"
             " position_offset, fence_position) values ($1, $2, $3, $4, 'migrated', $5, $6)",
-            self.migration_id, self.tenant, SOURCE_ID, TARGET_ID,
+            self.migration_id, str(self.tenant), SOURCE_ID, TARGET_ID,
             *((offset, fence) if carried else (None, None)),
         )  # fmt: skip
         await self.control.copy_records_to_table(

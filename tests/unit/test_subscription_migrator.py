@@ -12,6 +12,7 @@ from eventsource.migration.states import MigrationState
 from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
 from eventsource.migration.subscriptions.positions import PositionMapper
 from eventsource.subscriptions import InMemoryCheckpointRepository
+from eventsource.tenant_ids import as_uuid
 from tests.support.mapping_in_memory import MappingInMemory, migration_record
 
 OFFSET, FENCE = 100, 20
@@ -31,7 +32,7 @@ class Moved:
         self.migrator = SubscriptionMigrator(
             position_mapper=PositionMapper(self.mapping), checkpoint_repo=self.checkpoints
         )
-        self.tenant = self.record.tenant_id
+        self.tenant = as_uuid(self.record.tenant_id)
 
     async def plan(self, name: str = "orders") -> Any:
         plan = await self.migrator.plan_migration(self.record.id, self.tenant, [name])

@@ -10,7 +10,6 @@ import contextlib
 import time
 from dataclasses import dataclass
 from functools import partial
-from uuid import UUID
 
 from eventsource.cli.display import Display
 from eventsource.cli.output import amount, duration
@@ -28,6 +27,7 @@ from eventsource.migration import (
     RoutingError,
     VerificationReport,
 )
+from eventsource.tenant_ids import TenantId
 
 #: How often the journal is read (seconds).
 POLL_SECONDS = 0.2
@@ -46,7 +46,7 @@ class Journey:
     """
 
     at: Workspace
-    tenant_id: UUID
+    tenant_id: TenantId
     source_id: str
     target_id: str
     display: Display

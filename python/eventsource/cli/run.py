@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
@@ -24,7 +24,7 @@ QUESTION = "Cut over now? The tenant's writers wait for some milliseconds. [y/N]
 
 def run(
     ctx: typer.Context,
-    tenant_id: Annotated[UUID, typer.Argument(metavar="TENANT")],
+    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
     to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant goes.")],
     source: Annotated[
         str | None,
@@ -36,26 +36,32 @@ def run(
 
     Started again after an interruption it goes on where it was.
     """
-    move = _Move(tenant_id, to, source, yes)
+    move = _Move(tenant, to, source, yes)
     perform(ctx, move.carry_out, interrupted=move.how_to_go_on)
 
 
 @dataclass(slots=True)
 class _Move:
-    tenant_id: UUID
+    tenant: str
     to: str
     source: str | None
     yes: bool
     journey: Journey | None = None
     lag: int = field(default=0)
 
+    @property
+    def _named(self) -> str:
+        """The tenant for a shell."""
+        return shlex.quote(self.tenant)
+
     async def carry_out(self, at: Workspace) -> ExitCode:
         at.settings.require_store(self.to)
-        home = await at.home_of(self.tenant_id)
+        tenant_id = at.tenant(self.tenant)
+        home = await at.home_of(tenant_id)
         if home == self.to and self.source is None:
             at.out.answer(
-                {"outcome": "already_there", "tenant_id": self.tenant_id, "store": home},
-                f"nothing to do: tenant {self.tenant_id} lives in {home!r} already",
+                {"outcome": "already_there", "tenant_id": tenant_id, "store": home},
+                f"nothing to do: tenant {tenant_id} lives in {home!r} already",
             )
             return ExitCode.DONE
         source = self.source or home
@@ -63,8 +69,8 @@ class _Move:
         if source == self.to:
             raise ConfigError(f"--from and --to are both {source!r}: name two stores")
         with display_for(at.out) as display:
-            self.journey = Journey(at, self.tenant_id, source, self.to, display)
-            display.say("tenant", f"{self.tenant_id} moves from {source!r} to {self.to!r}")
+            self.journey = Journey(at, tenant_id, source, self.to, display)
+            display.say("tenant", f"{tenant_id} moves from {source!r} to {self.to!r}")
             await self.journey.begin()
             await self.journey.copy()
             assert self.journey.migration is not None
@@ -88,7 +94,7 @@ class _Move:
         at.out.answer(
             self._document("ready", journey),
             labelled("stopped", "before the cutover, the tenant goes on as before"),
-            labelled("go on", f"eventsource-migrate run {self.tenant_id} --to {self.to} --yes"),
+            labelled("go on", f"eventsource-migrate run {self._named} --to {self.to} --yes"),
             labelled("undo", f"eventsource-migrate abort {migration.id}"),
         )
         return ExitCode.DONE
@@ -125,7 +131,7 @@ class _Move:
         return (
             f"interrupted; migration {migration.id} stays as it is (last seen: {migration.state}, "
             f"{migration.progress_percentage:.0f} %). "
-            f"Go on: eventsource-migrate run {self.tenant_id} --to {self.to}. "
+            f"Go on: eventsource-migrate run {self._named} --to {self.to}. "
             f"Undo: eventsource-migrate abort {migration.id}"
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
@@ -17,6 +16,7 @@ from eventsource.migration.preflight import admission
 from eventsource.migration.preflight.findings import Findings
 from eventsource.stores import schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.tenant_ids import TenantId, as_uuid
 
 #: Events per second that a copy reaches on small and on large machines: what an estimate can say
 #: without copying anything.
@@ -25,7 +25,7 @@ SLOW_RATE, FAST_RATE = 15_000.0, 60_000.0
 #: Jobs over all tenants change or delete events too, and fail for all once one has moved.
 _ERASURE = (
     "jobs over all tenants are refused at the source from the start (EVF02, EVF01); leave out:"
-    " tenant_id in (select tenant_id from eventsource_fences)"
+    " tenant_id::text in (select tenant_id from eventsource_fences)"
 )
 
 #: Bytes of a position mapping in the control database, with its indexes.
@@ -73,7 +73,7 @@ async def _init(at: Workspace) -> ExitCode:
 
 def plan(
     ctx: typer.Context,
-    tenant_id: Annotated[UUID, typer.Argument(metavar="TENANT")],
+    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
     to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant would go.")],
     source: Annotated[
         str | None,
@@ -83,12 +83,13 @@ def plan(
     """Check a move and estimate it; changes nothing."""
 
     async def look(at: Workspace) -> ExitCode:
+        tenant_id = at.tenant(tenant)
         return await _plan(at, tenant_id, to, source or await at.home_of(tenant_id))
 
     perform(ctx, look)
 
 
-async def _plan(at: Workspace, tenant_id: UUID, to: str, source_id: str) -> ExitCode:
+async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> ExitCode:
     at.settings.require_store(to)
     at.settings.require_store(source_id)
     await at.reach_for_move(source_id, to)
@@ -155,17 +156,18 @@ def _connections(findings: Findings) -> dict[str, int | None]:
     return {"needed": needed, "free": free}
 
 
-async def _size(store: PostgreSQLEventStore, tenant_id: UUID) -> tuple[int, float, float]:
+async def _size(store: PostgreSQLEventStore, tenant_id: TenantId) -> tuple[int, float, float]:
     """The tenant's events, the average bytes of one, and those with its share of the indexes."""
     name = qualified(await store.resolve_schema(), store.table_name)
+    tenant = as_uuid(tenant_id)
     async with store.pool.acquire() as connection:
         events = await connection.fetchval(
-            f"select count(*) from {name} where tenant_id = $1", tenant_id
+            f"select count(*) from {name} where tenant_id = $1", tenant
         )
         average = await connection.fetchval(
             "select avg(pg_column_size(sample.*))::float8 from"
             f" (select * from {name} where tenant_id = $1 limit $2) sample",
-            tenant_id,
+            tenant,
             _SAMPLE,
         )
         # Without statistics the indexes are taken for as large as the rows.

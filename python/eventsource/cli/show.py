@@ -168,14 +168,16 @@ def _table(found: Sequence[Migration]) -> str:
 def list_migrations(
     ctx: typer.Context,
     tenant: Annotated[
-        UUID | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's.")
+        str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's.")
     ] = None,
 ) -> None:
     """List migrations, oldest first, also those that are over."""
 
     async def look(at: Workspace) -> ExitCode:
         found = await (
-            at.migrations.get_all() if tenant is None else at.migrations.get_by_tenant(tenant)
+            at.migrations.get_all()
+            if tenant is None
+            else at.migrations.get_by_tenant(at.tenant(tenant))
         )
         at.out.answer(
             [described(each) for each in found], _table(found) if found else "no migration yet"

@@ -23,7 +23,7 @@ LOOK_SECONDS = 1.0
 
 def start(
     ctx: typer.Context,
-    tenant_id: Annotated[UUID, typer.Argument(metavar="TENANT")],
+    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
     to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant goes.")],
     source: Annotated[
         str | None,
@@ -37,6 +37,7 @@ def start(
 
     async def begin(at: Workspace) -> ExitCode:
         at.settings.require_store(to)
+        tenant_id = at.tenant(tenant)
         source_id = source or await at.home_of(tenant_id)
         at.settings.require_store(source_id)
         await at.reach_for_move(source_id, to)

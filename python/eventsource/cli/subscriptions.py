@@ -13,6 +13,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import columns
 from eventsource.cli.show import MigrationId
 from eventsource.cli.workspace import Workspace
+from eventsource.tenant_ids import TenantId
 
 app = typer.Typer(no_args_is_help=True, help="Carry a tenant's subscriptions over.")
 
@@ -84,7 +85,7 @@ def migrate(ctx: typer.Context, migration_id: MigrationId, names: Names = None) 
 
 async def _chosen(
     at: Workspace, migration_id: UUID, names: list[str] | None
-) -> tuple[UUID, list[str]]:
+) -> tuple[TenantId, list[str]]:
     """The migration's tenant, and the named subscriptions or all that read its source store."""
     migration = await at.coordinator.get_migration(migration_id)
     if names:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
@@ -15,11 +14,12 @@ from eventsource.cli.journey import summary_of
 from eventsource.cli.output import columns
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import ConsistencyVerifier, VerificationLevel, VerificationReport
+from eventsource.tenant_ids import TenantId
 
 
 def verify(
     ctx: typer.Context,
-    tenant_id: Annotated[UUID, typer.Argument(metavar="TENANT")],
+    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
     source: Annotated[
         str | None,
         typer.Option("--from", metavar="STORE", help="[default: of its newest migration]"),
@@ -49,6 +49,7 @@ def verify(
     """
 
     async def compare(at: Workspace) -> ExitCode:
+        tenant_id = at.tenant(tenant)
         source_id, target_id = await _stores(at, tenant_id, source, to)
         source_store = await at.reach_store(source_id)
         target_store = await at.reach_store(target_id)
@@ -72,7 +73,7 @@ def verify(
 
 
 async def _stores(
-    at: Workspace, tenant_id: UUID, source: str | None, target: str | None
+    at: Workspace, tenant_id: TenantId, source: str | None, target: str | None
 ) -> tuple[str, str]:
     if source is None or target is None:
         known = await at.coordinator.get_migrations_by_tenant(tenant_id)

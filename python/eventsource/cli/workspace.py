@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 import asyncpg
 
-from eventsource.cli.config import Settings, StoreSettings
+from eventsource.cli.config import ConfigError, Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
 from eventsource.connections import ConnectionParameters, create_pool, redact
@@ -35,6 +34,7 @@ from eventsource.migration.repositories import (
 )
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
+from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[Any]
@@ -135,7 +135,18 @@ class Workspace:
         mapper = PositionMapper(PostgreSQLPositionMappingRepository(self.control))
         return SubscriptionMigrator(mapper, self.checkpoints)
 
-    async def home_of(self, tenant_id: UUID) -> str:
+    def tenant(self, given: str) -> TenantId:
+        """A tenant as somebody has typed it, in the form in which it is returned everywhere.
+
+        Raises:
+            ConfigError: no tenant of these stores can have that id.
+        """
+        try:
+            return as_uuid(given)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    async def home_of(self, tenant_id: TenantId) -> str:
         """The id of the store that holds the tenant: by its route, or else the default one."""
         routing = await self.routes.get_routing(tenant_id)
         return routing.store_id if routing is not None else self.settings.default_store

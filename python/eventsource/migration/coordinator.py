@@ -24,6 +24,7 @@ from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import identities, tenants
 from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.tenant_ids import TenantId, checked
 
 if TYPE_CHECKING:
     from eventsource.migration.preflight.findings import Findings
@@ -69,7 +70,7 @@ class MigrationCoordinator:
 
     async def start_migration(
         self,
-        tenant_id: UUID,
+        tenant_id: TenantId,
         source_store: EventStore,
         target_store: EventStore,
         source_store_id: str,
@@ -84,6 +85,7 @@ class MigrationCoordinator:
             MigrationAlreadyExistsError: the tenant already has an active migration.
             RoutingError: a store id is unknown, or the tenant lives elsewhere.
         """
+        tenant_id = admission.tenant_of(tenant_id)
         source = self._drivers.store(source_store_id, source_store)
         target = self._drivers.store(target_store_id, target_store)
         generation = await admission.generation_of(
@@ -109,7 +111,7 @@ class MigrationCoordinator:
         return migration
 
     async def preflight(
-        self, tenant_id: UUID, source: PostgreSQLEventStore, target: PostgreSQLEventStore
+        self, tenant_id: TenantId, source: PostgreSQLEventStore, target: PostgreSQLEventStore
     ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
         # Each has connections of its own: started together, they would take all there are.
@@ -126,9 +128,9 @@ class MigrationCoordinator:
         """Every migration that is not over, oldest first."""
         return await self._migrations.get_active()
 
-    async def get_migrations_by_tenant(self, tenant_id: UUID) -> list[Migration]:
+    async def get_migrations_by_tenant(self, tenant_id: TenantId) -> list[Migration]:
         """The tenant's migrations, oldest first."""
-        return await self._migrations.get_by_tenant(tenant_id)
+        return await self._migrations.get_by_tenant(checked(tenant_id))
 
     async def routes(self) -> list[TenantRouting]:
         """Every route, by tenant; a tenant that is not among them lives in the default store."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from eventsource.catalog.findings import Finding
 from eventsource.errors import EventSourceError
+from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
     from eventsource.migration.models import VerificationReport
@@ -53,7 +54,7 @@ class MigrationAlreadyExistsError(MigrationError):
 
     code = "already_exists"
 
-    def __init__(self, tenant_id: UUID, migration_id: UUID | None = None) -> None:
+    def __init__(self, tenant_id: TenantId, migration_id: UUID | None = None) -> None:
         which = f" {migration_id}" if migration_id else ""
         super().__init__(
             f"tenant {tenant_id} already has an active migration{which}; "
@@ -188,7 +189,7 @@ class WritePausedError(MigrationError):
 
     code = "write_paused"
 
-    def __init__(self, tenant_id: UUID, timeout_seconds: float) -> None:
+    def __init__(self, tenant_id: TenantId, timeout_seconds: float) -> None:
         super().__init__(
             f"writes of tenant {tenant_id} are paused for its cutover and this append waited "
             f"{timeout_seconds:.1f} s; it was not stored, retry it"

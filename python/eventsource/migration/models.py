@@ -13,6 +13,7 @@ from uuid import UUID
 
 from eventsource.dataplane import StreamResult, Violation
 from eventsource.migration.states import MigrationState, TenantMigrationState
+from eventsource.tenant_ids import TenantId, restored
 
 #: Batches that are committed together as one chunk.
 BATCHES_PER_CHUNK = 20
@@ -171,7 +172,7 @@ class Migration:
     """
 
     id: UUID
-    tenant_id: UUID
+    tenant_id: TenantId
     source_store_id: str
     target_store_id: str
     state: MigrationState
@@ -225,6 +226,7 @@ class Migration:
     def from_row(cls, row: Any) -> Migration:
         """From a row of the ``select_columns`` statement."""
         values = dict(row)
+        values["tenant_id"] = restored(values["tenant_id"])
         values["state"] = MigrationState(values["state"])
         values["config"] = MigrationConfig.from_json(values["config"])
         if values["paused_from"] is not None:
@@ -241,7 +243,7 @@ class Migration:
 class TenantRouting:
     """Where a tenant lives. A higher generation is a newer owner."""
 
-    tenant_id: UUID
+    tenant_id: TenantId
     store_id: str
     migration_state: TenantMigrationState
     target_store_id: str | None
@@ -253,6 +255,7 @@ class TenantRouting:
     def from_row(cls, row: Any) -> TenantRouting:
         """From a row of the ``select`` statement."""
         values = {each.name: row[each.name] for each in fields(cls)}
+        values["tenant_id"] = restored(values["tenant_id"])
         values["migration_state"] = TenantMigrationState(values["migration_state"])
         return cls(**values)
 
@@ -268,7 +271,7 @@ class StoredTenant:
             when it has no route, and so lives in the default store.
     """
 
-    tenant_id: UUID
+    tenant_id: TenantId
     events: int
     bytes: int
     route: TenantRouting | None

@@ -43,7 +43,7 @@ from tenant_migrations where id = $1
 """
 
 _ROUTE = """
-select store_id, migration_state from tenant_routing where tenant_id = $1
+select store_id, migration_state from tenant_routing where tenant_id::text = $1
 """
 
 _MAPPING = """
@@ -159,7 +159,7 @@ async def check_moved(
     control = await asyncpg.connect(control_dsn, server_settings=_RENDERING)
     try:
         migration = await control.fetchrow(_MIGRATION, migration_id)
-        route = await control.fetchrow(_ROUTE, tenant_id)
+        route = await control.fetchrow(_ROUTE, str(tenant_id))
         mapping = [MappingRow(*row) for row in await control.fetch(_MAPPING, migration_id)]
     finally:
         await control.close()
@@ -268,7 +268,7 @@ def _journal_says_moved(
     migration: asyncpg.Record | None, route: asyncpg.Record | None, tenant_id: UUID
 ) -> Iterable[Violation]:
     """I7: state and route name the target; a migration that is not there proves nothing."""
-    if migration is None or migration["tenant_id"] != tenant_id:
+    if migration is None or str(migration["tenant_id"]) != str(tenant_id):
         yield Violation("I7", "no_migration", f"none of tenant {tenant_id}")
         return
     if migration["state"] != "migrated":

@@ -34,6 +34,15 @@ def test_a_wrong_password_of_a_store_is_refused_by_preflight(ready: CommandLine)
     assert untouched(ready)
 
 
+@pytest.mark.parametrize("verb", ["run", "plan", "start"])
+def test_a_tenant_that_is_no_uuid_is_refused_where_tenants_are_uuids(
+    ready: CommandLine, verb: str
+) -> None:
+    result = ready(verb, "acme", "--to", DEDICATED, exit_code=2)
+    assert "'acme' is no UUID, and the tenants of this event table are UUIDs" in result.output
+    assert untouched(ready)
+
+
 def test_a_wrong_password_of_the_control_database_names_it(ready: CommandLine) -> None:
     ready.write_config(control=wrong_password(ready.control_dsn))
     result = ready("list", exit_code=1)

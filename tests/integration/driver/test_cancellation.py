@@ -22,6 +22,7 @@ from eventsource.migration import ConsistencyVerifier, Migration, MigrationState
 from eventsource.migration.driver.driver import Driver
 from eventsource.migration.errors import InvalidStateTransitionError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from eventsource.tenant_ids import as_uuid
 from tests.support.application import Process
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
@@ -84,7 +85,7 @@ async def for_growing_n(
 async def moved(world: World, process: Process, migration: Migration) -> None:
     done = await process.coordinator.initiate_cutover(migration.id, force=True)
     assert done.state is MigrationState.MIGRATED
-    await world.assert_moved(done, migration.tenant_id)
+    await world.assert_moved(done, as_uuid(migration.tenant_id))
 
 
 @pytest.mark.parametrize("step", STEPS)

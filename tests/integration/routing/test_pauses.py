@@ -38,7 +38,7 @@ async def test_other_tenants_of_the_process_hardly_wait_for_paused_ones(
     await world.control.executemany(
         "insert into tenant_routing (tenant_id, store_id, migration_state)"
         f" values ($1, '{SOURCE}', 'cutover_paused')",
-        [(each.tenant,) for each in fences],
+        [(str(each.tenant),) for each in fences],
     )
     await world.here.source.warm_up(16)
     await world.here.append(world.other)

@@ -90,7 +90,9 @@ async def test_a_change_that_nobody_announced_is_found_by_reading_again(world: W
     assert await lives_at(elsewhere, world.tenant, SOURCE)
     await until(lambda: _listens(world), "the listener")
     await world.control.execute(
-        "insert into tenant_routing (tenant_id, store_id) values ($1, $2)", world.tenant, TARGET
+        "insert into tenant_routing (tenant_id, store_id) values ($1, $2)",
+        str(world.tenant),
+        TARGET,
     )
 
     async def known_without_being_asked_for() -> bool:

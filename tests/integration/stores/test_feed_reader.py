@@ -115,7 +115,7 @@ class TestAnArrivingTenant:
             "insert into eventsource_fences (table_name, tenant_id, role, state, generation, "
             "migration_id, store_id, patience_ms, lock_id) values"
             " ('events', $1, 'target', 'closed', 1, $2, 'b', 7000, 1)",
-            self.tenant,
+            str(self.tenant),
             self.migration,
         )
         await other.execute("select setval('events_global_position_seq', 1000, true)")

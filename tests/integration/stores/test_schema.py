@@ -265,7 +265,10 @@ async def test_tables_of_an_older_version_get_what_they_lack(pool: Pool) -> None
         drop table eventsource_witnesses;
         drop table eventsource_rescued_events;
         drop function eventsource_open_target(
-            text, uuid, uuid, bigint, bigint, integer, uuid, bigint, bytea, bigint);
+            text, text, uuid, bigint, bigint, integer, uuid, bigint, bytea, bigint);
+        alter table eventsource_fences alter column tenant_id type uuid using tenant_id::uuid;
+        alter table eventsource_copy_progress
+            alter column tenant_id type uuid using tenant_id::uuid;
         insert into eventsource_fences (table_name, tenant_id, role, state, generation,
             migration_id, store_id, patience_ms)
         values ('events', gen_random_uuid(), 'target', 'closed', 1, gen_random_uuid(), 'a', 7000);

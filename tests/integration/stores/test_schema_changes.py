@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from eventsource.migration import create_schema
+from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions.checkpoints import PostgreSQLCheckpointRepository
 from tests.support.store_tables import FILL, OLD_TABLE, Pool, append, catalogue
@@ -20,6 +21,8 @@ OLDER = {
     "a column": "alter table tenant_routing drop column migration_id",
     "an index": "drop index unique_active_migration",
     "a table": "drop table migration_position_mappings",
+    "ids that are text": "alter table tenant_routing alter column tenant_id type uuid"
+    " using tenant_id::uuid",
 }
 
 
@@ -70,6 +73,28 @@ async def test_what_is_missing_is_made_and_the_rest_left_alone(world: World, lac
     await asyncio.gather(*(create_schema(world.here.control_pool) for _ in range(6)))
     made = await catalogue(world.control)  # type: ignore[arg-type]
     assert {row[1] for row in made} == {row[1] for row in whole}
+
+
+async def test_ids_that_were_uuids_become_text_in_place_and_are_returned_as_before(
+    world: World,
+) -> None:
+    for table in ("tenant_routing", "tenant_migrations"):
+        await world.control.execute(
+            f"alter table {table} alter column tenant_id type uuid using tenant_id::uuid"
+        )
+    await world.control.execute(
+        f"insert into tenant_routing (tenant_id, store_id) values ('{world.tenant}', 'b')"
+    )
+    await create_schema(world.here.control_pool)
+    routes = PostgreSQLRoutingRepository(world.here.control_pool)
+    found = await routes.get_routing(world.tenant)
+    assert found is not None
+    assert found.tenant_id == world.tenant
+    hostile = "o'brien\n$guard$ %1$I \\"
+    await routes.set_routing(hostile, "c")
+    assert {each.tenant_id: each.store_id for each in await routes.get_all()} == {
+        world.tenant: "b", hostile: "c",
+    }  # fmt: skip
 
 
 async def test_a_missing_column_is_added_in_short_attempts(world: World) -> None:

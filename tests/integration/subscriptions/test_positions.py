@@ -33,7 +33,7 @@ async def record_migration(
     await pool.execute(
         "insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,"
         " position_offset, fence_position) values ($1, $2, 'shared', 'dedicated', $3, $4, $5)",
-        migration_id, uuid4(), state, offset, fence,
+        migration_id, str(uuid4()), state, offset, fence,
     )  # fmt: skip
     await pool.copy_records_to_table(
         "migration_position_mappings",

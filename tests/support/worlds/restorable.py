@@ -98,7 +98,7 @@ class RestorableWorld:
     async def fence(self, side: str) -> tuple[str, str] | None:
         row = await getattr(self.world, side).fetchrow(
             "select role, state from eventsource_fences where table_name = $1 and tenant_id = $2",
-            table(side).strip('"'), self.tenant,
+            table(side).strip('"'), str(self.tenant),
         )  # fmt: skip
         return tuple(row) if row is not None else None
 

@@ -255,7 +255,7 @@ async def build_world(source_dsn: str, target_dsn: str, control_dsn: str) -> Wor
         values ($1, $2, $3, $4, $5, $6, 'source')
         """,
         config.migration_id,
-        config.tenant_id,
+        str(config.tenant_id),
         TARGET_TABLE,
         config.owner,
         config.offset,

@@ -28,6 +28,7 @@ from eventsource.migration.repositories import (
     PostgreSQLRoutingRepository,
 )
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.tenant_ids import as_uuid
 from eventsource.testing import (
     Attempt,
     CheckReport,
@@ -115,14 +116,15 @@ class World:
 
     async def check(self, migration: Migration, attempts: Sequence[Attempt]) -> CheckReport:
         """I1 to I7 for a tenant that has moved."""
+        tenant = as_uuid(migration.tenant_id)
         return await check_moved(
             source=self.source,
             target=self.target,
             control_dsn=self.control_dsn,
-            tenant_id=migration.tenant_id,
+            tenant_id=tenant,
             migration_id=migration.id,
             attempts=attempts,
-            baseline=self.baseline.get(migration.tenant_id, ()),
+            baseline=self.baseline.get(tenant, ()),
         )
 
     async def check_bystander(

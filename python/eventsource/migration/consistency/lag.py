@@ -10,6 +10,7 @@ from eventsource.migration.event_table import AnyTable
 from eventsource.migration.models import BEFORE_EVERY_POSITION
 from eventsource.migration.tables import progress
 from eventsource.migration.tables.snapshots import not_shown_by
+from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -27,7 +28,7 @@ async def sync_lag(
     migration: Migration,
 ) -> int:
     """The tenant's events that the source shows now and the target does not hold yet."""
-    table, tenant = source.name, migration.tenant_id
+    table, tenant = source.name, as_uuid(migration.tenant_id)
     at = await progress.read(target, migration.id)
     if at is None or (at.snapshot is None and at.proven_snapshot is None):
         return int(

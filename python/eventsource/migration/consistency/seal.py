@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.tables.snapshots import not_shown_by
+from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from eventsource.migration.tables.progress import CopyProgress
 
 #: Headers hold the lower half of a transaction id. They are compared with the seal's only while
@@ -40,7 +39,7 @@ class Sealed:
 async def unbroken(
     source: AnyTable,
     target: AnyTable,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     at: CopyProgress,
 ) -> Sealed | None:
     """What is under the seal; None when it is broken or that cannot be said.
@@ -58,13 +57,13 @@ async def unbroken(
         f" count(e.global_position) filter (where {_CHANGED}) as changed"
         f" from edge left join {source.name} e on e.tenant_id = $1"
         " and e.global_position <= edge.position group by edge.position",
-        tenant_id, at.sealed_position, at.sealed_snapshot.split(":")[1],
+        as_uuid(tenant_id), at.sealed_position, at.sealed_snapshot.split(":")[1],
         timeout=LONG_STATEMENT_SECONDS,
     )  # fmt: skip
     [there] = await target.connection.fetch(
         f"select {_NEAR} as near, count(*) as events, count(*) filter (where {_CHANGED}) as changed"
         f" from {target.name} e where tenant_id = $1 and global_position <= $2",
-        tenant_id, here["position"] + at.position_offset, at.sealed_xid,
+        as_uuid(tenant_id), here["position"] + at.position_offset, at.sealed_xid,
         timeout=LONG_STATEMENT_SECONDS,
     )  # fmt: skip
     touched = here["changed"] or there["changed"] or here["events"] != there["events"]

@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import event_table
@@ -16,6 +15,7 @@ from eventsource.migration.consistency import late, resumable, seal
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import VerificationLevel, VerificationReport
 from eventsource.migration.tables import fences, progress
+from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.tables.progress import CopyProgress
@@ -47,7 +47,7 @@ class ConsistencyVerifier:
 
     async def verify_tenant_consistency(
         self,
-        tenant_id: UUID,
+        tenant_id: TenantId,
         level: VerificationLevel = VerificationLevel.HASH,
         *,
         sample_percentage: float = 100.0,
@@ -73,7 +73,7 @@ class ConsistencyVerifier:
         return await self._with_late_events(report, config)
 
     async def verify_before_cutover(
-        self, tenant_id: UUID, level: VerificationLevel, sample_percentage: float
+        self, tenant_id: TenantId, level: VerificationLevel, sample_percentage: float
     ) -> VerificationReport:
         """Compare what is not proven yet; at level HASH that is what came after the bulk copy.
 
@@ -155,7 +155,7 @@ class ConsistencyVerifier:
         )
 
     async def _config(
-        self, tenant_id: UUID, level: VerificationLevel, sample_percentage: float
+        self, tenant_id: TenantId, level: VerificationLevel, sample_percentage: float
     ) -> tuple[VerifyConfig, CopyProgress | None]:
         """What to compare, and how far a migration of the tenant is."""
         source, target = await of_store(self._source), await of_store(self._target)
@@ -165,7 +165,7 @@ class ConsistencyVerifier:
         config = VerifyConfig(
             source=source.address,
             target=target.address,
-            tenant_id=tenant_id,
+            tenant_id=as_uuid(tenant_id),
             columns=(await event_table.compared(source, target)).compared,
             offset=at.position_offset if at else 0,
             level=level.value,

@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from uuid import UUID
 
 import asyncpg
 
@@ -23,6 +22,7 @@ from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.preflight import access, event_tables, surroundings
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
+from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.models import MigrationConfig, TenantRouting
@@ -40,10 +40,22 @@ CONNECTION_SECONDS = 60.0
 T = TypeVar("T")
 
 
+def tenant_of(given: TenantId) -> TenantId:
+    """A tenant as a caller names it, in the one form in which it is recorded.
+
+    Raises:
+        PreflightError: no tenant of the stores can have that id.
+    """
+    try:
+        return as_uuid(given)
+    except ValueError as error:
+        raise PreflightError([str(error)]) from None
+
+
 async def generation_of(
     migrations: PostgreSQLMigrationRepository,
     routes: PostgreSQLRoutingRepository,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     source_store_id: str,
     *,
     default_store_id: str,
@@ -88,7 +100,7 @@ async def _when_connections_are_free(ask: Callable[[], Awaitable[T]]) -> T:
 async def _generation_of(
     migrations: PostgreSQLMigrationRepository,
     routes: PostgreSQLRoutingRepository,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     source_store_id: str,
     *,
     default_store_id: str,
@@ -122,7 +134,7 @@ async def _generation_of(
 
 async def examine(
     migrations: PostgreSQLMigrationRepository,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     source: PostgreSQLEventStore,
     target: PostgreSQLEventStore,
     *,
@@ -136,7 +148,7 @@ async def examine(
 
 async def _examine(
     migrations: PostgreSQLMigrationRepository,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     source: PostgreSQLEventStore,
     target: PostgreSQLEventStore,
     config: MigrationConfig,
@@ -160,7 +172,7 @@ async def _examine(
             return
         with findings.unusable("a store's database"):
             await event_tables.check_stores(
-                tables[0], tables[1], tenant_id, findings, fire=config.fires
+                tables[0], tables[1], as_uuid(tenant_id), findings, fire=config.fires
             )
         if not findings.problems:
             with findings.unusable("a store's database"):

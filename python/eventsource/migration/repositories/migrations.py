@@ -25,6 +25,7 @@ from eventsource.migration.models import Migration, MigrationConfig, StoreIdenti
 from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
+from eventsource.tenant_ids import TenantId, stored
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -53,7 +54,7 @@ class PostgreSQLMigrationRepository:
         self,
         *,
         migration_id: UUID,
-        tenant_id: UUID,
+        tenant_id: TenantId,
         source_store_id: str,
         target_store_id: str,
         config: MigrationConfig,
@@ -72,8 +73,8 @@ class PostgreSQLMigrationRepository:
         try:
             async with transaction(self.pool) as connection:
                 await connection.execute(
-                    _SQL["insert"], migration_id, tenant_id, source_store_id, target_store_id,
-                    config.to_json(), generation, details, operator,
+                    _SQL["insert"], migration_id, stored(tenant_id), source_store_id,
+                    target_store_id, config.to_json(), generation, details, operator,
                     source_identity.to_json() if source_identity else None,
                     target_identity.to_json() if target_identity else None,
                 )  # fmt: skip
@@ -87,11 +88,11 @@ class PostgreSQLMigrationRepository:
         return await self.get(migration_id)
 
     async def _take_route(
-        self, connection: Executor, tenant: UUID, source: str, target: str, generation: int,
+        self, connection: Executor, tenant: TenantId, source: str, target: str, generation: int,
         migration_id: UUID,
     ) -> None:  # fmt: skip
         if not await connection.fetch(
-            _ROUTES["begin"], tenant, source, target, generation, migration_id
+            _ROUTES["begin"], stored(tenant), source, target, generation, migration_id
         ):
             raise RoutingError(
                 f"tenant {tenant} is not routed to {source!r}; "
@@ -113,9 +114,9 @@ class PostgreSQLMigrationRepository:
         """Those of the migrations that there are, oldest first."""
         return await self._list("where id = any ($1::uuid[])", list(migration_ids))
 
-    async def get_by_tenant(self, tenant_id: UUID) -> list[Migration]:
+    async def get_by_tenant(self, tenant_id: TenantId) -> list[Migration]:
         """Every migration of the tenant, oldest first."""
-        return await self._list("where tenant_id = $1", tenant_id)
+        return await self._list("where tenant_id = $1", stored(tenant_id))
 
     async def get_all(self) -> list[Migration]:
         """Every migration, oldest first."""
@@ -125,7 +126,7 @@ class PostgreSQLMigrationRepository:
         rows = await self._sql.fetch(f"{_SELECT} {condition} order by created_at, id", *arguments)
         return [Migration.from_row(row) for row in rows]
 
-    async def _active_of(self, tenant_id: UUID) -> UUID | None:
+    async def _active_of(self, tenant_id: TenantId) -> UUID | None:
         active = [m.id for m in await self.get_by_tenant(tenant_id) if not m.state.is_final]
         return active[0] if active else None
 
@@ -193,6 +194,7 @@ class PostgreSQLMigrationRepository:
         self, connection: Executor, migration: Migration, following: MigrationState
     ) -> None:
         tenant, migration_id = migration.tenant_id, migration.id
+        key = stored(tenant)
         if migration.state is MigrationState.FAILED and not following.is_final:
             # Its end gave the route back: it takes it again as a start does.
             await self._take_route(
@@ -201,14 +203,14 @@ class PostgreSQLMigrationRepository:
             )  # fmt: skip
         if following is MigrationState.MIGRATED:
             await connection.fetch(
-                _ROUTES["finish"], tenant, migration_id, migration.target_store_id,
+                _ROUTES["finish"], key, migration_id, migration.target_store_id,
                 migration.generation + 1,
             )  # fmt: skip
         elif following.is_final:
-            await connection.fetch(_ROUTES["release"], tenant, migration_id)
+            await connection.fetch(_ROUTES["release"], key, migration_id)
         elif following in ROUTE_STATES:
             state = ROUTE_STATES[following].value
-            await connection.fetch(_ROUTES["set_state"], tenant, migration_id, state)
+            await connection.fetch(_ROUTES["set_state"], key, migration_id, state)
 
     async def acquire_lease(
         self,

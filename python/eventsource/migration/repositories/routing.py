@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from eventsource.migration.errors import RoutingError
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories import hidden_rows
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
+from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -32,29 +32,29 @@ class PostgreSQLRoutingRepository:
         self.pool = pool
         self._sql = Retried(pool)
 
-    async def get_routing(self, tenant_id: UUID) -> TenantRouting | None:
+    async def get_routing(self, tenant_id: TenantId) -> TenantRouting | None:
         """The tenant's route, or None when it has none.
 
         Raises:
             RoutingError: row-level security may hide it.
         """
-        rows = await self._sql.fetch(f"{_SQL['select']} r.tenant_id = $1", tenant_id)
-        return (await self._found(rows, 1)).get(tenant_id)
+        rows = await self._sql.fetch(f"{_SQL['select']} r.tenant_id = $1", stored(tenant_id))
+        return (await self._found(rows, 1)).get(restored(stored(tenant_id)))
 
-    async def get_routings(self, tenant_ids: Sequence[UUID]) -> dict[UUID, TenantRouting]:
+    async def get_routings(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, TenantRouting]:
         """The routes of those tenants that have one, in one round trip.
 
         Raises:
             RoutingError: row-level security may hide the route of one that was not found.
         """
         rows = await self._sql.fetch(
-            f"{_SQL['select']} r.tenant_id = any($1::uuid[])", list(tenant_ids)
+            f"{_SQL['select']} r.tenant_id = any($1::text[])", [stored(each) for each in tenant_ids]
         )
         return await self._found(rows, len(set(tenant_ids)))
 
-    async def _found(self, rows: Sequence[Any], wanted: int) -> dict[UUID, TenantRouting]:
+    async def _found(self, rows: Sequence[Any], wanted: int) -> dict[TenantId, TenantRouting]:
         found = {
-            row["tenant_id"]: TenantRouting.from_row(row)
+            restored(row["tenant_id"]): TenantRouting.from_row(row)
             for row in rows
             if row["tenant_id"] is not None
         }
@@ -76,12 +76,12 @@ class PostgreSQLRoutingRepository:
         # Whatever was found, one more may be hidden.
         return list((await self._found(rows, len(rows) + 1)).values())
 
-    async def set_routing(self, tenant_id: UUID, store_id: str) -> TenantRouting:
+    async def set_routing(self, tenant_id: TenantId, store_id: str) -> TenantRouting:
         """Say where a tenant lives that has no events yet or is known to live there.
 
         It moves no event. Raises RoutingError while a migration holds the route.
         """
-        changed = await self._sql.fetch(_SQL["assign"], tenant_id, store_id)
+        changed = await self._sql.fetch(_SQL["assign"], stored(tenant_id), store_id)
         routing = await self.get_routing(tenant_id)
         if not changed or routing is None:
             raise RoutingError(f"tenant {tenant_id} is migrating; its route cannot be set by hand")

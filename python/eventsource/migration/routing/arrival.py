@@ -14,10 +14,9 @@ import asyncpg
 from eventsource.migration.errors import MigrationError, RoutingError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.tables import fences
+from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from eventsource.migration.models import TenantRouting
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -26,7 +25,7 @@ class Arrivals:
     """The stores that were found to be the ones that their tenants moved to."""
 
     def __init__(self) -> None:
-        self._found: dict[UUID, tuple[str, int]] = {}
+        self._found: dict[TenantId, tuple[str, int]] = {}
 
     def is_due(self, route: TenantRouting) -> bool:
         """Whether the route is one that a move has made, and is used for the first time.

@@ -12,6 +12,7 @@ import asyncpg
 from eventsource.migration.event_table import of_store
 from eventsource.migration.failures import PASSING
 from eventsource.migration.tables import fences
+from eventsource.tenant_ids import TenantId, stored
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -31,7 +32,7 @@ class Departure:
     migration_id: UUID
 
 
-async def moved_to(store: PostgreSQLEventStore, tenant_id: UUID) -> Departure | None:
+async def moved_to(store: PostgreSQLEventStore, tenant_id: TenantId) -> Departure | None:
     """Ask the tenant's fence; None while it lives there, and where the role may not ask."""
     with contextlib.suppress(*PASSING, asyncpg.PostgresError):
         async with asyncio.timeout(ASK_SECONDS):
@@ -39,7 +40,7 @@ async def moved_to(store: PostgreSQLEventStore, tenant_id: UUID) -> Departure | 
             row = await table.connection.fetchrow(
                 f"select state, moved_to, generation, migration_id from {table.fences}"
                 f" where table_name = $1 and tenant_id = $2 {fences.IN_FORCE}",
-                table.address.table, tenant_id,
+                table.address.table, stored(tenant_id),
             )  # fmt: skip
         if row is not None and row["state"] == "moved" and row["moved_to"] is not None:
             return Departure(row["moved_to"], row["generation"], row["migration_id"])

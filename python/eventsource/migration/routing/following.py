@@ -250,7 +250,10 @@ class TenantSubscription:
 
     async def _known_routes(self) -> list[TenantRouting]:
         if self._tenants is None:
-            return await self._routes.get_all()
+            # Tenants of other kinds of tables are not in any of these stores.
+            return [
+                route for route in await self._routes.get_all() if isinstance(route.tenant_id, UUID)
+            ]
         found = await self._routes.get_routings(self._tenants)
         return [found.get(tenant) or self._unrouted(tenant) for tenant in self._tenants]
 

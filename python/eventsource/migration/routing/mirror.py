@@ -23,6 +23,7 @@ from eventsource.connections import brief, connect
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.event_table import EventTable, OwnTable, catalog_of
 from eventsource.migration.failures import PASSING
+from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -111,7 +112,7 @@ class DualWriteInterceptor:
         self, source: PostgreSQLEventStore, target: PostgreSQLEventStore, migration: Migration
     ) -> None:
         self.migration_id = migration.id
-        self._tenant_id = migration.tenant_id
+        self._tenant_id = as_uuid(migration.tenant_id)
         self._source, self._target = source, target
         self._queue: asyncio.Queue[_Append] = asyncio.Queue(QUEUE_LENGTH)
         self._links: _MirrorConnections | None = None

@@ -12,6 +12,7 @@ from uuid import UUID
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.states import MigrationState
 from eventsource.migration.subscriptions.positions import PositionMapper
+from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration, TenantRouting
@@ -50,7 +51,7 @@ class Places:
         self._keep_apart = keep_apart
         self._homes: dict[UUID, str] = {}
         self._positions: dict[tuple[str, UUID], int] = {}
-        self._unknown: set[tuple[UUID, str]] = set()
+        self._unknown: set[tuple[TenantId, str]] = set()
         self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.joining: dict[str, set[UUID]] = {store_id: set() for store_id in store_ids}
         #: Every event of the store up to here is handled, but for tenants that are joining.
@@ -104,10 +105,10 @@ class Places:
         self._homes.clear()
         for route in routes:
             if self._is_known(route):
-                await self._place(route, kept[route.tenant_id])
+                await self._place(route, kept[as_uuid(route.tenant_id)])
 
     async def _place(self, route: TenantRouting, handled: dict[str, int]) -> None:
-        tenant_id, home = route.tenant_id, route.store_id
+        tenant_id, home = as_uuid(route.tenant_id), route.store_id
         moves = await self._moves(tenant_id)
         if not handled:
             # A subscription that read the whole store until now has read this tenant with it.
@@ -118,7 +119,7 @@ class Places:
 
     async def follow(self, route: TenantRouting) -> bool:
         """Read the tenant where its route says; False when it is read there already."""
-        tenant_id, home = route.tenant_id, route.store_id
+        tenant_id, home = as_uuid(route.tenant_id), route.store_id
         before = self.home(tenant_id)
         if before == home or not self._is_known(route):
             return False

@@ -18,6 +18,7 @@ from eventsource.migration.failures import PASSING
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.routing import CHANNEL, PostgreSQLRoutingRepository
 from eventsource.migration.states import TenantMigrationState
+from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,14 +62,14 @@ class RouteCache:
         self._default = default_store_id
         self._ttl = ttl
         self._changed = changed
-        self._routes: dict[UUID, TenantRouting] = {}
-        self._read_at: dict[UUID, float] = {}
+        self._routes: dict[TenantId, TenantRouting] = {}
+        self._read_at: dict[TenantId, float] = {}
         self._not_before = 0.0
-        self._unrecorded: set[UUID] = set()
-        self._confirmed_at: dict[UUID, float] = {}
+        self._unrecorded: set[TenantId] = set()
+        self._confirmed_at: dict[TenantId, float] = {}
         self._keeper: asyncio.Task[None] | None = None
 
-    async def get(self, tenant_id: UUID) -> TenantRouting:
+    async def get(self, tenant_id: TenantId) -> TenantRouting:
         """The tenant's route; from the database the first time, or when the keeper lags."""
         self._ensure_keeper()
         route = self._routes.get(tenant_id)
@@ -85,12 +86,12 @@ class RouteCache:
             self._not_before = time.monotonic() + max(self._ttl, REFRESH_SECONDS)
             return route
 
-    def is_old(self, tenant_id: UUID) -> bool:
+    def is_old(self, tenant_id: TenantId) -> bool:
         """Whether nothing has been heard of the tenant's route for longer than it is believed."""
         read_at = self._read_at.get(tenant_id)
         return read_at is None or time.monotonic() - read_at >= BELIEVED * self._ttl
 
-    def is_doubtful(self, tenant_id: UUID) -> bool:
+    def is_doubtful(self, tenant_id: TenantId) -> bool:
         """Whether a reader should ask a store: the control database is silent, or knows nothing.
 
         Either it cannot be reached, or its tables were lost or are those of an older backup.
@@ -100,18 +101,18 @@ class RouteCache:
             return False
         return tenant_id in self._unrecorded or self.is_old(tenant_id)
 
-    def confirm(self, tenant_id: UUID) -> None:
+    def confirm(self, tenant_id: TenantId) -> None:
         """A store was asked: that is believed as long as a route."""
         self._confirmed_at[tenant_id] = time.monotonic()
 
-    async def refresh(self, tenant_id: UUID) -> TenantRouting:
+    async def refresh(self, tenant_id: TenantId) -> TenantRouting:
         """Read the tenant's route now."""
         found = await self._repository.get_routing(tenant_id)
         return self._keep(tenant_id, found)
 
     def adopt(
         self,
-        tenant_id: UUID,
+        tenant_id: TenantId,
         store_id: str,
         generation: int,
         migration_id: UUID,
@@ -136,7 +137,7 @@ class RouteCache:
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
 
-    def _keep(self, tenant_id: UUID, found: TenantRouting | None) -> TenantRouting:
+    def _keep(self, tenant_id: TenantId, found: TenantRouting | None) -> TenantRouting:
         route = found or TenantRouting(
             tenant_id, self._default, TenantMigrationState.NORMAL, None, 0, None
         )

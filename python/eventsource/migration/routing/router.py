@@ -36,12 +36,13 @@ from eventsource.migration.routing.transactions import (
     Result,
     TenantTransaction,
     attempt,
-)
+)  # fmt: skip
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.steps import decision
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
 from eventsource.stores.interface import AppendResult, EventStore, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.tenant_ids import TenantId, checked
 
 if TYPE_CHECKING:
     from eventsource.events import DomainEvent
@@ -94,7 +95,7 @@ class TenantStoreRouter(RoutedReads):
             routing_repo, self.default_store_id, route_ttl_seconds, self._route_changed
         )
         self._arrivals = Arrivals()
-        self._dual_write_interceptors: dict[UUID, DualWriteInterceptor] = {}
+        self._dual_write_interceptors: dict[TenantId, DualWriteInterceptor] = {}
         self._paused = PausedTenants()
         self._subscriptions: WeakSet[TenantSubscription] = WeakSet()
         self._background: set[asyncio.Task[None]] = set()
@@ -128,11 +129,11 @@ class TenantStoreRouter(RoutedReads):
                 f" (known: {', '.join(sorted(self.stores))})"
             ) from None
 
-    async def route(self, tenant_id: UUID) -> TenantRouting:
+    async def route(self, tenant_id: TenantId) -> TenantRouting:
         """Where the tenant lives, as far as this process knows."""
-        return await self._routes.get(tenant_id)
+        return await self._routes.get(checked(tenant_id))
 
-    def dual_write_stats(self, tenant_id: UUID) -> DualWriteStats | None:
+    def dual_write_stats(self, tenant_id: TenantId) -> DualWriteStats | None:
         """What this process mirrored for the tenant, or None when it is not in dual-write."""
         interceptor = self._dual_write_interceptors.get(tenant_id)
         return interceptor.stats() if interceptor is not None else None
@@ -290,7 +291,7 @@ class TenantStoreRouter(RoutedReads):
             raise error
         await self._wait_for_the_flip(route.tenant_id, waited)
 
-    async def _finish_flip(self, tenant_id: UUID) -> None:
+    async def _finish_flip(self, tenant_id: TenantId) -> None:
         """Open the target of a decided move whose driver does not: any process may try.
 
         One whose roles may not do it waits for a driver instead.
@@ -348,7 +349,7 @@ class TenantStoreRouter(RoutedReads):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _home(self, tenant_id: UUID) -> EventStore:
+    async def _home(self, tenant_id: TenantId) -> EventStore:
         """Where to read: an append meets the guard and is sent on, a reader has to ask."""
         route, home = await self._route_and_store(tenant_id)
         while self._routes.is_doubtful(tenant_id):
@@ -363,7 +364,7 @@ class TenantStoreRouter(RoutedReads):
             route, home = await self._route_and_store(tenant_id)
         return home
 
-    async def _route_and_store(self, tenant_id: UUID) -> tuple[TenantRouting, EventStore]:
+    async def _route_and_store(self, tenant_id: TenantId) -> tuple[TenantRouting, EventStore]:
         """Where the tenant lives; a store that it moved to is asked once whether it is that one."""
         route = await self._routes.get(tenant_id)
         if not self._arrivals.is_due(route):
@@ -390,7 +391,7 @@ class TenantStoreRouter(RoutedReads):
             await self._wait_for_the_flip(tenant_id, waited)
             route = await self._routes.get(tenant_id)
 
-    async def _wait_for_the_flip(self, tenant_id: UUID, waited: float) -> None:
+    async def _wait_for_the_flip(self, tenant_id: TenantId, waited: float) -> None:
         if waited > FINISH_AFTER:
             await self._finish_flip(tenant_id)
         await asyncio.sleep(min(0.005 + waited / 10, 0.5))

@@ -15,6 +15,7 @@ from eventsource.migration.tables import fences
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
 from eventsource.stores.interface import AppendResult
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
     from eventsource.connections import AnyConnection
@@ -134,7 +135,7 @@ async def _ask_the_fence(made: TenantTransaction) -> None:
         return
     beside = qualified(schema, "eventsource_fences")
     mine = f"where table_name = $1 and tenant_id = $2 {fences.IN_FORCE}"
-    key = made.store.table_name, made.tenant_id
+    key = made.store.table_name, stored(made.tenant_id)
     fence = await made.connection.fetchrow(
         "select lock_id, set_config('lock_timeout', patience_ms::text, true)"
         f" from (select * from {beside} {mine}) f",

@@ -25,6 +25,7 @@ from eventsource.migration.repositories.migrations import PostgreSQLMigrationRep
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import brief_locks, fences, identities, integrity
 from eventsource.migration.tables.proofs import Proof
+from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
     from eventsource.migration.errors import Blocker
@@ -156,7 +157,7 @@ async def open_target(target: AnyTable, migration: Migration, decided: Decision)
         state = await target.connection.fetchval(
             f"select {target.beside('eventsource_open_target')}"
             "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            target.address.table, migration.tenant_id, migration.id, decided.generation,
+            target.address.table, stored(migration.tenant_id), migration.id, decided.generation,
             decided.source_head + decided.position_offset, proof.last_pass, proof.token, proof.rows,
             proof.digest, proof.total,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from eventsource.migration.steps import rescue
 from eventsource.migration.tables import progress, snapshots, witnesses
 from eventsource.migration.tables.proofs import Proof
 from eventsource.migration.tables.witnesses import Witness
+from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
@@ -76,7 +77,7 @@ class Passes:
         endpoints = connections.endpoints
         config = PassSessionConfig(
             migration_id=migration.id,
-            tenant_id=migration.tenant_id,
+            tenant_id=as_uuid(migration.tenant_id),
             owner=at.owner,
             source=endpoints.source,
             target=endpoints.target,

@@ -17,6 +17,7 @@ from eventsource.migration.tables import (
     progress,
     snapshots,
 )
+from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -95,7 +96,7 @@ async def count_tenant(
         f"select count(*) from {connections.source.name} where tenant_id = $1"
         " and (transaction_id is null"
         " or pg_visible_in_snapshot(transaction_id, $2::text::pg_snapshot))",
-        migration.tenant_id, at.snapshot, timeout=LONG_STATEMENT_SECONDS,
+        as_uuid(migration.tenant_id), at.snapshot, timeout=LONG_STATEMENT_SECONDS,
     )  # fmt: skip
     return int(count)
 
@@ -105,6 +106,6 @@ async def _has_many(connections: DriverConnections, migration: Migration) -> boo
     count = await connections.source.connection.fetchval(
         f"select count(*) from (select from {connections.source.name}"
         " where tenant_id = $1 limit $2) as sampled",
-        migration.tenant_id, deferred_indexes.WORTH_IT,
+        as_uuid(migration.tenant_id), deferred_indexes.WORTH_IT,
     )  # fmt: skip
     return bool(count >= deferred_indexes.WORTH_IT)

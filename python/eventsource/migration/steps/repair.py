@@ -25,6 +25,7 @@ from eventsource.migration.steps.decision import Decision
 from eventsource.migration.steps.passes import Passes
 from eventsource.migration.tables import brief_locks, fences, progress
 from eventsource.migration.tables.proofs import Proof
+from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
@@ -86,7 +87,7 @@ class Repair:
     async def _compare(self, decided: Decision, proof: Proof, offset: int) -> None:
         """A last pass over nothing proves nothing: the whole is counted on both sides."""
         source, target = self.connections.source, self.connections.target
-        tenant = self.migration.tenant_id
+        tenant = as_uuid(self.migration.tenant_id)
         here = await source.connection.fetchval(
             f"select count(*) from {source.name} where tenant_id = $1 and global_position <= $2",
             tenant, decided.source_head, timeout=LONG_STATEMENT_SECONDS,

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.tables import progress, snapshots
+from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,7 +75,7 @@ async def _lost(source: AnyTable, target: AnyTable, at: CopyProgress) -> AsyncIt
             f"select global_position, event_id from {target.name} where tenant_id = $1"
             " and global_position > $2 and global_position <= $3"
             " order by global_position limit $4",
-            at.tenant_id, position, at.last_target_position, PORTION,
+            as_uuid(at.tenant_id), position, at.last_target_position, PORTION,
         )  # fmt: skip
         if not rows:
             return

@@ -26,6 +26,7 @@ from eventsource.migration.subscriptions.plan import (
 )
 from eventsource.migration.subscriptions.positions import PositionMapper
 from eventsource.subscriptions.checkpoints import Checkpoint, CheckpointRepository
+from eventsource.tenant_ids import TenantId, as_uuid, stored
 
 # What fails for one subscription and leaves the others to be tried.
 _FAILURES = (EventSourceError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
@@ -46,7 +47,7 @@ class SubscriptionMigrator:
         self._checkpoints = checkpoint_repo
 
     async def plan_migration(
-        self, migration_id: UUID, tenant_id: UUID, subscription_names: Iterable[str]
+        self, migration_id: UUID, tenant_id: TenantId, subscription_names: Iterable[str]
     ) -> SubscriptionMigrationPlan:
         """What `migrate_subscriptions` would do now; changes nothing.
 
@@ -71,7 +72,7 @@ class SubscriptionMigrator:
     async def migrate_subscriptions(
         self,
         migration_id: UUID,
-        tenant_id: UUID,
+        tenant_id: TenantId,
         subscription_names: Iterable[str],
         *,
         operator: str | None = None,
@@ -102,9 +103,9 @@ class SubscriptionMigrator:
         )
         return summary
 
-    async def _migration_of(self, migration_id: UUID, tenant_id: UUID) -> Migration:
+    async def _migration_of(self, migration_id: UUID, tenant_id: TenantId) -> Migration:
         migration = await self._mapper.repository.migration(migration_id)
-        if migration.tenant_id != tenant_id:
+        if stored(migration.tenant_id) != stored(tenant_id):
             raise PositionMappingError(
                 f"migration {migration_id} moves tenant {migration.tenant_id}, not {tenant_id}"
             )
@@ -116,7 +117,10 @@ class SubscriptionMigrator:
             planned = await self._plan(migration, name)
             await failpoints.reach("subscriptions.planned")
             kept, created = await self._checkpoints.save_if_absent(
-                name, migration.target_store_id, planned.translated_position, migration.tenant_id
+                name,
+                migration.target_store_id,
+                planned.translated_position,
+                as_uuid(migration.tenant_id),
             )
             await failpoints.reach("subscriptions.checkpoint.committed")
         except _FAILURES as error:
@@ -143,10 +147,11 @@ class SubscriptionMigrator:
 
     async def _plan(self, migration: Migration, name: str) -> PlannedMigration:
         source_store, target_store = migration.source_store_id, migration.target_store_id
-        source = await self._checkpoints.get(name, source_store, migration.tenant_id)
+        tenant_id = as_uuid(migration.tenant_id)
+        source = await self._checkpoints.get(name, source_store, tenant_id)
         if source is None:
             source = await self._checkpoints.get(name, source_store)
-        target = await self._checkpoints.get(name, target_store, migration.tenant_id)
+        target = await self._checkpoints.get(name, target_store, tenant_id)
         target_of_all = await self._checkpoints.get(name, target_store)
 
         current = source.position if source is not None else 0

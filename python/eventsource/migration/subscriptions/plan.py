@@ -7,6 +7,7 @@ from uuid import UUID
 
 from eventsource.migration.states import MigrationState
 from eventsource.subscriptions.checkpoints import Checkpoint
+from eventsource.tenant_ids import TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class SubscriptionMigrationPlan:
     """
 
     migration_id: UUID
-    tenant_id: UUID
+    tenant_id: TenantId
     source_store_id: str
     target_store_id: str
     state: MigrationState
@@ -90,7 +91,7 @@ class SubscriptionMigrationSummary:
     """What became of all of them, in the order in which they were named."""
 
     migration_id: UUID
-    tenant_id: UUID
+    tenant_id: TenantId
     results: tuple[SubscriptionMigrationResult, ...]
 
     @property

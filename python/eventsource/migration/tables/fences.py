@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.connections import Executor
@@ -12,6 +12,7 @@ from eventsource.migration.errors import MigrationError, StoreGoneBackError
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.repositories import hidden_rows
 from eventsource.migration.tables.proofs import Proof, proof_of
+from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration, StoreIdentity
@@ -53,7 +54,7 @@ class Fence:
 
     fence_id: int
     lock_id: int
-    tenant_id: UUID
+    tenant_id: TenantId
     role: str
     state: str
     generation: int
@@ -82,16 +83,20 @@ class Fence:
         )
 
 
-async def read(table: AnyTable, tenant_id: UUID) -> Fence | None:
+def _of(row: Any) -> Fence:
+    return Fence(**{**dict(row), "tenant_id": restored(row["tenant_id"])})
+
+
+async def read(table: AnyTable, tenant_id: TenantId) -> Fence | None:
     """The fence that is in force for the tenant, or None.
 
     Raises:
         MigrationError: row-level security may hide it.
     """
-    return await _one(table, f"tenant_id = $2 {IN_FORCE}", tenant_id)
+    return await _one(table, f"tenant_id = $2 {IN_FORCE}", stored(tenant_id))
 
 
-async def of_tenants(table: AnyTable, tenant_ids: Sequence[UUID]) -> dict[UUID, Fence]:
+async def of_tenants(table: AnyTable, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Fence]:
     """The fences that are in force for these tenants, in one query.
 
     Raises:
@@ -99,11 +104,11 @@ async def of_tenants(table: AnyTable, tenant_ids: Sequence[UUID]) -> dict[UUID, 
     """
     rows = await table.connection.fetch(
         f"select distinct on (tenant_id) {_COLUMNS} from {table.fences}"
-        " where table_name = $1 and tenant_id = any ($2::uuid[])"
+        " where table_name = $1 and tenant_id = any ($2::text[])"
         f" order by tenant_id, {_NEWEST}",
-        table.address.table, list(tenant_ids),
+        table.address.table, [stored(each) for each in tenant_ids],
     )  # fmt: skip
-    found = {row["tenant_id"]: Fence(**dict(row)) for row in rows}
+    found = {restored(row["tenant_id"]): _of(row) for row in rows}
     if len(found) < len(set(tenant_ids)) and (
         problem := await hidden_rows.problem(table.connection, table.fences)
     ):
@@ -133,7 +138,7 @@ async def everything(table: AnyTable) -> list[Fence]:
         " order by tenant_id, generation, fence_id",
         table.address.table,
     )
-    return [Fence(**dict(row)) for row in rows]
+    return [_of(row) for row in rows]
 
 
 async def _one(table: AnyTable, condition: str, *values: object) -> Fence | None:
@@ -143,7 +148,7 @@ async def _one(table: AnyTable, condition: str, *values: object) -> Fence | None
     )  # fmt: skip
     if row is None and (problem := await hidden_rows.problem(table.connection, table.fences)):
         raise MigrationError(problem)
-    return Fence(**dict(row)) if row is not None else None
+    return _of(row) if row is not None else None
 
 
 async def stray(table: AnyTable) -> str | None:
@@ -169,7 +174,7 @@ async def stray(table: AnyTable) -> str | None:
 async def raise_fence(
     table: OwnTable,
     *,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     migration_id: UUID,
     store_id: str,
     role: str,
@@ -203,7 +208,7 @@ async def raise_fence(
             " or not case $3 when 'source' then role = 'target' and state = 'open'"
             " else role = 'source' and state = 'moved' end)"
             " on conflict (table_name, tenant_id, migration_id, role) do nothing",
-            table.address.table, tenant_id, role, state, generation, migration_id, store_id,
+            table.address.table, stored(tenant_id), role, state, generation, migration_id, store_id,
             patience_ms, peer.to_json() if peer is not None else None, name,
         )  # fmt: skip
     fence = await of_migration(table, migration_id, role)
@@ -216,7 +221,7 @@ async def raise_fence(
     return fence
 
 
-async def begin_abort(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> Fence | None:
+async def begin_abort(target: AnyTable, tenant_id: TenantId, migration_id: UUID) -> Fence | None:
     """From now on this target cannot be opened; waits for the mirrors that are writing.
 
     None when the migration has no fence here.
@@ -228,7 +233,7 @@ async def begin_abort(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> 
         f"update {target.fences} set state = 'aborting', updated_at = now()"
         " where table_name = $1 and tenant_id = $2 and migration_id = $3 and role = 'target'"
         " and state = 'closed'",
-        target.address.table, tenant_id, migration_id,
+        target.address.table, stored(tenant_id), migration_id,
     )  # fmt: skip
     return await refuse_open(target, tenant_id, migration_id)
 
@@ -242,7 +247,7 @@ async def set_mirrored(target: AnyTable, migration_id: UUID, *, mirrored: bool) 
     )  # fmt: skip
 
 
-async def refuse_open(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> Fence | None:
+async def refuse_open(target: AnyTable, tenant_id: TenantId, migration_id: UUID) -> Fence | None:
     """The target's fence of a migration whose source has decided nothing.
 
     Raises:
@@ -260,7 +265,7 @@ async def refuse_open(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> 
     return fence
 
 
-async def refuse_unless_closed(target: AnyTable, tenant_id: UUID, migration_id: UUID) -> None:
+async def refuse_unless_closed(target: AnyTable, tenant_id: TenantId, migration_id: UUID) -> None:
     """Why no pass may write to the target.
 
     Raises:
@@ -286,7 +291,7 @@ async def end_abort(target: AnyTable, migration: Migration) -> None:
         f"update {target.fences} set state = 'closed', updated_at = now()"
         " where table_name = $1 and tenant_id = $2 and migration_id = $3 and role = 'target'"
         " and state = 'aborting'",
-        target.address.table, migration.tenant_id, migration.id,
+        target.address.table, stored(migration.tenant_id), migration.id,
     )  # fmt: skip
 
 

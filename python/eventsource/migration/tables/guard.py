@@ -21,6 +21,7 @@ from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.tables import brief_locks
 from eventsource.migration.tables.fences import LOCK_CLASS, Fence, lock_exclusively
+from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.waits import Look
@@ -68,7 +69,7 @@ where t.tgrelid = $1::text::regclass and not t.tgisinternal and starts_with(t.tg
 async def install(
     table: OwnTable,
     fence: Fence,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     carry_on: Callable[[], bool],
     *,
     then: Callable[[], Awaitable[None]] | None = None,
@@ -119,7 +120,7 @@ async def renew(table: AnyTable) -> None:
 async def mend(
     table: OwnTable,
     fence: Fence,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     carry_on: Callable[[], bool],
     *,
     loading: bool = False,
@@ -156,7 +157,7 @@ async def mend(
 async def create_triggers(
     table: AnyTable,
     fence: Fence,
-    tenant_id: UUID,
+    tenant_id: TenantId,
     kinds: Sequence[str] = TRIGGER_KINDS,
 ) -> None:
     """The triggers of a tenant that is arriving, in the caller's transaction.
@@ -172,7 +173,7 @@ async def create_triggers(
     )
     # The ids are UUIDs and integers of ours: a trigger's condition cannot take parameters.
     run = (
-        f"for each row when ({{row}}.tenant_id = '{tenant_id}'::uuid"
+        f"for each row when ({{row}}.tenant_id = '{as_uuid(tenant_id)}'::uuid"
         f" and not {is_migrator(fence.migration_id, owner)})"
         f" execute function {table.beside('eventsource_guard')}"
         f"('{fence.fence_id}', '{fence.patience_ms}', '{fence.lock_id}')"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
@@ -19,6 +19,7 @@ from eventsource.migration.failures import concerning
 from eventsource.migration.tables import fences
 from eventsource.migration.tables.snapshots import Source
 from eventsource.migration.tables.witnesses import Witness
+from eventsource.tenant_ids import TenantId, as_uuid, restored, stored
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
@@ -55,7 +56,7 @@ class CopyProgress:
     """
 
     migration_id: UUID
-    tenant_id: UUID
+    tenant_id: TenantId
     owner: UUID
     position_offset: int
     last_target_position: int
@@ -93,23 +94,27 @@ class CopyProgress:
         return self.snapshot is not None and self.snapshot != self.proven_snapshot
 
 
+def _of(row: Any) -> CopyProgress:
+    return CopyProgress(**{**dict(row), "tenant_id": restored(row["tenant_id"])})
+
+
 async def read(target: AnyTable, migration_id: UUID) -> CopyProgress | None:
     """The progress row, or None before the block of positions is reserved."""
     with concerning("target"):
         row = await target.connection.fetchrow(
             f"select {_COLUMNS} from {target.progress} where migration_id = $1", migration_id
         )
-    return CopyProgress(**dict(row)) if row is not None else None
+    return _of(row) if row is not None else None
 
 
-async def of_tenant(target: AnyTable, tenant_id: UUID) -> CopyProgress | None:
+async def of_tenant(target: AnyTable, tenant_id: TenantId) -> CopyProgress | None:
     """The newest progress row of the tenant in this table, or None."""
     row = await target.connection.fetchrow(
         f"select {_COLUMNS} from {target.progress} where table_name = $1 and tenant_id = $2"
         " order by updated_at desc limit 1",
-        target.address.table, tenant_id,
+        target.address.table, stored(tenant_id),
     )  # fmt: skip
-    return CopyProgress(**dict(row)) if row is not None else None
+    return _of(row) if row is not None else None
 
 
 async def claim(target: OwnTable, migration_id: UUID, owner: UUID) -> CopyProgress | None:
@@ -154,7 +159,7 @@ async def reserve(
     sequence = await event_table.position_sequence(target)
     name = target.name
     if await target.connection.fetchval(
-        f"select exists (select from {name} where tenant_id = $1)", migration.tenant_id
+        f"select exists (select from {name} where tenant_id = $1)", as_uuid(migration.tenant_id)
     ):
         raise PreflightError([already_there(migration.tenant_id, target.address.table)])
     if await target.connection.fetchval(
@@ -181,14 +186,15 @@ async def reserve(
         f"insert into {target.progress} (migration_id, tenant_id, table_name, owner,"
         " position_offset, last_target_position, source_system)"
         " values ($1, $2, $3, $4, $5, $6, $7)",
-        migration.id, migration.tenant_id, target.address.table, owner, offset, last, source_system,
+        migration.id, stored(migration.tenant_id), target.address.table, owner, offset, last,
+        source_system,
     )  # fmt: skip
     # Anyone else's next event in this table lands above the block. A rollback keeps the gap.
     await target.connection.fetchval("select setval($1::text::regclass, $2)", sequence, last)
     return not in_use
 
 
-def already_there(tenant_id: UUID, table_name: str) -> str:
+def already_there(tenant_id: TenantId, table_name: str) -> str:
     """The sentence for a target that holds rows of the tenant."""
     return (
         f"the target table {table_name!r} already holds events of tenant {tenant_id}; "
@@ -252,7 +258,7 @@ async def begin_pass(
     if row is None:
         await fences.refuse_unless_closed(target, before.tenant_id, before.migration_id)
         raise LeaseLostError(f"another driver carries migration {before.migration_id} on")
-    return CopyProgress(**dict(row))
+    return _of(row)
 
 
 async def complete_pass(target: AnyTable, current: CopyProgress, owner: UUID) -> CopyProgress:
@@ -275,7 +281,7 @@ async def complete_pass(target: AnyTable, current: CopyProgress, owner: UUID) ->
     )  # fmt: skip
     if row is None:
         raise LeaseLostError(f"another driver carries migration {current.migration_id} on")
-    return CopyProgress(**dict(row))
+    return _of(row)
 
 
 async def record_source(target: AnyTable, at: CopyProgress, now: Source) -> None:
@@ -301,7 +307,7 @@ async def holds_copied(target: AnyTable, at: CopyProgress) -> bool:
     return bool(
         await target.connection.fetchval(
             f"select exists (select from {target.name} e join {target.progress} p"
-            " on e.tenant_id = p.tenant_id and e.global_position > p.position_offset"
+            " on e.tenant_id = p.tenant_id::uuid and e.global_position > p.position_offset"
             " and e.global_position <= p.last_target_position where p.migration_id = $1)",
             at.migration_id,
         )
@@ -320,14 +326,15 @@ async def delete_copied(source: AnyTable, target: OwnTable, migration: Migration
         await source.connection.fetchval("select 1")
         tag = await target.connection.execute(
             f"with aborting as (select from {target.fences} where table_name = $1"
-            " and tenant_id = $2 and migration_id = $3 and role = 'target' and state = 'aborting'"
-            f" for share) delete from {target.name} where global_position in ("
+            " and tenant_id = $2::text and migration_id = $3 and role = 'target'"
+            " and state = 'aborting' for share)"
+            f" delete from {target.name} where global_position in ("
             f"select e.global_position from {target.name} e join {target.progress} p"
             " on p.migration_id = $3 and e.global_position > p.position_offset"
             " and e.global_position <= p.last_target_position"
-            " where e.tenant_id = $2 order by e.global_position limit $4)"
+            " where e.tenant_id = $2::text::uuid order by e.global_position limit $4)"
             " and exists (select from aborting)",
-            target.address.table, migration.tenant_id, migration.id, ROWS_AT_A_TIME,
+            target.address.table, stored(migration.tenant_id), migration.id, ROWS_AT_A_TIME,
             timeout=timeouts.LONG_STATEMENT_SECONDS,
         )  # fmt: skip
         if tag == "DELETE 0":

@@ -71,7 +71,7 @@ begin
             using errcode = '42501', hint = format('grant select on %I to %I', events,
                                                    {schema}.eventsource_caller());
     end if;
-    return (select coalesce(array_agg(distinct tenant_id), '{}')
+    return (select coalesce(array_agg(distinct tenant_id::uuid), '{}')
             from {schema}.eventsource_fences
             where table_name = events and role = 'target'
               and state in ('closed', 'aborting'));

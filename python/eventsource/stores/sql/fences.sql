@@ -9,7 +9,7 @@
 create table if not exists {schema}.eventsource_fences (
     fence_id         integer generated always as identity primary key,
     table_name       text not null,
-    tenant_id        uuid not null,
+    tenant_id        text not null,
     role             text not null check (role in ('source', 'target')),
     state            text not null check (state in ('open', 'closed', 'aborting', 'moved')),
     generation       bigint not null,
@@ -34,6 +34,14 @@ create table if not exists {schema}.eventsource_fences (
 
 -- A table of an older version is looked at first: to alter it holds up every append of a tenant that
 -- moves.
+do $upgrade$
+begin
+    -- Ids of tenants were UUIDs only.
+    if pg_typeof((null::{schema}.eventsource_fences).tenant_id) = 'uuid'::regtype then
+        alter table {schema}.eventsource_fences alter column tenant_id type text;
+    end if;
+end
+$upgrade$;
 do $upgrade$
 begin
     perform decided_total from {schema}.eventsource_fences limit 0;
@@ -106,8 +114,10 @@ $guarded$;
 -- since, and a driver carries again what is missing. The sequence moves before anybody sees the open
 -- fence, so that no new event gets a position that the migration carried. It moves only if it has to:
 -- to set it to what it is would take back what others draw meanwhile.
+drop function if exists {schema}.eventsource_open_target(text, uuid, uuid, bigint, bigint, integer,
+                                                         uuid, bigint, bytea, bigint);
 create or replace function {schema}.eventsource_open_target(
-    target text, tenant uuid, migration uuid, new_generation bigint, last_carried bigint,
+    target text, tenant text, migration uuid, new_generation bigint, last_carried bigint,
     pass integer, token uuid, carried bigint, digest bytea, total bigint
 ) returns text
 language plpgsql volatile

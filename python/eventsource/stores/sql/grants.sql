@@ -14,7 +14,7 @@ revoke all on function
     {schema}.eventsource_guard_truncate(),
     {schema}.eventsource_guard_loading(),
     {schema}.eventsource_open_target(text, uuid, uuid, bigint, bigint),
-    {schema}.eventsource_open_target(text, uuid, uuid, bigint, bigint, integer, uuid, bigint, bytea,
+    {schema}.eventsource_open_target(text, text, uuid, bigint, bigint, integer, uuid, bigint, bytea,
                                      bigint),
     {schema}.eventsource_announce()
     from public;

@@ -147,6 +147,7 @@ declare
     label    text;
     fences   jsonb;
     make     text;
+    body     text;
     kind     text;
 begin
     select n.nspname, c.relname into strict home, event
@@ -173,30 +174,31 @@ begin
         return;
     end if;
 
-    make := $make$
-        create or replace function %1$I.%2$I() returns trigger
-        language plpgsql security definer set search_path = pg_catalog, pg_temp as $guard$
+    -- A tenant's name is data: the body is quoted as a whole, whatever quotes the name has in it.
+    make := 'create or replace function %I.%I() returns trigger language plpgsql security definer'
+            ' set search_path = pg_catalog, pg_temp as %L';
+    body := $body$
         declare
             fence jsonb;
         begin
-            fence := %3$L::pg_catalog.jsonb
-                operator(pg_catalog.->) (%4$s.tenant_id::pg_catalog.text);
+            fence := %2$L::pg_catalog.jsonb
+                operator(pg_catalog.->) (%3$s.tenant_id::pg_catalog.text);
             if fence is not null then
                 perform %1$I.eventsource_guard_check(
                     (fence operator(pg_catalog.->>) 2)::pg_catalog.int4,
                     (fence operator(pg_catalog.->>) 0)::pg_catalog.int4,
                     fence operator(pg_catalog.->>) 1, tg_op);
-                %5$s
+                %4$s
             end if;
-            return %6$s;
+            return %5$s;
         end
-        $guard$
-        $make$;
+        $body$;
     -- A snapshot is compared with this column, so no writer chooses its value.
-    execute format(make, home, 'eventsource_guard_write_of_' || label, fences, 'new',
-                   'new.transaction_id := pg_catalog.pg_current_xact_id();', 'new');
-    execute format(make, home, 'eventsource_guard_change_of_' || label, fences, 'old',
-                   '', 'coalesce(new, old)');
+    execute format(make, home, 'eventsource_guard_write_of_' || label,
+                   format(body, home, fences, 'new',
+                          'new.transaction_id := pg_catalog.pg_current_xact_id();', 'new'));
+    execute format(make, home, 'eventsource_guard_change_of_' || label,
+                   format(body, home, fences, 'old', '', 'coalesce(new, old)'));
     -- BEFORE triggers run in the order of their names: another one may still change the tenant.
     execute format('create or replace trigger zzz_eventsource_guard_write before insert or update'
                    ' on %1$I.%2$I for each row execute function %1$I.%3$I()',

@@ -23,7 +23,7 @@ begin
             using errcode = '42501', hint = format('grant insert on %I to %I', target, caller);
     end if;
     perform from {schema}.eventsource_fences
-        where table_name = target and tenant_id = tenant and migration_id = migration
+        where table_name = target and tenant_id = tenant::text and migration_id = migration
           and role = 'target' and state = 'closed' and mirrored
         for share;
     return found;

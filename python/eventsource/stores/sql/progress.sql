@@ -24,7 +24,7 @@ create table if not exists {schema}.eventsource_barrier (
 -- What the target holds, committed in the same transaction as the rows it describes.
 create table if not exists {schema}.eventsource_copy_progress (
     migration_id         uuid primary key,
-    tenant_id            uuid not null,
+    tenant_id            text not null,
     table_name           text not null,
     owner                uuid not null,
     position_offset      bigint not null,
@@ -54,6 +54,14 @@ create table if not exists {schema}.eventsource_copy_progress (
 );
 
 -- A table of an older version; looked at first, because to alter it waits for a copy, and the copy for it.
+do $upgrade$
+begin
+    -- Ids of tenants were UUIDs only.
+    if pg_typeof((null::{schema}.eventsource_copy_progress).tenant_id) = 'uuid'::regtype then
+        alter table {schema}.eventsource_copy_progress alter column tenant_id type text;
+    end if;
+end
+$upgrade$;
 do $upgrade$
 begin
     perform witness_token from {schema}.eventsource_copy_progress limit 0;

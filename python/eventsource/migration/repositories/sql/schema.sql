@@ -2,7 +2,7 @@
 
 create table if not exists tenant_migrations (
     id                   uuid primary key,
-    tenant_id            uuid not null,
+    tenant_id            text not null,
     source_store_id      varchar(255) not null,
     target_store_id      varchar(255) not null,
     state                varchar(50) not null,
@@ -38,8 +38,11 @@ alter table tenant_migrations
     add column if not exists target_identity    jsonb,
     add column if not exists updated_at         timestamptz not null default now();
 
+-- Ids of tenants were UUIDs only.
+alter table tenant_migrations alter column tenant_id type text;
+
 create table if not exists tenant_routing (
-    tenant_id        uuid primary key,
+    tenant_id        text primary key,
     store_id         varchar(255) not null,
     migration_state  varchar(50) not null default 'normal',
     target_store_id  varchar(255),
@@ -49,6 +52,8 @@ create table if not exists tenant_routing (
 alter table tenant_routing
     add column if not exists generation    bigint not null default 0,
     add column if not exists migration_id  uuid;
+
+alter table tenant_routing alter column tenant_id type text;
 
 -- No foreign key here: its check per row costs three times the copy of the row. The rows are
 -- written under the owner's compare-and-set and removed with their migration. No index on the id
