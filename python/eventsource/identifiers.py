@@ -1,4 +1,4 @@
-"""Quoting of SQL identifiers. No other module builds identifier text."""
+"""Quoting of SQL identifiers and literals. No other module does it."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ def qualified(schema: str | None, name: str) -> str:
     if schema is None:
         return quote_identifier(name)
     return f"{quote_identifier(schema)}.{quote_identifier(name)}"
+
+
+def quote_literal(text: str) -> str:
+    """``text`` as an SQL literal, for the statements that take no parameters.
+
+    It reads the same whatever ``standard_conforming_strings`` says.
+
+    Raises:
+        ValueError: it holds a NUL, which no text of the server does.
+    """
+    if "\x00" in text:
+        raise ValueError("an SQL text cannot hold a NUL character")
+    quoted = text.replace("'", "''")
+    if "\\" in quoted:
+        return "E'" + quoted.replace("\\", "\\\\") + "'"
+    return f"'{quoted}'"

@@ -36,6 +36,9 @@ _LAYOUTS: Final[tuple[tuple[str, frozenset[str]], ...]] = tuple(
     )
 )
 
+#: What moves the tenants of these libraries' tables: the layout of that name.
+PRESETS: Final = {"Marten": "marten", "eventsource-py": "eventsource-py"}
+
 #: As many columns of ours may be missing before advice to add them makes no sense any more.
 MENDABLE: Final = 2
 
@@ -45,13 +48,24 @@ def library_of(columns: Collection[str]) -> str | None:
     present = {name.lower() for name in columns}
     # A table with what is ours in it is ours, whatever else it has.
     if {"global_position", "event_id", "aggregate_id", "aggregate_type", "version"} <= present:
-        return None
+        # But for one that began as it did, and has neither of what was added here.
+        theirs = {"payload", "tenant_id"} <= present and not {
+            "metadata",
+            "transaction_id",
+        } & present
+        return "eventsource-py" if theirs else None
     return next((name for name, wanted in _LAYOUTS if wanted <= present), None)
 
 
 def not_ours(table: str, columns: Collection[str], missing: Collection[str]) -> str | None:
     """Why no advice for single columns is given, None when it should be."""
     library = library_of(columns)
+    if library in PRESETS:
+        return (
+            f"{table} is a {library} event table, which its own library reads and writes. To move"
+            f' its tenants, give the store layout = "{PRESETS[library]}" in place of a table'
+            " (`eventsource-migrate layouts` explains it)"
+        )
     if library is not None:
         return (
             f"{table} is a {library} event table: its layout is another one, and no store of this"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from eventsource import __version__
-from eventsource.cli import run, setup, show, steer, subscriptions, verify
+from eventsource.cli import layouts, run, setup, show, steer, subscriptions, verify
 from eventsource.cli.demo import command
 from eventsource.cli.invocation import Invocation, SharedOptionsGroup, default_operator
 from eventsource.cli.output import Output, OutputClosedError
@@ -82,6 +82,7 @@ def _shared(
 
 app.command()(setup.init)
 app.command()(setup.plan)
+app.command()(layouts.layouts)
 app.command()(run.run)
 app.command()(steer.start)
 app.command()(steer.work)

@@ -13,6 +13,10 @@
     schema = "app"                    # the search path decides when it is left out
     application_role = "app"          # `plan` checks its rights; else of those connected now
 
+    [stores.marten]                   # the tables of another library, see `layouts`
+    dsn = "${MARTEN_DSN}"
+    layout = "marten"
+
     [stores.dedicated-a]
     dsn = "${DEDICATED_A_DSN}"
 
@@ -40,6 +44,9 @@ from eventsource.dsn.reading import parse
 from eventsource.dsn.redaction import redact
 from eventsource.errors import ConnectionDetailsError, EventSourceError
 from eventsource.identifiers import quote_identifier
+from eventsource.migration.layouts.declaration import Layout, LayoutError
+from eventsource.migration.layouts.presets import OWN, presets
+from eventsource.migration.layouts.reading import layout_of
 from eventsource.migration.models import MigrationConfig
 
 DEFAULT_FILE = Path("eventsource.toml")
@@ -59,6 +66,7 @@ class StoreSettings:
     table: str = "events"
     schema: str | None = None
     application_role: str | None = None
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,7 @@ class Settings:
         control_schema: schema of the control tables; None leaves it to the search path.
         subscriptions_dsn: database of the subscription checkpoints.
         migration: how migrations started with it are carried out.
+        layouts: those of the package and of the file, by name.
     """
 
     origin: str
@@ -79,6 +88,7 @@ class Settings:
     stores: Mapping[str, StoreSettings]
     default_store: str
     migration: MigrationConfig
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
     def require_store(self, store_id: str) -> StoreSettings:
         """The store with this id, or ConfigError."""
@@ -172,15 +182,16 @@ def _interpolated(value: Any, where: str) -> Any:
 
 def _checked(origin: str, tree: dict[str, Any]) -> Settings:
     _refuse_unknown(
-        origin, tree, ("control", "default_store", "defaults", "stores", "subscriptions")
+        origin, tree, ("control", "default_store", "defaults", "layouts", "stores", "subscriptions")
     )
     control = _table(origin, tree, "control")
     _refuse_unknown(f"{origin}: [control]", control, ("dsn", "schema"))
     control_dsn = _dsn(f"{origin}: [control]", control)
     subscriptions = _table(origin, tree, "subscriptions")
     _refuse_unknown(f"{origin}: [subscriptions]", subscriptions, ("dsn",))
+    layouts = _layouts(origin, _table(origin, tree, "layouts"))
     stores = {
-        store_id: _store(f"{origin}: [stores.{store_id}]", entry)
+        store_id: _store(f"{origin}: [stores.{store_id}]", entry, layouts)
         for store_id, entry in _table(origin, tree, "stores").items()
     }
     if not stores:
@@ -201,15 +212,45 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
         stores=stores,
         default_store=default_store,
         migration=_migration(f"{origin}: [defaults]", _table(origin, tree, "defaults")),
+        layouts=layouts,
     )
 
 
-def _store(where: str, entry: Any) -> StoreSettings:
+def _layouts(origin: str, entries: dict[str, Any]) -> dict[str, Layout]:
+    """Those of the file beside those of the package, which keep their names."""
+    found = dict(presets())
+    for name, entry in entries.items():
+        if name in found:
+            raise ConfigError(
+                f"{origin}: [layouts.{name}] is the name of a layout of the package: take another"
+            )
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{origin}: [layouts.{name}] must be a table")
+        try:
+            found[name] = layout_of(name, entry)
+        except LayoutError as error:
+            raise ConfigError(f"{origin}: {error}") from None
+    return found
+
+
+def _store(where: str, entry: Any, layouts: Mapping[str, Layout]) -> StoreSettings:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where} must be a table with a dsn")
     names = ("table", "schema", "application_role")
-    _refuse_unknown(where, entry, ("dsn", *names))
-    return StoreSettings(dsn=_dsn(where, entry), **_names(where, entry, names))
+    _refuse_unknown(where, entry, ("dsn", "layout", *names))
+    named = _names(where, entry, names)
+    if entry.get("layout") in (None, OWN):
+        return StoreSettings(dsn=_dsn(where, entry), **named)
+    layout = layouts.get(_text(where, entry, "layout"))
+    if layout is None:
+        raise ConfigError(
+            f"{where}: there is no layout {entry['layout']!r}; `eventsource-migrate layouts` lists"
+            f" them, and [layouts.{entry['layout']}] would declare it"
+        )
+    for name in ("table", "application_role"):
+        if name in named:
+            raise ConfigError(f"{where}: {name} is for our own tables: leave it out with a layout")
+    return StoreSettings(dsn=_dsn(where, entry), schema=named.get("schema"), layout=layout)
 
 
 def _names(where: str, entry: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from eventsource.migration import (
     RoutingError,
     VerificationReport,
 )
+from eventsource.migration.journaled import verification
 from eventsource.tenant_ids import TenantId
 
 #: How often the journal is read (seconds).
@@ -181,12 +182,14 @@ class Journey:
         config = self._known.config
         level = config.verification_level
         self.display.waiting("verify", f"comparing both stores, level {level}")
-        verifier = ConsistencyVerifier(
-            self.at.stores[self.source_id], self.at.stores[self.target_id]
-        )
-        self.report = report = await verifier.verify_tenant_consistency(
-            self.tenant_id, level, sample_percentage=config.sample_percentage
-        )
+        source, target = self.at.stores[self.source_id], self.at.stores[self.target_id]
+        if source.layout is not None:
+            report = await verification.verify(source, target, self.tenant_id, level)
+        else:
+            report = await ConsistencyVerifier(source, target).verify_tenant_consistency(
+                self.tenant_id, level, sample_percentage=config.sample_percentage
+            )
+        self.report = report
         self.display.settle()
         found = {
             "level": level,

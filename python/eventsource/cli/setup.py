@@ -12,6 +12,9 @@ from eventsource.cli.output import amount, duration, grid
 from eventsource.cli.workspace import Workspace
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.migration import create_schema
+from eventsource.migration.event_table import of_store
+from eventsource.migration.journaled import tenants as layout_tenants
+from eventsource.migration.layouts.store import LayoutStore
 from eventsource.migration.preflight import admission
 from eventsource.migration.preflight.findings import Findings
 from eventsource.stores import schema_setup
@@ -50,7 +53,10 @@ async def _init(at: Workspace) -> ExitCode:
     for store_id, store in at.stores.items():
         await at.reach_store(store_id)
         async with store.pool.acquire() as connection:
-            await schema_setup.examine(connection, store.schema, store.table_name)
+            if isinstance(store, LayoutStore):
+                await store.examine(connection, await store.resolve_schema())
+            else:
+                await schema_setup.examine(connection, store.schema, store.table_name)
     schema = at.settings.control_schema
     if schema is not None and await at.control.fetchval(
         "select not exists (select from pg_namespace where nspname = $1)", schema
@@ -158,6 +164,9 @@ def _connections(findings: Findings) -> dict[str, int | None]:
 
 async def _size(store: PostgreSQLEventStore, tenant_id: TenantId) -> tuple[int, float, float]:
     """The tenant's events, the average bytes of one, and those with its share of the indexes."""
+    if store.layout is not None:
+        events, average = await layout_tenants.size_of(await of_store(store), tenant_id)
+        return events, average, 2 * average
     name = qualified(await store.resolve_schema(), store.table_name)
     tenant = as_uuid(tenant_id)
     async with store.pool.acquire() as connection:

@@ -14,6 +14,8 @@ from eventsource.cli.journey import summary_of
 from eventsource.cli.output import columns
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import ConsistencyVerifier, VerificationLevel, VerificationReport
+from eventsource.migration.journaled import verification
+from eventsource.migration.models import TableDifference
 from eventsource.tenant_ids import TenantId
 
 
@@ -59,12 +61,18 @@ def verify(
             raise ConfigError(
                 "--state is for the levels hash and full, not for count: leave it out"
             )
-        report = await ConsistencyVerifier(source_store, target_store).verify_tenant_consistency(
-            tenant_id,
-            compared,
-            sample_percentage=sample or config.sample_percentage,
-            state_file=state,
-        )
+        if source_store.layout is not None:
+            if state is not None or sample is not None:
+                raise ConfigError("--state and --sample are for our own tables: leave them out")
+            report = await verification.verify(source_store, target_store, tenant_id, compared)
+        else:
+            verifier = ConsistencyVerifier(source_store, target_store)
+            report = await verifier.verify_tenant_consistency(
+                tenant_id,
+                compared,
+                sample_percentage=sample or config.sample_percentage,
+                state_file=state,
+            )
         _show(at, report)
         return ExitCode.DONE if report.is_consistent else ExitCode.INCONSISTENT
 
@@ -104,6 +112,14 @@ def _show(at: Workspace, report: VerificationReport) -> None:
             for stream in report.stream_results
         ),
     )
+    differences = [each for each in report.violations if isinstance(each, TableDifference)]
+    if differences:
+        table = columns(
+            ("table", "key", "column", "detail"),
+            ((each.table, each.key, each.column, each.detail) for each in differences),
+        )
+        at.out.answer(report, f"NOT consistent: {summary_of(report)}", table)
+        return
     violations = columns(
         ("difference", "stream", "version", "position", "event", "field", "detail"),
         (
@@ -117,6 +133,7 @@ def _show(at: Workspace, report: VerificationReport) -> None:
                 violation.detail,
             )
             for violation in report.violations
+            if not isinstance(violation, TableDifference)
         ),
     )
     at.out.answer(report, f"NOT consistent: {summary_of(report)}", streams, violations)

@@ -26,6 +26,7 @@ from eventsource.migration import (
     TenantStoreRouter,
 )
 from eventsource.migration.failures import may_pass
+from eventsource.migration.layouts.store import LayoutStore
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
     PostgreSQLMigrationRepository,
@@ -34,7 +35,7 @@ from eventsource.migration.repositories import (
 )
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
-from eventsource.tenant_ids import TenantId, as_uuid
+from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[Any]
@@ -142,6 +143,8 @@ class Workspace:
             ConfigError: no tenant of these stores can have that id.
         """
         try:
+            if any(store.layout is not None for store in self.stores.values()):
+                return checked(given)
             return as_uuid(given)
         except ValueError as error:
             raise ConfigError(str(error)) from None
@@ -219,6 +222,8 @@ async def _close_pool(pool: Pool) -> None:
 
 async def _store(entry: StoreSettings, stack: contextlib.AsyncExitStack) -> PostgreSQLEventStore:
     pool = await _pool(entry.dsn, stack)
+    if entry.layout is not None:
+        return LayoutStore(pool, entry.layout, dsn=entry.dsn, schema=entry.schema)
     return PostgreSQLEventStore(
         pool,
         entry.table,

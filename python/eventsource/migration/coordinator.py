@@ -13,6 +13,9 @@ from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
 from eventsource.migration.consistency import lag
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.event_table import of_store
+from eventsource.migration.journaled import lag as layout_lag
+from eventsource.migration.journaled import preflight as layout_preflight
+from eventsource.migration.journaled import tenants as layout_tenants
 from eventsource.migration.models import (
     Migration,
     MigrationConfig,
@@ -85,8 +88,8 @@ class MigrationCoordinator:
             MigrationAlreadyExistsError: the tenant already has an active migration.
             RoutingError: a store id is unknown, or the tenant lives elsewhere.
         """
-        tenant_id = admission.tenant_of(tenant_id)
         source = self._drivers.store(source_store_id, source_store)
+        tenant_id = admission.tenant_of(tenant_id, source)
         target = self._drivers.store(target_store_id, target_store)
         generation = await admission.generation_of(
             self._migrations, self._routes, tenant_id, source_store_id,
@@ -114,11 +117,13 @@ class MigrationCoordinator:
         self, tenant_id: TenantId, source: PostgreSQLEventStore, target: PostgreSQLEventStore
     ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
+        is_layout = source.layout is not None or target.layout is not None
         # Each has connections of its own: started together, they would take all there are.
         async with self._examining:
             return await admission.examine(
-                self._migrations, tenant_id, source, target, config=self._config
-            )
+                self._migrations, tenant_id, source, target, config=self._config,
+                look=layout_preflight.look if is_layout else None,
+            )  # fmt: skip
 
     async def get_migration(self, migration_id: UUID) -> Migration:
         """The migration as the journal knows it; MigrationNotFoundError when there is none."""
@@ -151,7 +156,10 @@ class MigrationCoordinator:
                 f"store {store_id!r} is of type {type(store).__name__}, whose tenants cannot be"
                 " counted; name a PostgreSQLEventStore"
             )
-        found = await tenants.sizes(store.pool, store.table)
+        if store.layout is not None:
+            found = await layout_tenants.sizes(await of_store(store))
+        else:
+            found = await tenants.sizes(store.pool, store.table)
         routes = await self._routes.get_routings([tenant for tenant, _, _ in found])
         return [StoredTenant(*each, routes.get(each[0])) for each in found]
 
@@ -162,6 +170,8 @@ class MigrationCoordinator:
             return 0
         source, target = [await of_store(store) for store in self._drivers.stores_of(migration)]
         await identities.check(migration, source, target)
+        if source.layout is not None:
+            return await layout_lag.of(source, target, migration)
         return await lag.sync_lag(source, target, migration)
 
     async def pause_migration(

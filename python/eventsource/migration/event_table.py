@@ -11,6 +11,7 @@ from eventsource.catalog.two_sides import Comparison, compare
 from eventsource.connections import Executor, TableAddress
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
+from eventsource.migration.layouts.declaration import Layout
 from eventsource.retried import Retried
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class EventTable(Generic[E]):
 
     connection: E
     address: TableAddress
+    #: Of which library's kind it is, None for one of our own.
+    layout: Layout | None = None
 
     @property
     def name(self) -> str:
@@ -72,7 +75,7 @@ AnyTable: TypeAlias = EventTable[Executor]
 
 async def of_store(store: PostgreSQLEventStore) -> AnyTable:
     """A store's table over the store's own pool."""
-    return EventTable(Retried(store.pool), await store.address())
+    return EventTable(Retried(store.pool), await store.address(), store.layout)
 
 
 async def head(connection: Executor, sequence: str) -> int:

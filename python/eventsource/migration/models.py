@@ -294,6 +294,28 @@ class MappedPosition:
 
 
 @dataclass(frozen=True, slots=True)
+class TableDifference:
+    """A row of a layout's table that is not the same on both sides.
+
+    Attributes:
+        table: its name.
+        key: the row's key at the source, as JSON; None where the whole table is meant.
+        column: the columns that differ; None where the row is on one side only.
+        detail: how it differs.
+    """
+
+    table: str
+    key: str | None
+    column: str | None
+    detail: str
+
+    def __str__(self) -> str:
+        row = "" if self.key is None else f" row {self.key}"
+        column = "" if self.column is None else f", column {self.column}"
+        return f"{self.table}{row}{column}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
 class VerificationReport:
     """What a comparison found.
 
@@ -314,6 +336,6 @@ class VerificationReport:
     target_event_count: int
     streams_verified: int
     streams_consistent: int
-    violations: Sequence[Violation]
+    violations: Sequence[Violation | TableDifference]
     stream_results: Sequence[StreamResult]
     duration_seconds: float

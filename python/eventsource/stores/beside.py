@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 #: In the order in which they can be run.
 SCRIPTS: Final = (
-    "fences.sql", "progress.sql", "guard.sql", "bound.sql", "feed.sql", "mirror.sql", "grants.sql",
+    "fences.sql", "progress.sql", "guard.sql", "journal.sql", "bound.sql", "feed.sql",
+    "mirror.sql", "grants.sql",
 )  # fmt: skip
 
 _FUNCTION = re.compile(

@@ -61,6 +61,8 @@ class PostgreSQLEventStore:
     Errors of the server that are no conflict and no missing table reach the caller unchanged.
     """
 
+    layout: Any = None  # of which library's kind the table is; None for ours
+
     def __init__(
         self,
         pool: Pool[Any],

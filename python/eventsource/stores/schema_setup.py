@@ -62,6 +62,15 @@ async def create_schema(connection: AnyConnection, schema: str | None, name: str
         return made
 
 
+async def create_objects(connection: AnyConnection, schema: str) -> None:
+    """Make what stands beside tables of another library; of these nothing is changed.
+
+    ``connection`` as for :func:`create_schema`.
+    """
+    async with unhurried(connection), alone(connection, _SETUP_LOCK):
+        await _ensure_objects(connection, schema)
+
+
 async def home_schema(connection: AnyConnection) -> str:
     """The schema in which a new table without one of its own is made.
 

@@ -27,6 +27,7 @@ from eventsource.migration.failures import concerning
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 if TYPE_CHECKING:
+    from eventsource.migration.layouts.declaration import Layout
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
     Connection = asyncpg.Connection[Any]
@@ -62,6 +63,8 @@ class Endpoints:
     control_schema: str
     source: TableAddress
     target: TableAddress
+    source_layout: Layout | None = None
+    target_layout: Layout | None = None
 
     @classmethod
     async def of(
@@ -83,7 +86,7 @@ class Endpoints:
             source_address = await source.address()
         with concerning("target"):
             target_address = await target.address()
-        return cls(control, schema, source_address, target_address)
+        return cls(control, schema, source_address, target_address, source.layout, target.layout)
 
 
 async def control_schema(migrations: PostgreSQLMigrationRepository) -> str:
@@ -136,7 +139,7 @@ class DriverConnections:
 
     async def open_target(self, migration_id: UUID) -> Connection:
         """One more connection to the target that its guard lets in; the caller closes it."""
-        return (await _open_target(self.endpoints.target, migration_id)).connection
+        return (await _open_target(self.endpoints, migration_id)).connection
 
     async def renew(self, migration_id: UUID) -> None:
         """Open those to the stores again; what was open on the old ones is gone."""
@@ -182,11 +185,11 @@ async def _open_tables(
     opened: list[OwnTable] = []
     try:
         with concerning("source"):
-            opened.append(await open_table(endpoints.source))
+            opened.append(await open_table(endpoints.source, endpoints.source_layout))
             await session_marks.mark(opened[0].connection, session_marks.driver_mark(migration_id))
-            opened.append(await open_table(endpoints.source))
+            opened.append(await open_table(endpoints.source, endpoints.source_layout))
         with concerning("target"):
-            opened.append(await _open_target(endpoints.target, migration_id))
+            opened.append(await _open_target(endpoints, migration_id))
     except BaseException:
         await close_all([table.connection for table in opened])
         raise
@@ -194,13 +197,13 @@ async def _open_tables(
     return source, fence, target
 
 
-async def open_table(address: TableAddress) -> OwnTable:
+async def open_table(address: TableAddress, layout: Layout | None = None) -> OwnTable:
     """A table over a connection of its own; the caller closes that."""
-    return EventTable(await open_connection(address.parameters), address)
+    return EventTable(await open_connection(address.parameters), address, layout)
 
 
-async def _open_target(address: TableAddress, migration_id: UUID) -> OwnTable:
-    target = await open_table(address)
+async def _open_target(endpoints: Endpoints, migration_id: UUID) -> OwnTable:
+    target = await open_table(endpoints.target, endpoints.target_layout)
     try:
         await target.connection.execute(
             "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)

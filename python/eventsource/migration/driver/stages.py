@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eventsource import failpoints
 from eventsource.migration import failures
 from eventsource.migration.connections import waits
 from eventsource.migration.driver import requests
+from eventsource.migration.driver.ways import Verify, way_of
 from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
@@ -22,12 +21,10 @@ from eventsource.migration.errors import (
     RepairNeededError,
 )
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import abort, decision, fitness, preparation
-from eventsource.migration.steps.bulk_copy import BulkCopier
+from eventsource.migration.steps import decision
 from eventsource.migration.steps.cutover import Cutover
 from eventsource.migration.steps.passes import Passes
-from eventsource.migration.steps.repair import Repair
-from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard, progress
+from eventsource.migration.tables import brief_locks, fences, progress
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
@@ -39,10 +36,6 @@ if TYPE_CHECKING:
 #: How long a cutover tries to make the lag small before it is given up (seconds), beside what its
 #: comparison took: a tenant may write faster than it can be carried.
 SHRINK_SECONDS = 60.0
-
-
-#: Compares both stores; raises ConsistencyError.
-Verify = Callable[["Migration"], Awaitable[None]]
 
 
 class Doing(Enum):
@@ -68,6 +61,11 @@ class Stages:
     verify: Verify
     doing: Doing = Doing.CARRYING_ON
     passes: Passes | None = None
+    #: How it is done for the kind of tables that these are.
+    way: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.way = way_of(self.connections, self.verify)
 
     @property
     def migration(self) -> Migration:
@@ -95,7 +93,7 @@ class Stages:
                 await self._has_succeeded()
         finally:
             if self.passes is not None:
-                await self.passes.session.close()
+                await self.passes.close()
 
     async def _has_succeeded(self) -> None:
         """What an earlier attempt waited for is over: nobody should read of it any more."""
@@ -112,7 +110,7 @@ class Stages:
             return False
         if migration.abort_requested is not None:
             self.doing = Doing.ABORT
-            if await abort.carry_out(self.connections, migration, self.lease.owner):
+            if await self.way.abort(self.connections, migration, self.lease.owner):
                 return True
             await self.heartbeat.refresh(self.connections.migrations)
             return False
@@ -127,11 +125,11 @@ class Stages:
 
     async def _prepare(self) -> None:
         try:
-            await preparation.prepare(
+            await self.way.prepare(
                 self.connections,
                 self.migration,
                 self.lease.owner,
-                carry_on=lambda: not self.heartbeat.stop_requested,
+                lambda: not self.heartbeat.stop_requested,
             )
         except brief_locks.LockNeverGranted:
             return
@@ -139,7 +137,7 @@ class Stages:
         assert self.passes is not None
         if not self.passes.at.pass_is_open:
             await self.passes.begin()
-        total = await preparation.count_tenant(self.connections, self.migration, self.passes.at)
+        total = await self.way.count(self.connections, self.migration, self.passes)
         await self.connections.migrations.record_progress(
             self.migration.id, self.lease.owner, self.passes.at.rows_copied, total
         )
@@ -150,13 +148,13 @@ class Stages:
         passes = await self._open_passes()
         with self.heartbeat.attending(passes.session, bulk=True):
             stopped = self.heartbeat.stop_asked
-            copied = passes.at.proven_snapshot is not None or await BulkCopier(passes).run(stopped)
+            copied = passes.at.proven_snapshot is not None or await self.way.copy(passes, stopped)
         await passes.publish()
         if not copied:
             return  # asked to stop: the request is carried out next
         await self._to(MigrationState.DUAL_WRITE, {"events": passes.at.proven_rows})
         await failpoints.reach("follow.entered.committed")
-        await deferred_indexes.first_statistics(self.connections.target)
+        await self.way.after_the_copy(self.connections)
 
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""
@@ -181,9 +179,9 @@ class Stages:
         assert request is not None
         began = time.monotonic()
         try:
-            await fitness.check(self.connections, self.migration)
+            await self.way.check(self.connections, self.migration)
             if not self.migration.cutover_force:
-                await self.verify(self.migration)
+                await self.way.verify(self.connections, self.migration)
             await failpoints.reach("cutover.verified")
             # What was written during the comparison has to be carried as well.
             compared = time.monotonic() - began
@@ -208,6 +206,7 @@ class Stages:
             await self.connections.renew(self.migration.id)
             await self.lease.take_over(self.connections)
             return
+        await self.way.opened(self.connections, self.migration, result.decided)
         await decision.finish(
             self.connections.migrations, self.migration, result.decided, result.pause_ms
         )
@@ -224,7 +223,7 @@ class Stages:
                 "attempts": result.attempts,
             },
         )
-        await guard.drop_idle(self.connections.target)
+        await self.way.tidy(self.connections, self.migration)
 
     async def _cutover(self, passes: Passes) -> Cutover:
         fence = await fences.of_migration(self.connections.source, self.migration.id, "source")
@@ -233,7 +232,8 @@ class Stages:
                 "the fence at the source is not there: check that the dsn leads to the database"
                 " where the migration began; if the row was removed by hand, abort the migration"
             )
-        return await Cutover.ready(self.connections, self.migration, passes, fence)
+        cutover: Cutover = await self.way.cutover(self.connections, self.migration, passes, fence)
+        return cutover
 
     async def _shrink_the_lag(self, passes: Passes, seconds: float) -> bool:
         """Catch up until a pass is small: what is left then fits under the fence.
@@ -299,25 +299,26 @@ class Stages:
         except RepairNeededError:
             decided = await self._repair(decided)
             await decision.open_target(target, self.migration, decided)
+        await self.way.opened(self.connections, self.migration, decided)
         await decision.finish(self.connections.migrations, self.migration, decided)
         if request is not None:
             await self.connections.migrations.answer_cutover(
                 self.migration.id, request, {"code": failures.OK}
             )
-        await guard.drop_idle(target)
+        await self.way.tidy(self.connections, self.migration)
 
     async def _repair(self, decided: decision.Decision) -> decision.Decision:
-        # What waits for it is the tenant: nothing is held to a rate.
-        return await Repair(
-            self.connections, self.migration, self.lease.owner, carry_on=lambda: True
-        ).run(decided)
+        repaired: decision.Decision = await self.way.repair(
+            self.connections, self.migration, self.lease.owner, decided
+        )
+        return repaired
 
     async def _open_passes(self) -> Passes:
         if self.passes is None:
             await self._mend_guards()
             throttle = self.heartbeat.throttle
             await throttle.ready.wait()
-            self.passes = await Passes.open(
+            self.passes = await self.way.open_passes(
                 self.connections, self.migration, self.lease.owner, lambda: throttle.rate
             )
         self.passes.migration = self.migration
@@ -331,25 +332,13 @@ class Stages:
                 await self._mend_guard(side, table)
 
     async def _mend_guard(self, side: str, table: OwnTable) -> None:
-        migration = self.migration
-        fence = await fences.of_migration(table, migration.id, side)
-        if fence is None:
-            return
-        # Asked to stop while others hold the table, it obeys at the next chunk.
-        with contextlib.suppress(brief_locks.LockNeverGranted):
-            await guard.mend(
-                table,
-                fence,
-                migration.tenant_id,
-                lambda: not self.heartbeat.stop_requested,
-                loading=await deferred_indexes.deferred(table, migration.id) is not None,
-            )
+        await self.way.mend(side, table, self.migration, lambda: not self.heartbeat.stop_requested)
 
     async def _reopen_passes(self) -> None:
         """A pass that was cancelled in the middle leaves its connections unusable."""
         if self.passes is not None:
             passes, self.passes = self.passes, None
-            await passes.session.close()
+            await passes.close()
 
     async def _to(
         self, following: MigrationState, details: dict[str, object] | None = None

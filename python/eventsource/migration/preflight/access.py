@@ -84,15 +84,18 @@ async def refuse_silent_hosts(
             )
 
 
-async def check(endpoints: Endpoints, roles: Mapping[str, str | None], findings: Findings) -> None:
+async def check(
+    endpoints: Endpoints, roles: Mapping[str, str | None] | None, findings: Findings
+) -> None:
     """The driver's own connections can be opened from the stores' details, and suffice; and
-    those that write now may go on after the move. ``roles`` are the application's, by side."""
+    those that write now may go on after the move. ``roles`` are the application's, by side; None
+    where another library writes, whose rights are its own business."""
     await asyncio.gather(
         _check_control(endpoints, findings),
         _check_store("source", endpoints.source, findings),
         _check_store("target", endpoints.target, findings),
     )
-    if not findings.problems:
+    if not findings.problems and roles is not None:
         await application_roles.check(endpoints, roles, findings)
 
 

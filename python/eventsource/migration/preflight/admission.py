@@ -22,7 +22,7 @@ from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.preflight import access, event_tables, surroundings
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
-from eventsource.tenant_ids import TenantId, as_uuid
+from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
     from eventsource.migration.models import MigrationConfig, TenantRouting
@@ -40,14 +40,18 @@ CONNECTION_SECONDS = 60.0
 T = TypeVar("T")
 
 
-def tenant_of(given: TenantId) -> TenantId:
+#: Source, target, tenant, findings, whether the target's triggers are meant to fire.
+Look = Callable[["AnyTable", "AnyTable", TenantId, Findings, bool], Awaitable[None]]
+
+
+def tenant_of(given: TenantId, source: PostgreSQLEventStore) -> TenantId:
     """A tenant as a caller names it, in the one form in which it is recorded.
 
     Raises:
         PreflightError: no tenant of the stores can have that id.
     """
     try:
-        return as_uuid(given)
+        return as_uuid(given) if source.layout is None else checked(given)
     except ValueError as error:
         raise PreflightError([str(error)]) from None
 
@@ -139,10 +143,15 @@ async def examine(
     target: PostgreSQLEventStore,
     *,
     config: MigrationConfig,
+    look: Look | None = None,
 ) -> Findings:
-    """Everything that would refuse this move, without changing anything."""
+    """Everything that would refuse this move, without changing anything.
+
+    Args:
+        look: looks at tables of another library's kind, in place of what is known of our own.
+    """
     return await _when_connections_are_free(
-        lambda: _examine(migrations, tenant_id, source, target, config)
+        lambda: _examine(migrations, tenant_id, source, target, config, look)
     )
 
 
@@ -152,6 +161,7 @@ async def _examine(
     source: PostgreSQLEventStore,
     target: PostgreSQLEventStore,
     config: MigrationConfig,
+    look: Look | None,
 ) -> Findings:
     findings = Findings()
     hosts = {"the control database": _control_hosts(migrations)}
@@ -171,16 +181,21 @@ async def _examine(
         if len(tables) < 2:
             return
         with findings.unusable("a store's database"):
-            await event_tables.check_stores(
-                tables[0], tables[1], as_uuid(tenant_id), findings, fire=config.fires
-            )
+            if look is not None:
+                await look(tables[0], tables[1], tenant_id, findings, config.fires)
+            else:
+                await event_tables.check_stores(
+                    tables[0], tables[1], as_uuid(tenant_id), findings, fire=config.fires
+                )
         if not findings.problems:
             with findings.unusable("a store's database"):
-                await surroundings.look(tables[0], tables[1], config.copy_jobs, findings)
+                await surroundings.look(
+                    tables[0], tables[1], config.copy_jobs, findings, companions=look is None
+                )
             with findings.unusable("a database"):
                 roles = {"source": source.application_role, "target": target.application_role}
                 endpoints = await Endpoints.of(migrations, source, target)
-                await access.check(endpoints, roles, findings)
+                await access.check(endpoints, roles if look is None else None, findings)
 
     with findings.unusable("a database"):
         await within(PREFLIGHT_SECONDS, check)

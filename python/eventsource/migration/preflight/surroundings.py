@@ -40,20 +40,17 @@ select current_setting('max_connections')::integer
 """
 
 
-async def look(source: AnyTable, target: AnyTable, copy_jobs: int, findings: Findings) -> None:
+async def look(
+    source: AnyTable,
+    target: AnyTable,
+    copy_jobs: int,
+    findings: Findings,
+    *,
+    companions: bool = True,
+) -> None:
     """Note companions, old transactions and too few connections."""
-    beside = await reading.companions(
-        source.connection, source.name, (*CONTROL_COLUMNS, "subscription_checkpoints")
-    )
-    findings.companions = tuple(name for name, _ in beside)
-    for name, points_here in beside:
-        if points_here:
-            findings.note(
-                warning(
-                    "companion", "source",
-                    f"{name} has a foreign key to the events of the source; its rows stay there",
-                )
-            )  # fmt: skip
+    if companions:
+        await _companions(source, findings)
     for side, table in (("source", source), ("target", target)):
         await _transactions(table, side, findings)
     free = await target.connection.fetchval(_FREE)
@@ -67,6 +64,21 @@ async def look(source: AnyTable, target: AnyTable, copy_jobs: int, findings: Fin
                 "raise max_connections, or set copy_jobs lower",
             )
         )  # fmt: skip
+
+
+async def _companions(source: AnyTable, findings: Findings) -> None:
+    beside = await reading.companions(
+        source.connection, source.name, (*CONTROL_COLUMNS, "subscription_checkpoints")
+    )
+    findings.companions = tuple(name for name, _ in beside)
+    for name, points_here in beside:
+        if points_here:
+            findings.note(
+                warning(
+                    "companion", "source",
+                    f"{name} has a foreign key to the events of the source; its rows stay there",
+                )
+            )  # fmt: skip
 
 
 async def _transactions(table: AnyTable, side: str, findings: Findings) -> None:

@@ -197,15 +197,7 @@ class Cutover:
                 await failpoints.reach("cutover.fence.held")
                 result = await self.passes.under_the_fence()
                 await self._look_at_the_target()
-                decided = await decision.decide(
-                    self.prepared.deciding,
-                    self.connections.fence,
-                    self.migration,
-                    self.fence,
-                    self.passes.at.position_offset,
-                    self.passes.at.shape,
-                    self.passes.proof(),
-                )
+                decided = await self._decide()
                 await failpoints.reach("cutover.decision.before")
         except TimeoutError:
             with contextlib.suppress(TimeoutError):
@@ -227,6 +219,18 @@ class Cutover:
         await decision.open_target(self.connections.target, self.migration, decided)
         pause = (time.monotonic() - asked) * 1000
         return CutoverResult(decided, pause, result.rows, attempts)
+
+    async def _decide(self) -> Decision | None:
+        """In the transaction that holds the lock: mark the tenant as moved."""
+        return await decision.decide(
+            self.prepared.deciding,
+            self.connections.fence,
+            self.migration,
+            self.fence,
+            self.passes.at.position_offset,
+            self.passes.at.shape,
+            self.passes.proof(),
+        )
 
     async def _look_at_the_target(self) -> None:
         """Nobody but the migration has been able to write the tenant's rows there."""

@@ -94,6 +94,10 @@ class Passes:
         session = await PassSession.open(await config.resolved())
         return cls(connections, migration, session, owner, at, rate)
 
+    async def close(self) -> None:
+        """Close the data plane's connections."""
+        await self.session.close()
+
     async def catch_up(self) -> PassResult | None:
         """One more pass, or the rest of one that was interrupted; None when asked to stop."""
         if not self.at.pass_is_open:

@@ -68,7 +68,8 @@ class Repair:
             await failpoints.reach("repair.carried.committed")
             proof = passes.proof()
             await self._compare(decided, proof, passes.at.position_offset)
-            return await self._replace(decided, proof, passes.at.position_offset)
+            offset = passes.at.position_offset
+            return await replace_proof(self.connections, self.migration, decided, proof, offset)
         finally:
             await passes.session.close()
 
@@ -108,22 +109,29 @@ class Repair:
                 f" {proof.total} were carried; nothing is opened"
             )
 
-    async def _replace(self, decided: Decision, proof: Proof, offset: int) -> Decision:
-        """Write the new proof into the fence row that has decided, under the lock."""
-        source = self.connections.fence
-        fence = await fences.of_migration(source, self.migration.id, "source")
-        if fence is None:
-            raise MigrationError("the fence that has decided is not there any more")
-        pause = 0.1
-        while True:
-            try:
-                async with source.connection.transaction():
-                    await brief_locks.hold_briefly(source.connection)
-                    await fences.lock_exclusively(source.connection, fence)
-                    await fences.replace_proof(source, fence, decided.generation, proof, offset)
-                break
-            except asyncpg.LockNotAvailableError:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 2.0)
-        await failpoints.reach("repair.proof.committed")
-        return replace(decided, proof=proof, position_offset=offset)
+
+async def replace_proof(
+    connections: DriverConnections,
+    migration: Migration,
+    decided: Decision,
+    proof: Proof,
+    offset: int,
+) -> Decision:
+    """Write the new proof into the fence row that has decided, under the lock."""
+    source = connections.fence
+    fence = await fences.of_migration(source, migration.id, "source")
+    if fence is None:
+        raise MigrationError("the fence that has decided is not there any more")
+    pause = 0.1
+    while True:
+        try:
+            async with source.connection.transaction():
+                await brief_locks.hold_briefly(source.connection)
+                await fences.lock_exclusively(source.connection, fence)
+                await fences.replace_proof(source, fence, decided.generation, proof, offset)
+            break
+        except asyncpg.LockNotAvailableError:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+    await failpoints.reach("repair.proof.committed")
+    return replace(decided, proof=proof, position_offset=offset)

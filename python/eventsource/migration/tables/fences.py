@@ -31,9 +31,9 @@ MAKING_CLASS = 1163281238
 
 #: The order of a tenant's fences, the one that is in force first. The same stands in guard.sql and
 #: fences.sql.
-_NEWEST = "generation desc, case state when 'open' then 2 when 'moved' then 1 else 0 end, role"
+NEWEST = "generation desc, case state when 'open' then 2 when 'moved' then 1 else 0 end, role"
 
-IN_FORCE = f"order by {_NEWEST} limit 1"
+IN_FORCE = f"order by {NEWEST} limit 1"
 
 _COLUMNS = (
     "fence_id, lock_id, tenant_id, role, state, generation, migration_id, store_id, moved_to,"
@@ -105,7 +105,7 @@ async def of_tenants(table: AnyTable, tenant_ids: Sequence[TenantId]) -> dict[Te
     rows = await table.connection.fetch(
         f"select distinct on (tenant_id) {_COLUMNS} from {table.fences}"
         " where table_name = $1 and tenant_id = any ($2::text[])"
-        f" order by tenant_id, {_NEWEST}",
+        f" order by tenant_id, {NEWEST}",
         table.address.table, [stored(each) for each in tenant_ids],
     )  # fmt: skip
     found = {restored(row["tenant_id"]): _of(row) for row in rows}

@@ -284,6 +284,16 @@ async def complete_pass(target: AnyTable, current: CopyProgress, owner: UUID) ->
     return _of(row)
 
 
+async def begin_again(target: AnyTable, migration_id: UUID, owner: UUID) -> None:
+    """Forget every pass: the next one is the first."""
+    await target.connection.execute(
+        f"update {target.progress} set snapshot = null, proven_snapshot = null,"
+        " previous_snapshot = null, sealed_snapshot = null, proven_rows = 0, pass_rows = 0,"
+        " rows_copied = 0, updated_at = now() where migration_id = $1 and owner = $2",
+        migration_id, owner,
+    )  # fmt: skip
+
+
 async def record_source(target: AnyTable, at: CopyProgress, now: Source) -> None:
     """The source was started again, and nothing that is here was lost by it."""
     await target.connection.execute(

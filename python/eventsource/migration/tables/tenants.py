@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+
+from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -20,7 +21,7 @@ group by tenant_id order by 3 desc, 1
 _FIXED = 200
 
 
-async def sizes(executor: Executor, table: str) -> list[tuple[UUID, int, int]]:
+async def sizes(executor: Executor, table: str) -> list[tuple[TenantId, int, int]]:
     """Tenant, events and bytes without indexes, largest first; reads the whole table."""
     rows: list[Any] = await executor.fetch(_SIZES.format(table=table, fixed=_FIXED))
     return [(row["tenant_id"], row["events"], row["bytes"]) for row in rows]

@@ -146,12 +146,15 @@ begin
     if not found then
         return fence.state;
     end if;
-    select pg_get_serial_sequence(format('%s.%I', c.relnamespace::regnamespace, target),
-                                  'global_position')
+    -- A layout's numbers were reserved before, and may be those of another column.
+    select pg_get_serial_sequence(format('%s.%I', c.relnamespace::regnamespace, target), a.attname)
         into sequence
         from {schema}.eventsource_fences f join pg_class c on c.oid = f.tableoid
+        join pg_class e on e.relname = target and e.relnamespace = c.relnamespace
+        join pg_attribute a on a.attrelid = e.oid and a.attname = 'global_position'
+                           and not a.attisdropped
         where f.fence_id = fence.fence_id;
-    if coalesce(pg_sequence_last_value(sequence), 0) < last_carried then
+    if sequence is not null and coalesce(pg_sequence_last_value(sequence), 0) < last_carried then
         perform setval(sequence, last_carried);
     end if;
     return 'open';

@@ -8,6 +8,7 @@ revoke all on function
     {schema}.eventsource_guarded(name),
     {schema}.eventsource_guard(),
     {schema}.eventsource_guard_weakened(regclass),
+    {schema}.eventsource_change_check(integer, integer, text, text),
     {schema}.eventsource_guard_renew(regclass),
     {schema}.eventsource_guard_stands(regclass),
     {schema}.eventsource_fences_follow(regclass),

@@ -75,6 +75,15 @@ exception when undefined_column then
 end
 $upgrade$;
 
+-- What a layout's tables need besides: see eventsource.migration.journaled.
+do $upgrade$
+begin
+    perform carriage from {schema}.eventsource_copy_progress limit 0;
+exception when undefined_column then
+    alter table {schema}.eventsource_copy_progress add column carriage jsonb;
+end
+$upgrade$;
+
 -- Events that a source had lost and an aborted migration still held: nothing here deletes them.
 create table if not exists {schema}.eventsource_rescued_events (
     event_id      uuid primary key,

@@ -1,0 +1,132 @@
+"""What a driver does otherwise for our own tables than for those of a layout."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from eventsource.migration.journaled.way import LayoutTables
+from eventsource.migration.steps import abort, fitness, preparation
+from eventsource.migration.steps.bulk_copy import BulkCopier
+from eventsource.migration.steps.cutover import Cutover
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.steps.repair import Repair
+from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard
+
+if TYPE_CHECKING:
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.event_table import OwnTable
+    from eventsource.migration.models import Migration
+    from eventsource.migration.steps.decision import Decision
+    from eventsource.migration.tables.fences import Fence
+
+#: Compares both stores; raises ConsistencyError.
+Verify = Callable[["Migration"], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTables:
+    """The tables of this package's stores.
+
+    Args:
+        comparing: compares both stores before the fence is asked for.
+    """
+
+    comparing: Verify
+
+    async def prepare(
+        self,
+        connections: DriverConnections,
+        migration: Migration,
+        owner: UUID,
+        carry_on: Callable[[], bool],
+    ) -> None:
+        """Fences, guard and numbers; raises LockNeverGranted when ``carry_on`` says no."""
+        await preparation.prepare(connections, migration, owner, carry_on)
+
+    async def count(
+        self, connections: DriverConnections, migration: Migration, passes: Passes
+    ) -> int:
+        """How many rows there are to carry at first."""
+        return await preparation.count_tenant(connections, migration, passes.at)
+
+    async def open_passes(
+        self,
+        connections: DriverConnections,
+        migration: Migration,
+        owner: UUID,
+        rate: Callable[[], float | None],
+    ) -> Passes:
+        """What runs the passes."""
+        return await Passes.open(connections, migration, owner, rate)
+
+    async def copy(self, passes: Passes, stopped: asyncio.Event) -> bool:
+        """The first pass; False when asked to stop on the way."""
+        return await BulkCopier(passes).run(stopped) is not None
+
+    async def after_the_copy(self, connections: DriverConnections) -> None:
+        """What is better done before anybody reads there."""
+        await deferred_indexes.first_statistics(connections.target)
+
+    async def check(self, connections: DriverConnections, migration: Migration) -> None:
+        """Before writers are made to wait: what would have refused the start."""
+        await fitness.check(connections, migration)
+
+    async def verify(self, connections: DriverConnections, migration: Migration) -> None:
+        """Compare both stores before the fence is asked for; raises ConsistencyError."""
+        await self.comparing(migration)
+
+    async def cutover(
+        self, connections: DriverConnections, migration: Migration, passes: Passes, fence: Fence
+    ) -> Cutover:
+        """One cutover, with everything prepared that can be."""
+        return await Cutover.ready(connections, migration, passes, fence)
+
+    async def abort(
+        self, connections: DriverConnections, migration: Migration, owner: UUID
+    ) -> bool:
+        """Undo everything; False when the tenant has moved."""
+        return await abort.carry_out(connections, migration, owner)
+
+    async def mend(
+        self, table: OwnTable, migration: Migration, carry_on: Callable[[], bool]
+    ) -> None:
+        """Make triggers again that others have taken away."""
+        fence = await fences.read(table, migration.tenant_id)
+        if fence is None or fence.migration_id != migration.id:
+            return
+        # Asked to stop while others hold the table, it obeys at the next chunk.
+        with contextlib.suppress(brief_locks.LockNeverGranted):
+            loading = await deferred_indexes.deferred(table, migration.id) is not None
+            await guard.mend(table, fence, migration.tenant_id, carry_on, loading=loading)
+
+    async def opened(
+        self, connections: DriverConnections, migration: Migration, decided: Decision
+    ) -> None:
+        """What the target needs once the tenant lives there."""
+
+    async def tidy(self, connections: DriverConnections, migration: Migration) -> None:
+        """Take away what let the tenant arrive, where that waits for nobody."""
+        await guard.drop_idle(connections.target)
+
+    async def repair(
+        self,
+        connections: DriverConnections,
+        migration: Migration,
+        owner: UUID,
+        decided: Decision,
+    ) -> Decision:
+        """Carry to a closed target what it lacks of a tenant that has moved."""
+        # What waits for it is the tenant: nothing is held to a rate.
+        return await Repair(connections, migration, owner, carry_on=lambda: True).run(decided)
+
+
+def way_of(connections: DriverConnections, verify: Verify) -> Any:
+    """That of the source's tables."""
+    if connections.source.layout is None:
+        return OwnTables(verify)
+    return LayoutTables()

@@ -1,0 +1,185 @@
+"""Undo everything before the decision in a layout's tables, and leave nothing there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+
+from eventsource import failpoints
+from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections import timeouts
+from eventsource.migration.journaled import carriage, changes
+from eventsource.migration.journaled.guards import Guarded
+from eventsource.migration.journaled.shapes import of as shape_of
+from eventsource.migration.states import MigrationState
+from eventsource.migration.steps import decision
+from eventsource.migration.tables import brief_locks, fences, progress, witnesses
+
+if TYPE_CHECKING:
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.event_table import OwnTable
+    from eventsource.migration.journaled.carriage import Carriage
+    from eventsource.migration.layouts.declaration import LayoutTable
+    from eventsource.migration.models import Migration
+    from eventsource.migration.tables.fences import Fence
+
+#: Rows that are deleted in one transaction.
+AT_A_TIME = 20_000
+
+
+async def carry_out(connections: DriverConnections, migration: Migration, owner: UUID) -> bool:
+    """Remove what the migration put anywhere; False when the tenant has already moved.
+
+    The target comes first: one that is being aborted is opened by nobody. Then the source's fence
+    says that nothing is decided any more, under the lock, and lets everybody pass; only then do
+    the guards go, one table after the other.
+
+    Raises:
+        StoreGoneBackError: a decision was made, or the source lacks what the target holds.
+    """
+    source, target = connections.source, connections.target
+    if await decision.find(connections.fence, migration) is not None:
+        return await _come_too_late(connections, migration)
+    await failpoints.reach("abort.decided")
+    at = await progress.claim(target, migration.id, owner)
+    await failpoints.reach("abort.claimed.committed")
+    if at is not None:
+        await witnesses.stand_again(source, migration.id, at.witness, at.source_system)
+    agreed = await carriage.read(target, migration.id)
+    closed = await fences.begin_abort(target, migration.tenant_id, migration.id)
+    await failpoints.reach("abort.begun.committed")
+    if not await _remove_guards(connections, migration):
+        return await _come_too_late(connections, migration)
+    await failpoints.reach("abort.guard.committed")
+    if closed is not None:
+        await progress.spoil(target, migration.id)
+        await _delete_rows(connections, migration)
+        await failpoints.reach("abort.rows.committed")
+        await _open_again(target, migration, closed)
+        if agreed is not None:
+            await _give_numbers_back(target, agreed)
+    await failpoints.reach("abort.target.committed")
+    await progress.remove(target, migration.id)
+    await failpoints.reach("abort.progress.committed")
+    await witnesses.forget(source, migration.id)
+    await failpoints.reach("abort.barrier.committed")
+    await connections.migrations.transition(
+        migration,
+        MigrationState.ROLLED_BACK,
+        owner=owner,
+        details={"reason": migration.abort_requested},
+        error=("aborted", migration.abort_requested or "aborted"),
+    )
+    await failpoints.reach("abort.state.committed")
+    return True
+
+
+async def _come_too_late(connections: DriverConnections, migration: Migration) -> bool:
+    await fences.end_abort(connections.target, migration)
+    await connections.migrations.withdraw_abort(migration.id)
+    return False
+
+
+async def _remove_guards(connections: DriverConnections, migration: Migration) -> bool:
+    """False when the tenant has moved."""
+    table = connections.fence
+    fence = await fences.read(table, migration.tenant_id)
+    if fence is None or fence.migration_id != migration.id:
+        return True
+    if not await _end_deciding(table, fence):
+        return False
+    await failpoints.reach("layout.abort.committed")
+    assert table.layout is not None
+    guarded = Guarded(table, table.layout)
+    await guarded.each(guarded.renew, fence, readers=True)
+    await failpoints.reach("abort.guard.dropped")
+    await changes.forget(table, fence.fence_id)
+    await table.connection.execute(
+        f"delete from {table.fences} where fence_id = $1 and migration_id = $2"
+        " and state = 'aborting'",
+        fence.fence_id, fence.migration_id,
+    )  # fmt: skip
+    return True
+
+
+async def _end_deciding(table: OwnTable, fence: Fence) -> bool:
+    """Under the lock: from now on the guard lets everybody pass and nobody decides."""
+    changed = False
+
+    async def end() -> None:
+        nonlocal changed
+        await fences.lock_exclusively(table.connection, fence)
+        state = await table.connection.fetchval(
+            f"update {table.fences} set state = 'aborting', updated_at = now()"
+            " where fence_id = $1 and migration_id = $2 and role = 'source'"
+            " and state in ('open', 'aborting') returning state",
+            fence.fence_id, fence.migration_id,
+        )  # fmt: skip
+        changed = state is not None
+
+    await brief_locks.transact(table.connection, end, what="for the tenant's fence")
+    return changed
+
+
+async def _delete_rows(connections: DriverConnections, migration: Migration) -> None:
+    """Portion by portion, children first, each with a look at the fence."""
+    source, target = connections.source, connections.target
+    assert target.layout is not None
+    shape = await shape_of(source, target, target.layout, migration.tenant_id)
+    for table in reversed(target.layout.tables):
+        key = ", ".join(map(quote_identifier, table.key))
+        while True:
+            # Its session is gone if the source went back meanwhile.
+            await source.connection.fetchval("select 1")
+            tag = await target.connection.execute(
+                f"delete from {shape.target.name(table.name)} where ({key}) in (select {key} from"
+                f" {shape.rows(table, shape.target)} mine limit {AT_A_TIME})"
+                f" and exists (select from {target.fences} where migration_id = $1"
+                " and role = 'target' and state = 'aborting')",
+                migration.id, timeout=timeouts.LONG_STATEMENT_SECONDS,
+            )  # fmt: skip
+            if tag == "DELETE 0":
+                break
+
+
+async def _open_again(target: OwnTable, migration: Migration, closed: Fence) -> None:
+    assert target.layout is not None
+    guarded = Guarded(target, target.layout)
+
+    async def drop(table: LayoutTable) -> None:
+        await guarded.drop_arrival(table, closed)
+
+    await guarded.each(drop, closed, readers=True)
+    if closed.moved_to is not None:
+        # The tenant once left from here: who heard of nothing since is sent on as before.
+        await target.connection.execute(
+            f"update {target.fences} set role = 'source', state = 'moved', generation = $2,"
+            " moved_to = $3, updated_at = now() where fence_id = $1",
+            closed.fence_id, migration.generation, migration.source_store_id,
+        )  # fmt: skip
+        await guarded.each(guarded.renew, closed, readers=True)
+    else:
+        await target.connection.execute(
+            f"delete from {target.fences} where fence_id = $1 and migration_id = $2",
+            closed.fence_id, closed.migration_id,
+        )  # fmt: skip
+
+
+async def _give_numbers_back(target: OwnTable, agreed: Carriage) -> None:
+    """Set a sequence back that nobody has drawn from since its numbers were kept free."""
+    kept = set(agreed.last.values())
+    for sequence, before in agreed.before.items():
+        try:
+            now = await target.connection.fetchval(
+                "select pg_sequence_last_value($1::text::regclass)", sequence
+            )
+        except asyncpg.UndefinedTableError:
+            continue
+        if now in kept:
+            await target.connection.execute(
+                "select setval($1::text::regclass, coalesce($2, seqstart), $2::bigint is not null)"
+                " from pg_sequence where seqrelid = $1::text::regclass",
+                sequence, before,
+            )  # fmt: skip

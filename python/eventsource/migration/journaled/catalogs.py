@@ -1,0 +1,152 @@
+"""What the catalogs of both sides show about a layout's tables: nothing is asked of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from eventsource.catalog import values
+from eventsource.catalog.findings import Finding, warning
+from eventsource.identifiers import quote_identifier
+
+if TYPE_CHECKING:
+    from eventsource.catalog.model import Column, TableCatalog
+    from eventsource.migration.journaled.shapes import Shape
+    from eventsource.migration.layouts.declaration import LayoutTable
+
+#: Types of a tenant's column for which equal values are equal texts.
+_TENANT_TYPES = ("uuid", "text", "varchar", "int2", "int4", "int8", "name")
+
+#: Types of a key whose values come back from the journal as they were.
+_KEY_TYPES = ("uuid", "text", "varchar", "int2", "int4", "int8", "bool", "timestamptz", "timestamp",
+              "date", "numeric")  # fmt: skip
+
+
+def of(shape: Shape, fire: bool) -> Iterator[Finding]:
+    """What the catalogs of both sides show."""
+    for table in shape.layout.tables:
+        here, there = shape.source.tables[table.name], shape.target.tables[table.name]
+        yield from _of_one(here, "source")
+        yield from _of_one(there, "target")
+        yield from _fired(there, fire)
+        for column in shape.columns(table):
+            yield from _of_column(table, column, there)
+        yield from _declared(table, here)
+        carried = {each.name for each in here.columns}
+        for column in there.columns:
+            if column.name not in carried and column.not_null and not column.fills_itself:
+                yield Finding(
+                    "extra-column", "target",
+                    f"the target's column {column.name} of {there.sql} is NOT NULL without a"
+                    " default, and the source has no such column",
+                    f"alter table {there.sql} alter column {quote_identifier(column.name)} drop"
+                    " not null",
+                )  # fmt: skip
+
+
+def _of_one(table: TableCatalog, side: str) -> Iterator[Finding]:
+    if table.kind not in ("r", "p"):
+        yield Finding("kind", side, f"{table.sql} of the {side} is no table")
+    if table.kind == "r" and table.children:
+        yield Finding(
+            "inheritance", side,
+            f"the {side} table {table.sql} has children that inherit from it"
+            f" ({', '.join(table.children)}): no trigger of it fires for their rows",
+            "; ".join(f"alter table {child} no inherit {table.sql}" for child in table.children),
+        )  # fmt: skip
+    if table.persistence != "p":
+        yield Finding("unlogged", side, f"{table.sql} of the {side} is not a permanent table")
+    if table.filtered:
+        yield Finding(
+            "row-security", side,
+            f"row-level security of the {side} table {table.sql} hides rows from this role",
+            "use a role that it does not apply to",
+        )  # fmt: skip
+    for rule in table.rules:
+        if rule.event != "1" and rule.enabled != "D":
+            yield Finding(
+                "rule", side,
+                f"rule {rule.name!r} of the {side} table {table.sql} turns statements into others",
+                f"drop rule {quote_identifier(rule.name)} on {table.sql}",
+            )  # fmt: skip
+
+
+def _fired(table: TableCatalog, fire: bool) -> Iterator[Finding]:
+    for trigger in table.triggers:
+        ours = trigger.name.startswith("zzz_eventsource_guard_")
+        if trigger.fires and not ours and set(trigger.events) & {"insert", "update", "delete"}:
+            text = (
+                f"trigger {trigger.name!r} of the target table {table.sql} would fire for carried"
+                " rows, and may change them or write elsewhere"
+            )
+            if fire and trigger.is_row and not trigger.is_before:
+                yield warning("trigger-fires", "target", text)
+            else:
+                yield Finding(
+                    "trigger-fires", "target", text,
+                    f"alter table {table.sql} disable trigger {quote_identifier(trigger.name)}"
+                    " until the tenant has moved",
+                )  # fmt: skip
+
+
+def _of_column(table: LayoutTable, column: Column, there: TableCatalog) -> Iterator[Finding]:
+    other = there.column(column.name)
+    if other is None or other.is_generated:
+        yield Finding(
+            "missing-column", "target",
+            f"the target table {there.sql} lacks the source's column {column.name}",
+            f"alter table {there.sql} add column {quote_identifier(column.name)} {column.shown}",
+        )  # fmt: skip
+        return
+    if other.type != column.type or other.modifier != column.modifier:
+        yield Finding(
+            "column-type", "both",
+            f"column {column.name} of {there.sql} is {column.shown} at the source and"
+            f" {other.shown} at the target",
+            "make them the same",
+            column=column.name,
+        )  # fmt: skip
+    if column.name in table.stamps:
+        return
+    if values.is_stamp(column):
+        yield Finding(
+            "stamp", "source",
+            f"column {column.name} of {table.name} counts in terms of its own cluster only, and the"
+            " layout does not name it among its stamps",
+            f'stamps = ["{column.name}"]',
+        )  # fmt: skip
+    elif (why := values.why_not(column)) is not None:
+        yield Finding(why[0], "source", f"column {column.name} of {table.name} {why[1]}")
+    if other.not_null and not column.not_null:
+        yield Finding(
+            "not-null", "target",
+            f"column {column.name} of {there.sql} is NOT NULL at the target alone",
+            f"alter table {there.sql} alter column {quote_identifier(column.name)} drop not null",
+        )  # fmt: skip
+
+
+def _declared(table: LayoutTable, here: TableCatalog) -> Iterator[Finding]:
+    """Columns that the layout names, and the types that they may have."""
+    tenancy = table.tenancy
+    named = {*table.key, *table.stamps, *(table.scan or ()), *(n.column for n in table.numbered)}
+    named |= {tenancy.column} if tenancy.column else set()
+    named |= set(tenancy.through.columns) if tenancy.through else set()
+    for name in sorted(named):
+        if here.column(name) is None:
+            yield Finding("layout", "source", f"{here.sql} has no column {name}, which the layout"
+                          " names")  # fmt: skip
+    for name in table.key:
+        column = here.column(name)
+        if column is not None and (column.type.name not in _KEY_TYPES or column.is_generated):
+            yield Finding(
+                "key-type", "source",
+                f"column {name} of the key of {here.sql} is {column.shown}: its values do not come"
+                " back from the journal as they were",
+            )  # fmt: skip
+    column = here.column(tenancy.column) if tenancy.column else None
+    if column is not None and column.type.name not in _TENANT_TYPES:
+        yield Finding(
+            "tenant-type", "source",
+            f"column {column.name} of {here.sql} is {column.shown}: two of its values may be one"
+            " tenant",
+        )  # fmt: skip

@@ -1,0 +1,152 @@
+"""The first pass: every row of the tenant as it is, chunk by chunk in the order of an index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventsource import failpoints
+from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections import timeouts
+from eventsource.migration.journaled import carriage
+from eventsource.migration.journaled.transfer import Rows, refuse_difference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventsource.migration.journaled.passes import JournaledPasses
+    from eventsource.migration.layouts.declaration import LayoutTable
+
+#: Bytes of a chunk, by the average of the table's rows.
+CHUNK_BYTES = 8 * 1024 * 1024
+
+#: Rows that an emptying deletes in one transaction.
+DELETED_AT_A_TIME = 20_000
+
+# Unique indexes over plain columns that are never null, in ascending order. The tenant's column
+# first is best: then only the tenant's rows are read. Else the primary key.
+_SCANS = """
+select array(select a.attname::text
+             from unnest(i.indkey::int2[]) with ordinality k (num, place)
+             join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.num
+             where k.place <= i.indnkeyatts order by k.place) as columns,
+       i.indisprimary as is_primary
+from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
+where i.indrelid = $1::text::regclass and m.amname = 'btree' and i.indisvalid and i.indisunique
+  and i.indimmediate and i.indpred is null and i.indexprs is null
+  and not exists (select from unnest(i.indoption::int2[]) o where o <> 0)
+  and not exists (select from unnest(i.indkey::int2[]) k (num)
+                  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.num
+                  where not a.attnotnull)
+"""
+
+
+async def run(passes: JournaledPasses) -> bool:
+    """From where it stands to its end; False when asked to stop on the way."""
+    tables = passes.agreed.layout and passes.transfer.statements.shape.layout.tables
+    for number in range(passes.agreed.table_no, len(tables)):
+        table = tables[number]
+        if passes.agreed.table_no < number or not passes.agreed.scan:
+            scan = table.scan or await scan_of(passes, table)
+            passes.agreed = passes.agreed.at(number, tuple(scan), None)
+        rows = await _rows_of_a_chunk(passes, table)
+        while True:
+            if not await passes.rest():
+                return False
+            if not await _chunk(passes, table, rows):
+                break
+    return True
+
+
+async def scan_of(passes: JournaledPasses, table: LayoutTable) -> Sequence[str]:
+    """The columns of the index by which the tenant's rows are read."""
+    name = passes.connections.source.beside(table.name)
+    found = await passes.connections.source.connection.fetch(_SCANS, name)
+    tenant = table.tenancy.column
+    for row in sorted(found, key=lambda row: row["columns"]):
+        if tenant is not None and row["columns"][0] == tenant:
+            return list(row["columns"])
+    primary = [row["columns"] for row in found if row["is_primary"]]
+    return list(primary[0]) if primary else list(table.key)
+
+
+async def _rows_of_a_chunk(passes: JournaledPasses, table: LayoutTable) -> int:
+    shape = passes.transfer.statements.shape
+    width = await passes.connections.source.connection.fetchval(
+        "select avg(pg_column_size(sample.*))::float8 from"
+        f" (select * from {shape.rows(table, shape.source)} mine limit 1000) sample"
+    )
+    most = passes.migration.config.chunk_rows
+    return max(1, min(most, int(CHUNK_BYTES / max(width or 1.0, 1.0))))
+
+
+async def _chunk(passes: JournaledPasses, table: LayoutTable, size: int) -> bool:
+    """Carry one; whether there may be more of the table."""
+    transfer, agreed = passes.transfer, passes.agreed
+    statements, shape = transfer.statements, transfer.statements.shape
+    upto = await _place_after(passes, table, size)
+    wanted = statements.range_of(table, agreed.scan, agreed.after, upto, shape.source)
+    order = statements.in_order(table, agreed.scan, binary=False)
+    sent = await transfer.read(f"select {statements.carried(table)} from {wanted} {order}")
+    await passes.barrier()
+    await failpoints.reach("layout.chunk.read")
+    following = agreed.at(agreed.table_no, agreed.scan, upto)
+    if upto is None:
+        following = agreed.at(agreed.table_no + 1, (), None)
+    async with transfer.writing.transaction():
+        written = await transfer.write_what_can_be(table, sent) if sent.count else 0
+        await _prove(passes, table, upto, sent)
+        await carriage.store(
+            transfer.writing, passes.connections.target, passes.migration.id, passes.owner,
+            following, rows=written, bytes=len(sent.data),
+        )  # fmt: skip
+        await failpoints.reach("layout.chunk.written")
+    await failpoints.reach("layout.chunk.committed")
+    passes.agreed = following
+    passes.session.moved.rows += written
+    passes.session.moved.chunks += 1
+    return upto is not None
+
+
+async def _place_after(
+    passes: JournaledPasses, table: LayoutTable, size: int
+) -> tuple[str, ...] | None:
+    """Where a chunk of so many rows ends; None when fewer are left."""
+    agreed, statements = passes.agreed, passes.transfer.statements
+    wanted = statements.range_of(table, agreed.scan, agreed.after, None, statements.shape.source)
+    columns = ", ".join(f"subject.{quote_identifier(each)}::text" for each in agreed.scan)
+    order = statements.in_order(table, agreed.scan, binary=False)
+    row = await passes.transfer.reading.fetchrow(
+        f"select {columns} from {wanted} {order} limit 1 offset {size - 1}",
+        timeout=timeouts.LONG_STATEMENT_SECONDS,
+    )
+    return None if row is None else tuple(row)
+
+
+async def _prove(
+    passes: JournaledPasses, table: LayoutTable, upto: tuple[str, ...] | None, sent: Rows
+) -> None:
+    """Read back what the target holds of the chunk, before it is committed."""
+    transfer, agreed = passes.transfer, passes.agreed
+    statements = transfer.statements
+    wanted = statements.range_of(table, agreed.scan, agreed.after, upto, statements.shape.target)
+    order = statements.in_order(table, agreed.scan, binary=False)
+    held = await transfer.held(f"select {statements.held(table)} from {wanted} {order}")
+    refuse_difference(statements.names(table), table.name, sent, held, may_lack=True)
+
+
+async def empty(passes: JournaledPasses) -> None:
+    """Delete what was carried, children first: it is carried again."""
+    shape, writing = passes.transfer.statements.shape, passes.transfer.writing
+    for table in reversed(shape.layout.tables):
+        key = ", ".join(map(quote_identifier, table.key))
+        name = shape.target.name(table.name)
+        while True:
+            tag = await writing.execute(
+                f"delete from {name} where ({key}) in (select {key} from"
+                f" {shape.rows(table, shape.target)} mine limit {DELETED_AT_A_TIME})"
+                f" and exists (select from {passes.connections.target.progress}"
+                " where migration_id = $1 and owner = $2)",
+                passes.migration.id, passes.owner, timeout=timeouts.LONG_STATEMENT_SECONDS,
+            )  # fmt: skip
+            if tag == "DELETE 0":
+                break

@@ -1,0 +1,366 @@
+"""The guards of a layout's tables: what writes the journal at the source, and closes the target.
+
+One function for each table and side, made from the fence rows whenever a tenant joins them or is no
+longer among them. One table at a time, each under a short lock of its own: two in one transaction
+deadlock with writers who write both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eventsource.catalog.model import GUARD
+from eventsource.identifiers import quote_identifier, quote_literal
+from eventsource.migration.connections import blockers
+from eventsource.migration.journaled import watching
+from eventsource.migration.tables import brief_locks
+from eventsource.migration.tables.fences import NEWEST
+from eventsource.migration.tables.guard import is_migrator
+
+if TYPE_CHECKING:
+    from eventsource.migration.errors import Blocker
+    from eventsource.migration.event_table import AnyTable, OwnTable
+    from eventsource.migration.layouts.declaration import Layout, LayoutTable
+    from eventsource.migration.tables.fences import Fence
+
+#: Up to so many tenants the trigger's own condition names them, so that nobody else runs the
+#: function. PostgreSQL parses it for every statement: more of them would cost everybody more.
+IN_THE_CONDITION = 16
+
+KINDS = ("insert", "update", "delete", "cascade", "truncate")
+
+# The names of the variables are none that a column of somebody's table has: an expression of a
+# layout is evaluated among them.
+_ROW_FUNCTION = """
+#variable_conflict use_column
+declare
+    eventsource_before_ text;
+    eventsource_after_ text;
+    eventsource_fence_ jsonb;
+begin
+    if tg_op <> 'INSERT' then
+        eventsource_before_ := {tenant_before};
+        eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
+        if eventsource_fence_ is not null and {schema}.eventsource_change_check(
+            (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
+            eventsource_fence_ ->> 1, tg_op) then
+            insert into {schema}.eventsource_changes (fence_id, table_no, key)
+            values ((eventsource_fence_ ->> 0)::integer, {number}, {key_before});
+        end if;
+    end if;
+    if tg_op <> 'DELETE' then
+        eventsource_after_ := {tenant_after};
+        eventsource_fence_ := {fences}::jsonb -> eventsource_after_;
+        if eventsource_fence_ is not null
+           and (tg_op = 'INSERT' or eventsource_before_ is distinct from eventsource_after_
+                or {key_before} <> {key_after})
+           and {schema}.eventsource_change_check(
+            (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
+            eventsource_fence_ ->> 1, tg_op) then
+            insert into {schema}.eventsource_changes (fence_id, table_no, key)
+            values ((eventsource_fence_ ->> 0)::integer, {number}, {key_after});
+        end if;
+    end if;
+    return null;
+end
+"""
+
+# Before a row goes that others refer to: what goes with it has to be written down, and its tenant
+# is not known any more when it has gone.
+_CASCADE_FUNCTION = """
+#variable_conflict use_column
+declare
+    eventsource_before_ text;
+    eventsource_fence_ jsonb;
+begin
+    eventsource_before_ := {tenant};
+    eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
+    if eventsource_fence_ is not null and {schema}.eventsource_change_check(
+        (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
+        eventsource_fence_ ->> 1, tg_op) then
+        {children}
+    end if;
+    if tg_op = 'DELETE' then
+        return old;
+    end if;
+    return new;
+end
+"""
+
+_ARRIVAL_FUNCTION = """
+#variable_conflict use_column
+declare
+    eventsource_tenant_ text;
+begin
+    if tg_op <> 'INSERT' then
+        eventsource_tenant_ := {old};
+        if eventsource_tenant_ = {literal} then
+            perform {schema}.eventsource_guard_check(
+                {lock_id}, {fence_id}, '{patience}', tg_op);
+        end if;
+    end if;
+    if tg_op <> 'DELETE' then
+        eventsource_tenant_ := {new};
+        if eventsource_tenant_ = {literal} then
+            perform {schema}.eventsource_guard_check(
+                {lock_id}, {fence_id}, '{patience}', tg_op);
+        end if;
+    end if;
+    return null;
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A layout's tables in one database."""
+
+    table: OwnTable
+    layout: Layout
+
+    def name(self, table: LayoutTable) -> str:
+        """Quoted and qualified."""
+        return self.table.beside(table.name)
+
+    def tenant_of(self, table: LayoutTable, row: str) -> str:
+        """The tenant of ``old`` or ``new``, as an SQL expression of type text."""
+        tenancy = table.tenancy
+        if tenancy.whole:
+            return "'*'"
+        if tenancy.column is not None:
+            return f"{row}.{quote_identifier(tenancy.column)}::text"
+        if tenancy.expression is not None:
+            return f"(select ({tenancy.expression})::text from (select {row}.*) subject)"
+        assert tenancy.through is not None
+        parent = self.layout.table(tenancy.through.table)
+        same = " and ".join(
+            f"{row}.{quote_identifier(here)} = parent.{quote_identifier(there)}"
+            for here, there in zip(tenancy.through.columns, tenancy.through.referenced, strict=True)
+        )
+        tenant = self.tenant_of(parent, "parent")
+        return f"(select {tenant} from {self.name(parent)} parent where {same})"
+
+    def key_of(self, table: LayoutTable, row: str) -> str:
+        """The key of a row as the journal names it."""
+        return f"jsonb_build_array({', '.join(f'{row}.{quote_identifier(k)}' for k in table.key)})"
+
+    def children_of(self, table: LayoutTable) -> list[LayoutTable]:
+        """Tables whose rows have their tenant through this one's."""
+        return [
+            each
+            for each in self.layout.tables
+            if each.tenancy.through is not None and each.tenancy.through.table == table.name
+        ]
+
+    # -- the source ---------------------------------------------------------------------------
+
+    def function(self, table: LayoutTable, kind: str = "journal") -> str:
+        """The name of the function of a table's triggers."""
+        return f"eventsource_{kind}_{self.layout.number_of(table.name)}_of_{self._label}"
+
+    @property
+    def _label(self) -> str:
+        """Short enough for any name that a table can have."""
+        name = self.layout.events
+        return name if len(name.encode()) <= 30 else name.encode()[:26].decode("utf-8", "ignore")
+
+    async def renew(self, table: LayoutTable) -> None:
+        """In the caller's transaction: guard the tenants that leave one table, and only them."""
+        name = self.name(table)
+        await self.table.connection.execute(f"lock table {name} in share row exclusive mode")
+        fences = await self._fences()
+        if not fences:
+            await self._drop(table)
+            return
+        literal = quote_literal(json.dumps(fences, ensure_ascii=False))
+        body = _ROW_FUNCTION.format(
+            fences=literal, schema=quote_identifier(self.table.address.schema),
+            number=self.layout.number_of(table.name),
+            tenant_before=self.tenant_of(table, "old"), key_before=self.key_of(table, "old"),
+            tenant_after=self.tenant_of(table, "new"), key_after=self.key_of(table, "new"),
+        )  # fmt: skip
+        statements = [_created(self.table, self.function(table), body)]
+        children = self.children_of(table)
+        if children:
+            statements.append(
+                _created(self.table, self.function(table, "cascade"), self._cascade(table, literal))
+            )
+        for kind in KINDS:
+            if kind != "cascade" or children:
+                statements += self._trigger(table, kind, list(fences))
+        await self.table.connection.execute(";".join(statements))
+        await watching.made(self.table, name)
+        await self.table.connection.execute(
+            f"update {self.table.fences} set table_oid = $1::text::regclass"
+            " where table_name = $2 and table_oid is distinct from $1::text::regclass",
+            self.table.name, self.table.address.table,
+        )  # fmt: skip
+
+    def _cascade(self, table: LayoutTable, fences: str) -> str:
+        schema = quote_identifier(self.table.address.schema)
+        inserts = []
+        for child in self.children_of(table):
+            through = child.tenancy.through
+            assert through is not None
+            same = " and ".join(
+                f"subject.{quote_identifier(here)} = old.{quote_identifier(there)}"
+                for here, there in zip(through.columns, through.referenced, strict=True)
+            )
+            inserts.append(
+                f"insert into {schema}.eventsource_changes (fence_id, table_no, key)"
+                f" select (eventsource_fence_ ->> 0)::integer, {self.layout.number_of(child.name)},"
+                f" {self.key_of(child, 'subject')} from {self.name(child)} subject where {same};"
+            )
+        return _CASCADE_FUNCTION.format(
+            tenant=self.tenant_of(table, "old"), fences=fences, schema=schema,
+            children="\n".join(inserts),
+        )  # fmt: skip
+
+    def _trigger(self, table: LayoutTable, kind: str, tenants: list[str]) -> list[str]:
+        name, trigger = self.name(table), quote_identifier(f"{GUARD}{kind}")
+        if kind == "truncate":
+            function = self.table.beside("eventsource_guard_truncate")
+            when = f"before truncate on {name} for each statement"
+        elif kind == "cascade":
+            function = self.table.beside(self.function(table, "cascade"))
+            when = f"before update or delete on {name} for each row"
+        else:
+            function = self.table.beside(self.function(table))
+            when = f"after {kind} on {name} for each row{self._condition(table, kind, tenants)}"
+        return [
+            f"create or replace trigger {trigger} {when} execute function {function}()",
+            # Otherwise session_replication_role = replica walks past.
+            f"alter table {name} enable always trigger {trigger}",
+        ]
+
+    def _condition(self, table: LayoutTable, kind: str, tenants: list[str]) -> str:
+        if table.tenancy.column is None or len(tenants) > IN_THE_CONDITION:
+            return ""
+        column = quote_identifier(table.tenancy.column)
+        wanted = ", ".join(map(quote_literal, tenants))
+        rows = {"insert": ("new",), "delete": ("old",), "update": ("old", "new")}[kind]
+        tests = [f'{row}.{column}::text collate "C" in ({wanted})' for row in rows]
+        return f" when ({' or '.join(tests)})"
+
+    async def _fences(self) -> Mapping[str, list[object]]:
+        rows: list[Any] = await self.table.connection.fetch(
+            # Of each tenant the fence in force; one that is being aborted lets everybody pass.
+            f"select tenant_id, fence_id, patience_ms, lock_id from (select distinct on (tenant_id)"
+            f" * from {self.table.fences} where table_name = $1 order by tenant_id, {NEWEST})"
+            " in_force where role = 'source' and state <> 'aborting' order by fence_id",
+            self.table.address.table,
+        )
+        whole = self.layout.main.tenancy.whole
+        return {
+            "*" if whole else row["tenant_id"]: [
+                row["fence_id"],
+                str(row["patience_ms"]),
+                row["lock_id"],
+            ]
+            for row in rows
+        }
+
+    async def _drop(self, table: LayoutTable) -> None:
+        name = self.name(table)
+        # Looked for: to drop a trigger waits for readers, also when there is none.
+        rows: list[Any] = await self.table.connection.fetch(
+            "select tgname from pg_trigger where tgrelid = $1::text::regclass"
+            " and tgname = any ($2::text[])",
+            name, [GUARD + kind for kind in KINDS],
+        )  # fmt: skip
+        drops = [f"drop trigger {quote_identifier(row['tgname'])} on {name}" for row in rows]
+        for kind in ("journal", "cascade"):
+            function = self.table.beside(self.function(table, kind))
+            drops.append(f"drop function if exists {function}()")
+        await self.table.connection.execute(";".join(drops))
+        await watching.unmade(self.table, name)
+
+    # -- the target ---------------------------------------------------------------------------
+
+    async def close(self, table: LayoutTable, fence: Fence, tenant: str) -> None:
+        """In the caller's transaction: nobody but the migration writes the tenant's rows here."""
+        owner = await self.table.connection.fetchval(
+            "select relowner from pg_class where oid = $1::text::regclass", self.name(table)
+        )
+        literal = quote_literal("*" if table.tenancy.whole else tenant)
+        body = _ARRIVAL_FUNCTION.format(
+            old=self.tenant_of(table, "old"), new=self.tenant_of(table, "new"), literal=literal,
+            schema=quote_identifier(self.table.address.schema), fence_id=fence.fence_id, lock_id=fence.lock_id,
+            patience=fence.patience_ms,
+        )  # fmt: skip
+        name, function = self.name(table), self._arrival(table, fence)
+        trigger = quote_identifier(f"{GUARD}{fence.fence_id}_arrival")
+        await self.table.connection.execute(
+            f"{_created(self.table, function, body)};"
+            f"create or replace trigger {trigger} after insert or update or delete on {name}"
+            f" for each row when (not {is_migrator(fence.migration_id, owner)})"
+            f" execute function {self.table.beside(function)}();"
+            f"alter table {name} enable always trigger {trigger}"
+        )
+
+    async def drop_arrival(self, table: LayoutTable, fence: Fence) -> None:
+        """In the caller's transaction: the tenant has arrived, or does not come."""
+        trigger = quote_identifier(f"{GUARD}{fence.fence_id}_arrival")
+        function = self.table.beside(self._arrival(table, fence))
+        await self.table.connection.execute(
+            f"drop trigger if exists {trigger} on {self.name(table)};"
+            f"drop function if exists {function}()"
+        )
+
+    async def without_arrival(self, fence: Fence) -> list[str]:
+        """The tables that are not closed to others as :meth:`close` did it."""
+        names = [self.name(each) for each in self.layout.tables]
+        rows: list[Any] = await self.table.connection.fetch(
+            "select name from unnest($1::text[]) name where not exists (select from pg_trigger t"
+            " where t.tgrelid = to_regclass(name) and t.tgname = $2 and t.tgenabled = 'A')",
+            names, f"{GUARD}{fence.fence_id}_arrival",
+        )  # fmt: skip
+        found = {row["name"] for row in rows}
+        return [each.name for each in self.layout.tables if self.name(each) in found]
+
+    def _arrival(self, table: LayoutTable, fence: Fence) -> str:
+        return f"eventsource_arrival_{fence.fence_id}_{self.layout.number_of(table.name)}"
+
+    # -- both ---------------------------------------------------------------------------------
+
+    async def each(
+        self,
+        work: Callable[[LayoutTable], Awaitable[None]],
+        fence: Fence,
+        carry_on: Callable[[], bool] = lambda: True,
+        *,
+        readers: bool = False,
+        backwards: bool = False,
+    ) -> None:
+        """Do something to each table under its lock, which is asked for briefly and again.
+
+        Raises:
+            LockNeverGranted: ``carry_on`` said no.
+        """
+        tables = self.layout.tables[::-1] if backwards else self.layout.tables
+        for table in tables:
+            name = self.name(table)
+
+            async def look(seconds: float, name: str = name) -> list[Blocker]:
+                return await blockers.of_table(
+                    self.table.connection, name, seconds, readers=readers
+                )
+
+            async def one(table: LayoutTable = table) -> None:
+                await work(table)
+
+            await brief_locks.transact(
+                self.table.connection, one, carry_on,
+                what=f"for a lock on {name} in store {fence.store_id!r}", look=look,
+            )  # fmt: skip
+
+
+def _created(table: AnyTable, function: str, body: str) -> str:
+    """A trigger function; its body is quoted as a whole, whatever names have in them."""
+    return (
+        f"create or replace function {table.beside(function)}() returns trigger language plpgsql"
+        f" security definer set search_path = pg_catalog, pg_temp as {quote_literal(body)}"
+    )

@@ -1,0 +1,107 @@
+"""A pass over many keys: in portions, over rows as they are when they are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventsource import failpoints
+from eventsource.migration.connections import timeouts
+from eventsource.migration.journaled import carriage, changes
+from eventsource.migration.journaled.transfer import refuse_difference
+
+if TYPE_CHECKING:
+    from eventsource.migration.journaled.passes import JournaledPasses
+
+#: Keys of a portion.
+PORTION = 5_000
+
+
+async def run(passes: JournaledPasses, since: str | None, most: int) -> int | None:
+    """Delete every changed row at the target, then insert what is there now; how many rows.
+
+    What cannot be there yet has changed again, and the next pass has it. A pass that was
+    interrupted is begun again from the same keys. None when asked to stop on the way, or when there
+    are more keys than that: then the first pass is as quick.
+    """
+    transfer = passes.transfer
+    statements, shape = transfer.statements, transfer.statements.shape
+    keys = await changes.read(
+        transfer.reading, passes.connections.source, passes.fence_id, since, most
+    )
+    if keys is None:
+        await passes.begin_again()
+        return None
+    tables = list(enumerate(shape.layout.tables))
+    for number, table in reversed(tables):
+        if shape.is_parent(table):
+            continue  # its rows may have children that did not change
+        for given in keys.portions(number, PORTION):
+            async with transfer.writing.transaction():
+                await carriage.store(
+                    transfer.writing, passes.connections.target, passes.migration.id,
+                    passes.owner, passes.agreed,
+                )  # fmt: skip
+                await transfer.writing.execute(
+                    statements.delete_changed(table, given),
+                    timeout=timeouts.LONG_STATEMENT_SECONDS,
+                )
+    written = 0
+    for number, _ in tables:
+        for given in keys.portions(number, PORTION):
+            if not await passes.rest():
+                return None
+            written += await _portion(passes, number, given)
+    for number, table in reversed(tables):
+        if shape.is_parent(table):
+            await _delete_gone(passes, number, keys)
+    return written
+
+
+async def _portion(passes: JournaledPasses, number: int, given: str) -> int:
+    transfer = passes.transfer
+    statements, shape = transfer.statements, transfer.statements.shape
+    table = shape.layout.tables[number]
+    sent = await transfer.read(
+        statements.changed_rows(table, given, shape.source, statements.carried(table))
+    )
+    await passes.barrier()
+    async with transfer.writing.transaction():
+        if shape.is_parent(table):
+            staged = await transfer.stage(table, sent)
+            await transfer.writing.execute(statements.upsert_staged(table, staged))
+        elif sent.count:
+            await transfer.write_what_can_be(table, sent)
+        held = await transfer.held(
+            statements.changed_rows(table, given, shape.target, statements.held(table))
+        )
+        # Of a parent, rows that are gone at the source are still there.
+        gone = shape.is_parent(table)
+        if not gone:
+            refuse_difference(statements.names(table), table.name, sent, held, may_lack=True)
+        await carriage.store(
+            transfer.writing, passes.connections.target, passes.migration.id, passes.owner,
+            passes.agreed, rows=sent.count, bytes=len(sent.data),
+        )  # fmt: skip
+        await failpoints.reach("layout.portion.written")
+    passes.session.moved.rows += sent.count
+    passes.session.moved.chunks += 1
+    return sent.count
+
+
+async def _delete_gone(passes: JournaledPasses, number: int, keys: changes.ChangedKeys) -> None:
+    """Parents that the source has no more, as far as no row refers to them."""
+    transfer = passes.transfer
+    statements, shape = transfer.statements, transfer.statements.shape
+    table = shape.layout.tables[number]
+    for given in keys.portions(number, PORTION):
+        kept = await transfer.read(
+            statements.changed_rows(table, given, shape.source, statements.carried(table))
+        )
+        await passes.barrier()
+        async with transfer.writing.transaction():
+            staged = await transfer.stage(table, kept)
+            await carriage.store(
+                transfer.writing, passes.connections.target, passes.migration.id, passes.owner,
+                passes.agreed,
+            )  # fmt: skip
+            await transfer.writing.execute(statements.delete_gone(table, given, staged))

@@ -1,0 +1,307 @@
+"""The passes of a layout: by changed keys, each proven before the target commits it.
+
+The first pass reads every row as it is, table by table, those first that others refer to. The
+guard was made before it, so whatever it misses or sees as it was is in the journal. A pass over few
+keys is *exact*: one snapshot shows the journal and the rows, and one transaction of the target
+takes them. A pass over many goes in portions and may leave rows out that cannot be there yet; their
+keys are in the next pass. The last pass of a cutover is exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+from eventsource import failpoints
+from eventsource.migration.connections import session_marks
+from eventsource.migration.connections.driver_connections import close_all, open_connection
+from eventsource.migration.errors import CutoverTimeoutError, MissingRowError
+from eventsource.migration.failures import concerning
+from eventsource.migration.journaled import carriage, changes, first_pass, large_pass, watching
+from eventsource.migration.journaled.exact_pass import ExactPass
+from eventsource.migration.journaled.shapes import of as shape_of
+from eventsource.migration.journaled.statements import Statements
+from eventsource.migration.journaled.transfer import Session, Transfer
+from eventsource.migration.tables import fences, progress, witnesses
+from eventsource.migration.tables.proofs import Proof
+from eventsource.migration.tables.witnesses import Witness
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.journaled.carriage import Carriage
+    from eventsource.migration.models import Migration
+    from eventsource.migration.tables.progress import CopyProgress
+
+    Connection = asyncpg.Connection[Any]
+
+#: Keys up to which a pass is exact.
+EXACT_KEYS = 5_000
+
+#: Keys of which the difference is read at a time, at most: more, and the first pass is as quick.
+MOST_KEYS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PassOutcome:
+    """As the data plane reports one; ``inserted`` are the rows that were written."""
+
+    rows: int
+    inserted: int
+    seconds: float
+    finished: bool = True
+    digest: bytes = progress.ZERO_DIGEST
+
+
+@dataclass(slots=True)
+class JournaledPasses:
+    """Runs the passes of one migration of a layout on a driver's connections."""
+
+    connections: DriverConnections
+    migration: Migration
+    owner: UUID
+    at: CopyProgress
+    agreed: Carriage
+    transfer: Transfer
+    session: Session
+    fence_id: int
+    rate: Callable[[], float | None] = lambda: None
+    above: int = 0
+    _own: list[Connection] = field(default_factory=list)
+
+    @classmethod
+    async def open(
+        cls,
+        connections: DriverConnections,
+        migration: Migration,
+        owner: UUID,
+        rate: Callable[[], float | None] = lambda: None,
+    ) -> JournaledPasses:
+        """Claim the progress row and open connections for the rows.
+
+        Raises:
+            MissingRowError: the progress row or the fence is not there.
+            StoreGoneBackError: the source lacks its barrier.
+        """
+        source, target = connections.source, connections.target
+        with concerning("target"):
+            at = await progress.claim(target, migration.id, owner)
+            agreed = await carriage.read(target, migration.id)
+        fence = await fences.of_migration(source, migration.id, "source")
+        if at is None or agreed is None or fence is None:
+            raise MissingRowError(
+                "the progress row at the target or the fence at the source is not there: check that"
+                " the addresses lead to the databases where the migration began, and that neither"
+                " was restored to a moment before; if a row was removed by hand, abort the"
+                " migration"
+            )
+        await witnesses.stand_again(source, migration.id, at.witness, at.source_system)
+        assert source.layout is not None
+        shape = await shape_of(source, target, source.layout, migration.tenant_id)
+        opened: list[Connection] = []
+        try:
+            with concerning("source"):
+                opened.append(await open_connection(connections.endpoints.source.parameters))
+                await session_marks.mark(
+                    opened[0], session_marks.data_plane_mark(migration.id, "source")
+                )
+            with concerning("target"):
+                opened.append(await connections.open_target(migration.id))
+                await session_marks.mark(opened[1], session_marks.data_plane_mark(migration.id))
+        except BaseException:
+            await close_all(opened)
+            raise
+        session = Session(migration.config.max_events_per_second)
+        transfer = Transfer(
+            Statements(shape, agreed.offsets, agreed.stamp, shape.same_order),
+            *opened,
+            moved=session.moved,
+        )
+        return cls(
+            connections, migration, owner, at, agreed, transfer, session, fence.fence_id, rate,
+            _own=opened,
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Close the connections for the rows."""
+        await close_all(self._own)
+
+    async def begin(self) -> None:
+        """Store the first pass before its first row is read; later ones store themselves."""
+        if self.at.proven_snapshot is None and self.at.snapshot is None:
+            await self._watch()
+            taken = await self._snapshot()
+            await failpoints.reach("snapshot.taken")
+            witness = await self._stand()
+            await failpoints.reach("snapshot.barrier.committed")
+            await self._store(taken, witness)
+            target = self.connections.target
+            await carriage.store(
+                target.connection, target, self.migration.id, self.owner, self.agreed
+            )
+            await failpoints.reach("snapshot.stored.committed")
+
+    async def first(self) -> PassOutcome | None:
+        """The first pass, from where it stands; None when asked to stop on the way."""
+        if self.at.pass_is_open and not await self._is_as_it_was():
+            await self.begin_again()
+        if not self.at.pass_is_open:
+            await self.begin()
+        self.session.stopping = False
+        began, before = time.monotonic(), self.session.moved.rows
+        if not await first_pass.run(self):
+            return None
+        await failpoints.reach("bulk.copied")
+        await self._complete()
+        await failpoints.reach("bulk.completed.committed")
+        rows = self.session.moved.rows - before
+        return PassOutcome(rows, rows, time.monotonic() - began)
+
+    async def catch_up(self) -> PassOutcome | None:
+        """One more pass; None when asked to stop on the way."""
+        if self.at.proven_snapshot is None:
+            return await self.first()
+        if await self._has_forgotten() or not await self._is_as_it_was():
+            await self.begin_again()
+            return await self.first()
+        self.session.stopping = False
+        began = time.monotonic()
+        exact = ExactPass(self)
+        found = await exact.read(EXACT_KEYS)
+        if not found:
+            rows = await self._large()
+            if rows is None:
+                return None
+            return PassOutcome(rows, rows, time.monotonic() - began)
+        witness = await self._stand()
+        await failpoints.reach("snapshot.barrier.committed")
+        await self._store(exact.snapshot, witness)
+        await failpoints.reach("snapshot.stored.committed")
+        written = await exact.write()
+        await self._complete()
+        await failpoints.reach("pass.completed.committed")
+        await self._consume(exact.snapshot)
+        return PassOutcome(written, written, time.monotonic() - began)
+
+    async def _large(self) -> int | None:
+        taken = await self._snapshot()
+        await self._store(taken, await self._stand())
+        rows = await large_pass.run(self, self.at.previous_snapshot, MOST_KEYS)
+        if rows is None:
+            return None
+        await self._complete()
+        await failpoints.reach("pass.completed.committed")
+        await self._consume(taken)
+        return rows
+
+    async def prepare_last(self) -> None:
+        """Store the last pass while writers still run: that is one commit less under the fence."""
+        self.session.set_rate(None)
+        await self._store(None, await self._stand())
+        await failpoints.reach("cutover.pass.committed")
+
+    async def under_the_fence(self) -> PassOutcome:
+        """The last pass: all that is committed, since nobody can write. Always an exact one."""
+        began = time.monotonic()
+        exact = ExactPass(self)
+        found = await exact.read(EXACT_KEYS * 4)
+        if not found:
+            raise CutoverTimeoutError(
+                self.migration.config.cutover_timeout_seconds,
+                reason="the cutover was given up: too much was written just before the fence",
+            )
+        # After the read: what it has seen is on the source's disk before the target has it.
+        await witnesses.stand_again(
+            self.connections.source, self.migration.id, self.at.witness, self.at.source_system
+        )
+        await failpoints.reach("cutover.barrier.committed")
+        written = await exact.write()
+        self.at = replace(self.at, pass_rows=written, pass_digest=exact.digest)
+        return PassOutcome(written, written, time.monotonic() - began, digest=exact.digest)
+
+    def proof(self) -> Proof:
+        """What the target holds after the last pass, as the progress row says it there."""
+        at = self.at
+        assert at.witness is not None
+        return Proof(
+            at.pass_number, at.witness.token, at.pass_rows, at.pass_digest,
+            at.proven_rows + at.pass_rows,
+        )  # fmt: skip
+
+    async def refresh(self) -> None:
+        """Read the progress row again."""
+        row = await progress.read(self.connections.target, self.migration.id)
+        if row is None:
+            raise MissingRowError(f"the progress row of migration {self.migration.id} is gone")
+        self.at = row
+
+    async def publish(self) -> None:
+        """Publish in the journal how far the copy is."""
+        await self.refresh()
+        at, total = self.at, max(self.migration.total_events, self.at.proven_rows)
+        await self.connections.migrations.record_progress(
+            self.migration.id, self.owner, at.rows_copied, total
+        )
+
+    async def barrier(self) -> None:
+        """Commit at the source, flushed: nothing that was read before can be lost there."""
+        await witnesses.stand_again(
+            self.connections.source, self.migration.id, self.at.witness, self.at.source_system
+        )
+
+    async def rest(self) -> bool:
+        """Between two chunks: wait as the rate asks; False when asked to stop."""
+        # Asked again now and then: a stop or another rate comes meanwhile.
+        due = self.session.due()
+        if due > 0 and not self.session.stopping:
+            await asyncio.sleep(min(due, 0.25))
+            return await self.rest()
+        return not self.session.stopping
+
+    async def _consume(self, upto: str) -> None:
+        await changes.consume(self.connections.source, self.fence_id, upto, self.at.pass_number)
+
+    async def _is_as_it_was(self) -> bool:
+        return await watching.seen(self.connections.source) == self.agreed.watched
+
+    async def _has_forgotten(self) -> bool:
+        """Whether the target was put back to before changes that the journal has no more."""
+        consumed = await changes.consumed(self.connections.source, self.fence_id)
+        at = self.at
+        return consumed > at.pass_number or (consumed == at.pass_number and at.pass_is_open)
+
+    async def _watch(self) -> None:
+        self.agreed = replace(self.agreed, watched=await watching.seen(self.connections.source))
+
+    async def begin_again(self) -> None:
+        """Writes may have passed the guard by: everything is carried again."""
+        await first_pass.empty(self)
+        self.agreed = replace(self.agreed, table_no=0, after=None, scan=())
+        await progress.begin_again(self.connections.target, self.migration.id, self.owner)
+        await self.refresh()
+
+    async def _snapshot(self) -> str:
+        return str(await self.transfer.reading.fetchval("select pg_current_snapshot()::text"))
+
+    async def _stand(self) -> Witness:
+        number = max(self.at.pass_number, self.above) + 1
+        witness = Witness(number, uuid4())
+        await witnesses.stand(
+            self.connections.source, self.migration.id, witness, self.at.witness,
+            self.at.source_system,
+        )  # fmt: skip
+        return witness
+
+    async def _store(self, snapshot: str | None, witness: Witness) -> None:
+        self.at = await progress.begin_pass(
+            self.connections.target, self.at, owner=self.owner, snapshot=snapshot, witness=witness
+        )
+
+    async def _complete(self) -> None:
+        await self.refresh()
+        self.at = await progress.complete_pass(self.connections.target, self.at, self.owner)

@@ -1,0 +1,309 @@
+"""What refuses a move of a layout's tables, before anything is changed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from eventsource.catalog import reading
+from eventsource.catalog.findings import Finding, warning
+from eventsource.identifiers import qualified
+from eventsource.migration.errors import PreflightError
+from eventsource.migration.journaled import catalogs, shapes
+from eventsource.migration.layouts.declaration import Stops
+from eventsource.migration.tables import fences, progress
+from eventsource.schema_changes import connection_of
+
+if TYPE_CHECKING:
+    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.journaled.shapes import Shape
+    from eventsource.migration.layouts.declaration import LayoutTable
+    from eventsource.migration.preflight.findings import Findings
+    from eventsource.tenant_ids import TenantId
+
+_UNIQUE = """
+select exists (
+    select from pg_index i where i.indrelid = $1::text::regclass and i.indisunique and i.indisvalid
+      and i.indimmediate and i.indpred is null and i.indexprs is null
+      and (select array_agg(a.attname::text order by a.attname)
+           from unnest(i.indkey::int2[]) with ordinality k (num, place)
+           join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.num
+           where k.place <= i.indnkeyatts)
+          = (select array_agg(name order by name) from unnest($2::text[]) name))
+"""
+
+_NONDETERMINISTIC = """
+select exists (select from pg_attribute a join pg_collation c on c.oid = a.attcollation
+               where a.attrelid = $1::text::regclass and a.attname = $2
+                 and not c.collisdeterministic)
+"""
+
+_POINTERS = """
+select k.conrelid::regclass::text as name from pg_constraint k
+where k.contype = 'f' and k.confrelid = $1::text::regclass and k.conparentid = 0
+  and k.conrelid <> all (select to_regclass(name)::oid from unnest($2::text[]) name)
+"""
+
+
+async def look(
+    source: AnyTable, target: AnyTable, tenant_id: TenantId, findings: Findings, fire: bool
+) -> None:
+    """As the admission asks for it."""
+    for side, table in (("source", source), ("target", target)):
+        if await table.connection.fetchval("select pg_is_in_recovery()"):
+            findings.problems.append(f"the {side} server is a standby; connect to the primary")
+        if table.layout is None:
+            findings.problems.append(
+                f"the {side} has one of our own tables and the other store none: a tenant moves"
+                " between tables of one layout"
+            )
+    if not findings.problems:
+        await examine(source, target, tenant_id, findings, fire=fire)
+
+
+async def examine(
+    source: AnyTable, target: AnyTable, tenant_id: TenantId, findings: Findings, *, fire: bool
+) -> Shape | None:
+    """Look at everything; None when the tables are not even there."""
+    layout = source.layout
+    assert layout is not None
+    if target.layout is None or target.layout.name != layout.name:
+        there = target.layout.name if target.layout is not None else "none"
+        findings.problems.append(
+            f"the source has layout {layout.name!r} and the target {there}: give both stores the"
+            " same one"
+        )
+        return None
+    for side, table in (("source", source), ("target", target)):
+        for name in ("eventsource_fences", "eventsource_changes"):
+            if not await table.connection.fetchval(
+                "select to_regclass($1) is not null", table.beside(name)
+            ):
+                findings.problems.append(
+                    f"the {side} has no {name} beside its tables; run `eventsource-migrate init`"
+                )
+    if findings.problems:
+        return None
+    shape = await shapes.of(source, target, layout, tenant_id)
+    findings.note(*catalogs.of(shape, fire))
+    for side, table in (("source", source), ("target", target)):
+        for each in layout.tables:
+            await _check_keys(table, side, each, findings)
+    if findings.problems:
+        return shape
+    await _check_tenant(source, shape, findings)
+    await _check_references(source, shape, findings)
+    await _check_target(target, shape, findings)
+    await _look_around(source, shape, findings)
+    return shape
+
+
+def refuse(shape: Shape, fire: bool) -> None:
+    """Asked again before something depends on it.
+
+    Raises:
+        PreflightError: what would have refused the start is so now.
+    """
+    problems = [str(each) for each in catalogs.of(shape, fire) if each.refuses]
+    if problems:
+        raise PreflightError(problems)
+
+
+async def _check_keys(table: AnyTable, side: str, each: LayoutTable, findings: Findings) -> None:
+    name = table.beside(each.name)
+    if not await table.connection.fetchval(_UNIQUE, name, list(each.key)):
+        findings.note(
+            Finding(
+                "key", side,
+                f"the {side} table {name} has no unique index on exactly ({', '.join(each.key)}),"
+                " the key of the layout",
+            )
+        )  # fmt: skip
+    if each.tenancy.column is not None and await table.connection.fetchval(
+        _NONDETERMINISTIC, name, each.tenancy.column
+    ):
+        findings.note(
+            Finding(
+                "collation", side,
+                f"column {each.tenancy.column} of {name} has a collation that takes different texts"
+                " for equal: two tenants may be one there",
+            )
+        )  # fmt: skip
+
+
+async def _check_tenant(source: AnyTable, shape: Shape, findings: Findings) -> None:
+    """The predicate is an expression that cannot fail for others, and shows rows of the tenant."""
+    for table in shape.layout.tables:
+        if table.tenancy.expression is not None:
+            await _check_expression(source, shape, table, findings)
+    if findings.problems:
+        return
+    main = shape.layout.main
+    try:
+        there = await source.connection.fetchval(
+            f"select exists (select from {shape.rows(main, shape.source)} mine)"
+        )
+    except asyncpg.DataError as error:
+        findings.problems.append(
+            f"{shape.tenant_id!r} is no id of a tenant in {shape.source.name(main.name)}: {error}"
+        )
+        return
+    if not there:
+        findings.note(
+            warning("no-rows", "source", f"the source has no row of tenant {shape.tenant_id} yet")
+        )
+    fence = await fences.read(source, shape.tenant_id)
+    if fence is not None and fence.role == "source" and fence.state == "moved":
+        findings.problems.append(
+            f"tenant {shape.tenant_id} has already moved from here to store {fence.moved_to!r}"
+        )
+
+
+async def _check_expression(
+    source: AnyTable, shape: Shape, table: LayoutTable, findings: Findings
+) -> None:
+    """As a generated column of a table that lasts for a moment: that takes no volatile function,
+    no subquery and nothing that is more than an expression."""
+    name = shape.source.name(table.name)
+    expression = str(table.tenancy.expression)
+    if ")" in expression and not _is_balanced(expression):
+        findings.problems.append(
+            f"{expression!r} is no expression: its parentheses are not balanced"
+        )
+        return
+    async with connection_of(source) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await connection.execute(
+                f"create temporary table eventsource_probe (like {name}, eventsource_tenant text"
+                f" generated always as (({expression})::text) stored) on commit drop"
+            )
+        except asyncpg.PostgresError as error:
+            findings.note(
+                Finding(
+                    "tenant-expression", "source",
+                    f"the tenant of {name} cannot be {expression!r}: {error}",
+                    "write an expression over its columns whose functions are immutable",
+                )
+            )  # fmt: skip
+        finally:
+            await transaction.rollback()
+
+
+def _is_balanced(expression: str) -> bool:
+    depth = 0
+    for each in expression:
+        depth += (each == "(") - (each == ")")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+async def _check_references(source: AnyTable, shape: Shape, findings: Findings) -> None:
+    """A tenant by reference is one over a foreign key that is always true."""
+    for table in shape.layout.tables:
+        through = table.tenancy.through
+        if through is None:
+            continue
+        valid = await source.connection.fetchval(
+            "select exists (select from pg_constraint k where k.conrelid = $1::text::regclass"
+            " and k.confrelid = $2::text::regclass and k.contype = 'f' and k.convalidated"
+            " and not k.condeferrable)",
+            shape.source.name(table.name), shape.source.name(through.table),
+        )  # fmt: skip
+        if not valid:
+            findings.note(
+                Finding(
+                    "reference", "source",
+                    f"{shape.source.name(table.name)} has its tenant through {through.table}, and"
+                    " no validated foreign key to it that is checked at once: a row may be written"
+                    " before the one that says whose it is",
+                )
+            )  # fmt: skip
+
+
+async def _check_target(target: AnyTable, shape: Shape, findings: Findings) -> None:
+    fence = await fences.read(target, shape.tenant_id)
+    if fence is not None and fence.state != "moved":
+        findings.problems.append(
+            f"the target has a fence of tenant {shape.tenant_id} ({fence.role}, {fence.state}) of"
+            f" migration {fence.migration_id}; finish or abort that one first"
+        )
+    try:
+        await refuse_rows(target, shape)
+    except PreflightError as error:
+        findings.problems.extend(error.problems)
+
+
+async def refuse_rows(target: AnyTable, shape: Shape) -> None:
+    """The target holds no row of the tenant, and none of readers that would miss carried rows.
+
+    Raises:
+        PreflightError: it does.
+    """
+    problems = []
+    for table in shape.layout.tables:
+        if await target.connection.fetchval(
+            f"select exists (select from {shape.rows(table, shape.target)} mine)"
+        ):
+            problems.append(progress.already_there(shape.tenant_id, table.name))
+    for name in shape.layout.readers:
+        reader = qualified(shape.target.schema, name)
+        if await target.connection.fetchval("select to_regclass($1) is not null", reader) and (
+            await target.connection.fetchval(f"select exists (select from {reader})")
+        ):
+            problems.append(
+                f"{reader} of the target holds positions of readers, and the tenant's rows arrive"
+                " below them: these readers would never see them. Move into a database without"
+                " readers, or delete their positions if they may read everything again"
+            )
+    if problems:
+        raise PreflightError(problems)
+
+
+async def _look_around(source: AnyTable, shape: Shape, findings: Findings) -> None:
+    layout = shape.layout
+    stays = {qualified(shape.source.schema, name): why for name, why in layout.stays}
+    names = [source.beside(each.name) for each in layout.tables]
+    for table in layout.tables:
+        for row in await source.connection.fetch(_POINTERS, source.beside(table.name), names):
+            findings.note(
+                warning(
+                    "companion", "source",
+                    f"{row['name']} has a foreign key to {table.name}; its rows stay there",
+                )
+            )  # fmt: skip
+    beside = await reading.companions(source.connection, source.name, ())
+    declared = {qualified(shape.source.schema, each.name) for each in layout.tables}
+    found = [
+        f"{name} ({json.dumps(stays[_quoted(name)])[1:-1]})" if _quoted(name) in stays else name
+        for name, _ in beside
+        if _quoted(name) not in declared
+    ]
+    findings.companions = tuple(found)
+    findings.columns = tuple(
+        f"{table.name}.{each.name}" for table in layout.tables for each in shape.columns(table)
+    )
+    findings.filled = tuple(
+        (f"{table.name}.{name}", "each side fills it for itself")
+        for table in layout.tables
+        for name in table.stamps
+    )
+    if layout.stops is not Stops.TENANT:
+        findings.note(
+            warning(
+                "fence-stops", "source",
+                "while the fence is held, other writers wait too: the library locks"
+                f" {'the whole table' if layout.stops is Stops.TABLE else 'the category'} before it"
+                " writes",
+            )
+        )  # fmt: skip
+
+
+def _quoted(name: str) -> str:
+    """``schema.table`` as the server prints it, with every part quoted."""
+    parts = [part.strip('"') for part in name.split(".", 1)]
+    return qualified(parts[0], parts[1]) if len(parts) == 2 else name

@@ -1,0 +1,155 @@
+"""A layout's tables as they are in both databases: what is carried, and how it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eventsource.catalog import reading
+from eventsource.catalog.model import Column, TableCatalog
+from eventsource.identifiers import qualified, quote_identifier, quote_literal
+from eventsource.migration.errors import PreflightError
+from eventsource.tenant_ids import TenantId, stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.layouts.declaration import Layout, LayoutTable, Numbering
+
+
+# The same on both sides: then texts are in the same order there. Its columns differ by version.
+_SORTING = """
+select concat_ws(' ', d ->> 'datlocprovider', d ->> 'datcollate', coalesce(
+           d ->> 'datlocale', d ->> 'daticulocale'),
+           pg_encoding_to_char((d ->> 'encoding')::integer),
+           case when d ->> 'datcollate' not in ('C', 'POSIX')
+                then pg_database_collation_actual_version((d ->> 'oid')::oid) end)
+from (select to_jsonb(p) from pg_database p where datname = current_database()) as found (d)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two databases: where the layout's tables are, as its catalog describes them."""
+
+    schema: str
+    tables: Mapping[str, TableCatalog]
+    sorting: str = ""
+
+    def name(self, table: str) -> str:
+        """Quoted and qualified."""
+        return qualified(self.schema, table)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A layout in both databases, for one tenant."""
+
+    layout: Layout
+    tenant_id: TenantId
+    source: Side
+    target: Side
+
+    @property
+    def same_order(self) -> bool:
+        """Whether both databases sort texts the same way."""
+        return self.source.sorting == self.target.sorting
+
+    def columns(self, table: LayoutTable) -> list[Column]:
+        """Those that are carried, in the order of the source; a generated one makes itself."""
+        return [each for each in self.source.tables[table.name].columns if not each.is_generated]
+
+    def type_of(self, table: str, column: str) -> str:
+        """The type of a column as SQL text."""
+        found = self.source.tables[table].column(column)
+        assert found is not None
+        return found.shown
+
+    def rows(self, table: LayoutTable, side: Side) -> str:
+        """The tenant's rows of a table, as a query in parentheses."""
+        condition = self.predicate(table, side)
+        if table.where is not None:
+            condition += f" and ({table.where})"
+        return f"(select * from {side.name(table.name)} subject where {condition})"
+
+    def predicate(self, table: LayoutTable, side: Side) -> str:
+        """Whether a row of ``subject`` is the tenant's.
+
+        Twice: by the column's own type, for which there may be an index, and byte by byte, because
+        a collation or a cast may take two ids for one.
+        """
+        tenancy, tenant = table.tenancy, quote_literal(stored(self.tenant_id))
+        if tenancy.whole:
+            return "true"
+        if tenancy.through is not None:
+            parent = self.layout.table(tenancy.through.table)
+            same = same_values("parent", tenancy.through.referenced, tenancy.through.columns)
+            return f"exists (select from {self.rows(parent, side)} parent where {same})"
+        if tenancy.column is not None:
+            value = f"subject.{quote_identifier(tenancy.column)}"
+            native = f"{tenant}::{self.type_of(table.name, tenancy.column)}"
+        else:
+            value, native = f"({tenancy.expression})", tenant
+        return f'{value} = {native} and {value}::text collate "C" = {tenant}'
+
+    def parents_of(self, table: LayoutTable) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+        """Foreign keys of the target's table to tables of the layout: name, columns, referenced."""
+        found = []
+        by_oid = {each.oid: name for name, each in self.target.tables.items()}
+        for key in self.target.tables[table.name].constraints:
+            if key.type == "f" and key.enforced and key.references in by_oid:
+                found.append((by_oid[key.references], key.columns, key.referenced_columns))
+        return found
+
+    def is_parent(self, table: LayoutTable) -> bool:
+        """Whether rows of the target's other tables refer to those of this one."""
+        return any(
+            name == table.name and each.name != table.name
+            for each in self.layout.tables
+            for name, _, _ in self.parents_of(each)
+        )
+
+    def refers_to_itself(self, table: LayoutTable) -> bool:
+        """Whether rows of the target's table refer to others of it."""
+        return any(name == table.name for name, _, _ in self.parents_of(table))
+
+
+def same_values(other: str, referenced: Iterable[str], columns: Iterable[str]) -> str:
+    """Whether a row of ``other`` is the one that columns of ``subject`` refer to."""
+    return " and ".join(
+        f"{other}.{quote_identifier(there)} = subject.{quote_identifier(here)}"
+        for there, here in zip(referenced, columns, strict=True)
+    )
+
+
+def numbering_of(table: LayoutTable, column: str) -> Numbering | None:
+    """How the numbers of a column are moved, None for one that is carried as it is."""
+    return next((each for each in table.numbered if each.column == column), None)
+
+
+async def of(source: AnyTable, target: AnyTable, layout: Layout, tenant_id: TenantId) -> Shape:
+    """Read both catalogs.
+
+    Raises:
+        PreflightError: a table is missing.
+    """
+    here, there = await asyncio.gather(
+        _side(source, layout, "source"), _side(target, layout, "target")
+    )
+    return Shape(layout, tenant_id, here, there)
+
+
+async def _side(table: AnyTable, layout: Layout, side: str) -> Side:
+    found, missing = {}, []
+    for each in layout.tables:
+        name = qualified(table.address.schema, each.name)
+        catalog = await reading.read(table.connection, name)
+        if catalog is None:
+            missing.append(f"the {side} has no table {name}, which layout {layout.name!r} names")
+        else:
+            found[each.name] = catalog
+    if missing:
+        raise PreflightError(missing)
+    return Side(table.address.schema, found, str(await table.connection.fetchval(_SORTING)))

@@ -1,0 +1,121 @@
+"""What a driver does with the tables of a layout, where with our own it does something else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.migration.journaled import (
+    abort,
+    comparison,
+    cutover,
+    preflight,
+    preparation,
+    repair,
+)
+from eventsource.migration.journaled.guards import Guarded
+from eventsource.migration.journaled.passes import JournaledPasses
+from eventsource.migration.journaled.shapes import of as shape_of
+from eventsource.migration.models import VerificationLevel
+from eventsource.migration.tables import brief_locks, fences
+from eventsource.tenant_ids import stored
+
+if TYPE_CHECKING:
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.event_table import OwnTable
+    from eventsource.migration.models import Migration
+    from eventsource.migration.steps.cutover import Cutover
+    from eventsource.migration.steps.decision import Decision
+    from eventsource.migration.tables.fences import Fence
+
+    Connections = DriverConnections
+
+
+class LayoutTables:
+    """Each method as its namesake in :class:`eventsource.migration.driver.ways.OwnTables`."""
+
+    async def prepare(
+        self,
+        connections: Connections,
+        migration: Migration,
+        owner: UUID,
+        carry_on: Callable[[], bool],
+    ) -> None:
+        await preparation.prepare(connections, migration, owner, carry_on)
+
+    async def count(
+        self, connections: Connections, migration: Migration, passes: JournaledPasses
+    ) -> int:
+        return await preparation.count_tenant(connections, migration)
+
+    async def open_passes(
+        self,
+        connections: Connections,
+        migration: Migration,
+        owner: UUID,
+        rate: Callable[[], float | None],
+    ) -> JournaledPasses:
+        return await JournaledPasses.open(connections, migration, owner, rate)
+
+    async def copy(self, passes: JournaledPasses, stopped: object) -> bool:
+        return await passes.first() is not None
+
+    async def after_the_copy(self, connections: Connections) -> None:
+        pass
+
+    async def check(self, connections: Connections, migration: Migration) -> None:
+        source, target = connections.source, connections.target
+        assert source.layout is not None
+        shape = await shape_of(source, target, source.layout, migration.tenant_id)
+        preflight.refuse(shape, migration.config.fires)
+
+    async def verify(self, connections: Connections, migration: Migration) -> None:
+        """Compare before the fence is asked for, whatever the level: this is the proof of all rows
+        that no pass has looked at since the first.
+
+        Raises:
+            ConsistencyError: they differ.
+        """
+        report = await comparison.compare(
+            connections.source, connections.target, migration.tenant_id, VerificationLevel.FULL
+        )
+        comparison.refuse_differences(report)
+
+    async def cutover(
+        self,
+        connections: Connections,
+        migration: Migration,
+        passes: JournaledPasses,
+        fence: Fence,
+    ) -> Cutover:
+        return await cutover.JournaledCutover.of(connections, migration, passes, fence)
+
+    async def abort(self, connections: Connections, migration: Migration, owner: UUID) -> bool:
+        return await abort.carry_out(connections, migration, owner)
+
+    async def mend(
+        self, table: OwnTable, migration: Migration, carry_on: Callable[[], bool]
+    ) -> None:
+        fence = await fences.read(table, migration.tenant_id)
+        if fence is None or fence.migration_id != migration.id:
+            return
+        assert table.layout is not None
+        guarded = Guarded(table, table.layout)
+        # Asked to stop while others hold the table, it obeys at the next chunk.
+        with contextlib.suppress(brief_locks.LockNeverGranted):
+            await preparation.mend(guarded, fence, stored(migration.tenant_id), carry_on)
+
+    async def opened(
+        self, connections: Connections, migration: Migration, decided: Decision
+    ) -> None:
+        await cutover.after_flip(connections.target, migration, decided)
+
+    async def tidy(self, connections: Connections, migration: Migration) -> None:
+        await cutover.tidy(connections.target, migration)
+
+    async def repair(
+        self, connections: Connections, migration: Migration, owner: UUID, decided: Decision
+    ) -> Decision:
+        return await repair.carry_out(connections, migration, owner, decided)

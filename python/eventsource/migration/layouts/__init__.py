@@ -1,0 +1,1 @@
+"""Layouts: what an event table and the tables beside it are, of whichever library."""

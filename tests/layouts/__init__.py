@@ -1,0 +1,1 @@
+"""Tenants that move in tables of other libraries."""

@@ -1,0 +1,48 @@
+"""Other libraries in environments of their own: their packages have names that ours has too."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import REPOSITORY
+
+#: Kept between runs, below the build directory.
+WHERE = REPOSITORY / "target" / "libraries"
+
+
+def environment(name: str, *packages: str) -> Path:
+    """The Python of an environment with these packages; skips the test where they cannot be had."""
+    where = WHERE / name
+    python = where / "bin" / "python"
+    if (where / "complete").exists():
+        return python
+    install = [str(python), "-m", "pip", "install", "--quiet", *packages]
+    for command in ([sys.executable, "-m", "venv", "--clear", str(where)], install):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        if done.returncode != 0:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            pytest.skip(f"{', '.join(packages)} cannot be installed here: {' '.join(last)}")
+    (where / "complete").touch()
+    return python
+
+
+class Program:
+    """A program of tests that runs in such an environment and prints JSON lines."""
+
+    def __init__(self, python: Path, program: str, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [str(python), "-I", str(Path(__file__).with_name(program)), *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def finish(self, *, stop: bool = True) -> list[dict[str, Any]]:
+        """All that it said; AssertionError when it failed."""
+        out, err = self.process.communicate("stop\n" if stop else None, timeout=120)
+        assert self.process.returncode == 0, err[-2000:]
+        return [json.loads(line) for line in out.splitlines()]
