@@ -240,7 +240,10 @@ def _store(where: str, entry: Any, layouts: Mapping[str, Layout]) -> StoreSettin
     _refuse_unknown(where, entry, ("dsn", "layout", *names))
     named = _names(where, entry, names)
     if entry.get("layout") in (None, OWN):
-        return StoreSettings(dsn=_dsn(where, entry), **named)
+        return StoreSettings(
+            _dsn(where, entry), named.get("table", "events"), named.get("schema"),
+            named.get("application_role"),
+        )  # fmt: skip
     layout = layouts.get(_text(where, entry, "layout"))
     if layout is None:
         raise ConfigError(
@@ -250,7 +253,7 @@ def _store(where: str, entry: Any, layouts: Mapping[str, Layout]) -> StoreSettin
     for name in ("table", "application_role"):
         if name in named:
             raise ConfigError(f"{where}: {name} is for our own tables: leave it out with a layout")
-    return StoreSettings(dsn=_dsn(where, entry), schema=named.get("schema"), layout=layout)
+    return StoreSettings(_dsn(where, entry), schema=named.get("schema"), layout=layout)
 
 
 def _names(where: str, entry: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:

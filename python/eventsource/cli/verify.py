@@ -15,7 +15,6 @@ from eventsource.cli.output import columns
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import ConsistencyVerifier, VerificationLevel, VerificationReport
 from eventsource.migration.journaled import verification
-from eventsource.migration.models import TableDifference
 from eventsource.tenant_ids import TenantId
 
 
@@ -112,11 +111,10 @@ def _show(at: Workspace, report: VerificationReport) -> None:
             for stream in report.stream_results
         ),
     )
-    differences = [each for each in report.violations if isinstance(each, TableDifference)]
-    if differences:
+    if report.differences:
         table = columns(
             ("table", "key", "column", "detail"),
-            ((each.table, each.key, each.column, each.detail) for each in differences),
+            ((each.table, each.key, each.column, each.detail) for each in report.differences),
         )
         at.out.answer(report, f"NOT consistent: {summary_of(report)}", table)
         return
@@ -133,7 +131,6 @@ def _show(at: Workspace, report: VerificationReport) -> None:
                 violation.detail,
             )
             for violation in report.violations
-            if not isinstance(violation, TableDifference)
         ),
     )
     at.out.answer(report, f"NOT consistent: {summary_of(report)}", streams, violations)

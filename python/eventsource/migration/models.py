@@ -328,6 +328,7 @@ class VerificationReport:
         violations: up to 100 differences: stream, position, event id, field.
         stream_results: the streams that differ, bounded likewise.
         duration_seconds: how long it took, interruptions left out.
+        differences: of tables of a layout, in place of violations: up to 100 rows.
     """
 
     is_consistent: bool
@@ -336,6 +337,7 @@ class VerificationReport:
     target_event_count: int
     streams_verified: int
     streams_consistent: int
-    violations: Sequence[Violation | TableDifference]
+    violations: Sequence[Violation]
     stream_results: Sequence[StreamResult]
     duration_seconds: float
+    differences: Sequence[TableDifference] = ()

@@ -28,7 +28,8 @@ from eventsource.migration.connections.driver_connections import DriverConnectio
 from eventsource.migration.driver import requests
 from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease, NoPlaceError
-from eventsource.migration.driver.stages import Doing, Stages, Verify
+from eventsource.migration.driver.stages import Doing, Stages
+from eventsource.migration.driver.ways import Verify
 from eventsource.migration.errors import LeaseLostError, MigrationError, StoreMismatchError
 from eventsource.migration.failures import (
     PASSING,

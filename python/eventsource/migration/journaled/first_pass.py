@@ -42,7 +42,7 @@ where i.indrelid = $1::text::regclass and m.amname = 'btree' and i.indisvalid an
 
 async def run(passes: JournaledPasses) -> bool:
     """From where it stands to its end; False when asked to stop on the way."""
-    tables = passes.agreed.layout and passes.transfer.statements.shape.layout.tables
+    tables = passes.transfer.statements.shape.layout.tables
     for number in range(passes.agreed.table_no, len(tables)):
         table = tables[number]
         if passes.agreed.table_no < number or not passes.agreed.scan:

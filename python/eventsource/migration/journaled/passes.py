@@ -119,8 +119,9 @@ class JournaledPasses:
         session = Session(migration.config.max_events_per_second)
         transfer = Transfer(
             Statements(shape, agreed.offsets, agreed.stamp, shape.same_order),
-            *opened,
-            moved=session.moved,
+            opened[0],
+            opened[1],
+            session.moved,
         )
         return cls(
             connections, migration, owner, at, agreed, transfer, session, fence.fence_id, rate,

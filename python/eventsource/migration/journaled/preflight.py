@@ -14,6 +14,7 @@ from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import catalogs, shapes
 from eventsource.migration.layouts.declaration import Stops
 from eventsource.migration.tables import fences, progress
+from eventsource.retried import Retried
 from eventsource.schema_changes import connection_of
 
 if TYPE_CHECKING:
@@ -173,7 +174,10 @@ async def _check_expression(
             f"{expression!r} is no expression: its parentheses are not balanced"
         )
         return
-    async with connection_of(source) as connection:
+    executor = source.connection
+    if isinstance(executor, Retried):
+        executor = executor.executor
+    async with connection_of(executor) as connection:
         transaction = connection.transaction()
         await transaction.start()
         try:
