@@ -73,7 +73,7 @@ Failpoint = Literal[
     "layout.exact.written",
     "layout.exact.committed",
     "layout.portion.written",
-    "layout.after_flip.committed",
+    "layout.flip.committed",
     "layout.abort.committed",
     "pause.committed",
     "resume.committed",

@@ -28,7 +28,13 @@ def _names_in(directory: Path, pattern: str, call: str) -> list[str]:
 
 
 def test_every_failpoint_is_reached_by_the_code_once_and_no_other() -> None:
-    in_python = _names_in(PYTHON, "*.py", r"failpoints\.(?:reach|in_flight)\(([^)]*)\)")
+    call = r"failpoints\.(?:reach|in_flight)\(([^)]*)\)"
+    of_layouts = _names_in(PYTHON / "migration" / "journaled", "*.py", call)
+    # The same moments of a move, with tables of another library.
+    again = [name for name in of_layouts if not name.startswith("layout.")]
+    in_python = _names_in(PYTHON, "*.py", call)
+    for name in again:
+        in_python.remove(name)
     in_rust = _names_in(RUST, "*.rs", r"failpoint!\(([^)]*)\)")
     assert sorted(in_python + in_rust) == sorted(FAILPOINTS)
     assert len(in_python) > 40

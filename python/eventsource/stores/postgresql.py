@@ -33,7 +33,6 @@ __all__ = ["PostgreSQLEventStore"]
 
 # How long warming up waits for one more connection, in seconds.
 _WARM_UP_SECONDS = 1.0
-
 # What the server says when the table, its schema or a column is not there.
 _SCHEMA_ERRORS = (
     asyncpg.UndefinedTableError,

@@ -89,7 +89,7 @@ class JournaledCutover(Cutover):
 
     @contextlib.asynccontextmanager
     async def _catalog_held(self) -> AsyncIterator[None]:
-        """ATTACH and DETACH wait, and so does whoever switches triggers off; writers do not.
+        """ATTACH and DETACH wait, and so does everybody who switches triggers off; writers do not.
 
         Before the fence: what waits for this lock would make writers wait.
         """
@@ -174,7 +174,7 @@ async def after_flip(target: OwnTable, migration: Migration, decided: Decision) 
         "{schema}", quote_identifier(target.address.schema)
     ).replace("{last_position}", str(last))
     await target.connection.execute(statement)
-    await failpoints.reach("layout.after_flip.committed")
+    await failpoints.reach("layout.flip.committed")
 
 
 async def tidy(target: OwnTable, migration: Migration) -> None:

@@ -12,7 +12,7 @@ from eventsource.migration.journaled.transfer import Rows, refuse_difference
 
 if TYPE_CHECKING:
     from eventsource.migration.journaled.changes import ChangedKeys
-    from eventsource.migration.journaled.passes import JournaledPasses
+    from eventsource.migration.journaled.underway import Underway
     from eventsource.migration.layouts.declaration import LayoutTable
 
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class ExactPass:
     """One such pass. After `read`, ``snapshot`` is the one that showed everything it read."""
 
-    passes: JournaledPasses
+    passes: Underway
     snapshot: str = ""
     digest: bytes = b""
     _keys: ChangedKeys | None = None

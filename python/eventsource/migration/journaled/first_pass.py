@@ -13,7 +13,7 @@ from eventsource.migration.journaled.transfer import Rows, refuse_difference
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventsource.migration.journaled.passes import JournaledPasses
+    from eventsource.migration.journaled.underway import Underway
     from eventsource.migration.layouts.declaration import LayoutTable
 
 #: Bytes of a chunk, by the average of the table's rows.
@@ -40,7 +40,7 @@ where i.indrelid = $1::text::regclass and m.amname = 'btree' and i.indisvalid an
 """
 
 
-async def run(passes: JournaledPasses) -> bool:
+async def run(passes: Underway) -> bool:
     """From where it stands to its end; False when asked to stop on the way."""
     tables = passes.transfer.statements.shape.layout.tables
     for number in range(passes.agreed.table_no, len(tables)):
@@ -57,7 +57,7 @@ async def run(passes: JournaledPasses) -> bool:
     return True
 
 
-async def scan_of(passes: JournaledPasses, table: LayoutTable) -> Sequence[str]:
+async def scan_of(passes: Underway, table: LayoutTable) -> Sequence[str]:
     """The columns of the index by which the tenant's rows are read."""
     name = passes.connections.source.beside(table.name)
     found = await passes.connections.source.connection.fetch(_SCANS, name)
@@ -69,7 +69,7 @@ async def scan_of(passes: JournaledPasses, table: LayoutTable) -> Sequence[str]:
     return list(primary[0]) if primary else list(table.key)
 
 
-async def _rows_of_a_chunk(passes: JournaledPasses, table: LayoutTable) -> int:
+async def _rows_of_a_chunk(passes: Underway, table: LayoutTable) -> int:
     shape = passes.transfer.statements.shape
     width = await passes.connections.source.connection.fetchval(
         "select avg(pg_column_size(sample.*))::float8 from"
@@ -79,7 +79,7 @@ async def _rows_of_a_chunk(passes: JournaledPasses, table: LayoutTable) -> int:
     return max(1, min(most, int(CHUNK_BYTES / max(width or 1.0, 1.0))))
 
 
-async def _chunk(passes: JournaledPasses, table: LayoutTable, size: int) -> bool:
+async def _chunk(passes: Underway, table: LayoutTable, size: int) -> bool:
     """Carry one; whether there may be more of the table."""
     transfer, agreed = passes.transfer, passes.agreed
     statements, shape = transfer.statements, transfer.statements.shape
@@ -107,9 +107,7 @@ async def _chunk(passes: JournaledPasses, table: LayoutTable, size: int) -> bool
     return upto is not None
 
 
-async def _place_after(
-    passes: JournaledPasses, table: LayoutTable, size: int
-) -> tuple[str, ...] | None:
+async def _place_after(passes: Underway, table: LayoutTable, size: int) -> tuple[str, ...] | None:
     """Where a chunk of so many rows ends; None when fewer are left."""
     agreed, statements = passes.agreed, passes.transfer.statements
     wanted = statements.range_of(table, agreed.scan, agreed.after, None, statements.shape.source)
@@ -123,7 +121,7 @@ async def _place_after(
 
 
 async def _prove(
-    passes: JournaledPasses, table: LayoutTable, upto: tuple[str, ...] | None, sent: Rows
+    passes: Underway, table: LayoutTable, upto: tuple[str, ...] | None, sent: Rows
 ) -> None:
     """Read back what the target holds of the chunk, before it is committed."""
     transfer, agreed = passes.transfer, passes.agreed
@@ -134,7 +132,7 @@ async def _prove(
     refuse_difference(statements.names(table), table.name, sent, held, may_lack=True)
 
 
-async def empty(passes: JournaledPasses) -> None:
+async def empty(passes: Underway) -> None:
     """Delete what was carried, children first: it is carried again."""
     shape, writing = passes.transfer.statements.shape, passes.transfer.writing
     for table in reversed(shape.layout.tables):

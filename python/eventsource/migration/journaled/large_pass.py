@@ -10,18 +10,20 @@ from eventsource.migration.journaled import carriage, changes
 from eventsource.migration.journaled.transfer import refuse_difference
 
 if TYPE_CHECKING:
-    from eventsource.migration.journaled.passes import JournaledPasses
+    from eventsource.migration.journaled.underway import Underway
 
 #: Keys of a portion.
 PORTION = 5_000
 
+#: In place of a number of rows: the first pass would be as quick.
+TOO_MANY = -1
 
-async def run(passes: JournaledPasses, since: str | None, most: int) -> int | None:
+
+async def run(passes: Underway, since: str | None, most: int) -> int | None:
     """Delete every changed row at the target, then insert what is there now; how many rows.
 
     What cannot be there yet has changed again, and the next pass has it. A pass that was
-    interrupted is begun again from the same keys. None when asked to stop on the way, or when there
-    are more keys than that: then the first pass is as quick.
+    interrupted is begun again from the same keys. None when asked to stop on the way.
     """
     transfer = passes.transfer
     statements, shape = transfer.statements, transfer.statements.shape
@@ -29,8 +31,7 @@ async def run(passes: JournaledPasses, since: str | None, most: int) -> int | No
         transfer.reading, passes.connections.source, passes.fence_id, since, most
     )
     if keys is None:
-        await passes.begin_again()
-        return None
+        return TOO_MANY
     tables = list(enumerate(shape.layout.tables))
     for number, table in reversed(tables):
         if shape.is_parent(table):
@@ -57,7 +58,7 @@ async def run(passes: JournaledPasses, since: str | None, most: int) -> int | No
     return written
 
 
-async def _portion(passes: JournaledPasses, number: int, given: str) -> int:
+async def _portion(passes: Underway, number: int, given: str) -> int:
     transfer = passes.transfer
     statements, shape = transfer.statements, transfer.statements.shape
     table = shape.layout.tables[number]
@@ -88,7 +89,7 @@ async def _portion(passes: JournaledPasses, number: int, given: str) -> int:
     return sent.count
 
 
-async def _delete_gone(passes: JournaledPasses, number: int, keys: changes.ChangedKeys) -> None:
+async def _delete_gone(passes: Underway, number: int, keys: changes.ChangedKeys) -> None:
     """Parents that the source has no more, as far as no row refers to them."""
     transfer = passes.transfer
     statements, shape = transfer.statements, transfer.statements.shape

@@ -9,10 +9,9 @@ keys are in the next pass. The last pass of a cutover is exact.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -26,6 +25,7 @@ from eventsource.migration.journaled.exact_pass import ExactPass
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.journaled.transfer import Session, Transfer
+from eventsource.migration.journaled.underway import Underway
 from eventsource.migration.tables import fences, progress, witnesses
 from eventsource.migration.tables.proofs import Proof
 from eventsource.migration.tables.witnesses import Witness
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.journaled.carriage import Carriage
     from eventsource.migration.models import Migration
-    from eventsource.migration.tables.progress import CopyProgress
 
     Connection = asyncpg.Connection[Any]
 
@@ -59,20 +57,8 @@ class PassOutcome:
 
 
 @dataclass(slots=True)
-class JournaledPasses:
+class JournaledPasses(Underway):
     """Runs the passes of one migration of a layout on a driver's connections."""
-
-    connections: DriverConnections
-    migration: Migration
-    owner: UUID
-    at: CopyProgress
-    agreed: Carriage
-    transfer: Transfer
-    session: Session
-    fence_id: int
-    rate: Callable[[], float | None] = lambda: None
-    above: int = 0
-    _own: list[Connection] = field(default_factory=list)
 
     @classmethod
     async def open(
@@ -125,12 +111,12 @@ class JournaledPasses:
         )
         return cls(
             connections, migration, owner, at, agreed, transfer, session, fence.fence_id, rate,
-            _own=opened,
+            own=opened,
         )  # fmt: skip
 
     async def close(self) -> None:
         """Close the connections for the rows."""
-        await close_all(self._own)
+        await close_all(self.own)
 
     async def begin(self) -> None:
         """Store the first pass before its first row is read; later ones store themselves."""
@@ -195,6 +181,9 @@ class JournaledPasses:
         rows = await large_pass.run(self, self.at.previous_snapshot, MOST_KEYS)
         if rows is None:
             return None
+        if rows == large_pass.TOO_MANY:
+            await self.begin_again()
+            return None
         await self._complete()
         await failpoints.reach("pass.completed.committed")
         await self._consume(taken)
@@ -248,21 +237,6 @@ class JournaledPasses:
         await self.connections.migrations.record_progress(
             self.migration.id, self.owner, at.rows_copied, total
         )
-
-    async def barrier(self) -> None:
-        """Commit at the source, flushed: nothing that was read before can be lost there."""
-        await witnesses.stand_again(
-            self.connections.source, self.migration.id, self.at.witness, self.at.source_system
-        )
-
-    async def rest(self) -> bool:
-        """Between two chunks: wait as the rate asks; False when asked to stop."""
-        # Asked again now and then: a stop or another rate comes meanwhile.
-        due = self.session.due()
-        if due > 0 and not self.session.stopping:
-            await asyncio.sleep(min(due, 0.25))
-            return await self.rest()
-        return not self.session.stopping
 
     async def _consume(self, upto: str) -> None:
         await changes.consume(self.connections.source, self.fence_id, upto, self.at.pass_number)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.journaled import (
-    abort,
     comparison,
     cutover,
     preflight,
     preparation,
     repair,
+    undoing,
 )
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.passes import JournaledPasses
@@ -93,7 +93,7 @@ class LayoutTables:
         return await cutover.JournaledCutover.of(connections, migration, passes, fence)
 
     async def abort(self, connections: Connections, migration: Migration, owner: UUID) -> bool:
-        return await abort.carry_out(connections, migration, owner)
+        return await undoing.carry_out(connections, migration, owner)
 
     async def mend(
         self, table: OwnTable, migration: Migration, carry_on: Callable[[], bool]
