@@ -93,11 +93,11 @@ class OwnTables:
         return await abort.carry_out(connections, migration, owner)
 
     async def mend(
-        self, table: OwnTable, migration: Migration, carry_on: Callable[[], bool]
+        self, side: str, table: OwnTable, migration: Migration, carry_on: Callable[[], bool]
     ) -> None:
         """Make triggers again that others have taken away."""
-        fence = await fences.read(table, migration.tenant_id)
-        if fence is None or fence.migration_id != migration.id:
+        fence = await fences.of_migration(table, migration.id, side)
+        if fence is None:
             return
         # Asked to stop while others hold the table, it obeys at the next chunk.
         with contextlib.suppress(brief_locks.LockNeverGranted):

@@ -288,7 +288,8 @@ class Guarded:
         literal = quote_literal("*" if table.tenancy.whole else tenant)
         body = _ARRIVAL_FUNCTION.format(
             old=self.tenant_of(table, "old"), new=self.tenant_of(table, "new"), literal=literal,
-            schema=quote_identifier(self.table.address.schema), fence_id=fence.fence_id, lock_id=fence.lock_id,
+            schema=quote_identifier(self.table.address.schema), fence_id=fence.fence_id,
+            lock_id=fence.lock_id,
             patience=fence.patience_ms,
         )  # fmt: skip
         name, function = self.name(table), self._arrival(table, fence)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 async def of(source: AnyTable, target: AnyTable, migration: Migration) -> int:
     """How many rows the target does not hold yet as the source has them now."""
     at = await progress.read(target, migration.id)
-    fence = await fences.read(source, migration.tenant_id)
+    fence = await fences.of_migration(source, migration.id, "source")
     if at is None or fence is None:
         return migration.total_events
     if at.proven_snapshot is None:

@@ -45,7 +45,7 @@ async def prepare(
     closed = await fences.raise_fence(
         target, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.target_store_id, role="target", generation=migration.generation,
-        budget_seconds=budget,
+        budget_seconds=budget, peer=migration.source_identity,
     )  # fmt: skip
     await failpoints.reach("guard.target.row.committed")
     arriving = Guarded(target, source.layout)
@@ -62,7 +62,7 @@ async def prepare(
     opened = await fences.raise_fence(
         source, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.source_store_id, role="source", generation=migration.generation,
-        budget_seconds=budget,
+        budget_seconds=budget, peer=migration.target_identity,
     )  # fmt: skip
     await failpoints.reach("guard.source.row.committed")
     leaving = Guarded(source, source.layout)

@@ -31,9 +31,8 @@ async def carry_out(
         ConsistencyError: the target does not hold what the source does.
     """
     target = connections.target
-    fence = await fences.read(target, migration.tenant_id)
-    ours = fence is not None and fence.migration_id == migration.id
-    if not ours or await progress.read(target, migration.id) is None:
+    fence = await fences.of_migration(target, migration.id, "target")
+    if fence is None or await progress.read(target, migration.id) is None:
         await preparation.prepare(connections, migration, owner, lambda: True)
     passes = await JournaledPasses.open(connections, migration, owner)
     try:

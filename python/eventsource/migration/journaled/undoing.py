@@ -57,7 +57,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
         await progress.spoil(target, migration.id)
         await _delete_rows(connections, migration)
         await failpoints.reach("abort.rows.committed")
-        await _open_again(target, migration, closed)
+        await _open_again(target, closed)
         if agreed is not None:
             await _give_numbers_back(target, agreed)
     await failpoints.reach("abort.target.committed")
@@ -85,8 +85,8 @@ async def _come_too_late(connections: DriverConnections, migration: Migration) -
 async def _remove_guards(connections: DriverConnections, migration: Migration) -> bool:
     """False when the tenant has moved."""
     table = connections.fence
-    fence = await fences.read(table, migration.tenant_id)
-    if fence is None or fence.migration_id != migration.id:
+    fence = await fences.of_migration(table, migration.id, "source")
+    if fence is None:
         return True
     if not await _end_deciding(table, fence):
         return False
@@ -144,7 +144,7 @@ async def _delete_rows(connections: DriverConnections, migration: Migration) -> 
                 break
 
 
-async def _open_again(target: OwnTable, migration: Migration, closed: Fence) -> None:
+async def _open_again(target: OwnTable, closed: Fence) -> None:
     assert target.layout is not None
     guarded = Guarded(target, target.layout)
 
@@ -152,19 +152,12 @@ async def _open_again(target: OwnTable, migration: Migration, closed: Fence) -> 
         await guarded.drop_arrival(table, closed)
 
     await guarded.each(drop, closed, readers=True)
-    if closed.moved_to is not None:
-        # The tenant once left from here: who heard of nothing since is sent on as before.
-        await target.connection.execute(
-            f"update {target.fences} set role = 'source', state = 'moved', generation = $2,"
-            " moved_to = $3, updated_at = now() where fence_id = $1",
-            closed.fence_id, migration.generation, migration.source_store_id,
-        )  # fmt: skip
-        await guarded.each(guarded.renew, closed, readers=True)
-    else:
-        await target.connection.execute(
-            f"delete from {target.fences} where fence_id = $1 and migration_id = $2",
-            closed.fence_id, closed.migration_id,
-        )  # fmt: skip
+    await target.connection.execute(
+        f"delete from {target.fences} where fence_id = $1 and migration_id = $2",
+        closed.fence_id, closed.migration_id,
+    )  # fmt: skip
+    # If the tenant once left from here, who heard of nothing since is sent on as before.
+    await guarded.each(guarded.renew, closed, readers=True)
 
 
 async def _give_numbers_back(target: OwnTable, agreed: Carriage) -> None:

@@ -96,10 +96,10 @@ class LayoutTables:
         return await undoing.carry_out(connections, migration, owner)
 
     async def mend(
-        self, table: OwnTable, migration: Migration, carry_on: Callable[[], bool]
+        self, side: str, table: OwnTable, migration: Migration, carry_on: Callable[[], bool]
     ) -> None:
-        fence = await fences.read(table, migration.tenant_id)
-        if fence is None or fence.migration_id != migration.id:
+        fence = await fences.of_migration(table, migration.id, side)
+        if fence is None:
             return
         assert table.layout is not None
         guarded = Guarded(table, table.layout)
