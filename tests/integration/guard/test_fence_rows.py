@@ -30,7 +30,7 @@ async def fence(table: OwnTable, tenant: UUID, role: str, state: str, generation
         "insert into eventsource_fences (table_name, tenant_id, role, state, generation,"
         " migration_id, store_id, moved_to, patience_ms, lock_id) values ('events', $1, $2, $3, $4,"
         " $5, 'shared', 'elsewhere', 500, coalesce($6::integer, 0))",
-        tenant, role, state, generation, migration, before.lock_id if before else None,
+        str(tenant), role, state, generation, migration, before.lock_id if before else None,
     )  # fmt: skip
     found = await fences.of_migration(table, migration, role)
     assert found is not None
