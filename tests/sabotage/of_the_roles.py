@@ -46,9 +46,9 @@ VARIANTS = (
         (
             Edit(
                 f"{_SQL}/guard.sql",
-                "language plpgsql security definer"
-                " set search_path = pg_catalog, pg_temp as $guard$",
-                "language plpgsql as $guard$",
+                "language plpgsql security definer'\n"
+                "            ' set search_path = pg_catalog, pg_temp as %L'",
+                "language plpgsql'\n            ' as %L'",
             ),
         ),
         (f"{_ROLES}::test_a_hardened_database_changes_nothing_for_who_may_insert",),

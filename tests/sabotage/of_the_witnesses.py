@@ -197,7 +197,8 @@ VARIANTS = (
         (
             Edit(
                 _FENCES_SQL,
-                "    if coalesce(pg_sequence_last_value(sequence), 0) < last_carried then\n",
+                "    if sequence is not null and coalesce(pg_sequence_last_value(sequence), 0)"
+                " < last_carried then\n",
                 "    if last_carried > 0 then\n",
             ),
         ),
