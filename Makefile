@@ -18,7 +18,8 @@ export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
-	torture restarts format bench bench-calls clean infra strangers
+	torture restarts format bench bench-calls clean infra strangers wheel sdist packages licences \
+	docs
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
@@ -110,6 +111,24 @@ infra: build ## long tests: servers that crash at every point, links that break,
 strangers: build ## databases as other people have them, all of them; `make test` runs a third
 	$(BIN)/pytest tests/strangers -m "strangers or not strangers"
 
+wheel: setup ## build a wheel into dist/, which installs without Rust
+	@$(PHASE) "compile a wheel, two to three minutes the first time" \
+		$(BIN)/maturin build --release --locked --out dist
+	@ls -l dist/*.whl
+
+sdist: setup ## make the source distribution in dist/
+	$(BIN)/maturin sdist --out dist
+
+packages: wheel ## install the wheel where there is no compiler, and run the demonstration there
+	$(BIN)/pytest -m packages tests/packages
+
+licences: ## list the crates that are linked into the wheel, with their licences
+	scripts/licences
+
+docs: setup ## build the documentation as a site in site/; a warning is an error
+	$(BIN)/pip install --quiet --group docs
+	$(BIN)/mkdocs build --strict --quiet
+
 format: setup ## format everything, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -127,4 +146,4 @@ bench-calls: build ## time single calls and single rows, for profiling
 	$(BIN)/pytest --quiet benchmarks/test_calls.py
 
 clean: ## remove .venv and everything that was compiled
-	rm -rf target $(VENV) python/eventsource/_core*.so
+	rm -rf target $(VENV) dist site python/eventsource/_core*.so

@@ -65,6 +65,7 @@ async def test_a_page_runs_as_printed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EVENTSOURCE_CONFIG", raising=False)
+    monkeypatch.setenv("EVENTSOURCE_OPERATOR", "ada")
     monkeypatch.setenv("SHARED_DSN", source_dsn)
     monkeypatch.setenv("DEDICATED_DSN", target_dsn)
     monkeypatch.setenv("CONTROL_DSN", control_dsn)

@@ -85,7 +85,7 @@ def test_a_verb_has_the_arguments_and_options_of_its_section(verb: str) -> None:
     described = {name for line in section.splitlines() if line.startswith("- ")
                  for name in code_in(line.partition(":")[0])}  # fmt: skip
     assert described == options
-    shown = set(re.findall(r"--[a-z]+", usage))
+    shown = set(re.findall(r"--[a-z][a-z-]*", usage))
     assert shown == {name for name in options if name.startswith("--")}
 
 

@@ -8,6 +8,7 @@ from tests.sabotage import (
     of_the_edges,
     of_the_guard,
     of_the_journal,
+    of_the_operator,
     of_the_passes,
     of_the_proof,
     of_the_roles,
@@ -26,6 +27,7 @@ VARIANTS = (
     *of_the_proof.VARIANTS,
     *of_the_roles.VARIANTS,
     *of_the_strangers.VARIANTS,
+    *of_the_operator.VARIANTS,
     *of_waiting.VARIANTS,
     *of_the_witnesses.VARIANTS,
 )

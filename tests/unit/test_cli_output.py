@@ -57,6 +57,7 @@ def test_a_failure_is_one_line_without_a_password(capsys: pytest.CaptureFixture[
         "code": "code",
         "message": "no postgresql://me:***@h/d",
         "exit_code": 1,
+        "next": [],
         "problems": ["a"],
     }
 

@@ -20,7 +20,7 @@ FOLDERS = ("python", "tests", "benchmarks", "rust")
 #: The rooms of the migration, folders and files, from the ground up: each may import those that
 #: stand before it. A new room gets its place here.
 ROOMS = (
-    *("states", "models", "errors", "failures", "layouts", "event_table"),
+    *("states", "models", "errors", "failures", "layouts", "event_table", "changes", "telemetry"),
     "repositories",
     "subscriptions",
     "connections",

@@ -26,6 +26,9 @@
     [defaults]                        # any field of MigrationConfig
     batch_size = 5000
 
+    [hooks]                           # a command or a URL that hears of each change
+    on_change = "notify-chat --room ops"
+
 ``${NAME}`` in any text is replaced by the environment variable of that name, as it is: a password
 with reserved characters has to be percent-encoded as everywhere in a URI.
 """
@@ -34,6 +37,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -79,6 +84,7 @@ class Settings:
         subscriptions_dsn: database of the subscription checkpoints.
         migration: how migrations started with it are carried out.
         layouts: those of the package and of the file, by name.
+        on_change: a command or a URL that gets each change that a process of it makes.
     """
 
     origin: str
@@ -89,6 +95,7 @@ class Settings:
     default_store: str
     migration: MigrationConfig
     layouts: Mapping[str, Layout] = field(default_factory=dict)
+    on_change: str | None = field(default=None, repr=False)
 
     def require_store(self, store_id: str) -> StoreSettings:
         """The store with this id, or ConfigError."""
@@ -182,7 +189,9 @@ def _interpolated(value: Any, where: str) -> Any:
 
 def _checked(origin: str, tree: dict[str, Any]) -> Settings:
     _refuse_unknown(
-        origin, tree, ("control", "default_store", "defaults", "layouts", "stores", "subscriptions")
+        origin,
+        tree,
+        ("control", "default_store", "defaults", "hooks", "layouts", "stores", "subscriptions"),
     )
     control = _table(origin, tree, "control")
     _refuse_unknown(f"{origin}: [control]", control, ("dsn", "schema"))
@@ -213,6 +222,7 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
         default_store=default_store,
         migration=_migration(f"{origin}: [defaults]", _table(origin, tree, "defaults")),
         layouts=layouts,
+        on_change=_hook(f"{origin}: [hooks]", _table(origin, tree, "hooks")),
     )
 
 
@@ -231,6 +241,23 @@ def _layouts(origin: str, entries: dict[str, Any]) -> dict[str, Layout]:
         except LayoutError as error:
             raise ConfigError(f"{origin}: {error}") from None
     return found
+
+
+def _hook(where: str, entry: dict[str, Any]) -> str | None:
+    _refuse_unknown(where, entry, ("on_change",))
+    if not entry:
+        return None
+    hook = _text(where, entry, "on_change")
+    try:
+        words = shlex.split(hook)
+    except ValueError as error:
+        raise ConfigError(f"{where}: on_change is no command: {error}") from None
+    if not hook.startswith(("https://", "http://")) and shutil.which(words[0]) is None:
+        raise ConfigError(
+            f"{where}: on_change names the program {words[0]!r}, which is not found; give its path,"
+            " or a URL that begins with https://"
+        )
+    return hook
 
 
 def _store(where: str, entry: Any, layouts: Mapping[str, Layout]) -> StoreSettings:

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from eventsource.cli.output import Output, amount, duration
+from eventsource.cli.output import Output, amount, duration, labelled
 
 #: Seconds between two plain lines.
 LINE_SECONDS = 2.0
@@ -153,7 +153,7 @@ class LiveDisplay:
         if self._bars is None or self._task is None or self._has_bar != (total is not None):
             self.settle()
             self._has_bar = total is not None
-            middle = BarColumn(bar_width=30) if self._has_bar else SpinnerColumn("line")
+            middle = _bar() if self._has_bar else SpinnerColumn("line", style="default")
             name, line = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
             self._bars = Progress(name, middle, line, console=self._out.console, transient=True)
             self._task = self._bars.add_task("", text=text)
@@ -163,9 +163,9 @@ class LiveDisplay:
         )
 
 
-def labelled(label: str, text: str) -> str:
-    """A line with its label in a column of its own."""
-    return f"{label:<9} {text}"
+def _bar() -> BarColumn:
+    # Not rich's own colours: its red reads as an alarm.
+    return BarColumn(bar_width=30, complete_style="blue", finished_style="green")
 
 
 def speed(rate: float | None, left: int) -> str:

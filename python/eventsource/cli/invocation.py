@@ -13,55 +13,50 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
+from eventsource.cli import logs
 from eventsource.cli.config import Settings, load
 from eventsource.cli.exits import EXPECTED, ExitCode, code_of, exit_code_of, message_of
+from eventsource.cli.next_steps import after
 from eventsource.cli.output import Output, OutputClosedError
 from eventsource.cli.workspace import Workspace
+from eventsource.migration import Migration
 from eventsource.migration.errors import ConsistencyError, PreflightError
-
-#: Shared options with a value, and those without one.
-_WITH_VALUE = ("--config", "--set", "--operator")
-_FLAGS = ("--json",)
-
-
-class SharedOptionsGroup(TyperGroup):
-    """Lets the shared options stand anywhere: `status --json` is `--json status`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _shared_first(args))
-
-
-def _shared_first(args: list[str]) -> list[str]:
-    shared: list[str] = []
-    others: list[str] = []
-    following = iter(args)
-    for arg in following:
-        if arg == "--":
-            others += [arg, *following]
-        elif arg in _FLAGS or arg.startswith(tuple(f"{name}=" for name in _WITH_VALUE)):
-            shared.append(arg)
-        elif arg in _WITH_VALUE:
-            shared.append(arg)
-            shared.extend(value for value in [next(following, None)] if value is not None)
-        else:
-            others.append(arg)
-    return shared + others
 
 
 @dataclass(slots=True)
 class Invocation:
-    """The shared options of one call, and where it prints."""
+    """The shared options of one call, where it prints, and which migration it was about."""
 
     out: Output
     config: Path | None = None
     overrides: list[str] = field(default_factory=list)
     operator: str = ""
+    about: Migration | None = None
 
     def settings(self) -> Settings:
         """The configuration, or ConfigError."""
         return load(self.config, self.overrides)
+
+
+def begin(
+    config: Path | None,
+    overrides: list[str],
+    operator: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbosity: int,
+    json_log: bool,
+) -> Invocation:
+    """What the shared options say, ready for a verb."""
+    try:
+        out = Output(as_json, quiet=quiet)
+    except OutputClosedError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    logs.set_up(verbosity, as_json=json_log)
+    return Invocation(out, config, overrides, operator or default_operator())
 
 
 def invocation_of(ctx: typer.Context) -> Invocation:
@@ -97,7 +92,10 @@ def perform(
     async def within_workspace() -> ExitCode | None:
         settings = invocation.settings()
         async with Workspace.open(settings, invocation.out, invocation.operator) as workspace:
-            return await verb(workspace)
+            try:
+                return await verb(workspace)
+            finally:
+                invocation.about = workspace.about
 
     run(invocation, within_workspace, interrupted=interrupted, endless=endless)
 
@@ -121,16 +119,20 @@ def run(
             out.say(message)
         else:
             exit_code = ExitCode.TERMINATED if received else ExitCode.INTERRUPTED
-            out.fail("interrupted", message, exit_code)
+            out.fail("interrupted", message, exit_code, after(None, invocation.about))
     except OutputClosedError as error:
         # `run | head`, a full disk, a terminal that is gone: what was under way stays as it is.
         exit_code = ExitCode.FAILED
         out.close()
         said = f"; {interrupted()}" if interrupted else ""
-        out.fail("output", f"{error}{said}", exit_code)
+        out.fail("output", f"{error}{said}", exit_code, after(None, invocation.about))
     except EXPECTED as error:
         exit_code = exit_code_of(error)
-        out.fail(code_of(error), message_of(error), exit_code, **_details(error))
+        about = invocation.about
+        out.fail(
+            code_of(error), message_of(error), exit_code, after(error, about),
+            show_steps=about is not None, **_details(error),
+        )  # fmt: skip
     raise typer.Exit(exit_code)
 
 

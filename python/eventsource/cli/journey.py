@@ -11,8 +11,10 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+from eventsource.cli import views
 from eventsource.cli.display import Display
 from eventsource.cli.output import amount, duration
+from eventsource.cli.tenants import examine
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import (
@@ -41,6 +43,7 @@ class Journey:
     """One tenant on its way; ``migration`` is None until there is a durable one.
 
     Attributes:
+        may_be_empty: whether a tenant without events is what is meant.
         copied: events of the bulk copy since this journey began.
         copy_seconds: how long that took.
         report: of the verification, once it was made.
@@ -52,6 +55,7 @@ class Journey:
     target_id: str
     display: Display
     migration: Migration | None = None
+    may_be_empty: bool = False
     copied: int = 0
     copy_seconds: float = 0.0
     report: VerificationReport | None = None
@@ -88,7 +92,8 @@ class Journey:
         if (active.source_store_id, active.target_store_id) != (self.source_id, self.target_id):
             raise MigrationAlreadyExistsError(self.tenant_id, active.id)
         await self.at.reach_for_move(self.source_id, self.target_id)
-        self.migration = await self.at.coordinator.resume_migration(
+        self.at.about = active
+        self.migration = self.at.about = await self.at.coordinator.resume_migration(
             active.id, operator=self.at.operator
         )
         self._taken_up = active.events_copied, time.monotonic()
@@ -101,10 +106,13 @@ class Journey:
     async def _start(self) -> None:
         await self.at.reach_for_move(self.source_id, self.target_id)
         source, target = self.at.stores[self.source_id], self.at.stores[self.target_id]
-        findings = await self.at.coordinator.preflight(self.tenant_id, source, target)
+        findings = await examine(
+            self.at, self.tenant_id, self.source_id, self.target_id,
+            may_be_empty=self.may_be_empty,
+        )  # fmt: skip
         for warning in findings.warnings:
             self.at.out.warn(warning)
-        self.migration = await self.at.coordinator.start_migration(
+        self.migration = self.at.about = await self.at.coordinator.start_migration(
             self.tenant_id,
             source,
             target,
@@ -155,9 +163,9 @@ class Journey:
             self.display.waiting("recover", "a cutover was under way: asking the fence")
             return
         done, total = migration.events_copied, migration.total_events
-        remark = "building indexes" if done >= total else ""
         label = "copy" if migration.throttle_rate is None else "slowed"
-        self.display.progress(label, done, total, migration.error_message or remark)
+        remark = migration.error_message or views.pace(migration) or ""
+        self.display.progress(label, done, total, remark)
 
     async def catch_up(self) -> int:
         """Wait until the lag is small enough for a cutover; returns it (events)."""
@@ -211,21 +219,19 @@ class Journey:
         """
         self.display.waiting("cutover", "asking for the fence")
         asked = self.at.coordinator.initiate_cutover(
-            self._known.id, force=self.report is not None, operator=self.at.operator
+            self._known.id, compared=self.report is not None, operator=self.at.operator
         )
         migration = await beside(
             self.at, self._known.id, asked, partial(self.display.waiting, "cutover")
         )
-        self.migration = migration
+        self.migration = self.at.about = migration
         self.display.settle()
-        pause = migration.cutover_pause_ms
-        how = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
-        self.display.say("cutover", f"{how}; the tenant lives in {self.target_id!r}")
+        self.display.say("cutover", views.moved(migration))
         return migration
 
     async def _look(self) -> Migration:
         """The journal's row now; keeps a driver at work, raises when the journey is over."""
-        migration = self.migration = await patiently(
+        migration = self.migration = self.at.about = await patiently(
             self.at, partial(self.at.coordinator.get_migration, self._known.id)
         )
         match migration.state:

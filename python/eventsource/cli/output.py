@@ -6,9 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 # Wide enough for two ids and a sentence where there is no terminal whose width counts.
 _WIDTH_OF_A_FILE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that can be done next: what for, and the command."""
+
+    what: str
+    command: str
 
 
 class OutputClosedError(EventSourceError):
@@ -59,11 +68,12 @@ class Output:
         is_live: standard output is a terminal that may be redrawn.
     """
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, *, quiet: bool = False) -> None:
         if sys.stdout is None:
             # The next file or connection that is opened would take its place.
             raise OutputClosedError("standard output is closed; redirect it, if to /dev/null")
         self.as_json = as_json
+        self.is_quiet = quiet
         self._is_closed = False
         width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
         self.console = _Console(highlight=False, markup=False, emoji=False, width=width)
@@ -73,7 +83,12 @@ class Output:
 
     @property
     def is_live(self) -> bool:
-        return not self.as_json and self.console.is_terminal
+        return not self.as_json and not self.is_quiet and self.console.is_terminal
+
+    @property
+    def width(self) -> int:
+        """Columns that a line may have."""
+        return self.console.width
 
     def answer(self, document: object, *shown: str) -> None:
         """Print the result: ``document`` as JSON, or what is ``shown`` to people."""
@@ -82,10 +97,12 @@ class Output:
                 print(to_json(document), flush=True)
                 return
             for part in shown:
-                self.console.print(part, soft_wrap=True)
+                self.console.print(painted(part), soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """Print a line on the way to the result."""
+        """Print a line on the way to the result, unless it was asked to be quiet."""
+        if self.is_quiet:
+            return
         with _written():
             (self._aside if self.as_json else self.console).print(redact(text), soft_wrap=True)
             sys.stdout.flush()
@@ -97,29 +114,75 @@ class Output:
         """
         where = self.console if self.is_live else self._aside
         with _written():
-            where.print(Text.assemble(("warning: ", "yellow"), redact(text)), soft_wrap=True)
+            where.print(Text.assemble(("warning: ", "magenta"), redact(text)), soft_wrap=True)
 
     def wait(self, text: str) -> None:
         """Print what is waited for, to standard error."""
+        if self.is_quiet:
+            return
         with _written():
-            self._aside.print(Text.assemble(("waiting ", "cyan"), redact(text)), soft_wrap=True)
+            self._aside.print(Text.assemble(("waiting ", "magenta"), redact(text)), soft_wrap=True)
 
-    def fail(self, code: str, message: str, exit_code: int, **details: object) -> None:
-        """Print why the command failed, to standard error; with JSON also as the document."""
+    def fail(
+        self,
+        code: str,
+        message: str,
+        exit_code: int,
+        steps: Sequence[Step] = (),
+        *,
+        show_steps: bool = False,
+        **details: object,
+    ) -> None:
+        """Print why the command failed, to standard error; with JSON also as the document.
+
+        To people the steps are shown where the message does not name a command itself.
+        """
         message = redact(message)
         # Where neither can be written to, the exit code is left.
         with contextlib.suppress(OSError):
             if self.as_json and not self._is_closed:
-                error = {"code": code, "message": message, "exit_code": exit_code, **details}
-                print(to_json({"error": error}), flush=True)
+                error = {"code": code, "message": message, "exit_code": exit_code, "next": steps}
+                print(to_json({"error": {**error, **details}}), flush=True)
                 return
             self._aside.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+            if show_steps and "eventsource-migrate " not in message:
+                for step in steps:
+                    self._aside.print(labelled(step.what, step.command), soft_wrap=True)
 
     def close(self) -> None:
         """Standard output takes nothing any more: what is still in its buffer goes nowhere."""
         self._is_closed = True
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+#: States and what they mean to somebody who looks over a screen. Red is for what is wrong, and no
+#: colour is pale on a light background.
+_STYLES = {
+    "migrated": "green",
+    "failed": "bold red",
+    "cutover_paused": "bold magenta",
+    "paused": "magenta",
+    "nobody": "bold magenta",
+    "pending": "bold",
+    "bulk_copy": "bold",
+    "dual_write": "bold",
+    "NOT consistent": "bold red",
+}
+_STYLED = re.compile(rf"(?<![\w'-])(?:{'|'.join(_STYLES)})(?![\w'-])")
+
+
+def painted(text: str) -> Text:
+    """The text with its states in their colours, where there are colours."""
+    shown = Text(text)
+    for found in _STYLED.finditer(text):
+        shown.stylize(_STYLES[found[0]], *found.span())
+    return shown
+
+
+def labelled(label: str, text: str) -> str:
+    """A line with its label in a column of its own."""
+    return f"{label:<9} {text}"
 
 
 def to_json(document: object) -> str:
@@ -152,7 +215,10 @@ def _plain(value: object) -> Any:
 
 def grid(*rows: tuple[str, object]) -> str:
     """Names on the left, values on the right; rows whose value is None are left out."""
-    return _aligned([(name, str(value)) for name, value in rows if value is not None])
+    # A server's message may have lines of its own, which would break the columns.
+    return _aligned(
+        [(name, " ".join(str(value).split())) for name, value in rows if value is not None]
+    )
 
 
 def columns(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -180,6 +246,11 @@ def described(migration: Migration) -> dict[str, object]:
     document = record(migration)
     document["config"] = json.loads(migration.config.to_json())
     return document
+
+
+def clock(moment: datetime | None = None) -> str:
+    """A time of day for the beginning of a line, in the local time of who looks."""
+    return (moment or datetime.now()).astimezone().strftime("%H:%M:%S")
 
 
 def amount(number: float) -> str:

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
-import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
 
+from eventsource.cli import next_steps, questions, views
+from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.config import ConfigError
-from eventsource.cli.display import Display, display_for, labelled
+from eventsource.cli.display import Display, display_for
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.journey import Journey
-from eventsource.cli.output import amount, described
+from eventsource.cli.output import Step, amount, described, labelled
+from eventsource.cli.tenants import EmptyOption
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration, MigrationState
-
-QUESTION = "Cut over now? The tenant's writers wait for some milliseconds. [y/N] "
 
 
 def run(
     ctx: typer.Context,
-    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
-    to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant goes.")],
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
-    ] = None,
+    tenant: TenantArgument,
+    to: StoreTo,
+    source: StoreFrom = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Cut over without asking.")] = False,
+    empty: EmptyOption = False,
 ) -> None:
     """Move a tenant: copy, catch up, verify, ask, cut over.
 
     Started again after an interruption it goes on where it was.
     """
-    move = _Move(tenant, to, source, yes)
+    move = _Move(tenant, to, source, yes, empty)
     perform(ctx, move.carry_out, interrupted=move.how_to_go_on)
 
 
@@ -46,6 +43,7 @@ class _Move:
     to: str
     source: str | None
     yes: bool
+    empty: bool
     journey: Journey | None = None
     lag: int = field(default=0)
 
@@ -69,7 +67,7 @@ class _Move:
         if source == self.to:
             raise ConfigError(f"--from and --to are both {source!r}: name two stores")
         with display_for(at.out) as display:
-            self.journey = Journey(at, tenant_id, source, self.to, display)
+            self.journey = Journey(at, tenant_id, source, self.to, display, may_be_empty=self.empty)
             display.say("tenant", f"{tenant_id} moves from {source!r} to {self.to!r}")
             await self.journey.begin()
             await self.journey.copy()
@@ -86,30 +84,37 @@ class _Move:
         self.lag = await journey.catch_up()
         await journey.verify()
         display.settle()
-        return self.yes or await confirmed(QUESTION)
+        if self.yes or not questions.at_a_terminal():
+            return self.yes
+        assert journey.migration is not None
+        return await questions.confirmed(await questions.of_cutover(journey.at, journey.migration))
 
     def _stop_before_the_flip(self, at: Workspace, journey: Journey) -> ExitCode:
         migration = journey.migration
         assert migration is not None
+        steps = [
+            Step("go on", f"{next_steps.of(migration)[0].command} --yes"),
+            *next_steps.of(migration)[1:],
+        ]
         at.out.answer(
-            self._document("ready", journey),
+            self._document("ready", journey, steps),
             labelled("stopped", "before the cutover, the tenant goes on as before"),
-            labelled("go on", f"eventsource-migrate run {self._named} --to {self.to} --yes"),
-            labelled("undo", f"eventsource-migrate abort {migration.id}"),
+            labelled("driver", views.who_goes_on(migration)),
+            *(labelled(step.what, step.command) for step in steps),
         )
         return ExitCode.DONE
 
     def _report(self, at: Workspace, journey: Journey) -> None:
         migration = journey.migration
         assert migration is not None
-        plan = f"eventsource-migrate subscriptions plan {migration.id}"
+        steps = next_steps.of(migration)
         at.out.answer(
-            self._document("migrated", journey),
+            self._document("migrated", journey, steps),
             labelled("done", f"{amount(migration.events_copied)} events, migration {migration.id}"),
-            labelled("next", f"carry its subscriptions over: {plan}"),
+            labelled("next", f"carry its subscriptions over: {steps[0].command}"),
         )
 
-    def _document(self, outcome: str, journey: Journey) -> dict[str, object]:
+    def _document(self, outcome: str, journey: Journey, steps: list[Step]) -> dict[str, object]:
         migration = journey.migration
         assert migration is not None
         return {
@@ -121,6 +126,7 @@ class _Move:
             "lag": self.lag,
             "verification": journey.report,
             "pause_ms": migration.cutover_pause_ms,
+            "next": steps,
         }
 
     def how_to_go_on(self) -> str:
@@ -134,24 +140,3 @@ class _Move:
             f"Go on: eventsource-migrate run {self._named} --to {self.to}. "
             f"Undo: eventsource-migrate abort {migration.id}"
         )
-
-
-async def confirmed(question: str) -> bool:
-    """Ask at the terminal; False when there is none to ask at.
-
-    The answer is awaited in the event loop and not in a thread: meanwhile the driver goes on, and
-    Ctrl-C does not have to wait for a line that nobody types.
-    """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return False
-    loop = asyncio.get_running_loop()
-    typed = asyncio.Event()
-    print(question, end="", flush=True)
-    loop.add_reader(sys.stdin.fileno(), typed.set)
-    try:
-        await typed.wait()
-    finally:
-        loop.remove_reader(sys.stdin.fileno())
-        if not typed.is_set():
-            print()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

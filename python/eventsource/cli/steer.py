@@ -1,34 +1,36 @@
-"""`start`, `work`, `cutover`, `pause`, `resume`, `throttle`, `abort`: one step at a time."""
+"""`start`, `pause`, `resume`, `throttle`, `abort`: one step at a time."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
-from eventsource.cli.display import labelled
+from eventsource.cli import next_steps, questions, views
+from eventsource.cli.choice import (
+    MigrationId,
+    NamedMigration,
+    StoreFrom,
+    StoreTo,
+    TenantArgument,
+    TenantOption,
+    chosen,
+)
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, described
-from eventsource.cli.show import MigrationId
+from eventsource.cli.tenants import EmptyOption, examine
 from eventsource.cli.waiting import beside
-from eventsource.cli.workspace import Workspace, patiently
-from eventsource.migration import Migration, MigrationConfig
-
-#: How often `work` looks for changes to print (seconds).
-LOOK_SECONDS = 1.0
+from eventsource.cli.workspace import Workspace
+from eventsource.migration import Migration, MigrationConfig, MigrationState
 
 
 def start(
     ctx: typer.Context,
-    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
-    to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant goes.")],
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
-    ] = None,
+    tenant: TenantArgument,
+    to: StoreTo,
+    source: StoreFrom = None,
+    empty: EmptyOption = False,
 ) -> None:
     """Record a migration and return.
 
@@ -41,7 +43,8 @@ def start(
         source_id = source or await at.home_of(tenant_id)
         at.settings.require_store(source_id)
         await at.reach_for_move(source_id, to)
-        migration = await at.coordinator.start_migration(
+        await examine(at, tenant_id, source_id, to, may_be_empty=empty)
+        migration = at.about = await at.coordinator.start_migration(
             tenant_id,
             at.stores[source_id],
             at.stores[to],
@@ -50,7 +53,7 @@ def start(
             operator=at.operator,
         )
         at.out.answer(
-            described(migration),
+            _document(migration),
             f"migration {migration.id} is recorded; `eventsource-migrate work` drives it",
         )
         return ExitCode.DONE
@@ -58,111 +61,32 @@ def start(
     perform(ctx, begin)
 
 
-def work(ctx: typer.Context) -> None:
-    """Drive every migration that has no live driver.
-
-    It goes on until Ctrl-C or SIGTERM.
-    """
-
-    async def drive(at: Workspace) -> ExitCode:
-        at.out.say("driving every migration that is due; Ctrl-C stops, and loses nothing")
-        driving = asyncio.create_task(at.coordinator.work())
-        try:
-            await _print_changes(at)
-        finally:
-            driving.cancel()
-        return ExitCode.DONE
-
-    stopped = "stopped; another process may go on at once"
-    perform(ctx, drive, interrupted=lambda: stopped, endless=True)
-
-
-async def _print_changes(at: Workspace) -> None:
-    """A line for every change of state."""
-    last: dict[UUID, Migration] = {}
-    while True:
-        known = {each.id: each for each in await patiently(at, at.migrations.get_all)}
-        for migration_id, migration in known.items():
-            before = last.get(migration_id)
-            if before is None and migration.state.is_final:
-                continue
-            if before is None or (before.state, before.error_message) != (
-                migration.state,
-                migration.error_message,
-            ):
-                at.out.answer(described(migration), _state_line(migration))
-        last = known
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-def _state_line(migration: Migration) -> str:
-    why = f": {migration.error_message}" if migration.error_message else ""
-    return f"{migration.id}  tenant {migration.tenant_id}  {migration.state}{why}"
-
-
-def cutover(
-    ctx: typer.Context,
-    migration_id: MigrationId,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Skip the full comparison before it, never the proof of the last pass."
-        ),
-    ] = False,
-) -> None:
-    """Move the tenant over.
-
-    It waits for the bulk copy when that still runs.
-    """
-
-    async def ask(at: Workspace) -> ExitCode:
-        migration = await beside(
-            at,
-            migration_id,
-            at.coordinator.initiate_cutover(migration_id, force=force, operator=at.operator),
-        )
-        pause = migration.cutover_pause_ms
-        how = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
-        at.out.answer(
-            described(migration),
-            labelled("cutover", f"{how}; the tenant lives in {migration.target_store_id!r}"),
-        )
-        return ExitCode.DONE
-
-    perform(
-        ctx,
-        ask,
-        interrupted=lambda: (
-            "interrupted; the cutover stays requested and the next driver carries it out. Take it "
-            f"back: eventsource-migrate pause {migration_id}"
-        ),
-    )
-
-
-def pause(ctx: typer.Context, migration_id: MigrationId) -> None:
+def pause(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption = None) -> None:
     """Stop the copy after the current chunk, until it is resumed."""
 
     async def ask(at: Workspace) -> ExitCode:
-        asked = at.coordinator.pause_migration(migration_id, operator=at.operator)
-        migration = await beside(at, migration_id, asked)
-        at.out.answer(described(migration), f"migration {migration.id} is {migration.state}")
+        found = await chosen(at, migration, tenant)
+        asked = at.coordinator.pause_migration(found.id, operator=at.operator)
+        paused = at.about = await beside(at, found.id, asked)
+        at.out.answer(_document(paused), f"migration {paused.id} is {paused.state}")
         return ExitCode.DONE
 
     perform(ctx, ask)
 
 
-def resume(ctx: typer.Context, migration_id: MigrationId) -> None:
+def resume(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption = None) -> None:
     """Let a paused migration go on.
 
     `work`, or any other command that waits for the migration, drives it.
     """
 
     async def ask(at: Workspace) -> ExitCode:
-        asked = at.coordinator.resume_migration(migration_id, operator=at.operator)
-        migration = await beside(at, migration_id, asked)
+        found = await chosen(at, migration, tenant)
+        asked = at.coordinator.resume_migration(found.id, operator=at.operator)
+        resumed = at.about = await beside(at, found.id, asked)
         at.out.answer(
-            described(migration),
-            f"migration {migration.id} is {migration.state}; `eventsource-migrate work` drives it",
+            _document(resumed),
+            f"migration {resumed.id} is {resumed.state}; {views.who_goes_on(resumed)}",
         )
         return ExitCode.DONE
 
@@ -171,7 +95,7 @@ def resume(ctx: typer.Context, migration_id: MigrationId) -> None:
 
 def throttle(
     ctx: typer.Context,
-    migration_id: MigrationId,
+    migration: NamedMigration,
     rate: Annotated[str, typer.Argument(metavar="RATE", help="Events per second, or none.")],
 ) -> None:
     """Limit the copy of a migration, also while it runs.
@@ -181,9 +105,10 @@ def throttle(
     limit = _limit(rate)
 
     async def ask(at: Workspace) -> ExitCode:
-        migration = await at.coordinator.set_rate(migration_id, limit, operator=at.operator)
+        found = await chosen(at, migration, None)
+        changed = await at.coordinator.set_rate(found.id, limit, operator=at.operator)
         limited = "is not limited" if limit is None else f"copies at most {amount(limit)} events/s"
-        at.out.answer(described(migration), f"migration {migration.id} {limited}")
+        at.out.answer(_document(changed), f"migration {changed.id} {limited}")
         return ExitCode.DONE
 
     perform(ctx, ask)
@@ -193,34 +118,52 @@ def _limit(text: str) -> float | None:
     if text.lower() == "none":
         return None
     try:
-        return MigrationConfig(max_events_per_second=float(text)).max_events_per_second
+        rate = float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no number of events per second: write one, such as 5000, or none",
+            param_hint="RATE",
+        ) from None
+    try:
+        return MigrationConfig(max_events_per_second=rate).max_events_per_second
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; or `none`", param_hint="RATE") from None
+        said = str(error).removeprefix("max_events_per_second ")
+        raise typer.BadParameter(f"RATE {said}; none lifts the limit", param_hint="RATE") from None
 
 
 def abort(
     ctx: typer.Context,
-    migration_id: MigrationId,
+    migration: MigrationId = None,
+    tenant: TenantOption = None,
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="For the audit log.")
     ] = "aborted by operator",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")] = False,
 ) -> None:
     """Remove what was copied; the source stays as it was.
 
-    A second time it does nothing.
+    At a terminal it asks before. A second time it does nothing.
     """
 
     async def ask(at: Workspace) -> ExitCode:
-        migration = await beside(
-            at,
-            migration_id,
-            at.coordinator.abort_migration(migration_id, reason=reason, operator=at.operator),
-        )
+        found = await chosen(at, migration, tenant)
+        is_over = found.state in (MigrationState.MIGRATED, MigrationState.ROLLED_BACK)
+        if not yes and questions.at_a_terminal() and not is_over:
+            copied = f"{amount(found.events_copied)} events from {found.target_store_id!r}"
+            if not await questions.confirmed(f"Remove {copied} that were copied there?"):
+                at.out.say("nothing was asked for")
+                return ExitCode.DONE
+        asked = at.coordinator.abort_migration(found.id, reason=reason, operator=at.operator)
+        ended = at.about = await beside(at, found.id, asked)
         at.out.answer(
-            described(migration),
-            f"migration {migration.id} is {migration.state}; the tenant lives in "
-            f"{migration.source_store_id!r} as before",
+            _document(ended),
+            f"migration {ended.id} is {ended.state}; the tenant lives in "
+            f"{ended.source_store_id!r} as before",
         )
         return ExitCode.DONE
 
     perform(ctx, ask)
+
+
+def _document(migration: Migration) -> dict[str, object]:
+    return {**described(migration), "next": next_steps.of(migration)}

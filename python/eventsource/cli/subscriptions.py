@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
+from eventsource.cli.choice import NamedMigration, chosen
 from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import ExitCode
+from eventsource.cli.group import Verb
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import columns
-from eventsource.cli.show import MigrationId
 from eventsource.cli.workspace import Workspace
-from eventsource.tenant_ids import TenantId
+from eventsource.migration import Migration
 
 app = typer.Typer(no_args_is_help=True, help="Carry a tenant's subscriptions over.")
 
 Names = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[NAME]...",
+        metavar="NAME",
         help="Subscriptions. [default: all that have a checkpoint in the source store]",
     ),
 ]
 
 
-@app.command()
-def plan(ctx: typer.Context, migration_id: MigrationId, names: Names = None) -> None:
-    """Say where each subscription would go on at the target; changes nothing."""
+@app.command(cls=Verb)
+def plan(ctx: typer.Context, migration: NamedMigration, names: Names = None) -> None:
+    """Look where each would go on; changes nothing."""
 
     async def look(at: Workspace) -> ExitCode:
-        tenant_id, chosen = await _chosen(at, migration_id, names)
-        planned = await at.subscriptions.plan_migration(migration_id, tenant_id, chosen)
+        found = await chosen(at, migration, None)
+        known = names or await _with_checkpoint(at, found)
+        planned = await at.subscriptions.plan_migration(found.id, found.tenant_id, known)
         rows = (
             (
                 each.subscription_name,
@@ -56,14 +58,30 @@ def plan(ctx: typer.Context, migration_id: MigrationId, names: Names = None) -> 
     perform(ctx, look)
 
 
-@app.command()
-def migrate(ctx: typer.Context, migration_id: MigrationId, names: Names = None) -> None:
-    """Make the checkpoint of each subscription at the target; twice does nothing more."""
+@app.command(cls=Verb)
+def migrate(
+    ctx: typer.Context,
+    migration: NamedMigration,
+    names: Names = None,
+    from_start: Annotated[
+        bool,
+        typer.Option(
+            "--from-start", help="Also a subscription without a checkpoint, from the first event."
+        ),
+    ] = False,
+) -> None:
+    """Make the checkpoint of each at the target.
+
+    A second time it does nothing more.
+    """
 
     async def carry_over(at: Workspace) -> ExitCode:
-        tenant_id, chosen = await _chosen(at, migration_id, names)
+        found = await chosen(at, migration, None)
+        known = await _with_checkpoint(at, found, of=names)
+        if not from_start:
+            _refuse_unknown(found, names or (), known)
         summary = await at.subscriptions.migrate_subscriptions(
-            migration_id, tenant_id, chosen, operator=at.operator
+            found.id, found.tenant_id, names or known, operator=at.operator
         )
         rows = (
             (
@@ -83,13 +101,21 @@ def migrate(ctx: typer.Context, migration_id: MigrationId, names: Names = None) 
     perform(ctx, carry_over)
 
 
-async def _chosen(
-    at: Workspace, migration_id: UUID, names: list[str] | None
-) -> tuple[TenantId, list[str]]:
-    """The migration's tenant, and the named subscriptions or all that read its source store."""
-    migration = await at.coordinator.get_migration(migration_id)
-    if names:
-        return migration.tenant_id, names
+def _refuse_unknown(migration: Migration, names: Sequence[str], known: Sequence[str]) -> None:
+    """A checkpoint for a name that nothing has would stay for good, and nobody would use it."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"no subscription {', '.join(map(repr, unknown))} has a checkpoint in store"
+            f" {migration.source_store_id!r}: check the name; one that has handled nothing yet"
+            " begins at the tenant's first event with --from-start"
+        )
+
+
+async def _with_checkpoint(
+    at: Workspace, migration: Migration, of: Sequence[str] | None = None
+) -> list[str]:
+    """Subscriptions that read the migration's source store; with ``of`` there may be none."""
     found = sorted(
         {
             checkpoint.subscription_name
@@ -98,8 +124,8 @@ async def _chosen(
             and checkpoint.tenant_id in (None, migration.tenant_id)
         }
     )
-    if not found:
+    if not found and not of:
         raise ConfigError(
             f"no subscription has a checkpoint in store {migration.source_store_id!r}: name them"
         )
-    return migration.tenant_id, found
+    return found

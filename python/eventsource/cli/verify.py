@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from eventsource.cli import completion
+from eventsource.cli.choice import TenantArgument
 from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
@@ -17,18 +19,32 @@ from eventsource.migration import ConsistencyVerifier, VerificationLevel, Verifi
 from eventsource.migration.journaled import verification
 from eventsource.tenant_ids import TenantId
 
+_From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STORE",
+        help="[default: of its newest migration]",
+        autocompletion=completion.stores,
+    ),
+]
+
+_To = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="STORE",
+        help="[default: of its newest migration]",
+        autocompletion=completion.stores,
+    ),
+]
+
 
 def verify(
     ctx: typer.Context,
-    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="STORE", help="[default: of its newest migration]"),
-    ] = None,
-    to: Annotated[
-        str | None,
-        typer.Option("--to", metavar="STORE", help="[default: of its newest migration]"),
-    ] = None,
+    tenant: TenantArgument,
+    source: _From = None,
+    to: _To = None,
     level: Annotated[
         VerificationLevel | None,
         typer.Option("--level", help="What is compared. [default: of the configuration]"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
+from eventsource.cli import hooks
 from eventsource.cli.config import ConfigError, Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
@@ -19,6 +20,7 @@ from eventsource.errors import ConnectionDetailsError
 from eventsource.hosts import SILENCE_SECONDS, hosts_of, is_silent
 from eventsource.identifiers import quote_identifier
 from eventsource.migration import (
+    Migration,
     MigrationCoordinator,
     PositionMapper,
     PreflightError,
@@ -65,6 +67,7 @@ class Workspace:
         operator: who is recorded in the audit log.
         control, checkpoints_pool: pools of the control database and of the checkpoints.
         stores: every store of the configuration by id; opened when first used.
+        about: the migration that the command turned out to be about, for what is said at its end.
     """
 
     settings: Settings
@@ -73,6 +76,7 @@ class Workspace:
     control: Pool
     checkpoints_pool: Pool
     stores: dict[str, PostgreSQLEventStore]
+    about: Migration | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -94,6 +98,7 @@ class Workspace:
                 store_id: await _store(entry, stack) for store_id, entry in settings.stores.items()
             }
             workspace = cls(settings, out, operator, control, checkpoints, stores)
+            await stack.enter_async_context(hooks.calling(settings.on_change))
             stack.push_async_callback(workspace._close)
             yield workspace
 

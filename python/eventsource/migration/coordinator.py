@@ -282,12 +282,18 @@ class MigrationCoordinator:
         return migration
 
     async def initiate_cutover(
-        self, migration_id: UUID, force: bool = False, *, operator: str | None = None
+        self,
+        migration_id: UUID,
+        force: bool = False,
+        *,
+        compared: bool = False,
+        operator: str | None = None,
     ) -> Migration:
         """Move the tenant over; returns the finished migration.
 
         While the bulk copy is still running the cutover follows it. ``force`` skips the full
-        verification before the fence, never the proof of the last pass.
+        verification before the fence, never the proof of the last pass. ``compared`` skips it
+        because the caller has just made it; the audit log has which it was.
 
         Raises:
             CutoverTimeoutError: the pause would have exceeded its budget; back in dual-write.
@@ -295,7 +301,10 @@ class MigrationCoordinator:
             InvalidStateTransitionError: paused or over.
         """
         await self._drivers.refuse_other_places(await self._migrations.get(migration_id))
-        while not await self._migrations.request_cutover(migration_id, uuid4(), force, operator):
+        comparison = "done before" if compared else "left out" if force else "before the fence"
+        while not await self._migrations.request_cutover(
+            migration_id, uuid4(), force or compared, operator, comparison
+        ):
             current = await self._migrations.get(migration_id)
             if current.state is _S.MIGRATED:
                 return current

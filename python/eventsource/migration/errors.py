@@ -33,7 +33,7 @@ class MigrationNotFoundError(MigrationError):
 
     def __init__(self, migration_id: UUID) -> None:
         super().__init__(
-            f"there is no migration {migration_id}; `eventsource-migrate status` lists what exists"
+            f"there is no migration {migration_id}; `eventsource-migrate list` shows all there are"
         )
         self.migration_id = migration_id
 
@@ -64,6 +64,17 @@ class MigrationAlreadyExistsError(MigrationError):
         self.migration_id = migration_id
 
 
+#: What can be done about a migration in a state that does not allow what was asked for.
+_WAYS_OUT = {
+    "pending": "; wait until it is in dual_write: `eventsource-migrate status {id} --watch`",
+    "bulk_copy": "; wait until it is in dual_write: `eventsource-migrate status {id} --watch`",
+    "paused": "; `eventsource-migrate resume {id}` lets it go on",
+    "failed": "; `eventsource-migrate abort {id}` cleans up",
+    "migrated": "; the tenant has moved, and to go back is another move",
+    "rolled_back": "; it is over, and `eventsource-migrate run` begins another one",
+}
+
+
 class InvalidStateTransitionError(MigrationError):
     """The migration is not in a state that allows this.
 
@@ -76,7 +87,8 @@ class InvalidStateTransitionError(MigrationError):
     code = "invalid_transition"
 
     def __init__(self, migration_id: UUID, current: str, requested: str) -> None:
-        super().__init__(f"migration {migration_id} is {current} and cannot {requested}")
+        way_out = _WAYS_OUT.get(str(current), "").format(id=migration_id)
+        super().__init__(f"migration {migration_id} is {current} and cannot {requested}{way_out}")
         self.migration_id = migration_id
         self.current = current
         self.requested = requested
@@ -107,12 +119,15 @@ class Blocker:
         application: its application_name, or what kind of server process it is.
         state: as in pg_stat_activity, or ``prepared``.
         age_seconds: how long its transaction has been open.
+        account, address: who it is and from where; empty where that is not shown.
     """
 
     pid: int
     application: str
     state: str
     age_seconds: float
+    account: str = ""
+    address: str = ""
 
     def __str__(self) -> str:
         # Minutes and hours: the text changes less often, and a report may take as long.
@@ -120,7 +135,9 @@ class Blocker:
         if self.age_seconds >= 60:
             minutes = int(self.age_seconds // 60)
             age = f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-        return f"pid {self.pid} ({self.application}, {self.state}, open for {age})"
+        who = "@".join(filter(None, (self.account, self.address)))
+        parts = (self.application, self.state, f"open for {age}", who)
+        return f"pid {self.pid} ({', '.join(filter(None, parts))})"
 
 
 class CutoverTimeoutError(MigrationError):

@@ -77,7 +77,7 @@ class MigrationConfig:
     max_moves_per_store: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "verification_level", VerificationLevel(self.verification_level))
+        object.__setattr__(self, "verification_level", _level(self.verification_level))
         _whole("batch_size", self.batch_size, 1, 1_000_000)
         _whole("sync_lag_threshold", self.sync_lag_threshold, 0, 10_000_000)
         _within("cutover_timeout_seconds", self.cutover_timeout_seconds, 0.05, 300)
@@ -120,6 +120,13 @@ class MigrationConfig:
         return cls(**known)
 
 
+def _level(value: str) -> VerificationLevel:
+    try:
+        return VerificationLevel(value)
+    except ValueError:
+        raise ValueError(f"verification_level must be count, hash or full, not {value!r}") from None
+
+
 def _whole(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, float):
         raise ValueError(f"{name} must be a whole number, not {value!r}")
@@ -130,7 +137,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name} must be a number, not {value!r}")
     if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+        raise ValueError(f"{name} must be between {low:,.9g} and {high:,.9g}, not {value!r}")
 
 
 #: How a message begins that says what a driver waits for.
@@ -169,6 +176,8 @@ class Migration:
     are those of both stores at the start, None in a migration of an older version.
     ``throttle_rate`` is what the copy is held to at the moment to spare the source (events per
     second) and ``throttle_reason`` why; both are None while the source copes with the copy.
+    ``copy_rate`` is how fast the bulk copy is (events per second) and ``copied_at`` when it brought
+    something last.
     """
 
     id: UUID
@@ -202,6 +211,8 @@ class Migration:
     cutover_pause_ms: float | None
     throttle_rate: float | None
     throttle_reason: str | None
+    copy_rate: float | None
+    copied_at: datetime | None
     source_identity: StoreIdentity | None
     target_identity: StoreIdentity | None
 

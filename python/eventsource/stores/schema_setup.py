@@ -86,17 +86,28 @@ async def home_schema(connection: AnyConnection) -> str:
     return home
 
 
+def creation(schema: str, name: str) -> list[str]:
+    """The statements that make a new table and its indexes."""
+    table = qualified(schema, name)
+    indexes = ("tenant_id, global_position", "tenant_id, transaction_id, global_position")
+    return [
+        SQL["create_table"].replace("{table}", table),
+        *(f"create index on {table} ({columns})" for columns in indexes),
+    ]
+
+
+def scripts(schema: str) -> list[str]:
+    """The scripts that make what stands beside the tables of a schema."""
+    files = (text("eventsource.stores", f"sql/{file}") for file in SCRIPTS)
+    return [script.replace("{schema}", quote_identifier(schema)) for script in files]
+
+
 async def _create(connection: AnyConnection, schema: str | None, name: str) -> None:
     home = schema or await home_schema(connection)
-    table = qualified(home, name)
     try:
         async with connection.transaction():
-            await connection.execute(SQL["create_table"].replace("{table}", table))
-            for columns in (
-                "tenant_id, global_position",
-                "tenant_id, transaction_id, global_position",
-            ):
-                await connection.execute(f"create index on {table} ({columns})")
+            for statement in creation(home, name):
+                await connection.execute(statement)
             await _ensure_functions(connection, home)
     except asyncpg.InvalidSchemaNameError as error:
         raise StoreSchemaError(
@@ -213,9 +224,8 @@ async def _ensure_objects(connection: AnyConnection, schema: str) -> None:
 
 
 async def _ensure_functions(connection: AnyConnection, schema: str) -> None:
-    for file in SCRIPTS:
-        script = text("eventsource.stores", f"sql/{file}")
-        await connection.execute(script.replace("{schema}", quote_identifier(schema)))
+    for script in scripts(schema):
+        await connection.execute(script)
     progress = qualified(schema, "eventsource_copy_progress")
     if not await connection.fetchval(
         "select exists (select from pg_attribute where attrelid = $1::text::regclass"

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from eventsource.subscriptions.checkpoints import CheckpointRepository
 from eventsource.subscriptions.delivery import Delivery, OnError
+from eventsource.subscriptions.hearing import hearing
 from eventsource.subscriptions.outages import DeliveryError, Outage, pause
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Subscription:
         handler: called with one stored event at a time.
         tenant_id: read this tenant only, with a checkpoint of its own; None reads all tenants.
         batch_size: events read at once and held in memory.
-        poll_interval: seconds between two looks at a store that had nothing more.
+        poll_interval: seconds between two looks at a store that had nothing more. What a router
+            appends in any process is looked at sooner.
         on_error: awaited with a ``HandlerError`` for each event whose handling failed. When it
             returns, the event counts as handled; what it raises comes through. Without it the
             handler's exception does, with a note that names the event. It does not see lost
@@ -78,6 +80,7 @@ class Subscription:
         self._checkpoints = checkpoint_repo
         self._delivery = Delivery(name, store_id, handler, on_error)
         self._stop = asyncio.Event()
+        self._news = asyncio.Event()
 
     async def position(self) -> int:
         """The checkpoint's position; 0 when there is none, which lies before every event."""
@@ -133,21 +136,27 @@ class Subscription:
         Cancelling the task (Ctrl-C under ``asyncio.run`` does) ends it at once and delivers the
         current batch again next time; `stop` ends it after that batch, with nothing to repeat.
         """
-        outage = Outage(f"subscription {self.name!r} over store {self.store_id!r}")
         try:
-            while not self._stop.is_set():
-                try:
-                    delivered = await self._batch()
-                except Exception as error:
-                    await outage.sit_out(error, self._stop)
-                    continue
-                outage.over()
-                if delivered < self.batch_size:
-                    await pause(self.poll_interval, self._stop)
+            async with hearing(self.store, self._news.set):
+                await self._run_on()
         finally:
             self._stop.clear()
+
+    async def _run_on(self) -> None:
+        outage = Outage(f"subscription {self.name!r} over store {self.store_id!r}")
+        while not self._stop.is_set():
+            self._news.clear()
+            try:
+                delivered = await self._batch()
+            except Exception as error:
+                await outage.sit_out(error, self._stop)
+                continue
+            outage.over()
+            if delivered < self.batch_size and not self._stop.is_set():
+                await pause(self.poll_interval, self._news)
 
     def stop(self) -> None:
         """Make `run` return after the current batch; from another thread, by the loop's
         ``call_soon_threadsafe``."""
         self._stop.set()
+        self._news.set()

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
-import select
 import signal
-import subprocess
-import sys
-import time
 
 import asyncpg
 import pytest
 
 from eventsource.testing import Cluster
 from tests.support.command_line import DEDICATED, CommandLine, wait_until
+from tests.support.terminal import Terminal
 
 EVENTS = 6000
 #: About three seconds of bulk copy in chunks of 200 events.
@@ -180,49 +175,6 @@ def test_a_writer_that_holds_the_fence_open_is_exit_code_5_and_is_named(
     assert ready.migration()["state"] == "dual_write"
     ready("cutover", ready.migration()["id"], "--force")
     assert ready.count("target") == 401
-
-
-class Terminal:
-    """A command that believes to be at a terminal."""
-
-    def __init__(self, cli: CommandLine, *args: object) -> None:
-        self.output = ""
-        ours, theirs = pty.openpty()
-        self._ours = ours
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from eventsource.cli import main; main()", *map(str, args)],
-            env={**os.environ, "EVENTSOURCE_CONFIG": str(cli.config), "TERM": "xterm"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-
-    def read_until(self, text: str, seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.output:
-            assert time.monotonic() < deadline, self.output
-            self._read_some(0.1)
-
-    def type(self, text: str) -> None:
-        os.write(self._ours, text.encode())
-
-    def end(self) -> int:
-        """Read to the end; the exit code."""
-        deadline = time.monotonic() + 30
-        while self._read_some(0.1):
-            assert time.monotonic() < deadline, self.output
-        os.close(self._ours)
-        return self.process.wait(10)
-
-    def _read_some(self, seconds: float) -> bool:
-        if select.select([self._ours], [], [], seconds)[0]:
-            try:
-                self.output += os.read(self._ours, 65536).decode("utf-8", "replace")
-            except OSError:
-                return False
-        return True
 
 
 @pytest.mark.parametrize(("answer", "state"), [("y\n", "migrated"), ("\n", "dual_write")])

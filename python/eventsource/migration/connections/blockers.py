@@ -24,7 +24,9 @@ select coalesce(a.pid, 0) as pid,
                 nullif(a.application_name, ''), a.backend_type, 'not shown') as application,
        case when p.gid is not null then 'prepared' else coalesce(a.state, 'not shown') end as state,
        coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)),
-                0)::float8 as age_seconds
+                0)::float8 as age_seconds,
+       coalesce(a.usename, p.owner, '')::text as account,
+       coalesce(host(a.client_addr), '') as address
 from (select distinct pid, virtualtransaction from pg_locks l
       where granted and pid is distinct from pg_backend_pid() and {locks}
         and database = (select oid from pg_database where datname = current_database())) l
@@ -50,7 +52,8 @@ _OF_FENCE = _HOLDERS.format(
 _OF_SESSIONS = """
 select a.pid, coalesce(nullif(a.application_name, ''), a.backend_type, 'not shown') as application,
        coalesce(a.state, 'not shown') as state,
-       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8 as age_seconds
+       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8 as age_seconds,
+       coalesce(a.usename, '')::text as account, coalesce(host(a.client_addr), '') as address
 from unnest($1::int[]) as waiting, unnest(pg_blocking_pids(waiting)) as blocking
 join pg_stat_activity a on a.pid = blocking
 order by 4 desc limit 10

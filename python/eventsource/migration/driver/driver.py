@@ -22,7 +22,7 @@ import asyncpg
 from eventsource.connections import brief
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import ConnectionDetailsError
-from eventsource.migration import failures
+from eventsource.migration import failures, telemetry
 from eventsource.migration.connections import waits
 from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
 from eventsource.migration.driver import requests
@@ -193,7 +193,8 @@ class Driver:
                 await self._say(None)
             stages = Stages(connections, self.lease, heartbeat, self.verify, self.doing)
             try:
-                await _beside(heartbeat, connections.endpoints, stages)
+                with telemetry.span("move", heartbeat.migration):
+                    await _beside(heartbeat, connections.endpoints, stages)
             finally:
                 self.doing = stages.doing
             await self.lease.release(connections.migrations)
@@ -212,7 +213,10 @@ class Driver:
             "target": f"store {target!r}: ",
         }.get(failures.side_of(error) or "", "")
         reason = f"{where}{failures.reason_of(error)} (since {self.waits_since:%H:%M:%S} UTC)"
-        _log.warning("migration %s waits: %s%s", self.migration_id, where, brief(error))
+        about = {"migration_id": self.migration_id}
+        _log.warning(
+            "migration %s waits: %s%s", self.migration_id, where, brief(error), extra=about
+        )
         code = failures.describe(error)["code"] if isinstance(error, MigrationError) else None
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             await self.migrations.record_error(
@@ -243,7 +247,8 @@ class Driver:
         False when it goes on another way: only the fence says how a cutover ended, and an abort
         that somebody has asked for is still to be carried out.
         """
-        _log.error("migration %s stopped: %s", self.migration_id, brief(error))
+        about = {"migration_id": self.migration_id}
+        _log.error("migration %s stopped: %s", self.migration_id, brief(error), extra=about)
         _log.debug("where it stopped", exc_info=error)
         with contextlib.suppress(*PASSING, asyncpg.PostgresError, MigrationError):
             migration = await self.migrations.get(self.migration_id)

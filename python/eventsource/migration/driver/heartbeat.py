@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from eventsource.migration import telemetry
 from eventsource.migration.driver.throttle import Throttle
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
@@ -124,6 +125,7 @@ class Heartbeat:
         else:
             self.stop_asked.clear()
         self._allow(latest)
+        telemetry.observe(latest)
         if (latest.throttle_rate, latest.throttle_reason) != (reported := self.throttle.reported()):
             await self.repository.record_throttle(latest.id, self.owner, *reported)
         session = self._session

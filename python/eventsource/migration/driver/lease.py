@@ -44,6 +44,11 @@ class NoPlaceError(Exception):
         )
 
 
+def process_name() -> str:
+    """What a driver of this process is called in the journal."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """One driver's claim on one migration.
@@ -67,7 +72,7 @@ class Lease:
         Raises:
             NoPlaceError: one of the stores has as many migrations as it has room for.
         """
-        name = f"{socket.gethostname()}:{os.getpid()}"
+        name = process_name()
         seconds = (await migrations.get(self.migration_id)).config.lease_seconds
         taken, full = await migrations.acquire_place(
             self.migration_id, self.owner, name, seconds, limits or {}, self.stale

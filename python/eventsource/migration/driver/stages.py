@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from eventsource import failpoints
-from eventsource.migration import failures
+from eventsource.migration import changes, failures, telemetry
 from eventsource.migration.connections import waits
 from eventsource.migration.driver import requests
 from eventsource.migration.driver.ways import Verify, way_of
@@ -139,14 +139,17 @@ class Stages:
             await self.passes.begin()
         total = await self.way.count(self.connections, self.migration, self.passes)
         await self.connections.migrations.record_progress(
-            self.migration.id, self.lease.owner, self.passes.at.rows_copied, total
+            self.migration.id, self.lease.owner, self.passes.at.carried, total
         )
         await self._to(MigrationState.BULK_COPY)
         await failpoints.reach("bulk.entered.committed")
 
     async def _bulk(self) -> None:
         passes = await self._open_passes()
-        with self.heartbeat.attending(passes.session, bulk=True):
+        with (
+            self.heartbeat.attending(passes.session, bulk=True),
+            telemetry.span("copy", self.migration),
+        ):
             stopped = self.heartbeat.stop_asked
             copied = passes.at.proven_snapshot is not None or await self.way.copy(passes, stopped)
         await passes.publish()
@@ -164,13 +167,18 @@ class Stages:
             await self._to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
             return
         passes = await self._open_passes()
-        with self.heartbeat.attending(passes.session):
+        with (
+            self.heartbeat.attending(passes.session),
+            telemetry.span("pass", self.migration),
+        ):
             result = await passes.catch_up()
         if result is None:
             return
+        telemetry.passed(self.migration, result.rows, result.inserted, result.seconds)
         await passes.publish()
         if self.migration.cutover_request is not None:
-            await self._cut_over(passes)
+            with telemetry.span("cutover", self.migration):
+                await self._cut_over(passes)
             return
         await self.heartbeat.rest(self.migration.config.pass_interval_seconds)
 
@@ -198,6 +206,8 @@ class Stages:
         except (CutoverTimeoutError, ConsistencyError, PreflightError) as error:
             if self.migration.state is MigrationState.CUTOVER_PAUSED:
                 await self._to(MigrationState.DUAL_WRITE, failures.describe(error))
+            telemetry.cutover_ended(self.migration, error.code)
+            changes.announce("cutover", self.migration, details=failures.describe(error))
             await self.connections.migrations.answer_cutover(
                 self.migration.id, request, failures.describe(error)
             )
@@ -207,6 +217,7 @@ class Stages:
             await self.lease.take_over(self.connections)
             return
         await self.way.opened(self.connections, self.migration, result.decided)
+        telemetry.cutover_ended(self.migration, failures.OK, result.pause_ms)
         await decision.finish(
             self.connections.migrations, self.migration, result.decided, result.pause_ms
         )
@@ -218,7 +229,7 @@ class Stages:
             self.migration.id,
             "cutover",
             {
-                "pause_ms": round(result.pause_ms, 3),
+                "pause_ms": result.pause_ms,
                 "rows": result.rows,
                 "attempts": result.attempts,
             },

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
 
 from eventsource import failpoints
 from eventsource.connections import transaction
-from eventsource.migration import failures
+from eventsource.migration import changes, failures
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
-    LeaseLostError,
     MigrationAlreadyExistsError,
     MigrationNotFoundError,
     RoutingError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, StoreIdentity
+from eventsource.migration.repositories.outcomes import explain_refusal, report
 from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from eventsource.connections import Executor
-
-_log = logging.getLogger("eventsource.migration")
 
 _SQL = statements("eventsource.migration.repositories.sql", "migrations.sql")
 _ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
@@ -85,7 +82,9 @@ class PostgreSQLMigrationRepository:
         except asyncpg.UniqueViolationError:
             active = await self._active_of(tenant_id)
             raise MigrationAlreadyExistsError(tenant_id, active) from None
-        return await self.get(migration_id)
+        made = await self.get(migration_id)
+        changes.announce("state", made, None, operator)
+        return made
 
     async def _take_route(
         self, connection: Executor, tenant: TenantId, source: str, target: str, generation: int,
@@ -173,9 +172,9 @@ class PostgreSQLMigrationRepository:
         # deadlock.
         current = await self.get(migration.id)
         if moved is None:
-            _explain_refusal(current, following, owner)
+            explain_refusal(current, following, owner)
         else:
-            _report(migration, following, current)
+            report(migration, following, current, operator, details)
         return current
 
     async def reopen(self, migration: Migration, reason: str) -> None:
@@ -299,11 +298,19 @@ class PostgreSQLMigrationRepository:
         await self._sql.execute(_SQL["record_offset"], migration_id, owner, offset)
 
     async def record_decision(
-        self, migration_id: UUID, fence_position: int, offset: int, pause_ms: float | None
+        self,
+        migration_id: UUID,
+        fence_position: int,
+        offset: int,
+        pause_ms: float | None,
+        events: int | None = None,
     ) -> None:
-        """Publish where the source ended; ``pause_ms`` is None when recovery finished the flip."""
+        """Publish where the source ended, and the ``events`` up to there where they are known.
+
+        ``pause_ms`` is None when recovery finished the flip.
+        """
         await self._sql.execute(
-            _SQL["record_decision"], migration_id, fence_position, offset, pause_ms
+            _SQL["record_decision"], migration_id, fence_position, offset, pause_ms, events
         )
 
     async def audit(
@@ -340,11 +347,20 @@ class PostgreSQLMigrationRepository:
         await self._sql.execute(_SQL["withdraw_abort"], migration_id)
 
     async def request_cutover(
-        self, migration_id: UUID, request: UUID, force: bool, operator: str | None
+        self,
+        migration_id: UUID,
+        request: UUID,
+        force: bool,
+        operator: str | None,
+        comparison: str = "before the fence",
     ) -> bool:
-        """Ask the driver to cut over; False when the state forbids it or one is under way."""
+        """Ask the driver to cut over; False when the state forbids it or one is under way.
+
+        Args:
+            comparison: for the audit log, what becomes of the comparison of both stores.
+        """
         rows = await self._sql.fetch(
-            _SQL["request_cutover"], migration_id, request, force, operator
+            _SQL["request_cutover"], migration_id, request, force, operator, comparison
         )
         return bool(rows)
 
@@ -362,21 +378,3 @@ async def _refuse_cutover(connection: Executor, migration_id: UUID, request: UUI
     refused = InvalidStateTransitionError(migration_id, MigrationState.PAUSED, "cut over")
     journal = PostgreSQLMigrationRepository(connection)
     await journal.answer_cutover(migration_id, request, failures.describe(refused))
-
-
-def _explain_refusal(current: Migration, following: MigrationState, owner: UUID | None) -> NoReturn:
-    if owner is not None and current.driver_owner != owner:
-        raise LeaseLostError(f"another driver carries migration {current.id} on")
-    raise InvalidStateTransitionError(current.id, current.state, f"become {following}")
-
-
-def _report(before: Migration, following: MigrationState, now: Migration) -> None:
-    """One line per change of state, by the process that made it."""
-    pause = ""
-    if following is MigrationState.MIGRATED and now.cutover_pause_ms is not None:
-        pause = f"; the fence was held for {now.cutover_pause_ms:.1f} ms"
-    _log.info(
-        "migration %s of tenant %s from %r to %r: %s, was %s%s",
-        before.id, before.tenant_id, before.source_store_id, before.target_store_id,
-        following, before.state, pause,
-    )  # fmt: skip

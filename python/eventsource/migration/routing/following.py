@@ -21,6 +21,7 @@ from eventsource.migration.repositories.routing import CHANNEL
 from eventsource.migration.routing.places import Places
 from eventsource.migration.states import TenantMigrationState
 from eventsource.subscriptions.delivery import Delivery, OnError
+from eventsource.subscriptions.hearing import hearing
 from eventsource.subscriptions.outages import DeliveryError, Outage, pause
 
 if TYPE_CHECKING:
@@ -153,6 +154,10 @@ class TenantSubscription:
             return
 
     async def _read(self, reader: _Reader) -> None:
+        async with hearing(reader.store, reader.news.set):
+            await self._read_on(reader)
+
+    async def _read_on(self, reader: _Reader) -> None:
         outage = Outage(f"subscription {self.name!r} over store {reader.store_id!r}")
         while not self._stop.is_set():
             try:

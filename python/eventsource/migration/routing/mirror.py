@@ -21,6 +21,7 @@ import asyncpg
 from eventsource.catalog.two_sides import compare
 from eventsource.connections import brief, connect
 from eventsource.identifiers import quote_identifier
+from eventsource.migration import telemetry
 from eventsource.migration.event_table import EventTable, OwnTable, catalog_of
 from eventsource.migration.failures import PASSING
 from eventsource.tenant_ids import as_uuid
@@ -189,7 +190,9 @@ class DualWriteInterceptor:
     def _failed(self, appends: list[_Append], reason: str) -> None:
         now = datetime.now(UTC)
         self._failures += len(appends)
-        self._events_failed += sum(append.events for append in appends)
+        events = sum(append.events for append in appends)
+        self._events_failed += events
+        telemetry.mirror_failed(self._tenant_id, events)
         self._first_failure = self._first_failure or now
         self._last_failure = now
         for append in appends:

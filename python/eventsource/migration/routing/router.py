@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 import asyncpg
 
+from eventsource.migration import telemetry
 from eventsource.migration.errors import (
     MigrationError,
     RepairNeededError,
@@ -26,6 +27,7 @@ from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.routing import departures, warmth
 from eventsource.migration.routing.arrival import Arrivals, not_opened
+from eventsource.migration.routing.bells import Bells
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
 from eventsource.migration.routing.pauses import PausedTenants
@@ -99,6 +101,7 @@ class TenantStoreRouter(RoutedReads):
         self._paused = PausedTenants()
         self._subscriptions: WeakSet[TenantSubscription] = WeakSet()
         self._background: set[asyncio.Task[None]] = set()
+        self._bells = Bells()
 
     async def __aenter__(self) -> TenantStoreRouter:
         return self
@@ -109,6 +112,7 @@ class TenantStoreRouter(RoutedReads):
     async def close(self) -> None:
         """Stop listening and mirroring; the stores and their pools stay open."""
         await self._routes.close()
+        await self._bells.close()
         for interceptor in list(self._dual_write_interceptors.values()):
             await interceptor.close()
         self._dual_write_interceptors.clear()
@@ -253,6 +257,7 @@ class TenantStoreRouter(RoutedReads):
     def _mirror(self, route: TenantRouting, append: Appended) -> None:
         for subscription in self._subscriptions:
             subscription.wake(route.store_id)
+        self._bells.ring(route.store_id, self.stores[route.store_id])
         interceptor = self._dual_write_interceptors.get(route.tenant_id)
         if route.migration_state in _MIRRORED and interceptor is not None:
             interceptor.mirror(
@@ -274,6 +279,7 @@ class TenantStoreRouter(RoutedReads):
             await asyncio.sleep(random.uniform(0, 0.01 + waited / 20))
             return
         if error.sqlstate == MOVED:
+            telemetry.waited(route.tenant_id, waited)
             detail = json.loads(getattr(error, "detail", None) or "{}")
             generation = detail.get("generation", 0)
             if generation > route.generation:

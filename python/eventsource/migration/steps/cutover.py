@@ -217,7 +217,7 @@ class Cutover:
         await self._commit()
         await failpoints.reach("cutover.decision.committed")
         await decision.open_target(self.connections.target, self.migration, decided)
-        pause = (time.monotonic() - asked) * 1000
+        pause = round((time.monotonic() - asked) * 1000, 3)
         return CutoverResult(decided, pause, result.rows, attempts)
 
     async def _decide(self) -> Decision | None:

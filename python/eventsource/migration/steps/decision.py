@@ -181,7 +181,12 @@ async def finish(
 ) -> Migration:
     """Write route and state once the target is open; the second process finds it done."""
     await migrations.record_decision(
-        migration.id, decided.source_head, decided.position_offset, pause_ms
+        migration.id,
+        decided.source_head,
+        decided.position_offset,
+        pause_ms,
+        # What all passes found, no matter what had brought it to the target: they or mirrors.
+        decided.proof.total if decided.proof is not None else None,
     )
     await failpoints.reach("flip.journal.committed")
     try:

@@ -168,9 +168,8 @@ class Passes:
     async def publish(self) -> None:
         """Publish in the journal how far the copy is."""
         await self.refresh()
-        at, total = self.at, max(self.migration.total_events, self.at.proven_rows)
         await self.connections.migrations.record_progress(
-            self.migration.id, self.owner, at.rows_copied, total
+            self.migration.id, self.owner, self.at.carried, self.migration.total_events
         )
 
     async def _stand(self) -> Witness:

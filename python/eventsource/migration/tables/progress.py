@@ -89,6 +89,11 @@ class CopyProgress:
         return Witness(self.witness_pass, self.witness_token)
 
     @property
+    def carried(self) -> int:
+        """Events that the passes have found at the source and made sure of at the target."""
+        return self.proven_rows + (self.pass_rows if self.pass_is_open else 0)
+
+    @property
     def pass_is_open(self) -> bool:
         """A pass with a stored snapshot was begun and not proven: it is resumed, never retaken."""
         return self.snapshot is not None and self.snapshot != self.proven_snapshot

@@ -19,6 +19,7 @@ select id, tenant_id, source_store_id, target_store_id, state,
        cutover_outcome::text as cutover_outcome, driver_owner, driver_name,
        coalesce(driver_expires_at > now(), false) as driver_alive, driver_expires_at,
        position_offset, fence_position, cutover_pause_ms, throttle_rate, throttle_reason, updated_at,
+       copy_rate, copied_at,
        source_identity::text as source_identity, target_identity::text as target_identity
 from tenant_migrations
 
@@ -42,6 +43,7 @@ with moved as (
         driver_owner = case when $3::text not in ('paused', 'rolled_back') then driver_owner end,
         driver_expires_at = case when $3::text not in ('paused', 'rolled_back')
                                  then driver_expires_at end,
+        copy_rate = null, copied_at = null,
         throttle_rate = case when $3::text in ('bulk_copy', 'dual_write') then throttle_rate end,
         throttle_reason = case when $3::text in ('bulk_copy', 'dual_write')
                                    then throttle_reason end,
@@ -101,12 +103,26 @@ update tenant_migrations set driver_expires_at = null, driver_owner = null
 where id = $1 and driver_owner = $2
 
 -- name: record_progress
-update tenant_migrations
+-- The rate follows the last chunks: what is older than five seconds counts little.
+update tenant_migrations m
 set events_copied = p.copied, total_events = p.total, updated_at = now(),
     progress_percentage = case when p.total = 0 then 100
-                               else least(100, round(100.0 * p.copied / p.total, 2)) end
-from (select $3::bigint as copied, greatest($3::bigint, $4::bigint) as total) p
-where id = $1 and driver_owner = $2
+                               else least(100, round(100.0 * p.copied / p.total, 2)) end,
+    copied_at = case when p.copied = m.events_copied and m.copied_at is not null
+                     then m.copied_at else clock_timestamp() end,
+    copy_rate = case
+        when m.state <> 'bulk_copy' or m.copied_at is null or p.copied < m.events_copied then null
+        when p.copied = m.events_copied then m.copy_rate
+        when m.copy_rate is null then s.rate
+        else s.rate + (m.copy_rate - s.rate) * exp(-least(s.seconds, 60) / 5)
+    end
+from (select $3::bigint as copied, greatest($3::bigint, $4::bigint) as total) p,
+     (select seconds, ($3::bigint - events_copied) / seconds as rate
+      from (select events_copied,
+                   coalesce(greatest(extract(epoch from clock_timestamp() - copied_at), 0.001),
+                            1)::float8 as seconds
+            from tenant_migrations where id = $1) measured) s
+where m.id = $1 and m.driver_owner = $2
 
 -- name: record_throttle
 update tenant_migrations set throttle_rate = $3, throttle_reason = $4, updated_at = now()
@@ -123,7 +139,9 @@ where id = $1 and driver_owner = $2
 -- name: record_decision
 update tenant_migrations
 set fence_position = $2, position_offset = $3,
-    cutover_pause_ms = coalesce($4, cutover_pause_ms), updated_at = now()
+    cutover_pause_ms = coalesce($4, cutover_pause_ms), updated_at = now(),
+    events_copied = coalesce($5, events_copied), total_events = coalesce($5, total_events),
+    progress_percentage = case when $5::bigint is null then progress_percentage else 100 end
 where id = $1
 
 -- name: request_pause
@@ -174,7 +192,7 @@ with asked as (
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
     select id, 'cutover_requested',
-           json_build_object('request', $2::uuid, 'force', $3::boolean)::jsonb, $4
+           json_build_object('request', $2::uuid, 'comparison', $5::text)::jsonb, $4
     from asked
 )
 select pg_notify('eventsource_migrations', id::text) from asked
@@ -183,7 +201,7 @@ select pg_notify('eventsource_migrations', id::text) from asked
 with answered as (
     update tenant_migrations
     set cutover_request = null, updated_at = now(),
-        cutover_outcome = $3::text::jsonb || jsonb_build_object('request', $2::uuid)
+        cutover_outcome = $3::text::jsonb || jsonb_build_object('request', $2::uuid, 'at', now())
     where id = $1 and cutover_request = $2 returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details)

@@ -36,6 +36,8 @@ alter table tenant_migrations
     add column if not exists throttle_reason    text,
     add column if not exists source_identity    jsonb,
     add column if not exists target_identity    jsonb,
+    add column if not exists copy_rate          double precision,
+    add column if not exists copied_at          timestamptz,
     add column if not exists updated_at         timestamptz not null default now();
 
 -- Ids of tenants were UUIDs only.

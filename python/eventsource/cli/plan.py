@@ -1,23 +1,20 @@
-"""`init` and `plan`: before the first move, and before each one."""
+"""`plan`: before each move."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
+from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, duration, grid
+from eventsource.cli.tenants import no_event
 from eventsource.cli.workspace import Workspace
-from eventsource.identifiers import qualified, quote_identifier
-from eventsource.migration import create_schema
+from eventsource.identifiers import qualified
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import tenants as layout_tenants
-from eventsource.migration.layouts.store import LayoutStore
 from eventsource.migration.preflight import admission
 from eventsource.migration.preflight.findings import Findings
-from eventsource.stores import schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.tenant_ids import TenantId, as_uuid
 
@@ -38,65 +35,30 @@ MAPPING_ROW = 160
 _SAMPLE = 1000
 
 
-def init(ctx: typer.Context) -> None:
-    """Make or upgrade the tables that are needed.
-
-    These are the control tables, the event table of every store, and the checkpoints of
-    subscriptions. It may be run again at any time; existing events stay untouched.
-    """
-    perform(ctx, _init)
-
-
-async def _init(at: Workspace) -> ExitCode:
-    made = []
-    # All that would be refused is found before the first thing is made.
-    for store_id, store in at.stores.items():
-        await at.reach_store(store_id)
-        async with store.pool.acquire() as connection:
-            if isinstance(store, LayoutStore):
-                await store.examine(connection, await store.resolve_schema())
-            else:
-                await schema_setup.examine(connection, store.schema, store.table_name)
-    schema = at.settings.control_schema
-    if schema is not None and await at.control.fetchval(
-        "select not exists (select from pg_namespace where nspname = $1)", schema
-    ):
-        await at.control.execute(f"create schema {quote_identifier(schema)}")
-    await create_schema(at.control)
-    made.append("control tables")
-    at.out.say("control    tenant_migrations, tenant_routing and two more are ready")
-    for store_id, store in at.stores.items():
-        await store.create_schema()
-        made.append(f"store {store_id}")
-        at.out.say(f"store      {store_id}: table {store.table} is ready")
-    await at.checkpoints.create_schema()
-    made.append("subscription checkpoints")
-    at.out.say("checkpoints  subscription_checkpoints is ready")
-    if at.out.as_json:
-        at.out.answer({"ready": made})
-    return ExitCode.DONE
-
-
 def plan(
     ctx: typer.Context,
-    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
-    to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant would go.")],
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
-    ] = None,
+    tenant: TenantArgument,
+    to: StoreTo,
+    source: StoreFrom = None,
 ) -> None:
     """Check a move and estimate it; changes nothing."""
 
     async def look(at: Workspace) -> ExitCode:
+        at.settings.require_store(to)
         tenant_id = at.tenant(tenant)
-        return await _plan(at, tenant_id, to, source or await at.home_of(tenant_id))
+        home = await at.home_of(tenant_id)
+        if home == to and source is None:
+            at.out.answer(
+                {"outcome": "already_there", "tenant_id": tenant_id, "store": home},
+                f"nothing to do: tenant {tenant_id} lives in {home!r} already",
+            )
+            return ExitCode.DONE
+        return await _plan(at, tenant_id, to, source or home)
 
     perform(ctx, look)
 
 
 async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> ExitCode:
-    at.settings.require_store(to)
     at.settings.require_store(source_id)
     await at.reach_for_move(source_id, to)
     # What a start asks first: another name of the same store is not where the tenant lives.
@@ -109,6 +71,9 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
     findings.raise_if_refused()
     events, average, with_indexes = await _size(source, tenant_id)
     room = {"target": round(events * with_indexes), "control": events * MAPPING_ROW}
+    warnings = list(findings.warnings)
+    if not events:
+        warnings.append(f"{no_event(tenant_id, source_id)}; `run` asks for --empty to move it")
     rate = at.settings.migration.max_events_per_second
     shortest = events / min(FAST_RATE, rate or FAST_RATE)
     longest = events / min(SLOW_RATE, rate or SLOW_RATE)
@@ -126,7 +91,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             "companions": findings.companions,
             "connections": _connections(findings),
             "room": room,
-            "warnings": findings.warnings,
+            "warnings": warnings,
             "findings": findings.found,
         },
         grid(
@@ -152,7 +117,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             ("preflight", "passed; nothing was changed"),
         ),
     )
-    for warning in findings.warnings:
+    for warning in warnings:
         at.out.warn(warning)
     return ExitCode.DONE
 

@@ -1,0 +1,1 @@
+"""A web service whose tenants can move while it runs: see README.md."""

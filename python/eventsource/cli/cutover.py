@@ -1,0 +1,76 @@
+"""`cutover`: the tenant moves over."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eventsource.cli import next_steps, questions, views
+from eventsource.cli.choice import MigrationId, TenantOption, chosen
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.invocation import perform
+from eventsource.cli.output import described, labelled
+from eventsource.cli.waiting import beside
+from eventsource.cli.workspace import Workspace
+from eventsource.migration import Migration, MigrationState
+
+
+def cutover(
+    ctx: typer.Context,
+    migration: MigrationId = None,
+    tenant: TenantOption = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Skip the full comparison before it, never the proof of the last pass."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")] = False,
+) -> None:
+    """Move the tenant over.
+
+    It waits for the bulk copy when that still runs. At a terminal it asks before.
+    """
+    requested: list[Migration] = []
+
+    async def ask(at: Workspace) -> ExitCode:
+        found = await chosen(at, migration, tenant)
+        if found.state is MigrationState.MIGRATED:
+            _say_already(at, found)
+            return ExitCode.DONE
+        if not yes and questions.at_a_terminal() and not found.state.is_final:
+            question = await questions.of_cutover(at, found)
+            if not await questions.confirmed(question):
+                at.out.say("nothing was asked for")
+                return ExitCode.DONE
+        requested.append(found)
+        asked = at.coordinator.initiate_cutover(found.id, force=force, operator=at.operator)
+        done = at.about = await beside(at, found.id, asked)
+        at.out.answer(_document(done), labelled("cutover", views.moved(done)))
+        return ExitCode.DONE
+
+    perform(ctx, ask, interrupted=lambda: _interrupted(requested))
+
+
+def _say_already(at: Workspace, migration: Migration) -> None:
+    since = (
+        "" if migration.completed_at is None else f" since {views.moment(migration.completed_at)}"
+    )
+    at.out.answer(
+        _document(migration),
+        f"nothing to do: the tenant lives in {migration.target_store_id!r} already{since}",
+    )
+
+
+def _document(migration: Migration) -> dict[str, object]:
+    return {**described(migration), "next": next_steps.of(migration)}
+
+
+def _interrupted(requested: list[Migration]) -> str:
+    if not requested:
+        return "interrupted before anything was asked for"
+    return (
+        "interrupted; the cutover stays requested and the next driver carries it out. Take it "
+        f"back: eventsource-migrate pause {requested[0].id}"
+    )

@@ -1,0 +1,138 @@
+"""The group of verbs: each is loaded when it is used, and usage errors can be JSON."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+#: Shared options with a value, and those without one.
+WITH_VALUE = ("--config", "--set", "--operator", "--log-format")
+FLAGS = ("--json", "--verbose", "-v", "-vv", "--quiet", "-q")
+
+_ALSO = (
+    "The options of `eventsource-migrate --help` may be given too: --json, --config, --set,"
+    " --operator, --log-format, -v, -q."
+)
+
+#: What typer raises for a wrong option or argument, by whichever name it has there.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+class SharedOptionsGroup(TyperGroup):
+    """Lets the shared options stand anywhere: `status --json` is `--json status`.
+
+    Attributes:
+        places: for each verb the module and the function, or the group, that it is.
+    """
+
+    places: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Verbs({**self.places, **(self.commands or {})})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, shared_first(args))
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        named = {"prog_name": prog_name, "complete_var": complete_var, **extra}
+        if not standalone_mode or "--json" not in given:
+            return super().main(given, standalone_mode=standalone_mode, **named)
+        try:
+            code = super().main(given, standalone_mode=False, **named)
+        except _UsageError as error:
+            code = error.exit_code
+            _print_as_json(error)
+        sys.exit(code or 0)
+
+
+class Verbs(MutableMapping[str, Any]):
+    """Commands by name; a text ``module:attribute`` becomes one when it is asked for."""
+
+    def __init__(self, places: Mapping[str, Any]) -> None:
+        self._known = dict(places)
+
+    def __getitem__(self, name: str) -> Any:
+        found = self._known[name]
+        if isinstance(found, str):
+            found = self._known[name] = _loaded(name, found)
+        return found
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._known[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class Verb(TyperCommand):
+    """A command whose usage line names arguments as its section of the reference does."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        pieces = super().collect_usage_pieces(ctx)
+        return [re.sub(r"^\{(.*)\}((?:\.\.\.)?)$", r"\1\2", piece) for piece in pieces]
+
+
+def _loaded(name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name, cls=Verb, epilog=_ALSO)(found)
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+def shared_first(args: Sequence[str]) -> list[str]:
+    """The arguments with the shared options before the verb, where the group looks for them."""
+    shared: list[str] = []
+    others: list[str] = []
+    following = iter(args)
+    for arg in following:
+        if arg == "--":
+            others += [arg, *following]
+        elif arg in FLAGS or arg.startswith(tuple(f"{name}=" for name in WITH_VALUE)):
+            shared.append(arg)
+        elif arg in WITH_VALUE:
+            shared.append(arg)
+            shared.extend(value for value in [next(following, None)] if value is not None)
+        else:
+            others.append(arg)
+    return shared + others
+
+
+def _print_as_json(error: Any) -> None:
+    # Loaded here: a command line that is right does not need it so early.
+    from eventsource.cli.output import to_json
+
+    where = error.ctx.command_path if error.ctx is not None else "eventsource-migrate"
+    document = {
+        "code": "usage",
+        "message": error.format_message(),
+        "exit_code": error.exit_code,
+        "next": [f"{where} --help"],
+    }
+    print(to_json({"error": document}), flush=True)

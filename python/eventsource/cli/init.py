@@ -1,0 +1,166 @@
+"""`init`: make the tables, look what is missing, or print the SQL for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from eventsource import __version__
+from eventsource.cli.config import ConfigError
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.invocation import perform
+from eventsource.cli.output import Step
+from eventsource.cli.workspace import Workspace
+from eventsource.connections import AnyConnection
+from eventsource.identifiers import quote_identifier
+from eventsource.migration import create_schema
+from eventsource.migration.layouts.store import LayoutStore
+from eventsource.schema_changes import connection_of
+from eventsource.stores import pending, schema_setup
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.subscriptions import PostgreSQLCheckpointRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that `init` makes, with the statements that are missing for it."""
+
+    part: str
+    pending: list[str]
+
+
+def init(
+    ctx: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look what is missing; exit code 1 if anything is.")
+    ] = False,
+    print_sql: Annotated[
+        bool, typer.Option("--print-sql", help="Only print the SQL for what is missing.")
+    ] = False,
+) -> None:
+    """Make or upgrade the tables that are needed.
+
+    These are the control tables, the event table of every store, and the checkpoints of
+    subscriptions. It may be run again at any time; existing events stay untouched.
+    """
+
+    async def make(at: Workspace) -> ExitCode:
+        if check and print_sql:
+            raise ConfigError("--check and --print-sql are both given: leave one of them out")
+        if check:
+            return _say(at, await _missing(at))
+        if print_sql:
+            return _print(at, await _missing(at))
+        return await _make(at)
+
+    perform(ctx, make)
+
+
+async def _make(at: Workspace) -> ExitCode:
+    made = []
+    # All that would be refused is found before the first thing is made.
+    for store_id, store in at.stores.items():
+        await at.reach_store(store_id)
+        async with store.pool.acquire() as connection:
+            if isinstance(store, LayoutStore):
+                await store.examine(connection, await store.resolve_schema())
+            else:
+                await schema_setup.examine(connection, store.schema, store.table_name)
+    if await _lacks_control_schema(at):
+        await at.control.execute(_control_schema(at))
+    await create_schema(at.control)
+    made.append("control tables")
+    at.out.say("control    tenant_migrations, tenant_routing and two more are ready")
+    for store_id, store in at.stores.items():
+        await store.create_schema()
+        made.append(f"store {store_id}")
+        at.out.say(f"store      {store_id}: table {store.table} is ready")
+    await at.checkpoints.create_schema()
+    made.append("subscription checkpoints")
+    at.out.say("checkpoints  subscription_checkpoints is ready")
+    if at.out.as_json:
+        at.out.answer({"ready": made, "version": __version__})
+    return ExitCode.DONE
+
+
+async def _missing(at: Workspace) -> list[Part]:
+    """What `init` would run, part by part; changes nothing."""
+    found = []
+    async with connection_of(at.control) as control:
+        lacking = [_control_schema(at)] if await _lacks_control_schema(at) else []
+        tables = await pending.recorded(control, _make_control)
+        found.append(Part("control tables", [*lacking, *tables]))
+    for store_id, store in at.stores.items():
+        await at.reach_store(store_id)
+        async with store.pool.acquire() as connection:
+            statements = await _missing_of(store, connection)
+        found.append(Part(f"store {store_id}", statements))
+    async with connection_of(at.checkpoints_pool) as connection:
+        checkpoints = await pending.recorded(connection, _make_checkpoints)
+        found.append(Part("subscription checkpoints", checkpoints))
+    return found
+
+
+async def _missing_of(store: PostgreSQLEventStore, connection: AnyConnection) -> list[str]:
+    if not isinstance(store, LayoutStore):
+        return await pending.of_store(connection, store.schema, store.table_name)
+    schema = await store.resolve_schema()
+    await store.examine(connection, schema)
+    return await pending.recorded(
+        connection, lambda recorder: schema_setup.create_objects(recorder, schema)
+    )
+
+
+def _say(at: Workspace, found: list[Part]) -> ExitCode:
+    missing = [each for each in found if each.pending]
+    steps = [Step("make", "eventsource-migrate init")] if missing else []
+    width = max(len(each.part) for each in found)
+    at.out.answer(
+        {"version": __version__, "parts": found, "is_complete": not missing, "next": steps},
+        f"{'version':<{width}}  {__version__}",
+        *(f"{each.part:<{width}}  {_first_words(each)}" for each in found),
+        *(f"{step.what:<{width}}  {step.command}" for step in steps),
+    )
+    return ExitCode.FAILED if missing else ExitCode.DONE
+
+
+def _first_words(part: Part) -> str:
+    if not part.pending:
+        return "complete"
+    heads = [" ".join(statement.split())[:60] for statement in part.pending[:2]]
+    more = f"; and {len(part.pending) - 2} more" if len(part.pending) > 2 else ""
+    return f"{len(part.pending)} to run: {'; '.join(heads)}{more}"
+
+
+def _print(at: Workspace, found: list[Part]) -> ExitCode:
+    """As one script for each database; an index that is built `concurrently` has to run alone."""
+    shown = []
+    for each in found:
+        shown.append(f"-- {each.part}, for eventsource-migration {__version__}")
+        shown += [f"{statement};" for statement in each.pending]
+    at.out.answer({"version": __version__, "parts": found}, *shown)
+    return ExitCode.DONE
+
+
+async def _lacks_control_schema(at: Workspace) -> bool:
+    schema = at.settings.control_schema
+    return schema is not None and bool(
+        await at.control.fetchval(
+            "select not exists (select from pg_namespace where nspname = $1)", schema
+        )
+    )
+
+
+def _control_schema(at: Workspace) -> str:
+    assert at.settings.control_schema is not None
+    return f"create schema {quote_identifier(at.settings.control_schema)}"
+
+
+_make_control: Callable[[AnyConnection], Awaitable[object]] = create_schema
+
+
+async def _make_checkpoints(connection: AnyConnection) -> None:
+    await PostgreSQLCheckpointRepository(connection).create_schema()

@@ -1,0 +1,64 @@
+"""The log of a command on standard error: as lines for people, or as JSON for a collector."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+from eventsource.connections import redact
+
+#: What a record may carry beside its text, each a field of its own in JSON.
+FIELDS = ("migration_id", "tenant_id", "source", "target", "state", "driver", "store_id")
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to whatever standard error is at that moment."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(formatter)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        raise AttributeError("it follows sys.stderr")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per record: time, level, logger, message, and what the record carries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        for name in FIELDS:
+            if (value := getattr(record, name, None)) is not None:
+                line[name] = str(value)
+        if record.exc_info:
+            line["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up(verbosity: int, *, as_json: bool) -> None:
+    """Print the package's log: warnings only, with 1 what changes, with 2 all of it.
+
+    JSON is for a collector, which wants what changes in any case. Without either nothing is set up.
+    """
+    logger = logging.getLogger("eventsource")
+    for handler in [each for each in logger.handlers if isinstance(each, _StandardError)]:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    if not verbosity and not as_json:
+        return
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+    logger.addHandler(_StandardError(JsonFormatter() if as_json else plain))
+    logger.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)

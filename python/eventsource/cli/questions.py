@@ -1,0 +1,73 @@
+"""Asking at the terminal before something that cannot be taken back, and what to know before it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+
+import asyncpg
+
+from eventsource.cli.workspace import Workspace
+from eventsource.errors import EventSourceError
+from eventsource.migration import Migration
+from eventsource.migration.connections import blockers
+from eventsource.migration.event_table import of_store
+from eventsource.migration.tables import fences
+
+#: An append that has been in flight for longer is worth a word before the cutover (seconds).
+LONG = 1.0
+
+#: How long the source may take to say who is in the way (seconds).
+PATIENCE = 2.0
+
+
+def at_a_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+async def confirmed(question: str) -> bool:
+    """Ask at the terminal; False when there is none to ask at.
+
+    The answer is awaited in the event loop and not in a thread: meanwhile the driver goes on, and
+    Ctrl-C does not have to wait for a line that nobody types.
+    """
+    if not at_a_terminal():
+        return False
+    loop = asyncio.get_running_loop()
+    typed = asyncio.Event()
+    print(f"{question} [y/N] ", end="", flush=True)
+    loop.add_reader(sys.stdin.fileno(), typed.set)
+    try:
+        await typed.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+        if not typed.is_set():
+            print()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+async def of_cutover(at: Workspace, migration: Migration) -> str:
+    """What is asked before a cutover: how long writers may wait, and who is in the way now."""
+    budget = migration.config.cutover_timeout_seconds
+    return (
+        f"Cut over now? The tenant's writers wait for some milliseconds, at most {budget:g} s;"
+        f" {await _in_the_way(at, migration)}."
+    )
+
+
+async def _in_the_way(at: Workspace, migration: Migration) -> str:
+    with contextlib.suppress(EventSourceError, asyncpg.PostgresError, OSError, KeyError):
+        async with asyncio.timeout(PATIENCE):
+            source = await of_store(at.stores[migration.source_store_id])
+            fence = await fences.read(source, migration.tenant_id)
+            if fence is None:
+                return "the fence is not there yet"
+            found = await blockers.of_fence(
+                source.connection, fences.LOCK_CLASS, fence.fence_id, LONG
+            )
+            if found:
+                return f"in the way now: {'; '.join(map(str, found))}"
+            return "nobody is in the way"
+    return "who is in the way cannot be seen now"

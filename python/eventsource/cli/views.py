@@ -1,0 +1,222 @@
+"""How a migration looks on a screen: in a line, in a table, and in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from eventsource.cli import estimates
+from eventsource.cli.output import amount, clock, columns, described, duration, grid
+from eventsource.migration import Migration, MigrationState
+from eventsource.migration.driver.lease import process_name
+
+#: Characters of an id where the whole does not fit.
+SHORT = 8
+
+#: Columns of the screen that a table with whole ids needs.
+_WIDE = 170
+
+#: What a table says at least: which one, whose, where to, and how it stands.
+_FEWEST_COLUMNS = 4
+
+_S = MigrationState
+
+
+def moved(migration: Migration) -> str:
+    """Of a migration that is over: how long the fence was held, and where the tenant lives."""
+    pause = migration.cutover_pause_ms
+    how = "finished by recovery" if pause is None else f"the fence was held for {pause:.1f} ms"
+    return f"{how}; the tenant lives in {migration.target_store_id!r}"
+
+
+def share(migration: Migration) -> str:
+    """How many events of how many, and how much that is."""
+    copied, total = migration.events_copied, migration.total_events
+    if migration.state is _S.ROLLED_BACK:
+        return "removed again"
+    if migration.state is _S.PENDING and not total:
+        return "not counted yet"
+    if copied >= total:
+        return f"{amount(copied)} events, 100 %"
+    return f"{amount(copied)} of {amount(total)} events, {migration.progress_percentage:.1f} %"
+
+
+def driver(migration: Migration) -> str | None:
+    """Who drives it, or that nobody does; None when there is nothing to drive."""
+    if migration.state.is_final and migration.abort_requested is None:
+        return None
+    if migration.driver_alive and migration.driver_name:
+        return migration.driver_name
+    if migration.state is _S.PAUSED:
+        return "none, it is paused"
+    return "nobody drives it: start `eventsource-migrate work`, or `resume` it"
+
+
+def who_goes_on(migration: Migration) -> str:
+    """At the end of a command: whether anybody drives the migration when it is gone.
+
+    A command that waits for a migration drives it meanwhile, and its lease ends with it.
+    """
+    if migration.driver_alive and migration.driver_name not in (None, process_name()):
+        return f"{migration.driver_name} drives it"
+    return (
+        "nobody drives it from here on, unless a `work` runs, and its lag grows: start"
+        " `eventsource-migrate work`"
+    )
+
+
+def pace(migration: Migration) -> str | None:
+    """Rate and time that is left, or what it is at without a rate."""
+    left = estimates.left(migration)
+    if estimates.is_building_indexes(migration):
+        rest = "" if left is None else f"  ETA {duration(left.indexes)}"
+        return f"building indexes{rest}"
+    rate = estimates.rate_of(migration)
+    if migration.state is not _S.BULK_COPY or rate is None:
+        return None
+    if left is None:
+        return f"{amount(rate)}/s"
+    after = f", then indexes and comparison {duration(left.indexes + left.comparison)}"
+    return f"{amount(rate)}/s  ETA {duration(left.copy)}{after}"
+
+
+def line(migration: Migration) -> str:
+    """One line for one moment: what changed in `work`, and in `status --watch` without a screen."""
+    remarks = (pace(migration), slowed(migration), migration.error_message)
+    start = f"{clock()}  {short(migration.id)}  {migration.state:<14}  {share(migration)}"
+    return "  ".join([start, *(" ".join(each.split()) for each in remarks if each)])
+
+
+def slowed(migration: Migration) -> str | None:
+    """The rate to which the copy is limited to spare the source, and why."""
+    if migration.throttle_rate is None:
+        return None
+    return f"slowed to {amount(migration.throttle_rate)} events/s: {migration.throttle_reason}"
+
+
+def last_cutover(migration: Migration) -> str | None:
+    """How the last cutover that was asked for ended, while the tenant has not moved."""
+    outcome = migration.cutover_outcome
+    if outcome is None or migration.state is _S.MIGRATED or outcome.get("code") == "ok":
+        return None
+    at = outcome.get("at")
+    when = f"{clock(datetime.fromisoformat(at))}  " if at else ""
+    return f"{when}{outcome.get('message', outcome.get('code'))}"
+
+
+def details(migration: Migration, lag: int | None) -> str:
+    """Everything that an operator asks about one migration."""
+    asked = [
+        name
+        for name, is_asked in (
+            ("pause", migration.pause_requested),
+            ("abort", migration.abort_requested is not None and not migration.state.is_final),
+            ("cutover", migration.cutover_request is not None),
+        )
+        if is_asked
+    ]
+    limit = migration.config.max_events_per_second
+    slow = slowed(migration)
+    fence = migration.cutover_pause_ms
+    return grid(
+        ("migration", migration.id),
+        ("tenant", migration.tenant_id),
+        ("move", f"{migration.source_store_id!r} to {migration.target_store_id!r}"),
+        ("state", migration.state),
+        ("carried", share(migration)),
+        ("pace", pace(migration)),
+        ("limit", None if limit is None else f"{amount(limit)} events/s"),
+        ("slowed to", slow and slow.removeprefix("slowed to ")),
+        ("lag", None if lag is None else f"{amount(lag)} events"),
+        ("requested", ", ".join(asked) or None),
+        ("fence held", None if fence is None else f"{fence:.1f} ms"),
+        ("last cutover", last_cutover(migration)),
+        ("driver", driver(migration)),
+        ("message", migration.error_message),
+        ("started", moment(migration.created_at)),
+        ("ended", migration.completed_at and moment(migration.completed_at)),
+        ("took" if migration.completed_at else "elapsed", duration(estimates.elapsed(migration))),
+    )
+
+
+def document(migration: Migration, lag: int | None = None) -> dict[str, object]:
+    """The same for programs."""
+    left = estimates.left(migration)
+    return {
+        **described(migration),
+        "lag": lag,
+        "events_per_second": estimates.rate_of(migration),
+        "seconds_left": left,
+        "elapsed_seconds": round(estimates.elapsed(migration), 3),
+    }
+
+
+def table(
+    found: Sequence[Migration], width: int, operators: Mapping[UUID, str] | None = None
+) -> str:
+    """One row for each; `status` has the rest.
+
+    Whole ids where the width allows it; in a narrow terminal columns are left out at the end.
+    """
+    who = operators or {}
+    is_wide = width >= _WIDE
+    cells: dict[str, list[object]] = {
+        "migration": [str(each.id) if is_wide else short(each.id) for each in found],
+        "tenant": [str(each.tenant_id) if is_wide else short(each.tenant_id) for each in found],
+        **({"from": [each.source_store_id for each in found]} if is_wide else {}),
+        "to": [each.target_store_id for each in found],
+        "state": [each.state for each in found],
+        "carried": [_carried(each, is_wide) for each in found],
+        "started": [_started(each.created_at, is_wide) for each in found],
+        "took": [_brief(estimates.elapsed(each)) for each in found],
+        "by": [who.get(each.id, "") for each in found],
+    }
+    while True:
+        shown = columns(list(cells), zip(*cells.values(), strict=True))
+        if len(cells) <= _FEWEST_COLUMNS or max(map(len, shown.splitlines())) <= width:
+            return shown
+        cells.popitem()
+
+
+def short(id_: object) -> str:
+    """The first characters of an id, which every command takes for it."""
+    return str(id_)[:SHORT]
+
+
+def _carried(migration: Migration, is_wide: bool) -> str:
+    if migration.state is _S.ROLLED_BACK:
+        return "removed"
+    events = migration.events_copied
+    full = events >= migration.total_events and migration.total_events
+    percent = 100.0 if full else migration.progress_percentage
+    return f"{amount(events) if is_wide else _rounded(events)} {percent:.0f}%"
+
+
+def _rounded(number: float) -> str:
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"
+
+
+def _started(when: datetime, is_wide: bool) -> str:
+    local = when.astimezone()
+    if is_wide:
+        return local.strftime("%m-%d %H:%M")
+    is_today = local.date() == datetime.now().astimezone().date()
+    return local.strftime("%H:%M" if is_today else "%m-%d")
+
+
+def _brief(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f}s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f}min"
+    return f"{seconds / 3600:.0f}h"
+
+
+def moment(when: datetime) -> str:
+    """Day and time, in the local time of who looks."""
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")

@@ -1,0 +1,71 @@
+"""A command at a pseudo-terminal, and somebody who types."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Mapping
+
+from tests.support.command_line import CommandLine
+
+
+class Terminal:
+    """A command that believes to be at a terminal."""
+
+    def __init__(
+        self,
+        cli: CommandLine,
+        *args: object,
+        size: tuple[int, int] = (24, 80),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.output = ""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        self._ours = ours
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from eventsource.cli import main; main()", *map(str, args)],
+            env={
+                **os.environ,
+                "EVENTSOURCE_CONFIG": str(cli.config),
+                "TERM": "xterm",
+                **(environment or {}),
+            },
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def read_until(self, text: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.output:
+            assert time.monotonic() < deadline, self.output
+            self._read_some(0.1)
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        deadline = time.monotonic() + 30
+        while self._read_some(0.1):
+            assert time.monotonic() < deadline, self.output
+        os.close(self._ours)
+        return self.process.wait(10)
+
+    def _read_some(self, seconds: float) -> bool:
+        if select.select([self._ours], [], [], seconds)[0]:
+            try:
+                self.output += os.read(self._ours, 65536).decode("utf-8", "replace")
+            except OSError:
+                return False
+        return True

@@ -1,0 +1,186 @@
+"""What a screen says of a migration, in words, numbers and widths."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from eventsource.cli import estimates, next_steps, views
+from eventsource.cli.audit import lines
+from eventsource.cli.output import grid, painted
+from eventsource.migration import (
+    Blocker,
+    ConsistencyError,
+    CutoverTimeoutError,
+    InvalidStateTransitionError,
+    MigrationAlreadyExistsError,
+    MigrationNotFoundError,
+    MigrationState,
+    PreflightError,
+)
+from eventsource.migration.repositories.audit import AuditEntry
+from tests.support.journal_rows import NOW, migration
+
+_S = MigrationState
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "500,000 of 1,000,000 events, 50.0 %"),
+        ({"state": _S.PENDING, "events_copied": 0, "total_events": 0}, "not counted yet"),
+        ({"state": _S.MIGRATED, "events_copied": 1_000_000}, "1,000,000 events, 100 %"),
+        ({"state": _S.MIGRATED, "events_copied": 0, "total_events": 0}, "0 events, 100 %"),
+        ({"state": _S.ROLLED_BACK}, "removed again"),
+    ],
+)
+def test_how_many_events_are_carried_is_said_as_it_is(
+    changed: dict[str, object], said: str
+) -> None:
+    assert views.share(migration(**changed)) == said
+
+
+def test_the_time_that_is_left_counts_indexes_and_comparison() -> None:
+    left = estimates.left(migration(), NOW)
+    assert left is not None
+    assert left.copy == pytest.approx(10)
+    whole = 1_000_000 / 50_000
+    assert left.indexes == pytest.approx(whole * estimates.INDEX_SHARE)
+    assert left.total == pytest.approx(10 + left.indexes + left.comparison)
+    assert left.comparison > 0
+    small = estimates.left(migration(events_copied=100, total_events=40_000), NOW)
+    assert small is not None
+    assert small.indexes == 0
+
+
+def test_no_rate_is_said_of_a_copy_that_stands_still_or_that_nobody_drives() -> None:
+    stalled = migration(copied_at=NOW - timedelta(seconds=60))
+    assert estimates.rate_of(stalled, NOW) is None
+    assert estimates.left(stalled, NOW) is None
+    assert estimates.rate_of(migration(driver_alive=False), NOW) is None
+    assert estimates.left(migration(copy_rate=None), NOW) is None
+    assert estimates.left(migration(state=_S.DUAL_WRITE), NOW) is None
+
+
+def test_the_time_for_indexes_runs_out_while_they_are_built() -> None:
+    building = migration(events_copied=1_000_000, copied_at=NOW - timedelta(seconds=2))
+    left = estimates.left(building, NOW)
+    assert left is not None
+    assert left.copy == 0
+    assert left.indexes == pytest.approx(20 * estimates.INDEX_SHARE - 2)
+    late = estimates.left(migration(events_copied=1_000_000, copied_at=NOW - timedelta(1)), NOW)
+    assert late is not None
+    assert late.indexes == 0
+
+
+def test_a_screen_says_who_drives_or_that_nobody_does() -> None:
+    assert views.driver(migration()) == "db-tools:4711"
+    alone = views.driver(migration(driver_alive=False))
+    assert alone is not None
+    assert alone.startswith("nobody drives it")
+    assert "eventsource-migrate work" in alone
+    assert views.driver(migration(state=_S.MIGRATED)) is None
+    assert views.driver(migration(state=_S.PAUSED, driver_alive=False)) == "none, it is paused"
+
+
+def test_the_last_cutover_is_shown_until_one_succeeds() -> None:
+    outcome = {"code": "cutover_timeout", "message": "it did not fit", "at": NOW.isoformat()}
+    shown = views.details(migration(state=_S.DUAL_WRITE, cutover_outcome=outcome), 3)
+    assert "it did not fit" in shown
+    assert "last cutover" in shown
+    done = migration(state=_S.MIGRATED, cutover_outcome={"code": "ok"}, completed_at=NOW)
+    assert "last cutover" not in views.details(done, None)
+
+
+def test_a_message_of_several_lines_stays_in_its_column() -> None:
+    message = "ERROR: no such thing\nDETAIL:  it is\n  not there"
+    shown = views.details(migration(error_message=message), None)
+    assert "no such thing DETAIL: it is not there" in shown
+    assert grid(("name", "a\n b")) == "name  a b"
+
+
+def test_a_table_fits_the_terminal_and_its_ids_are_whole_where_they_fit() -> None:
+    found = [
+        migration(id=uuid4(), state=state, events_copied=12_345_678, total_events=12_345_678)
+        for state in _S
+    ]
+    narrow = views.table(found, 80, {each.id: "ada" for each in found})
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "12.3M 100%" in narrow
+    assert str(found[0].id) not in narrow
+    assert views.short(found[0].id) in narrow
+    assert str(found[0].id) in views.table(found, 200)
+    assert "12,345,678 100%" in views.table(found, 200)
+    long = [migration(target_store_id="a-store-with-a-name-of-forty-characters-x")]
+    cut = views.table(long, 80)
+    assert max(map(len, cut.splitlines())) <= 80
+    assert cut.split()[:4] == ["migration", "tenant", "to", "state"]
+
+
+def entry(event_type: str, operator: str | None = None, **details: object) -> AuditEntry:
+    return AuditEntry(1, UUID(int=1), event_type, details, operator, NOW)
+
+
+def test_the_audit_is_one_line_each_and_no_wider_than_the_terminal() -> None:
+    entries = [
+        entry("state:pending", "an-operator-with-a-long-name", source="shared", target="d"),
+        entry("cutover_requested", "ada", request="7c9e6679", comparison="done before"),
+        entry("cutover_answered", None, code="cutover_timeout", message="x" * 400, blockers=[{}]),
+        entry("cutover", None, pause_ms=45.262253000032615, rows=1234, attempts=1),
+        entry("verified", "ada", consistent=True, report={"a": 1}),
+    ]
+    shown = lines(entries, 80)
+    assert len(shown) == len(entries) + 1  # and the day
+    assert all(len(line) <= 80 for line in shown), shown
+    whole = "\n".join(lines(entries, 400))
+    assert "pause ms 45.3, rows 1,234, attempts 1" in whole
+    assert "comparison done before" in whole
+    assert "consistent yes" in whole
+    for python in ("{", "[", "=", "True", "7c9e6679"):
+        assert python not in whole
+
+
+def test_a_state_is_painted_and_a_store_that_is_named_like_one_is_not() -> None:
+    text = painted("state  failed  'failed' failed-store migrated")
+    assert [(span.start, span.end) for span in text.spans] == [(7, 13), (37, 45)]
+
+
+BLOCKER = Blocker(9442, "nightly-report", "idle in transaction", 11.4, "app", "10.0.0.7")
+
+
+@pytest.mark.parametrize(
+    ("error", "commands"),
+    [
+        (MigrationNotFoundError(UUID(int=1)), ["list"]),
+        (MigrationAlreadyExistsError(UUID(int=1), UUID(int=2)), ["status", "abort"]),
+        (PreflightError(["no"]), ["plan"]),
+        (ConsistencyError("no"), ["verify", "abort"]),
+        (
+            CutoverTimeoutError(5.0, 1, [BLOCKER]),
+            ["pg_terminate_backend(9442)", "cutover", "abort"],
+        ),
+        (InvalidStateTransitionError(UUID(int=1), "bulk_copy", "x"), ["run", "abort"]),
+        (None, ["run", "abort"]),
+    ],
+)
+def test_every_failure_of_a_migration_has_a_next_step(
+    error: BaseException | None, commands: list[str]
+) -> None:
+    steps = next_steps.after(error, migration())
+    assert len(steps) == len(commands)
+    for step, command in zip(steps, commands, strict=True):
+        assert command in step.command
+
+
+def test_a_command_that_is_named_can_be_pasted_into_a_shell() -> None:
+    (go_on, _) = next_steps.of(migration(target_store_id="a store; rm -rf x"))
+    assert go_on.command.endswith("--to 'a store; rm -rf x'")
+
+
+def test_who_is_in_the_way_is_named_with_account_and_address() -> None:
+    assert str(BLOCKER) == (
+        "pid 9442 (nightly-report, idle in transaction, open for 11 s, app@10.0.0.7)"
+    )
+    assert str(Blocker(1, "x", "active", 61)) == "pid 1 (x, active, open for 1 min)"
