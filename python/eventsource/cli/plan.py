@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import typer
 
 from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
@@ -99,27 +101,35 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             ("move", f"{source_id!r} to {to!r}"),
             ("events", f"{amount(events)}, about {_megabytes(events * average)}"),
             ("copy", f"about {duration(shortest)} to {duration(longest)}"),
-            ("columns", ", ".join(findings.columns)),
-            ("not carried", "; ".join(f"{name} ({why})" for name, why in findings.filled)),
-            ("fires", ", ".join(findings.fires) or "no trigger of yours"),
-            ("stay", ", ".join(findings.companions) or "no table with this tenant beside it"),
-            ("erasure", _ERASURE),
-            (
-                "connections",
-                "{needed} needed at the target, {free} free".format(**_connections(findings)),
-            ),
-            (
-                "room",
-                f"about {_megabytes(room['target'])} at the target and"
-                f" {_megabytes(room['control'])} in the control database; servers do not say over"
-                " SQL what is free",
-            ),
+            *_of_findings(findings),
+            ("room", _of_room(room)),
             ("preflight", "passed; nothing was changed"),
         ),
     )
     for warning in warnings:
         at.out.warn(warning)
     return ExitCode.DONE
+
+
+def _of_findings(findings: Findings) -> list[tuple[str, object]]:
+    return [
+        ("columns", ", ".join(findings.columns)),
+        ("not carried", "; ".join(f"{name} ({why})" for name, why in findings.filled)),
+        ("fires", ", ".join(findings.fires) or "no trigger of yours"),
+        ("stay", ", ".join(findings.companions) or "no table with this tenant beside it"),
+        ("erasure", _ERASURE),
+        (
+            "connections",
+            "{needed} needed at the target, {free} free".format(**_connections(findings)),
+        ),
+    ]
+
+
+def _of_room(room: Mapping[str, float]) -> str:
+    return (
+        f"about {_megabytes(room['target'])} at the target and {_megabytes(room['control'])} in the"
+        " control database; servers do not say over SQL what is free"
+    )
 
 
 def _connections(findings: Findings) -> dict[str, int | None]:

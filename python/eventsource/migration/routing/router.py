@@ -33,12 +33,7 @@ from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWrite
 from eventsource.migration.routing.pauses import PausedTenants
 from eventsource.migration.routing.reads import RoutedReads
 from eventsource.migration.routing.route_cache import RouteCache
-from eventsource.migration.routing.transactions import (
-    Appended,
-    Result,
-    TenantTransaction,
-    attempt,
-)  # fmt: skip
+from eventsource.migration.routing.transactions import Appended, Result, TenantTransaction, attempt
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.steps import decision
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
