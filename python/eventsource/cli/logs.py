@@ -51,14 +51,16 @@ class JsonFormatter(logging.Formatter):
 def set_up(verbosity: int, *, as_json: bool) -> None:
     """Print the package's log: warnings only, with 1 what changes, with 2 all of it.
 
-    JSON is for a collector, which wants what changes in any case. Without either nothing is set up.
+    JSON is for a collector, which wants what changes in any case.
     """
     logger = logging.getLogger("eventsource")
     for handler in [each for each in logger.handlers if isinstance(each, _StandardError)]:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
-    if not verbosity and not as_json:
-        return
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
-    logger.addHandler(_StandardError(JsonFormatter() if as_json else plain))
-    logger.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    plain = logging.Formatter("%(asctime)s  %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+    handler = _StandardError(JsonFormatter() if as_json else plain)
+    logger.addHandler(handler)
+    if verbosity or as_json:
+        logger.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    else:
+        handler.setLevel(logging.WARNING)
