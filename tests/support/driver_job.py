@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from eventsource.migration import (
     MigrationConfig,
     MigrationState,
     PositionMapper,
+    RetryLaterError,
     SubscriptionMigrator,
 )
 from eventsource.migration.errors import ConsistencyError, MigrationError
@@ -27,7 +29,7 @@ from eventsource.migration.failures import may_pass
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from eventsource.migration.tables import deferred_indexes
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
-from tests.support.worlds.two_servers import World, two_servers
+from tests.support.worlds.two_servers import DEDICATED, SHARED, World, two_servers
 
 #: The subscription that moves with every tenant.
 SUBSCRIPTION = "projection"
@@ -73,6 +75,7 @@ class Steps:
                 "start": self._start,
                 "follow": self._follow,
                 "cutover": self._cut_over,
+                "move": self._move,
                 "pause": self._pause,
                 "resume": self._resume,
                 "abort": self._abort,
@@ -108,6 +111,19 @@ class Steps:
                 return
             except CutoverTimeoutError:
                 # As the operator would: it is back in dual-write and may be asked again.
+                await asyncio.sleep(0.05)
+
+    async def _move(self) -> None:
+        """As a queue does that delivers until it is done; a deadline is given each time."""
+        while True:
+            seconds = self.job.get("seconds")
+            until = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+            try:
+                await self.world.coordinator.move(
+                    UUID(self.job["tenant"]), SHARED, DEDICATED, until=until
+                )
+                return
+            except RetryLaterError:
                 await asyncio.sleep(0.05)
 
     async def _pause(self) -> None:

@@ -32,6 +32,7 @@ ROOMS = (
     "driver",
     "routing",
     "background",
+    "moving",
     "coordinator",
     "__init__",
 )

@@ -14,6 +14,7 @@ from eventsource.migration.errors import (
     CutoverTimeoutError,
     MigrationError,
     PreflightError,
+    RetryLaterError,
 )
 
 
@@ -26,6 +27,8 @@ class ExitCode(IntEnum):
     PREFLIGHT_REFUSED = 3
     INCONSISTENT = 4
     CUTOVER_TIMED_OUT = 5
+    TRY_AGAIN = 75
+    """Nothing is wrong for good; the same command can succeed later (EX_TEMPFAIL)."""
     INTERRUPTED = 130
     """Ctrl-C, as shells count it."""
     TERMINATED = 143
@@ -57,6 +60,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return ExitCode.INCONSISTENT
         case CutoverTimeoutError():
             return ExitCode.CUTOVER_TIMED_OUT
+        case RetryLaterError():
+            return ExitCode.TRY_AGAIN
         case _:
             return ExitCode.FAILED
 

@@ -28,6 +28,7 @@ from eventsource.migration import (
     PreflightError,
     RoutingError,
     VerificationReport,
+    failures,
 )
 from eventsource.migration.journaled import verification
 from eventsource.tenant_ids import TenantId
@@ -236,7 +237,7 @@ class Journey:
         )
         match migration.state:
             case _S.FAILED:
-                raise _failure(migration)
+                raise failures.of_failed(migration)
             case _S.ROLLED_BACK:
                 raise MigrationError(
                     f"migration {migration.id} was aborted meanwhile: {migration.error_message}"
@@ -256,21 +257,6 @@ class Journey:
                     self.at, partial(self.at.coordinator.resume_migration, migration.id)
                 )
         return migration
-
-
-def _failure(migration: Migration) -> MigrationError:
-    """The error that the driver recorded, with the way out."""
-    message = (
-        f"migration {migration.id} failed: {migration.error_message}; "
-        f"`eventsource-migrate abort {migration.id}` cleans up"
-    )
-    match migration.error_code:
-        case ConsistencyError.code:
-            return ConsistencyError(message)
-        case PreflightError.code:
-            return PreflightError([message])
-        case _:
-            return MigrationError(message)
 
 
 def raise_if_inconsistent(report: VerificationReport) -> None:

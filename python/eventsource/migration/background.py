@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +41,12 @@ POLL_SECONDS = 0.05
 
 #: How often a process looks at the migrations that it stands by for (seconds).
 STAND_BY_SECONDS = 0.5
+
+#: How much later a process takes up one more migration for each that it drives (seconds).
+HESITATION_SECONDS = 0.05
+
+#: How many a process takes up at one look at the journal, those included that wait for a place.
+MOST_AT_A_LOOK = 5
 
 #: How long a waiting call puts up with a silent control database (seconds).
 OUTAGE_SECONDS = 30.0
@@ -116,10 +123,18 @@ class BackgroundDrivers:
             migration = await self.read(migration_id)
             if done(migration):
                 return migration
-            if refused := self._refused.pop(migration_id, None):
-                raise refused
-            self.ensure(migration)
+            self.carry(migration)
             await asyncio.sleep(POLL_SECONDS)
+
+    def carry(self, migration: Migration) -> None:
+        """Keep a driver at work for a call that waits.
+
+        Raises:
+            asyncpg.PostgresError: this process cannot even ask for a lease.
+        """
+        if refused := self._refused.pop(migration.id, None):
+            raise refused
+        self.ensure(migration)
 
     async def read(self, migration_id: UUID) -> Migration:
         """The migration for a call that waits: a control database that restarts does not end it."""
@@ -139,10 +154,17 @@ class BackgroundDrivers:
         """
         while True:
             try:
-                for migration in await self._migrations.get_active():
-                    if migration.state is not MigrationState.PAUSED and self.knows(migration):
+                due = [
+                    each
+                    for each in await self._migrations.get_active()
+                    if each.state is not MigrationState.PAUSED and self.knows(each)
+                ]
+                if once:
+                    for migration in due:
                         self.stand_by(migration.id)
                         self.ensure(migration)
+                else:
+                    await self._take_up_a_fair_share(due)
             except Exception as error:
                 if once or not may_pass(error):
                     raise
@@ -150,6 +172,27 @@ class BackgroundDrivers:
                 await asyncio.gather(*list(self._driving), return_exceptions=True)
                 return
             await asyncio.sleep(poll_seconds)
+
+    async def _take_up_a_fair_share(self, due: list[Migration]) -> None:
+        """Begin with some of those that nobody drives; who drives many of them asks later.
+
+        Of several processes that look at the same journal the first one would otherwise take
+        everything; and of thousands that wait for a place each would be asked for all the time.
+        """
+        names = {task.get_name() for task in self._driving}
+        ours = [each for each in due if _driver_name(each.id) in names]
+        waiting = sum(not each.driver_alive for each in ours)
+        idle = [
+            each
+            for each in due
+            if _driver_name(each.id) not in names and self._leases.is_over(each)
+        ]
+        random.shuffle(idle)
+        for begun, migration in enumerate(idle[: max(0, MOST_AT_A_LOOK - waiting)]):
+            await asyncio.sleep((len(ours) + begun) * HESITATION_SECONDS)
+            current = await self._migrations.get(migration.id)
+            if not current.driver_alive and current.state is not MigrationState.PAUSED:
+                self.ensure(current)
 
     async def let_end(self, migration_id: UUID) -> None:
         """Wait for the driver's clean-up after a cutover, so that the caller may exit."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from eventsource.migration.models import (
     StoredTenant,
     TenantRouting,
 )
+from eventsource.migration.moving import Move, Wish
 from eventsource.migration.preflight import admission
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import identities, tenants
@@ -30,6 +32,9 @@ from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.tenant_ids import TenantId, checked
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from eventsource.migration.moving import Begun, Permit
     from eventsource.migration.preflight.findings import Findings
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
@@ -141,10 +146,12 @@ class MigrationCoordinator:
         """Every route, by tenant; a tenant that is not among them lives in the default store."""
         return await self._routes.get_all()
 
-    async def tenants(self, store_id: str) -> list[StoredTenant]:
+    async def tenants(
+        self, store_id: str, only: Sequence[TenantId] | None = None
+    ) -> list[StoredTenant]:
         """The tenants with rows in a store, largest first: which one shall move?
 
-        Reads the whole table once; a large one takes minutes, and nobody waits for it meanwhile.
+        Reads the whole table once, or the rows of some tenants ``only``; nobody waits for it.
 
         Raises:
             RoutingError: this process does not know the store.
@@ -158,8 +165,9 @@ class MigrationCoordinator:
             )
         if store.layout is not None:
             found = await layout_tenants.sizes(await of_store(store))
+            found = [each for each in found if only is None or each[0] in only]
         else:
-            found = await tenants.sizes(store.pool, store.table)
+            found = await tenants.sizes(store.pool, store.table, only)
         routes = await self._routes.get_routings([tenant for tenant, _, _ in found])
         return [StoredTenant(*each, routes.get(each[0])) for each in found]
 
@@ -179,11 +187,13 @@ class MigrationCoordinator:
     ) -> Migration:
         """Stop copying at the next chunk and stay stopped until resumed; returns when it has.
 
+        What a move has paused for the next one is then resumed by a person alone.
+
         Raises:
             InvalidStateTransitionError: nothing is under way that could pause.
         """
         migration = await self._migrations.get(migration_id)
-        if migration.state is _S.PAUSED:
+        if migration.state is _S.PAUSED and not migration.parked:
             return migration
         if not await self._migrations.request_pause(migration_id, operator):
             migration = await self._migrations.get(migration_id)
@@ -327,6 +337,49 @@ class MigrationCoordinator:
             raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
         await self._drivers.let_end(migration_id)
         return migration
+
+    async def move(
+        self,
+        tenant_id: TenantId,
+        source_store_id: str,
+        target_store_id: str,
+        *,
+        operator: str | None = None,
+        until: datetime | None = None,
+        permit: Permit | None = None,
+        begun: Begun | None = None,
+    ) -> Migration | None:
+        """Move the tenant, whatever has been done of it: start, join or go on, then cut over.
+
+        May be called any number of times, from any number of processes at once: one migration
+        comes of it. So a queue that delivers at least once can carry it, and so can cron. A tenant
+        that lives in the target already is done: its last migration is the answer, None when it
+        has never moved.
+
+        Args:
+            until: when it has to stop. The migration is then paused at the next chunk, and the
+                next call goes on with it; a cutover that has begun is finished.
+            permit: is awaited with a connection and the migration, in the transaction that asks
+                for the cutover. A RetryLaterError that it raises pauses the migration likewise.
+            begun: is awaited with the migration before it is carried on.
+
+        Raises:
+            RetryLaterError: it can succeed later: the time was over (DeadlineReachedError), the
+                cutover did not fit its budget (CutoverTimeoutError), a database did not answer.
+            PreflightError, ConsistencyError: it was refused, or source and target differ.
+            MigrationPausedError, MigrationAbortedError: somebody has stopped it.
+            MigrationAlreadyExistsError: the tenant is on its way to another store.
+            RoutingError: the tenant lives in a third store, or this process lacks one.
+            StoreGoneBackError: a store was restored, and somebody has to decide.
+        """
+        stores = self._router.store(source_store_id), self._router.store(target_store_id)
+        ids = source_store_id, target_store_id
+        wish = Wish(checked(tenant_id), *ids, operator, until, permit, begun)
+        start = partial(self.start_migration, wish.tenant_id, *stores, *ids, operator=operator)
+        resume = partial(self.resume_migration, operator=operator)
+        home = self._router.default_store_id
+        move = Move(wish, self._migrations, self._routes, self._drivers, home, start, resume)
+        return await move.to_the_end()
 
     async def stream_status(self, migration_id: UUID) -> AsyncIterator[Migration]:
         """The migration now and after every change, until it is over."""

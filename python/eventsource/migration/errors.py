@@ -22,6 +22,69 @@ class MigrationError(EventSourceError):
     code: ClassVar[str] = "migration"
 
 
+class RetryLaterError(MigrationError):
+    """Nothing is wrong for good: the same call can succeed later.
+
+    :meth:`MigrationCoordinator.move` raises it, or one of its kinds, for whatever passes by itself;
+    every other error of it is final until somebody has done something. Its cause is what happened.
+    """
+
+    code = "retry_later"
+
+
+class DeadlineReachedError(RetryLaterError):
+    """A move had no more time: it is paused at a chunk, and the next one goes on there.
+
+    Attributes:
+        tenant_id: the tenant.
+        migration_id: its migration; None when it was too late to begin one.
+    """
+
+    code = "deadline"
+
+    def __init__(self, tenant_id: TenantId, migration_id: UUID | None) -> None:
+        where = f"migration {migration_id} is paused" if migration_id else "nothing was begun"
+        super().__init__(
+            f"the time for tenant {tenant_id} is over: {where}; the next move goes on from there"
+        )
+        self.tenant_id = tenant_id
+        self.migration_id = migration_id
+
+
+class MigrationPausedError(MigrationError):
+    """Somebody paused the migration, so a move of the tenant does not go on with it.
+
+    Attributes:
+        migration_id: the migration.
+    """
+
+    code = "paused"
+
+    def __init__(self, migration_id: UUID) -> None:
+        super().__init__(
+            f"migration {migration_id} is paused; resume it with `eventsource-migrate resume "
+            f"{migration_id}` and move the tenant again"
+        )
+        self.migration_id = migration_id
+
+
+class MigrationAbortedError(MigrationError):
+    """The migration was aborted while its move was waited for; the tenant is where it was.
+
+    Attributes:
+        migration_id: the migration.
+    """
+
+    code = "aborted"
+
+    def __init__(self, migration_id: UUID) -> None:
+        super().__init__(
+            f"migration {migration_id} was aborted meanwhile and the tenant is where it was; move"
+            " it again if it shall go all the same"
+        )
+        self.migration_id = migration_id
+
+
 class MigrationNotFoundError(MigrationError):
     """No migration has this id.
 
@@ -100,13 +163,21 @@ class PreflightError(MigrationError):
     Attributes:
         problems: one sentence per problem, each with its repair.
         findings: those of them that have a name and a side.
+        passes: whether it was refused only because a database did not answer.
     """
 
     code = "preflight"
 
-    def __init__(self, problems: Sequence[str], findings: Sequence[Finding] = ()) -> None:
+    def __init__(
+        self,
+        problems: Sequence[str],
+        findings: Sequence[Finding] = (),
+        *,
+        passes: bool = False,
+    ) -> None:
         self.problems = tuple(problems)
         self.findings = tuple(findings)
+        self.passes = passes
         super().__init__("; ".join(self.problems))
 
 
@@ -140,7 +211,7 @@ class Blocker:
         return f"pid {self.pid} ({', '.join(filter(None, parts))})"
 
 
-class CutoverTimeoutError(MigrationError):
+class CutoverTimeoutError(RetryLaterError):
     """The cutover did not fit its budget; writers go on at the source, none saw an error.
 
     Attributes:
@@ -240,7 +311,7 @@ class RepairNeededError(MigrationError):
     code = "repair_needed"
 
 
-class TargetBusyError(MigrationError):
+class TargetBusyError(RetryLaterError):
     """Another migration is loading the target table; the driver waits for its bulk copy."""
 
     code = "target_busy"

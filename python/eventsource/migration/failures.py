@@ -116,6 +116,21 @@ def recorded(migration: Migration) -> MigrationError | None:
     return None
 
 
+def of_failed(migration: Migration) -> MigrationError:
+    """The error with which a migration failed, with the way out."""
+    message = (
+        f"migration {migration.id} failed: {migration.error_message}; "
+        f"`eventsource-migrate abort {migration.id}` cleans up"
+    )
+    match migration.error_code:
+        case ConsistencyError.code:
+            return ConsistencyError(message)
+        case PreflightError.code:
+            return PreflightError([message])
+        case _:
+            return MigrationError(message)
+
+
 def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error that ended a task group, without the cancellations it caused."""
     for error in errors.exceptions:

@@ -178,6 +178,9 @@ class Migration:
     second) and ``throttle_reason`` why; both are None while the source copes with the copy.
     ``copy_rate`` is how fast the bulk copy is (events per second) and ``copied_at`` when it brought
     something last.
+    ``parked`` says of a pause, or of one that is asked for, that the next
+    :meth:`MigrationCoordinator.move` ends it: a move had no more time, or was not allowed to cut
+    over.
     """
 
     id: UUID
@@ -198,6 +201,7 @@ class Migration:
     updated_at: datetime
     paused_from: MigrationState | None
     pause_requested: bool
+    parked: bool
     abort_requested: str | None
     cutover_request: UUID | None
     cutover_force: bool

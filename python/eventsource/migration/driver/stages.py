@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from eventsource import failpoints
 from eventsource.migration import changes, failures, telemetry
@@ -16,6 +17,7 @@ from eventsource.migration.driver.ways import Verify, way_of
 from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
+    InvalidStateTransitionError,
     MissingRowError,
     PreflightError,
     RepairNeededError,
@@ -199,7 +201,8 @@ class Stages:
             if asked.pause_requested or asked.abort_requested is not None:
                 return
             cutover = await self._cutover(passes)
-            await self._to(MigrationState.CUTOVER_PAUSED)
+            if not await self._enter_the_cutover(request):
+                return
             await failpoints.reach("cutover.entered.committed")
             cutover.migration = self.migration
             result = await cutover.run()
@@ -235,6 +238,17 @@ class Stages:
             },
         )
         await self.way.tidy(self.connections, self.migration)
+
+    async def _enter_the_cutover(self, request: UUID) -> bool:
+        """False when the request was withdrawn: its wave was stopped meanwhile."""
+        try:
+            await self._to(MigrationState.CUTOVER_PAUSED, request=request)
+        except InvalidStateTransitionError:
+            asked = await self.heartbeat.refresh(self.connections.migrations)
+            if asked.state is MigrationState.DUAL_WRITE and asked.cutover_request != request:
+                return False
+            raise
+        return True
 
     async def _cutover(self, passes: Passes) -> Cutover:
         fence = await fences.of_migration(self.connections.source, self.migration.id, "source")
@@ -352,8 +366,11 @@ class Stages:
             await passes.close()
 
     async def _to(
-        self, following: MigrationState, details: dict[str, object] | None = None
+        self,
+        following: MigrationState,
+        details: dict[str, object] | None = None,
+        request: UUID | None = None,
     ) -> None:
         self.heartbeat.migration = await self.connections.migrations.transition(
-            self.migration, following, owner=self.lease.owner, details=details
+            self.migration, following, owner=self.lease.owner, details=details, request=request
         )

@@ -78,6 +78,7 @@ async def refuse_silent_hosts(
     for (what, addresses), unanswered in zip(hosts.items(), silent, strict=True):
         if unanswered:
             where = ", ".join(f"{host}:{port}" for host, port in addresses)
+            findings.passing += 1
             findings.problems.append(
                 f"{what} cannot be used: {where} does not answer; check the host and port of the"
                 " DSN, the network and the firewall"

@@ -95,7 +95,8 @@ async def _when_connections_are_free(ask: Callable[[], Awaitable[T]]) -> T:
                         f"a server has had no connection left for {CONNECTION_SECONDS:g} s"
                         f" ({redact(str(error))}); end sessions that nobody needs, or raise its"
                         " max_connections"
-                    ]
+                    ],
+                    passes=True,
                 ) from error
         # Those who ask at the same moment do not ask again at the same moment.
         await asyncio.sleep(random.uniform(0.3, 1.0))

@@ -10,7 +10,8 @@ from eventsource.migration.repositories.schema import of_another_library
 #: The control tables, and what schema.sql adds to those of the guide.
 CONTROL_COLUMNS = {
     "tenant_migrations": (
-        "config", "generation", "error_code", "paused_from", "pause_requested", "abort_requested",
+        "config", "generation", "error_code", "paused_from", "pause_requested", "parked",
+        "abort_requested",
         "cutover_request", "cutover_force", "cutover_outcome", "driver_owner", "driver_name",
         "driver_expires_at", "position_offset", "fence_position", "cutover_pause_ms", "updated_at",
         "source_identity", "target_identity",
@@ -18,11 +19,13 @@ CONTROL_COLUMNS = {
     "tenant_routing": ("generation", "migration_id"),
     "migration_position_mappings": ("source_position", "target_position", "event_id"),
     "migration_audit_log": ("details", "operator"),
+    "migration_waves": ("history",),
+    "migration_wave_items": ("outcome", "migration_id"),
 }  # fmt: skip
 
 
 async def check_control(connection: Executor, findings: Findings) -> None:
-    """The four control tables exist, with the columns that this version needs."""
+    """The control tables exist, with the columns that this version needs."""
     if await connection.fetchval("select pg_is_in_recovery()"):
         findings.problems.append(
             "the control database is on a standby, and migrations must be written there; connect"

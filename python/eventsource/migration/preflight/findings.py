@@ -15,6 +15,7 @@ from eventsource.catalog.two_sides import Comparison
 from eventsource.connections import redact
 from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration.errors import PreflightError
+from eventsource.migration.failures import may_pass
 
 INIT = "run `eventsource-migrate init` or store.create_schema()"
 
@@ -40,6 +41,8 @@ class Findings:
     fires: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
     connections: tuple[int, int] | None = None
+    #: Those of the problems that pass by themselves: databases that do not answer.
+    passing: int = 0
     tenant_events: int | None = None
 
     def note(self, *findings: Finding) -> None:
@@ -60,6 +63,7 @@ class Findings:
             yield
         except PreflightError as error:
             self.problems.extend(error.problems)
+            self.passing += len(error.problems) if error.passes else 0
         except (ConnectionDetailsError, StoreSchemaError) as error:
             self.problems.append(f"{what} cannot be used: {redact(str(error))}")
         except asyncpg.TooManyConnectionsError:
@@ -70,6 +74,7 @@ class Findings:
             asyncpg.InternalClientError, ValueError,
             OverflowError,
         ) as error:  # fmt: skip
+            self.passing += may_pass(error)
             self.problems.append(
                 f"{what} cannot be used: {redact(str(error)) or type(error).__name__};"
                 " check the DSN, user, password and privileges"
@@ -78,7 +83,11 @@ class Findings:
     def raise_if_refused(self) -> None:
         """Raise PreflightError when there is a problem."""
         if self.problems:
-            raise PreflightError(self.problems, [each for each in self.found if each.refuses])
+            raise PreflightError(
+                self.problems,
+                [each for each in self.found if each.refuses],
+                passes=self.passing == len(self.problems),
+            )
 
 
 async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:
@@ -88,5 +97,6 @@ async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:
             await check()
     except TimeoutError:
         raise PreflightError(
-            [f"a server did not answer within {seconds:g} s; check host, port and firewall"]
+            [f"a server did not answer within {seconds:g} s; check host, port and firewall"],
+            passes=True,
         ) from None

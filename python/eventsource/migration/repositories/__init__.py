@@ -1,4 +1,4 @@
-"""Repositories over the four control tables; each takes the asyncpg pool."""
+"""Repositories over the control tables; each takes the asyncpg pool."""
 
 from __future__ import annotations
 

@@ -14,12 +14,14 @@ from eventsource import failpoints
 from eventsource.connections import transaction
 from eventsource.migration import changes, failures
 from eventsource.migration.errors import (
+    ConsistencyError,
     InvalidStateTransitionError,
     MigrationAlreadyExistsError,
     MigrationNotFoundError,
     RoutingError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, StoreIdentity
+from eventsource.migration.repositories import waves
 from eventsource.migration.repositories.outcomes import explain_refusal, report
 from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
 from eventsource.named_sql import statements
@@ -138,12 +140,14 @@ class PostgreSQLMigrationRepository:
         details: Mapping[str, object] | None = None,
         error: tuple[str, str] | None = None,
         operator: str | None = None,
+        request: UUID | None = None,
     ) -> Migration:
         """Move to ``following`` if nothing changed meanwhile, with audit row and route.
 
         Args:
             owner: the driver's token; None for requests that any process may carry out.
             error: code and message to record with the new state.
+            request: the cutover that must still be asked for.
 
         Raises:
             InvalidStateTransitionError: not a legal transition, or the state has changed.
@@ -155,9 +159,11 @@ class PostgreSQLMigrationRepository:
         code, message = error or (None, None)
         try:
             async with transaction(self.pool) as connection:
+                if following is MigrationState.FAILED and code == ConsistencyError.code:
+                    await waves.stop_for(connection, migration.id, str(message))
                 moved = await connection.fetchrow(
                     _SQL["transition"], migration.id, migration.state.value, following.value, owner,
-                    json.dumps(dict(details or {})), code, message, operator,
+                    json.dumps(dict(details or {})), code, message, operator, request,
                 )  # fmt: skip
                 if moved is not None:
                     await self._follow_with_route(connection, migration, following)
@@ -325,9 +331,16 @@ class PostgreSQLMigrationRepository:
             _SQL["audit"], migration_id, event_type, json.dumps(dict(details)), operator
         )
 
-    async def request_pause(self, migration_id: UUID, operator: str | None) -> bool:
-        """Ask the driver to pause; False when the state does not allow it."""
-        return bool(await self._sql.fetch(_SQL["request_pause"], migration_id, operator))
+    async def request_pause(
+        self, migration_id: UUID, operator: str | None, *, parked: bool = False
+    ) -> bool:
+        """Ask the driver to pause; False when the state does not allow it.
+
+        Args:
+            parked: the next move goes on; what a person paused stays as it is.
+        """
+        rows = await self._sql.fetch(_SQL["request_pause"], migration_id, operator, parked)
+        return bool(rows)
 
     async def set_rate(
         self, migration_id: UUID, max_events_per_second: float | None, operator: str | None
@@ -367,10 +380,13 @@ class PostgreSQLMigrationRepository:
     async def answer_cutover(
         self, migration_id: UUID, request: UUID, outcome: Mapping[str, Any]
     ) -> None:
-        """Answer the request for the cutover: how it ended."""
-        await self._sql.execute(
-            _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
-        )
+        """Answer the request for the cutover: how it ended. A failed proof stops its wave."""
+        async with transaction(self.pool) as connection:
+            if outcome["code"] == ConsistencyError.code:
+                await waves.stop_for(connection, migration_id, str(outcome["message"]))
+            await connection.execute(
+                _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
+            )
 
 
 async def _refuse_cutover(connection: Executor, migration_id: UUID, request: UUID) -> None:

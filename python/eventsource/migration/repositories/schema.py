@@ -1,4 +1,4 @@
-"""Making and upgrading the four control tables."""
+"""Making and upgrading the control tables."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _OURS = {
     "tenant_routing": ("tenant_id", "store_id", "migration_state", "target_store_id"),
     "migration_position_mappings": ("migration_id", "source_position", "target_position"),
     "migration_audit_log": ("migration_id", "event_type"),
+    "migration_waves": ("id", "name", "state", "settings"),
+    "migration_wave_items": ("wave_id", "tenant_id", "outcome"),
 }
 
 #: Advisory lock that keeps two processes from making the tables at once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventsource.tenant_ids import TenantId
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 _SIZES = """
 select tenant_id, count(*) as events,
        sum(pg_column_size(payload) + pg_column_size(metadata) + {fixed})::bigint as bytes
-from {table} where tenant_id is not null
+from {table} where tenant_id is not null and ($1::uuid[] is null or tenant_id = any ($1))
 group by tenant_id order by 3 desc, 1
 """
 
@@ -21,7 +22,13 @@ group by tenant_id order by 3 desc, 1
 _FIXED = 200
 
 
-async def sizes(executor: Executor, table: str) -> list[tuple[TenantId, int, int]]:
-    """Tenant, events and bytes without indexes, largest first; reads the whole table."""
-    rows: list[Any] = await executor.fetch(_SIZES.format(table=table, fixed=_FIXED))
+async def sizes(
+    executor: Executor, table: str, only: Sequence[TenantId] | None = None
+) -> list[tuple[TenantId, int, int]]:
+    """Tenant, events and bytes without indexes, largest first.
+
+    Reads the whole table, or the rows of these tenants ``only``.
+    """
+    which = None if only is None else list(only)
+    rows: list[Any] = await executor.fetch(_SIZES.format(table=table, fixed=_FIXED), which)
     return [(row["tenant_id"], row["events"], row["bytes"]) for row in rows]

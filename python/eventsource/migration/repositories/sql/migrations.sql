@@ -15,7 +15,7 @@ select id, tenant_id, source_store_id, target_store_id, state,
        coalesce(progress_percentage, 0)::float8 as progress_percentage,
        coalesce(events_copied, 0) as events_copied, coalesce(total_events, 0) as total_events,
        error_message, error_code, created_at, started_at, completed_at, config::text as config,
-       generation, paused_from, pause_requested, abort_requested, cutover_request, cutover_force,
+       generation, paused_from, pause_requested, parked, abort_requested, cutover_request, cutover_force,
        cutover_outcome::text as cutover_outcome, driver_owner, driver_name,
        coalesce(driver_expires_at > now(), false) as driver_alive, driver_expires_at,
        position_offset, fence_position, cutover_pause_ms, throttle_rate, throttle_reason, updated_at,
@@ -38,6 +38,7 @@ with moved as (
             else $2::text
         end,
         pause_requested = pause_requested and 'paused' not in ($2::text, $3::text),
+        parked = parked and $2::text <> 'paused',
         abort_requested = case when $3::text <> 'rolled_back' then abort_requested end,
         -- Nothing is left to drive: who comes next need not wait for this driver to close.
         driver_owner = case when $3::text not in ('paused', 'rolled_back') then driver_owner end,
@@ -49,6 +50,7 @@ with moved as (
                                    then throttle_reason end,
         error_code = $6, error_message = $7
     where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
+      and ($9::uuid is null or cutover_request = $9)
       and ($2::text <> 'failed' or $3::text = 'rolled_back'
            or (paused_from = $3::text and abort_requested is null))
     returning id, tenant_id, cutover_request
@@ -146,11 +148,16 @@ where id = $1
 
 -- name: request_pause
 with asked as (
-    update tenant_migrations set pause_requested = true, updated_at = now()
-    where id = $1 and state in ('pending', 'bulk_copy', 'dual_write') returning id
+    update tenant_migrations
+    set pause_requested = state <> 'paused', updated_at = now(),
+        -- What a person has paused stays so until a person resumes it.
+        parked = $3::boolean and (parked or not pause_requested)
+    where id = $1 and (state in ('pending', 'bulk_copy', 'dual_write')
+                       or state = 'paused' and parked)
+    returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
-    select id, 'pause_requested', '{}', $2 from asked
+    select id, 'pause_requested', jsonb_build_object('parked', $3::boolean), $2 from asked
 )
 select pg_notify('eventsource_migrations', id::text) from asked
 

@@ -1,4 +1,4 @@
--- The four control tables. `eventsource-migrate init` and migration.create_schema() run this file.
+-- The six control tables. `eventsource-migrate init` and migration.create_schema() run this file.
 
 create table if not exists tenant_migrations (
     id                   uuid primary key,
@@ -22,6 +22,7 @@ alter table tenant_migrations
     add column if not exists error_code         varchar(50),
     add column if not exists paused_from        varchar(50),
     add column if not exists pause_requested    boolean not null default false,
+    add column if not exists parked             boolean not null default false,
     add column if not exists abort_requested    text,
     add column if not exists cutover_request    uuid,
     add column if not exists cutover_force      boolean not null default false,
@@ -84,9 +85,56 @@ create table if not exists migration_audit_log (
 alter table migration_audit_log
     add column if not exists operator text;
 
+-- Many tenants that move one after another. What moves them may be any queue: an item is done when it
+-- has an outcome here.
+create table if not exists migration_waves (
+    id               uuid primary key,
+    name             text not null,
+    state            text not null,
+    settings         jsonb not null default '{}',
+    created_at       timestamptz not null default now(),
+    created_by       text,
+    started_at       timestamptz,
+    ended_at         timestamptz,
+    stopped_at       timestamptz,
+    stopped_by       text,
+    stop_reason      text,
+    failures_in_row  integer not null default 0,
+    history          jsonb not null default '[]',
+    updated_at       timestamptz not null default now()
+);
+
+create table if not exists migration_wave_items (
+    wave_id          uuid not null references migration_waves (id) on delete cascade,
+    tenant_id        text not null,
+    ordinal          integer not null,
+    source_store_id  varchar(255) not null,
+    target_store_id  varchar(255) not null,
+    events           bigint,
+    bytes            bigint,
+    outcome          text,
+    migration_id     uuid,
+    attempts         integer not null default 0,
+    error_code       text,
+    error_message    text,
+    began_at         timestamptz,
+    ended_at         timestamptz,
+    primary key (wave_id, tenant_id)
+);
+
 create unique index if not exists unique_active_migration
     on tenant_migrations (tenant_id)
     where state not in ('migrated', 'rolled_back', 'failed');
 create index if not exists idx_migrations_tenant on tenant_migrations (tenant_id);
 create index if not exists idx_migrations_state on tenant_migrations (state);
 create index if not exists idx_audit_log_migration on migration_audit_log (migration_id);
+create unique index if not exists unique_wave_name on migration_waves (name);
+create index if not exists idx_wave_items_ordinal on migration_wave_items (wave_id, ordinal);
+create index if not exists idx_wave_items_outcome on migration_wave_items (wave_id, outcome);
+create index if not exists idx_wave_items_migration on migration_wave_items (migration_id);
+-- What a process asks for once a second, however many migrations are over.
+create index if not exists idx_migrations_active on tenant_migrations (created_at, id)
+    where state not in ('migrated', 'rolled_back', 'failed');
+create index if not exists idx_migrations_created on tenant_migrations (created_at, id);
+create index if not exists idx_migrations_driven on tenant_migrations (driver_expires_at)
+    where driver_expires_at is not null;

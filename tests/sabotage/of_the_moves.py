@@ -1,0 +1,87 @@
+"""Whole moves as one call: what joins, what is left alone, what is not asked for."""
+
+from __future__ import annotations
+
+from tests.sabotage.variant import Edit, Variant
+
+_MOVING = "python/eventsource/migration/moving.py"
+_SQL = "python/eventsource/migration/repositories/sql/migrations.sql"
+_STAGES = "python/eventsource/migration/driver/stages.py"
+_TESTS = "tests/integration/driver/test_move.py"
+
+VARIANTS = (
+    Variant(
+        "a-move-resumes-what-a-person-paused",
+        "a move goes on with what a person has paused",
+        (Edit(_MOVING, "migration.state is _S.PAUSED and not migration.parked", "False"),),
+        (f"{_TESTS}::test_what_a_person_has_paused_stays_so",),
+    ),
+    Variant(
+        "a-move-parks-what-a-person-paused",
+        "a pause of a person becomes one that the next move ends",
+        (Edit(_SQL, "$3::boolean and (parked or not pause_requested)", "$3::boolean"),),
+        (f"{_TESTS}::test_a_pause_that_a_person_asked_for_first_is_not_parked",),
+    ),
+    Variant(
+        "a-move-goes-on-after-its-time",
+        "a move whose time is over is not parked",
+        (Edit(_MOVING, "self.wish.is_late and migration.state in _PAUSABLE", "False"),),
+        (f"{_TESTS}::test_a_move_whose_time_is_over_pauses_and_the_next_one_goes_on",),
+    ),
+    Variant(
+        "a-move-begins-beside-a-failed-one",
+        "a failed migration is passed over and another one begun",
+        (Edit(_MOVING, "found and found[-1].state is _S.FAILED", "False"),),
+        (f"{_TESTS}::test_after_a_failure_nothing_begins_until_somebody_has_looked",),
+    ),
+    Variant(
+        "a-move-joins-any-migration",
+        "a move joins a migration to another store",
+        (
+            Edit(
+                _MOVING,
+                "(active.source_store_id, active.target_store_id) != (wish.source_id,"
+                " wish.target_id)",
+                "False",
+            ),
+        ),
+        (f"{_TESTS}::test_a_tenant_on_its_way_elsewhere_is_left_alone",),
+    ),
+    Variant(
+        "a-cutover-without-its-permit",
+        "the cutover is asked for although its permit was refused",
+        (
+            Edit(
+                _MOVING,
+                "                if self.wish.permit is not None:\n"
+                "                    await self.wish.permit(connection, migration)\n",
+                "",
+            ),
+        ),
+        (f"{_TESTS}::test_without_its_permit_no_cutover_is_asked_for",),
+    ),
+    Variant(
+        "a-withdrawn-cutover-is-carried-out",
+        "a cutover goes on after its request was withdrawn",
+        (Edit(_SQL, "($9::uuid is null or cutover_request = $9)", "($9::uuid is null or true)"),),
+        (f"{_TESTS}::test_a_request_that_was_withdrawn_is_not_carried_out",),
+    ),
+    Variant(
+        "a-withdrawn-cutover-is-a-failure",
+        "a migration fails because its cutover was withdrawn",
+        (
+            Edit(
+                _STAGES,
+                "asked.state is MigrationState.DUAL_WRITE and asked.cutover_request != request",
+                "False",
+            ),
+        ),
+        (f"{_TESTS}::test_a_request_that_is_withdrawn_at_the_last_moment_is_no_failure",),
+    ),
+    Variant(
+        "a-database-that-is-away-is-final",
+        "a move gives up for good because a store did not answer",
+        (Edit(_MOVING, "if not error.passes:", "if True:"),),
+        (f"{_TESTS}::test_a_database_that_is_away_is_a_reason_to_try_later",),
+    ),
+)
