@@ -19,7 +19,7 @@ export PIP_QUIET := 1
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
 	torture restarts format bench bench-calls clean infra strangers wheel sdist packages licences \
-	docs
+	docs fleet
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
@@ -107,6 +107,9 @@ restarts: build ## kill a driver at a random moment and resume at once, RESTARTS
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra
+
+fleet: build ## move a wave of 200 tenants by workers that fail, half an hour
+	$(BIN)/pytest tests/acceptance/test_fleet.py -s -m fleet
 
 strangers: build ## databases as other people have them, all of them; `make test` runs a third
 	$(BIN)/pytest tests/strangers -m "strangers or not strangers"

@@ -6,8 +6,10 @@ from tests.sabotage import (
     of_the_cutover,
     of_the_data_plane,
     of_the_edges,
+    of_the_fleet,
     of_the_guard,
     of_the_journal,
+    of_the_moves,
     of_the_operator,
     of_the_passes,
     of_the_proof,
@@ -30,4 +32,6 @@ VARIANTS = (
     *of_the_operator.VARIANTS,
     *of_waiting.VARIANTS,
     *of_the_witnesses.VARIANTS,
+    *of_the_moves.VARIANTS,
+    *of_the_fleet.VARIANTS,
 )

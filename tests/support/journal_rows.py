@@ -30,6 +30,7 @@ _ROW = Migration(
     updated_at=NOW,
     paused_from=None,
     pause_requested=False,
+    parked=False,
     abort_requested=None,
     cutover_request=None,
     cutover_force=False,

@@ -17,6 +17,7 @@ PLACES = {
     "plan": "eventsource.cli.plan:plan",
     "layouts": "eventsource.cli.layouts:layouts",
     "run": "eventsource.cli.run:run",
+    "move": "eventsource.cli.move:move",
     "start": "eventsource.cli.steer:start",
     "work": "eventsource.cli.work:work",
     "status": "eventsource.cli.show:status",
@@ -30,6 +31,7 @@ PLACES = {
     "abort": "eventsource.cli.steer:abort",
     "audit": "eventsource.cli.audit:audit",
     "subscriptions": "eventsource.cli.subscriptions:app",
+    "fleet": "eventsource.cli.fleet:app",
     "demo": "eventsource.cli.demo.command:demo",
 }
 
@@ -55,7 +57,7 @@ app = typer.Typer(
     epilog=(
         "The options above may stand anywhere in a command. A first move: init, plan TENANT --to "
         "STORE, run TENANT --to STORE. Exit codes: 0 done, 1 failed, 2 usage, "
-        "3 preflight refused, 4 inconsistent, 5 cutover timed out, 130 interrupted."
+        "3 preflight refused, 4 inconsistent, 5 cutover timed out, 75 try again, 130 interrupted."
     ),
 )
 

@@ -12,6 +12,7 @@
     table = "events"                  # the default
     schema = "app"                    # the search path decides when it is left out
     application_role = "app"          # `plan` checks its rights; else of those connected now
+    group = "db1"                     # stores of one server share one limit of a fleet
 
     [stores.marten]                   # the tables of another library, see `layouts`
     dsn = "${MARTEN_DSN}"
@@ -22,6 +23,10 @@
 
     [subscriptions]                   # where the checkpoints are; the control database if left out
     dsn = "postgresql://migrator@db1/read_models"
+
+    [fleet]
+    at_once = 4                       # tenants that move at the same time to each group
+    limits = { db1 = 2 }              # or to this one
 
     [defaults]                        # any field of MigrationConfig
     batch_size = 5000
@@ -56,6 +61,11 @@ from eventsource.migration.models import MigrationConfig
 
 DEFAULT_FILE = Path("eventsource.toml")
 
+_TABLES = (
+    *("control", "default_store", "defaults", "fleet", "hooks", "layouts"),
+    *("stores", "subscriptions"),
+)
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -72,6 +82,20 @@ class StoreSettings:
     schema: str | None = None
     application_role: str | None = None
     layout: Layout | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """How many tenants move at the same time, over all workers of a fleet.
+
+    Attributes:
+        at_once: to the stores of each group; a store without a group is one of its own.
+        limits: to those of some groups, otherwise.
+    """
+
+    at_once: int = 4
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +120,18 @@ class Settings:
     migration: MigrationConfig
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     on_change: str | None = field(default=None, repr=False)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The group of each store."""
+        return {store_id: store.group or store_id for store_id, store in self.stores.items()}
+
+    @property
+    def group_limits(self) -> dict[str, int]:
+        """How many tenants move to each group at the same time."""
+        found = dict.fromkeys(self.groups.values(), self.fleet.at_once)
+        return found | {name: at for name, at in self.fleet.limits.items() if name in found}
 
     def require_store(self, store_id: str) -> StoreSettings:
         """The store with this id, or ConfigError."""
@@ -188,11 +224,7 @@ def _interpolated(value: Any, where: str) -> Any:
 
 
 def _checked(origin: str, tree: dict[str, Any]) -> Settings:
-    _refuse_unknown(
-        origin,
-        tree,
-        ("control", "default_store", "defaults", "hooks", "layouts", "stores", "subscriptions"),
-    )
+    _refuse_unknown(origin, tree, _TABLES)
     control = _table(origin, tree, "control")
     _refuse_unknown(f"{origin}: [control]", control, ("dsn", "schema"))
     control_dsn = _dsn(f"{origin}: [control]", control)
@@ -221,9 +253,22 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
         stores=stores,
         default_store=default_store,
         migration=_migration(f"{origin}: [defaults]", _table(origin, tree, "defaults")),
+        fleet=_fleet(f"{origin}: [fleet]", _table(origin, tree, "fleet"), stores),
         layouts=layouts,
         on_change=_hook(f"{origin}: [hooks]", _table(origin, tree, "hooks")),
     )
+
+
+def _fleet(where: str, entry: dict[str, Any], stores: Mapping[str, StoreSettings]) -> FleetSettings:
+    _refuse_unknown(where, entry, ("at_once", "limits"))
+    limits = _table(where, entry, "limits")
+    _refuse_unknown(f"{where}: limits", limits, {s.group or name for name, s in stores.items()})
+    for name, number in {"at_once": entry.get("at_once", 1), **limits}.items():
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 1000:
+            raise ConfigError(
+                f"{where}: {name} must be a whole number from 1 to 1000, not {number!r}"
+            )
+    return FleetSettings(entry.get("at_once", FleetSettings().at_once), limits)
 
 
 def _layouts(origin: str, entries: dict[str, Any]) -> dict[str, Layout]:
@@ -264,12 +309,13 @@ def _store(where: str, entry: Any, layouts: Mapping[str, Layout]) -> StoreSettin
     if not isinstance(entry, dict):
         raise ConfigError(f"{where} must be a table with a dsn")
     names = ("table", "schema", "application_role")
-    _refuse_unknown(where, entry, ("dsn", "layout", *names))
+    _refuse_unknown(where, entry, ("dsn", "group", "layout", *names))
     named = _names(where, entry, names)
+    group = _text(where, entry, "group") if entry.get("group") is not None else None
     if entry.get("layout") in (None, OWN):
         return StoreSettings(
             _dsn(where, entry), named.get("table", "events"), named.get("schema"),
-            named.get("application_role"),
+            named.get("application_role"), group=group,
         )  # fmt: skip
     layout = layouts.get(_text(where, entry, "layout"))
     if layout is None:
@@ -280,7 +326,7 @@ def _store(where: str, entry: Any, layouts: Mapping[str, Layout]) -> StoreSettin
     for name in ("table", "application_role"):
         if name in named:
             raise ConfigError(f"{where}: {name} is for our own tables: leave it out with a layout")
-    return StoreSettings(_dsn(where, entry), schema=named.get("schema"), layout=layout)
+    return StoreSettings(_dsn(where, entry), schema=named.get("schema"), layout=layout, group=group)
 
 
 def _names(where: str, entry: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:

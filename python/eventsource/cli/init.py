@@ -73,7 +73,7 @@ async def _make(at: Workspace) -> ExitCode:
         await at.control.execute(_control_schema(at))
     await create_schema(at.control)
     made.append("control tables")
-    at.out.say("control    tenant_migrations, tenant_routing and two more are ready")
+    at.out.say("control    tenant_migrations, tenant_routing and four more are ready")
     for store_id, store in at.stores.items():
         await store.create_schema()
         made.append(f"store {store_id}")

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.config import ConfigError
-from eventsource.cli.display import labelled
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import described
+from eventsource.cli.output import described, labelled
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration
 from eventsource.tenant_ids import TenantId
@@ -19,12 +19,9 @@ from eventsource.tenant_ids import TenantId
 
 def move(
     ctx: typer.Context,
-    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
-    to: Annotated[str, typer.Option("--to", metavar="STORE", help="Where the tenant goes.")],
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="STORE", help="Where it is. [default: where it lives]"),
-    ] = None,
+    tenant: TenantArgument,
+    to: StoreTo,
+    source: StoreFrom = None,
     until: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +48,7 @@ def move(
                 raise ConfigError(f"--from and --to are both {to!r}: name two stores")
             _answer_already_there(at, tenant_id, to)
             return ExitCode.DONE
-        migration = await at.coordinator.move(
+        migration = at.about = await at.coordinator.move(
             tenant_id, source_id, to, operator=at.operator, until=deadline
         )
         if migration is None:

@@ -201,13 +201,25 @@ async def patiently(at: Workspace, ask: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(_AWAY_SECONDS)
 
 
-async def _pool(dsn: str, stack: contextlib.AsyncExitStack, schema: str | None = None) -> Pool:
+@contextlib.asynccontextmanager
+async def own_pool(settings: Settings, max_size: int) -> AsyncIterator[Pool]:
+    """Connections to the control database for something that keeps some of them for itself."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield await _pool(settings.control_dsn, stack, settings.control_schema, max_size)
+
+
+async def _pool(
+    dsn: str,
+    stack: contextlib.AsyncExitStack,
+    schema: str | None = None,
+    max_size: int = _POOL_SIZE,
+) -> Pool:
     path = (("search_path", quote_identifier(schema)),) if schema is not None else ()
     try:
         opened: Pool = await create_pool(
             ConnectionParameters(dsn, settings=path),
             min_size=0,
-            max_size=_POOL_SIZE,
+            max_size=max_size,
             command_timeout=None,
         )
     except _UNREACHABLE as error:

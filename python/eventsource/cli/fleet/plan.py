@@ -1,0 +1,221 @@
+"""`fleet plan`: who moves where in which order, what refuses whom, and how long it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eventsource.cli.config import ConfigError
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.fleet.common import WaveName, waves_of
+from eventsource.cli.invocation import perform
+from eventsource.cli.output import amount, columns, duration, grid
+from eventsource.cli.workspace import Workspace
+from eventsource.fleet import Candidate, Wave, WaveSettings, checks, planning, selection
+from eventsource.fleet.planning import Plan
+from eventsource.tenant_ids import TenantId
+
+ORDERS = ("given", "largest", "smallest")
+
+#: Refused tenants that are shown at a terminal; JSON has all.
+MOST_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the command was asked for."""
+
+    file: Path | None
+    query: str | None
+    largest: int | None
+    from_store: str | None
+    to: tuple[str, ...]
+    order: str
+    sizes: bool
+    each: bool
+    replace: bool
+    settings: WaveSettings
+
+
+_File = Annotated[
+    Path | None,
+    typer.Option("--file", metavar="PATH", help="Lines of tenant, to, from; - is standard input."),
+]
+_Query = Annotated[
+    str | None,
+    typer.Option("--query", metavar="SQL", help="Its first column names the tenants."),
+]
+_Largest = Annotated[
+    int | None, typer.Option("--largest", metavar="NUMBER", min=1, help="So many of a store.")
+]
+_FromStore = Annotated[
+    str | None,
+    typer.Option("--from-store", metavar="STORE", help="Of which, and where --query is asked."),
+]
+_To = Annotated[
+    list[str] | None,
+    typer.Option("--to", metavar="STORE", help="Where they go; several share them. Repeatable."),
+]
+_Order = Annotated[
+    str, typer.Option("--order", metavar="ORDER", help="given, largest or smallest first.")
+]
+_Hours = Annotated[
+    str | None,
+    typer.Option("--window", metavar="HOURS", help="Such as '22:00-05:00 Europe/Berlin'."),
+]
+_HoursFor = Annotated[
+    str, typer.Option("--window-for", metavar="WHAT", help="all, or cutover alone.")
+]
+_Attempts = Annotated[
+    int, typer.Option("--attempts", metavar="NUMBER", help="How often a tenant is tried.")
+]
+_StopAfter = Annotated[
+    int, typer.Option("--stop-after", metavar="NUMBER", help="Failures in a row that stop it.")
+]
+_NoSizes = Annotated[bool, typer.Option("--no-sizes", help="Do not count the tenants' rows.")]
+_Each = Annotated[bool, typer.Option("--each", help="The whole preflight for each tenant.")]
+_Replace = Annotated[
+    bool, typer.Option("--replace", help="Instead of a planned wave of this name.")
+]
+
+
+def plan(
+    ctx: typer.Context,
+    name: WaveName,
+    file: _File = None,
+    query: _Query = None,
+    largest: _Largest = None,
+    from_store: _FromStore = None,
+    to: _To = None,
+    order: _Order = "given",
+    window: _Hours = None,
+    window_for: _HoursFor = "all",
+    attempts: _Attempts = 5,
+    stop_after: _StopAfter = 3,
+    no_sizes: _NoSizes = False,
+    each: _Each = False,
+    replaced: _Replace = False,
+) -> None:
+    """Plan a wave of tenants: choose, check, estimate, record. Nothing moves yet."""
+    try:
+        settings = WaveSettings(window, window_for, attempts, stop_after)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if order not in ORDERS:
+        raise typer.BadParameter(f"{order!r}: write {', '.join(ORDERS)}", param_hint="--order")
+    if sum(given is not None for given in (file, query, largest)) != 1:
+        raise typer.BadParameter("choose tenants by one of --file, --query and --largest")
+    asked = _Asked(
+        file, query, largest, from_store, tuple(to or ()), order, not no_sizes, each, replaced,
+        settings,
+    )  # fmt: skip
+
+    async def make(at: Workspace) -> ExitCode:
+        return await _plan(at, name, asked)
+
+    perform(ctx, make)
+
+
+async def _plan(at: Workspace, name: str, asked: _Asked) -> ExitCode:
+    candidates = await _candidates(at, asked)
+    stores = {
+        store_id: await at.reach_store(store_id)
+        for store_id in sorted(
+            {store for c in candidates for store in (c.source_store_id, c.target_store_id)}
+        )
+    }
+    refused = await checks.of_all(candidates, at.migrations, stores)
+    rest = [c for c in candidates if c.tenant_id not in refused]
+    examined = rest if asked.each else checks.one_of_each_pair(rest)
+    refused |= await checks.of_each(examined, at.coordinator, stores)
+    waves = waves_of(at)
+    rates = await planning.measured(waves)
+    estimate = planning.planned(candidates, rates, at.settings.group_limits, at.settings.groups)
+    wave = await waves.create(
+        name, candidates, asked.settings, by=at.operator, replace=asked.replace
+    )
+    _answer(at, wave, estimate, refused, len(examined))
+    return ExitCode.DONE
+
+
+async def _candidates(at: Workspace, asked: _Asked) -> list[Candidate]:
+    for store_id in (*asked.to, *filter(None, [asked.from_store])):
+        at.settings.require_store(store_id)
+    choices = await _chosen(at, asked)
+    if asked.from_store is not None:
+        choices = [replace(each, source=each.source or asked.from_store) for each in choices]
+    choices = await selection.with_sources(choices, at.routes, at.settings.default_store)
+    for each in choices:
+        for store_id in filter(None, (each.source, each.target)):
+            at.settings.require_store(store_id)
+    if asked.sizes:
+        choices = await selection.with_sizes(choices, at.coordinator)
+    return selection.ordered(selection.distributed(choices, asked.to), asked.order)
+
+
+async def _chosen(at: Workspace, asked: _Asked) -> list[selection.Choice]:
+    store_id = asked.from_store or at.settings.default_store
+    if asked.file is not None:
+        try:
+            text = (
+                typer.get_text_stream("stdin").read()
+                if str(asked.file) == "-"
+                else asked.file.read_text(encoding="utf-8")
+            )
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--file {asked.file} cannot be read: {error}") from None
+        return selection.from_file(text, str(asked.file), at.tenant)
+    store = await at.reach_store(store_id)
+    if asked.query is not None:
+        return await selection.by_query(store.pool, asked.query, at.tenant)
+    assert asked.largest is not None
+    return await selection.largest(
+        at.coordinator, store_id, asked.largest, at.settings.default_store
+    )
+
+
+def _answer(
+    at: Workspace, wave: Wave, plan: Plan, refused: dict[TenantId, str], examined: int
+) -> None:
+    shortest, longest = plan.seconds
+    takes = duration(longest)
+    if shortest != longest:
+        takes = f"{duration(shortest)} to {takes}"
+    based = f"measured of {plan.measured} moves" if plan.measured else "assumed: nothing moved yet"
+    at.out.answer(
+        {"wave": wave, "plan": plan, "refused": refused, "examined": examined},
+        grid(
+            ("wave", f"{wave.name}, planned"),
+            ("tenants", amount(plan.tenants)),
+            ("events", f"{amount(plan.events)}, about {plan.bytes / 1e9:,.2f} GB"),
+            ("takes", f"about {takes} ({based})"),
+            ("window", wave.settings.window and f"{wave.settings.window}, {_for(wave)}"),
+            ("not sized", amount(plan.unsized) if plan.unsized else None),
+            ("preflight", f"{len(refused)} would be refused; {examined} were examined as a whole"),
+        ),
+        columns(
+            ("to", "tenants", "events", "disk", "at once"),
+            (
+                (
+                    store,
+                    amount(arrivals.tenants),
+                    amount(arrivals.events),
+                    f"{arrivals.disk_bytes / 1e9:,.2f} GB",
+                    at.settings.group_limits[at.settings.groups[store]],
+                )
+                for store, arrivals in plan.arrivals.items()
+            ),
+        ),
+    )
+    for tenant, why in list(refused.items())[:MOST_LINES]:
+        at.out.warn(f"tenant {tenant} would be refused: {why}")
+    if len(refused) > MOST_LINES:
+        at.out.warn(f"and {len(refused) - MOST_LINES} more; --json has them")
+    at.out.say(f"begin: eventsource-migrate fleet start {wave.name}")
+
+
+def _for(wave: Wave) -> str:
+    return "for cutovers" if wave.settings.window_for == "cutover" else "for all"

@@ -1,0 +1,180 @@
+"""`fleet`: from the choice of tenants to the report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.support.command_line import DEDICATED, SHARED, CommandLine, wait_until
+from tests.support.fleet_worker import FleetWorker
+
+
+@pytest.fixture
+def three(ready: CommandLine) -> CommandLine:
+    """Three tenants: one of 400 events, one of 40, and one of 2."""
+    ready.sql("source", _SEED, SMALL)
+    return ready
+
+
+SMALL = uuid4()
+
+_SEED = """
+insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
+                    timestamp, payload)
+select gen_random_uuid(), gen_random_uuid(), 'Note', 'note.taken', $1, 1, now(), '{}'
+from generate_series(1, 2)
+"""
+
+
+def planned(cli: CommandLine, *words: object, exit_code: int = 0) -> dict[str, object]:
+    found: dict[str, object] = cli.json(
+        "fleet", "plan", "night", "--to", DEDICATED, *words, exit_code=exit_code
+    )
+    return found
+
+
+def tenants_of(cli: CommandLine) -> list[UUID]:
+    rows = cli.sql("control", "select tenant_id from migration_wave_items order by ordinal")
+    return [UUID(row[0]) for row in rows]
+
+
+def file_of(cli: CommandLine, *lines: object) -> str:
+    path = cli.directory / "tenants.csv"
+    path.write_text("\n".join(map(str, lines)))
+    return str(path)
+
+
+def test_a_plan_by_size_shows_what_it_takes_and_moves_nothing(three: CommandLine) -> None:
+    plan = planned(three, "--largest", 2, "--from-store", SHARED)
+    assert plan["wave"]["state"] == "planned"  # type: ignore[index]
+    assert plan["plan"]["events"] == 440  # type: ignore[index]
+    assert plan["refused"] == {}
+    assert tenants_of(three) == [three.tenant, three.other]
+    assert three.json("list") == []
+    shown = three("fleet", "status", "night").output
+    assert "0 of 2 have moved" in shown
+    again = three("fleet", "plan", "night", "--largest", 1, "--to", DEDICATED, exit_code=1)
+    assert "--replace" in again.output
+    planned(three, "--largest", 3, "--replace", "--order", "smallest")
+    assert tenants_of(three) == [SMALL, three.other, three.tenant]
+
+
+def test_a_plan_by_query_keeps_the_order_of_the_query(three: CommandLine) -> None:
+    query = "select tenant_id from events group by 1 order by count(*)"
+    planned(three, "--query", query)
+    assert tenants_of(three) == [SMALL, three.other, three.tenant]
+
+
+def test_a_query_may_only_read(three: CommandLine) -> None:
+    refused = three(
+        "fleet", "plan", "night", "--to", DEDICATED, "--query",
+        "delete from events returning tenant_id", exit_code=1,
+    )  # fmt: skip
+    assert "read-only" in refused.output
+    assert three.count("source", SMALL) == 2
+
+
+def test_a_plan_by_file_says_who_would_be_refused(three: CommandLine) -> None:
+    three.sql("target", _SEED, SMALL)
+    plan = planned(three, "--file", file_of(three, three.tenant, SMALL), "--each")
+    assert list(plan["refused"]) == [str(SMALL)]  # type: ignore[call-overload]
+    assert plan["examined"] == 1
+    assert len(tenants_of(three)) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["--largest", "2", "--query", "select 1"], ["--largest", "0"],
+        ["--largest", "2", "--window", "soon"], ["--largest", "2", "--order", "random"],
+        ["--largest", "2", "--window-for", "tea"], ["--largest", "2", "--from-store", "nowhere"],
+        ["--file", "missing.csv"],
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_a_matter_of_usage(ready: CommandLine, words: list[str]) -> None:
+    ready("fleet", "plan", "night", "--to", DEDICATED, *words, exit_code=2)
+    assert ready.sql("control", "select * from migration_waves") == []
+
+
+def test_a_wave_that_there_is_not_is_named(ready: CommandLine) -> None:
+    for verb in ("start", "status", "stop", "resume", "retry", "report"):
+        assert "'nothing'" in ready("fleet", verb, "nothing", exit_code=1).output
+    assert "no wave yet" in ready("fleet", "status").output
+
+
+def test_a_wave_from_its_plan_to_its_report(three: CommandLine) -> None:
+    planned(three, "--largest", 3)
+    three("fleet", "start", "night")
+    with FleetWorker(three.config, "worker", "--until-done") as worker:
+        assert worker.wait(90) == 0, worker.output()
+    assert "3 moved" in worker.output()
+    for tenant, events in ((three.tenant, 400), (three.other, 40), (SMALL, 2)):
+        assert three.count("target", tenant) == events
+    rows = three.json("fleet", "report", "night")["tenants"]
+    assert [row["outcome"] for row in rows] == ["moved"] * 3
+    assert rows[0]["proof"] == "bulk copy, comparison (hash), last pass"
+    assert rows[0]["last_target_position"] > 0
+    assert rows[0]["pause_ms"] > 0
+    path = three.directory / "report.csv"
+    three("fleet", "report", "night", "--format", "csv", "--output", path)
+    read = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert [row["tenant_id"] for row in read] == [row["tenant_id"] for row in rows]
+    page = three("fleet", "report", "night", "--format", "html").output
+    assert str(SMALL) in page
+    assert json.loads(three("fleet", "report", "night", "--format", "json").output)["tenants"]
+    listed = three.json("fleet", "status")
+    assert [each["wave"]["state"] for each in listed] == ["done"]
+
+
+@pytest.fixture
+def held(three: CommandLine) -> CommandLine:
+    """A wave whose one tenant cannot begin: its target already has rows of it."""
+    three.sql("target", _SEED, SMALL)
+    planned(three, "--file", file_of(three, SMALL))
+    three("fleet", "start", "night")
+    with FleetWorker(three.config, "worker", "--until-done") as worker:
+        assert worker.wait(60) == 0, worker.output()
+    return three
+
+
+def test_what_was_refused_is_shown_and_tried_again(held: CommandLine) -> None:
+    shown = held("fleet", "status", "night").output
+    assert "1 refused" in shown
+    assert "already holds events" in shown
+    held.sql("target", "delete from events")
+    assert held.json("fleet", "retry", "night", SMALL)["tenants"] == 1
+    with FleetWorker(held.config, "again", "--until-done") as worker:
+        assert worker.wait(60) == 0, worker.output()
+    assert held.count("target", SMALL) == 2
+
+
+def test_a_stop_and_a_resumption_are_recorded_with_who_asked(three: CommandLine) -> None:
+    planned(three, "--largest", 1)
+    three("fleet", "start", "night", "--operator", "ann")
+    stopped = three.json("fleet", "stop", "night", "--reason", "lunch", "--operator", "ben")
+    assert (stopped["wave"]["stopped_by"], stopped["wave"]["stop_reason"]) == ("ben", "lunch")
+    assert "STOPPED" in three("fleet", "status", "night").output.upper()
+    assert "stopped already" in three("fleet", "stop", "night").output
+    resumed = three.json("fleet", "resume", "night", "--operator", "cid")
+    assert resumed["wave"]["state"] == "running"
+    history = [(each["what"], each["by"]) for each in resumed["wave"]["history"]]
+    assert history[1:] == [("started", "ann"), ("stopped", "ben"), ("resumed", "cid")]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_ends_when_it_is_asked_to(three: CommandLine, signum: int) -> None:
+    with FleetWorker(three.config, "worker") as worker:
+        wait_until(lambda: "carrying the tenants" in worker.output())
+        worker._process.send_signal(signum)
+        assert worker.wait(30) == 0, worker.output()
+    assert "Traceback" not in worker.output()
+
+
+def test_fleet_settings_are_checked(ready: CommandLine) -> None:
+    for wrong in ("fleet.at_once=0", "fleet.at_once=many", "fleet.limits={nowhere=2}", "fleet.x=1"):
+        assert "[fleet]" in ready("fleet", "status", "--set", wrong, exit_code=2).output
