@@ -357,20 +357,14 @@ class MigrationCoordinator:
         has never moved.
 
         Args:
-            until: when it has to stop. The migration is then paused at the next chunk, and the
-                next call goes on with it; a cutover that has begun is finished.
-            permit: is awaited with a connection and the migration, in the transaction that asks
-                for the cutover. A RetryLaterError that it raises pauses the migration likewise.
+            until: when it has to stop: the migration is then paused at a chunk, for the next call.
+            permit: is awaited in the transaction that asks for the cutover, with its connection and
+                the migration. A RetryLaterError of it pauses the migration likewise.
             begun: is awaited with the migration before it is carried on.
 
         Raises:
-            RetryLaterError: it can succeed later: the time was over (DeadlineReachedError), the
-                cutover did not fit its budget (CutoverTimeoutError), a database did not answer.
-            PreflightError, ConsistencyError: it was refused, or source and target differ.
-            MigrationPausedError, MigrationAbortedError: somebody has stopped it.
-            MigrationAlreadyExistsError: the tenant is on its way to another store.
-            RoutingError: the tenant lives in a third store, or this process lacks one.
-            StoreGoneBackError: a store was restored, and somebody has to decide.
+            RetryLaterError: it can succeed later; every other error is final until somebody has
+                done something (PreflightError, ConsistencyError, MigrationPausedError and others).
         """
         stores = self._router.store(source_store_id), self._router.store(target_store_id)
         ids = source_store_id, target_store_id
