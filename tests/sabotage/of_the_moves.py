@@ -8,25 +8,26 @@ _MOVING = "python/eventsource/migration/moving.py"
 _SQL = "python/eventsource/migration/repositories/sql/migrations.sql"
 _STAGES = "python/eventsource/migration/driver/stages.py"
 _TESTS = "tests/integration/driver/test_move.py"
+_PARKED = "tests/integration/driver/test_parked_moves.py"
 
 VARIANTS = (
     Variant(
         "a-move-resumes-what-a-person-paused",
         "a move goes on with what a person has paused",
         (Edit(_MOVING, "migration.state is _S.PAUSED and not migration.parked", "False"),),
-        (f"{_TESTS}::test_what_a_person_has_paused_stays_so",),
+        (f"{_PARKED}::test_what_a_person_has_paused_stays_so",),
     ),
     Variant(
         "a-move-parks-what-a-person-paused",
         "a pause of a person becomes one that the next move ends",
         (Edit(_SQL, "$3::boolean and (parked or not pause_requested)", "$3::boolean"),),
-        (f"{_TESTS}::test_a_pause_that_a_person_asked_for_first_is_not_parked",),
+        (f"{_PARKED}::test_a_pause_that_a_person_asked_for_first_is_not_parked",),
     ),
     Variant(
         "a-move-goes-on-after-its-time",
         "a move whose time is over is not parked",
         (Edit(_MOVING, "self.wish.is_late and migration.state in _PAUSABLE", "False"),),
-        (f"{_TESTS}::test_a_move_whose_time_is_over_pauses_and_the_next_one_goes_on",),
+        (f"{_PARKED}::test_a_move_whose_time_is_over_pauses_and_the_next_one_goes_on",),
     ),
     Variant(
         "a-move-begins-beside-a-failed-one",
