@@ -37,7 +37,13 @@ _LAYOUTS: Final[tuple[tuple[str, frozenset[str]], ...]] = tuple(
 )
 
 #: What moves the tenants of these libraries' tables: the layout of that name.
-PRESETS: Final = {"Marten": "marten", "eventsource-py": "eventsource-py"}
+PRESETS: Final = {
+    "Marten": "marten",
+    "eventsource-py": "eventsource-py",
+    "Message DB": "message-db",
+    "Rails Event Store": "rails-event-store",
+    "Emmett": "emmett",
+}
 
 #: As many columns of ours may be missing before advice to add them makes no sense any more.
 MENDABLE: Final = 2

@@ -100,6 +100,14 @@ class LayoutWorld:
             await connection.close()
 
 
+async def connected(layout: Layout, dsns: dict[str, str], schema: str | None = None) -> LayoutWorld:
+    """A world whose tables are there."""
+    source, target, control = [
+        await asyncpg.connect(dsns[side]) for side in ("source", "target", "control")
+    ]
+    return LayoutWorld(layout, dsns, source, target, control, schema=schema)
+
+
 @asynccontextmanager
 async def layout_world(
     layout: Layout,
@@ -110,12 +118,9 @@ async def layout_world(
     **settings: Any,
 ) -> AsyncIterator[LayoutWorld]:
     """Make the library's tables in both databases, and what stands beside them."""
-    source, target, control = [
-        await asyncpg.connect(dsns[side]) for side in ("source", "target", "control")
-    ]
-    await make(source)
-    await make(target)
-    world = LayoutWorld(layout, dsns, source, target, control, schema=schema)
+    world = await connected(layout, dsns, schema)
+    await make(world.source)
+    await make(world.target)
     try:
         await world.process(**settings)
         await create_schema(world.pools[2])

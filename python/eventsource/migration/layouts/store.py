@@ -46,6 +46,27 @@ class LayoutStore(PostgreSQLEventStore):
     def __repr__(self) -> str:
         return f"LayoutStore({self.layout.name!r}, {self.table})"
 
+    async def resolve_schema(self) -> str:
+        """The schema that holds the tables.
+
+        Raises:
+            StoreSchemaError: there is no such table.
+        """
+        if self.schema is not None:
+            return self.schema
+        async with self.pool.acquire() as connection:
+            schema = await connection.fetchval(
+                "select n.nspname::text from pg_class c join pg_namespace n"
+                " on n.oid = c.relnamespace where c.oid = to_regclass($1)",
+                self.table,
+            )
+        if schema is None:
+            raise StoreSchemaError(
+                f"layout {self.layout.name!r} names {self.table}, which the search path of this"
+                " database does not lead to: name its schema"
+            )
+        return str(schema)
+
     async def create_schema(self) -> None:
         """Make what stands beside the tables; of the tables themselves nothing is changed.
 

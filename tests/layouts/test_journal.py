@@ -1,0 +1,166 @@
+"""What the guard writes down, and what a pass makes of it: updates, deletes, and much at once."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from eventsource.migration import CutoverTimeoutError, MigrationState, PreflightError
+from eventsource.migration.journaled import passes
+from tests.support import marten
+from tests.support.waiting import until
+from tests.support.worlds.layouts import LayoutWorld, rows
+
+TABLES = ("mt_streams", "mt_events")
+
+
+async def equal(world: LayoutWorld, tenant: str = "acme", less: int = 0) -> None:
+    """Every row of both tables; ``less`` is what numbers at the target are higher by."""
+    for table in TABLES:
+        here = await rows(world.source, table, "tenant_id = $1", tenant)
+        there = await world.target.fetch(
+            "select (to_jsonb(t) || case when to_jsonb(t) ? 'seq_id' then"
+            " jsonb_build_object('seq_id', (to_jsonb(t) ->> 'seq_id')::bigint - $2::bigint)"
+            f" else '{{}}' end)::text as row from {table} t where tenant_id = $1 order by 1",
+            tenant, less,
+        )  # fmt: skip
+        assert [each["row"] for each in there] == here, table
+
+
+async def followed(world: LayoutWorld) -> None:
+    """Until the target holds what the source has now."""
+
+    async def same() -> bool:
+        for table in TABLES:
+            here = await rows(world.source, table, "tenant_id = 'acme'")
+            if here != await rows(world.target, table, "tenant_id = 'acme'"):
+                return False
+        return True
+
+    await until(same, "the target to hold the same rows")
+
+
+async def in_dual_write(world: LayoutWorld, streams: int = 10):  # type: ignore[no-untyped-def]
+    for _ in range(streams):
+        await marten.append(world.source, "acme", uuid4(), 3)
+        await marten.append(world.source, "umbrella", uuid4(), 1)
+    migration = await world.start("acme")
+    return await world.reaches(migration, MigrationState.DUAL_WRITE)
+
+
+async def test_updates_deletes_and_changes_of_key_and_tenant_travel(shop: LayoutWorld) -> None:
+    migration = await in_dual_write(shop)
+    streams = [row[0] for row in await shop.source.fetch(
+        "select id from mt_streams where tenant_id = 'acme' order by id")]  # fmt: skip
+    await shop.source.execute("update mt_events set data = '{\"a\": 1}' where version = 2")
+    await shop.source.execute("delete from mt_streams where id = $1", streams[0])
+    await shop.source.execute(
+        "begin; update mt_events set seq_id = -seq_id where tenant_id = 'acme' and version = 1;"
+        " update mt_events set seq_id = -seq_id where tenant_id = 'acme' and version = 1; commit"
+    )
+    # Two rows that exchange a unique value in one transaction.
+    await shop.source.execute(
+        "update mt_events set version = version + 100 where stream_id = $1", streams[1]
+    )
+    await shop.source.execute(
+        "update mt_events set version = case version when 101 then 3 when 103 then 1 else 2 end"
+        " where stream_id = $1",
+        streams[1],
+    )
+    await followed(shop)
+    await shop.coordinators[0].initiate_cutover(migration.id)
+    await equal(shop)
+
+
+async def test_much_at_once_goes_in_portions_and_is_equal(
+    shop: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "EXACT_KEYS", 20)
+    migration = await in_dual_write(shop)
+    async with marten.Writers(shop.dsns["source"], ["acme"]) as writers:
+        for _ in range(5):
+            await shop.source.execute(
+                "update mt_events set data = data || '{\"n\": 1}' where tenant_id = 'acme'"
+            )
+            await asyncio.sleep(0.2)
+        writers.stopping = True
+    assert writers.errors == []
+    await followed(shop)
+    await shop.coordinators[0].initiate_cutover(migration.id)
+    await equal(shop)
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        "alter table mt_events disable trigger all;"
+        " update mt_events set data = '{}' where version = 1;"
+        " alter table mt_events enable trigger all",
+        "alter table mt_events alter column data type jsonb using '{\"rewritten\": true}'::jsonb",
+    ],
+    ids=["triggers switched off and on", "a column rewritten"],
+)
+async def test_what_passes_the_guard_by_is_noticed_and_carried_again(
+    shop: LayoutWorld, unseen: str
+) -> None:
+    migration = await in_dual_write(shop)
+    await shop.source.execute(f"begin; {unseen}; commit")
+    await followed(shop)
+    for _ in range(3):
+        try:
+            await shop.coordinators[0].initiate_cutover(migration.id)
+            break
+        except (PreflightError, CutoverTimeoutError):
+            await asyncio.sleep(0.5)
+    await equal(shop)
+
+
+async def test_a_target_in_use_keeps_its_own_and_numbers_the_rest_after_it(
+    shop: LayoutWorld,
+) -> None:
+    for _ in range(4):
+        await marten.append(shop.target, "native", uuid4(), 5)
+    native = await rows(shop.target, "mt_events", "tenant_id = 'native'")
+    migration = await in_dual_write(shop)
+    offset = (await shop.coordinators[0].get_migration(migration.id)).position_offset
+    assert offset == 20
+    await marten.append(shop.target, "native", uuid4(), 5)
+    await shop.coordinators[0].initiate_cutover(migration.id)
+    await equal(shop, less=20)
+    assert set(native) <= set(await rows(shop.target, "mt_events", "tenant_id = 'native'"))
+    assert await shop.target.fetchval("select count(*) = count(distinct seq_id) from mt_events")
+
+
+async def test_nobody_else_writes_the_tenant_at_the_target_before_it_has_arrived(
+    shop: LayoutWorld,
+) -> None:
+    migration = await in_dual_write(shop)
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await marten.append(shop.target, "acme", uuid4())
+    assert refused.value.sqlstate == "EVF03"
+    await marten.append(shop.target, "somebody", uuid4())
+    await shop.coordinators[0].initiate_cutover(migration.id)
+    await marten.append(shop.target, "acme", uuid4())
+
+
+async def test_two_tenants_leave_at_the_same_time(shop: LayoutWorld) -> None:
+    for tenant in ("acme", "umbrella", "initech"):
+        for _ in range(5):
+            await marten.append(shop.source, tenant, uuid4(), 3)
+    async with marten.Writers(shop.dsns["source"], ["acme", "umbrella", "initech"]) as writers:
+        first = await shop.start("acme")
+        second = await shop.start("umbrella")
+        for each in (first, second):
+            await shop.reaches(each, MigrationState.DUAL_WRITE)
+            await shop.coordinators[0].initiate_cutover(each.id)
+    assert writers.errors == []
+    assert writers.sent_on["initech"] == []
+    for tenant in ("acme", "umbrella"):
+        offset = await shop.control.fetchval(
+            "select position_offset from tenant_migrations where tenant_id = $1", tenant
+        )
+        await equal(shop, tenant, less=offset)
+    await marten.append(shop.source, "initech", uuid4())

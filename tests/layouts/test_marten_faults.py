@@ -1,0 +1,126 @@
+"""A process that moves a tenant of Marten dies: another one goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+
+from eventsource.migration import MigrationState
+from tests.support import REPOSITORY, marten
+from tests.support.fingerprint import fingerprint
+from tests.support.waiting import until
+from tests.support.worlds.layouts import LayoutWorld, rows
+
+OFTEN = ["layout.chunk.written", "layout.exact.written", "cutover.decision.committed"]
+
+EVERYWHERE = [
+    "guard.target.row.committed",
+    "guard.target.triggers.committed",
+    "guard.target.reserved",
+    "guard.source.row.committed",
+    "guard.source.triggers.committed",
+    "snapshot.barrier.committed",
+    "snapshot.stored.committed",
+    "layout.chunk.read",
+    "layout.chunk.committed",
+    "bulk.completed.committed",
+    "layout.exact.read",
+    "layout.exact.committed",
+    "pass.completed.committed",
+    "cutover.entered.committed",
+    "cutover.pass.committed",
+    "cutover.fence.held",
+    "cutover.barrier.committed",
+    "cutover.decision.before",
+    "flip.target.committed",
+    "layout.flip.committed",
+    "flip.journal.committed",
+]
+
+
+def process(world: LayoutWorld, tenant: str, failpoints: str, *verb: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "tests.layouts.moving_process", json.dumps(world.dsns), tenant,
+            *verb,
+        ],
+        cwd=REPOSITORY, text=True, stderr=subprocess.PIPE,
+        env={
+            **os.environ, "EVENTSOURCE_FAILPOINTS": failpoints,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY / "python"),
+                                                        os.environ.get("PYTHONPATH")))),
+        },
+    )  # fmt: skip
+
+
+async def assert_moved(world: LayoutWorld, tenant: str, writers: marten.Writers) -> None:
+    assert writers.errors == []
+    for table in ("mt_streams", "mt_events"):
+        here = await rows(world.source, table, "tenant_id = $1", tenant)
+        assert await rows(world.target, table, "tenant_id = $1", tenant) == here, table
+    held = {row["id"] for row in await world.target.fetch("select id from mt_events")}
+    assert set(writers.acknowledged[tenant]) <= held
+    assert len(writers.acknowledged[tenant]) > 0
+
+
+@pytest.mark.parametrize(
+    "failpoint", [*OFTEN, *(pytest.param(each, marks=pytest.mark.infra) for each in EVERYWHERE)]
+)
+async def test_another_process_goes_on(shop: LayoutWorld, failpoint: str) -> None:
+    for _ in range(30):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    async with marten.Writers(shop.dsns["source"], ["acme", "umbrella"]) as writers:
+        first = process(shop, "acme", f"{failpoint}=kill")
+        assert await asyncio.to_thread(first.wait, 60) == -9, first.communicate()[1][-1500:]
+        coordinator = await shop.process(lease_seconds=1.0)
+        [migration] = await coordinator.get_migrations_by_tenant("acme")
+        await coordinator.initiate_cutover(migration.id)
+        done = await shop.reaches(migration, MigrationState.MIGRATED)
+        await until(lambda: _sent_on(writers), "the writers to be sent on")
+    assert done.state is MigrationState.MIGRATED
+    await assert_moved(shop, "acme", writers)
+
+
+async def _sent_on(writers: marten.Writers) -> bool:
+    return writers.sent_on["acme"] == ["EVF01"] * 3
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "layout.abort.committed",
+        *(
+            pytest.param(each, marks=pytest.mark.infra)
+            for each in (
+                "abort.begun.committed",
+                "abort.guard.dropped",
+                "abort.guard.committed",
+                "abort.rows.committed",
+                "abort.target.committed",
+                "abort.progress.committed",
+            )
+        ),
+    ],
+)
+async def test_an_abort_that_dies_is_finished_by_another_process(
+    shop: LayoutWorld, failpoint: str
+) -> None:
+    for _ in range(30):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    before = [await fingerprint(each, journal=False) for each in (shop.source, shop.target)]
+    migration = await shop.start("acme")
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    await shop.coordinators[0].close()
+    first = process(shop, "acme", f"{failpoint}=kill", "abort")
+    assert await asyncio.to_thread(first.wait, 60) == -9, first.communicate()[1][-1500:]
+    second = await shop.process(lease_seconds=1.0)
+    aborted = await second.abort_migration(migration.id)
+    assert aborted.state is MigrationState.ROLLED_BACK
+    after = [await fingerprint(each, journal=False) for each in (shop.source, shop.target)]
+    assert after == before

@@ -1,0 +1,101 @@
+"""A tenant of message-db, of Rails Event Store and of Emmett moves live, each as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+
+from eventsource.migration import MigrationState, background
+from eventsource.migration.layouts.presets import presets
+from tests.support import others
+from tests.support.fingerprint import fingerprint
+from tests.support.worlds.layouts import layout_world
+
+
+@dataclass(frozen=True)
+class Library:
+    """``rows`` are queries over the tenant's rows, without what each side fills for itself."""
+
+    preset: str
+    tables: str
+    append: others.Append
+    rows: tuple[str, ...]
+    ids: str
+
+    def __str__(self) -> str:
+        return self.preset
+
+
+LIBRARIES = [
+    Library(
+        "message-db", others.MESSAGE_DB, others.to_message_db,
+        (
+            "select to_jsonb(t)::text from message_store.messages t"
+            " where stream_name like $1 || ':%'",
+        ),
+        "select id::text from message_store.messages",
+    ),
+    Library(
+        "rails-event-store", others.RAILS, others.to_rails,
+        (
+            "select to_jsonb(t)::text from event_store_events t"
+            " where metadata ->> 'tenant_id' = $1",
+            "select to_jsonb(s)::text from event_store_events_in_streams s join event_store_events"
+            " t using (event_id) where metadata ->> 'tenant_id' = $1",
+        ),
+        "select event_id::text from event_store_events",
+    ),
+    Library(
+        "emmett", others.EMMETT, others.to_emmett,
+        (
+            "select (to_jsonb(t) - 'transaction_id')::text from emt_messages t"
+            " where partition = $1",
+            "select to_jsonb(t)::text from emt_streams t where partition = $1",
+        ),
+        "select message_id from emt_messages",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=str)
+async def test_a_tenant_moves_while_it_writes_and_an_abort_leaves_nothing(
+    library: Library, dsns: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
+
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute(library.tables)
+
+    async with layout_world(presets()[library.preset], make, dsns) as world:
+        for tenant in ("acme", "umbrella"):
+            for number in range(40):
+                await library.append(world.source, tenant, f"s{number % 4}")
+        before = [await fingerprint(each, journal=False) for each in (world.source, world.target)]
+        aborted = await world.start("acme")
+        await world.reaches(aborted, MigrationState.DUAL_WRITE)
+        await world.coordinators[0].abort_migration(aborted.id)
+        after = [await fingerprint(each, journal=False) for each in (world.source, world.target)]
+        assert after == before
+
+        async with others.Writers(dsns["source"], library.append, ["acme", "umbrella"]) as writers:
+            await asyncio.sleep(0.3)
+            moved = await world.move("acme")
+            await asyncio.sleep(0.3)
+        assert moved.state is MigrationState.MIGRATED
+        assert writers.errors == []
+        assert writers.sent_on == {"acme": 2, "umbrella": 0}
+        for query in library.rows:
+            here, there = [
+                sorted(row[0] for row in await each.fetch(query, "acme"))
+                for each in (world.source, world.target)
+            ]
+            assert here == there
+            assert len(here) > 0
+            assert await world.target.fetch(query, "umbrella") == []
+        held = {row[0] for row in await world.target.fetch(library.ids)}
+        assert set(writers.acknowledged["acme"]) <= held
+        await library.append(world.target, "acme", "s1")
+        await library.append(world.source, "umbrella", "s1")
