@@ -91,6 +91,10 @@ class PassSessionConfig:
     more than 32 MB; a row that is wider makes a chunk of its own. A pass that is not staged writes
     `jobs` chunks at the same time and commits them in order.
 
+    With `fresh_positions` the target gives each row its next position instead, in the order of the
+    source, and rows are known by their event id; `offset` is 0 then, and every pass is taken for a
+    staged one. `journal` is the control table whose row names the owner.
+
     The driver is taken for the only one: opening a session ends other sessions of the same
     migration on target and control, provided that `owner` is the one in the progress row.
     """
@@ -109,6 +113,8 @@ class PassSessionConfig:
     chunk_bytes: int
     max_events_per_second: float | None = None
     jobs: int = 3
+    journal: str = "tenant_migrations"
+    fresh_positions: bool = False
 
     async def resolved(self) -> PassSessionConfig:
         """With connection strings as Rust reads them, and passwords of now."""

@@ -301,9 +301,13 @@ def test_a_class_has_the_methods_or_fields_of_the_page(name: str) -> None:
     if is_dataclass(cls):
         expected = {each.name for each in fields(cls)}
     else:
-        expected = {
-            each for each in vars(cls) if not each.startswith("_") and is_method(vars(cls)[each])
+        own = {
+            each: value
+            for base in reversed(cls.__mro__)
+            if base.__module__.startswith("eventsource.migration.") or base is cls
+            for each, value in vars(base).items()
         }
+        expected = {each for each in own if not each.startswith("_") and is_method(own[each])}
         if "methods\nof `EventStore`" in section or "methods of `EventStore`" in section:
             expected -= set(vars(eventsource.stores.EventStore))
     assert sorted(documented) == sorted(expected)

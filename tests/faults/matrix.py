@@ -46,12 +46,13 @@ _MOVE = ["start", "follow", "cutover", "subscriptions"]
 #: What the process does that is to arrive at the failpoint, by the failpoint's first word.
 JOURNEYS: dict[str, list[str]] = {
     **dict.fromkeys(("preflight", "start", "lease", "guard", "snapshot", "journal"), _MOVE),
-    **dict.fromkeys(("bulk", "load", "follow", "cutover", "flip"), _MOVE),
+    **dict.fromkeys(("bulk", "load", "follow", "keep", "cutover", "flip"), _MOVE),
     **dict.fromkeys(("recovery", "subscriptions"), _MOVE),
     # Until it was there it follows, and no cutover comes between.
     "pass": ["start", "follow", "gate:go", "cutover", "subscriptions"],
     "pause": ["start", "follow", "pause", "resume", "cutover", "subscriptions"],
     "resume": ["start", "follow", "pause", "resume", "cutover", "subscriptions"],
+    "rehearsal": ["start", "follow", "rehearse", "cutover", "subscriptions"],
     "abort": ["start", "follow", "abort"],
 }
 
@@ -59,9 +60,16 @@ JOURNEYS: dict[str, list[str]] = {
 AFTER_A_RESTORE = frozenset(
     {"repair.carried.committed", "repair.proof.committed", "abort.rescued.committed"}
 )
+#: Reached after a move is over: see tests/integration/afterwards.
+AFTERWARDS = frozenset(
+    {"cleanup.portion.committed", "return.rested.committed"}
+    | {"close.retired.committed", "close.guard.committed"}
+)
 #: Of tables of other libraries: see tests/layouts.
 PLAYED = tuple(
-    name for name in FAILPOINTS if name not in AFTER_A_RESTORE and not name.startswith("layout.")
+    name
+    for name in FAILPOINTS
+    if name not in AFTER_A_RESTORE | AFTERWARDS and not name.startswith("layout.")
 )
 
 #: At the second chunk a part is committed already.

@@ -140,8 +140,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/driver/stages.py",
-                "        request = self.migration.cutover_request\n        if decided is None:\n",
-                "        request = self.migration.cutover_request\n"
+                "        asked = self.migration.asked_for\n        if decided is None:\n",
+                "        asked = self.migration.asked_for\n"
                 "        await self.connections.source.connection.execute(\n"
                 "            \"update eventsource_fences set state = 'open', generation = 0\")\n"
                 "        decided = None\n"

@@ -86,9 +86,8 @@ VARIANTS = (
         (
             Edit(
                 _SOURCE,
-                "        let below = match upper {\n            Some(upper) => format!(",
-                "        let below = match upper.filter(|_| false) {\n"
-                "            Some(upper) => format!(",
+                "    match upper {\n        Some(upper) => format!(",
+                "    match upper.filter(|_| false) {\n        Some(upper) => format!(",
             ),
         ),
         (f"{_TESTS}::test_a_later_pass_leaves_what_its_snapshot_does_not_show",),

@@ -135,8 +135,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/subscriptions/migrator.py",
-                "planned.translated_position,\n                as_uuid(migration.tenant_id),\n",
-                "planned.translated_position,\n",
+                "save_if_absent(*key, tenant_id)",
+                "save_if_absent(*key)",
             ),
         ),
         (

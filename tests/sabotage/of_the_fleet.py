@@ -8,6 +8,7 @@ _CARRIER = "python/eventsource/fleet/carrier.py"
 _REPOSITORY = "python/eventsource/fleet/repository.py"
 _WAVES = "python/eventsource/migration/repositories/waves.py"
 _JOURNAL = "python/eventsource/migration/repositories/migrations.py"
+_REQUESTS = "python/eventsource/migration/repositories/requests.py"
 _SQL = "python/eventsource/fleet/sql/waves.sql"
 _STOP_SQL = "python/eventsource/migration/repositories/sql/waves.sql"
 _PAGE = "python/eventsource/web/application.py"
@@ -21,7 +22,7 @@ VARIANTS = (
         "the journal records a failed proof and lets the wave go on",
         (
             Edit(
-                _JOURNAL,
+                _REQUESTS,
                 'if outcome["code"] == ConsistencyError.code:',
                 "if False:",
             ),
@@ -45,7 +46,7 @@ VARIANTS = (
         "a cutover that had no time stops the wave like a failed proof",
         (
             Edit(
-                _JOURNAL,
+                _REQUESTS,
                 'if outcome["code"] == ConsistencyError.code:',
                 'if outcome["code"] != "ok":',
             ),

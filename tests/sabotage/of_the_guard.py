@@ -136,7 +136,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/stores/sql/fences.sql",
-                "    where f.role = 'source'\n",
+                "    where f.role = 'source' or f.state = 'standby'\n",
                 "    where f.role = 'source' and f.state = 'open'\n",
             ),
         ),

@@ -75,8 +75,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/repositories/migrations.py",
-                "                if following is MigrationState.PAUSED and ",
-                "                if following is MigrationState.FAILED and ",
+                "                    if following is MigrationState.PAUSED:\n",
+                "                    if following is MigrationState.FAILED:\n",
             ),
         ),
         (

@@ -6,7 +6,7 @@ from tests.sabotage.variant import Edit, Variant
 
 _MOVING = "python/eventsource/migration/moving.py"
 _SQL = "python/eventsource/migration/repositories/sql/migrations.sql"
-_STAGES = "python/eventsource/migration/driver/stages.py"
+_CUTTING_OVER = "python/eventsource/migration/driver/cutting_over.py"
 _TESTS = "tests/integration/driver/test_move.py"
 _PARKED = "tests/integration/driver/test_parked_moves.py"
 
@@ -72,8 +72,8 @@ VARIANTS = (
         "a migration fails because its cutover was withdrawn",
         (
             Edit(
-                _STAGES,
-                "asked.state is MigrationState.DUAL_WRITE and asked.cutover_request != request",
+                _CUTTING_OVER,
+                "now.state is MigrationState.DUAL_WRITE and now.cutover_request != asked.id",
                 "False",
             ),
         ),

@@ -174,9 +174,9 @@ VARIANTS = (
         "the comparison before the cutover is not made",
         (
             Edit(
-                "python/eventsource/migration/driver/stages.py",
-                "            if not self.migration.cutover_force:\n",
-                "            if False:\n",
+                "python/eventsource/migration/driver/cutting_over.py",
+                "        if not asked.force:\n",
+                "        if False:\n",
             ),
         ),
         (

@@ -18,8 +18,8 @@ VARIANTS = (
         (
             Edit(
                 _STAGED,
-                ".filter(|&row| found.get(&chunk.keys[row].position) != Some(&chunk.digests[row]))",
-                ".filter(|&row| found.len() > usize::MAX - row)",
+                "                there.map(|(digest, _)| digest) != Some(&chunk.digests[row])\n",
+                "                there.is_none() && row > chunk.digests.len()\n",
             ),
         ),
         (f"{_TESTS}::test_other_content_on_the_target_stops_the_pass",),

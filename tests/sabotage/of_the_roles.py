@@ -65,8 +65,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_SQL}/guard.sql",
-                "and pg_has_role({schema}.eventsource_caller(), c.relowner, 'usage')",
-                "and c.relowner is not null",
+                "and pg_has_role({schema}.eventsource_caller(), c.relowner, 'usage')) then",
+                "and c.relowner is not null) then",
             ),
         ),
         (f"{_ROLES}::test_the_setting_alone_makes_nobody_a_migrator",),

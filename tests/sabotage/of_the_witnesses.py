@@ -85,7 +85,7 @@ VARIANTS = (
             Edit(
                 _PROGRESS,
                 '        f" and exists (select from {target.fences} f where f.migration_id = $1"\n'
-                "        \" and f.role = 'target' and f.state = 'closed')\"\n",
+                "        \" and f.role = 'target' and f.state in ('closed', 'standby'))\"\n",
                 "",
             ),
         ),
@@ -185,8 +185,8 @@ VARIANTS = (
         (
             Edit(
                 _FENCES_SQL,
-                "        where f.fence_id = fence.fence_id and f.state = 'closed'\n",
-                "        where f.fence_id = fence.fence_id and f.state in ('closed', 'aborting')\n",
+                "and f.state in ('closed', 'standby')\n          and exists (select from {schema}",
+                "and f.state <> 'open'\n          and exists (select from {schema}",
             ),
         ),
         (f"{_OPENINGS}::test_only_a_closed_target_is_opened",),

@@ -15,6 +15,7 @@ from tests.sabotage import (
     of_the_proof,
     of_the_roles,
     of_the_strangers,
+    of_the_way_back,
     of_the_witnesses,
     of_waiting,
 )
@@ -30,6 +31,7 @@ VARIANTS = (
     *of_the_roles.VARIANTS,
     *of_the_strangers.VARIANTS,
     *of_the_operator.VARIANTS,
+    *of_the_way_back.VARIANTS,
     *of_waiting.VARIANTS,
     *of_the_witnesses.VARIANTS,
     *of_the_moves.VARIANTS,

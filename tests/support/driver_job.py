@@ -8,6 +8,7 @@ and how it ends, is the caller's: see `driver_process` and `tests/faults/process
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -74,6 +75,7 @@ class Steps:
             known: dict[str, Callable[[], Awaitable[object]]] = {
                 "start": self._start,
                 "follow": self._follow,
+                "rehearse": self._rehearse,
                 "cutover": self._cut_over,
                 "move": self._move,
                 "pause": self._pause,
@@ -125,6 +127,10 @@ class Steps:
                 return
             except RetryLaterError:
                 await asyncio.sleep(0.05)
+
+    async def _rehearse(self) -> None:
+        with contextlib.suppress(CutoverTimeoutError):
+            await self.world.coordinator.rehearse_cutover(await self._id())
 
     async def _pause(self) -> None:
         await self.world.coordinator.pause_migration(await self._id())

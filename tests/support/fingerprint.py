@@ -7,7 +7,7 @@ from typing import Any
 from eventsource.connections import AnyConnection
 
 #: What a migration records about itself: what was asked and done, and the tenant's route.
-JOURNAL = ("tenant_migrations", "migration_audit_log", "tenant_routing")
+JOURNAL = ("tenant_migrations", "migration_audit_log", "tenant_routing", "tenant_ways_back")
 
 _OURS = "n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and n.nspname !~ '^pg_t'"
 

@@ -74,6 +74,9 @@ class MappingInMemory:
             for source, target in self.mapping.items()
         )
 
+    def through_returns(self) -> MappingInMemory:
+        return self
+
     async def audit(
         self,
         migration_id: UUID,

@@ -20,7 +20,17 @@ FOLDERS = ("python", "tests", "benchmarks", "rust")
 #: The rooms of the migration, folders and files, from the ground up: each may import those that
 #: stand before it. A new room gets its place here.
 ROOMS = (
-    *("states", "models", "errors", "failures", "layouts", "event_table", "changes", "telemetry"),
+    *(
+        "states",
+        "models",
+        "errors",
+        "failures",
+        "rehearsals",
+        "layouts",
+        "event_table",
+        "changes",
+        "telemetry",
+    ),
     "repositories",
     "subscriptions",
     "connections",
@@ -33,6 +43,7 @@ ROOMS = (
     "routing",
     "background",
     "moving",
+    "operations",
     "coordinator",
     "__init__",
 )

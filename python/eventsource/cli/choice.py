@@ -12,6 +12,7 @@ from eventsource.cli import completion
 from eventsource.cli.config import ConfigError
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration, MigrationNotFoundError
+from eventsource.migration.operations.cutovers import SHORTEST_PAUSE
 from eventsource.migration.repositories import lookups
 
 #: The fewest characters of an id that are taken for it.
@@ -55,6 +56,25 @@ NamedMigration = Annotated[
 TenantOption = Annotated[
     str | None,
     typer.Option("--tenant", metavar="TENANT", help="Instead: the tenant's newest migration."),
+]
+
+MaxPause = Annotated[
+    float | None,
+    typer.Option(
+        "--max-pause",
+        metavar="SECONDS",
+        min=SHORTEST_PAUSE,
+        help="What writers may wait this time. [default: cutover_timeout_seconds]",
+    ),
+]
+
+KeepWayBack = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-way-back",
+        metavar="TIME",
+        help="How long the tenant may return: 7d, 12h, 0. [default: keep_way_back]",
+    ),
 ]
 
 StoreTo = Annotated[

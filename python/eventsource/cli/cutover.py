@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from eventsource.cli import next_steps, questions, views
-from eventsource.cli.choice import MigrationId, TenantOption, chosen
+from eventsource.cli.choice import MaxPause, MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import described, labelled
+from eventsource.cli.output import described, labelled, rehearsed
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration, MigrationState
@@ -27,6 +27,11 @@ def cutover(
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option("--rehearse", help="All but the decision: how long would writers wait?"),
+    ] = False,
+    max_pause: MaxPause = None,
 ) -> None:
     """Move the tenant over.
 
@@ -36,21 +41,36 @@ def cutover(
 
     async def ask(at: Workspace) -> ExitCode:
         found = await chosen(at, migration, tenant)
+        if rehearse:
+            return await _rehearse(at, found, force, max_pause)
         if found.state is MigrationState.MIGRATED:
             _say_already(at, found)
             return ExitCode.DONE
         if not yes and questions.at_a_terminal() and not found.state.is_final:
-            question = await questions.of_cutover(at, found)
+            question = await questions.of_cutover(at, found, max_pause)
             if not await questions.confirmed(question):
                 at.out.say("nothing was asked for")
                 return ExitCode.DONE
         requested.append(found)
-        asked = at.coordinator.initiate_cutover(found.id, force=force, operator=at.operator)
+        asked = at.coordinator.initiate_cutover(
+            found.id, force=force, operator=at.operator, max_pause_seconds=max_pause
+        )
         done = at.about = await beside(at, found.id, asked)
         at.out.answer(_document(done), labelled("cutover", views.moved(done)))
         return ExitCode.DONE
 
     perform(ctx, ask, interrupted=lambda: _interrupted(requested))
+
+
+async def _rehearse(
+    at: Workspace, found: Migration, force: bool, max_pause: float | None
+) -> ExitCode:
+    asked = at.coordinator.rehearse_cutover(
+        found.id, force=force, operator=at.operator, max_pause_seconds=max_pause
+    )
+    shown = await beside(at, found.id, asked)
+    at.out.answer(shown, labelled("rehearsed", rehearsed(shown)))
+    return ExitCode.DONE
 
 
 def _say_already(at: Workspace, migration: Migration) -> None:

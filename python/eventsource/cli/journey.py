@@ -13,7 +13,7 @@ from functools import partial
 
 from eventsource.cli import views
 from eventsource.cli.display import Display
-from eventsource.cli.output import amount, duration
+from eventsource.cli.output import amount, duration, rehearsed
 from eventsource.cli.tenants import examine
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace, patiently
@@ -44,6 +44,7 @@ class Journey:
     """One tenant on its way; ``migration`` is None until there is a durable one.
 
     Attributes:
+        max_pause: what writers may wait at the cutover (seconds); None is as configured.
         may_be_empty: whether a tenant without events is what is meant.
         copied: events of the bulk copy since this journey began.
         copy_seconds: how long that took.
@@ -57,6 +58,7 @@ class Journey:
     display: Display
     migration: Migration | None = None
     may_be_empty: bool = False
+    max_pause: float | None = None
     copied: int = 0
     copy_seconds: float = 0.0
     report: VerificationReport | None = None
@@ -212,6 +214,22 @@ class Journey:
         self.display.say("verified", summary_of(report))
         return report
 
+    async def rehearse(self) -> None:
+        """Do everything of the cutover but the decision. It was verified before.
+
+        Raises:
+            CutoverTimeoutError, ConsistencyError: the cutover would have failed.
+        """
+        self.display.waiting("rehearse", "asking for the fence")
+        asked = self.at.coordinator.rehearse_cutover(
+            self._known.id, force=True, operator=self.at.operator, max_pause_seconds=self.max_pause
+        )
+        found = await beside(
+            self.at, self._known.id, asked, partial(self.display.waiting, "rehearse")
+        )
+        self.display.settle()
+        self.display.say("rehearsed", rehearsed(found))
+
     async def cut_over(self) -> Migration:
         """Move the tenant. It was verified before, so only the last pass is proven under the fence.
 
@@ -220,8 +238,9 @@ class Journey:
         """
         self.display.waiting("cutover", "asking for the fence")
         asked = self.at.coordinator.initiate_cutover(
-            self._known.id, compared=self.report is not None, operator=self.at.operator
-        )
+            self._known.id, compared=self.report is not None, operator=self.at.operator,
+            max_pause_seconds=self.max_pause,
+        )  # fmt: skip
         migration = await beside(
             self.at, self._known.id, asked, partial(self.display.waiting, "cutover")
         )

@@ -21,6 +21,7 @@ from rich.text import Text
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.models import Migration
+from eventsource.migration.rehearsals import Rehearsal
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -98,6 +99,12 @@ class Output:
                 return
             for part in shown:
                 self.console.print(painted(part), soft_wrap=True)
+
+    def write(self, text: str) -> None:
+        """Print a text as it is, whatever was asked for: its last byte counts."""
+        with _written():
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """Print a line on the way to the result, unless it was asked to be quiet."""
@@ -253,6 +260,16 @@ def clock(moment: datetime | None = None) -> str:
     return (moment or datetime.now()).astimezone().strftime("%H:%M:%S")
 
 
+def rehearsed(found: Rehearsal) -> str:
+    """What a rehearsal that fitted has shown, in a sentence."""
+    return (
+        f"the fence was held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s,"
+        f" {found.lock_wait_ms or 0:.1f} ms of that for appends in flight; a writer waited at most"
+        f" {found.longest_wait_ms or 0:.1f} ms; {amount(found.rows or 0)} events were carried;"
+        " nothing was decided"
+    )
+
+
 def amount(number: float) -> str:
     """A number of events with thousands separated."""
     return f"{number:,.0f}"
@@ -267,3 +284,31 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+def megabytes(size: float) -> str:
+    """A number of bytes."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"
+
+
+def brief(details: Mapping[str, Any]) -> str:
+    """The details of an audit row in one line: numbers rounded, lists counted, no ids."""
+    parts = []
+    for name, value in details.items():
+        if value in (None, [], {}) or name in ("request", "token"):
+            continue
+        if isinstance(value, bool):
+            shown = "yes" if value else "no"
+        elif isinstance(value, float):
+            shown = f"{value:.1f}"
+        elif isinstance(value, (list, dict)):
+            shown = str(len(value))
+        else:
+            shown = str(value) if len(str(value)) <= 90 else f"{str(value)[:89]}…"
+        parts.append(f"{name}={shown}")
+    return ", ".join(parts)
+
+
+def local(at: datetime) -> str:
+    """A time as it is here, with its distance from UTC."""
+    return at.astimezone().isoformat(sep=" ", timespec="seconds")

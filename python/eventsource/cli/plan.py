@@ -9,7 +9,7 @@ import typer
 from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import amount, duration, grid
+from eventsource.cli.output import amount, duration, grid, megabytes
 from eventsource.cli.tenants import no_event
 from eventsource.cli.workspace import Workspace
 from eventsource.identifiers import qualified
@@ -99,7 +99,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
         grid(
             ("tenant", tenant_id),
             ("move", f"{source_id!r} to {to!r}"),
-            ("events", f"{amount(events)}, about {_megabytes(events * average)}"),
+            ("events", f"{amount(events)}, about {megabytes(events * average)}"),
             ("copy", f"about {duration(shortest)} to {duration(longest)}"),
             *_of_findings(findings),
             ("room", _of_room(room)),
@@ -127,7 +127,7 @@ def _of_findings(findings: Findings) -> list[tuple[str, object]]:
 
 def _of_room(room: Mapping[str, float]) -> str:
     return (
-        f"about {_megabytes(room['target'])} at the target and {_megabytes(room['control'])} in the"
+        f"about {megabytes(room['target'])} at the target and {megabytes(room['control'])} in the"
         " control database; servers do not say over SQL what is free"
     )
 
@@ -162,7 +162,3 @@ async def _size(store: PostgreSQLEventStore, tenant_id: TenantId) -> tuple[int, 
         )
     average = average or 0.0
     return events, average, max(average, whole or 2 * average)
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"

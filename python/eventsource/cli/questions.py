@@ -13,6 +13,7 @@ from eventsource.errors import EventSourceError
 from eventsource.migration import Migration
 from eventsource.migration.connections import blockers
 from eventsource.migration.event_table import of_store
+from eventsource.migration.rehearsals import foretold
 from eventsource.migration.tables import fences
 
 #: An append that has been in flight for longer is worth a word before the cutover (seconds).
@@ -48,13 +49,18 @@ async def confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-async def of_cutover(at: Workspace, migration: Migration) -> str:
+async def of_cutover(at: Workspace, migration: Migration, most: float | None = None) -> str:
     """What is asked before a cutover: how long writers may wait, and who is in the way now."""
-    budget = migration.config.cutover_timeout_seconds
+    budget = most or migration.config.cutover_timeout_seconds
     return (
         f"Cut over now? The tenant's writers wait for some milliseconds, at most {budget:g} s;"
-        f" {await _in_the_way(at, migration)}."
+        f" {await _rehearsed(at, migration)}; {await _in_the_way(at, migration)}."
     )
+
+
+async def _rehearsed(at: Workspace, migration: Migration) -> str:
+    found = foretold(await at.coordinator.rehearsals(migration.id))
+    return found or "it was not rehearsed (--rehearse)"
 
 
 async def _in_the_way(at: Workspace, migration: Migration) -> str:
@@ -65,7 +71,7 @@ async def _in_the_way(at: Workspace, migration: Migration) -> str:
             if fence is None:
                 return "the fence is not there yet"
             found = await blockers.of_fence(
-                source.connection, fences.LOCK_CLASS, fence.fence_id, LONG
+                source.connection, fences.LOCK_CLASS, fence.lock_id, LONG
             )
             if found:
                 return f"in the way now: {'; '.join(map(str, found))}"

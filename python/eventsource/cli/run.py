@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from eventsource.cli import next_steps, questions, views
-from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
+from eventsource.cli.choice import KeepWayBack, MaxPause, StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.config import ConfigError
 from eventsource.cli.display import Display, display_for
 from eventsource.cli.exits import ExitCode
@@ -28,12 +28,17 @@ def run(
     source: StoreFrom = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Cut over without asking.")] = False,
     empty: EmptyOption = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Rehearse the cutover first; stop if it fails.")
+    ] = False,
+    max_pause: MaxPause = None,
+    keep_way_back: KeepWayBack = None,
 ) -> None:
     """Move a tenant: copy, catch up, verify, ask, cut over.
 
     Started again after an interruption it goes on where it was.
     """
-    move = _Move(tenant, to, source, yes, empty)
+    move = _Move(tenant, to, source, yes, empty, rehearse, max_pause, keep_way_back)
     perform(ctx, move.carry_out, interrupted=move.how_to_go_on)
 
 
@@ -44,6 +49,9 @@ class _Move:
     source: str | None
     yes: bool
     empty: bool
+    rehearse: bool = False
+    max_pause: float | None = None
+    keep_way_back: str | None = None
     journey: Journey | None = None
     lag: int = field(default=0)
 
@@ -68,26 +76,43 @@ class _Move:
             raise ConfigError(f"--from and --to are both {source!r}: name two stores")
         with display_for(at.out) as display:
             self.journey = Journey(at, tenant_id, source, self.to, display, may_be_empty=self.empty)
+            self.journey.max_pause = self.max_pause
             display.say("tenant", f"{tenant_id} moves from {source!r} to {self.to!r}")
             await self.journey.begin()
+            if self.keep_way_back is not None:
+                await self._keep_way_back(at, self.journey)
             await self.journey.copy()
             assert self.journey.migration is not None
             if self.journey.migration.state is not MigrationState.MIGRATED:
                 if not await self._up_to_the_flip(self.journey, display):
                     return self._stop_before_the_flip(at, self.journey)
                 await self.journey.cut_over()
-        self._report(at, self.journey)
+        await self._report(at, self.journey)
         return ExitCode.DONE
+
+    async def _keep_way_back(self, at: Workspace, journey: Journey) -> None:
+        assert journey.migration is not None
+        assert self.keep_way_back is not None
+        try:
+            await at.coordinator.set_keep_way_back(
+                journey.migration.id, self.keep_way_back, operator=at.operator
+            )
+        except ValueError as error:
+            raise ConfigError(f"--keep-way-back: {error}") from None
 
     async def _up_to_the_flip(self, journey: Journey, display: Display) -> bool:
         """Catch up and verify; whether to cut over."""
         self.lag = await journey.catch_up()
         await journey.verify()
+        if self.rehearse:
+            await journey.rehearse()
         display.settle()
         if self.yes or not questions.at_a_terminal():
             return self.yes
         assert journey.migration is not None
-        return await questions.confirmed(await questions.of_cutover(journey.at, journey.migration))
+        return await questions.confirmed(
+            await questions.of_cutover(journey.at, journey.migration, self.max_pause)
+        )
 
     def _stop_before_the_flip(self, at: Workspace, journey: Journey) -> ExitCode:
         migration = journey.migration
@@ -104,14 +129,16 @@ class _Move:
         )
         return ExitCode.DONE
 
-    def _report(self, at: Workspace, journey: Journey) -> None:
+    async def _report(self, at: Workspace, journey: Journey) -> None:
         migration = journey.migration
         assert migration is not None
+        way = await at.coordinator.way_back(migration.id)
         steps = next_steps.of(migration)
         at.out.answer(
             self._document("migrated", journey, steps),
             labelled("done", f"{amount(migration.events_copied)} events, migration {migration.id}"),
             labelled("next", f"carry its subscriptions over: {steps[0].command}"),
+            *views.of_way_back(way),
         )
 
     def _document(self, outcome: str, journey: Journey, steps: list[Step]) -> dict[str, object]:

@@ -7,9 +7,11 @@ from datetime import datetime
 from uuid import UUID
 
 from eventsource.cli import estimates
-from eventsource.cli.output import amount, clock, columns, described, duration, grid
+from eventsource.cli.output import amount, clock, columns, described, duration, grid, labelled
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.driver.lease import process_name
+from eventsource.migration.rehearsals import Rehearsal
+from eventsource.migration.repositories.ways_back import WayBack
 
 #: Characters of an id where the whole does not fit.
 SHORT = 8
@@ -27,7 +29,19 @@ def moved(migration: Migration) -> str:
     """Of a migration that is over: how long the fence was held, and where the tenant lives."""
     pause = migration.cutover_pause_ms
     how = "finished by recovery" if pause is None else f"the fence was held for {pause:.1f} ms"
+    if pause is not None and migration.longest_wait_ms:
+        how += f", a writer waited at most {migration.longest_wait_ms:.1f} ms"
     return f"{how}; the tenant lives in {migration.target_store_id!r}"
+
+
+def of_way_back(way: WayBack | None) -> list[str]:
+    """A line that says how to go back, or why that is not possible in this way."""
+    if way is not None and way.is_open and way.kept_until is not None:
+        command = f"eventsource-migrate return {way.migration_id}"
+        return [labelled("way back", f"{command}, kept until {moment(way.kept_until)}")]
+    if way is not None and way.reason:
+        return [labelled("way back", f"none: {way.reason}")]
+    return []
 
 
 def share(migration: Migration) -> str:
@@ -105,6 +119,18 @@ def last_cutover(migration: Migration) -> str | None:
     return f"{when}{outcome.get('message', outcome.get('code'))}"
 
 
+def last_rehearsal(migration: Migration) -> str | None:
+    """What the last rehearsal has shown, while the tenant has not moved."""
+    if migration.rehearsal_outcome is None or migration.state.is_final:
+        return None
+    return str(Rehearsal.of(migration.updated_at, None, migration.rehearsal_outcome))
+
+
+def _longest(migration: Migration) -> str | None:
+    longest = migration.longest_wait_ms
+    return None if longest is None else f"{longest:.1f} ms, of a writer at the fence"
+
+
 def details(migration: Migration, lag: int | None) -> str:
     """Everything that an operator asks about one migration."""
     asked = [
@@ -113,6 +139,7 @@ def details(migration: Migration, lag: int | None) -> str:
             ("pause", migration.pause_requested),
             ("abort", migration.abort_requested is not None and not migration.state.is_final),
             ("cutover", migration.cutover_request is not None),
+            ("rehearsal", migration.rehearsal_request is not None),
         )
         if is_asked
     ]
@@ -131,7 +158,9 @@ def details(migration: Migration, lag: int | None) -> str:
         ("lag", None if lag is None else f"{amount(lag)} events"),
         ("requested", ", ".join(asked) or None),
         ("fence held", None if fence is None else f"{fence:.1f} ms"),
+        ("longest wait", None if fence is None else _longest(migration)),
         ("last cutover", last_cutover(migration)),
+        ("rehearsal", last_rehearsal(migration)),
         ("driver", driver(migration)),
         ("message", migration.error_message),
         ("started", moment(migration.created_at)),

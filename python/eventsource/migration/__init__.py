@@ -29,6 +29,7 @@ from eventsource.migration.errors import (
     WritePausedError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, StoredTenant, TenantRouting
+from eventsource.migration.rehearsals import Rehearsal
 from eventsource.migration.repositories.schema import create_schema
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor
@@ -61,6 +62,7 @@ __all__ = [
     "PositionMapper",
     "PositionMappingError",
     "PreflightError",
+    "Rehearsal",
     "RetryLaterError",
     "RoutingError",
     "StoreGoneBackError",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -19,12 +19,14 @@ from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
+from eventsource.migration.driver.follower import Follower
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import ConsistencyError, RoutingError, StoreMismatchError
-from eventsource.migration.event_table import of_store
+from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.failures import PASSING, may_pass
-from eventsource.migration.models import Migration
+from eventsource.migration.models import Migration, VerificationLevel
+from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import guard, identities
 from eventsource.stores.interface import EventStore
@@ -47,6 +49,9 @@ HESITATION_SECONDS = 0.05
 
 #: How many a process takes up at one look at the journal, those included that wait for a place.
 MOST_AT_A_LOOK = 5
+
+#: How often ways back are looked at while there is something to carry, and at least (seconds).
+FOLLOW_SECONDS, LONGEST_FOLLOW_SECONDS = 0.25, 5.0
 
 #: How long a waiting call puts up with a silent control database (seconds).
 OUTAGE_SECONDS = 30.0
@@ -73,6 +78,7 @@ class BackgroundDrivers:
         self._places = Places()
         self._stands_by_for: set[UUID] = set()
         self._standing_by: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
         #: Why this process cannot even ask for a lease, until a call has raised it.
         self._refused: dict[UUID, asyncpg.PostgresError] = {}
 
@@ -165,6 +171,7 @@ class BackgroundDrivers:
                         self.ensure(migration)
                 else:
                     await self._take_up_a_fair_share(due)
+                    self._follow_ways_back()
             except Exception as error:
                 if once or not may_pass(error):
                     raise
@@ -194,6 +201,51 @@ class BackgroundDrivers:
             if not current.driver_alive and current.state is not MigrationState.PAUSED:
                 self.ensure(current)
 
+    def _follow_ways_back(self) -> None:
+        """Begin to keep ways back current, until this process stops driving."""
+        if self._following is None or self._following.done():
+            self._following = asyncio.get_running_loop().create_task(
+                self._follow_again_and_again(), name="eventsource-following"
+            )
+
+    async def _follow_again_and_again(self) -> None:
+        idle = FOLLOW_SECONDS
+        while True:
+            try:
+                moved = await self._follower.turn()
+            except Exception as error:
+                if not may_pass(error):
+                    _log.warning("cannot follow ways back: %s", redact(str(error)))
+                moved = 0
+            idle = FOLLOW_SECONDS if moved else min(idle * 1.5, LONGEST_FOLLOW_SECONDS)
+            await asyncio.sleep(idle)
+
+    @property
+    def _follower(self) -> Follower:
+        async def tables(migration: Migration) -> tuple[AnyTable, AnyTable]:
+            source, target = self.stores_of(migration)
+            return await of_store(source), await of_store(target)
+
+        async def endpoints(migration: Migration) -> Endpoints:
+            return await Endpoints.of(self._migrations, *self.stores_of(migration))
+
+        return Follower(self._migrations, tables, endpoints, self.knows)
+
+    async def close_way_back(self, way_id: UUID) -> None:
+        """Remove what an ended way back has at the stores, if this process can."""
+        ways = WaysBack(self._migrations.pool)
+        owner = uuid4()
+        way = await ways.get(way_id)
+        if way is None or way.state != "closing":
+            return
+        if not await ways.follow(way_id, owner, 60.0, ["closing"]):
+            return
+        try:
+            await self._follower.close(way, await self._migrations.get(way.migration_id))
+        except BaseException as error:
+            await ways.leave(way_id, owner, redact(str(error)))
+            raise
+
     async def let_end(self, migration_id: UUID) -> None:
         """Wait for the driver's clean-up after a cutover, so that the caller may exit."""
         name = _driver_name(migration_id)
@@ -204,9 +256,8 @@ class BackgroundDrivers:
     async def close(self) -> None:
         """Stop driving; durable state stays, and any process may go on."""
         self._stands_by_for.clear()
-        stopping = [*self._driving]
-        if self._standing_by is not None:
-            stopping.append(self._standing_by)
+        others = (self._standing_by, self._following)
+        stopping = [*self._driving, *(task for task in others if task is not None)]
         for task in stopping:
             task.cancel()
         for task in stopping:
@@ -240,9 +291,13 @@ class BackgroundDrivers:
 
     async def _verify(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)
+        level = migration.config.verification_level
+        if migration.returns is not None:
+            # Positions are others there; every row that is not older was compared by its pass.
+            level = VerificationLevel.COUNT
         report = await ConsistencyVerifier(source, target).verify_before_cutover(
             migration.tenant_id,
-            level=migration.config.verification_level,
+            level=level,
             sample_percentage=migration.config.sample_percentage,
         )
         if not report.is_consistent:
@@ -283,12 +338,11 @@ class BackgroundDrivers:
 
     def stores_of(self, migration: Migration) -> tuple[PostgreSQLEventStore, PostgreSQLEventStore]:
         """Source and target; RoutingError where this process does not know them."""
-        source = self._router.store(migration.source_store_id)
-        target = self._router.store(migration.target_store_id)
-        return (
-            self.store(migration.source_store_id, source),
-            self.store(migration.target_store_id, target),
-        )
+        return self.store_of(migration.source_store_id), self.store_of(migration.target_store_id)
+
+    def store_of(self, store_id: str) -> PostgreSQLEventStore:
+        """The store of an id; RoutingError where this process does not know it."""
+        return self.store(store_id, self._router.store(store_id))
 
     def knows(self, migration: Migration) -> bool:
         """Whether the router has both stores."""

@@ -24,6 +24,9 @@ from eventsource.migration.models import (
     TenantRouting,
 )
 from eventsource.migration.moving import Move, Wish
+from eventsource.migration.operations.cleanups import Cleanups
+from eventsource.migration.operations.reports import Reports
+from eventsource.migration.operations.ways_back import Returns
 from eventsource.migration.preflight import admission
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import identities, tenants
@@ -41,14 +44,13 @@ if TYPE_CHECKING:
     from eventsource.migration.routing.router import TenantStoreRouter
 
 _S = MigrationState
-_UNDER_WAY = frozenset({_S.PENDING, _S.BULK_COPY, _S.DUAL_WRITE, _S.CUTOVER_PAUSED})
 
 
 #: Preflights that one process makes at the same time.
 PREFLIGHTS_AT_ONCE = 2
 
 
-class MigrationCoordinator:
+class MigrationCoordinator(Returns, Cleanups, Reports):
     """Starts migrations and carries them on.
 
     It remembers nothing about them: every call reads the control database, and any process with
@@ -100,6 +102,7 @@ class MigrationCoordinator:
             self._migrations, self._routes, tenant_id, source_store_id,
             default_store_id=self._router.default_store_id,
         )  # fmt: skip
+        await self.refuse_beside_a_way_back(tenant_id)
         findings = await self.preflight(tenant_id, source, target)
         findings.raise_if_refused()
         await failpoints.reach("preflight.passed")
@@ -289,53 +292,6 @@ class MigrationCoordinator:
             raise MigrationError(f"the abort did not come to its end: {migration.error_message}")
         if migration.state is not _S.ROLLED_BACK:
             raise InvalidStateTransitionError(migration_id, migration.state, "be aborted")
-        return migration
-
-    async def initiate_cutover(
-        self,
-        migration_id: UUID,
-        force: bool = False,
-        *,
-        compared: bool = False,
-        operator: str | None = None,
-    ) -> Migration:
-        """Move the tenant over; returns the finished migration.
-
-        While the bulk copy is still running the cutover follows it. ``force`` skips the full
-        verification before the fence, never the proof of the last pass. ``compared`` skips it
-        because the caller has just made it; the audit log has which it was.
-
-        Raises:
-            CutoverTimeoutError: the pause would have exceeded its budget; back in dual-write.
-            ConsistencyError: source and target differ; back in dual-write, nothing flipped.
-            InvalidStateTransitionError: paused or over.
-        """
-        await self._drivers.refuse_other_places(await self._migrations.get(migration_id))
-        comparison = "done before" if compared else "left out" if force else "before the fence"
-        while not await self._migrations.request_cutover(
-            migration_id, uuid4(), force or compared, operator, comparison
-        ):
-            current = await self._migrations.get(migration_id)
-            if current.state is _S.MIGRATED:
-                return current
-            if current.state not in _UNDER_WAY:
-                raise InvalidStateTransitionError(migration_id, current.state, "cut over")
-            if current.cutover_request is not None:
-                break  # another process asked first: its answer is ours
-            if current.state is _S.CUTOVER_PAUSED:
-                # One that failed was answered, and its driver died before it had asked the fence.
-                await self._drivers.wait(migration_id, lambda m: m.state is not _S.CUTOVER_PAUSED)
-        self._drivers.stand_by(migration_id)
-        # If another process asks again before we read our answer, its request replaces it; we then
-        # return the next answer.
-        migration = await self._drivers.wait(
-            migration_id, lambda m: m.cutover_request is None or m.state.is_final
-        )
-        if migration.state is not _S.MIGRATED:
-            if migration.cutover_outcome is not None:
-                failures.raise_for(migration.cutover_outcome, migration)
-            raise InvalidStateTransitionError(migration_id, migration.state, "cut over")
-        await self._drivers.let_end(migration_id)
         return migration
 
     async def move(

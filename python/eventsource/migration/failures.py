@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -172,7 +172,7 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
         raise CutoverTimeoutError(
             outcome["timeout_seconds"],
             outcome["blocked_writers"],
-            [_blocker(each) for each in outcome["blockers"]],
+            blockers_of(outcome["blockers"]),
             outcome.get("reason"),
         )
     if code == PreflightError.code:
@@ -187,8 +187,12 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
     raise MigrationError(outcome["message"])
 
 
+def blockers_of(described: Iterable[dict[str, Any]]) -> tuple[Blocker, ...]:
+    """Those of an outcome, which an older version may have written."""
+    return tuple(_blocker(each) for each in described)
+
+
 def _blocker(described: dict[str, Any]) -> Blocker:
-    """Of an outcome that an older version may have written."""
     names = {each.name for each in fields(Blocker)}
     known = {name: value for name, value in described.items() if name in names}
     return Blocker(**{"application": "not shown", **known})

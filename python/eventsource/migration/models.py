@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from eventsource.dataplane import StreamResult, Violation
+from eventsource.durations import seconds_of
 from eventsource.migration.states import MigrationState, TenantMigrationState
 from eventsource.tenant_ids import TenantId, restored
 
@@ -58,6 +59,8 @@ class MigrationConfig:
         max_moves_per_store: how many migrations may be driven at once that leave or enter a store.
             None is what its server has connections for. Recovery, an abort and a cutover of a
             tenant in dual-write are not limited.
+        keep_way_back: for how long after the flip (seconds, or a text such as "7d") the tenant can
+            return with every new event, and its old rows are kept at the source. 0 is not at all.
         lease_seconds: after how long without a sign of life another driver may take over.
     """
 
@@ -75,6 +78,7 @@ class MigrationConfig:
     pass_interval_seconds: float = 0.5
     lease_seconds: float = 10.0
     max_moves_per_store: int | None = None
+    keep_way_back: float = 604800.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "verification_level", _level(self.verification_level))
@@ -98,6 +102,8 @@ class MigrationConfig:
         if self.max_moves_per_store is not None:
             _whole("max_moves_per_store", self.max_moves_per_store, 1, 1000)
         _within("lease_seconds", self.lease_seconds, 1, 3600)
+        object.__setattr__(self, "keep_way_back", seconds_of("keep_way_back", self.keep_way_back))
+        _within("keep_way_back", self.keep_way_back, 0, 31536000)
 
     @property
     def fires(self) -> bool:
@@ -167,6 +173,19 @@ class StoreIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class CutoverRequest:
+    """A cutover that somebody has asked for, or its rehearsal.
+
+    ``force`` leaves the comparison before it out; ``budget_seconds`` is what the writers may wait.
+    """
+
+    id: UUID
+    rehearsal: bool
+    force: bool
+    budget_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Migration:
     """One tenant's move, as the control table knows it.
 
@@ -181,6 +200,9 @@ class Migration:
     ``parked`` says of a pause, or of one that is asked for, that the next
     :meth:`MigrationCoordinator.move` ends it: a move had no more time, or was not allowed to cut
     over.
+    ``cutover_pause_ms`` is how long the fence was held, ``longest_wait_ms`` the longest that an
+    append had waited for it when it was let go. ``returns`` is the migration that is taken back
+    by this one, which has no offset then: its events get the next positions of its target.
     """
 
     id: UUID
@@ -219,6 +241,25 @@ class Migration:
     copied_at: datetime | None
     source_identity: StoreIdentity | None
     target_identity: StoreIdentity | None
+    cutover_budget: float | None = None
+    rehearsal_request: UUID | None = None
+    rehearsal_options: dict[str, Any] | None = None
+    rehearsal_outcome: dict[str, Any] | None = None
+    longest_wait_ms: float | None = None
+    returns: UUID | None = None
+
+    @property
+    def asked_for(self) -> CutoverRequest | None:
+        """What a driver carries out next: a cutover before a rehearsal."""
+        budget = self.config.cutover_timeout_seconds
+        if self.cutover_request is not None:
+            most = self.cutover_budget or budget
+            return CutoverRequest(self.cutover_request, False, self.cutover_force, most)
+        if self.rehearsal_request is not None:
+            options = self.rehearsal_options or {}
+            most = options.get("max_pause_seconds") or budget
+            return CutoverRequest(self.rehearsal_request, True, bool(options.get("force")), most)
+        return None
 
     @property
     def waits_for_a_place(self) -> bool:
@@ -249,8 +290,9 @@ class Migration:
         for side in ("source_identity", "target_identity"):
             if values[side] is not None:
                 values[side] = StoreIdentity(**json.loads(values[side]))
-        if values["cutover_outcome"] is not None:
-            values["cutover_outcome"] = json.loads(values["cutover_outcome"])
+        for document in ("cutover_outcome", "rehearsal_options", "rehearsal_outcome"):
+            if values[document] is not None:
+                values[document] = json.loads(values[document])
         return cls(**values)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -28,21 +28,32 @@ if TYPE_CHECKING:
 # its floors, as in feed.sql. They are negative, and so are the classes: the guard's is positive.
 _LOW_HALF, _HIGH_HALF = -1152626862, -78885038
 
+#: Below every position.
+ALL_OF_IT = -(2**63)
+
 _POLL_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How far a later statement may read, and the tenants that are no part of the feed yet."""
+    """How far a later statement may read, and what is no part of the feed yet.
+
+    ``hidden`` names tenants, each with the position above which its events are not: below all of
+    them for one that is arriving.
+    """
 
     position: int
-    arriving: Collection[UUID]
+    hidden: Mapping[UUID, int]
+
+    def without_hidden(self) -> tuple[int, list[UUID], list[int]]:
+        """As the arguments of a statement."""
+        return self.position, list(self.hidden), list(self.hidden.values())
 
 
 class Feed:
     """Finds the head of one table's feed; keeps nothing but names."""
 
-    __slots__ = ("_arriving", "_head", "_name", "_schema", "_table", "_wait_seconds")
+    __slots__ = ("_arriving", "_head", "_hidden", "_name", "_schema", "_table", "_wait_seconds")
 
     def __init__(self, schema: str | None, name: str, wait_seconds: float) -> None:
         self._schema = schema
@@ -50,7 +61,7 @@ class Feed:
         self._table = qualified(schema, name)
         self._wait_seconds = wait_seconds
         self._head: str | None = None
-        self._arriving = ""
+        self._arriving = self._hidden = ""
 
     def forget(self) -> None:
         """Look the table's sequence up again before the next use."""
@@ -75,10 +86,14 @@ class Feed:
         silent = {row["writer"] for row in rows if row["writer"] and row["floor"] is None}
         if silent:
             floors += await self._wait_for(connection, silent)
-        arriving: Collection[UUID] = ()
-        if rows[0]["knows_arriving"]:
+        hidden: dict[UUID, int] = {}
+        if rows[0]["knows_hidden"]:
+            found = await connection.fetch(self._hidden, self._name)
+            hidden = {row["tenant"]: row["above"] for row in found}
+        elif rows[0]["knows_arriving"]:
             arriving = await connection.fetchval(self._arriving, self._name)
-        return Head(min([position, *floors]), arriving)
+            hidden = dict.fromkeys(arriving, ALL_OF_IT)
+        return Head(min([position, *floors]), hidden)
 
     async def _resolve(self, connection: AnyConnection) -> None:
         table = await find_table(connection, self._schema, self._name)
@@ -86,8 +101,10 @@ class Feed:
             raise missing_table(self._table)
         sequence = await check_sequence(connection, table)
         function = qualified(table.schema, "eventsource_arriving")
+        hiding = qualified(table.schema, "eventsource_hidden")
         self._arriving = f"select {function}($1)"
-        self._head = _head_sql(sequence, function)
+        self._hidden = f"select tenant, above from {hiding}($1)"
+        self._head = _head_sql(sequence, function, hiding)
 
     async def _look(self, connection: AnyConnection) -> list[Any]:
         assert self._head is not None
@@ -121,13 +138,14 @@ class Feed:
         return floors
 
 
-def _head_sql(sequence: str, arriving: str) -> str:
+def _head_sql(sequence: str, arriving: str, hidden: str) -> str:
     """The last position drawn and the writers in flight, in one statement.
 
     One row for each writer, or a single row with a null ``writer``. The lateral join makes the
     server read the sequence before the locks, and OFFSET 0 keeps it from merging the two.
     """
     function = f"{arriving}(text)".replace("'", "''")
+    hiding = f"{hidden}(text)".replace("'", "''")
     return f"""
         with drawn as materialized (
             select case when is_called then last_value else last_value - 1 end as position,
@@ -135,7 +153,8 @@ def _head_sql(sequence: str, arriving: str) -> str:
             from {sequence}
         )
         select d.position, d.events::bigint as events, pg_is_in_recovery() as standby,
-               to_regprocedure('{function}') is not null as knows_arriving, w.writer, w.floor
+               to_regprocedure('{function}') is not null as knows_arriving,
+               to_regprocedure('{hiding}') is not null as knows_hidden, w.writer, w.floor
         from drawn d
         left join lateral (
             select l.virtualtransaction as writer,

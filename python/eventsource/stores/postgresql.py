@@ -295,7 +295,7 @@ class PostgreSQLEventStore:
             head = await self._head()
         except FeedBlockedError:
             return
-        async for row in pages(self._fetch, chosen, head.arriving, from_position, head.position,
+        async for row in pages(self._fetch, chosen, head.hidden, from_position, head.position,
                                limit):  # fmt: skip
             yield stored_event(row)
 
@@ -322,7 +322,7 @@ class PostgreSQLEventStore:
         last = head.position
         if before_position is not None:
             last = min(last, before_position - 1)
-        async for row in pages(self._fetch, chosen, head.arriving, 0, last, limit, backwards=True):
+        async for row in pages(self._fetch, chosen, head.hidden, 0, last, limit, backwards=True):
             yield stored_event(row)
 
     async def get_stream_version(
@@ -363,8 +363,8 @@ class PostgreSQLEventStore:
             StoreSchemaError: there is no such table, or the server is a standby.
         """
         head = await self._head()
-        if head.arriving:
-            rows = await self._fetch(statements.last_position_without, head.position, head.arriving)
+        if head.hidden:
+            rows = await self._fetch(statements.last_position_without, *head.without_hidden())
         else:
             rows = await self._fetch(statements.last_position, head.position)
         return int(rows[0][0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -36,29 +36,30 @@ class ChunkSize:
 async def pages(
     fetch: Callable[..., Awaitable[list[Record]]],
     chosen: Selection,
-    arriving: Collection[UUID],
+    hidden: Mapping[UUID, int],
     low: int,
     high: int,
     limit: int | None,
     *,
     backwards: bool = False,
 ) -> AsyncIterator[Record]:
-    """Rows with ``low`` < position <= ``high``, chunk by chunk, without the tenants that arrive.
+    """Rows with ``low`` < position <= ``high``, chunk by chunk, without what is hidden.
 
     Args:
         fetch: runs a statement of the store.
     """
-    if chosen.tenant_id in arriving:
-        return
+    if chosen.tenant_id is not None:
+        high = min(high, hidden.get(chosen.tenant_id, high))
+        hidden = {}
+    left_out = (list(hidden), list(hidden.values()))
     statement: Callable[[str], str] = partial(statements.selected_rows, backwards=backwards)
     filters: tuple[object, ...]
     if backwards or chosen.by_content:
-        left_out = list(arriving) or None
-        filters = (chosen.tenant_id, left_out, chosen.event_types, chosen.since, chosen.until)
+        filters = (chosen.tenant_id, chosen.event_types, chosen.since, chosen.until, *left_out)
     elif chosen.tenant_id is not None:
         statement, filters = statements.tenant_feed_rows, (chosen.tenant_id,)
-    elif arriving:
-        statement, filters = statements.feed_rows_without, (arriving,)
+    elif hidden:
+        statement, filters = statements.feed_rows_without, left_out
     else:
         statement, filters = statements.feed_rows, ()
     size = ChunkSize()

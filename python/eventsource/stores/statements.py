@@ -120,11 +120,11 @@ def feed_rows(table: str) -> str:
 
 
 def feed_rows_without(table: str) -> str:
-    """The same without the events of tenants $4 (an array)."""
+    """The same without the events of tenants $4 above positions $5 (two arrays)."""
     return f"""
-        select {ROW_COLUMNS} from {table}
+        select {ROW_COLUMNS} from {table} e
         where global_position > $1::bigint and global_position <= $2::bigint
-          and (tenant_id is null or tenant_id <> all ($4::uuid[]))
+          and {_not_hidden("$4", "$5")}
         order by global_position
         limit $3::bigint
     """
@@ -144,20 +144,27 @@ def tenant_feed_rows(table: str) -> str:
 def selected_rows(table: str, *, backwards: bool) -> str:
     """Rows with $1 < position <= $2, at most $3, from either end.
 
-    $4 a tenant or null, $5 tenants that are left out or null, $6 event types or null, $7 and $8
-    the times between which it happened or null.
+    $4 a tenant or null, $5 event types or null, $6 and $7 the times between which it happened or
+    null, $8 and $9 tenants that are left out, and above which position.
     """
     return f"""
-        select {ROW_COLUMNS} from {table}
+        select {ROW_COLUMNS} from {table} e
         where global_position > $1::bigint and global_position <= $2::bigint
           and ($4::uuid is null or tenant_id = $4::uuid)
-          and ($5::uuid[] is null or tenant_id is null or tenant_id <> all ($5::uuid[]))
-          and ($6::text[] is null or event_type = any ($6::text[]))
-          and ($7::timestamptz is null or "timestamp" >= $7::timestamptz)
-          and ($8::timestamptz is null or "timestamp" < $8::timestamptz)
+          and ($5::text[] is null or event_type = any ($5::text[]))
+          and ($6::timestamptz is null or "timestamp" >= $6::timestamptz)
+          and ($7::timestamptz is null or "timestamp" < $7::timestamptz)
+          and {_not_hidden("$8", "$9")}
         order by global_position {"desc" if backwards else ""}
         limit $3::bigint
     """
+
+
+def _not_hidden(tenants: str, above: str) -> str:
+    return (
+        f"not exists (select from unnest({tenants}::uuid[], {above}::bigint[]) as h(tenant, above)"
+        " where h.tenant = e.tenant_id and e.global_position > h.above)"
+    )
 
 
 def last_position(table: str) -> str:
@@ -169,11 +176,10 @@ def last_position(table: str) -> str:
 
 
 def last_position_without(table: str) -> str:
-    """The same without the events of tenants $2 (an array)."""
+    """The same without the events of tenants $2 above positions $3 (two arrays)."""
     return f"""
-        select coalesce(max(global_position), 0)::bigint from {table}
-        where global_position <= $1::bigint
-          and (tenant_id is null or tenant_id <> all ($2::uuid[]))
+        select coalesce(max(global_position), 0)::bigint from {table} e
+        where global_position <= $1::bigint and {_not_hidden("$2", "$3")}
     """
 
 

@@ -38,6 +38,11 @@ pub struct PassConfig {
     pub max_events_per_second: Option<f64>,
     /// Chunks of a direct pass that are written at the same time, each on a connection of its own.
     pub jobs: usize,
+    /// The control table that names the owner.
+    pub journal: String,
+    /// Rows get the next positions of the target and are known by their event id; they are carried
+    /// in the order of their source positions, by one session. For staged passes only.
+    pub fresh_positions: bool,
 }
 
 /// One pass: the rows visible in `snapshot` and not in `previous_snapshot`.
@@ -87,6 +92,9 @@ impl PassConfig {
             return Err(Error::protocol(
                 "chunk_rows, chunk_bytes and jobs must be positive",
             ));
+        }
+        if self.fresh_positions && self.offset != 0 {
+            return Err(Error::protocol("fresh positions have no offset"));
         }
         crate::throttle::check(self.max_events_per_second)?;
         require_columns(&self.columns, &KEY_COLUMNS)?;

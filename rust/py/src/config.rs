@@ -42,6 +42,8 @@ pub struct PassSessionConfig {
     chunk_bytes: usize,
     max_events_per_second: Option<f64>,
     jobs: usize,
+    journal: String,
+    fresh_positions: bool,
 }
 
 impl From<PassSessionConfig> for core::PassConfig {
@@ -61,6 +63,8 @@ impl From<PassSessionConfig> for core::PassConfig {
             chunk_bytes: config.chunk_bytes,
             max_events_per_second: config.max_events_per_second,
             jobs: config.jobs,
+            journal: config.journal,
+            fresh_positions: config.fresh_positions,
         }
     }
 }

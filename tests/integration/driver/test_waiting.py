@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from eventsource.migration import Migration
-from eventsource.migration.driver import stages
+from eventsource.migration.driver import cutting_over
 from eventsource.migration.errors import CutoverTimeoutError
 from eventsource.migration.tables import deferred_indexes
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -178,7 +178,7 @@ async def test_a_cutover_lifts_the_limit(world: World, mirror: bool) -> None:
 async def test_a_cutover_that_cannot_catch_up_ends_with_the_reason(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "SHRINK_SECONDS", 3.0)
+    monkeypatch.setattr(cutting_over, "SHRINK_SECONDS", 3.0)
     await world.seed(20)
     here = await world.process(sync_lag_threshold=0, mirror_writes=False)
     migration = await world.dual_write(process=here)

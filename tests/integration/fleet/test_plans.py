@@ -85,7 +85,11 @@ def asked() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
     yield "full_stores", sql["full_stores"], (one, ["", SOURCE, TARGET], [9, 9, 9], wave)
     yield "acquire_lease", sql["acquire_lease"], (one, wave, "me", 10.0, None)
     yield "renew_lease", sql["renew_lease"], (one, wave, 10.0)
-    yield "request_cutover", sql["request_cutover"], (one, wave, False, None)
+    yield (
+        "request_cutover",
+        sql["request_cutover"],
+        (one, wave, False, None, "before the fence", None),
+    )
     yield "request_pause", sql["request_pause"], (one, None, True)
     yield "answer_cutover", sql["answer_cutover"], (one, wave, "{}")
     yield "of_migration", stop["of_migration"], (one,)

@@ -179,7 +179,7 @@ async def two_servers(
             migration_repo=PostgreSQLMigrationRepository(control_pool),
             routing_repo=routing_repo,
             router=router,
-            config=config or MigrationConfig(pass_interval_seconds=0.05),
+            config=config or MigrationConfig(pass_interval_seconds=0.05, keep_way_back=0),
         )
         stack.push_async_callback(coordinator.close)
         yield World(

@@ -42,6 +42,13 @@ async def sync_lag(
             f"select count(*) from {table} where {not_shown_by(at.snapshot)}", tenant
         )
         return max(0, migration.total_events - at.rows_copied) + int(later)
+    if migration.returns is not None:
+        # Nothing mirrors there, and positions are others.
+        return int(
+            await source.connection.fetchval(
+                f"select count(*) from {table} where {not_shown_by(at.proven_snapshot)}", tenant
+            )
+        )
     return await _not_there(source, target, tenant, at.proven_snapshot, at.position_offset)
 
 

@@ -28,7 +28,8 @@ from eventsource.migration.connections.driver_connections import DriverConnectio
 from eventsource.migration.driver import requests
 from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease, NoPlaceError
-from eventsource.migration.driver.stages import Doing, Stages
+from eventsource.migration.driver.stages import Stages
+from eventsource.migration.driver.stretch import Doing
 from eventsource.migration.driver.ways import Verify
 from eventsource.migration.errors import LeaseLostError, MigrationError, StoreMismatchError
 from eventsource.migration.failures import (
@@ -230,9 +231,9 @@ class Driver:
             migration = await self.migrations.get(self.migration_id)
             if migration.state is MigrationState.CUTOVER_PAUSED:
                 return
-            if migration.cutover_request is not None:
-                await self.migrations.answer_cutover(
-                    migration.id, migration.cutover_request, failures.describe(error)
+            if migration.asked_for is not None:
+                await self.migrations.answer(
+                    migration.id, migration.asked_for, failures.describe(error)
                 )
             if migration.abort_requested is not None and self.doing is Doing.ABORT:
                 await self.migrations.withdraw_abort(migration.id)
@@ -253,10 +254,8 @@ class Driver:
         with contextlib.suppress(*PASSING, asyncpg.PostgresError, MigrationError):
             migration = await self.migrations.get(self.migration_id)
             described = failures.describe(error)
-            if migration.cutover_request is not None:
-                await self.migrations.answer_cutover(
-                    migration.id, migration.cutover_request, described
-                )
+            if migration.asked_for is not None:
+                await self.migrations.answer(migration.id, migration.asked_for, described)
             undecided = migration.state is MigrationState.CUTOVER_PAUSED
             if undecided or (
                 migration.abort_requested is not None and self.doing is not Doing.ABORT

@@ -115,7 +115,7 @@ class Heartbeat:
             self.throttle.hold(None)
 
     def _allow(self, at: Migration) -> None:
-        urgent = at.cutover_request is not None and at.state is not MigrationState.BULK_COPY
+        urgent = at.asked_for is not None and at.state is not MigrationState.BULK_COPY
         self.throttle.allow(at.config.max_events_per_second, urgent=urgent)
 
     async def _pass_on(self, latest: Migration) -> None:

@@ -20,7 +20,7 @@ from eventsource.migration.tables import brief_locks, deferred_indexes, fences, 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.event_table import OwnTable
-    from eventsource.migration.models import Migration
+    from eventsource.migration.models import CutoverRequest, Migration
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.tables.fences import Fence
 
@@ -81,10 +81,15 @@ class OwnTables:
         await self.comparing(migration)
 
     async def cutover(
-        self, connections: DriverConnections, migration: Migration, passes: Passes, fence: Fence
+        self,
+        connections: DriverConnections,
+        migration: Migration,
+        passes: Passes,
+        fence: Fence,
+        asked: CutoverRequest,
     ) -> Cutover:
-        """One cutover, with everything prepared that can be."""
-        return await Cutover.ready(connections, migration, passes, fence)
+        """One cutover or its rehearsal, with everything prepared that can be."""
+        return await Cutover.ready(connections, migration, passes, fence, asked)
 
     async def abort(
         self, connections: DriverConnections, migration: Migration, owner: UUID

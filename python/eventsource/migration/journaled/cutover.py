@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eventsource.migration.event_table import OwnTable
     from eventsource.migration.journaled.passes import JournaledPasses
     from eventsource.migration.layouts.declaration import Layout, LayoutTable
-    from eventsource.migration.models import Migration
+    from eventsource.migration.models import CutoverRequest, Migration
     from eventsource.migration.tables.fences import Fence
 
 #: How long the lock that keeps leaves from being attached is waited for (ms).
@@ -59,6 +59,7 @@ class JournaledCutover(Cutover):
         migration: Migration,
         passes: JournaledPasses,
         fence: Fence,
+        asked: CutoverRequest,
     ) -> JournaledCutover:
         """Everything that can be parsed and looked up before the route says that it begins."""
         if await fences.of_migration(connections.target, migration.id, "target") is None:
@@ -78,7 +79,7 @@ class JournaledCutover(Cutover):
             _DECIDE.format(fences=connections.fence.fences)
         )
         return cls(
-            connections, migration, passes, fence, None,  # type: ignore[arg-type]
+            connections, migration, passes, fence, asked, None,  # type: ignore[arg-type]
             deciding=deciding, sequence=sequence,
         )  # fmt: skip
 

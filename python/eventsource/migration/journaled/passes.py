@@ -214,6 +214,12 @@ class JournaledPasses(Underway):
         self.at = replace(self.at, pass_rows=written, pass_digest=exact.digest)
         return PassOutcome(written, written, time.monotonic() - began, digest=exact.digest)
 
+    async def rehearse_commits(self) -> None:
+        """As :meth:`Passes.rehearse_commits`."""
+        source, at = self.connections.source, self.at
+        await witnesses.stand_again(source, self.migration.id, at.witness, at.source_system)
+        await progress.touch(self.connections.target, at)
+
     def proof(self) -> Proof:
         """What the target holds after the last pass, as the progress row says it there."""
         at = self.at

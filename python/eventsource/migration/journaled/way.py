@@ -25,7 +25,7 @@ from eventsource.tenant_ids import stored
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.event_table import OwnTable
-    from eventsource.migration.models import Migration
+    from eventsource.migration.models import CutoverRequest, Migration
     from eventsource.migration.steps.cutover import Cutover
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.tables.fences import Fence
@@ -89,8 +89,9 @@ class LayoutTables:
         migration: Migration,
         passes: JournaledPasses,
         fence: Fence,
+        asked: CutoverRequest,
     ) -> Cutover:
-        return await cutover.JournaledCutover.of(connections, migration, passes, fence)
+        return await cutover.JournaledCutover.of(connections, migration, passes, fence, asked)
 
     async def abort(self, connections: Connections, migration: Migration, owner: UUID) -> bool:
         return await undoing.carry_out(connections, migration, owner)

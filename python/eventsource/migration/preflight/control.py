@@ -14,13 +14,15 @@ CONTROL_COLUMNS = {
         "abort_requested",
         "cutover_request", "cutover_force", "cutover_outcome", "driver_owner", "driver_name",
         "driver_expires_at", "position_offset", "fence_position", "cutover_pause_ms", "updated_at",
-        "source_identity", "target_identity",
+        "source_identity", "target_identity", "cutover_budget", "rehearsal_request",
+        "rehearsal_options", "rehearsal_outcome", "longest_wait_ms", "returns",
     ),
     "tenant_routing": ("generation", "migration_id"),
     "migration_position_mappings": ("source_position", "target_position", "event_id"),
     "migration_audit_log": ("details", "operator"),
     "migration_waves": ("history",),
     "migration_wave_items": ("outcome", "migration_id"),
+    "tenant_ways_back": ("state", "keep_seconds", "generation"),
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
@@ -23,6 +23,7 @@ from eventsource.migration.errors import (
 from eventsource.migration.models import Migration, MigrationConfig, StoreIdentity
 from eventsource.migration.repositories import waves
 from eventsource.migration.repositories.outcomes import explain_refusal, report
+from eventsource.migration.repositories.requests import Requests
 from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
@@ -38,7 +39,7 @@ _ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
 _SELECT = _SQL["select_columns"]
 
 
-class PostgreSQLMigrationRepository:
+class PostgreSQLMigrationRepository(Requests):
     """Migrations in the control database.
 
     Args:
@@ -167,8 +168,8 @@ class PostgreSQLMigrationRepository:
                 )  # fmt: skip
                 if moved is not None:
                     await self._follow_with_route(connection, migration, following)
-                    if following is MigrationState.PAUSED and moved["cutover_request"] is not None:
-                        await _refuse_cutover(connection, migration.id, moved["cutover_request"])
+                    if following is MigrationState.PAUSED:
+                        await _refuse_what_is_asked(connection, migration.id)
                     await failpoints.reach("journal.transition")
         except asyncpg.UniqueViolationError:
             # A failed one that is resumed after another has begun.
@@ -304,20 +305,14 @@ class PostgreSQLMigrationRepository:
         await self._sql.execute(_SQL["record_offset"], migration_id, owner, offset)
 
     async def record_decision(
-        self,
-        migration_id: UUID,
-        fence_position: int,
-        offset: int,
-        pause_ms: float | None,
-        events: int | None = None,
-    ) -> None:
-        """Publish where the source ended, and the ``events`` up to there where they are known.
-
-        ``pause_ms`` is None when recovery finished the flip.
-        """
+        self, migration_id: UUID, fence_position: int, offset: int | None, pause_ms: float | None,
+        longest_wait_ms: float | None = None, events: int | None = None,
+    ) -> None:  # fmt: skip
+        """Publish where the source ended; ``pause_ms`` is None when recovery finished the flip."""
         await self._sql.execute(
-            _SQL["record_decision"], migration_id, fence_position, offset, pause_ms, events
-        )
+            _SQL["record_decision"], migration_id, fence_position, offset, pause_ms,
+            longest_wait_ms, events,
+        )  # fmt: skip
 
     async def audit(
         self,
@@ -331,66 +326,13 @@ class PostgreSQLMigrationRepository:
             _SQL["audit"], migration_id, event_type, json.dumps(dict(details)), operator
         )
 
-    async def request_pause(
-        self, migration_id: UUID, operator: str | None, *, parked: bool = False
-    ) -> bool:
-        """Ask the driver to pause; False when the state does not allow it.
 
-        Args:
-            parked: the next move goes on; what a person paused stays as it is.
-        """
-        rows = await self._sql.fetch(_SQL["request_pause"], migration_id, operator, parked)
-        return bool(rows)
-
-    async def set_rate(
-        self, migration_id: UUID, max_events_per_second: float | None, operator: str | None
-    ) -> bool:
-        """Change the limit of the copy; False when the migration is over."""
-        rows = await self._sql.fetch(
-            _SQL["set_rate"], migration_id, max_events_per_second, operator
-        )
-        return bool(rows)
-
-    async def request_abort(self, migration_id: UUID, reason: str, operator: str | None) -> bool:
-        """Ask the driver to abort; False when the migration is over."""
-        return bool(await self._sql.fetch(_SQL["request_abort"], migration_id, reason, operator))
-
-    async def withdraw_abort(self, migration_id: UUID) -> None:
-        """Forget an abort that came after the decision."""
-        await self._sql.execute(_SQL["withdraw_abort"], migration_id)
-
-    async def request_cutover(
-        self,
-        migration_id: UUID,
-        request: UUID,
-        force: bool,
-        operator: str | None,
-        comparison: str = "before the fence",
-    ) -> bool:
-        """Ask the driver to cut over; False when the state forbids it or one is under way.
-
-        Args:
-            comparison: for the audit log, what becomes of the comparison of both stores.
-        """
-        rows = await self._sql.fetch(
-            _SQL["request_cutover"], migration_id, request, force, operator, comparison
-        )
-        return bool(rows)
-
-    async def answer_cutover(
-        self, migration_id: UUID, request: UUID, outcome: Mapping[str, Any]
-    ) -> None:
-        """Answer the request for the cutover: how it ended. A failed proof stops its wave."""
-        async with transaction(self.pool) as connection:
-            if outcome["code"] == ConsistencyError.code:
-                await waves.stop_for(connection, migration_id, str(outcome["message"]))
-            await connection.execute(
-                _SQL["answer_cutover"], migration_id, request, json.dumps(dict(outcome))
-            )
-
-
-async def _refuse_cutover(connection: Executor, migration_id: UUID, request: UUID) -> None:
+async def _refuse_what_is_asked(connection: Executor, migration_id: UUID) -> None:
     """Answer in the pausing transaction: once it commits, no driver is left to answer."""
-    refused = InvalidStateTransitionError(migration_id, MigrationState.PAUSED, "cut over")
     journal = PostgreSQLMigrationRepository(connection)
-    await journal.answer_cutover(migration_id, request, failures.describe(refused))
+    for wanted in ("cut over", "rehearse a cutover"):
+        asked = (await journal.get(migration_id)).asked_for
+        if asked is None:
+            return
+        refused = InvalidStateTransitionError(migration_id, MigrationState.PAUSED, wanted)
+        await journal.answer(migration_id, asked, failures.describe(refused))

@@ -78,6 +78,10 @@ class PostgreSQLPositionMappingRepository:
         )
         return rows
 
+    def through_returns(self) -> PostgreSQLPositionMappingRepository:
+        """The same, for a return: with what the moves before it have mapped."""
+        return _ThroughReturns(self.pool)
+
     async def delete(self, migration_id: UUID) -> int:
         """Remove the whole mapping, page by page; returns the number of rows.
 
@@ -106,3 +110,28 @@ class PostgreSQLPositionMappingRepository:
     async def _row(self, statement: str, *arguments: object) -> MappedPosition | None:
         row = await self._sql.fetchrow(_SQL[statement], *arguments)
         return MappedPosition(*row) if row is not None else None
+
+
+class _ThroughReturns(PostgreSQLPositionMappingRepository):
+    """The mapping of a return and of all that it goes back over."""
+
+    async def lowest_target_after(self, migration_id: UUID, source_position: int) -> int | None:
+        return await self._of_chain("lowest_target_after", migration_id, source_position)
+
+    async def highest_target(self, migration_id: UUID) -> int | None:
+        return await self._of_chain("highest_target", migration_id)
+
+    async def count(
+        self,
+        migration_id: UUID,
+        *,
+        after: int = BEFORE_EVERY_POSITION,
+        up_to: int = LAST_POSITION,
+        target_after: int = BEFORE_EVERY_POSITION,
+    ) -> int:
+        return await self._of_chain("count", migration_id, after, up_to, target_after) or 0
+
+    async def _of_chain(self, name: str, *arguments: object) -> int | None:
+        statement = f"{_SQL['through_returns']} {_SQL[f'{name}_through_returns']}"
+        found: int | None = await self._sql.fetchval(statement, *arguments)
+        return found

@@ -8,7 +8,7 @@ from eventsource import failpoints
 from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import decision, rescue
+from eventsource.migration.steps import decision, rescue, way_back
 from eventsource.migration.tables import (
     deferred_indexes,
     fences,
@@ -60,6 +60,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     if not await _remove_guard(connections, migration):
         return await _come_too_late(connections, migration)
     await failpoints.reach("abort.guard.committed")
+    await way_back.forget(connections, migration)
     if closed is not None:
         if at is not None and gone_back:
             await _keep_lost(connections, at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -25,7 +25,7 @@ from eventsource.migration.tables import brief_locks, fences, integrity
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.models import Migration
+    from eventsource.migration.models import CutoverRequest, Migration
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.steps.passes import Passes
     from eventsource.migration.tables.fences import Fence
@@ -51,8 +51,16 @@ LET_GO_SECONDS = 1.0
 #: ends the fence's idle session, and they try the target until it opens.
 OPENING_MS = 500
 
+#: How long the measuring of the writers' waits may take (seconds): they wait for it.
+MEASURE_SECONDS = 0.1
+
+# Servers before version 14 do not say since when a session waits.
 _WAITING = """
-select count(*) from pg_locks l
+select count(*) as writers,
+       coalesce(max(extract(epoch from clock_timestamp()
+                                       - (to_jsonb(l) ->> 'waitstart')::timestamptz)), 0)::float8
+           as seconds
+from pg_locks l
 where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid
   and l.objsubid = 2 and not l.granted and l.mode = 'ShareLock'
   and l.database = (select oid from pg_database where datname = current_database())
@@ -61,20 +69,41 @@ where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::
 
 @dataclass(frozen=True, slots=True)
 class CutoverResult:
-    """How the flip went.
+    """How the flip went, or would have gone.
 
     Attributes:
-        decided: the decision that was committed.
-        pause_ms: from asking for the fence to the open target, in milliseconds: the longest that
-            an append can have waited for this.
+        decided: the decision that was committed; None of a rehearsal.
+        pause_ms: from asking for the fence to the open target, in milliseconds. Of a rehearsal to
+            the end of the same commits.
+        lock_wait_ms: how much of that the appends in flight took.
+        longest_wait_ms: the longest that a writer had waited at the fence when it was let go; what
+            it needs to follow comes on top.
+        writers_waiting: how many waited then.
         rows: rows that the last pass carried.
         attempts: how often the lock was asked for.
+        in_the_way: whose appends held up the attempts that failed.
     """
 
-    decided: Decision
+    decided: Decision | None
     pause_ms: float
+    lock_wait_ms: float
+    longest_wait_ms: float
+    writers_waiting: int
     rows: int
     attempts: int
+    in_the_way: tuple[Blocker, ...] = ()
+
+    def figures(self) -> dict[str, Any]:
+        """For the audit log and for who asked."""
+        return {
+            "pause_ms": round(self.pause_ms, 3),
+            "lock_wait_ms": round(self.lock_wait_ms, 3),
+            "longest_wait_ms": round(self.longest_wait_ms, 3),
+            "writers_waiting": self.writers_waiting,
+            "rows": self.rows,
+            "attempts": self.attempts,
+            "in_the_way": [asdict(each) for each in self.in_the_way],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +117,26 @@ class _Prepared:
 
 @dataclass(slots=True)
 class Cutover:
-    """One cutover of one migration. Every connection it needs is open before it begins."""
+    """One cutover of one migration, or its rehearsal: the same, but for the decision.
+
+    Every connection it needs is open before it begins.
+    """
 
     connections: DriverConnections
     migration: Migration
     passes: Passes
     fence: Fence
+    asked: CutoverRequest
     prepared: _Prepared
 
     @classmethod
     async def ready(
-        cls, connections: DriverConnections, migration: Migration, passes: Passes, fence: Fence
+        cls,
+        connections: DriverConnections,
+        migration: Migration,
+        passes: Passes,
+        fence: Fence,
+        asked: CutoverRequest,
     ) -> Cutover:
         """Everything that can be parsed and looked up before the route says that it begins."""
         arriving = await fences.of_migration(connections.target, migration.id, "target")
@@ -109,10 +147,10 @@ class Cutover:
             await connections.target.connection.prepare(integrity.statement()),
             integrity.guards_of(arriving),
         )
-        return cls(connections, migration, passes, fence, prepared)
+        return cls(connections, migration, passes, fence, asked, prepared)
 
     async def run(self) -> CutoverResult:
-        """Fence the tenant, carry the rest, decide and open the target.
+        """Fence the tenant, carry the rest, decide and open the target; or all but the last two.
 
         Raises:
             CutoverTimeoutError: the budget is spent; the fence is open again.
@@ -120,7 +158,7 @@ class Cutover:
         """
         # What was written while the way here was cleared need not be carried under the fence.
         await self.passes.catch_up()
-        budget = self.migration.config.cutover_timeout_seconds
+        budget = self.asked.budget_seconds
         deadline = time.monotonic() + budget
         share = min(budget * ATTEMPT_SHARE, LONGEST_ATTEMPT)
         in_the_way: list[Blocker] = []
@@ -137,13 +175,17 @@ class Cutover:
                 # What one writer can wait is the lock wait plus the section after it: together they
                 # stay within the budget.
                 wait = min(share, left)
+                result = None
                 async with self._fenced(wait, budget - wait) as held:
                     if held:
-                        return await self._section(asked, budget - wait, attempts)
+                        result = await self._section(asked, budget - wait, attempts)
+                if result is not None:
+                    return replace(result, in_the_way=tuple(in_the_way))
                 in_the_way = await self._blockers(waiting.seconds) or in_the_way
                 await waiting.goes_on(self._blockers)
                 await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
-        raise CutoverTimeoutError(budget, await self._waiting(), in_the_way)
+        writers, _ = await self._waiting()
+        raise CutoverTimeoutError(budget, writers, in_the_way)
 
     @contextlib.asynccontextmanager
     async def _fenced(self, wait: float, section: float):  # type: ignore[no-untyped-def]
@@ -191,7 +233,7 @@ class Cutover:
         attempts: int,
     ) -> CutoverResult:
         """What happens while writers wait; ends with the decision and the open target."""
-        waiting = 0
+        granted, waiting = time.monotonic(), 0
         try:
             async with asyncio.timeout(seconds):
                 await failpoints.reach("cutover.fence.held")
@@ -199,12 +241,15 @@ class Cutover:
                 await self._look_at_the_target()
                 decided = await self._decide()
                 await failpoints.reach("cutover.decision.before")
+                if self.asked.rehearsal:
+                    await failpoints.reach("rehearsal.proven")
+                    # As many commits as decision and opening are.
+                    await self.passes.rehearse_commits()
         except TimeoutError:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    waiting = await self._waiting()
-            budget = self.migration.config.cutover_timeout_seconds
-            raise CutoverTimeoutError(budget, waiting) from None
+                async with asyncio.timeout(MEASURE_SECONDS):
+                    waiting, _ = await self._waiting()
+            raise CutoverTimeoutError(self.asked.budget_seconds, waiting) from None
         except DataPlaneError as error:
             if error.kind == "inconsistent":
                 raise ConsistencyError(str(error)) from error
@@ -214,11 +259,35 @@ class Cutover:
                 f"the fence of migration {self.migration.id} was changed by somebody else;"
                 " nothing was flipped"
             )
+        so_far = await self._so_far(asked, granted, result.rows, attempts)
+        if self.asked.rehearsal:
+            return so_far
         await self._commit()
         await failpoints.reach("cutover.decision.committed")
         await decision.open_target(self.connections.target, self.migration, decided)
-        pause = round((time.monotonic() - asked) * 1000, 3)
-        return CutoverResult(decided, pause, result.rows, attempts)
+        more = (time.monotonic() - asked) * 1000 - so_far.pause_ms
+        return replace(
+            so_far,
+            decided=decided,
+            pause_ms=so_far.pause_ms + more,
+            # Who waited then waits on until now.
+            longest_wait_ms=so_far.longest_wait_ms + (more if so_far.writers_waiting else 0),
+        )
+
+    async def _so_far(
+        self, asked: float, granted: float, rows: int, attempts: int
+    ) -> CutoverResult:
+        """What the writers have waited until now, right before the decision."""
+        writers, longest = await self._measured()
+        return CutoverResult(
+            decided=None,
+            pause_ms=(time.monotonic() - asked) * 1000,
+            lock_wait_ms=(granted - asked) * 1000,
+            longest_wait_ms=longest * 1000,
+            writers_waiting=writers,
+            rows=rows,
+            attempts=attempts,
+        )
 
     async def _decide(self) -> Decision | None:
         """In the transaction that holds the lock: mark the tenant as moved."""
@@ -260,11 +329,19 @@ class Cutover:
             self.connections.source.connection, fences.LOCK_CLASS, self.fence.lock_id, seconds
         )
 
-    async def _waiting(self) -> int:
+    async def _measured(self) -> tuple[int, float]:
+        """As `_waiting`, and without a number rather than late."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MEASURE_SECONDS):
+                return await self._waiting()
+        return 0, 0.0
+
+    async def _waiting(self) -> tuple[int, float]:
+        """How many writers wait for the fence, and for how long the first of them has (seconds)."""
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            return int(
-                await self.connections.source.connection.fetchval(
-                    _WAITING, fences.LOCK_CLASS, self.fence.lock_id
-                )
+            row = await self.connections.source.connection.fetchrow(
+                _WAITING, fences.LOCK_CLASS, self.fence.lock_id
             )
-        return 0
+            assert row is not None
+            return row["writers"], row["seconds"]
+        return 0, 0.0

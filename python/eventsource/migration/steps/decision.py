@@ -153,12 +153,14 @@ async def open_target(target: AnyTable, migration: Migration, decided: Decision)
     """
     await failpoints.reach("flip.target.before")
     proof, state = decided.proof, "closed"
+    # The positions of a return were drawn from the target's own sequence.
+    last_carried = decided.source_head + decided.position_offset if not migration.returns else 0
     if proof is not None:
         state = await target.connection.fetchval(
             f"select {target.beside('eventsource_open_target')}"
             "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             target.address.table, stored(migration.tenant_id), migration.id, decided.generation,
-            decided.source_head + decided.position_offset, proof.last_pass, proof.token, proof.rows,
+            last_carried, proof.last_pass, proof.token, proof.rows,
             proof.digest, proof.total,
         )  # fmt: skip
     elif await fences.is_open(target, migration.id):
@@ -178,16 +180,14 @@ async def finish(
     migration: Migration,
     decided: Decision,
     pause_ms: float | None = None,
+    longest_wait_ms: float | None = None,
 ) -> Migration:
     """Write route and state once the target is open; the second process finds it done."""
     await migrations.record_decision(
-        migration.id,
-        decided.source_head,
-        decided.position_offset,
-        pause_ms,
-        # What all passes found, no matter what had brought it to the target: they or mirrors.
+        migration.id, decided.source_head,
+        None if migration.returns else decided.position_offset, pause_ms, longest_wait_ms,
         decided.proof.total if decided.proof is not None else None,
-    )
+    )  # fmt: skip
     await failpoints.reach("flip.journal.committed")
     try:
         moved = await migrations.transition(
@@ -195,8 +195,8 @@ async def finish(
             MigrationState.MIGRATED,
             details={
                 "fence_position": decided.source_head,
-                "position_offset": decided.position_offset,
-                "pause_ms": pause_ms,
+                "position_offset": None if migration.returns else decided.position_offset,
+                "pause_ms": None if pause_ms is None else round(pause_ms, 3),
             },
         )
     except InvalidStateTransitionError:

@@ -13,6 +13,7 @@ from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import MigrationError, MissingRowError
 from eventsource.migration.event_table import compared
 from eventsource.migration.failures import concerning
+from eventsource.migration.models import LAST_POSITION
 from eventsource.migration.steps import rescue
 from eventsource.migration.tables import progress, snapshots, witnesses
 from eventsource.migration.tables.proofs import Proof
@@ -57,8 +58,12 @@ class Passes:
         migration: Migration,
         owner: UUID,
         rate: Callable[[], float | None] = lambda: None,
+        journal: str = "tenant_migrations",
     ) -> Passes:
         """Claim the progress row and open the data plane's connections.
+
+        Args:
+            journal: the control table whose row names the owner.
 
         Raises:
             MissingRowError: the progress row is not there.
@@ -74,7 +79,7 @@ class Passes:
             )
         await witnesses.stand_again(connections.source, migration.id, at.witness, at.source_system)
         await rescue.look_after_a_restart(connections.source, connections.target, at)
-        endpoints = connections.endpoints
+        endpoints, fresh = connections.endpoints, migration.returns is not None
         config = PassSessionConfig(
             migration_id=migration.id,
             tenant_id=as_uuid(migration.tenant_id),
@@ -85,11 +90,13 @@ class Passes:
             control_schema=endpoints.control_schema,
             columns=await _carried(connections, at),
             offset=at.position_offset,
-            last_target_position=at.last_target_position,
+            last_target_position=LAST_POSITION if fresh else at.last_target_position,
             chunk_rows=migration.config.chunk_rows,
             chunk_bytes=migration.config.chunk_bytes,
             jobs=migration.config.copy_jobs,
             max_events_per_second=migration.config.max_events_per_second,
+            journal=journal,
+            fresh_positions=fresh,
         )
         session = await PassSession.open(await config.resolved())
         return cls(connections, migration, session, owner, at, rate)
@@ -145,6 +152,12 @@ class Passes:
             raise MigrationError("the last pass was stopped before its end")
         self.at = replace(self.at, pass_rows=result.rows, pass_digest=result.digest)
         return result
+
+    async def rehearse_commits(self) -> None:
+        """Commit at the source and then at the target, as a decision and an opening do."""
+        source, at = self.connections.source, self.at
+        await witnesses.stand_again(source, self.migration.id, at.witness, at.source_system)
+        await progress.touch(self.connections.target, self.at)
 
     def proof(self) -> Proof:
         """What the target holds after the last pass, as the progress row says it there."""

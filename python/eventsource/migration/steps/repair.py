@@ -49,9 +49,10 @@ class Repair:
         """The decision with the proof of what the target holds now.
 
         Raises:
-            StoreGoneBackError: the source does not hold either what was decided on.
+            StoreGoneBackError: the source does not hold any more what was decided on.
             ConsistencyError: what was carried is not what the source holds.
         """
+        await fences.refuse_cleaned(self.connections.source, self.migration)
         await self._prepare()
         passes = await Passes.open(self.connections, self.migration, self.owner)
         try:

@@ -1,9 +1,11 @@
 """Carrying a tenant's subscriptions over to the store it has moved to.
 
 The migrated checkpoint is a new one, keyed by subscription, target store and tenant. The source
-checkpoint stays as it is: a subscription over all tenants still needs it for the others. What the
-target has already is never moved, neither back (it would deliver again) nor forward (a reader that
-is on its way there would skip); so running it twice does nothing the second time.
+checkpoint stays as it is: a subscription over all tenants still needs it for the others. What a
+reader has made at the target since the move is never moved, neither back (it would deliver again)
+nor forward (one that is on its way there would skip); so running it twice does nothing the second
+time. One that is older than the move was left by an earlier stay of the tenant, when positions
+meant something else for it, and is replaced.
 """
 
 from __future__ import annotations
@@ -116,12 +118,7 @@ class SubscriptionMigrator:
         try:
             planned = await self._plan(migration, name)
             await failpoints.reach("subscriptions.planned")
-            kept, created = await self._checkpoints.save_if_absent(
-                name,
-                migration.target_store_id,
-                planned.translated_position,
-                as_uuid(migration.tenant_id),
-            )
+            kept, created = await self._make(migration, planned)
             await failpoints.reach("subscriptions.checkpoint.committed")
         except _FAILURES as error:
             return SubscriptionMigrationResult(
@@ -145,6 +142,15 @@ class SubscriptionMigrator:
             error=None,
         )
 
+    async def _make(
+        self, migration: Migration, planned: PlannedMigration
+    ) -> tuple[Checkpoint, bool]:
+        key = planned.subscription_name, migration.target_store_id, planned.translated_position
+        tenant_id = as_uuid(migration.tenant_id)
+        if planned.replaces is not None:
+            return await self._checkpoints.save(*key, tenant_id, force=True), True
+        return await self._checkpoints.save_if_absent(*key, tenant_id)
+
     async def _plan(self, migration: Migration, name: str) -> PlannedMigration:
         source_store, target_store = migration.source_store_id, migration.target_store_id
         tenant_id = as_uuid(migration.tenant_id)
@@ -154,6 +160,9 @@ class SubscriptionMigrator:
         target = await self._checkpoints.get(name, target_store, tenant_id)
         target_of_all = await self._checkpoints.get(name, target_store)
 
+        leftover = None
+        if target is not None and _is_older(target, migration):
+            leftover, target = target, None
         current = source.position if source is not None else 0
         translated = await self._mapper.translate_within(migration, current)
         planned = target.position if target is not None else translated
@@ -170,6 +179,7 @@ class SubscriptionMigrator:
             *_about_migration(migration),
             *_about_source(migration, source, waiting),
             *_about_target(target_store, target, translated, repeated),
+            *_about_leftover(target_store, leftover),
             *_about_target_of_all(target_store, target_of_all, past),
         ]
         return PlannedMigration(
@@ -181,7 +191,13 @@ class SubscriptionMigrator:
             warning="; ".join(remarks) or None,
             source_checkpoint=source,
             target_checkpoint=target,
+            replaces=leftover,
         )
+
+
+def _is_older(target: Checkpoint, migration: Migration) -> bool:
+    """Whether nobody can have read the tenant there since the move: before it, it was not there."""
+    return migration.completed_at is not None and target.updated_at < migration.completed_at
 
 
 def _or_last(fence_position: int | None) -> int:
@@ -226,6 +242,15 @@ def _about_target(
     return [
         f"its checkpoint for the tenant in {store!r} is kept at {target.position}, below "
         f"{translated}: {repeated} events are delivered again from there"
+    ]
+
+
+def _about_leftover(store: str, leftover: Checkpoint | None) -> list[str]:
+    if leftover is None:
+        return []
+    return [
+        f"its checkpoint for the tenant in {store!r} at {leftover.position} is of an earlier stay"
+        " and is replaced"
     ]
 
 

@@ -27,6 +27,7 @@ class PlannedMigration:
         source_checkpoint: the checkpoint that is translated: the tenant's own, or else the one
             over all tenants; None when there is neither.
         target_checkpoint: the tenant's checkpoint that the target has already, or None.
+        replaces: the tenant's checkpoint there from an earlier stay, which is replaced, or None.
     """
 
     subscription_name: str
@@ -37,6 +38,7 @@ class PlannedMigration:
     warning: str | None
     source_checkpoint: Checkpoint | None
     target_checkpoint: Checkpoint | None
+    replaces: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ anything lower nothing is gained.
   source's head when the tenant left: what lies above it is other tenants' at the source, and the
   tenant's new events at the target. No tenant event lies between this and the largest ``t``.
 * Any other mapping gives ``min{target(p) : p > c} - 1``, which for ``c`` below the first event is
-  the position before the tenant's first; if no ``p`` is above ``c``, the last mapped position.
+  the position before the tenant's first; if no ``p`` is above ``c``, the last mapped position. So
+  does that of a return, together with those of the moves that it goes back over.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ class PositionMappingRepository(Protocol):
         ``target_after``."""
         ...
 
+    def through_returns(self) -> PositionMappingRepository:
+        """The same, for a return: with what the moves before it have mapped."""
+        ...
+
     async def audit(
         self,
         migration_id: UUID,
@@ -104,11 +109,16 @@ class PositionMapper:
             return await self._carried(migration, migration.position_offset, source_position)
         return await self._mapped(migration, source_position)
 
+    def _mapping(self, migration: Migration) -> PositionMappingRepository:
+        if migration.returns is None:
+            return self.repository
+        return self.repository.through_returns()
+
     async def count_between(self, migration: Migration, after: int, up_to: int) -> int:
         """The tenant's events at source positions in (``after``, ``up_to``]."""
         if after >= up_to:
             return 0
-        return await self.repository.count(migration.id, after=after, up_to=up_to)
+        return await self._mapping(migration).count(migration.id, after=after, up_to=up_to)
 
     async def count_repeated(self, migration: Migration, handled: int, target: int) -> int:
         """Events handled at the source up to ``handled`` that lie above ``target`` at the target.
@@ -117,7 +127,8 @@ class PositionMapper:
         """
         if migration.position_offset is not None:
             return await self.count_between(migration, target - migration.position_offset, handled)
-        return await self.repository.count(migration.id, up_to=handled, target_after=target)
+        mapping = self._mapping(migration)
+        return await mapping.count(migration.id, up_to=handled, target_after=target)
 
     async def _carried(self, migration: Migration, offset: int, source_position: int) -> int:
         fence = migration.fence_position
@@ -138,10 +149,11 @@ class PositionMapper:
         return (source_position if fence is None else min(source_position, fence)) + offset
 
     async def _mapped(self, migration: Migration, source_position: int) -> int:
-        lowest = await self.repository.lowest_target_after(migration.id, source_position)
+        mapping = self._mapping(migration)
+        lowest = await mapping.lowest_target_after(migration.id, source_position)
         if lowest is not None:
             return lowest - 1
-        highest = await self.repository.highest_target(migration.id)
+        highest = await mapping.highest_target(migration.id)
         if highest is None:
             raise PositionMappingError(
                 f"migration {migration.id} has mapped no event of tenant {migration.tenant_id} "

@@ -315,6 +315,24 @@ async def replace_proof(
         raise MigrationError("the fence that has decided was changed meanwhile; nothing is opened")
 
 
+async def refuse_cleaned(source: AnyTable, migration: Migration) -> None:
+    """Nothing can be carried again from a source whose old rows are being removed.
+
+    Raises:
+        StoreGoneBackError: they are.
+    """
+    since = await source.connection.fetchval(
+        f"select cleaned_at from {source.fences} where migration_id = $1 and role = 'source'",
+        migration.id,
+    )
+    if since is not None:
+        raise StoreGoneBackError(
+            f"the target lacks events of tenant {migration.tenant_id} that were decided on, and"
+            f" those that {source.address.table!r} held were cleaned up since"
+            f" {since:%Y-%m-%d %H:%M} UTC: restore a later state of the target"
+        )
+
+
 async def lock_exclusively(connection: Executor, fence: Fence) -> None:
     """Inside a transaction: wait until no append is in flight and hold new ones off."""
     await connection.execute("select pg_advisory_xact_lock($1, $2)", LOCK_CLASS, fence.lock_id)

@@ -83,7 +83,8 @@ def statement() -> str:
 
 def guards_of(fence: Fence) -> list[str]:
     """The names of the triggers that guard a tenant, on the side of its fence."""
-    between = "" if fence.role == "source" else f"{fence.fence_id}_"
+    shared = fence.role == "source" or fence.state == "standby"
+    between = "" if shared else f"{fence.fence_id}_"
     return [f"{GUARD}{between}{kind}" for kind in ("write", "change", "truncate")]
 
 

@@ -255,7 +255,7 @@ async def begin_pass(
         " witness_pass = $4, witness_token = $8, updated_at = now()"
         " where migration_id = $1 and owner = $2 and pass_number = $3"
         f" and exists (select from {target.fences} f where f.migration_id = $1"
-        " and f.role = 'target' and f.state = 'closed')"
+        " and f.role = 'target' and f.state in ('closed', 'standby'))"
         f" returning {_COLUMNS}",
         before.migration_id, owner, before.pass_number, witness.pass_number, snapshot,
         before.proven_snapshot is not None, ZERO_DIGEST, witness.token,
@@ -305,6 +305,15 @@ async def record_source(target: AnyTable, at: CopyProgress, now: Source) -> None
         f"update {target.progress} set source_system = $3, source_started = $4"
         " where migration_id = $1 and owner = $2",
         at.migration_id, at.owner, now.system, now.started,
+    )  # fmt: skip
+
+
+async def touch(target: AnyTable, at: CopyProgress) -> None:
+    """One commit at the target that changes nothing."""
+    await target.connection.execute(
+        f"update {target.progress} set updated_at = clock_timestamp()"
+        " where migration_id = $1 and owner = $2",
+        at.migration_id, at.owner,
     )  # fmt: skip
 
 

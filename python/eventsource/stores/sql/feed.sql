@@ -25,7 +25,8 @@ begin
         if pg_has_role({schema}.eventsource_caller(),
                        (select relowner from pg_class where oid = tg_relid), 'usage')
            and exists (select from {schema}.eventsource_fences
-                       where table_name = tg_table_name and role = 'target' and state = 'closed'
+                       where table_name = tg_table_name and role = 'target'
+                         and state in ('closed', 'standby')
                          and migration_id::text = current_setting('eventsource.migration', true)) then
             floor := 9223372036854775807;
         end if;
@@ -77,3 +78,27 @@ begin
               and state in ('closed', 'aborting'));
 end
 $arriving$;
+
+-- What is no part of the feed: tenants that arrive with all their events, and of those that may return
+-- what was carried since they left, above the position at which they did. Hiding these by tenant would
+-- make readers that lag, or begin again, pass the old events without having seen them.
+create or replace function {schema}.eventsource_hidden(events text)
+returns table (tenant uuid, above bigint)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $hidden$
+begin
+    return query
+        select arriving, (-9223372036854775808)::bigint
+            from unnest({schema}.eventsource_arriving(events)) as arriving
+        union all
+        select f.tenant_id::uuid, max(m.source_head)
+            from {schema}.eventsource_fences f
+            join {schema}.eventsource_fences m
+                on m.lock_id = f.lock_id and m.role = 'source' and m.state = 'moved'
+            where f.table_name = events and f.role = 'target' and f.state in ('standby', 'retired')
+              and m.table_name = events and m.source_head is not null
+            group by f.tenant_id;
+end
+$hidden$;

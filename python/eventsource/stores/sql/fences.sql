@@ -11,7 +11,8 @@ create table if not exists {schema}.eventsource_fences (
     table_name       text not null,
     tenant_id        text not null,
     role             text not null check (role in ('source', 'target')),
-    state            text not null check (state in ('open', 'closed', 'aborting', 'moved')),
+    state            text not null check (state in ('open', 'closed', 'aborting', 'moved', 'standby',
+                                                    'retired')),
     generation       bigint not null,
     migration_id     uuid not null,
     store_id         text not null,
@@ -55,7 +56,7 @@ exception when undefined_column then
         add column decided_total   bigint,
         drop constraint if exists eventsource_fences_state_check,
         add constraint eventsource_fences_state_check
-            check (state in ('open', 'closed', 'aborting', 'moved'));
+            check (state in ('open', 'closed', 'aborting', 'moved', 'standby', 'retired'));
 end
 $upgrade$;
 
@@ -88,13 +89,27 @@ exception when undefined_column then
 end
 $upgrade$;
 
+do $upgrade$
+begin
+    perform cleaned_at from {schema}.eventsource_fences limit 0;
+exception when undefined_column then
+    -- And the states of a way back.
+    alter table {schema}.eventsource_fences
+        add column cleaned_at timestamptz,
+        drop constraint if exists eventsource_fences_state_check,
+        add constraint eventsource_fences_state_check
+            check (state in ('open', 'closed', 'aborting', 'moved', 'standby', 'retired'));
+end
+$upgrade$;
+
 -- Two departures cannot both decide.
 create unique index if not exists eventsource_fences_departing
     on {schema}.eventsource_fences (table_name, tenant_id) where role = 'source' and state = 'open';
 create index if not exists eventsource_fences_by_lock on {schema}.eventsource_fences (lock_id);
 
 -- The fences that the guard of a table obeys, each with its lock and how long a writer waits, by the
--- tenants that are leaving it or have left it.
+-- tenants that are leaving it or have left it. One of generation -1 is asleep: it is the guard of a way
+-- back that stands before its tenant has arrived, and is woken with the opening.
 create or replace function {schema}.eventsource_guarded(event name) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -103,17 +118,17 @@ as $guarded$
     select jsonb_object_agg(f.tenant_id, jsonb_build_array(f.fence_id, f.patience_ms, f.lock_id))
     from (select distinct on (tenant_id) * from {schema}.eventsource_fences
           where table_name = event
-          order by tenant_id, generation desc,
+          order by tenant_id, (generation = -1 and role = 'source') desc, generation desc,
                    case state when 'open' then 2 when 'moved' then 1 else 0 end, role) f
-    where f.role = 'source'
+    where f.role = 'source' or f.state = 'standby'
 $guarded$;
 
 -- Opens an arriving tenant for applications, after the decision, and returns the state of its fence
--- then ('missing' without one). Only a closed target is opened, and only if the progress row says in
--- the same statement what the decision names: otherwise this database was restored or failed over
--- since, and a driver carries again what is missing. The sequence moves before anybody sees the open
--- fence, so that no new event gets a position that the migration carried. It moves only if it has to:
--- to set it to what it is would take back what others draw meanwhile.
+-- then ('missing' without one). Only a closed target is opened, or one that stood by, and only if the
+-- progress row says in the same statement what the decision names: otherwise this database was restored
+-- or failed over since, and a driver carries again what is missing. The sequence moves before anybody
+-- sees the open fence, so that no new event gets a position that the migration carried. It moves only if
+-- it has to: to set it to what it is would take back what others draw meanwhile.
 drop function if exists {schema}.eventsource_open_target(text, uuid, uuid, bigint, bigint, integer,
                                                          uuid, bigint, bytea, bigint);
 create or replace function {schema}.eventsource_open_target(
@@ -137,7 +152,7 @@ begin
     end if;
     update {schema}.eventsource_fences f
         set state = 'open', generation = new_generation, updated_at = now()
-        where f.fence_id = fence.fence_id and f.state = 'closed'
+        where f.fence_id = fence.fence_id and f.state in ('closed', 'standby')
           and exists (select from {schema}.eventsource_copy_progress p
                       where p.migration_id = migration and p.pass_number = pass
                         and p.witness_pass = pass and p.witness_token = token
@@ -146,6 +161,10 @@ begin
     if not found then
         return fence.state;
     end if;
+    -- Its way back is armed: from the first append on the tenant is guarded as one that may leave.
+    update {schema}.eventsource_fences f set generation = new_generation, updated_at = now()
+        where f.lock_id = fence.lock_id and f.role = 'source' and f.state = 'open'
+          and f.generation = -1;
     -- A layout's numbers were reserved before, and may be those of another column.
     select pg_get_serial_sequence(format('%s.%I', c.relnamespace::regnamespace, target), a.attname)
         into sequence

@@ -19,9 +19,10 @@ revoke all on function
                                      bigint),
     {schema}.eventsource_announce()
     from public;
--- These two ask themselves what the caller may do to the table.
+-- These ask themselves what the caller may do to the table.
 grant execute on function
     {schema}.eventsource_arriving(text),
+    {schema}.eventsource_hidden(text),
     {schema}.eventsource_mirror_permit(text, uuid, uuid),
     {schema}.eventsource_mirror(text, uuid, uuid, text[], jsonb)
     to public;

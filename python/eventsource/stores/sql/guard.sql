@@ -24,7 +24,8 @@ set row_security = off
 set lock_timeout = '10s'
 as $guard$
 declare
-    fence record;
+    fence  record;
+    mine   text := coalesce(current_setting('eventsource.migration', true), '');
 begin
     perform set_config('lock_timeout', patience, true);
     perform pg_advisory_xact_lock_shared(1163281235, lock);
@@ -46,7 +47,26 @@ begin
             using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
     end if;
 
-    if fence.state in ('closed', 'aborting') then
+    if mine <> '' and operation = 'INSERT' then
+        -- The passes of a way back write to a store that the tenant has left. Anybody may set the
+        -- setting: it has to be that of an open way back, and the session the owner's. The row stays
+        -- locked: who closes the way back waits for what is being written.
+        perform from {schema}.eventsource_fences w join pg_class c on c.oid = w.table_oid
+            where w.lock_id = lock and w.role = 'target' and w.state = 'standby'
+              and w.migration_id::text = mine
+              and pg_has_role({schema}.eventsource_caller(), c.relowner, 'usage')
+            for share of w;
+        if found then
+            return;
+        end if;
+    end if;
+    if fence.state in ('closed', 'aborting')
+       and exists (select from {schema}.eventsource_fences a
+                   where a.fence_id = guarded and a.role = 'source' and a.generation = -1) then
+        -- The guard of its way back is up before the tenant has arrived: those of its arrival refuse.
+        return;
+    end if;
+    if fence.state in ('closed', 'aborting', 'standby') then
         raise exception 'tenant % is not open on this store yet', fence.tenant_id
             using errcode = 'EVF03',
                   -- Not the migration's id: with it a session could pass for the migrator's.
@@ -69,7 +89,8 @@ begin
     if operation <> 'INSERT' and fence.role = 'source' and fence.state = 'open' then
         raise exception 'events of tenant % cannot be changed while it migrates', fence.tenant_id
             using errcode = 'EVF02',
-                  hint = 'Events are immutable; to erase some, abort the migration or wait for its end.';
+                  hint = 'Events are immutable; to erase some, abort the migration or wait for its end.'
+                         ' Of a tenant that has moved here and may still return, close the way back.';
     end if;
     if fence.state = 'moved' then
         raise exception 'tenant % has moved to store %', fence.tenant_id, fence.moved_to

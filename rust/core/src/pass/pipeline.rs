@@ -73,7 +73,7 @@ impl Pipeline {
         )?;
         run.counters.begin(&totals);
         let (mut chunks, reader) = self.read_ahead(run, &totals)?;
-        let totals = if run.spec.staged {
+        let totals = if run.spec.staged || run.config.fresh_positions {
             let (target, positions) = (&self.target, &self.positions);
             self.staged
                 .run(run, target, positions, &mut chunks, totals)
@@ -106,7 +106,7 @@ impl Pipeline {
             layout: Layout::of(&config.columns)?,
             offset: config.offset,
             last_target_position: config.last_target_position,
-            by_transaction: spec.previous_snapshot.is_some(),
+            by_transaction: spec.previous_snapshot.is_some() && !config.fresh_positions,
             row_by_row: spec.staged,
         };
         let client = self.source.client().clone();

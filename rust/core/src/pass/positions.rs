@@ -38,14 +38,20 @@ impl Positions {
         claim::mark(&control, config.migration_id).await?;
         control.batch(PATIENCE).await?;
         let table = qualified(&config.control_schema, "migration_position_mappings");
-        let migrations = qualified(&config.control_schema, "tenant_migrations");
+        let migrations = qualified(&config.control_schema, &config.journal);
+        // A fresh position is another one when the chunk is carried again.
+        let existing = match config.fresh_positions {
+            true => "update set target_position = excluded.target_position",
+            false => "nothing",
+        };
         let columns = "(migration_id, source_position, target_position, event_id)";
         let copy = format!("copy {table} {columns} from stdin (format binary)");
         let insert = format!(
             "insert into {table} {columns} \
-             select $1, source_position, source_position + $2, event_id \
-             from unnest($3::bigint[], $4::uuid[]) as row (source_position, event_id) \
-             on conflict (migration_id, source_position) do nothing"
+             select $1, source_position, target_position, event_id \
+             from unnest($2::bigint[], $3::bigint[], $4::uuid[]) \
+                  as row (source_position, target_position, event_id) \
+             on conflict (migration_id, source_position) do {existing}"
         );
         let forget =
             format!("delete from {table} where migration_id = $1 and source_position > $2");
@@ -106,8 +112,14 @@ impl Positions {
         Ok(())
     }
 
-    /// Maps rows of which some may be mapped already.
+    /// Maps rows of which some may be mapped already, at their carried positions.
     pub async fn insert(&self, keys: &[Key]) -> Result<()> {
+        let targets: Vec<i64> = keys.iter().map(|key| key.position + self.offset).collect();
+        self.insert_at(keys, &targets).await
+    }
+
+    /// As `insert`, at the positions that the target has given them.
+    pub async fn insert_at(&self, keys: &[Key], targets: &[i64]) -> Result<()> {
         let _turn = self.turn.lock().await;
         let client = self.control.client();
         let positions: Vec<i64> = keys.iter().map(|key| key.position).collect();
@@ -116,7 +128,7 @@ impl Positions {
             client
                 .execute(
                     &self.insert,
-                    &[&self.migration_id, &self.offset, &positions, &events],
+                    &[&self.migration_id, &positions, &targets, &events],
                 )
                 .await
                 .on(Side::Control)
@@ -138,7 +150,7 @@ impl Positions {
             .map(drop)
             .ok_or(Error::OwnershipLost {
                 side: Side::Control,
-                reason: "another driver is recorded in tenant_migrations",
+                reason: "another driver is recorded in the control database",
             })
     }
 

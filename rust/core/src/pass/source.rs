@@ -42,6 +42,8 @@ pub struct TenantRows {
     pub table: String,
     pub columns: String,
     pub tenant_id: Uuid,
+    /// Whether a difference of snapshots is read in the order of positions alone.
+    pub by_position: bool,
 }
 
 impl TenantRows {
@@ -50,6 +52,7 @@ impl TenantRows {
             table,
             columns: column_list(columns),
             tenant_id,
+            by_position: false,
         }
     }
 
@@ -104,10 +107,36 @@ impl TenantRows {
         if waiting.is_empty() {
             return later;
         }
+        let order = self.order();
         let listed = format!("transaction_id = any ('{{{}}}'::xid8[])", waiting.join(","));
         let earlier = self.range(&listed, upper, cursor, limit);
+        format!("({earlier}) union all ({later}) order by {order} limit {limit}")
+    }
+
+    fn order(&self) -> &'static str {
+        match self.by_position {
+            true => "global_position",
+            false => "transaction_id, global_position",
+        }
+    }
+
+    /// Not in one query level: for the order the planner would go along the positions, from the
+    /// tenant's first event on.
+    fn range_by_position(
+        &self,
+        transactions: &str,
+        upper: Option<&Snapshot>,
+        after: i64,
+        limit: usize,
+    ) -> String {
         format!(
-            "({earlier}) union all ({later}) order by transaction_id, global_position limit {limit}"
+            "select * from (select {columns}, transaction_id from {table} \
+             where tenant_id = '{tenant}' and {transactions}{below} offset 0) as found \
+             where global_position > {after} order by global_position limit {limit}",
+            columns = self.columns,
+            table = self.table,
+            tenant = self.tenant_id,
+            below = below(upper),
         )
     }
 
@@ -118,6 +147,9 @@ impl TenantRows {
         cursor: Cursor,
         limit: usize,
     ) -> String {
+        if self.by_position {
+            return self.range_by_position(transactions, upper, cursor.position, limit);
+        }
         let beyond = match cursor.transaction_id {
             Some(id) => format!(
                 " and (transaction_id, global_position) > ('{id}'::xid8, {})",
@@ -125,14 +157,7 @@ impl TenantRows {
             ),
             None => String::new(),
         };
-        let below = match upper {
-            Some(upper) => format!(
-                " and transaction_id < '{}'::xid8 and {}",
-                upper.xmax,
-                visible_in(upper)
-            ),
-            None => String::new(),
-        };
+        let below = below(upper);
         format!(
             "select {columns}, transaction_id from {table} \
              where tenant_id = '{tenant}' and {transactions}{beyond}{below} \
@@ -141,6 +166,17 @@ impl TenantRows {
             table = self.table,
             tenant = self.tenant_id,
         )
+    }
+}
+
+fn below(upper: Option<&Snapshot>) -> String {
+    match upper {
+        Some(upper) => format!(
+            " and transaction_id < '{}'::xid8 and {}",
+            upper.xmax,
+            visible_in(upper)
+        ),
+        None => String::new(),
     }
 }
 
@@ -169,7 +205,10 @@ impl Reader {
     ) -> Reader {
         Reader {
             client,
-            rows: TenantRows::new(config.source.sql(), &config.columns, config.tenant_id),
+            rows: TenantRows {
+                by_position: config.fresh_positions,
+                ..TenantRows::new(config.source.sql(), &config.columns, config.tenant_id)
+            },
             spec: spec.clone(),
             carrier,
             throttle,
@@ -300,6 +339,22 @@ mod tests {
         let previous = Some("5:900:5,600");
         let sql = rows().statement(&spec(previous, None), Cursor::default(), 10);
         assert!(sql.contains("transaction_id >= '900'::xid8"), "{sql}");
+        assert!(sql.contains("any ('{5,600}'::xid8[])"), "{sql}");
+    }
+
+    #[test]
+    fn fresh_positions_are_read_in_the_order_of_the_source_alone() {
+        let rows = TenantRows {
+            by_position: true,
+            ..rows()
+        };
+        let cursor = Cursor {
+            transaction_id: None,
+            position: 7,
+        };
+        let sql = rows.statement(&spec(Some("5:900:5,600"), None), cursor, 10);
+        assert_eq!(sql.matches("where global_position > 7").count(), 2, "{sql}");
+        assert!(!sql.contains("order by transaction_id"), "{sql}");
         assert!(sql.contains("any ('{5,600}'::xid8[])"), "{sql}");
     }
 

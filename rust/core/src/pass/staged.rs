@@ -16,7 +16,7 @@ use crate::pass::positions::Positions;
 use crate::pass::progress::ProgressRow;
 use crate::pass::run::Run;
 use crate::row::digest::Digest;
-use crate::row::layout::Layout;
+use crate::row::layout::{Layout, fixed};
 use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
 use crate::server::identifier::{column_list, quote};
@@ -27,6 +27,7 @@ const STAGE: &str = "pg_temp.eventsource_stage";
 pub struct Staged {
     layout: Layout,
     offset: i64,
+    fresh: bool,
     columns: Vec<String>,
     copy: Statement,
     read_back: Statement,
@@ -45,22 +46,9 @@ impl Staged {
              set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off"
         );
         target.batch(&create).await?;
-        let qualified: Vec<String> = config
-            .columns
-            .iter()
-            .map(|column| format!("event.{}", quote(column)))
-            .collect();
         let copy = format!("copy {STAGE} ({columns}) from stdin (format binary)");
-        let read_back = format!(
-            "copy (select {} from {STAGE} as stage \
-                   join {table} as event on event.global_position = stage.global_position) \
-             to stdout (format binary)",
-            qualified.join(", ")
-        );
-        let insert = format!(
-            "insert into {table} ({columns}) overriding system value \
-             select {columns} from {STAGE} on conflict do nothing"
-        );
+        let read_back = read_back(config);
+        let insert = insert(config);
         let insert_and_advance = ProgressRow::of(config).advance_with(&insert);
         let (copy, read_back, insert_and_advance) = tokio::try_join!(
             target.prepare(&copy),
@@ -70,6 +58,7 @@ impl Staged {
         Ok(Staged {
             layout: Layout::of(&config.columns)?,
             offset: config.offset,
+            fresh: config.fresh_positions,
             columns: config.columns.clone(),
             copy,
             read_back,
@@ -88,17 +77,28 @@ impl Staged {
         mut totals: Totals,
     ) -> Result<Totals> {
         while let Some(chunk) = chunks.recv().await {
-            let rows = self.write(target, run, &totals, &chunk);
-            let mapping = async {
-                positions.insert(&chunk.keys).await?;
+            let mapped = async |written: Option<&Written>| {
+                match written {
+                    Some(written) => positions.insert_at(&chunk.keys, &written.targets).await?,
+                    None => positions.insert(&chunk.keys).await?,
+                }
                 failpoint!(
                     run.spec,
                     pass: "pass.mapping.committed",
                     last: "cutover.mapping.committed"
                 );
-                Ok(())
+                Ok::<(), Error>(())
             };
-            (totals, ()) = tokio::try_join!(rows, mapping)?;
+            let rows = self.write(target, run, &totals, &chunk);
+            if self.fresh {
+                // Only the target knows the positions.
+                let written = rows.await?;
+                mapped(Some(&written)).await?;
+                totals = written.totals;
+            } else {
+                let (written, ()) = tokio::try_join!(rows, mapped(None))?;
+                totals = written.totals;
+            }
             failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
             target.batch("commit").await?;
             failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
@@ -117,7 +117,7 @@ impl Staged {
         run: &Run<'_>,
         before: &Totals,
         chunk: &Chunk,
-    ) -> Result<Totals> {
+    ) -> Result<Written> {
         let client = target.client();
         let copy = copy_in(Side::Target, client, &self.copy, &chunk.batches);
         tokio::try_join!(target.batch("begin"), copy)?;
@@ -135,10 +135,18 @@ impl Staged {
         )?;
         let found = self.read_back(stream).await?;
         let wrong: Vec<usize> = (0..chunk.rows())
-            .filter(|&row| found.get(&chunk.keys[row].position) != Some(&chunk.digests[row]))
+            .filter(|&row| {
+                let there = found.get(&chunk.keys[row].position);
+                there.map(|(digest, _)| digest) != Some(&chunk.digests[row])
+            })
             .collect();
         if wrong.is_empty() {
-            return Ok(totals);
+            let targets = chunk
+                .keys
+                .iter()
+                .map(|key| found[&key.position].1)
+                .collect();
+            return Ok(Written { totals, targets });
         }
         let reread = TupleStream::start(Side::Target, client, &self.read_back).await?;
         let differences = difference::name(
@@ -156,18 +164,82 @@ impl Staged {
         })
     }
 
-    /// The digests of the target's rows by source position.
-    async fn read_back(&self, mut stream: TupleStream) -> Result<HashMap<i64, Digest>> {
+    /// Digest and position of the target's rows by source position.
+    async fn read_back(&self, mut stream: TupleStream) -> Result<HashMap<i64, (Digest, i64)>> {
         let mut found = HashMap::new();
         let mut scratch = Vec::new();
         while stream.fill().await? {
             while stream.advance()? {
                 let tuple = stream.tuple();
-                let position = self.layout.position_of(&tuple)? - self.offset;
+                let position = self.layout.position_of(&tuple)?;
+                let target = match self.fresh {
+                    true => fixed(&tuple, self.layout.count).map(i64::from_be_bytes)?,
+                    false => position,
+                };
                 let digest = self.layout.digest_of(&tuple, self.offset, &mut scratch)?;
-                found.insert(position, digest);
+                found.insert(position - self.offset, (digest, target));
             }
         }
         Ok(found)
     }
+}
+
+/// What a chunk has become, before its commit.
+struct Written {
+    totals: Totals,
+    /// The position of each of its rows at the target.
+    targets: Vec<i64>,
+}
+
+/// The rows of the stage as the target has them. Those with fresh positions are found by their event
+/// id; in place of the position stands the source's, and the target's comes last.
+fn read_back(config: &PassConfig) -> String {
+    let fresh = config.fresh_positions;
+    let mut columns: Vec<String> = config
+        .columns
+        .iter()
+        .map(|column| match column.as_str() {
+            "global_position" if fresh => "stage.global_position".to_owned(),
+            column => format!("event.{}", quote(column)),
+        })
+        .collect();
+    if fresh {
+        columns.push("event.global_position".to_owned());
+    }
+    let key = match fresh {
+        true => "event_id",
+        false => "global_position",
+    };
+    format!(
+        "copy (select {columns} from {STAGE} as stage \
+               join {table} as event on event.{key} = stage.{key}) \
+         to stdout (format binary)",
+        columns = columns.join(", "),
+        table = config.target.sql(),
+    )
+}
+
+/// Inserts what is missing. Fresh positions are drawn in the order of the source, and only for rows
+/// that are missing; another event at the same place of a stream is an error of the server.
+fn insert(config: &PassConfig) -> String {
+    let table = config.target.sql();
+    if !config.fresh_positions {
+        let columns = column_list(&config.columns);
+        return format!(
+            "insert into {table} ({columns}) overriding system value \
+             select {columns} from {STAGE} on conflict do nothing"
+        );
+    }
+    let carried: Vec<String> = config
+        .columns
+        .iter()
+        .filter(|column| *column != "global_position")
+        .cloned()
+        .collect();
+    let columns = column_list(&carried);
+    format!(
+        "insert into {table} ({columns}) select {columns} from {STAGE} as stage \
+         where not exists (select from {table} as event where event.event_id = stage.event_id) \
+         order by stage.global_position"
+    )
 }

@@ -20,7 +20,9 @@ select id, tenant_id, source_store_id, target_store_id, state,
        coalesce(driver_expires_at > now(), false) as driver_alive, driver_expires_at,
        position_offset, fence_position, cutover_pause_ms, throttle_rate, throttle_reason, updated_at,
        copy_rate, copied_at,
-       source_identity::text as source_identity, target_identity::text as target_identity
+       source_identity::text as source_identity, target_identity::text as target_identity,
+       cutover_budget, rehearsal_request, rehearsal_options::text as rehearsal_options,
+       rehearsal_outcome::text as rehearsal_outcome, longest_wait_ms, returns
 from tenant_migrations
 
 -- name: transition
@@ -53,12 +55,12 @@ with moved as (
       and ($9::uuid is null or cutover_request = $9)
       and ($2::text <> 'failed' or $3::text = 'rolled_back'
            or (paused_from = $3::text and abort_requested is null))
-    returning id, tenant_id, cutover_request
+    returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
     select id, 'state:' || $3::text, $5::text::jsonb, $8 from moved
 )
-select cutover_request, pg_notify('eventsource_migrations', id::text) from moved
+select pg_notify('eventsource_migrations', id::text) from moved
 
 -- name: audit
 insert into migration_audit_log (migration_id, event_type, details, operator)
@@ -141,9 +143,12 @@ where id = $1 and driver_owner = $2
 -- name: record_decision
 update tenant_migrations
 set fence_position = $2, position_offset = $3,
-    cutover_pause_ms = coalesce($4, cutover_pause_ms), updated_at = now(),
-    events_copied = coalesce($5, events_copied), total_events = coalesce($5, total_events),
-    progress_percentage = case when $5::bigint is null then progress_percentage else 100 end
+    cutover_pause_ms = coalesce($4, cutover_pause_ms),
+    longest_wait_ms = greatest($5, longest_wait_ms),
+    -- All that was decided on is at the target.
+    events_copied = coalesce($6, events_copied), total_events = coalesce($6, total_events),
+    progress_percentage = case when $6::bigint is null then progress_percentage else 100 end,
+    updated_at = now()
 where id = $1
 
 -- name: request_pause
@@ -174,6 +179,17 @@ with asked as (
 )
 select pg_notify('eventsource_migrations', id::text) from asked
 
+-- name: set_keep_way_back
+with asked as (
+    update tenant_migrations
+    set config = jsonb_set(config, '{keep_way_back}', to_jsonb($2::float8)), updated_at = now()
+    where id = $1 and state not in ('migrated', 'rolled_back', 'failed') returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'keep_way_back_set', jsonb_build_object('keep_way_back', $2::float8), $3 from asked
+)
+select pg_notify('eventsource_migrations', id::text) from asked
+
 -- name: request_abort
 with asked as (
     update tenant_migrations
@@ -193,13 +209,16 @@ update tenant_migrations set abort_requested = null where id = $1
 -- name: request_cutover
 with asked as (
     update tenant_migrations
-    set cutover_request = $2, cutover_force = $3, cutover_outcome = null, updated_at = now()
+    set cutover_request = $2, cutover_force = $3, cutover_budget = $6, cutover_outcome = null,
+        updated_at = now()
     where id = $1 and state in ('pending', 'bulk_copy', 'dual_write') and cutover_request is null
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
     select id, 'cutover_requested',
-           json_build_object('request', $2::uuid, 'comparison', $5::text)::jsonb, $4
+           jsonb_strip_nulls(jsonb_build_object('request', $2::uuid, 'comparison', $5::text,
+                                                'force', $5::text = 'left out',
+                                                'max_pause_seconds', $6::float8)), $4
     from asked
 )
 select pg_notify('eventsource_migrations', id::text) from asked
@@ -213,5 +232,34 @@ with answered as (
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details)
     select id, 'cutover_answered', $3::text::jsonb from answered
+)
+select pg_notify('eventsource_migrations', id::text) from answered
+
+-- name: request_rehearsal
+-- In columns of their own: a driver of an older version would carry a cutover out.
+with asked as (
+    update tenant_migrations
+    set rehearsal_request = $2, rehearsal_options = $3::text::jsonb, rehearsal_outcome = null,
+        updated_at = now()
+    where id = $1 and state in ('pending', 'bulk_copy', 'dual_write')
+      and rehearsal_request is null and cutover_request is null
+    returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'rehearsal_requested',
+           $3::text::jsonb || jsonb_build_object('request', $2::uuid), $4
+    from asked
+)
+select pg_notify('eventsource_migrations', id::text) from asked
+
+-- name: answer_rehearsal
+with answered as (
+    update tenant_migrations
+    set rehearsal_request = null, updated_at = now(),
+        rehearsal_outcome = $3::text::jsonb || jsonb_build_object('request', $2::uuid)
+    where id = $1 and rehearsal_request = $2 returning id, rehearsal_outcome
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details)
+    select id, 'rehearsal_answered', rehearsal_outcome from answered
 )
 select pg_notify('eventsource_migrations', id::text) from answered

@@ -36,6 +36,33 @@ from migration_position_mappings
 where migration_id = $1 and source_position > $2 and source_position <= $3
   and target_position > $4
 
+-- name: through_returns
+-- A return maps what was appended since the move; what is older is mapped by the move, the other way
+-- round, and so on. One event may be mapped by two of them, equally.
+with recursive chain as (
+    select id, returns, false as inverted from tenant_migrations where id = $1
+    union all
+    select m.id, m.returns, not c.inverted
+    from tenant_migrations m join chain c on m.id = c.returns
+), mapped as (
+    select distinct
+           case when c.inverted then p.target_position else p.source_position end
+               as source_position,
+           case when c.inverted then p.source_position else p.target_position end
+               as target_position, p.event_id
+    from chain c join migration_position_mappings p on p.migration_id = c.id
+)
+
+-- name: lowest_target_after_through_returns
+select min(target_position) from mapped where source_position > $2
+
+-- name: highest_target_through_returns
+select max(target_position) from mapped
+
+-- name: count_through_returns
+select count(*) from mapped
+where source_position > $2 and source_position <= $3 and target_position > $4
+
 -- name: delete_page
 -- A range by position, so that no page looks again at what the one before it removed.
 with edge as (

@@ -1,4 +1,4 @@
--- The six control tables. `eventsource-migrate init` and migration.create_schema() run this file.
+-- The seven control tables. `eventsource-migrate init` and migration.create_schema() run this file.
 
 create table if not exists tenant_migrations (
     id                   uuid primary key,
@@ -39,6 +39,12 @@ alter table tenant_migrations
     add column if not exists target_identity    jsonb,
     add column if not exists copy_rate          double precision,
     add column if not exists copied_at          timestamptz,
+    add column if not exists cutover_budget     double precision,
+    add column if not exists rehearsal_request  uuid,
+    add column if not exists rehearsal_options  jsonb,
+    add column if not exists rehearsal_outcome  jsonb,
+    add column if not exists longest_wait_ms    double precision,
+    add column if not exists returns            uuid,
     add column if not exists updated_at         timestamptz not null default now();
 
 -- Ids of tenants were UUIDs only.
@@ -121,6 +127,27 @@ create table if not exists migration_wave_items (
     ended_at         timestamptz,
     primary key (wave_id, tenant_id)
 );
+
+-- What a tenant could return by. Not among the migrations: a version that knows nothing of it must not
+-- drive it, and the tenant has no migration under way while it stands by.
+create table if not exists tenant_ways_back (
+    id                 uuid primary key,
+    migration_id       uuid not null references tenant_migrations (id),
+    tenant_id          text not null,
+    state              varchar(50) not null,
+    reason             text,
+    generation         bigint not null,
+    keep_seconds       double precision not null,
+    carried            bigint not null default 0,
+    lag                bigint,
+    followed_at        timestamptz,
+    driver_owner       uuid,
+    driver_expires_at  timestamptz,
+    created_at         timestamptz not null default now(),
+    updated_at         timestamptz not null default now()
+);
+create index if not exists idx_ways_back_migration on tenant_ways_back (migration_id);
+create index if not exists idx_ways_back_tenant on tenant_ways_back (tenant_id);
 
 create unique index if not exists unique_active_migration
     on tenant_migrations (tenant_id)

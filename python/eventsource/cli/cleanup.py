@@ -1,0 +1,148 @@
+"""`cleanup`: the rows that a tenant has left behind."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from eventsource.cli import questions
+from eventsource.cli.choice import chosen, like_an_id
+from eventsource.cli.config import ConfigError
+from eventsource.cli.display import Display, display_for
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.invocation import perform
+from eventsource.cli.output import amount, labelled, megabytes
+from eventsource.cli.workspace import Workspace
+from eventsource.durations import seconds_of
+from eventsource.migration import Migration, MigrationState
+from eventsource.migration.operations.cleanups import CleanupResult
+from eventsource.tenant_ids import TenantId
+
+_QUESTION = (
+    "Delete {rows} rows of tenant {tenant} in {store!r}? After that {home!r} cannot be repaired"
+    " from them."
+)
+
+
+def cleanup(
+    ctx: typer.Context,
+    migration: Annotated[
+        str | None, typer.Argument(metavar="[MIGRATION]", help="Or --all.", callback=like_an_id)
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every finished migration whose tenant has old rows.")
+    ] = False,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="TIME", help="With --all: finished so long ago."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compare and count; delete nothing.")
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", metavar="ROWS", min=1, help="Rows per second. [default: no limit]"),
+    ] = None,
+    backed_up: Annotated[
+        bool,
+        typer.Option("--backed-up", help="There is a backup of the tenant's store since the flip."),
+    ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Before the time of keep_way_back has passed.")
+    ] = False,
+) -> None:
+    """Delete the rows that a tenant has left where it lived before.
+
+    Each is compared with the tenant's store first; the first that differs ends it. Started again
+    it goes on.
+    """
+    if (migration is None) != everything:
+        raise typer.BadParameter("name one migration, or say --all")
+
+    async def carry_out(at: Workspace) -> ExitCode:
+        if everything:
+            found = await _finished(at, older_than)
+        else:
+            found = [await chosen(at, migration, None)]
+        results = []
+        with display_for(at.out) as display:
+            for each in found:
+                if not dry_run and not await _agreed(at, display, each, backed_up, now, rate):
+                    continue
+                agreed = backed_up or questions.at_a_terminal()
+                results.append(await _clean_up(at, display, each, dry_run, agreed, now, rate))
+        shown = [_line(each, dry_run) for each in results] or ["nothing was deleted"]
+        one = results[0] if results else None
+        at.out.answer(results if everything else one, *shown)
+        return ExitCode.DONE
+
+    kept = "interrupted; the same command goes on where it stopped"
+    perform(ctx, carry_out, interrupted=lambda: kept)
+
+
+async def _agreed(
+    at: Workspace, display: Display, migration: Migration, backed_up: bool, now: bool,
+    rate: float | None,
+) -> bool:  # fmt: skip
+    """Whether to delete: --backed-up says so, or somebody at the terminal does."""
+    if backed_up or not questions.at_a_terminal():
+        return True
+    found = await _clean_up(at, display, migration, True, backed_up, now, rate)
+    display.settle()
+    question = _QUESTION.format(
+        rows=amount(found.rows), tenant=found.tenant_id, store=found.store_id, home=found.home_id
+    )
+    return await questions.confirmed(question)
+
+
+async def _clean_up(
+    at: Workspace, display: Display, migration: Migration, dry_run: bool, backed_up: bool,
+    now: bool, rate: float | None,
+) -> CleanupResult:  # fmt: skip
+    def seen(what: str, rows: int) -> None:
+        display.waiting("cleanup", f"{amount(rows)} rows {what}")
+
+    result = await at.coordinator.cleanup(
+        migration.id,
+        dry_run=dry_run,
+        backed_up=backed_up,
+        now=now,
+        max_rows_per_second=rate,
+        operator=at.operator,
+        seen=seen,
+    )
+    display.settle()
+    return result
+
+
+async def _finished(at: Workspace, older_than: str | None) -> list[Migration]:
+    """Those whose tenant has gone from their source and not come back."""
+    try:
+        age = timedelta(seconds=seconds_of("--older-than", older_than or "0"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    before = datetime.now(UTC) - age
+    newest: dict[tuple[TenantId, str], Migration] = {}
+    homes: dict[TenantId, str] = {
+        each.tenant_id: each.store_id for each in await at.routes.get_all()
+    }
+    for each in await at.migrations.get_all():
+        if each.state is MigrationState.MIGRATED and each.completed_at is not None:
+            newest[each.tenant_id, each.source_store_id] = each
+    return [
+        each
+        for (tenant, store), each in newest.items()
+        if each.completed_at is not None and each.completed_at < before and homes[tenant] != store
+    ]
+
+
+def _line(found: CleanupResult, dry_run: bool) -> str:
+    size = f"{amount(found.rows)} rows, about {megabytes(found.bytes)},"
+    of = f"of tenant {found.tenant_id} in {found.store_id!r}"
+    if dry_run:
+        return labelled(
+            "dry run", f"{size} {of} would go; all are in {found.home_id!r} as they are"
+        )
+    return labelled("cleaned", f"{amount(found.deleted)} rows {of}; {found.home_id!r} has them all")

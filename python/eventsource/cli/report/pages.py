@@ -1,0 +1,179 @@
+"""A report as text, as JSON and as one HTML file without network access."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from eventsource.cli.output import amount, brief, columns, grid, local
+from eventsource.cli.report.seal import sealed
+from eventsource.cli.report.timeline import picture
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 980px; margin: 2rem auto;
+       padding: 0 1rem; background: #fff; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem }
+table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top;
+       padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #e4e7eb; overflow-wrap: anywhere }
+th { font-weight: 600; white-space: nowrap } code { font-size: .9em } .note { color: #5b6673 }
+@media print { body { margin: 0 } }
+"""
+
+
+def as_json(report: Mapping[str, Any]) -> str:
+    """One JSON document; its last entry is the digest of what comes before it."""
+    body = json.dumps(report, ensure_ascii=False, indent=1, default=str)
+    return sealed(body.removesuffix("\n}") + ",\n ", "json")
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """For the terminal."""
+    parts = [grid(*(_rows(report)))]
+    parts.append(
+        columns(("at", "what", "by", "details"), list(_log(report))),
+    )
+    return sealed("\n\n".join(parts) + "\n\n", "text")
+
+
+def as_html(report: Mapping[str, Any]) -> str:
+    """One file: text, picture and, for programs, the document itself."""
+    migration = report["migration"]
+    title = f"Tenant {migration['tenant_id']}: {migration['from']} to {migration['to']}"
+    facts = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in _rows(report)
+        if value is not None
+    )
+    log = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell or '')}</td>" for cell in row) + "</tr>"
+        for row in _log(report)
+    )
+    embedded = json.dumps(report, ensure_ascii=False, default=str).replace("<", "\\u003c")
+    return sealed(
+        "<!doctype html>\n"
+        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        # Nothing is fetched from anywhere, whatever a name in the document may hold.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src'
+        " 'unsafe-inline'\">"
+        f"<style>{_STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
+        f'<p class="note">Made {escape(_local(report["made_at"]) or "")} by eventsource-migrate'
+        f" {escape(report['product']['version'])}. The digest at the end of this file is that of"
+        " everything before it: <code>eventsource-migrate report --check FILE</code> compares it"
+        " with the file and with the audit log.</p>\n"
+        f"<h2>Course</h2>\n{picture(report)}\n<h2>Facts</h2>\n<table>{facts}</table>\n"
+        f"<h2>Log</h2>\n<table><tr><th>at</th><th>what</th><th>by</th><th>details</th></tr>{log}"
+        f'</table>\n<script type="application/json" id="report">{embedded}</script>\n'
+        "</body></html>\n",
+        "html",
+    )
+
+
+def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    migration, cutover = report["migration"], report["cutover"]
+    yield "migration", migration["id"]
+    yield "tenant", migration["tenant_id"]
+    yield "move", f"{migration['from']!r} to {migration['to']!r}"
+    yield "state", migration["state"]
+    yield "events", f"{amount(migration['carried'])} of {amount(migration['events'])}"
+    yield "asked for", _local(migration["asked_at"])
+    yield "ended", _local(migration["ended_at"])
+    yield "by", ", ".join(report["who"]) or None
+    for side in ("source", "target"):
+        yield side, _store(report["stores"][side])
+    yield "positions", _positions(migration)
+    yield "verification", _verification(report["verification"])
+    yield "rehearsals", _rehearsals(report["rehearsals"])
+    held, longest = cutover["fence_held_ms"], cutover["longest_wait_of_a_writer_ms"]
+    yield "fence held", None if held is None else f"{held:.1f} ms"
+    yield (
+        "longest wait",
+        None if longest is None else f"{longest:.1f} ms of a writer, until it was let go",
+    )
+    yield "in the way", _blockers(cutover.get("in_the_way"))
+    yield "decided on", _decided(report["stores"]["source"].get("decided_on"))
+    yield "subscriptions", _subscriptions(report["subscriptions"])
+    yield "message", migration["message"]
+    yield (
+        "versions",
+        f"eventsource-migration {report['product']['version']}; control PostgreSQL"
+        f" {report['control']['server']}",
+    )
+
+
+def _store(store: Mapping[str, Any]) -> str:
+    place = store["identity"]["name"] if store["identity"] else "place not recorded"
+    cluster = f", cluster {store['identity']['system']}" if store["identity"] else ""
+    server = f", PostgreSQL {store['server']}" if "server" in store else ""
+    unknown = f"; {store['unknown']}" if "unknown" in store else ""
+    return f"{store['store']!r}: {place}{cluster}{server}{unknown}"
+
+
+def _positions(migration: Mapping[str, Any]) -> str | None:
+    if migration["position_offset"] is None:
+        return None
+    end = migration["fence_position"]
+    until = f", up to {end} at the source" if end is not None else ""
+    return f"target = source + {migration['position_offset']}{until}"
+
+
+def _verification(found: Mapping[str, Any]) -> str:
+    sample = found["sample_percentage"]
+    share = "" if sample == 100 else f" of {sample:g} % of the streams"
+    made = [
+        f"{'equal' if each.get('consistent') else 'NOT equal'}, {amount(each.get('events', 0))}"
+        f" events, {_local(each['at'])}"
+        for each in found["made"]
+    ]
+    return (
+        f"level {found['level']}{share}: {'; '.join(made) or 'before the fence'}. It does not see"
+        f" {found['does_not_see']}. In every pass {found['every_pass']}"
+    )
+
+
+def _rehearsals(found: list[Mapping[str, Any]]) -> str | None:
+    if not found:
+        return None
+    fitted = [f"{each['pause_ms']:.1f} ms" for each in found if each.get("code") == "ok"]
+    return f"{len(fitted)} of {len(found)} fitted: {', '.join(fitted) or 'none'}"
+
+
+def _blockers(found: list[Mapping[str, Any]] | None) -> str | None:
+    if not found:
+        return None
+    return "; ".join(
+        f"pid {each['pid']} ({each['application']}, {each['state']}, {each['age_seconds']:.1f} s)"
+        for each in found
+    )
+
+
+def _decided(found: Mapping[str, Any] | None) -> str | None:
+    if found is None:
+        return None
+    return (
+        f"{amount(found['events'])} events; last pass {found['last_pass']} with"
+        f" {amount(found['rows_of_last_pass'])} rows, digest {found['digest_of_last_pass']}"
+    )
+
+
+def _subscriptions(found: list[Mapping[str, Any]]) -> str | None:
+    lines = [
+        f"{each['name']}: {each['source_position']} to {each['target_position']},"
+        f" {each['redelivered_events']} events again"
+        for entry in found
+        for each in entry["subscriptions"]
+    ]
+    return "; ".join(lines) or None
+
+
+def _log(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    for entry in report["log"]:
+        yield (
+            _local(entry["at"]) or "", entry["what"], entry["by"] or "", brief(entry["details"])
+        )  # fmt: skip
+
+
+def _local(text: str | None) -> str | None:
+    return None if text is None else local(datetime.fromisoformat(text))

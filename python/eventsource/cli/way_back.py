@@ -1,0 +1,147 @@
+"""`return` and `way-back`: taking a tenant back to the store that it has left."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eventsource.cli import views
+from eventsource.cli.choice import (
+    KeepWayBack,
+    MaxPause,
+    MigrationId,
+    TenantOption,
+    chosen,
+    like_an_id,
+)
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.group import Verb
+from eventsource.cli.invocation import perform
+from eventsource.cli.output import amount, columns, described, grid, labelled, local
+from eventsource.cli.waiting import beside
+from eventsource.cli.workspace import Workspace
+from eventsource.migration.errors import MigrationError
+from eventsource.migration.repositories.ways_back import WayBack
+
+app = typer.Typer(no_args_is_help=True, help="Look at ways back, and end them.")
+
+
+def return_(
+    ctx: typer.Context,
+    migration: MigrationId = None,
+    tenant: TenantOption = None,
+    max_pause: MaxPause = None,
+    keep_way_back: KeepWayBack = None,
+) -> None:
+    """Take a tenant back to where the migration took it from, with every new event.
+
+    Its writers wait as in any cutover. Afterwards it may go forth again in the same way.
+    """
+
+    async def ask(at: Workspace) -> ExitCode:
+        migration_id = (await chosen(at, migration, tenant)).id
+        way = await at.coordinator.way_back(migration_id)
+        asked = at.coordinator.return_migration(
+            migration_id,
+            operator=at.operator,
+            max_pause_seconds=max_pause,
+            keep_way_back=keep_way_back,
+        )
+        done = await (beside(at, way.id, asked) if way and way.return_state else asked)
+        at.out.answer(
+            described(done),
+            labelled("returned", f"{views.moved(done)} again, migration {done.id}"),
+            labelled(
+                "next",
+                f"take its subscriptions back: eventsource-migrate subscriptions plan {done.id}",
+            ),
+        )
+        return ExitCode.DONE
+
+    perform(
+        ctx,
+        ask,
+        interrupted=lambda: (
+            "interrupted; the return stays asked for and the next driver carries it out. "
+            "See: eventsource-migrate way-back status"
+        ),
+    )
+
+
+@app.command(cls=Verb)
+def status(
+    ctx: typer.Context,
+    migration: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MIGRATION]", help="Without it, all there are.", callback=like_an_id
+        ),
+    ] = None,
+) -> None:
+    """Show whether tenants can return, until when, and how much the old store lags."""
+
+    async def look(at: Workspace) -> ExitCode:
+        if migration is None:
+            found = await at.coordinator.ways_back()
+            at.out.answer(found, _table(found) if found else "no way back is kept")
+            return ExitCode.DONE
+        migration_id = (await chosen(at, migration, None)).id
+        way = await at.coordinator.way_back(migration_id)
+        if way is None:
+            raise MigrationError(
+                f"migration {migration_id} has no way back: `run --keep-way-back` keeps one"
+            )
+        at.out.answer(way, _details(way))
+        return ExitCode.DONE
+
+    perform(ctx, look)
+
+
+@app.command(cls=Verb)
+def close(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption = None) -> None:
+    """End the way back of a migration now; its old rows stay until `cleanup`."""
+
+    async def end(at: Workspace) -> ExitCode:
+        migration_id = (await chosen(at, migration, tenant)).id
+        way = await at.coordinator.close_way_back(
+            migration_id, reason=f"closed by {at.operator}", operator=at.operator
+        )
+        rest = f"the old rows in {way.target_store_id!r} go with `cleanup {migration_id}`"
+        at.out.answer(way, f"the way back of migration {migration_id} is {way.shown}; {rest}")
+        return ExitCode.DONE
+
+    perform(ctx, end)
+
+
+def _details(way: WayBack) -> str:
+    return grid(
+        ("migration", way.migration_id),
+        ("tenant", way.tenant_id),
+        ("way back", f"{way.source_store_id!r} to {way.target_store_id!r}"),
+        ("state", way.shown),
+        ("kept until", way.kept_until and local(way.kept_until)),
+        ("carried", f"{amount(way.carried)} events"),
+        ("lag", None if way.lag is None else f"{amount(way.lag)} events"),
+        ("followed", way.followed_at and local(way.followed_at)),
+        ("message", way.reason),
+        ("return", f"eventsource-migrate return {way.migration_id}" if way.is_open else None),
+    )
+
+
+def _table(found: list[WayBack]) -> str:
+    return columns(
+        ("migration", "tenant", "back to", "state", "kept until", "lag", "message"),
+        (
+            (
+                way.migration_id,
+                way.tenant_id,
+                way.target_store_id,
+                way.shown,
+                way.kept_until and local(way.kept_until),
+                way.lag,
+                way.reason,
+            )
+            for way in found
+        ),
+    )

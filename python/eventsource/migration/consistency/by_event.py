@@ -1,0 +1,42 @@
+"""Rows compared by event id, whatever their positions: each server digests its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eventsource.connections import transaction
+from eventsource.identifiers import quote_identifier
+from eventsource.retried import Retried
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventsource.migration.event_table import AnyTable
+
+#: A value reads the same in both databases, whatever their defaults are.
+_SETTINGS = (
+    "select set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, YMD', true),"
+    " set_config('intervalstyle', 'postgres', true), set_config('extra_float_digits', '3', true),"
+    " set_config('bytea_output', 'hex', true)"
+)
+
+
+async def read(
+    table: AnyTable, columns: Sequence[str], condition: str, *arguments: object
+) -> list[Any]:
+    """Rows with their place in the stream and a digest of ``columns``, their position left out."""
+    carried = ", ".join(
+        f"{quote_identifier(name)}::text" for name in columns if name != "global_position"
+    )
+    executor = table.connection
+    if isinstance(executor, Retried):
+        executor = executor.executor
+    async with transaction(executor) as connection:
+        await connection.execute(_SETTINGS)
+        found = await connection.fetch(
+            "select global_position, event_id, aggregate_type, aggregate_id, version,"
+            f" sha256(convert_to(row({carried})::text, 'UTF8')) as digest"
+            f" from {table.name} where {condition}",
+            *arguments,
+        )
+    return list(found)

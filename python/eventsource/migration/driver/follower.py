@@ -1,0 +1,140 @@
+"""Following ways back: keeping what a tenant could return to current.
+
+Nothing depends on it: a return catches up in any case, and the tenant's writers never wait for it.
+So it holds no place and no connection between two looks. Ways back are taken one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from eventsource.connections import brief, redact
+from eventsource.errors import EventSourceError
+from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
+from eventsource.migration.failures import PASSING
+from eventsource.migration.repositories.ways_back import WaysBack
+from eventsource.migration.steps import way_back
+from eventsource.migration.tables import identities, progress
+from eventsource.migration.tables.snapshots import not_shown_by
+
+if TYPE_CHECKING:
+    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.models import Migration
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.repositories.ways_back import WayBack
+    from eventsource.migration.tables.progress import CopyProgress
+
+_log = logging.getLogger("eventsource.migration.driver")
+
+#: After so long without a sign another process may follow (seconds); its chunks then fail.
+HELD_SECONDS = 60.0
+
+#: How many new events are counted for the lag; more are many.
+COUNTED = 100_000
+
+_FAILURES = (EventSourceError, asyncpg.PostgresError, *PASSING)
+
+
+@dataclass(slots=True)
+class Follower:
+    """Follows the ways back of the stores that this process knows.
+
+    Args:
+        migrations: the journal.
+        tables: source and target of a migration over the stores' own pools.
+        endpoints: where its databases are, for connections of its own.
+        knows: whether this process has both stores.
+    """
+
+    migrations: PostgreSQLMigrationRepository
+    tables: Callable[[Migration], Awaitable[tuple[AnyTable, AnyTable]]]
+    endpoints: Callable[[Migration], Awaitable[Endpoints]]
+    knows: Callable[[Migration], bool]
+    ways: WaysBack = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ways = WaysBack(self.migrations.pool)
+
+    async def turn(self) -> int:
+        """Look at every way back that is due; how many had something to carry."""
+        carried = 0
+        for way in await self.ways.due():
+            move = await self.migrations.get(way.migration_id)
+            if not self.knows(move):
+                continue
+            if way.state == "standby" and way.is_over:
+                await self.ways.end(way.id, "its time is over", now=False)
+                continue
+            carried += await self._one(way, move)
+        return carried
+
+    async def _one(self, way: WayBack, move: Migration) -> int:
+        owner = uuid4()
+        if not await self.ways.follow(way.id, owner, HELD_SECONDS, ["standby", "closing"]):
+            return 0
+        try:
+            if way.state == "closing":
+                await self.close(way, move)
+                return 0
+            return await self._follow(way, move, owner)
+        except _FAILURES as error:
+            # The tenant does not notice: who looks at the way back reads it.
+            _log.warning("way back of migration %s is not followed: %s", move.id, brief(error))
+            await self.ways.leave(way.id, owner, redact(str(error)) or type(error).__name__)
+            return 0
+
+    async def _follow(self, way: WayBack, move: Migration, owner: UUID) -> int:
+        old, home = await self.tables(move)
+        await identities.check(move, old, home)
+        at = await progress.read(old, way.id)
+        if at is None:
+            raise way_back.lost(way)
+        if not await _count(home, at):
+            await self.ways.followed(way.id, owner, at.rows_copied, 0)
+            return 0
+        connections = await DriverConnections.open(reversed_(await self.endpoints(move)), way.id)
+        try:
+            opposite = way_back.opposite(move, way.id, owner)
+            rows = await way_back.catch_up(connections, opposite, owner)
+            at = await progress.read(connections.target, way.id) or at
+            lag = await _count(connections.source, at)
+        finally:
+            await connections.close()
+        await self.ways.followed(way.id, owner, rows, lag)
+        return 1
+
+    async def close(self, way: WayBack, move: Migration) -> None:
+        """Remove what an ended way back has at the stores."""
+        connections = await DriverConnections.open(await self.endpoints(move), way.id)
+        try:
+            await identities.check(move, connections.source, connections.target)
+            await way_back.dismantle(connections, way)
+        finally:
+            await connections.close()
+        refused = way.moved_state != "migrated" or way.kept_until is None
+        await self.ways.change(way.id, ["closing"], "refused" if refused else "closed")
+
+
+def reversed_(endpoints: Endpoints) -> Endpoints:
+    """The same databases, in the other direction."""
+    return Endpoints(
+        endpoints.control, endpoints.control_schema, endpoints.target, endpoints.source
+    )
+
+
+async def _count(home: AnyTable, at: CopyProgress) -> int:
+    """How many events the store that would be returned to does not hold yet, up to a bound."""
+    assert at.proven_snapshot is not None
+    return int(
+        await home.connection.fetchval(
+            f"select count(*) from (select from {home.name} where"
+            f" {not_shown_by(at.proven_snapshot)} limit $2) as found",
+            at.tenant_id, COUNTED,
+        )
+    )  # fmt: skip

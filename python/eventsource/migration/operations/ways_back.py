@@ -1,0 +1,175 @@
+"""Returning a tenant to the store that it has left, and ending that possibility."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.migration.errors import InvalidStateTransitionError, MigrationError, PreflightError
+from eventsource.migration.models import MigrationConfig
+from eventsource.migration.operations.cutovers import Cutovers
+from eventsource.migration.repositories.ways_back import WayBack, WaysBack
+from eventsource.migration.states import MigrationState
+from eventsource.tenant_ids import TenantId
+
+if TYPE_CHECKING:
+    from eventsource.migration.background import BackgroundDrivers
+    from eventsource.migration.models import Migration
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+
+
+class Returns(Cutovers):
+    """Of the coordinator: what is about ways back, and cutovers, of which a return is one."""
+
+    _migrations: PostgreSQLMigrationRepository
+    _drivers: BackgroundDrivers
+
+    async def way_back(self, migration_id: UUID) -> WayBack | None:
+        """The way back of a migration; None where none was ever prepared."""
+        await self._migrations.get(migration_id)
+        ways = WaysBack(self._migrations.pool)
+        way = await ways.of_migration(migration_id)
+        if way is not None and way.state == "returning" and way.return_state == "rolled_back":
+            # Its return was aborted, and who did that died before this was written.
+            await ways.give_up(way.id)
+            way = await ways.of_migration(migration_id)
+        return way
+
+    async def ways_back(self) -> list[WayBack]:
+        """Every way back, oldest first."""
+        return await WaysBack(self._migrations.pool).get_all()
+
+    async def set_keep_way_back(
+        self, migration_id: UUID, time: float | str, *, operator: str | None = None
+    ) -> Migration:
+        """Change for how long the tenant may return after the move; 0 is not at all.
+
+        Raises:
+            ValueError: no time that a MigrationConfig takes.
+            InvalidStateTransitionError: the migration is over.
+        """
+        seconds = MigrationConfig(keep_way_back=time).keep_way_back  # type: ignore[arg-type]
+        changed = await self._migrations.set_keep_way_back(migration_id, seconds, operator)
+        migration = await self._migrations.get(migration_id)
+        if not changed:
+            raise InvalidStateTransitionError(
+                migration_id, migration.state, "have another keep_way_back"
+            )
+        return migration
+
+    async def return_migration(
+        self,
+        migration_id: UUID,
+        *,
+        operator: str | None = None,
+        max_pause_seconds: float | None = None,
+        keep_way_back: float | str | None = None,
+    ) -> Migration:
+        """Move the tenant back to the source of a finished migration, with every new event.
+
+        What was appended since is there already but for the last moment, so this is one cutover:
+        its writers wait for milliseconds. Returns the finished migration of the return, whose own
+        way back leads forth again.
+
+        Args:
+            keep_way_back: for how long (seconds, or a text such as "7d") the tenant can go forth
+                again in the same way; None is as for the move.
+
+        Raises:
+            InvalidStateTransitionError: there is no way back (any more); the reason is in it.
+            CutoverTimeoutError, ConsistencyError: as of a cutover; the tenant stays, and the return
+                stays asked for: ask again, or abort it, and the way back stands by as before.
+        """
+        way = await self.way_back(migration_id)
+        if way is None:
+            raise MigrationError(
+                f"migration {migration_id} has no way back: it was made without, or by a version"
+                " that had none; move the tenant back with a migration of its own, after `cleanup"
+                f" {migration_id}`"
+            )
+        if way.state == "standby":
+            await self._ask(way, keep_way_back, operator)
+        elif way.state != "returning":
+            raise InvalidStateTransitionError(migration_id, why_not(way), "return")
+        return await self._drivers_cutover(way.id, operator, max_pause_seconds)
+
+    async def refuse_beside_a_way_back(self, tenant_id: TenantId) -> None:
+        """A tenant that may still return does not leave in another direction.
+
+        Raises:
+            PreflightError: naming the two verbs that end that.
+        """
+        way = await WaysBack(self._migrations.pool).of_tenant(tenant_id)
+        if way is None or way.state == "preparing":
+            return
+        raise PreflightError(
+            [
+                f"tenant {tenant_id} has already moved, from {way.target_store_id!r} to"
+                f" {way.source_store_id!r}, and may still return: `eventsource-migrate return"
+                f" {way.migration_id}` takes it back, `eventsource-migrate way-back close"
+                f" {way.migration_id}` ends that and lets it move on"
+            ]
+        )
+
+    async def _ask(
+        self, way: WayBack, keep_way_back: float | str | None, operator: str | None
+    ) -> None:
+        config: dict[str, object] = {}
+        if keep_way_back is not None:
+            kept = MigrationConfig(keep_way_back=keep_way_back)  # type: ignore[arg-type]
+            config["keep_way_back"] = kept.keep_way_back
+        move = await self._migrations.get(way.migration_id)
+        await self._drivers.refuse_other_places(move)
+        ways = WaysBack(self._migrations.pool)
+        if not await ways.ask_return(way, config, operator):
+            now = await ways.get(way.id)
+            assert now is not None
+            if now.state != "returning":
+                raise InvalidStateTransitionError(way.migration_id, why_not(now), "return")
+
+    async def _drivers_cutover(
+        self, way_id: UUID, operator: str | None, max_pause_seconds: float | None
+    ) -> Migration:
+        migration = await self._migrations.get(way_id)
+        if migration.state is MigrationState.MIGRATED:
+            return migration
+        return await self.initiate_cutover(
+            way_id, operator=operator, max_pause_seconds=max_pause_seconds
+        )
+
+    async def close_way_back(
+        self, migration_id: UUID, *, reason: str = "closed", operator: str | None = None
+    ) -> WayBack:
+        """End the way back of a migration now; what it has carried goes with the old rows.
+
+        Raises:
+            InvalidStateTransitionError: there is none that could be closed: a return is asked for.
+        """
+        way = await self.way_back(migration_id)
+        if way is None:
+            raise MigrationError(f"migration {migration_id} has no way back")
+        ways = WaysBack(self._migrations.pool)
+        if way.state in ("closed", "refused"):
+            return way
+        if way.state != "closing" and not await ways.end(
+            way.id, reason, now=True, operator=operator
+        ):
+            raise InvalidStateTransitionError(
+                migration_id, why_not(way), "close its way back: abort the return first"
+            )
+        await self._drivers.close_way_back(way.id)
+        found = await ways.get(way.id)
+        assert found is not None
+        return found
+
+
+def why_not(way: WayBack) -> str:
+    """Why nobody can return by it, as the end of "is …"."""
+    why = f" ({way.reason})" if way.reason else ""
+    if way.state == "standby" and way.is_over:
+        return f"finished, and its way back ended at {way.kept_until:%Y-%m-%d %H:%M} UTC"
+    if way.state == "standby":
+        return f"{way.moved_state}: its way back waits for the cutover"
+    if way.state == "returning":
+        return f"returning (migration {way.id})"
+    return f"without a way back: it is {way.state}{why}"

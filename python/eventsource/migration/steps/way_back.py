@@ -1,0 +1,277 @@
+"""The way back: made ready before the decision, so that returning is one more cutover.
+
+It is the same protocol in the other direction, with fresh positions. Its first snapshot is taken
+at the target of the move before the decision is made: whatever the application appends there
+afterwards is not in it. What would not work is found out then, with a pass that carries nothing,
+and the move goes on without a way back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from eventsource import failpoints
+from eventsource.connections import brief, redact
+from eventsource.errors import EventSourceError
+from eventsource.migration import event_table
+from eventsource.migration.connections.driver_connections import DriverConnections
+from eventsource.migration.errors import MigrationError, StoreGoneBackError
+from eventsource.migration.failures import PASSING
+from eventsource.migration.models import Migration
+from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
+from eventsource.migration.repositories.ways_back import TABLE, WayBack, WaysBack
+from eventsource.migration.states import MigrationState
+from eventsource.migration.steps.passes import Passes
+from eventsource.migration.tables import (
+    brief_locks,
+    fences,
+    guard,
+    integrity,
+    progress,
+    snapshots,
+    standby,
+    witnesses,
+)
+from eventsource.migration.tables.witnesses import Witness
+
+if TYPE_CHECKING:
+    from eventsource.migration.event_table import OwnTable
+
+_log = logging.getLogger("eventsource.migration.driver")
+
+#: How long a cutover waits until its way back stands (seconds); without, it is made without one.
+READY_SECONDS = 10.0
+
+#: How long after a return a moment is waited for to make the guard again (seconds).
+SETTLE_SECONDS = 1.0
+
+_REFUSED = (EventSourceError, asyncpg.PostgresError, *PASSING, brief_locks.LockNeverGranted)
+
+# In the order of the source the target's positions are drawn: none may be set aside for a session.
+_DRAWN_IN_ORDER = """
+select a.attidentity <> '' or a.atthasdef as fills_itself,
+       s.seqcache as cache, s.seqincrement as increment, s.seqcycle as cycle
+from pg_attribute a
+left join pg_sequence s on s.seqrelid = pg_get_serial_sequence($1, 'global_position')::regclass
+where a.attrelid = $1::text::regclass and a.attname = 'global_position'
+"""
+
+
+def opposite(migration: Migration, way_id: UUID, owner: UUID) -> Migration:
+    """The migration that a way back would become, for its passes."""
+    return replace(
+        migration,
+        id=way_id,
+        source_store_id=migration.target_store_id,
+        target_store_id=migration.source_store_id,
+        source_identity=migration.target_identity,
+        target_identity=migration.source_identity,
+        generation=migration.generation + 1,
+        state=MigrationState.DUAL_WRITE,
+        driver_owner=owner,
+        position_offset=None,
+        fence_position=None,
+        returns=migration.id,
+    )
+
+
+async def keep(connections: DriverConnections, migration: Migration) -> str | None:
+    """Make the way back of a migration ready; why there is none, or None when there is.
+
+    Never an error: the move does not depend on it.
+    """
+    ways = WaysBack(connections.control)
+    existing = await ways.of_migration(migration.id)
+    if existing is not None and existing.state == "standby":
+        return None
+    if migration.config.keep_way_back == 0:
+        return "keep_way_back is 0"
+    way_id, owner = uuid4(), uuid4()
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            if existing is not None and existing.state == "preparing":
+                await dismantle(connections, existing)
+                await ways.change(existing.id, ["preparing"], "refused", "its driver has died")
+            if refused := await refusals(connections, migration):
+                return await _refused(ways, migration, way_id, "; ".join(refused))
+            await ways.insert(
+                way_id, migration.id, migration.tenant_id, migration.generation + 1,
+                migration.config.keep_way_back, owner,
+            )  # fmt: skip
+            await failpoints.reach("keep.recorded.committed")
+            await _make(connections, migration, way_id, owner)
+            await ways.change(way_id, ["preparing"], "standby")
+            await failpoints.reach("keep.armed.committed")
+    except _REFUSED as error:
+        _log.warning("migration %s has no way back: %s", migration.id, brief(error))
+        reason = redact(str(error)) or "it was not ready in time"
+        # What it has left is removed by the process that closes it.
+        await ways.change(way_id, ["preparing"], "closing", reason)
+        return reason
+    return None
+
+
+async def _refused(ways: WaysBack, migration: Migration, way_id: UUID, reason: str) -> str:
+    await ways.insert(
+        way_id, migration.id, migration.tenant_id, migration.generation + 1, 0, way_id
+    )
+    await ways.change(way_id, ["preparing"], "refused", reason)
+    return reason
+
+
+async def refusals(connections: DriverConnections, migration: Migration) -> list[str]:
+    """What would keep the tenant's events from going back, in sentences."""
+    compared = await event_table.compared(
+        connections.target, connections.source, fire=migration.config.fires
+    )
+    found = [str(each) for each in compared.findings if each.refuses]
+    here = connections.source
+    row = await here.connection.fetchrow(_DRAWN_IN_ORDER, here.name)
+    if row is None or not row["fills_itself"] or row["cache"] is None:
+        found.append(f"positions of {here.address.table!r} are not drawn from a sequence")
+    elif row["cache"] != 1 or row["increment"] < 1 or row["cycle"]:
+        found.append(
+            f"the sequence of {here.address.table!r} does not hand its numbers out one after the"
+            " other: alter sequence … cache 1 increment by 1 no cycle"
+        )
+    return found
+
+
+async def _make(
+    connections: DriverConnections, migration: Migration, way_id: UUID, owner: UUID
+) -> None:
+    old, home = connections.source, connections.target
+    budget = migration.config.cutover_timeout_seconds
+    patience = int((budget + fences.GUARD_PATIENCE_SECONDS) * 1000)
+    tenant = migration.tenant_id
+    await standby.add_fence(
+        old, tenant_id=tenant, migration_id=way_id, store_id=migration.source_store_id,
+        role="target", patience_ms=patience,
+    )  # fmt: skip
+    await failpoints.reach("keep.standby.committed")
+    await standby.add_fence(
+        home, tenant_id=tenant, migration_id=way_id, store_id=migration.target_store_id,
+        role="source", patience_ms=patience,
+    )  # fmt: skip
+    # Before the first snapshot: from then on every append there is guarded.
+    await _put_up_guard(home)
+    await failpoints.reach("keep.guard.committed")
+    taken = await snapshots.take(home.connection)
+    witness = Witness(1, uuid4())
+    await witnesses.stand(home, way_id, witness, None, taken.system)
+    compared = await event_table.compared(home, old)
+    await standby.add_progress(
+        old, tenant_id=tenant, migration_id=way_id, owner=owner, system=taken.system,
+        snapshot=taken.text, witness=witness, columns=compared.carried,
+        shape=await integrity.shape(home),
+    )  # fmt: skip
+    await failpoints.reach("keep.snapshot.committed")
+    await _try_out(connections, opposite(migration, way_id, owner), owner)
+
+
+async def _put_up_guard(home: OwnTable, seconds: float = READY_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+
+    async def renewed() -> None:
+        await guard.renew(home)
+
+    await brief_locks.transact(home.connection, renewed, lambda: time.monotonic() < deadline)
+
+
+async def settle(connections: DriverConnections) -> None:
+    """After a return: the guard of the store that is home again is what its fences say.
+
+    Nothing depends on it: until then the tenant's appends look at a fence that is open.
+    """
+    with contextlib.suppress(brief_locks.LockNeverGranted):
+        await _put_up_guard(connections.target, SETTLE_SECONDS)
+
+
+async def _try_out(connections: DriverConnections, way: Migration, owner: UUID) -> None:
+    """One pass, with all that the return will need: what fails now would have failed then."""
+    there = replace(
+        connections.endpoints,
+        source=connections.endpoints.target,
+        target=connections.endpoints.source,
+    )
+    back = await DriverConnections.open(there, way.id)
+    try:
+        await catch_up(back, way, owner)
+    finally:
+        await back.close()
+
+
+async def catch_up(
+    connections: DriverConnections, way: Migration, owner: UUID, least: int = 0
+) -> int:
+    """Passes of a way back until one carries no more than so many events; how many were carried."""
+    passes = await Passes.open(connections, way, owner, journal=TABLE)
+    try:
+        while True:
+            result = await passes.catch_up()
+            if result is None or result.inserted <= max(least, way.config.sync_lag_threshold):
+                return passes.at.rows_copied
+    finally:
+        await passes.session.close()
+
+
+def lost(way: WayBack) -> MigrationError:
+    """The error for a store that does not know its way back any more."""
+    return StoreGoneBackError(
+        f"store {way.target_store_id!r} holds nothing of the way back of migration"
+        f" {way.migration_id}: it was restored or failed over to a moment before. Close the way"
+        f" back: eventsource-migrate way-back close {way.migration_id}"
+    )
+
+
+async def dismantle(connections: DriverConnections, way: WayBack) -> None:
+    """Remove what a way back has at the stores of the *move*; every step may be repeated.
+
+    Events that it has carried stay where they are, hidden: they go with the old rows.
+    """
+    old, home = connections.source, connections.target
+    await standby.retire(old, way.tenant_id, way.id)
+    await failpoints.reach("close.retired.committed")
+    fence = await fences.of_migration(home, way.id, "source")
+    if fence is not None:
+        await guard.remove(home, fence)
+    await failpoints.reach("close.guard.committed")
+    await witnesses.forget(home, way.id)
+    await progress.remove(old, way.id)
+    await PostgreSQLPositionMappingRepository(connections.control).delete(way.id)
+
+
+async def forget(connections: DriverConnections, migration: Migration) -> None:
+    """A move that is aborted, and will not be decided any more, needs none."""
+    ways = WaysBack(connections.control)
+    way = await ways.of_migration(migration.id)
+    if way is None or way.state in ("refused", "closed"):
+        return
+    await dismantle(connections, way)
+    await ways.change(way.id, ["preparing", "standby", "closing"], "closed", "the move was aborted")
+
+
+async def give_up_return(connections: DriverConnections, migration: Migration, owner: UUID) -> None:
+    """An aborted return: the way back stands by again. Nothing was decided under the lock.
+
+    The progress row is claimed before that is asked: a driver that was frozen commits no last pass
+    any more, and so decides nothing.
+    """
+    await standby.rest(connections.target, migration.id)
+    await failpoints.reach("return.rested.committed")
+    await connections.migrations.transition(
+        migration,
+        MigrationState.ROLLED_BACK,
+        owner=owner,
+        details={"reason": migration.abort_requested},
+        error=("aborted", migration.abort_requested or "aborted"),
+    )
+    await WaysBack(connections.control).give_up(migration.id)

@@ -1,0 +1,214 @@
+"""Old rows go portion by portion, each compared with the tenant's home first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from eventsource.migration import (
+    ConsistencyError,
+    InvalidStateTransitionError,
+    Migration,
+    MigrationError,
+)
+from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from eventsource.migration.steps import cleanup
+from tests.support.application import SOURCE, TARGET, writing
+from tests.support.worlds.three_databases import World, insert, table
+
+NOW: dict[str, Any] = {"now": True, "backed_up": True}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several portions of a few rows."""
+    monkeypatch.setattr(cleanup, "COMPARED", 7)
+    monkeypatch.setattr(cleanup, "PORTION", 5)
+
+
+async def _moved(world: World, events: int = 23) -> Migration:
+    await world.seed(events)
+    await world.seed(8, world.other)
+    return await world.migrate()
+
+
+async def _left(world: World, side: str = "source") -> int:
+    return len(await world.ids(side))
+
+
+@pytest.mark.usefixtures("small")
+async def test_what_is_proven_goes_and_nothing_else(world: World) -> None:
+    migration = await _moved(world)
+    others, there = await world.rows("source", world.other), await world.rows("target")
+    found = await world.coordinator.cleanup(migration.id, **NOW)
+    assert (found.rows, found.deleted, found.store_id, found.home_id) == (23, 23, SOURCE, TARGET)
+    assert await _left(world) == 0
+    assert await world.rows("source", world.other) == others
+    assert await world.rows("target") == there
+    # A process that never heard of the move is refused as before.
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await insert(world.source, world.tenant)
+    assert refused.value.sqlstate == "EVF01"
+    again = await world.coordinator.cleanup(migration.id, **NOW)
+    assert (again.rows, again.deleted) == (0, 0)
+    log = PostgreSQLAuditLogRepository(world.here.migrations.pool)
+    kinds = [each.event_type for each in await log.get_by_migration(migration.id)]
+    assert kinds.count("cleaned_up") == 1
+
+
+async def test_a_dry_run_compares_and_deletes_nothing(world: World) -> None:
+    migration = await _moved(world)
+    found = await world.coordinator.cleanup(migration.id, dry_run=True)
+    assert (found.rows, found.deleted) == (23, 0)
+    assert found.bytes > 1000
+    assert await _left(world) == 23
+
+
+_CHANGES = {
+    "another payload": "update {t} set payload = payload || '{{\"n\": -1}}' where version = 7",
+    "another number of the same value": (
+        'update {t} set payload = \'{{"n": 6.0, "text": ""}}\' where payload @> \'{{"n": 6}}\''
+    ),
+    "another time": "update {t} set timestamp = timestamp + interval '1 us' where version = 3",
+    "an actor instead of none": "update {t} set actor_id = '' where actor_id is null",
+    "one is missing": "delete from {t} where version = 9",
+    "another position": "update {t} set global_position = 4000000 where version = 4",
+}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("change", _CHANGES)
+async def test_a_single_row_that_differs_stops_it_before_anything_is_deleted(
+    world: World, change: str
+) -> None:
+    migration = await _moved(world, 10)
+    await world.target.execute(_CHANGES[change].format(t=table("target")))
+    for dry_run in (True, False):
+        with pytest.raises(ConsistencyError, match="nothing more was deleted"):
+            await world.coordinator.cleanup(migration.id, dry_run=dry_run, **NOW)
+    assert await _left(world) == 10
+
+
+@pytest.mark.usefixtures("small")
+async def test_what_changes_after_the_comparison_is_not_deleted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = await _moved(world)
+    last = (await world.ids("source"))[-1]
+    original = cleanup.Cleanup.compare
+
+    async def compare(self: cleanup.Cleanup) -> int:
+        rows = await original(self)
+        await world.target.execute(f"delete from {table('target')} where event_id = $1", last)
+        return rows
+
+    monkeypatch.setattr(cleanup.Cleanup, "compare", compare)
+    with pytest.raises(ConsistencyError, match="is missing in"):
+        await world.coordinator.cleanup(migration.id, **NOW)
+    assert last in await world.ids("source")
+
+
+@pytest.mark.usefixtures("small")
+async def test_three_interruptions_are_gone_on_from(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = await _moved(world)
+    there = await world.rows("target")
+    original = cleanup.Cleanup._delete
+
+    async def dies(self: cleanup.Cleanup, *arguments: Any) -> int:
+        await original(self, *arguments)
+        raise ConnectionResetError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cleanup.Cleanup, "_delete", dies)
+        for left in (18, 13, 8):
+            with pytest.raises(ConnectionResetError):
+                await world.coordinator.cleanup(migration.id, **NOW)
+            assert await _left(world) == left
+    found = await world.coordinator.cleanup(migration.id, **NOW)
+    assert (found.rows, found.deleted) == (8, 8)
+    assert await world.rows("target") == there
+
+
+async def test_it_waits_until_the_old_rows_need_not_be_kept(world: World) -> None:
+    migration = await _moved(world)
+    await world.control.execute(
+        "update tenant_migrations set config = jsonb_set(config, '{keep_way_back}', '604800')"
+    )
+    with pytest.raises(MigrationError, match="keep_way_back"):
+        await world.coordinator.cleanup(migration.id, backed_up=True)
+    await world.control.execute(
+        "update tenant_migrations set completed_at = now() - interval '8 days'"
+    )
+    with pytest.raises(MigrationError, match="backup of it that is younger"):
+        await world.coordinator.cleanup(migration.id)
+    assert await _left(world) == 23
+    await world.coordinator.cleanup(migration.id, backed_up=True)
+    assert await _left(world) == 0
+
+
+async def test_a_migration_that_did_not_move_the_tenant_is_not_cleaned_up(world: World) -> None:
+    await world.seed(5)
+    migration = await world.dual_write()
+    with pytest.raises(InvalidStateTransitionError, match="cleaned up"):
+        await world.coordinator.cleanup(migration.id, **NOW)
+    await world.coordinator.abort_migration(migration.id)
+    with pytest.raises(InvalidStateTransitionError, match="cleaned up"):
+        await world.coordinator.cleanup(migration.id, **NOW)
+    assert await _left(world) == 5
+
+
+async def test_the_rows_of_a_store_that_a_route_was_set_to_are_not_touched(world: World) -> None:
+    migration = await _moved(world)
+    await world.control.execute("update tenant_routing set store_id = $1", SOURCE)
+    with pytest.raises(MigrationError, match="lives in store 'shared' again"):
+        await world.coordinator.cleanup(migration.id, **NOW)
+    assert await _left(world) == 23
+
+
+async def test_a_fence_that_is_not_the_one_of_a_departure_stops_it(world: World) -> None:
+    migration = await _moved(world)
+    await world.source.execute("update eventsource_fences set state = 'open'")
+    with pytest.raises(MigrationError, match="has not moved away"):
+        await world.coordinator.cleanup(migration.id, **NOW)
+    assert await _left(world) == 23
+
+
+@pytest.mark.usefixtures("small")
+async def test_two_clean_ups_of_a_tenant_do_not_run_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = await _moved(world)
+    elsewhere = await world.process()
+    inside, go_on = asyncio.Event(), asyncio.Event()
+    original = cleanup.Cleanup._delete
+
+    async def slow(self: cleanup.Cleanup, *arguments: Any) -> int:
+        inside.set()
+        await go_on.wait()
+        return await original(self, *arguments)
+
+    monkeypatch.setattr(cleanup.Cleanup, "_delete", slow)
+    first = asyncio.create_task(world.coordinator.cleanup(migration.id, **NOW))
+    await asyncio.wait_for(inside.wait(), 20)
+    with pytest.raises(MigrationError, match="another clean-up"):
+        await elsewhere.coordinator.cleanup(migration.id, **NOW)
+    go_on.set()
+    assert (await first).deleted == 23
+
+
+@pytest.mark.alone
+async def test_others_write_on_while_old_rows_go(world: World) -> None:
+    migration = await _moved(world, 4000)
+    tenant = uuid4()
+    elsewhere = await world.process()
+    async with writing(elsewhere, tenant) as writers:
+        found = await world.coordinator.cleanup(migration.id, **NOW)
+    assert found.deleted == 4000
+    assert writers.acknowledged > 10
+    assert writers.longest < 0.5

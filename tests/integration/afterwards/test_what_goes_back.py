@@ -1,0 +1,144 @@
+"""What a way back carries, in which order, and what its subscriptions get."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from eventsource.migration import (
+    InvalidStateTransitionError,
+    MigrationError,
+    PositionMapper,
+    SubscriptionMigrator,
+)
+from eventsource.migration.connections import session_marks
+from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
+from eventsource.migration.steps.passes import Passes
+from eventsource.subscriptions import InMemoryCheckpointRepository
+from tests.support.application import SOURCE, TARGET, Process
+from tests.support.there_and_back import appended, assert_home, moved, versions
+from tests.support.worlds.three_databases import World, insert, table
+
+
+async def test_a_transaction_that_began_early_and_wrote_late_keeps_its_place(
+    world: World, keeper: Process
+) -> None:
+    """In the order of transactions version 2 would come before version 1."""
+    migration = await moved(world, keeper)
+    stream = uuid4()
+    early, late = await world.connect("target"), await world.connect("target")
+    await early.execute("begin; select pg_current_xact_id()")
+    await insert(late, world.tenant, side="target", stream=stream)
+    await insert(early, world.tenant, side="target", stream=stream, version=2)
+    await early.execute("commit")
+    await keeper.coordinator.return_migration(migration.id)
+    assert (await versions(world, "source"))[stream] == [1, 2]
+
+
+async def test_an_event_in_flight_at_a_look_is_carried_by_the_next_one(
+    world: World, keeper: Process
+) -> None:
+    migration = await moved(world, keeper)
+    async with world.open_transaction(world.tenant, "target"):
+        await appended(keeper, world.tenant)
+        await keeper.coordinator._drivers._follower.turn()
+        assert len(await world.ids("source")) == 20 + 12
+    slow = await world.connect("target")
+    await slow.execute("begin")
+    row = await insert(slow, world.tenant, side="target")
+    await appended(keeper, world.tenant)
+    await keeper.coordinator._drivers._follower.turn()
+    await slow.execute("commit")
+    await keeper.coordinator.return_migration(migration.id)
+    assert row["event_id"] in await world.ids("source")
+    assert set(await world.ids("source")) == set(await world.ids("target"))
+
+
+async def test_another_event_at_the_same_place_of_a_stream_is_a_difference(
+    world: World, keeper: Process
+) -> None:
+    migration = await moved(world, keeper)
+    way = await keeper.coordinator.way_back(migration.id)
+    assert way is not None
+    [stream] = await appended(keeper, world.tenant, streams=1, events=1)
+    # With the rights and the setting of the way back itself.
+    forger = await world.connect(**{session_marks.MIGRATOR_SETTING: str(way.id)})
+    await insert(forger, world.tenant, stream=stream)
+    with pytest.raises(MigrationError):
+        await asyncio.wait_for(keeper.coordinator.return_migration(migration.id), 20)
+    await assert_home(world, keeper, "target", TARGET)
+
+
+async def test_no_end_comes_between_a_return_and_its_decision(
+    world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = await moved(world, keeper)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    original = Passes.prepare_last
+
+    async def slow(self: Passes) -> None:
+        asked.set()
+        await go_on.wait()
+        await original(self)
+
+    monkeypatch.setattr(Passes, "prepare_last", slow)
+    returning = asyncio.create_task(keeper.coordinator.return_migration(migration.id))
+    await asyncio.wait_for(asked.wait(), 20)
+    await world.control.execute(
+        "update tenant_migrations set completed_at = now() - interval '2 hours' where id = $1",
+        migration.id,
+    )
+    elsewhere = await world.process()
+    await elsewhere.coordinator._drivers._follower.turn()
+    with pytest.raises(InvalidStateTransitionError, match="abort the return first"):
+        await elsewhere.coordinator.close_way_back(migration.id)
+    go_on.set()
+    assert (await returning).state == "migrated"
+    await assert_home(world, keeper, "source", SOURCE)
+
+
+async def test_subscriptions_go_there_and_back_and_skip_nothing(
+    world: World, keeper: Process
+) -> None:
+    checkpoints = InMemoryCheckpointRepository()
+    migrator = SubscriptionMigrator(
+        PositionMapper(PostgreSQLPositionMappingRepository(keeper.control_pool)), checkpoints
+    )
+    await world.seed(20)
+    first = await world.source.fetchval(f"select min(global_position) from {table('source')}")
+    # It has read some of the tenant's past before the move, and some of what came after it.
+    await checkpoints.save("P", SOURCE, first + 6, world.tenant)
+    migration = await world.dual_write(process=keeper)
+    migration = await keeper.coordinator.initiate_cutover(migration.id)
+    stores = {SOURCE: "source", TARGET: "target"}
+    handled = set((await world.ids("source"))[:7])
+    for leg in range(4):
+        await insert(world.source, world.other)
+        await insert(world.target, world.other, side="target")
+        await appended(keeper, world.tenant)
+        if leg:
+            migration = await keeper.coordinator.return_migration(migration.id)
+        plan = await migrator.plan_migration(migration.id, world.tenant, ["P"])
+        summary = await migrator.migrate_subscriptions(migration.id, world.tenant, ["P"])
+        assert summary.all_successful
+        [result] = summary.results
+        assert result.target_position == plan.planned_migrations[0].planned_target_position
+        side = stores[migration.target_store_id]
+        rows = await getattr(world, side).fetch(
+            f"select event_id, global_position from {table(side)} where tenant_id = $1"
+            " order by global_position",
+            world.tenant,
+        )
+        delivered = [row for row in rows if row["global_position"] > (result.target_position or 0)]
+        assert {row["event_id"] for row in rows} - handled <= {row[0] for row in delivered}
+        again = [row for row in delivered if row["event_id"] in handled]
+        assert len(again) == plan.planned_migrations[0].redelivered_events
+        # It reads on, but not to the end.
+        for row in delivered[: 5 + leg]:
+            handled.add(row["event_id"])
+        await checkpoints.save(
+            "P", migration.target_store_id, delivered[: 5 + leg][-1]["global_position"],
+            world.tenant,
+        )  # fmt: skip

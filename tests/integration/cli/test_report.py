@@ -1,0 +1,71 @@
+"""The report of a move, and the check of a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.support.command_line import DEDICATED, CommandLine
+
+
+def _moved(ready: CommandLine) -> str:
+    answer = ready.json(
+        "run", ready.tenant, "--to", DEDICATED, "--yes", "--rehearse", "--operator", "ada"
+    )
+    return str(answer["migration"]["id"])
+
+
+def test_a_report_says_what_was_moved_by_whom_and_how_long_writers_waited(
+    ready: CommandLine,
+) -> None:
+    migration = _moved(ready)
+    found = ready.json("report", migration)
+    assert found["migration"]["events"] == found["migration"]["carried"] == 400
+    assert found["who"] == ["ada"]
+    assert [each["code"] for each in found["rehearsals"]] == ["ok"]
+    assert found["cutover"]["fence_held_ms"] > 0
+    assert found["stores"]["source"]["decided_on"]["events"] == 400
+    assert found["stores"]["target"]["passes"]["columns"]
+    assert found["verification"]["made"][0]["consistent"] is True
+    assert found["states"][-1]["state"] == "migrated"
+    [asked] = found["cutover"]["asked"]
+    assert (asked["force"], asked["comparison"], asked["by"]) == (False, "done before", "ada")
+    text = ready("report", migration).output
+    for shown in ("400 of 400", "'ada'"[1:-1], "level hash", "1 of 1 fitted", "sha256"):
+        assert shown in text
+
+
+def test_a_changed_byte_is_noticed_and_an_unknown_report_too(
+    ready: CommandLine, tmp_path: Path
+) -> None:
+    migration = _moved(ready)
+    page = tmp_path / "move.html"
+    ready("report", migration, "--html", str(page))
+    assert ready.json("report", "--check", str(page))["unchanged"] is True
+    made = page.read_bytes()
+    for place in (10, len(made) // 2, len(made) - 8):
+        changed = bytearray(made)
+        changed[place] ^= 1
+        page.write_bytes(bytes(changed))
+        refused = ready("report", "--check", str(page), exit_code=1)
+        assert "report" in refused.output
+    page.write_bytes(made)
+    ready.sql("control", "delete from migration_audit_log where event_type = 'reported'")
+    refused = ready("report", "--check", str(page), exit_code=1)
+    assert "no audit log" in refused.output
+
+
+def test_the_json_of_a_report_can_be_kept_and_checked(ready: CommandLine, tmp_path: Path) -> None:
+    migration = _moved(ready)
+    kept = tmp_path / "move.json"
+    kept.write_text(ready("--json", "report", migration).output)
+    assert json.loads(kept.read_text())["migration"]["id"] == migration
+    ready("report", "--check", str(kept))
+
+
+def test_a_report_is_made_while_a_store_is_away(ready: CommandLine) -> None:
+    migration = _moved(ready)
+    ready.write_config(**{DEDICATED: "postgresql://nobody@127.0.0.1:9/none"})
+    found = ready.json("report", migration)
+    assert "unknown" in found["stores"]["target"]
+    assert found["stores"]["source"]["decided_on"]["events"] == 400
