@@ -102,8 +102,10 @@ torture: build ## play random schedules of writers, faults and restarts
 	$(BIN)/python -m tests.faults.run_torture --first $(SEED) --seeds $(SEEDS) --jobs $(JOBS) $(if $(WRITE),--write)
 
 RESTARTS ?= 200
-restarts: build ## kill a driver at a random moment and resume at once, RESTARTS times
-	RESTARTS=$(RESTARTS) $(BIN)/pytest tests/acceptance/test_restart_within_the_lease.py
+restarts: build ## kill a driver at a random moment and resume at once, RESTARTS times; move 20 tenants
+	RESTARTS=$(RESTARTS) IN_A_ROW=20 $(BIN)/pytest --timeout 1200 \
+		tests/acceptance/test_restart_within_the_lease.py \
+		tests/acceptance/test_one_tenant_moves.py::test_tenants_move_in_a_row_and_nothing_is_lost
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra
