@@ -35,7 +35,7 @@ def test_a_beginning_that_two_ids_have_in_common_is_refused(ready: CommandLine) 
             "control",
             "insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state)"
             " values ($1, $2, 'shared', 'dedicated', 'rolled_back')",
-            new, uuid4(),
+            new, str(uuid4()),
         )  # fmt: skip
     refused = ready("abort", "abcd", exit_code=2)
     assert str(first) in refused.output
