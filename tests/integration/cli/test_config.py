@@ -92,7 +92,8 @@ def test_flags_alone_are_a_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         ("control.dns=x", "[control]: unknown entry 'dns'; known are dsn"),
         (
             "stores.b.tabel=x",
-            "[stores.b]: unknown entry 'tabel'; known are application_role, dsn, group, layout, schema, table",
+            "[stores.b]: unknown entry 'tabel'; known are application_role, dsn, group, layout,"
+            " schema, table",
         ),
         ("stores.b.table=x", "[stores.b]: dsn is missing"),
         ("stores.shared.table=" + "x" * 64, "[stores.shared]: table:"),
