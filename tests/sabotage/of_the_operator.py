@@ -70,6 +70,21 @@ VARIANTS = (
         (f"{_CHOOSING}::test_a_subscription_that_nobody_knows_gets_no_checkpoint",),
     ),
     Variant(
+        "appends-unannounced",
+        "a subscription does not hear of what other processes append",
+        (
+            Edit(
+                "python/eventsource/migration/routing/bells.py",
+                "        if self.heard:\n",
+                "        if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/subscriptions/test_hearing.py::"
+            "test_what_another_process_appends_is_delivered_at_once",
+        ),
+    ),
+    Variant(
         "usage-errors-in-words",
         "a mistake in the options prints no JSON where JSON was asked for",
         (

@@ -46,6 +46,9 @@ class Scrape:
 
         samples: dict[str, list[tuple[dict[str, str], float]]] = defaultdict(list)
         for family in text_string_to_metric_families(text):
+            # A family without samples is exported too: there is nothing to show at the moment.
+            for name in (family.name, f"{family.name}_total"):
+                samples.setdefault(name, [])
             for sample in family.samples:
                 samples[sample.name].append((dict(sample.labels), sample.value))
         return cls(dict(samples))

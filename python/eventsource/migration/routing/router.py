@@ -169,6 +169,7 @@ class TenantStoreRouter(RoutedReads):
             except asyncpg.PostgresError as error:
                 await self._follow(error, route, began)
                 continue
+            self._bells.ring(route.store_id, store)
             if self._subscriptions or route.migration_state in _MIRRORED:
                 self._mirror(
                     route, Appended(aggregate_id, aggregate_type, result.new_version, len(events))
@@ -219,6 +220,7 @@ class TenantStoreRouter(RoutedReads):
                 await self._follow(error, route, began)
                 continue
             for append in appended:
+                self._bells.ring(route.store_id, store)
                 self._mirror(route, append)
             return result
 
@@ -252,7 +254,6 @@ class TenantStoreRouter(RoutedReads):
     def _mirror(self, route: TenantRouting, append: Appended) -> None:
         for subscription in self._subscriptions:
             subscription.wake(route.store_id)
-        self._bells.ring(route.store_id, self.stores[route.store_id])
         interceptor = self._dual_write_interceptors.get(route.tenant_id)
         if route.migration_state in _MIRRORED and interceptor is not None:
             interceptor.mirror(
