@@ -86,12 +86,19 @@ def create() -> FastAPI:
         stores = known[0]
         answers = {name: await _answers(store.pool) for name, store in stores.by_id.items()}
         control = await _answers(stores.control)
-        alive = all(not task.done() for task in background.values())
-        if not alive or not any(answers.values()):
+        working = {name: _state(task) for name, task in background.items()}
+        if set(working.values()) != {"running"} or not any(answers.values()):
             response.status_code = 503
-        return {"stores": answers, "control": control, "background": alive}
+        return {"stores": answers, "control": control, "background": working}
 
     return app
+
+
+def _state(task: asyncio.Task[None]) -> str:
+    """Running, or what has ended it."""
+    if not task.done():
+        return "running"
+    return "cancelled" if task.cancelled() else repr(task.exception())
 
 
 async def _answers(pool: AnyPool) -> bool:

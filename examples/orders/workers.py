@@ -23,7 +23,14 @@ AGAIN_SECONDS = 0.5
 #: Between two looks at an outbox that was empty (seconds).
 LOOK_SECONDS = 0.1
 
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # What asyncpg says when a connection is lost at an awkward moment.
+    asyncpg.InternalClientError,
+)
 
 
 async def alone(read: AnyPool, lock: int, work: Callable[[], Awaitable[None]]) -> None:

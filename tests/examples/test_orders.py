@@ -41,18 +41,18 @@ class Shop:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> int:
-        """One more process; its port."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
-        log = (self.directory / f"{port}.log").open("wb")
-        self.processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "--factory", "examples.orders.app:create",
-                 "--port", str(port), "--log-level", "warning"],
-                cwd=REPOSITORY, env=self.environment, stdout=log, stderr=log,
-            )
-        )  # fmt: skip
+        """One more process; its port, which is listened on from here on."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = int(listening.getsockname()[1])
+            with (self.directory / f"{port}.log").open("wb") as log:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "uvicorn", "--factory", "examples.orders.app:create",
+                         "--fd", str(listening.fileno()), "--log-level", "warning"],
+                        cwd=REPOSITORY, env=self.environment, stdout=log, stderr=log,
+                        pass_fds=[listening.fileno()],
+                    )
+                )  # fmt: skip
         self.ports.append(port)
         return port
 
@@ -206,7 +206,7 @@ async def test_every_order_counts_once_through_moves_and_restarts(
         for port in shop.ports:
             found = await health(port)
             assert found is not None
-            assert found["background"] is True
+            assert found["background"] == {"projection": "running", "outbox": "running"}
     assert all(process.poll() is None for process in shop.processes)
 
 
