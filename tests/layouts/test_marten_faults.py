@@ -87,6 +87,28 @@ async def test_another_process_goes_on(shop: LayoutWorld, failpoint: str) -> Non
     await assert_moved(shop, "acme", writers)
 
 
+async def test_a_target_that_was_restored_to_before_the_move_gets_everything_again(
+    shop: LayoutWorld,
+) -> None:
+    for _ in range(20):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    async with marten.Writers(shop.dsns["source"], ["acme"]) as writers:
+        first = process(shop, "acme", "cutover.decision.committed=kill")
+        assert await asyncio.to_thread(first.wait, 60) == -9, first.communicate()[1][-1500:]
+    await shop.target.execute(
+        "drop trigger zzz_eventsource_guard_1_arrival on mt_events;"
+        " drop trigger zzz_eventsource_guard_1_arrival on mt_streams;"
+        " truncate mt_events, mt_streams, eventsource_fences, eventsource_copy_progress;"
+        " select setval('mt_events_sequence', 1, false)"
+    )
+    coordinator = await shop.process(lease_seconds=1.0)
+    [migration] = await coordinator.get_migrations_by_tenant("acme")
+    await coordinator.resume_migration(migration.id)
+    await shop.reaches(migration, MigrationState.MIGRATED)
+    await assert_moved(shop, "acme", writers)
+    await marten.append(shop.target, "acme", uuid4())
+
+
 async def _sent_on(writers: marten.Writers) -> bool:
     return writers.sent_on["acme"] == ["EVF01"] * 3
 

@@ -9,6 +9,7 @@ from tests.sabotage import (
     of_the_fleet,
     of_the_guard,
     of_the_journal,
+    of_the_layouts,
     of_the_moves,
     of_the_operator,
     of_the_passes,
@@ -36,4 +37,5 @@ VARIANTS = (
     *of_the_witnesses.VARIANTS,
     *of_the_moves.VARIANTS,
     *of_the_fleet.VARIANTS,
+    *of_the_layouts.VARIANTS,
 )

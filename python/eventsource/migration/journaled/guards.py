@@ -81,10 +81,18 @@ begin
     if eventsource_fence_ is not null and {schema}.eventsource_change_check(
         (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
         eventsource_fence_ ->> 1, tg_op) then
-        {children}
+        {children_before}
     end if;
     if tg_op = 'DELETE' then
         return old;
+    end if;
+    -- They come along with it, too.
+    eventsource_before_ := {tenant_after};
+    eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
+    if eventsource_fence_ is not null and {schema}.eventsource_change_check(
+        (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
+        eventsource_fence_ ->> 1, tg_op) then
+        {children_after}
     end if;
     return new;
 end
@@ -200,24 +208,29 @@ class Guarded:
         )  # fmt: skip
 
     def _cascade(self, table: LayoutTable, fences: str) -> str:
-        schema = quote_identifier(self.table.address.schema)
+        return _CASCADE_FUNCTION.format(
+            tenant=self.tenant_of(table, "old"), tenant_after=self.tenant_of(table, "new"),
+            fences=fences, schema=quote_identifier(self.table.address.schema),
+            children_before=self._children(table, "old"),
+            children_after=self._children(table, "new"),
+        )  # fmt: skip
+
+    def _children(self, table: LayoutTable, row: str) -> str:
+        """Write down the rows of other tables that refer to ``old`` or ``new``."""
         inserts = []
         for child in self.children_of(table):
             through = child.tenancy.through
             assert through is not None
             same = " and ".join(
-                f"subject.{quote_identifier(here)} = old.{quote_identifier(there)}"
+                f"subject.{quote_identifier(here)} = {row}.{quote_identifier(there)}"
                 for here, there in zip(through.columns, through.referenced, strict=True)
             )
             inserts.append(
-                f"insert into {schema}.eventsource_changes (fence_id, table_no, key)"
+                f"insert into {self.table.beside('eventsource_changes')} (fence_id, table_no, key)"
                 f" select (eventsource_fence_ ->> 0)::integer, {self.layout.number_of(child.name)},"
                 f" {self.key_of(child, 'subject')} from {self.name(child)} subject where {same};"
             )
-        return _CASCADE_FUNCTION.format(
-            tenant=self.tenant_of(table, "old"), fences=fences, schema=schema,
-            children="\n".join(inserts),
-        )  # fmt: skip
+        return "\n".join(inserts)
 
     def _trigger(self, table: LayoutTable, kind: str, tenants: list[str]) -> list[str]:
         name, trigger = self.name(table), quote_identifier(f"{GUARD}{kind}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -40,6 +41,9 @@ select exists (select from pg_attribute a join pg_collation c on c.oid = a.attco
                where a.attrelid = $1::text::regclass and a.attname = $2
                  and not c.collisdeterministic)
 """
+
+#: Casts but to text, which none refuses.
+_CAST = re.compile(r"::\s*(?!text\b|varchar\b)|\bcast\s*\(", re.IGNORECASE)
 
 _POINTERS = """
 select k.conrelid::regclass::text as name from pg_constraint k
@@ -174,6 +178,12 @@ async def _check_expression(
             f"{expression!r} is no expression: its parentheses are not balanced"
         )
         return
+    if _CAST.search(expression):
+        findings.problems.append(
+            f"the tenant of {name} cannot be {expression!r}: a cast that fails for one row would"
+            " refuse that row to its writer, of whatever tenant; cast to text only"
+        )
+        return
     executor = source.connection
     if isinstance(executor, Retried):
         executor = executor.executor
@@ -243,7 +253,7 @@ async def _check_target(target: AnyTable, shape: Shape, findings: Findings) -> N
 
 
 async def refuse_rows(target: AnyTable, shape: Shape) -> None:
-    """The target holds no row of the tenant, and none of readers that would miss carried rows.
+    """The target holds no row of the tenant, and no positions of readers.
 
     Raises:
         PreflightError: it does.
@@ -254,6 +264,18 @@ async def refuse_rows(target: AnyTable, shape: Shape) -> None:
             f"select exists (select from {shape.rows(table, shape.target)} mine)"
         ):
             problems.append(progress.already_there(shape.tenant_id, table.name))
+    if problems:
+        raise PreflightError(problems)
+    await refuse_readers(target, shape)
+
+
+async def refuse_readers(target: AnyTable, shape: Shape) -> None:
+    """No reader of the target is above where the tenant's rows arrive.
+
+    Raises:
+        PreflightError: one is.
+    """
+    problems = []
     for name in shape.layout.readers:
         reader = qualified(shape.target.schema, name)
         if await target.connection.fetchval("select to_regclass($1) is not null", reader) and (

@@ -70,6 +70,7 @@ class LayoutTables:
         assert source.layout is not None
         shape = await shape_of(source, target, source.layout, migration.tenant_id)
         preflight.refuse(shape, migration.config.fires)
+        await preflight.refuse_readers(target, shape)
 
     async def verify(self, connections: Connections, migration: Migration) -> None:
         """Compare before the fence is asked for, whatever the level: this is the proof of all rows

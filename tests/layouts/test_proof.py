@@ -1,0 +1,158 @@
+"""What proves a move of a layout's tables, and what refuses where it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from eventsource.migration import ConsistencyError, MigrationState, VerificationLevel, background
+from eventsource.migration.journaled import first_pass, verification
+from eventsource.migration.journaled.transfer import Rows, Transfer
+from eventsource.migration.layouts.reading import layout_of
+from tests.support import marten
+from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld, layout_world, rows
+
+ORDERS = layout_of(
+    "orders",
+    {
+        "tables": [
+            {"table": "orders", "key": ["id"], "tenant": "tenant", "written_by": "append"},
+            {
+                "table": "lines", "events": True, "key": ["id"],
+                "tenant": {"through": "orders", "columns": ["order_id"], "referenced": ["id"]},
+                "numbered": {"id": "own"},
+            },
+        ]
+    },
+)  # fmt: skip
+
+TABLES = """
+create table orders (id uuid primary key, tenant text not null, note text);
+create table lines (
+    id bigserial primary key, order_id uuid not null references orders on delete cascade, text text
+);
+"""
+
+
+@pytest.fixture
+async def orders(
+    dsns: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LayoutWorld]:
+    """A layout of one's own: the tenant of a line is that of its order."""
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
+
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute(TABLES)
+
+    async with layout_world(ORDERS, make, dsns) as world:
+        await world.source.execute(
+            "insert into orders select md5(t || i)::uuid, t, 'n' from unnest(array['acme', 'b']) t,"
+            " generate_series(1, 20) i;"
+            " insert into lines (order_id, text) select id, 'x' from orders, generate_series(1, 3)"
+        )
+        yield world
+
+
+async def lines(connection: asyncpg.Connection, tenant: str) -> list[str]:
+    where = f"order_id in (select id from orders where tenant = '{tenant}')"
+    return await rows(connection, "lines", where)
+
+
+async def test_what_goes_with_its_parent_goes_at_the_target_too(orders: LayoutWorld) -> None:
+    migration = await orders.start("acme")
+    await orders.reaches(migration, MigrationState.DUAL_WRITE)
+    ids = [row[0] for row in await orders.source.fetch("select id from orders where tenant = 'acme'"
+                                                       " order by id")]  # fmt: skip
+    await orders.source.execute("delete from orders where id = $1", ids[0])
+    await orders.source.execute("update orders set tenant = 'b' where id = $1", ids[1])
+    coming = await orders.source.fetchval(
+        "select id from orders where tenant = 'b' and id <> $1 order by id limit 1", ids[1]
+    )
+    await orders.source.execute("update orders set tenant = 'acme' where id = $1", coming)
+    take = "update lines set order_id = $1 where order_id = $2"
+    await orders.source.execute(take, ids[2], ids[3])
+    await orders.coordinators[0].initiate_cutover(migration.id)
+    here = await rows(orders.source, "orders", "tenant = 'acme'")
+    assert await rows(orders.target, "orders", "true") == here
+    assert await rows(orders.target, "lines", "true") == await lines(orders.source, "acme")
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await orders.source.execute("update lines set text = 'y' where order_id = $1", ids[2])
+    assert refused.value.sqlstate == "EVF01"
+
+
+async def tampered(world: LayoutWorld, migration: Any, statement: str) -> None:
+    """Change a row at the target as nobody but the migration can."""
+    await world.target.execute(f"set eventsource.migration = '{migration.id}'; {statement};"
+                               " reset eventsource.migration")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("update mt_events set data = '{}' where seq_id = 1", "column data"),
+        ("delete from mt_events where seq_id = 2", "is not at the target"),
+        ("update mt_streams set is_archived = true", "column is_archived"),
+    ],
+)
+async def test_a_difference_is_found_before_the_fence_with_table_key_and_column(
+    shop: LayoutWorld, statement: str, said: str
+) -> None:
+    for _ in range(3):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    migration = await shop.start("acme")
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    await tampered(shop, migration, statement)
+    for level in (VerificationLevel.HASH, VerificationLevel.FULL):
+        report = await verification.verify(shop.stores[SOURCE], shop.stores[TARGET], "acme", level)
+        assert not report.is_consistent
+        assert said in str(report.differences[0])
+    with pytest.raises(ConsistencyError, match=said):
+        await shop.coordinators[0].initiate_cutover(migration.id)
+    await marten.append(shop.source, "acme", uuid4())
+
+
+async def test_verification_finds_nothing_while_the_tenant_writes(shop: LayoutWorld) -> None:
+    for _ in range(10):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    migration = await shop.start("acme")
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    async with marten.Writers(shop.dsns["source"], ["acme"], each=4):
+        for level in (VerificationLevel.COUNT, VerificationLevel.FULL, VerificationLevel.FULL):
+            report = await verification.verify(
+                shop.stores[SOURCE], shop.stores[TARGET], "acme", level
+            )
+            assert report.is_consistent, report.differences
+            await asyncio.sleep(0.2)
+
+
+async def test_a_chunk_is_committed_only_after_a_barrier_that_came_after_its_read(
+    shop: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash of the source takes back what was committed asynchronously and read meanwhile."""
+    for _ in range(5):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    order: list[bool] = []
+    reads: list[Any] = []
+    read, prove = Transfer.read, first_pass._prove
+
+    async def noted(self: Transfer, query: str) -> Rows:
+        found = await read(self, query)
+        reads.append(await shop.source.fetchval("select clock_timestamp()"))
+        return found
+
+    async def proven(*arguments: Any) -> None:
+        barrier = await shop.source.fetchval("select max(passed_at) from eventsource_witnesses")
+        order.append(barrier > reads[-1])
+        await prove(*arguments)
+
+    monkeypatch.setattr(Transfer, "read", noted)
+    monkeypatch.setattr(first_pass, "_prove", proven)
+    migration = await shop.start("acme")
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    assert order
+    assert all(order)

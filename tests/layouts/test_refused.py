@@ -1,0 +1,134 @@
+"""What cannot move is refused by name before anything is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+import pytest
+
+from eventsource.migration import PreflightError
+from eventsource.migration.layouts.declaration import LayoutTable, Tenancy, Through
+from eventsource.migration.layouts.presets import presets
+from tests.support import marten
+from tests.support.fingerprint import fingerprint
+from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld
+
+
+@dataclass(frozen=True)
+class Refused:
+    name: str
+    says: str
+    both: str = ""
+    source: str = ""
+    target: str = ""
+    tenant: Tenancy | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_STAMPING = (
+    "create function stamp() returns trigger language plpgsql as $$ begin new.type := 'x';"
+    " return new; end $$; create trigger stamp before insert on mt_events for each row"
+    " execute function stamp()"
+)
+
+REFUSED = [
+    Refused("a trigger of the target", "trigger 'stamp' of the target table", target=_STAMPING),
+    Refused(
+        "a statement trigger of the target", "trigger 'late' of the target table",
+        target="create function late() returns trigger language plpgsql as $$ begin return null;"
+        " end $$; create trigger late after insert on mt_streams for each statement execute"
+        " function late()",
+    ),
+    Refused(
+        "a rule of the target", "rule 'swallow' of the target table",
+        target="create rule swallow as on delete to mt_events do instead nothing",
+    ),
+    Refused(
+        "a rule of the source", "rule 'elsewhere' of the source table",
+        source="create rule elsewhere as on insert to mt_streams do also nothing",
+    ),
+    Refused("no such table at the target", "the target has no table",
+            target="drop table mt_events; drop table mt_streams; create table mt_events (n int)"),
+    Refused("a column less at the target", "lacks the source's column mt_dotnet_type",
+            target="alter table mt_events drop column mt_dotnet_type"),
+    Refused("another type at the target", "is jsonb at the source and json at the target",
+            target="alter table mt_events alter column data type json"),
+    Refused("no unique index on the key", "has no unique index on exactly (seq_id)",
+            both="alter table mt_events drop constraint pkey_mt_events_seq_id"),
+    Refused("a stamp that is not declared", "counts in terms of its own cluster only",
+            both="alter table mt_events add column txid xid8"),
+    Refused("a large object", "a number that means an object of this database only",
+            both="alter table mt_events add column attachment oid"),
+    Refused("children that inherit", "has children that inherit from it",
+            source="create table mine () inherits (mt_events)"),
+    Refused("readers at the target", "holds positions of readers",
+            target="insert into mt_event_progression values ('orders', 5)"),
+    Refused("the tenant at the target", "already holds events of tenant acme",
+            target="insert into mt_streams (tenant_id, id) values ('acme', gen_random_uuid())"),
+    Refused("an expression that is volatile", "cannot be 'clock_timestamp()::text'",
+            tenant=Tenancy(expression="clock_timestamp()::text")),
+    Refused("an expression that asks a table", "cannot be '(select 1)'",
+            tenant=Tenancy(expression="(select 1)")),
+    Refused("an expression that is two", "parentheses are not balanced",
+            tenant=Tenancy(expression="type)::text) stored, drop_it int check ((1 = 1")),
+    Refused("a cast that can fail", "a cast that fails",
+            tenant=Tenancy(expression="(data ->> 'tenant')::uuid")),
+    Refused("a column that is not there", "has no column owner",
+            tenant=Tenancy(column="owner")),
+    Refused("a tenant in json", "two of its values may be one tenant",
+            tenant=Tenancy(column="data")),
+    Refused("a reference without a key", "no validated foreign key",
+            source="alter table mt_events drop constraint fkey_mt_events_stream",
+            tenant=Tenancy(through=Through("mt_streams", ("stream_id",), ("id",)))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+async def test_what_cannot_move_is_refused_and_nothing_is_changed(
+    shop: LayoutWorld, case: Refused
+) -> None:
+    for _ in range(3):
+        await marten.append(shop.source, "acme", uuid4(), 2)
+    for connection, statements in (
+        (shop.source, case.both), (shop.target, case.both),
+        (shop.source, case.source), (shop.target, case.target),
+    ):  # fmt: skip
+        if statements:
+            await connection.execute(statements)
+    if case.tenant is not None:
+        layout = presets()["marten"]
+
+        def told(table: LayoutTable) -> LayoutTable:
+            return replace(table, tenancy=case.tenant) if table.name == "mt_events" else table
+
+        for store in shop.stores.values():
+            store.layout = replace(layout, tables=tuple(map(told, layout.tables)))
+    before = [await fingerprint(each) for each in (shop.source, shop.target, shop.control)]
+    with pytest.raises(PreflightError) as refused:
+        await shop.start("acme")
+    assert case.says in str(refused.value)
+    after = [await fingerprint(each) for each in (shop.source, shop.target, shop.control)]
+    assert after == before
+
+
+async def test_two_layouts_are_refused(shop: LayoutWorld) -> None:
+    shop.stores[TARGET].layout = replace(presets()["marten"], name="other")
+    with pytest.raises(PreflightError, match="give both stores the same one"):
+        await shop.start("acme")
+
+
+async def test_what_passes_preflight_says_what_travels_and_what_stays(shop: LayoutWorld) -> None:
+    await shop.source.execute("create table mt_doc_order (id uuid, tenant_id varchar)")
+    for _ in range(3):
+        await marten.append(shop.source, "acme", uuid4(), 2)
+    findings = await shop.coordinators[0].preflight(
+        "acme", shop.stores[SOURCE], shop.stores[TARGET]
+    )
+    assert findings.problems == []
+    assert "mt_events.seq_id" in findings.columns
+    assert any("mt_doc_order" in each for each in findings.companions)
+    found = await shop.coordinators[0].tenants(SOURCE)
+    assert [(each.tenant_id, each.events) for each in found] == [("acme", 6)]

@@ -1,0 +1,210 @@
+"""Rules about tables of other libraries."""
+
+from __future__ import annotations
+
+from tests.sabotage.variant import Edit, Variant
+
+_JOURNALED = "python/eventsource/migration/journaled"
+_GUARDS = f"{_JOURNALED}/guards.py"
+_JOURNAL = "tests/layouts/test_journal.py::"
+_MARTEN = "tests/layouts/test_marten.py::"
+_PROOF = "tests/layouts/test_proof.py::"
+_REFUSED = "tests/layouts/test_refused.py::test_what_cannot_move_is_refused_and_nothing_is_changed"
+_TRAVEL = f"{_JOURNAL}test_updates_deletes_and_changes_of_key_and_tenant_travel"
+_UNSEEN = f"{_JOURNAL}test_what_passes_the_guard_by_is_noticed_and_carried_again"
+
+VARIANTS = (
+    Variant(
+        "layout-chunks-without-a-barrier",
+        "a chunk is committed at the target that a crash of the source may take back",
+        (
+            Edit(
+                f"{_JOURNALED}/first_pass.py",
+                "    await passes.barrier()\n",
+                "",
+            ),
+        ),
+        (f"{_PROOF}test_a_chunk_is_committed_only_after_a_barrier_that_came_after_its_read",),
+    ),
+    Variant(
+        "layout-guards-between-dollars",
+        "the body of a guard ends where a tenant's name says so",
+        (
+            Edit(
+                _GUARDS,
+                'search_path = pg_catalog, pg_temp as {quote_literal(body)}"',
+                'search_path = pg_catalog, pg_temp as $guard${body}$guard$"',
+            ),
+        ),
+        (f"{_MARTEN}test_a_tenant_of_any_name_moves_and_no_other_does[2]",),
+    ),
+    Variant(
+        "layout-tenants-by-their-own-quotes",
+        "a tenant's name is put into statements as it is",
+        (
+            Edit(
+                f"{_JOURNALED}/shapes.py",
+                "quote_literal(stored(self.tenant_id))",
+                "f\"'{stored(self.tenant_id)}'\"",
+            ),
+        ),
+        (f"{_MARTEN}test_a_tenant_of_any_name_moves_and_no_other_does[1]",),
+    ),
+    Variant(
+        "layout-deletes-are-not-written-down",
+        "the guard writes down the key that a row has, and not the one that it had",
+        (
+            Edit(
+                _GUARDS,
+                "    if tg_op <> 'INSERT' then\n        eventsource_before_",
+                "    if false then\n        eventsource_before_",
+            ),
+        ),
+        (_TRAVEL,),
+    ),
+    Variant(
+        "layout-children-go-unseen",
+        "what is deleted with its parent is not written down",
+        (
+            Edit(
+                _GUARDS,
+                "        {children_before}\n",
+                "        null;\n",
+            ),
+        ),
+        (f"{_PROOF}test_what_goes_with_its_parent_goes_at_the_target_too",),
+    ),
+    Variant(
+        "layout-children-come-unseen",
+        "what comes to the tenant with its parent is not written down",
+        (
+            Edit(
+                _GUARDS,
+                "        {children_after}\n",
+                "        null;\n",
+            ),
+        ),
+        (f"{_PROOF}test_what_goes_with_its_parent_goes_at_the_target_too",),
+    ),
+    Variant(
+        "layout-guards-walked-past",
+        "nobody looks whether triggers were switched off, or a table was rewritten",
+        (
+            Edit(
+                f"{_JOURNALED}/passes.py",
+                "        return await watching.seen(self.connections.source)"
+                " == self.agreed.watched\n",
+                "        return True\n",
+            ),
+        ),
+        (f"{_UNSEEN}[a column rewritten]",),
+    ),
+    Variant(
+        "layout-conditions-of-the-first-tenant",
+        "a guard that stands for one tenant lets the second one pass",
+        (
+            Edit(
+                _GUARDS,
+                'wanted = ", ".join(map(quote_literal, tenants))',
+                'wanted = ", ".join(map(quote_literal, tenants[:1]))',
+            ),
+        ),
+        (f"{_JOURNAL}test_two_tenants_leave_at_the_same_time",),
+    ),
+    Variant(
+        "layout-offset-always-nothing",
+        "the numbers of a target in use are given again",
+        (
+            Edit(
+                f"{_JOURNALED}/preparation.py",
+                '(row["given"] or 0, row["highest"] or 0) if used else 0',
+                "(0, 0) if used else 0",
+            ),
+        ),
+        (f"{_JOURNAL}test_a_target_in_use_keeps_its_own_and_numbers_the_rest_after_it",),
+    ),
+    Variant(
+        "layout-differences-within-a-row",
+        "a row that differs is taken for one that is there",
+        (
+            Edit(
+                f"{_JOURNALED}/comparison.py",
+                "            if here.get(key) == there.get(key) or key in waiting:\n",
+                "            if (key in here) == (key in there) or key in waiting:\n",
+            ),
+        ),
+        (f"{_PROOF}test_a_difference_is_found_before_the_fence_with_table_key_and_column",),
+    ),
+    Variant(
+        "layout-journal-is-no-excuse",
+        "a row that is still to be carried is called a difference",
+        (
+            Edit(
+                f"{_JOURNALED}/comparison.py",
+                "            if here.get(key) == there.get(key) or key in waiting:\n",
+                "            if here.get(key) == there.get(key):\n",
+            ),
+        ),
+        (f"{_PROOF}test_verification_finds_nothing_while_the_tenant_writes",),
+    ),
+    Variant(
+        "layout-target-stays-open",
+        "others write the tenant's rows at the target before it has arrived",
+        (
+            Edit(
+                _GUARDS,
+                "when (not {is_migrator(fence.migration_id, owner)})",
+                "when (false)",
+            ),
+        ),
+        (f"{_JOURNAL}test_nobody_else_writes_the_tenant_at_the_target_before_it_has_arrived",),
+    ),
+    Variant(
+        "layout-triggers-of-the-target",
+        "a trigger of the target changes carried rows",
+        (
+            Edit(
+                f"{_JOURNALED}/catalogs.py",
+                "        if trigger.fires and not ours and",
+                "        if False and not ours and",
+            ),
+        ),
+        (f"{_REFUSED}[a trigger of the target]",),
+    ),
+    Variant(
+        "layout-readers-miss-what-arrives",
+        "rows arrive below the positions of the target's readers",
+        (
+            Edit(
+                f"{_JOURNALED}/preflight.py",
+                "    for name in shape.layout.readers:",
+                "    for name in ():",
+            ),
+        ),
+        (f"{_REFUSED}[readers at the target]",),
+    ),
+    Variant(
+        "layout-casts-that-fail",
+        "the guard's cast refuses rows of other tenants",
+        (
+            Edit(
+                f"{_JOURNALED}/preflight.py",
+                "    if _CAST.search(expression):",
+                "    if False:",
+            ),
+        ),
+        (f"{_REFUSED}[a cast that can fail]",),
+    ),
+    Variant(
+        "layout-references-without-a-key",
+        "a row is written before the one that says whose it is",
+        (
+            Edit(
+                f"{_JOURNALED}/preflight.py",
+                "        if not valid:",
+                "        if False:",
+            ),
+        ),
+        (f"{_REFUSED}[a reference without a key]",),
+    ),
+)
