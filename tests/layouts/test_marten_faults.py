@@ -61,9 +61,17 @@ def process(world: LayoutWorld, tenant: str, failpoints: str, *verb: str) -> sub
 
 async def assert_moved(world: LayoutWorld, tenant: str, writers: marten.Writers) -> None:
     assert writers.errors == []
+    # A start that died after it had kept numbers free begins after them.
+    offset = await world.control.fetchval("select max(position_offset) from tenant_migrations")
+    moved = "jsonb_build_object('seq_id', (to_jsonb(t) ->> 'seq_id')::bigint - $2::bigint)"
     for table in ("mt_streams", "mt_events"):
         here = await rows(world.source, table, "tenant_id = $1", tenant)
-        assert await rows(world.target, table, "tenant_id = $1", tenant) == here, table
+        there = await world.target.fetch(
+            f"select (to_jsonb(t) || case when to_jsonb(t) ? 'seq_id' then {moved} else '{{}}' end)"
+            f"::text from {table} t where tenant_id = $1 order by 1",
+            tenant, offset,
+        )  # fmt: skip
+        assert [row[0] for row in there] == here, table
     held = {row["id"] for row in await world.target.fetch("select id from mt_events")}
     assert set(writers.acknowledged[tenant]) <= held
     assert len(writers.acknowledged[tenant]) > 0

@@ -101,8 +101,10 @@ async def test_what_cannot_move_is_refused_and_nothing_is_changed(
     if case.tenant is not None:
         layout = presets()["marten"]
 
+        tenancy = case.tenant
+
         def told(table: LayoutTable) -> LayoutTable:
-            return replace(table, tenancy=case.tenant) if table.name == "mt_events" else table
+            return replace(table, tenancy=tenancy) if table.name == "mt_events" else table
 
         for store in shop.stores.values():
             store.layout = replace(layout, tables=tuple(map(told, layout.tables)))

@@ -177,8 +177,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_JOURNALED}/preflight.py",
-                "    for name in shape.layout.readers:",
-                "    for name in ():",
+                "    for name, condition in shape.layout.readers:",
+                "    for name, condition in ():",
             ),
         ),
         (f"{_REFUSED}[readers at the target]",),

@@ -63,7 +63,12 @@ def _explained(layout: Layout) -> str:
             rows.append(("", f"{', '.join(table.stamps)}: each side fills it for itself"))
     rows += [("stays", f"{name}: {why}") for name, why in layout.stays]
     if layout.readers:
-        rows.append(("readers", f"{', '.join(layout.readers)} of the target must be empty"))
+        rows.append(
+            (
+                "readers",
+                f"{', '.join(name for name, _ in layout.readers)} of the target must have none",
+            )
+        )
     changes = (
         "a column with the transaction" if layout.is_own else "a journal that the guard writes"
     )

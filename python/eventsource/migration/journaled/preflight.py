@@ -276,10 +276,12 @@ async def refuse_readers(target: AnyTable, shape: Shape) -> None:
         PreflightError: one is.
     """
     problems = []
-    for name in shape.layout.readers:
+    for name, condition in shape.layout.readers:
         reader = qualified(shape.target.schema, name)
         if await target.connection.fetchval("select to_regclass($1) is not null", reader) and (
-            await target.connection.fetchval(f"select exists (select from {reader})")
+            await target.connection.fetchval(
+                f"select exists (select from {reader} where {condition})"
+            )
         ):
             problems.append(
                 f"{reader} of the target holds positions of readers, and the tenant's rows arrive"

@@ -106,22 +106,32 @@ class Statements:
 
     def changed_rows(self, table: LayoutTable, given: str, side: Side, what: str) -> str:
         """Rows of these keys, as they are: ``what`` of them, in an order that both sides share."""
+        return (
+            f"select {what} from {self._found(table, given, side)}"
+            f" {self.in_order(table, table.key, binary=True)}"
+        )
+
+    def _found(self, table: LayoutTable, given: str, side: Side) -> str:
+        """Keys called ``wanted`` and the tenant's rows of them called ``subject``.
+
+        Row by row: a planner that does not know yet how many rows the tenant has would look for
+        each key among all of them.
+        """
         there = side is self.shape.target
         same = same_values("wanted", table.key, table.key)
         return (
-            f"select {what} from {self.shape.rows(table, side)} subject"
-            f" join {self.keys(table, given, at_target=there)} wanted on {same}"
-            f" {self.in_order(table, table.key, binary=True)}"
+            f"{self.keys(table, given, at_target=there)} wanted cross join lateral (select * from"
+            f" {self.shape.rows(table, side)} subject where {same} limit 1) subject"
         )
 
     def delete_changed(self, table: LayoutTable, given: str) -> str:
         """Delete the tenant's rows of these keys at the target."""
         side = self.shape.target
-        same = same_values("wanted", table.key, table.key)
+        key = ", ".join(f"subject.{quote_identifier(name)}" for name in table.key)
         return (
             f"delete from {side.name(table.name)} subject"
-            f" using {self.keys(table, given, at_target=True)} wanted"
-            f" where {same} and {self._is_the_tenants(table)}"
+            f" using (select {key} from {self._found(table, given, side)}) mine"
+            f" where {same_values('mine', table.key, table.key)}"
         )
 
     def _is_the_tenants(self, table: LayoutTable) -> str:

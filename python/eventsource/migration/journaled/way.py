@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.journaled import (
     comparison,
     cutover,
@@ -63,7 +64,10 @@ class LayoutTables:
         return await passes.first() is not None
 
     async def after_the_copy(self, connections: Connections) -> None:
-        pass
+        target = connections.target
+        assert target.layout is not None
+        names = ", ".join(target.beside(each.name) for each in target.layout.tables)
+        await target.connection.execute(f"analyze {names}", timeout=LONG_STATEMENT_SECONDS)
 
     async def check(self, connections: Connections, migration: Migration) -> None:
         source, target = connections.source, connections.target

@@ -98,7 +98,8 @@ class Layout:
         events: the name of the table with the events, one of ``tables``.
         schema: where the tables are if the store does not say; None is the search path.
         stays: tables that never travel, and why.
-        readers: tables with the positions of readers; the target's must be empty.
+        readers: tables with the positions of readers, and which of their rows are such: the target
+            must have none.
         after_flip: a statement for the target once the tenant lives there; may be repeated.
         headroom: positions that are kept free at the target for what the source still writes.
         stream, version, event_id: columns of the events that say which one it is, for reports.
@@ -112,7 +113,7 @@ class Layout:
     changes: Changes = Changes.JOURNAL
     stops: Stops = Stops.TENANT
     stays: tuple[tuple[str, str], ...] = ()
-    readers: tuple[str, ...] = ()
+    readers: tuple[tuple[str, str], ...] = ()
     after_flip: str | None = None
     headroom: int = 10_000_000
     stream: tuple[str, ...] = ()

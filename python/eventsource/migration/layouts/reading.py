@@ -67,7 +67,7 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
         changes=_choice(where, entry, "changes", Changes, Changes.JOURNAL),
         stops=_choice(where, entry, "stops", Stops, Stops.TENANT),
         stays=_stays(where, entry),
-        readers=_names(where, entry, "readers"),
+        readers=_readers(where, entry),
         after_flip=_optional(where, entry, "after_flip"),
         headroom=headroom,
         stream=_names(where, main, "stream"),
@@ -140,6 +140,14 @@ def _check_references(where: str, table: LayoutTable, before: list[str]) -> None
         raise LayoutError(
             f"{where}: {table.name} refers to {', '.join(missing)}: declare it before {table.name}"
         )
+
+
+def _readers(where: str, entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """A list of tables, or tables with a condition for the rows that are positions."""
+    if isinstance(entry.get("readers"), dict):
+        given = _mapping(where, entry, "readers")
+        return tuple((_checked(where, name), str(rows)) for name, rows in given)
+    return tuple((name, "true") for name in _names(where, entry, "readers"))
 
 
 def _stays(where: str, entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
