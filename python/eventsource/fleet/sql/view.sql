@@ -60,8 +60,8 @@ select 0 as ordinal, m.tenant_id::text as tenant_id, m.source_store_id, m.target
        extract(epoch from now() - m.started_at)::float8 as copying_seconds
 from tenant_migrations m
 where m.state not in ('migrated', 'rolled_back', 'failed')
-  and not exists (select from migration_wave_items i
-                  where i.migration_id = m.id and i.outcome is null)
+  and not exists (select from migration_wave_items i join migration_waves w on w.id = i.wave_id
+                  where i.migration_id = m.id and w.state <> 'done')
 order by m.created_at, m.id limit 200
 
 -- name: recent_pauses
@@ -69,3 +69,12 @@ select m.cutover_pause_ms
 from migration_wave_items i join tenant_migrations m on m.id = i.migration_id
 where i.wave_id = $1 and i.outcome = 'moved' and m.cutover_pause_ms is not null
 order by i.ended_at desc limit $2
+
+-- name: closed
+-- Waves of which nothing moves: a line for each.
+select w.name, w.state, s.what, s.tenants
+from migration_waves w cross join lateral (
+    select coalesce(i.outcome, 'waiting') as what, count(*)::int as tenants
+    from migration_wave_items i where i.wave_id = w.id group by 1
+) s
+where w.id = any ($1::uuid[]) order by w.created_at desc, w.id

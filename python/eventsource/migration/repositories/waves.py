@@ -23,7 +23,8 @@ async def stop_for(connection: Executor, migration_id: UUID, reason: str) -> Non
     row, and takes that of its migration after it.
     """
     for row in await connection.fetch(_SQL["of_migration"], migration_id):
-        await stop(connection, row["wave_id"], BY_ITSELF, reason, migration_id)
+        named = f"tenant {row['tenant_id']}: {reason}"
+        await stop(connection, row["wave_id"], BY_ITSELF, named, migration_id)
 
 
 async def stop(

@@ -1,5 +1,5 @@
 -- name: of_migration
-select wave_id from migration_wave_items where migration_id = $1 and outcome is null
+select wave_id, tenant_id from migration_wave_items where migration_id = $1 and outcome is null
 
 -- name: stop
 -- Only the one that stops it writes so: everybody else finds it stopped.
