@@ -1,12 +1,14 @@
 """A wave of tenants on several machines that fail, judged from outside.
 
-The large one is `make fleet`: 200 tenants to three servers, twenty of them written to.
+The large one is `make fleet`: 200 tenants of up to 100,000 events to three servers, twenty of them
+written to; `FLEET_TENANTS` and `FLEET_LARGEST` make it smaller.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -22,6 +24,10 @@ from tests.support.fleet_worker import FleetWorker
 from tests.support.waiting import until
 from tests.support.worlds.fleet import SHARED, FleetWorld, fleet_world, sizes
 from tests.support.worlds.two_servers import all_attempts, writing
+
+#: How large the large one is.
+TENANTS = int(os.environ.get("FLEET_TENANTS", "200"))
+LARGEST = int(os.environ.get("FLEET_LARGEST", "100000"))
 
 
 @pytest.mark.timeout(400)
@@ -55,9 +61,15 @@ async def test_two_hundred_tenants_move_from_one_server_to_three(tmp_path: Path)
         dsns = {name: await each.create_database() for name, each in clusters.items()}
         control = dsns.pop("control")
         async with fleet_world(tmp_path, dsns, control, at_once=2) as world:
-            await world.seed(random.Random(7).sample(sizes(200, 100_000), 200))
+            counts = sizes(TENANTS, LARGEST)
+            await world.seed(random.Random(7).sample(counts, len(counts)))
             await _play(
-                world, workers=3, writers=20, pause=60.0, restart=clusters["control"], drop=True
+                world,
+                workers=3,
+                writers=min(20, TENANTS // 6),
+                pause=60.0,
+                restart=clusters["control"],
+                drop=True,
             )
 
 

@@ -202,6 +202,11 @@ byId("search").addEventListener("submit", (event) => {
 addEventListener("hashchange", showHistory);
 showHistory();
 
-const stream = new EventSource("api/stream");
-stream.onmessage = (message) => show(JSON.parse(message.data));
-stream.onerror = () => { byId("connection").textContent = "not connected; trying again"; };
+// With ?once it is shown as it is now: to be printed, or read by a program.
+if (new URLSearchParams(location.search).has("once")) {
+  fetch("api/now").then((answer) => answer.json()).then(show);
+} else {
+  const stream = new EventSource("api/stream");
+  stream.onmessage = (message) => show(JSON.parse(message.data));
+  stream.onerror = () => { byId("connection").textContent = "not connected; trying again"; };
+}
