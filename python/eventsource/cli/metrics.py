@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from eventsource.cli.workspace import Workspace
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.repositories import lookups
+from eventsource.migration.repositories.ways_back import WayBack, WaysBack
 from eventsource.migration.telemetry import PAUSE_BUCKETS
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Seen:
 
     active: Sequence[Migration] = ()
     lags: dict[object, int] = field(default_factory=dict)
+    ways_back: Sequence[WayBack] = ()
     totals: lookups.Totals | None = None
     looked_at: float = float("-inf")
     up: bool = False
@@ -143,6 +146,8 @@ async def _look_again_and_again(at: Workspace, seen: Seen) -> None:
         try:
             active = await at.migrations.get_active()
             seen.totals = await lookups.totals(at.control, PAUSE_BUCKETS)
+            ways = await WaysBack(at.control).get_all()
+            seen.ways_back = [each for each in ways if each.is_open]
             seen.lags = await _lags(at, active)
             seen.active, seen.up, seen.looked_at = active, True, time.monotonic()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, EventSourceError):
@@ -209,9 +214,15 @@ class _Collector:
                 if (measured := value(each, seen)) is not None:
                     gauge.add_metric(_labels(each), float(measured))
             yield gauge
+        for name, help_, of_way in _OF_WAYS_BACK:
+            gauge = GaugeMetricFamily(f"eventsource_way_back_{name}", help_, labels=list(_LABELS))
+            for way in seen.ways_back:
+                if (measured := of_way(way)) is not None:
+                    gauge.add_metric(_labels(way), float(measured))
+            yield gauge
 
 
-def _labels(migration: Migration) -> list[str]:
+def _labels(migration: Migration | WayBack) -> list[str]:
     return [
         str(migration.id),
         str(migration.tenant_id),
@@ -224,6 +235,19 @@ def _left(migration: Migration) -> float | None:
     left = estimates.left(migration)
     return None if left is None else left.total
 
+
+def _kept(way: WayBack) -> float | None:
+    if way.kept_until is None:
+        return None
+    return max(0.0, (way.kept_until - datetime.now(UTC)).total_seconds())
+
+
+#: Gauges of each way back that stands open; its source is where the tenant lives.
+_OF_WAYS_BACK: tuple[tuple[str, str, Any], ...] = (
+    ("lag_events", "Events that the store it left does not hold yet.", lambda w: w.lag),
+    ("followed", "Whether some process carries events there.", lambda w: w.is_followed),
+    ("seconds_kept", "Until it ends by itself.", _kept),
+)
 
 #: Gauges of each migration that is under way; what is None is left out.
 _GAUGES: tuple[tuple[str, str, Any], ...] = (

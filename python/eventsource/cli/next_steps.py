@@ -62,7 +62,10 @@ def of(migration: Migration) -> list[Step]:
     """What a migration in its state can go on with."""
     match migration.state:
         case MigrationState.MIGRATED:
-            return [Step("next", f"{COMMAND} subscriptions plan {migration.id}")]
+            return [
+                Step("next", f"{COMMAND} subscriptions plan {migration.id}"),
+                Step("go back", f"{COMMAND} return {migration.id}"),
+            ]
         case MigrationState.ROLLED_BACK:
             return [Step("look", f"{COMMAND} audit {migration.id}")]
         case MigrationState.FAILED if not migration.may_resume:

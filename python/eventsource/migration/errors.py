@@ -133,7 +133,7 @@ _WAYS_OUT = {
     "bulk_copy": "; wait until it is in dual_write: `eventsource-migrate status {id} --watch`",
     "paused": "; `eventsource-migrate resume {id}` lets it go on",
     "failed": "; `eventsource-migrate abort {id}` cleans up",
-    "migrated": "; the tenant has moved, and to go back is another move",
+    "migrated": "; it has moved: `eventsource-migrate return {id}` takes it back if a way is kept",
     "rolled_back": "; it is over, and `eventsource-migrate run` begins another one",
 }
 
