@@ -18,7 +18,7 @@ export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
-	torture restarts format bench bench-calls clean infra strangers wheel sdist packages licences \
+	torture restarts drills format bench bench-calls clean infra strangers wheel sdist packages licences \
 	docs fleet
 
 help: ## show what there is to make
@@ -106,6 +106,9 @@ restarts: build ## kill a driver at a random moment and resume at once, RESTARTS
 	RESTARTS=$(RESTARTS) IN_A_ROW=20 $(BIN)/pytest --timeout 1200 \
 		tests/acceptance/test_restart_within_the_lease.py \
 		tests/acceptance/test_one_tenant_moves.py::test_tenants_move_in_a_row_and_nothing_is_lost
+
+drills: build ## restore, lose and swap databases under live writers, and type what the page says
+	$(BIN)/pytest tests/drills -m "drills or not drills"
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra

@@ -282,7 +282,7 @@ class Executor(Protocol):
         """The first row, None without one."""
         ...
 
-    async def fetchval(self, query: str, *args: object) -> Any:
+    async def fetchval(self, query: str, *args: object, timeout: float | None = None) -> Any:
         """The first value of the first row, None without one."""
         ...
 

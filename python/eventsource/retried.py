@@ -41,9 +41,9 @@ class Retried:
         """As the executor does."""
         return await self._run(lambda: self.executor.fetchrow(query, *args))
 
-    async def fetchval(self, query: str, *args: object) -> Any:
+    async def fetchval(self, query: str, *args: object, timeout: float | None = None) -> Any:
         """As the executor does."""
-        return await self._run(lambda: self.executor.fetchval(query, *args))
+        return await self._run(lambda: self.executor.fetchval(query, *args, timeout=timeout))
 
     async def execute(self, query: str, *args: object) -> str:
         """As the executor does."""

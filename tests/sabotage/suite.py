@@ -14,6 +14,7 @@ from tests.sabotage import (
     of_the_operator,
     of_the_passes,
     of_the_proof,
+    of_the_recovery,
     of_the_roles,
     of_the_strangers,
     of_the_way_back,
@@ -38,4 +39,5 @@ VARIANTS = (
     *of_the_moves.VARIANTS,
     *of_the_fleet.VARIANTS,
     *of_the_layouts.VARIANTS,
+    *of_the_recovery.VARIANTS,
 )

@@ -42,6 +42,7 @@ ROOMS = (
     "driver",
     "routing",
     "background",
+    "recovery",
     "moving",
     "operations",
     "coordinator",

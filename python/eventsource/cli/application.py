@@ -29,6 +29,8 @@ PLACES = {
     "resume": "eventsource.cli.steer:resume",
     "throttle": "eventsource.cli.steer:throttle",
     "abort": "eventsource.cli.steer:abort",
+    "repair": "eventsource.cli.recover:repair",
+    "rebind": "eventsource.cli.recover:rebind",
     "audit": "eventsource.cli.audit:audit",
     "report": "eventsource.cli.report.command:report",
     "return": "eventsource.cli.way_back:return_",

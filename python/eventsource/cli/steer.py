@@ -139,6 +139,10 @@ def abort(
         str, typer.Option("--reason", metavar="TEXT", help="For the audit log.")
     ] = "aborted by operator",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")] = False,
+    without_target: Annotated[
+        bool,
+        typer.Option("--without-target", help="The target is gone for good; leave it out."),
+    ] = False,
 ) -> None:
     """Remove what was copied; the source stays as it was.
 
@@ -153,7 +157,9 @@ def abort(
             if not await questions.confirmed(f"Remove {copied} that were copied there?"):
                 at.out.say("nothing was asked for")
                 return ExitCode.DONE
-        asked = at.coordinator.abort_migration(found.id, reason=reason, operator=at.operator)
+        asked = at.coordinator.abort_migration(
+            found.id, reason=reason, operator=at.operator, without_target=without_target
+        )
         ended = at.about = await beside(at, found.id, asked)
         at.out.answer(
             _document(ended),

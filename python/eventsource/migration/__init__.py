@@ -22,6 +22,7 @@ from eventsource.migration.errors import (
     MissingRowError,
     PositionMappingError,
     PreflightError,
+    RepairNeededError,
     RetryLaterError,
     RoutingError,
     StoreGoneBackError,
@@ -29,6 +30,7 @@ from eventsource.migration.errors import (
     WritePausedError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, StoredTenant, TenantRouting
+from eventsource.migration.recovery.report import Change, RepairReport, StrandedEvent
 from eventsource.migration.rehearsals import Rehearsal
 from eventsource.migration.repositories.schema import create_schema
 from eventsource.migration.routing.following import TenantSubscription
@@ -43,6 +45,7 @@ from eventsource.migration.subscriptions.positions import PositionMapper
 __all__ = [
     "Blocker",
     "BulkCopier",
+    "Change",
     "ConsistencyError",
     "ConsistencyVerifier",
     "CutoverTimeoutError",
@@ -63,11 +66,14 @@ __all__ = [
     "PositionMappingError",
     "PreflightError",
     "Rehearsal",
+    "RepairNeededError",
+    "RepairReport",
     "RetryLaterError",
     "RoutingError",
     "StoreGoneBackError",
     "StoreMismatchError",
     "StoredTenant",
+    "StrandedEvent",
     "SubscriptionMigrator",
     "TenantMigrationState",
     "TenantRouting",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
-from eventsource.migration import failures
 from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
 from eventsource.migration.consistency import lag
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
@@ -28,6 +27,7 @@ from eventsource.migration.operations.cleanups import Cleanups
 from eventsource.migration.operations.reports import Reports
 from eventsource.migration.operations.ways_back import Returns
 from eventsource.migration.preflight import admission
+from eventsource.migration.recovery.recovery import Recovery, UndoingAndRepairing
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import identities, tenants
 from eventsource.stores.interface import EventStore
@@ -50,7 +50,7 @@ _S = MigrationState
 PREFLIGHTS_AT_ONCE = 2
 
 
-class MigrationCoordinator(Returns, Cleanups, Reports):
+class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Reports):
     """Starts migrations and carries them on.
 
     It remembers nothing about them: every call reads the control database, and any process with
@@ -76,6 +76,7 @@ class MigrationCoordinator(Returns, Cleanups, Reports):
         self._router = router
         self._config = config or MigrationConfig()
         self._drivers = BackgroundDrivers(migration_repo, router)
+        self._recovery = Recovery(self._drivers, migration_repo, routing_repo, router)
         self._examining = asyncio.Semaphore(PREFLIGHTS_AT_ONCE)
 
     async def start_migration(
@@ -105,6 +106,7 @@ class MigrationCoordinator(Returns, Cleanups, Reports):
         await self.refuse_beside_a_way_back(tenant_id)
         findings = await self.preflight(tenant_id, source, target)
         findings.raise_if_refused()
+        await admission.refuse_older_route(tenant_id, generation, source, target)
         await failpoints.reach("preflight.passed")
         migration = await self._migrations.create(
             migration_id=uuid4(),
@@ -265,33 +267,6 @@ class MigrationCoordinator(Returns, Cleanups, Reports):
         migration = await self._migrations.get(migration_id)
         if not changed:
             raise InvalidStateTransitionError(migration_id, migration.state, "be throttled")
-        return migration
-
-    async def abort_migration(
-        self,
-        migration_id: UUID,
-        *,
-        reason: str = "aborted by operator",
-        operator: str | None = None,
-    ) -> Migration:
-        """Remove what was copied and leave the source as it was; twice is a no-op.
-
-        Raises:
-            InvalidStateTransitionError: the tenant has moved already.
-        """
-        await self._drivers.refuse_other_places(await self._migrations.get(migration_id))
-        if await self._migrations.request_abort(migration_id, reason, operator):
-            await self._drivers.wait(
-                migration_id,
-                lambda m: m.state in (_S.ROLLED_BACK, _S.MIGRATED) or m.abort_requested is None,
-            )
-        migration = await self._migrations.get(migration_id)
-        if migration.state is not _S.ROLLED_BACK and (error := failures.recorded(migration)):
-            raise error
-        if migration.state is _S.FAILED:
-            raise MigrationError(f"the abort did not come to its end: {migration.error_message}")
-        if migration.state is not _S.ROLLED_BACK:
-            raise InvalidStateTransitionError(migration_id, migration.state, "be aborted")
         return migration
 
     async def move(

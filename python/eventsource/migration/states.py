@@ -56,8 +56,11 @@ _S = MigrationState
 FINAL = frozenset({_S.MIGRATED, _S.ROLLED_BACK, _S.FAILED})
 
 TRANSITIONS: dict[MigrationState, frozenset[MigrationState]] = {
-    _S.PENDING: frozenset({_S.BULK_COPY, _S.PAUSED, _S.ROLLED_BACK, _S.FAILED}),
-    _S.BULK_COPY: frozenset({_S.DUAL_WRITE, _S.PAUSED, _S.ROLLED_BACK, _S.FAILED}),
+    # To the cutover from here where the control database has gone back, and the fence has decided.
+    _S.PENDING: frozenset({_S.BULK_COPY, _S.CUTOVER_PAUSED, _S.PAUSED, _S.ROLLED_BACK, _S.FAILED}),
+    _S.BULK_COPY: frozenset(
+        {_S.DUAL_WRITE, _S.CUTOVER_PAUSED, _S.PAUSED, _S.ROLLED_BACK, _S.FAILED}
+    ),
     _S.DUAL_WRITE: frozenset({_S.CUTOVER_PAUSED, _S.PAUSED, _S.ROLLED_BACK, _S.FAILED}),
     # Only the fence decides between these two; an abort asked meanwhile waits for the answer.
     _S.CUTOVER_PAUSED: frozenset({_S.MIGRATED, _S.DUAL_WRITE}),

@@ -10,6 +10,7 @@
 mod checked;
 pub mod driver;
 pub mod end;
+pub mod left_out;
 pub mod passes;
 pub mod protocol;
 pub mod restores;

@@ -8,38 +8,14 @@
 
 use stateright::{Model, Property};
 
+use crate::left_out::Witness;
 use crate::volumes::{
-    Abort, At, Decision, EVENTS, SPOILED, Source, SourceFence, State, Target, TargetFence, Token,
+    Abort, At, Decision, EVENTS, SENT_ON, SPOILED, Source, SourceFence, State, Target, TargetFence,
+    Token,
 };
 
 /// Passes of a history, less one.
 const TOKENS: Token = 4;
-
-/// Which rule is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Witness {
-    Kept,
-    /// A barrier does not ask for the one before.
-    BarrierAsksForNothing,
-    /// The target is opened whatever its progress row says.
-    OpenedAsItIs,
-    /// A target whose rows are being deleted can be opened, and its progress row says nothing of it.
-    AbortedIsOpened,
-    /// An abort does not look at the target's fence.
-    OpenIsNoWitness,
-    /// An abort deletes what only the target has.
-    NothingIsKept,
-}
-
-impl Witness {
-    pub const BROKEN: [Witness; 5] = [
-        Witness::BarrierAsksForNothing,
-        Witness::OpenedAsItIs,
-        Witness::AbortedIsOpened,
-        Witness::OpenIsNoWitness,
-        Witness::NothingIsKept,
-    ];
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -54,6 +30,10 @@ pub enum Step {
     /// A router, or a driver that has just come.
     OthersOpen,
     Repair,
+    /// The target follows a source that has gone back.
+    Reconcile,
+    /// A source that has forgotten a decision hears of it from the open target.
+    SendOn,
     AskAbort,
     RemoveGuard,
     KeepLost,
@@ -147,6 +127,57 @@ impl Restores {
         }
     }
 
+    /// A volume is copied, or put back.
+    fn volumes(state: &State, found: &mut Vec<Step>) {
+        if state.restores > 0 {
+            match state.saved.0 {
+                None => found.push(Step::SaveSource),
+                Some(_) => found.push(Step::RestoreSource),
+            }
+            match state.saved.1 {
+                None => found.push(Step::SaveTarget),
+                Some(_) => found.push(Step::RestoreTarget),
+            }
+        }
+    }
+
+    /// What only the target has is kept and taken out of it, and the passes go on from the first
+    /// transaction id of what it lacks.
+    fn reconcile(&self, state: &mut State) {
+        let token = Self::token(state);
+        let here = state.source.events();
+        if self.rule != Witness::NothingIsKept {
+            state.rescued |= state.target.rows & !here;
+        }
+        state.target.rows &= here;
+        if self.rule != Witness::ReconciledUnderTheOldToken {
+            state.target.token = token;
+        }
+        let lacking = here & !state.target.rows;
+        let lowest = (0..EVENTS)
+            .filter(|event| lacking & 1 << event != 0)
+            .filter_map(|event| state.source.rows[event])
+            .min();
+        state.target.proven = match lowest {
+            Some(xid) if self.rule != Witness::ReconciledPastTheSource => xid,
+            _ => state.source.next_xid,
+        };
+    }
+
+    fn send_on(&self, state: &mut State) {
+        if self.rule == Witness::SourceIsBelieved {
+            state.target.fence = TargetFence::Closed;
+            return;
+        }
+        // Of no pass: a target that is put back to before it was opened gets all that is here.
+        let decided = Decision {
+            token: SENT_ON,
+            rows: state.target.rows & !state.appended,
+        };
+        state.source.fence = SourceFence::Moved;
+        state.source.decided = Some(decided);
+    }
+
     fn abort(&self, state: &mut State, step: Step) {
         match (step, state.abort) {
             (Step::AskAbort, _) => {
@@ -202,33 +233,7 @@ impl Model for Restores {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State {
-            source: Source {
-                rows: [None; EVENTS],
-                next_xid: 1,
-                fence: SourceFence::Open,
-                barriers: 0,
-                decided: None,
-            },
-            target: Target {
-                rows: 0,
-                fence: TargetFence::Closed,
-                token: 0,
-                proven: 0,
-            },
-            saved: (None, None),
-            driver: At::Idle,
-            abort: Abort::None,
-            acknowledged: 0,
-            rescued: 0,
-            next_token: 1,
-            restores: self.restores,
-            restarted: false,
-            appended: 0,
-            taken: false,
-            lost: false,
-            gap: false,
-        }]
+        vec![State::at_the_start(self.restores)]
     }
 
     fn actions(&self, state: &State, found: &mut Vec<Step>) {
@@ -248,6 +253,15 @@ impl Model for Restores {
             At::Idle if more && ours && self.asks(state) => {
                 found.extend([Step::PassBarrier, Step::Decide]);
             }
+            // For who has the lease, as a pass; a frozen driver may still have decided before.
+            At::Idle | At::Decided(_)
+                if more && ours && !self.asks(state) && state.abort == Abort::None =>
+            {
+                found.push(Step::Reconcile);
+                if let At::Decided(_) = state.driver {
+                    found.push(Step::DriverOpens);
+                }
+            }
             At::Passed { .. } => found.push(Step::StorePass),
             At::Decided(_) => found.push(Step::DriverOpens),
             At::Idle => {}
@@ -258,6 +272,9 @@ impl Model for Restores {
             if more && closed && target.token != decided.token && self.asks(state) {
                 found.push(Step::Repair);
             }
+        }
+        if open && writable {
+            found.push(Step::SendOn);
         }
         let witnessed = open && self.rule != Witness::OpenIsNoWitness;
         match state.abort {
@@ -270,16 +287,7 @@ impl Model for Restores {
             Abort::Kept => found.push(Step::Delete),
             Abort::Deleted => found.push(Step::DropFence),
         }
-        if state.restores > 0 {
-            match state.saved.0 {
-                None => found.push(Step::SaveSource),
-                Some(_) => found.push(Step::RestoreSource),
-            }
-            match state.saved.1 {
-                None => found.push(Step::SaveTarget),
-                Some(_) => found.push(Step::RestoreTarget),
-            }
-        }
+        Self::volumes(state, found);
     }
 
     fn next_state(&self, before: &State, step: Step) -> Option<State> {
@@ -313,6 +321,8 @@ impl Model for Restores {
             }
             Step::OthersOpen => self.open(&mut state, before.source.decided?),
             Step::Repair => self.repair(&mut state),
+            Step::Reconcile => self.reconcile(&mut state),
+            Step::SendOn => self.send_on(&mut state),
             Step::AskAbort
             | Step::RemoveGuard
             | Step::KeepLost
@@ -348,6 +358,15 @@ impl Model for Restores {
                         && state.target.fence == TargetFence::Open
                         && state.saved.1.is_none()
                         && state.next_token > 2
+                },
+            ),
+            Property::sometimes(
+                "a source is sent on that had forgotten",
+                |_, state: &State| {
+                    state.restarted
+                        && state.source.fence == SourceFence::Moved
+                        && state.target.fence == TargetFence::Open
+                        && state.source.events() & !state.target.rows != 0
                 },
             ),
             Property::sometimes("an abort keeps what the source lost", |_, state: &State| {

@@ -7,6 +7,9 @@ pub type Events = u8;
 /// What a barrier row has written, and a progress row names; 0 is none.
 pub type Token = u8;
 
+/// In the decision of a source that was reminded of it: no pass has it.
+pub const SENT_ON: Token = 14;
+
 /// In a progress row whose rows are being deleted.
 pub const SPOILED: Token = 15;
 
@@ -116,6 +119,37 @@ impl Source {
 }
 
 impl State {
+    /// A migration whose guard is up and that has carried nothing.
+    pub fn at_the_start(restores: u8) -> State {
+        State {
+            source: Source {
+                rows: [None; EVENTS],
+                next_xid: 1,
+                fence: SourceFence::Open,
+                barriers: 0,
+                decided: None,
+            },
+            target: Target {
+                rows: 0,
+                fence: TargetFence::Closed,
+                token: 0,
+                proven: 0,
+            },
+            saved: (None, None),
+            driver: At::Idle,
+            abort: Abort::None,
+            acknowledged: 0,
+            rescued: 0,
+            next_token: 1,
+            restores,
+            restarted: false,
+            appended: 0,
+            taken: false,
+            lost: false,
+            gap: false,
+        }
+    }
+
     pub fn held(&self) -> Events {
         self.source.events() | self.target.rows | self.rescued
     }

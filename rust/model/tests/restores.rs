@@ -1,7 +1,8 @@
 //! Databases that go back in time: with every rule kept nothing is lost, and without any one of them
 //! something is.
 
-use eventsource_model::restores::{GAP, LOST, Restores, TAKEN, Witness};
+use eventsource_model::left_out::Witness;
+use eventsource_model::restores::{GAP, LOST, Restores, TAKEN};
 use stateright::{Checker, HasDiscoveries, Model};
 
 #[test]

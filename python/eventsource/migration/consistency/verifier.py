@@ -14,7 +14,7 @@ from eventsource.migration.connections import timeouts
 from eventsource.migration.consistency import late, resumable, seal
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import VerificationLevel, VerificationReport
-from eventsource.migration.tables import fences, progress
+from eventsource.migration.tables import fences, identities, progress
 from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ class ConsistencyVerifier:
         source, target = await of_store(self._source), await of_store(self._target)
         at = await progress.of_tenant(target, tenant_id)
         fence = await fences.of_migration(source, at.migration_id, "source") if at else None
+        arriving = await fences.of_migration(target, at.migration_id, "target") if at else None
+        await identities.check_peers(source, target, fence, arriving)
         moved = fence is not None and fence.state == "moved"
         config = VerifyConfig(
             source=source.address,

@@ -83,7 +83,17 @@ class Stages(Stretch):
         await way_back.give_up_return(self.connections, self.migration, self.lease.owner)
         return True
 
+    async def _has_decided(self) -> bool:
+        """The journal lags the fence, as after a restore: it rolls forward."""
+        fence = await fences.of_migration(self.connections.source, self.migration.id, "source")
+        if decision.of(fence) is None:
+            return False
+        await self.to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
+        return True
+
     async def _prepare(self) -> None:
+        if await self._has_decided():
+            return
         try:
             await self.way.prepare(
                 self.connections,
@@ -105,6 +115,8 @@ class Stages(Stretch):
         await failpoints.reach("bulk.entered.committed")
 
     async def _bulk(self) -> None:
+        if await self._has_decided():
+            return
         passes = await self.open_passes()
         with (
             self.heartbeat.attending(passes.session, bulk=True),
@@ -121,10 +133,7 @@ class Stages(Stretch):
 
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""
-        fence = await fences.of_migration(self.connections.source, self.migration.id, "source")
-        if decision.of(fence) is not None:
-            # The journal lags the fence, as after a restore: it rolls forward.
-            await self.to(MigrationState.CUTOVER_PAUSED, {"recovered": "the tenant has moved"})
+        if await self._has_decided():
             return
         passes = await self.open_passes()
         with (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.migration.journaled.way import LayoutTables
-from eventsource.migration.steps import abort, fitness, preparation
+from eventsource.migration.steps import abort, fitness, mapping, preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.steps.cutover import Cutover
 from eventsource.migration.steps.passes import Passes
@@ -112,7 +112,9 @@ class OwnTables:
     async def opened(
         self, connections: DriverConnections, migration: Migration, decided: Decision
     ) -> None:
-        """What the target needs once the tenant lives there."""
+        """What the target needs once the tenant lives there: all of its positions mapped."""
+        # The control database may have gone back to before some of them were.
+        await mapping.complete_if_it_lacks(connections, migration, decided.source_head)
 
     async def tidy(self, connections: DriverConnections, migration: Migration) -> None:
         """Take away what let the tenant arrive, where that waits for nobody."""

@@ -22,6 +22,7 @@ from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.preflight import access, event_tables, surroundings
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
+from eventsource.migration.tables import fences
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
@@ -135,6 +136,26 @@ async def _generation_of(
             " start the migration from the store that its route names"
         )
     return routing.generation if routing else 0
+
+
+async def refuse_older_route(
+    tenant_id: TenantId, generation: int, *stores: PostgreSQLEventStore
+) -> None:
+    """A decision has to be newer than everything that a fence says of the tenant.
+
+    Raises:
+        PreflightError: a fence is newer than the tenant's route.
+    """
+    for store in stores:
+        fence = await fences.read(await of_store(store), tenant_id)
+        if fence is not None and fence.generation > generation:
+            raise PreflightError(
+                [
+                    f"the fence of tenant {tenant_id} in {store.table} is of generation"
+                    f" {fence.generation}, and its route of {generation}: the control database has"
+                    " gone back, or a store has; `eventsource-migrate repair` says what lives where"
+                ]
+            )
 
 
 async def examine(

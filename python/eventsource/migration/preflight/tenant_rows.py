@@ -20,7 +20,8 @@ async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
     fence = await fences.read(table, tenant_id)
     if fence is not None and fence.state == "moved":
         findings.problems.append(
-            f"tenant {tenant_id} has already moved from here to store {fence.moved_to!r}"
+            f"tenant {tenant_id} has already moved from here to store {fence.moved_to!r}, whatever"
+            " its route says: `eventsource-migrate repair` puts that right"
         )
     elif fence is not None and (fence.state == "closed" or fence.role == "source"):
         findings.problems.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -96,6 +97,17 @@ class PostgreSQLPositionMappingRepository:
                 return removed
             removed += page["rows"]
             position = page["position"]
+
+    async def add(self, migration_id: UUID, rows: Sequence[MappedPosition]) -> None:
+        """Map events that are not mapped yet; the others stay as they are."""
+        await self._sql.execute(
+            _SQL["add"], migration_id, [row.source_position for row in rows],
+            [row.target_position for row in rows], [row.event_id for row in rows],
+        )  # fmt: skip
+
+    async def remove(self, migration_id: UUID, target_positions: Sequence[int]) -> None:
+        """Forget events that were taken out of the target."""
+        await self._sql.execute(_SQL["remove_events"], migration_id, list(target_positions))
 
     async def audit(
         self,

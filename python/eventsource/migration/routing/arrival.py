@@ -2,11 +2,15 @@
 
 A route names a store, and each process has an address of its own for that name. An address that
 leads to another database accepts appends just the same, and nobody finds them again. So a process
-asks once for each tenant and flip, before it uses the route.
+asks before it uses the route of a flip for the first time. A store may also go back in time, to
+before the tenant came: so it is asked again every 30 seconds, for all of its tenants at once, and
+as soon as a connection to it was lost.
 """
 
 from __future__ import annotations
 
+import time
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -21,27 +25,44 @@ if TYPE_CHECKING:
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
 
+#: How long what a store has said is believed (seconds).
+BELIEVED_SECONDS = 30.0
+
+
+class Answer(Enum):
+    """What a store says of a tenant that is routed to it."""
+
+    LIVES_HERE = "lives here"
+    IS_CLOSED = "is closed"
+    HAS_MOVED_ON = "has moved on"
+
+
 class Arrivals:
-    """The stores that were found to be the ones that their tenants moved to."""
+    """The stores that were found to be the ones that their tenants moved to, and when."""
 
     def __init__(self) -> None:
-        self._found: dict[TenantId, tuple[str, int]] = {}
+        self._found: dict[TenantId, tuple[str, int, float]] = {}
 
     def is_due(self, route: TenantRouting) -> bool:
-        """Whether the route is one that a move has made, and is used for the first time.
+        """Whether the route is one that a move has made, and its store has not been asked lately.
 
         While a tenant leaves a store, and after that was given up, its route names the store where
         it is as before.
         """
-        return (
-            route.generation > 0
-            and route.migration_id is not None
-            and route.target_store_id is None
-            and self._found.get(route.tenant_id) != (route.store_id, route.generation)
-        )
+        if route.generation <= 0 or route.migration_id is None or route.target_store_id is not None:
+            return False
+        store_id, generation, at = self._found.get(route.tenant_id, ("", 0, 0.0))
+        known = (store_id, generation) == (route.store_id, route.generation)
+        return not known or time.monotonic() - at > BELIEVED_SECONDS
 
-    async def ask(self, route: TenantRouting, store: PostgreSQLEventStore) -> bool:
-        """Look at the store's fence; False while it is closed.
+    def doubt(self, store_id: str) -> None:
+        """A connection to the store was lost: it may be another one, or of an earlier time."""
+        for tenant_id, (name, generation, _) in list(self._found.items()):
+            if name == store_id:
+                self._found[tenant_id] = name, generation, float("-inf")
+
+    async def ask(self, route: TenantRouting, store: PostgreSQLEventStore) -> Answer:
+        """Look at the store's fence, and at those of all others that are due there.
 
         A repair makes the fence before its triggers: until it is open, the guard may not be there
         to refuse anybody.
@@ -49,29 +70,46 @@ class Arrivals:
         Raises:
             RoutingError: it was not opened by this move, or a later one.
         """
+        now = time.monotonic()
+        due = [
+            tenant_id
+            for tenant_id, (name, _, at) in self._found.items()
+            if name == route.store_id and now - at > BELIEVED_SECONDS
+        ]
         try:
-            fence = await fences.read(await of_store(store), route.tenant_id)
+            table = await of_store(store)
+            known = await fences.of_tenants(table, [route.tenant_id, *due])
         except (asyncpg.InsufficientPrivilegeError, MigrationError):
-            fence = None  # a role that may not look, or not see, is not kept from appending
+            # A role that may not look, or not see, is not kept from appending.
+            self._found[route.tenant_id] = route.store_id, route.generation, now
+            return Answer.LIVES_HERE
         except asyncpg.UndefinedTableError:
             raise _another_store(route) from None
-        else:
-            if fence is None or (
-                fence.state in ("open", "moved") and fence.generation < route.generation
-            ):
-                raise _another_store(route)
-            if fence.state in ("closed", "aborting"):
-                return False
-        self._found[route.tenant_id] = (route.store_id, route.generation)
-        return True
+        for tenant_id in due:
+            generation = self._found[tenant_id][1]
+            fence = known.get(tenant_id)
+            if fence is not None and (fence.state, fence.generation) == ("open", generation):
+                self._found[tenant_id] = route.store_id, generation, now
+        fence = known.get(route.tenant_id)
+        if fence is None or (
+            fence.state in ("open", "moved") and fence.generation < route.generation
+        ):
+            raise _another_store(route)
+        if fence.state in ("closed", "aborting"):
+            return Answer.IS_CLOSED
+        if fence.state == "moved" and fence.generation > route.generation:
+            return Answer.HAS_MOVED_ON
+        self._found[route.tenant_id] = route.store_id, route.generation, now
+        return Answer.LIVES_HERE
 
 
 def _another_store(route: TenantRouting) -> RoutingError:
     return RoutingError(
         f"store {route.store_id!r} here is not the one that tenant {route.tenant_id} moved to: no"
         " fence in it was opened for the tenant by that move. Correct the address of this store in"
-        " the configuration of this process; if it was restored to a moment before the move, let a"
-        " driver carry what it lacks (`eventsource-migrate work`)"
+        " the configuration of this process; if it was restored to a moment before the move, run"
+        " `eventsource-migrate repair`, and let a driver carry what it lacks"
+        " (`eventsource-migrate work`)"
     )
 
 

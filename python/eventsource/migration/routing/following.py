@@ -18,11 +18,13 @@ from eventsource.migration.failures import PASSING, first_of
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.repositories.routing import CHANNEL
+from eventsource.migration.routing.arrival import Arrivals
 from eventsource.migration.routing.places import Places
 from eventsource.migration.states import TenantMigrationState
+from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions.delivery import Delivery, OnError
 from eventsource.subscriptions.hearing import hearing
-from eventsource.subscriptions.outages import DeliveryError, Outage, pause
+from eventsource.subscriptions.outages import DeliveryError, Outage, of_a_store, pause
 
 if TYPE_CHECKING:
     from asyncpg.pool import Pool
@@ -91,6 +93,7 @@ class TenantSubscription:
             name, checkpoints, PostgreSQLMigrationRepository(routes.pool), stores,
             default_store_id, keep_apart=self._tenants is not None,
         )  # fmt: skip
+        self._arrivals = Arrivals()
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -254,13 +257,33 @@ class TenantSubscription:
         await self._places.load(await self._known_routes())
 
     async def _known_routes(self) -> list[TenantRouting]:
+        """The routes whose stores are the ones that are meant.
+
+        Raises:
+            RoutingError: a store here is another place than where a tenant has moved to.
+        """
         if self._tenants is None:
             # Tenants of other kinds of tables are not in any of these stores.
-            return [
+            routes = [
                 route for route in await self._routes.get_all() if isinstance(route.tenant_id, UUID)
             ]
-        found = await self._routes.get_routings(self._tenants)
-        return [found.get(tenant) or self._unrouted(tenant) for tenant in self._tenants]
+        else:
+            found = await self._routes.get_routings(self._tenants)
+            routes = [found.get(tenant) or self._unrouted(tenant) for tenant in self._tenants]
+        for route in routes:
+            reader = self._readers.get(route.store_id)
+            if (
+                reader is not None
+                and isinstance(reader.store, PostgreSQLEventStore)
+                and self._arrivals.is_due(route)
+            ):
+                try:
+                    await self._arrivals.ask(route, reader.store)
+                except Exception as error:
+                    # Its own reader waits for it; the other stores go on.
+                    if not of_a_store(error):
+                        raise
+        return routes
 
     def _unrouted(self, tenant_id: UUID) -> TenantRouting:
         return TenantRouting(tenant_id, self._default, TenantMigrationState.NORMAL, None, 0, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 import time
@@ -15,18 +14,12 @@ from weakref import WeakSet
 import asyncpg
 
 from eventsource.migration import telemetry
-from eventsource.migration.errors import (
-    MigrationError,
-    RepairNeededError,
-    RoutingError,
-    StoreMismatchError,
-    WritePausedError,
-)
-from eventsource.migration.event_table import of_store
+from eventsource.migration.errors import MigrationError, RoutingError, WritePausedError
+from eventsource.migration.failures import PASSING
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
-from eventsource.migration.routing import departures, warmth
-from eventsource.migration.routing.arrival import Arrivals, not_opened
+from eventsource.migration.routing import departures, flips, warmth
+from eventsource.migration.routing.arrival import Answer, Arrivals, not_opened
 from eventsource.migration.routing.bells import Bells
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
@@ -35,7 +28,6 @@ from eventsource.migration.routing.reads import RoutedReads
 from eventsource.migration.routing.route_cache import RouteCache
 from eventsource.migration.routing.transactions import Appended, Result, TenantTransaction, attempt
 from eventsource.migration.states import TenantMigrationState
-from eventsource.migration.steps import decision
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
 from eventsource.stores.interface import AppendResult, EventStore, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -288,30 +280,12 @@ class TenantStoreRouter(RoutedReads):
                 return
             # The route is as new as the fence and still says this store: wait for the route.
         elif error.sqlstate != NOT_OPEN_YET:
+            if isinstance(error, PASSING):
+                self._arrivals.doubt(route.store_id)
             raise error
         if waited > OPENING_PATIENCE:
             raise error
         await self._wait_for_the_flip(route.tenant_id, waited)
-
-    async def _finish_flip(self, tenant_id: TenantId) -> None:
-        """Open the target of a decided move whose driver does not: any process may try.
-
-        One whose roles may not do it waits for a driver instead.
-        """
-        row = await self._routing_repo.get_routing(tenant_id)
-        if row is None or row.migration_id is None:
-            return
-        migrations = PostgreSQLMigrationRepository(self._routing_repo.pool)
-        migration = await migrations.get(row.migration_id)
-        source = self.store(migration.source_store_id)
-        target = self.store(migration.target_store_id)
-        if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):
-            with contextlib.suppress(
-                asyncpg.InsufficientPrivilegeError, RepairNeededError, StoreMismatchError
-            ):
-                await decision.roll_forward(
-                    migrations, migration, await of_store(source), await of_store(target)
-                )
 
     def _route_changed(self, route: TenantRouting) -> None:
         """Begin or end mirroring."""
@@ -355,16 +329,21 @@ class TenantStoreRouter(RoutedReads):
         """Where to read: an append meets the guard and is sent on, a reader has to ask."""
         route, home = await self._route_and_store(tenant_id)
         while self._routes.is_doubtful(tenant_id):
-            store = self.store(route.store_id)
-            moved = None
-            if isinstance(store, PostgreSQLEventStore):
-                moved = await departures.moved_to(store, tenant_id)
-            if moved is None or moved.generation <= route.generation:
+            if not await self._ask_where_it_went(route, self.store(route.store_id)):
                 self._routes.confirm(tenant_id)
                 break
-            self._routes.adopt(tenant_id, moved.store_id, moved.generation, moved.migration_id)
             route, home = await self._route_and_store(tenant_id)
         return home
+
+    async def _ask_where_it_went(self, route: TenantRouting, store: EventStore) -> bool:
+        """Follow the store's own fence; False when it says nothing newer than the route."""
+        moved = None
+        if isinstance(store, PostgreSQLEventStore):
+            moved = await departures.moved_to(store, route.tenant_id)
+        if moved is None or moved.generation <= route.generation:
+            return False
+        self._routes.adopt(route.tenant_id, moved.store_id, moved.generation, moved.migration_id)
+        return True
 
     async def _route_and_store(self, tenant_id: TenantId) -> tuple[TenantRouting, EventStore]:
         """Where the tenant lives; a store that it moved to is asked once whether it is that one."""
@@ -378,14 +357,18 @@ class TenantStoreRouter(RoutedReads):
                 return route, store
             try:
                 waited = time.monotonic() - began
-                if await self._arrivals.ask(route, store):
+                answer = await self._arrivals.ask(route, store)
+                if answer is Answer.LIVES_HERE:
                     return route, store
+                if answer is Answer.HAS_MOVED_ON:
+                    await self._ask_where_it_went(route, store)
+                    continue
             except RoutingError:
                 newer = await self._routes.refresh(tenant_id)
                 if (newer.store_id, newer.target_store_id) == (route.store_id, None) and (
                     newer.migration_id is not None
                 ):
-                    await self._finish_flip(tenant_id)
+                    await flips.finish(self._routing_repo, self.stores, tenant_id)
                     raise
                 return newer, self.store(newer.store_id)
             if waited > OPENING_PATIENCE:
@@ -395,6 +378,6 @@ class TenantStoreRouter(RoutedReads):
 
     async def _wait_for_the_flip(self, tenant_id: TenantId, waited: float) -> None:
         if waited > FINISH_AFTER:
-            await self._finish_flip(tenant_id)
+            await flips.finish(self._routing_repo, self.stores, tenant_id)
         await asyncio.sleep(min(0.005 + waited / 10, 0.5))
         await self._routes.refresh(tenant_id)

@@ -37,6 +37,9 @@ class BulkCopier:
         Raises:
             DataPlaneError: kind `inconsistent`, the target's rows are not the ones that were read.
         """
+        if not self.passes.at.pass_is_open:
+            # A copy that begins again: see `progress.begin_again`.
+            await self.passes.begin()
         result = await self.passes.run_stored()
         if not result.finished:
             return None

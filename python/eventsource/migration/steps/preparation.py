@@ -16,6 +16,7 @@ from eventsource.migration.tables import (
     integrity,
     progress,
     snapshots,
+    witnesses,
 )
 from eventsource.tenant_ids import as_uuid
 
@@ -63,6 +64,7 @@ async def prepare(
 
     await guard.install(target, closed, migration.tenant_id, carry_on, then=reserve)
     await failpoints.reach("guard.target.triggers.committed")
+    await witnesses.stand_at_target(target, migration.id)
     opened = await fences.raise_fence(
         source, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.source_store_id, role="source", generation=migration.generation,

@@ -16,7 +16,7 @@ from eventsource.migration.tables import progress, snapshots
 from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.tables.progress import CopyProgress
@@ -57,15 +57,20 @@ async def look_after_a_restart(source: AnyTable, target: AnyTable, at: CopyProgr
 async def keep_lost(source: AnyTable, target: AnyTable, at: CopyProgress) -> int:
     """Copy what only the target has into a table that no migration deletes from; how many."""
     lost = [event async for event in _lost(source, target, at)]
-    for first in range(0, len(lost), PORTION):
+    await keep(target, at.migration_id, lost)
+    return len(lost)
+
+
+async def keep(target: AnyTable, migration_id: UUID, events: Sequence[UUID]) -> None:
+    """Copy these events of the target into that table; those that are there already stay."""
+    for first in range(0, len(events), PORTION):
         await target.connection.execute(
             f"insert into {target.beside(RESCUED)} (event_id, migration_id, tenant_id, event)"
             " select e.event_id, $2, e.tenant_id, to_jsonb(e)"
             f" from {target.name} e where e.event_id = any ($1::uuid[])"
             " on conflict do nothing",
-            lost[first : first + PORTION], at.migration_id,
+            list(events[first : first + PORTION]), migration_id,
         )  # fmt: skip
-    return len(lost)
 
 
 async def _lost(source: AnyTable, target: AnyTable, at: CopyProgress) -> AsyncIterator[UUID]:

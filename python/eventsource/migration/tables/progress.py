@@ -122,6 +122,14 @@ async def of_tenant(target: AnyTable, tenant_id: TenantId) -> CopyProgress | Non
     return _of(row) if row is not None else None
 
 
+async def everything(target: AnyTable) -> list[CopyProgress]:
+    """The progress rows of all migrations that arrive in this table, or have arrived."""
+    rows = await target.connection.fetch(
+        f"select {_COLUMNS} from {target.progress} where table_name = $1", target.address.table
+    )
+    return [CopyProgress(**dict(row)) for row in rows]
+
+
 async def claim(target: OwnTable, migration_id: UUID, owner: UUID) -> CopyProgress | None:
     """Become the only owner whose chunks commit; the one before commits nothing from here on.
 
@@ -367,5 +375,5 @@ async def delete_copied(source: AnyTable, target: OwnTable, migration: Migration
 
 async def remove(target: AnyTable, migration_id: UUID) -> None:
     """Forget the progress of an aborted migration."""
-    for name in (target.ranges, target.progress):
+    for name in (target.ranges, target.witnesses, target.progress):
         await target.connection.execute(f"delete from {name} where migration_id = $1", migration_id)

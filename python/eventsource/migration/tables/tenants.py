@@ -22,6 +22,24 @@ group by tenant_id order by 3 desc, 1
 _FIXED = 200
 
 
+# From tenant to tenant over the index, without the rows between.
+_IDS = """
+with recursive found as (
+    (select tenant_id from {table} where tenant_id is not null order by tenant_id limit 1)
+    union all
+    select (select tenant_id from {table} where tenant_id > found.tenant_id
+            order by tenant_id limit 1)
+    from found where found.tenant_id is not null
+)
+select tenant_id from found where tenant_id is not null
+"""
+
+
+async def ids(executor: Executor, table: str) -> list[TenantId]:
+    """Every tenant with rows in the table."""
+    return [row["tenant_id"] for row in await executor.fetch(_IDS.format(table=table))]
+
+
 async def sizes(
     executor: Executor, table: str, only: Sequence[TenantId] | None = None
 ) -> list[tuple[TenantId, int, int]]:

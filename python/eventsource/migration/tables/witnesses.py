@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Barriers of so many passes stay: a target that has gone back by fewer finds its own.
 KEPT_PASSES = 1000
 
+#: The pass number of the row that a target has: before every pass.
+AT_TARGET = 0
+
 # The header of the row, unless it came here in a dump: that carries the column `xid` and not it.
 _OF_THIS_HISTORY = "xmin::text::bigint = (xid::text::numeric % 4294967296)::bigint"
 
@@ -64,6 +67,38 @@ async def stand(
         raise await _gone_back(source, before, system)
 
 
+async def stands(source: AnyTable, migration_id: UUID, stored: Witness) -> bool:
+    """Whether a stored barrier is at this source, of this history; looks and changes nothing."""
+    return bool(
+        await source.connection.fetchval(
+            f"select exists (select from {source.witnesses} where migration_id = $1"
+            f" and pass_number = $2 and token = $3 and {_OF_THIS_HISTORY})",
+            migration_id, stored.pass_number, stored.token,
+        )
+    )  # fmt: skip
+
+
+async def has(source: AnyTable, migration_id: UUID, stored: Witness) -> bool:
+    """Whether a stored barrier is here at all, also when it came in a dump."""
+    return bool(
+        await source.connection.fetchval(
+            f"select exists (select from {source.witnesses} where migration_id = $1"
+            " and pass_number = $2 and token = $3)",
+            migration_id, stored.pass_number, stored.token,
+        )
+    )  # fmt: skip
+
+
+async def any_stands(source: AnyTable, migration_id: UUID) -> bool | None:
+    """Whether the last barrier that is here is of this history; None when there is none."""
+    found: bool | None = await source.connection.fetchval(
+        f"select {_OF_THIS_HISTORY} from {source.witnesses} where migration_id = $1"
+        f" and pass_number > {AT_TARGET} order by pass_number desc limit 1",
+        migration_id,
+    )
+    return found
+
+
 async def stand_again(
     source: AnyTable, migration_id: UUID, stored: Witness | None, system: str
 ) -> None:
@@ -101,6 +136,48 @@ async def _gone_back(source: AnyTable, missing: Witness, system: str) -> StoreGo
         " state of the source, or abort, which keeps at the target, in the table"
         " eventsource_rescued_events, what the source has lost"
     )
+
+
+async def stand_at_target(target: AnyTable, migration_id: UUID, *, again: bool = False) -> None:
+    """Leave a row by which this place is recognised after `pg_upgrade`, unless there is one.
+
+    Outside of any transaction: a savepoint would give the row another id than the transaction's.
+    """
+    if not again and await target.connection.fetchval(
+        f"select exists (select from {target.witnesses} where migration_id = $1"
+        f" and pass_number = {AT_TARGET})",
+        migration_id,
+    ):
+        return
+    await target.connection.execute(
+        f"delete from {target.witnesses} where migration_id = $1 and pass_number = {AT_TARGET}",
+        migration_id,
+    )
+    await target.connection.execute(
+        f"insert into {target.witnesses} (migration_id, pass_number, token, xid)"
+        f" values ($1, {AT_TARGET}, gen_random_uuid(), pg_current_xact_id())",
+        migration_id,
+    )
+
+
+async def knows_target(target: AnyTable, migration_id: UUID) -> bool:
+    """Whether the row of :func:`stand_at_target` is here and did not come in a dump."""
+    return bool(
+        await target.connection.fetchval(
+            f"select exists (select from {target.witnesses} where migration_id = $1"
+            f" and pass_number = {AT_TARGET} and {_OF_THIS_HISTORY})",
+            migration_id,
+        )
+    )
+
+
+async def highest(source: AnyTable, migration_id: UUID) -> int:
+    """The number of the last pass whose barrier is here; 0 when there is none."""
+    found = await source.connection.fetchval(
+        f"select coalesce(max(pass_number), 0) from {source.witnesses} where migration_id = $1",
+        migration_id,
+    )
+    return int(found)
 
 
 async def forget(source: AnyTable, migration_id: UUID) -> None:

@@ -263,3 +263,53 @@ with answered as (
     select id, 'rehearsal_answered', rehearsal_outcome from answered
 )
 select pg_notify('eventsource_migrations', id::text) from answered
+
+-- name: restore
+-- What a repair has read in the fences: a row that was lost, or that is of an earlier time.
+with restored as (
+    insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,
+            paused_from, config, generation, position_offset, fence_position, source_identity,
+            target_identity, completed_at)
+    values ($1, $2, $3, $4, $5::text, $6, $7::text::jsonb, $8, $9, $10, $11::text::jsonb,
+            $12::text::jsonb, case when $5::text in ('migrated', 'failed') then now() end)
+    on conflict (id) do update
+        set state = excluded.state, paused_from = excluded.paused_from, error_code = null,
+            error_message = null, pause_requested = false, abort_requested = null,
+            driver_owner = null, driver_expires_at = null, completed_at = excluded.completed_at,
+            position_offset = coalesce(excluded.position_offset, tenant_migrations.position_offset),
+            fence_position = coalesce(excluded.fence_position, tenant_migrations.fence_position),
+            updated_at = now()
+    returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'repaired', jsonb_build_object('state', $5::text), $13 from restored
+)
+select pg_notify('eventsource_migrations', id::text) from restored
+
+-- name: abort_again
+-- Of a migration that is over, and whose fence a store has again.
+with asked as (
+    update tenant_migrations
+    set state = 'failed', paused_from = null, abort_requested = $2::text, updated_at = now()
+    where id = $1 and (state in ('migrated', 'rolled_back', 'failed')
+                       or driver_owner is null or driver_expires_at < now())
+    returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'abort_requested', json_build_object('reason', $2::text)::jsonb, $3 from asked
+)
+select pg_notify('eventsource_migrations', id::text) from asked
+
+-- name: rebind
+with bound as (
+    update tenant_migrations
+    set source_identity = case when $2 = 'source' then $3::text::jsonb else source_identity end,
+        target_identity = case when $2 = 'target' then $3::text::jsonb else target_identity end,
+        config = config || $4::text::jsonb, updated_at = now()
+    where id = $1 returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'rebound', jsonb_build_object('side', $2::text, 'place', $3::text::jsonb), $5
+    from bound
+)
+select pg_notify('eventsource_migrations', id::text) from bound

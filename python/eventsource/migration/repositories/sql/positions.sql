@@ -81,3 +81,13 @@ with edge as (
     returning 1
 )
 select (select position from edge) as position, (select count(*) from removed) as rows
+
+-- name: add
+insert into migration_position_mappings (migration_id, source_position, target_position, event_id)
+select $1, m.source, m.target, m.event
+from unnest($2::bigint[], $3::bigint[], $4::uuid[]) as m(source, target, event)
+on conflict do nothing
+
+-- name: remove_events
+delete from migration_position_mappings
+where migration_id = $1 and target_position = any ($2::bigint[])

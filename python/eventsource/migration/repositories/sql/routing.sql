@@ -59,3 +59,17 @@ with changed as (
     returning tenant_id
 )
 select pg_notify('eventsource_routes', tenant_id::text) from changed
+
+-- name: restore
+-- What a repair has read in the fences. Never an older generation: routers would not follow it.
+with changed as (
+    insert into tenant_routing (tenant_id, store_id, generation, migration_id)
+    values ($1, $2, $3, $4)
+    on conflict (tenant_id) do update
+        set store_id = excluded.store_id, migration_state = 'normal', target_store_id = null,
+            generation = excluded.generation, migration_id = excluded.migration_id,
+            updated_at = now()
+        where tenant_routing.generation < excluded.generation
+    returning tenant_id
+)
+select pg_notify('eventsource_routes', tenant_id::text) from changed

@@ -1,0 +1,139 @@
+"""`repair` and `rebind`: after a restore, a failover, or another change of what a store is."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eventsource.cli import questions
+from eventsource.cli.choice import NamedMigration, chosen
+from eventsource.cli.exits import ExitCode
+from eventsource.cli.invocation import perform
+from eventsource.cli.output import amount, described
+from eventsource.cli.workspace import Workspace
+from eventsource.migration import RepairReport, StrandedEvent
+
+QUESTION = "Change this now?"
+
+
+def repair(
+    ctx: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Change it without asking.")] = False,
+    put_back: Annotated[
+        bool,
+        typer.Option(
+            "--put-back",
+            help="Append events that are only where their tenant does not live to where it does,"
+            " if their streams have not gone on there.",
+        ),
+    ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", metavar="PATH", help="Write the ids of such events there, one a line."
+        ),
+    ] = None,
+) -> None:
+    """Bring routes, journal and fences in line with what the stores say.
+
+    For the time after a restore or a failover, before the applications go on. It prints what it
+    would change and asks; no decision is undone and no event is lost.
+    """
+
+    async def mend(at: Workspace) -> ExitCode:
+        for store_id in at.stores:
+            await at.reach_store(store_id)
+        planned = await at.coordinator.repair(dry_run=True, put_back=put_back)
+        if not planned.changes:
+            _export(planned, export)
+            at.out.answer(_document(planned), *_notes(planned), "nothing to repair")
+            return ExitCode.DONE
+        if not at.out.as_json:
+            for line in (*_changes(planned), *_notes(planned)):
+                at.out.say(line)
+        if not yes and not await questions.confirmed(QUESTION):
+            at.out.answer(
+                _document(planned),
+                "nothing was changed; change it: eventsource-migrate repair --yes",
+            )
+            return ExitCode.DONE
+        done = await at.coordinator.repair(put_back=put_back, operator=at.operator)
+        _export(done, export)
+        left = [note for note in done.notes if note not in planned.notes]
+        at.out.answer(_document(done), *_events(done), *left, "repaired")
+        return ExitCode.FAILED if left else ExitCode.DONE
+
+    perform(ctx, mend)
+
+
+def _document(report: RepairReport) -> dict[str, object]:
+    return {
+        "done": report.done,
+        "changes": [asdict(change) for change in report.changes],
+        "notes": list(report.notes),
+        "events": [asdict(event) for event in report.stranded],
+    }
+
+
+def _changes(report: RepairReport) -> list[str]:
+    return [f"{change.kind:<12} {change.sentence}" for change in report.changes] + _events(report)
+
+
+def _notes(report: RepairReport) -> list[str]:
+    return [f"{'for you':<12} {note}" for note in report.notes]
+
+
+def _events(report: RepairReport) -> list[str]:
+    """How many events are only where their tenant does not live, and what becomes of them."""
+    lines = []
+    for store_id, count in sorted(Counter(each.kept_in for each in report.stranded).items()):
+        mine = [each for each in report.stranded if each.kept_in == store_id]
+        back = sum(each.was_put_back for each in mine)
+        fits = sum(each.conflict is None and not each.was_put_back for each in mine)
+        lines.append(
+            f"{'events':<12} {amount(count)} that only store {store_id!r} has:"
+            f" {amount(back)} put back, {amount(fits)} would fit (--put-back),"
+            f" {amount(count - back - fits)} have no place any more; name them: --export PATH"
+        )
+    return lines
+
+
+def _export(report: RepairReport, path: Path | None) -> None:
+    if path is not None:
+        path.write_text("".join(_line(event) for event in report.stranded))
+
+
+def _line(event: StrandedEvent) -> str:
+    return json.dumps(asdict(event), default=str) + "\n"
+
+
+def rebind(
+    ctx: typer.Context,
+    migration: NamedMigration,
+    store: Annotated[
+        str, typer.Option("--store", metavar="STORE", help="Which of its two stores it is.")
+    ],
+) -> None:
+    """Go on with a store that has become another place.
+
+    For a paused migration whose store was restored from a dump, or was switched over to another
+    server. A place that holds nothing of the migration is refused.
+    """
+
+    async def bind(at: Workspace) -> ExitCode:
+        await at.reach_store(store)
+        found = await chosen(at, migration, None)
+        bound = await at.coordinator.rebind_migration(found.id, store, operator=at.operator)
+        at.out.answer(
+            described(bound),
+            f"migration {bound.id} goes on with store {store!r} as it is now; resume it:"
+            f" eventsource-migrate resume {bound.id}",
+        )
+        return ExitCode.DONE
+
+    perform(ctx, bind)

@@ -1,0 +1,344 @@
+"""What follows from a survey: who lives where, and what does not say so yet.
+
+Nothing is asked and nothing is changed here. The highest generation in any store speaks: a decision
+is there as the ``moved`` of a source or as the ``open`` of a target, and either of them suffices.
+What says less has gone back, whether it is a store or the control database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.migration.recovery import survey as surveys
+from eventsource.migration.recovery.report import Change, ChangeKind
+from eventsource.migration.states import MigrationState
+from eventsource.tenant_ids import TenantId
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
+    from eventsource.migration.recovery.survey import Survey
+    from eventsource.migration.tables.fences import Fence
+
+_S = MigrationState
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The newest decision of a tenant: it lives in ``target`` since ``generation``."""
+
+    tenant_id: TenantId
+    migration_id: UUID
+    generation: int
+    source: str | None
+    target: str | None
+    target_is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendOn:
+    """A store that has forgotten that the tenant went on from it."""
+
+    decided: Decided
+    store_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What a tenant's route has to say; ``migration_id`` where a store's fence says the same."""
+
+    tenant_id: TenantId
+    store_id: str
+    generation: int
+    migration_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What a migration's row in the journal has to say.
+
+    ``state`` of a missing one is where it begins again, paused; a decision is finished or due.
+    """
+
+    tenant_id: TenantId
+    migration_id: UUID
+    source: str
+    target: str
+    generation: int
+    state: MigrationState
+    is_missing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """An undecided migration whose source has gone back."""
+
+    migration_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class CleanAgain:
+    """A migration that is over in the journal, and of which a store still has the fence."""
+
+    migration_id: UUID
+
+
+Step = SendOn | Home | Journal | Reconcile | CleanAgain
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The steps of a repair with their sentences, and what is left to somebody else."""
+
+    steps: list[tuple[Step, Change]]
+    notes: list[str]
+
+
+def judge(survey: Survey) -> Judgement:
+    """What a repair changes, tenant by tenant; nothing where everybody agrees."""
+    judgement = Judgement([], [])
+    spoken_of = sorted(
+        {fence.tenant_id for _, fence in survey.fences} | set(survey.routes), key=str
+    )
+    for tenant_id in spoken_of:
+        _judge_tenant(survey, tenant_id, judgement)
+    judgement.notes.extend(_strangers(survey))
+    return judgement
+
+
+def decided_of(survey: Survey, tenant_id: TenantId) -> Decided | None:
+    """The newest decision that any store knows of."""
+    rows = survey.of_tenant(tenant_id)
+    spoken = [(store, fence) for store, fence in rows if _decides(fence)]
+    if not spoken:
+        return None
+    _, newest = max(spoken, key=lambda each: each[1].generation)
+    own = survey.own(newest.migration_id, "target")
+    opened = own is not None and (own[1].state, own[1].generation) == ("open", newest.generation)
+    return Decided(
+        tenant_id,
+        newest.migration_id,
+        newest.generation,
+        surveys.source_of(survey, newest.migration_id),
+        surveys.target_of(survey, newest.migration_id),
+        opened,
+    )
+
+
+def _decides(fence: Fence) -> bool:
+    return (fence.role, fence.state) in (("source", "moved"), ("target", "open"))
+
+
+def _judge_tenant(survey: Survey, tenant_id: TenantId, judgement: Judgement) -> None:
+    decided = decided_of(survey, tenant_id)
+    if decided is not None and (decided.source is None or decided.target is None):
+        missing = "it left" if decided.source is None else "it went to"
+        judgement.notes.append(
+            f"tenant {tenant_id} moved by migration {decided.migration_id} (generation"
+            f" {decided.generation}), and no store of this configuration is the one that {missing};"
+            " add the store and repair again"
+        )
+        return
+    steps = judgement.steps
+    if decided is not None:
+        steps.extend(_send_on(survey, decided))
+        steps.extend(_journal_of_decision(survey, decided))
+    for migration_id in _undecided(survey, tenant_id, decided):
+        steps.extend(_of_undecided(survey, migration_id, decided))
+    home = _home(survey, tenant_id, decided, judgement)
+    if home is not None:
+        steps.append(home)
+
+
+def _send_on(survey: Survey, decided: Decided) -> Iterator[tuple[Step, Change]]:
+    """Every other store that would take the tenant's writes sends them to where it lives."""
+    assert decided.source is not None
+    forgetful = set()
+    for store_id in survey.identities:
+        rows = [fence for store, fence in survey.of_tenant(decided.tenant_id) if store == store_id]
+        if store_id == decided.target:
+            continue
+        knows = any(f.state == "moved" and f.generation == decided.generation for f in rows)
+        newest = max((f.generation for f in rows), default=None)
+        takes = any(f.state == "open" and f.generation == newest for f in rows)
+        if (store_id == decided.source and not knows) or takes:
+            forgetful.add(store_id)
+    for store_id in sorted(forgetful):
+        yield SendOn(decided, store_id), Change(
+            ChangeKind.FENCE, decided.tenant_id, decided.migration_id,
+            f"store {store_id!r} has gone back to before tenant {decided.tenant_id} moved to"
+            f" {decided.target!r}: its fence says so again (generation {decided.generation})",
+        )  # fmt: skip
+
+
+def _journal_of_decision(survey: Survey, decided: Decided) -> Iterator[tuple[Step, Change]]:
+    assert decided.source is not None
+    assert decided.target is not None
+    row = survey.journal.get(decided.migration_id)
+    due = _S.MIGRATED if decided.target_is_open else _S.CUTOVER_PAUSED
+    if row is not None and (row.state is due or row.state is _S.CUTOVER_PAUSED):
+        return
+    said = "has no row" if row is None else f"says {row.state}"
+    what = "is finished" if due is _S.MIGRATED else "is due for a driver, which opens the target"
+    yield Journal(
+        decided.tenant_id, decided.migration_id, decided.source, decided.target,
+        decided.generation - 1, due, row is None,
+    ), Change(
+        ChangeKind.JOURNAL, decided.tenant_id, decided.migration_id,
+        f"migration {decided.migration_id} has decided, and the journal {said}: the move {what}",
+    )  # fmt: skip
+
+
+def _undecided(survey: Survey, tenant_id: TenantId, decided: Decided | None) -> list[UUID]:
+    """The tenant's migrations that were under way when a store, or all, were last written to."""
+    over = {fence.migration_id for _, fence in survey.of_tenant(tenant_id) if _decides(fence)}
+    rows = {
+        fence.migration_id: fence
+        for _, fence in survey.of_tenant(tenant_id)
+        if fence.migration_id not in over
+    }
+    return sorted(rows)
+
+
+def _of_undecided(
+    survey: Survey, migration_id: UUID, decided: Decided | None
+) -> Iterator[tuple[Step, Change]]:
+    row = survey.journal.get(migration_id)
+    own = survey.own(migration_id, "source") or survey.own(migration_id, "target")
+    assert own is not None
+    fence = own[1]
+    source, target = (
+        surveys.source_of(survey, migration_id),
+        surveys.target_of(survey, migration_id),
+    )
+    stale = decided is not None and fence.generation < decided.generation
+    missing = row is None and source is not None and target is not None
+    if missing:
+        assert source is not None
+        assert target is not None
+        state = _S.FAILED if stale else _where_it_stood(survey, migration_id, target)
+        then = "it is aborted" if stale else f"it is paused in {state}; resume it or abort it"
+        yield Journal(
+            fence.tenant_id, migration_id, source, target, fence.generation, state, is_missing=True
+        ), Change(
+            ChangeKind.JOURNAL, fence.tenant_id, migration_id,
+            f"migration {migration_id} was under way, and the journal has no row: {then}",
+        )  # fmt: skip
+    if (stale and (missing or row is not None)) or (
+        row is not None and row.state in (_S.ROLLED_BACK, _S.MIGRATED)
+    ):
+        yield CleanAgain(migration_id), Change(
+            ChangeKind.CLEAN_AGAIN, fence.tenant_id, migration_id,
+            f"migration {migration_id} is over, and a store that has gone back holds its fence"
+            " again: it is aborted once more, and what only its target holds is kept",
+        )  # fmt: skip
+        return
+    if survey.barriers.get(migration_id) is False:
+        yield Reconcile(migration_id), Change(
+            ChangeKind.RECONCILE, fence.tenant_id, migration_id,
+            f"the source of migration {migration_id} has gone back: what only the target holds is"
+            " kept in eventsource_rescued_events and taken out of the target, and the passes go on"
+            " from what the source holds now",
+        )  # fmt: skip
+
+
+def _where_it_stood(survey: Survey, migration_id: UUID, target: str) -> MigrationState:
+    at = survey.progress.get((target, migration_id))
+    if at is None or at.snapshot is None:
+        return _S.PENDING
+    return _S.BULK_COPY if at.proven_snapshot is None else _S.DUAL_WRITE
+
+
+def _home(
+    survey: Survey, tenant_id: TenantId, decided: Decided | None, judgement: Judgement
+) -> tuple[Step, Change] | None:
+    route = survey.routes.get(tenant_id)
+    if decided is None:
+        return _home_without_decision(survey, tenant_id, judgement)
+    assert decided.target is not None
+    if route is not None and (
+        route.store_id == decided.target and route.generation >= decided.generation
+    ):
+        return None
+    said = "has no route" if route is None else f"is routed to {route.store_id!r}"
+    generation: int = decided.generation
+    made_by: UUID | None = decided.migration_id
+    if route is not None and route.generation >= generation:
+        # Routers keep the highest that they have seen: a lower one would not reach them. The store
+        # does not know this generation, so they do not ask it.
+        generation, made_by = route.generation + 1, None
+    return Home(tenant_id, decided.target, generation, made_by), Change(
+        ChangeKind.ROUTE, tenant_id, decided.migration_id,
+        f"tenant {tenant_id} {said} and lives in {decided.target!r} since generation"
+        f" {decided.generation}",
+    )  # fmt: skip
+
+
+def _home_without_decision(
+    survey: Survey, tenant_id: TenantId, judgement: Judgement
+) -> tuple[Step, Change] | None:
+    """A route that a move has made, of which no store knows any more."""
+    route = survey.routes.get(tenant_id)
+    made = survey.journal.get(route.migration_id) if route and route.migration_id else None
+    if route is None or made is None or route.store_id != made.target_store_id:
+        return _home_of_departing(survey, tenant_id)
+    if not {route.store_id, made.source_store_id} <= set(survey.identities):
+        return None  # of another kind, or of another configuration: nobody has looked
+    before = made.source_store_id
+    if tenant_id in survey.residents.get(route.store_id, ()):
+        judgement.notes.append(
+            f"tenant {tenant_id} is routed to {route.store_id!r} (generation {route.generation}),"
+            " and no store has a fence of that move; its rows are in "
+            + ", ".join(sorted(map(repr, _stores_of(survey, tenant_id))))
+            + ". Nothing was changed: find out which of them is right"
+        )
+        return None
+    return Home(tenant_id, before, route.generation + 1, None), Change(
+        ChangeKind.ROUTE, tenant_id, route.migration_id,
+        f"tenant {tenant_id} is routed to {route.store_id!r}, which does not know it, and"
+        f" {before!r} has not let it go: both have gone back to before the move, and it lives in"
+        f" {before!r}",
+    )  # fmt: skip
+
+
+def _home_of_departing(survey: Survey, tenant_id: TenantId) -> tuple[Step, Change] | None:
+    """A tenant that leaves a store of which no route knows lives there."""
+    if tenant_id in survey.routes:
+        return None
+    for store_id, fence in survey.of_tenant(tenant_id):
+        if fence.role == "source" and store_id != survey.default_store_id:
+            return Home(tenant_id, store_id, fence.generation, None), Change(
+                ChangeKind.ROUTE, tenant_id, fence.migration_id,
+                f"tenant {tenant_id} has no route, and is leaving {store_id!r}: it lives there",
+            )  # fmt: skip
+    return None
+
+
+def _stores_of(survey: Survey, tenant_id: TenantId) -> list[str]:
+    return [name for name, residents in survey.residents.items() if tenant_id in residents]
+
+
+def _strangers(survey: Survey) -> Iterator[str]:
+    """Rows of tenants in a store of which nobody says that they are there."""
+    spoken = {(store_id, fence.tenant_id) for store_id, fence in survey.fences}
+    for store_id, residents in survey.residents.items():
+        found = []
+        for tenant_id in sorted(residents, key=str):
+            route = survey.routes.get(tenant_id)
+            home = route.store_id if route is not None else survey.default_store_id
+            if home != store_id and (store_id, tenant_id) not in spoken:
+                found.append(tenant_id)
+        if found:
+            named = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+            yield (
+                f"store {store_id!r} holds rows of {len(found)} tenants that no fence there speaks"
+                f" of, and no route leads there ({named}); nothing was changed: if they live there,"
+                " set their routes"
+            )
+
+
+def drivers_at_work(journal: dict[UUID, Migration]) -> list[Migration]:
+    """The migrations that a driver has in hand now."""
+    return [each for each in journal.values() if each.driver_alive]

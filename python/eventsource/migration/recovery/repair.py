@@ -1,0 +1,189 @@
+"""`repair`: routes, journal, mapping and fences are brought in line with what the stores say."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.migration.connections.driver_connections import close_all, open_table
+from eventsource.migration.errors import MigrationError, RepairNeededError
+from eventsource.migration.event_table import of_store
+from eventsource.migration.recovery import authority, judgement, stranded
+from eventsource.migration.recovery import survey as surveys
+from eventsource.migration.recovery.judgement import (
+    CleanAgain,
+    Home,
+    Journal,
+    Judgement,
+    Reconcile,
+    SendOn,
+    Step,
+)
+from eventsource.migration.recovery.report import RepairReport, StrandedEvent
+from eventsource.migration.repositories import restored
+from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
+from eventsource.migration.repositories.restored import RestoredMigration
+from eventsource.migration.states import MigrationState
+from eventsource.migration.steps import mapping
+
+if TYPE_CHECKING:
+    from eventsource.migration.recovery.survey import Survey
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+    from eventsource.stores.postgresql import PostgreSQLEventStore
+
+_S = MigrationState
+
+#: Reconciles one migration; returns what only its target had. And aborts one once more.
+Reconciling = Callable[[UUID, bool], Awaitable[Sequence[StrandedEvent]]]
+Cleaning = Callable[[UUID], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Repair:
+    """One repair, from the look at everything to the last change.
+
+    Args:
+        stores: every store of this process, by id.
+        reconcile, clean: how a migration is reconciled, and how it is aborted once more.
+    """
+
+    stores: Mapping[str, PostgreSQLEventStore]
+    default_store_id: str
+    migrations: PostgreSQLMigrationRepository
+    routes: PostgreSQLRoutingRepository
+    reconcile: Reconciling
+    clean: Cleaning
+    operator: str | None = None
+    put_back: bool = False
+    _stranded: list[StrandedEvent] = field(default_factory=list)
+    _undone: list[str] = field(default_factory=list)
+
+    async def look(self) -> tuple[Survey, Judgement]:
+        """What all stores say, and what follows from it."""
+        tables = {name: await of_store(store) for name, store in self.stores.items()}
+        survey = await surveys.look(tables, self.migrations, self.routes, self.default_store_id)
+        return survey, judgement.judge(survey)
+
+    async def report(self) -> RepairReport:
+        """What would be changed; changes nothing."""
+        _, found = await self.look()
+        for step, _ in found.steps:
+            if isinstance(step, SendOn):
+                self._stranded += await self._left_in(step)
+        return self._reported(found, done=False)
+
+    async def run(self) -> RepairReport:
+        """Change it.
+
+        Raises:
+            MigrationError: a driver is at work, or a migration cannot be repaired as it is.
+        """
+        survey, found = await self.look()
+        at_work = judgement.drivers_at_work(dict(survey.journal))
+        if at_work and found.steps:
+            named = ", ".join(f"{each.id} ({each.driver_name})" for each in at_work)
+            raise MigrationError(
+                f"drivers are at work ({named}); nothing was changed: stop them"
+                " (eventsource-migrate pause, or end `work`), and repair again"
+            )
+        for step, _ in found.steps:
+            await self._take(survey, step)
+        return self._reported(found, done=True)
+
+    def _reported(self, found: Judgement, *, done: bool) -> RepairReport:
+        return RepairReport(
+            tuple(change for _, change in found.steps),
+            (*found.notes, *self._undone),
+            tuple(self._stranded),
+            done,
+        )
+
+    async def _take(self, survey: Survey, step: Step) -> None:
+        control = self.migrations.pool
+        match step:
+            case SendOn():
+                await self._send_on(survey, step)
+            case Journal():
+                await self._write_journal(survey, step)
+            case Home():
+                await restored.write_route(
+                    control, step.tenant_id, step.store_id, step.generation, step.migration_id
+                )
+            case Reconcile():
+                await self._reconcile(step)
+            case CleanAgain():
+                if await restored.request_abort_again(
+                    control, step.migration_id, "a store had its fence again", self.operator
+                ):
+                    await self.clean(step.migration_id)
+
+    async def _reconcile(self, step: Reconcile) -> None:
+        """One that somebody has to decide on does not keep the others from being repaired."""
+        try:
+            self._stranded += await self.reconcile(step.migration_id, self.put_back)
+        except RepairNeededError as error:
+            self._undone.append(str(error))
+
+    async def _send_on(self, survey: Survey, step: SendOn) -> None:
+        decided = step.decided
+        assert decided.target is not None
+        at = survey.progress.get((decided.target, decided.migration_id))
+        journal = survey.journal.get(decided.migration_id)
+        table = await open_table(await self.stores[step.store_id].address())
+        try:
+            await authority.send_on(
+                table,
+                authority.Departure(
+                    decided.tenant_id, decided.migration_id, decided.generation, step.store_id,
+                    decided.target, journal.fence_position if journal else None,
+                    at.position_offset if at else 0, at.pass_number if at else 0,
+                    survey.identities.get(decided.target),
+                ),
+            )  # fmt: skip
+            events = await self._left_in(step)
+            if self.put_back:
+                home = await open_table(await self.stores[decided.target].address())
+                try:
+                    events = await stranded.put_back(table, home, events)
+                finally:
+                    await close_all([home.connection])
+            self._stranded += events
+        finally:
+            await close_all([table.connection])
+
+    async def _left_in(self, step: SendOn) -> list[StrandedEvent]:
+        """What was appended to a store after it had gone back."""
+        decided = step.decided
+        assert decided.target is not None
+        if not decided.target_is_open:
+            return []
+        here = await of_store(self.stores[step.store_id])
+        home = await of_store(self.stores[decided.target])
+        rows = [row async for row in stranded.only_in(here, home, decided.tenant_id)]
+        return await stranded.described(home, decided.tenant_id, rows, step.store_id)
+
+    async def _write_journal(self, survey: Survey, step: Journal) -> None:
+        control = self.migrations.pool
+        at = survey.progress.get((step.target, step.migration_id))
+        left = survey.own(step.migration_id, "source")
+        head = left[1].source_head if left is not None else None
+        decided = step.state in (_S.MIGRATED, _S.CUTOVER_PAUSED)
+        over = decided or step.state is _S.FAILED
+        await restored.write_migration(
+            control,
+            RestoredMigration(
+                step.migration_id, step.tenant_id, step.source, step.target,
+                step.state if over else _S.PAUSED, None if over else step.state, step.generation,
+                at.position_offset if at is not None else None, head,
+                survey.identities.get(step.source), survey.identities.get(step.target),
+            ),
+            self.operator,
+        )  # fmt: skip
+        if step.state is _S.MIGRATED and at is not None and head is not None:
+            await mapping.complete(
+                PostgreSQLPositionMappingRepository(control),
+                await of_store(self.stores[step.target]), at, head,
+            )  # fmt: skip

@@ -1,0 +1,75 @@
+"""What a repair would change, or has changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.tenant_ids import TenantId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class ChangeKind(StrEnum):
+    """What a change is about."""
+
+    FENCE = "fence"
+    ROUTE = "route"
+    JOURNAL = "journal"
+    MAPPING = "mapping"
+    RECONCILE = "reconcile"
+    CLEAN_AGAIN = "clean again"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that a repair changes.
+
+    Attributes:
+        sentence: for the operator.
+    """
+
+    kind: ChangeKind
+    tenant_id: TenantId
+    migration_id: UUID | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrandedEvent:
+    """An event that is only where its tenant does not live.
+
+    Attributes:
+        kept_in: the store that has it, in the event table or in eventsource_rescued_events.
+        conflict: why it cannot be put back; None when it can, or was.
+        was_put_back: whether it is where its tenant lives now.
+    """
+
+    tenant_id: TenantId
+    event_id: UUID
+    aggregate_type: str
+    aggregate_id: UUID
+    version: int
+    kept_in: str
+    conflict: str | None
+    was_put_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair found.
+
+    Attributes:
+        changes: what it changes, in this order.
+        notes: what only somebody else can decide.
+        stranded: events that are only where their tenant does not live.
+        done: whether the changes were made.
+    """
+
+    changes: Sequence[Change]
+    notes: Sequence[str]
+    stranded: Sequence[StrandedEvent]
+    done: bool

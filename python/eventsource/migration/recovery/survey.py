@@ -1,0 +1,125 @@
+"""What all stores say, beside what the control database says: read, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventsource.migration.models import Migration, StoreIdentity, TenantRouting
+from eventsource.migration.tables import fences, identities, progress, tenants, witnesses
+from eventsource.tenant_ids import TenantId
+
+if TYPE_CHECKING:
+    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+    from eventsource.migration.tables.fences import Fence
+    from eventsource.migration.tables.progress import CopyProgress
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Everything that a repair looks at.
+
+    Attributes:
+        fences: every fence, with the id of its store.
+        progress: every progress row, by the id of its store and its migration.
+        barriers: the migrations whose stored barrier is at their source, and those whose is not.
+        residents: the tenants that have rows in each store.
+        identities: which place each store is.
+    """
+
+    fences: Sequence[tuple[str, Fence]]
+    progress: Mapping[tuple[str, UUID], CopyProgress]
+    barriers: Mapping[UUID, bool]
+    residents: Mapping[str, frozenset[TenantId]]
+    identities: Mapping[str, StoreIdentity]
+    journal: Mapping[UUID, Migration]
+    routes: Mapping[TenantId, TenantRouting]
+    default_store_id: str
+
+    def of_tenant(self, tenant_id: TenantId) -> list[tuple[str, Fence]]:
+        return [each for each in self.fences if each[1].tenant_id == tenant_id]
+
+    def own(self, migration_id: UUID, role: str) -> tuple[str, Fence] | None:
+        """A migration's fence on one side, and the store that has it."""
+        for store_id, fence in self.fences:
+            if (fence.migration_id, fence.role) == (migration_id, role):
+                return store_id, fence
+        return None
+
+    def peer_of(self, fence: Fence) -> str | None:
+        """The store that a fence names as the other one of its migration."""
+        if fence.peer is None:
+            return None
+        peer = StoreIdentity(**json.loads(fence.peer))
+        return next((name for name, here in self.identities.items() if here == peer), None)
+
+
+async def look(
+    tables: Mapping[str, AnyTable],
+    migrations: PostgreSQLMigrationRepository,
+    routes: PostgreSQLRoutingRepository,
+    default_store_id: str,
+) -> Survey:
+    """Read everything; of two ids of one table the first stands for both.
+
+    Raises:
+        StoreSchemaError: a store has no event table.
+    """
+    found: list[tuple[str, Fence]] = []
+    copied: dict[tuple[str, UUID], CopyProgress] = {}
+    residents: dict[str, frozenset[TenantId]] = {}
+    places: dict[str, StoreIdentity] = {}
+    for store_id, table in tables.items():
+        here = await identities.of(table)
+        if here is None or here in places.values():
+            continue
+        places[store_id] = here
+        found += [(store_id, fence) for fence in await fences.everything(table)]
+        for at in await progress.everything(table):
+            copied[store_id, at.migration_id] = at
+        residents[store_id] = frozenset(await tenants.ids(table.connection, table.name))
+    survey = Survey(
+        found, copied, {}, residents, places,
+        {each.id: each for each in await migrations.get_all()},
+        {each.tenant_id: each for each in await routes.get_all()},
+        default_store_id,
+    )  # fmt: skip
+    barriers = {}
+    for (_, migration_id), at in copied.items():
+        source = source_of(survey, migration_id)
+        if at.witness is not None and source is not None and source in tables:
+            barriers[migration_id] = await witnesses.stands(
+                tables[source], migration_id, at.witness
+            )
+    return Survey(
+        found, copied, barriers, residents, places, survey.journal, survey.routes, default_store_id
+    )
+
+
+def source_of(survey: Survey, migration_id: UUID) -> str | None:
+    """The store that a migration leaves: by its fence there, the journal, or its other fence."""
+    own = survey.own(migration_id, "source")
+    if own is not None:
+        return own[0]
+    if migration_id in survey.journal:
+        return survey.journal[migration_id].source_store_id
+    other = survey.own(migration_id, "target")
+    return survey.peer_of(other[1]) if other is not None else None
+
+
+def target_of(survey: Survey, migration_id: UUID) -> str | None:
+    """The store that a migration goes to, in the same way."""
+    own = survey.own(migration_id, "target")
+    if own is not None:
+        return own[0]
+    if migration_id in survey.journal:
+        return survey.journal[migration_id].target_store_id
+    other = survey.own(migration_id, "source")
+    if other is None:
+        return None
+    return survey.peer_of(other[1]) or other[1].moved_to

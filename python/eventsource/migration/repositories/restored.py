@@ -1,0 +1,99 @@
+"""The control tables as a repair writes them: by what the fences say, past the usual order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+
+from eventsource.connections import transaction
+from eventsource.migration.errors import MigrationAlreadyExistsError
+from eventsource.migration.models import MigrationConfig, StoreIdentity
+from eventsource.migration.states import MigrationState
+from eventsource.named_sql import statements
+from eventsource.tenant_ids import TenantId, stored
+
+if TYPE_CHECKING:
+    from eventsource.connections import Executor
+
+_SQL = statements("eventsource.migration.repositories.sql", "migrations.sql")
+_ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredMigration:
+    """What is known of a migration without its row in the journal.
+
+    ``paused_from`` is where one that is not over goes on; ``position_offset`` and
+    ``fence_position`` are None when nobody knows them.
+    """
+
+    id: UUID
+    tenant_id: TenantId
+    source_store_id: str
+    target_store_id: str
+    state: MigrationState
+    paused_from: MigrationState | None
+    generation: int
+    position_offset: int | None
+    fence_position: int | None
+    source_identity: StoreIdentity | None
+    target_identity: StoreIdentity | None
+
+
+async def write_migration(control: Executor, row: RestoredMigration, operator: str | None) -> None:
+    """Write the row, over an older one; one that is under way takes the tenant's route.
+
+    Raises:
+        MigrationAlreadyExistsError: the tenant has another active one in the journal.
+    """
+    try:
+        async with transaction(control) as connection:
+            await connection.execute(
+                _SQL["restore"], row.id, stored(row.tenant_id), row.source_store_id,
+                row.target_store_id, row.state.value,
+                row.paused_from.value if row.paused_from else None,
+                MigrationConfig().to_json(), row.generation, row.position_offset,
+                row.fence_position,
+                row.source_identity.to_json() if row.source_identity else None,
+                row.target_identity.to_json() if row.target_identity else None, operator,
+            )  # fmt: skip
+            if row.state is not MigrationState.FAILED:
+                await connection.execute(
+                    _ROUTES["begin"], stored(row.tenant_id), row.source_store_id,
+                    row.target_store_id, row.generation, row.id,
+                )  # fmt: skip
+    except asyncpg.UniqueViolationError:
+        raise MigrationAlreadyExistsError(row.tenant_id) from None
+
+
+async def write_route(
+    control: Executor,
+    tenant_id: TenantId,
+    store_id: str,
+    generation: int,
+    migration_id: UUID | None,
+) -> None:
+    """Write where a tenant lives; a route of this generation or a newer one stays."""
+    await control.execute(_ROUTES["restore"], stored(tenant_id), store_id, generation, migration_id)
+
+
+async def request_abort_again(
+    control: Executor, migration_id: UUID, reason: str, operator: str | None
+) -> bool:
+    """Ask for the abort of a migration that is over; False while a driver has it in hand."""
+    return bool(await control.fetch(_SQL["abort_again"], migration_id, reason, operator))
+
+
+async def record_place(
+    control: Executor,
+    migration_id: UUID,
+    side: str,
+    place: StoreIdentity,
+    operator: str | None,
+    config: str = "{}",
+) -> None:
+    """Record that a store of the migration is another place; ``config`` (JSON) is merged."""
+    await control.execute(_SQL["rebind"], migration_id, side, place.to_json(), config, operator)

@@ -1,0 +1,121 @@
+"""Every drill: what is lost, the moment that it goes back to, and when it happens.
+
+What an operator types then is not here: it is read from the table of
+``docs/howto/after-a-disaster.md``, by the words in its first column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Moment = Literal["before", "copy", "dual_write", "decided", "after"]
+MOMENTS: tuple[Moment, ...] = ("before", "copy", "dual_write", "decided", "after")
+
+How = Literal["restored", "failed over", "lost", "emptied", "swapped", "rotated"]
+
+RESTORED = "a store, or a store and the control database, was restored or failed over"
+CONTROL_RESTORED = "the control database was restored"
+CONTROL_LOST = "the control database is lost for good"
+TARGET_GONE = "the target is lost for good, or empty, and the migration has not cut over"
+SWAPPED = "`StoreMismatchError`"
+ROTATED = "`waiting: … password authentication failed`"
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """One disaster.
+
+    Attributes:
+        sides: what it strikes: source, target, control.
+        back_to: the moment of the backup; of the last byte that a standby had received.
+        at: when it strikes.
+        row: the row of the page that answers it.
+        default: whether it runs with the other tests.
+    """
+
+    sides: tuple[str, ...]
+    how: How
+    back_to: Moment
+    at: Moment
+    row: str
+    default: bool = False
+
+    @property
+    def name(self) -> str:
+        what = "+".join(self.sides)
+        if self.how in ("restored", "failed over"):
+            return f"{what} {self.how} to {self.back_to}, at {self.at}"
+        return f"{what} {self.how} at {self.at}"
+
+
+def _later(moment: Moment) -> tuple[Moment, ...]:
+    """The moments at which something may be put back to this one."""
+    return MOMENTS[MOMENTS.index(moment) :]
+
+
+def _row_of(sides: tuple[str, ...]) -> str:
+    return CONTROL_RESTORED if sides == ("control",) else RESTORED
+
+
+def _restores() -> list[Drill]:
+    """Each of the three, to each moment, after the move; and to those before it, on the way."""
+    made = [
+        Drill((side,), "restored", back_to, "after", _row_of((side,)))
+        for side in ("source", "target", "control")
+        for back_to in MOMENTS
+    ]
+    made += [
+        Drill((side,), "restored", back_to, "dual_write", _row_of((side,)))
+        for side in ("source", "target", "control")
+        for back_to in MOMENTS[:3]
+    ]
+    made += [
+        Drill(sides, "restored", back_to, "after", RESTORED)
+        for sides in (("source", "control"), ("target", "control"))
+        for back_to in MOMENTS[:4]
+    ]
+    made += [
+        Drill(("source", "target"), "restored", "dual_write", "after", RESTORED),
+        Drill(("source", "target", "control"), "restored", "dual_write", "after", RESTORED),
+    ]
+    return made
+
+
+def _failovers() -> list[Drill]:
+    moments: tuple[tuple[Moment, Moment], ...] = (
+        ("copy", "dual_write"), ("dual_write", "dual_write"), ("dual_write", "after"),
+        ("after", "after"),
+    )  # fmt: skip
+    return [
+        Drill((side,), "failed over", back_to, at, _row_of((side,)))
+        for side in ("source", "target", "control")
+        for back_to, at in moments
+    ]  # fmt: skip
+
+
+def _others() -> list[Drill]:
+    at: tuple[Moment, ...] = ("copy", "dual_write", "decided", "after")
+    made = [Drill(("control",), "lost", each, each, CONTROL_LOST) for each in at]
+    made += [Drill(("target",), "emptied", each, each, TARGET_GONE) for each in at[:2]]
+    made += [Drill(("source", "target"), "swapped", each, each, SWAPPED) for each in at[:2]]
+    made += [
+        Drill((side,), "rotated", "dual_write", "dual_write", ROTATED)
+        for side in ("source", "target", "control")
+    ]
+    return made
+
+
+#: Representatives, for every run of the tests.
+_DEFAULT = frozenset(
+    {
+        "source restored to dual_write, at after",
+        "control lost at after",
+        "source restored to dual_write, at dual_write",
+    }
+)
+
+DRILLS: tuple[Drill, ...] = tuple(
+    Drill(d.sides, d.how, d.back_to, d.at, d.row, default=d.name in _DEFAULT)
+    for d in (*_restores(), *_failovers(), *_others())
+)

@@ -1,0 +1,87 @@
+"""`repair` and `rebind`, as an operator types them."""
+
+from __future__ import annotations
+
+import json
+from uuid import UUID, uuid4
+
+from tests.support.command_line import DEDICATED, SHARED, CommandLine
+
+
+def forget(cli: CommandLine) -> None:
+    """The control database is restored from a time before the first move."""
+    cli.sql(
+        "control",
+        "truncate tenant_migrations, tenant_routing, migration_position_mappings,"
+        " migration_audit_log",
+    )
+
+
+def stray(cli: CommandLine) -> UUID:
+    """The source has forgotten the move, and somebody has appended there since."""
+    cli.sql("source", "delete from eventsource_fences")
+    cli.sql("source", "select eventsource_guard_renew('events')")
+    event = uuid4()
+    cli.sql(
+        "source",
+        "insert into events (aggregate_id, tenant_id, version, event_id, aggregate_type,"
+        " event_type, timestamp, payload) values ($1, $2, 1, $3, 'Note', 'noted', now(), '{}')",
+        uuid4(), cli.tenant, event,
+    )  # fmt: skip
+    return event
+
+
+def test_repair_says_what_it_would_change_and_asks(ready: CommandLine) -> None:
+    ready("run", ready.tenant, "--to", DEDICATED, "--yes")
+    migration = ready.migration()["id"]
+    assert "nothing to repair" in ready("repair").stdout
+    forget(ready)
+    said = ready("repair").output
+    assert f"migration {migration} has decided, and the journal has no row" in said
+    assert f"tenant {ready.tenant} has no route and lives in '{DEDICATED}'" in said
+    assert "eventsource-migrate repair --yes" in said
+    assert ready.sql("control", "select * from tenant_routing") == []
+    assert "repaired" in ready("repair", "--yes", "--operator", "ann").output
+    assert ready.migration()["state"] == "migrated"
+    assert "nothing to repair" in ready("repair").stdout
+    assert "ann" in ready("audit", migration).output
+    assert ready.json("repair") == {"done": False, "changes": [], "notes": [], "events": []}
+
+
+def test_repair_names_the_events_that_have_no_place(ready: CommandLine) -> None:
+    ready("run", ready.tenant, "--to", DEDICATED, "--yes")
+    event = stray(ready)
+    file = ready.directory / "stranded.jsonl"
+    document = ready.json("repair", "--yes", "--export", file)
+    assert document["done"]
+    assert [change["kind"] for change in document["changes"]] == ["fence"]
+    [line] = [json.loads(each) for each in file.read_text().splitlines()]
+    assert (line["event_id"], line["kept_in"], line["was_put_back"]) == (str(event), SHARED, False)
+    assert document["events"] == [line]
+    assert ready.sql("source", "select state from eventsource_fences")[0][0] == "moved"
+
+
+def test_repair_puts_back_what_fits(ready: CommandLine) -> None:
+    ready("run", ready.tenant, "--to", DEDICATED, "--yes")
+    event = stray(ready)
+    said = ready("repair").output
+    assert f"1 that only store '{SHARED}' has: 0 put back, 1 would fit" in said
+    assert "1 put back" in ready("repair", "--yes", "--put-back").output
+    found = ready.sql("target", "select tenant_id from events where event_id = $1", event)
+    assert found[0][0] == ready.tenant
+
+
+def test_rebind_and_an_abort_without_the_target(ready: CommandLine) -> None:
+    ready("run", ready.tenant, "--to", DEDICATED)
+    migration = ready.migration()["id"]
+    refused = ready("rebind", migration, "--store", DEDICATED, exit_code=1).output
+    assert "pause it first" in refused
+    ready("pause", migration)
+    assert "goes on with store" in ready("rebind", migration, "--store", DEDICATED).output
+    ready("resume", migration)
+    ready("pause", migration)
+    refused = ready("abort", migration, "--without-target", exit_code=1).output
+    assert "answers and has the fence" in refused
+    ready.sql("target", "drop table eventsource_fences cascade")
+    assert "rolled_back" in ready("abort", migration, "--without-target").output
+    assert ready.sql("source", "select * from eventsource_fences") == []

@@ -1,0 +1,1 @@
+"""Repairs after a restore, on databases that are put back by hand."""

@@ -1,0 +1,58 @@
+"""Stores that have gone back, without a server that is restored for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from tests.support.worlds.three_databases import World, table
+
+
+async def lose(world: World, events: Sequence[UUID], *, barriers: bool = True) -> None:
+    """The source has forgotten these events, and the barriers of every pass, as after a restore.
+
+    It hands their positions out again.
+    """
+    await world.source.execute(f"alter table {table('source')} disable trigger all")
+    await world.source.execute(
+        f"delete from {table('source')} where event_id = any ($1::uuid[])", list(events)
+    )
+    for name in await world.source.fetch(
+        "select tgname, tgname ~ 'guard|announce' as always from pg_trigger"
+        f" where tgrelid = '{table('source')}'::regclass and not tgisinternal"
+    ):
+        always = "always" if name["always"] else ""
+        await world.source.execute(
+            f'alter table {table("source")} enable {always} trigger "{name["tgname"]}"'
+        )
+    await world.source.execute(
+        f"select setval(pg_get_serial_sequence('{table('source')}', 'global_position'),"
+        f" (select coalesce(max(global_position), 1) from {table('source')}))"
+    )
+    if barriers:
+        await world.source.execute("delete from eventsource_witnesses")
+
+
+async def forget_control(world: World) -> None:
+    """The control database is there, and empty."""
+    await world.control.execute(
+        "truncate tenant_migrations, tenant_routing, migration_position_mappings,"
+        " migration_audit_log"
+    )
+
+
+async def forget_departure(world: World, *, fence: str) -> None:
+    """The source has forgotten the decision; ``fence`` is what it says: "none" or "open"."""
+    if fence == "none":
+        await world.source.execute("delete from eventsource_fences where role = 'source'")
+    else:
+        await world.source.execute(
+            "update eventsource_fences set state = 'open', generation = generation - 1,"
+            " moved_to = null, source_head = null, decided_token = null where role = 'source'"
+        )
+    await world.source.execute(f"select eventsource_guard_renew('{table('source')}'::regclass)")
+
+
+async def rescued(world: World) -> set[UUID]:
+    rows = await world.target.fetch("select event_id from eventsource_rescued_events")
+    return {row["event_id"] for row in rows}
