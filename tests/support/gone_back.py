@@ -37,7 +37,7 @@ async def forget_control(world: World) -> None:
     """The control database is there, and empty."""
     await world.control.execute(
         "truncate tenant_migrations, tenant_routing, migration_position_mappings,"
-        " migration_audit_log"
+        " migration_audit_log cascade"
     )
 
 

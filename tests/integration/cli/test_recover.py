@@ -13,7 +13,7 @@ def forget(cli: CommandLine) -> None:
     cli.sql(
         "control",
         "truncate tenant_migrations, tenant_routing, migration_position_mappings,"
-        " migration_audit_log",
+        " migration_audit_log cascade",
     )
 
 
