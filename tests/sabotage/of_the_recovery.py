@@ -31,8 +31,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_SQL}/fences.sql",
-                "          order by tenant_id, generation desc,\n",
-                "          order by tenant_id, role, generation desc,\n",
+                "          order by tenant_id, (generation = -1",
+                "          order by tenant_id, role, (generation = -1",
             ),
         ),
         (f"{_ROWS}::test_the_guard_obeys_the_fence_of_the_highest_generation",),
