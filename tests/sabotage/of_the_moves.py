@@ -80,6 +80,12 @@ VARIANTS = (
         (f"{_TESTS}::test_a_request_that_is_withdrawn_at_the_last_moment_is_no_failure",),
     ),
     Variant(
+        "each-store-of-a-server-counts-alone",
+        "two stores of one server take what the server has for both of them",
+        (Edit(_SQL, "'server ' || (m.target_identity ->> 'system')", "'nothing'"),),
+        ("tests/integration/driver/test_limits.py::test_stores_of_one_server_share_its_places",),
+    ),
+    Variant(
         "a-database-that-is-away-is-final",
         "a move gives up for good because a store did not answer",
         (Edit(_MOVING, "if not error.passes:", "if True:"),),

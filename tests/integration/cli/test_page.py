@@ -78,25 +78,24 @@ def test_it_can_only_be_looked_at(page: Served) -> None:
             assert page.ask(method, path)[0] == 405
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8321", "127.0.0.1.evil.example", ""]
-)
-def test_without_a_token_another_name_of_this_machine_is_refused(page: Served, host: str) -> None:
+def test_without_a_token_another_name_of_this_machine_is_refused(page: Served) -> None:
     """A site whose name points here would read the page in somebody's browser."""
-    assert page.get("/api/now", host=host)[0] == 421
-    assert page.get("/api/now", host=f"localhost:{page.port}")[0] == 200
+    for host in ("evil.example", "evil.example:8321", "127.0.0.1.evil.test", ""):
+        assert page.get("/api/now", host=host)[0] == 421, host
+    for host in ("localhost", f"localhost:{page.port}", f"127.0.0.1:{page.port}", "[::1]:80"):
+        assert page.get("/api/now", host=host)[0] == 200, host
 
 
-@pytest.mark.parametrize("path", ["/", "/page.js", "/api/now", "/api/stream", "/api/tenant/x"])
-def test_with_a_token_nobody_looks_without_it(guarded: Served, path: str) -> None:
-    for headers in (
-        {}, {"Authorization": "Bearer wrong"}, {"Cookie": "eventsource_page=wrong"},
-        {"Authorization": TOKEN}, {"Cookie": f"other={TOKEN}"}, {"Cookie": "="},
-    ):  # fmt: skip
-        status, _, body = guarded.get(path, **headers)
-        assert status == 401
-        assert TOKEN not in body
-    assert guarded.get(f"{path}?token=wrong")[0] == 401
+def test_with_a_token_nobody_looks_without_it(guarded: Served) -> None:
+    for path in ("/", "/page.js", "/api/now", "/api/stream", "/api/tenant/x"):
+        for headers in (
+            {}, {"Authorization": "Bearer wrong"}, {"Cookie": "eventsource_page=wrong"},
+            {"Authorization": TOKEN}, {"Cookie": f"other={TOKEN}"}, {"Cookie": "="},
+        ):  # fmt: skip
+            status, _, body = guarded.get(path, **headers)
+            assert status == 401, (path, headers)
+            assert TOKEN not in body
+        assert guarded.get(f"{path}?token=wrong")[0] == 401
 
 
 def test_the_token_opens_the_page_and_leaves_the_address(guarded: Served) -> None:

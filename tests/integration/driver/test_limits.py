@@ -7,7 +7,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from eventsource.migration import Migration
+from eventsource.connections import transaction
+from eventsource.migration import Migration, MigrationConfig
+from eventsource.migration.driver.lease import NoPlaceError
+from eventsource.migration.driver.places import Places
+from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
 
@@ -104,6 +108,38 @@ async def test_drivers_that_come_at_the_same_moment_heed_the_limit(world: World)
     await asyncio.gather(*(move(number) for number in range(len(tenants))))
     watching.cancel()
     assert most == 2
+
+
+async def test_stores_of_one_server_share_its_places(world: World) -> None:
+    """Another store counts that has another id, and lies in the same cluster."""
+    await world.seed(20)
+    driven = await world.dual_write()
+    other = await world.here.migrations.create(
+        migration_id=uuid4(),
+        tenant_id=world.other,
+        source_store_id="elsewhere",
+        target_store_id="beside it",
+        config=MigrationConfig(),
+        generation=0,
+        operator=None,
+        source_identity=None,
+        target_identity=driven.target_identity,
+    )
+    assert driven.target_identity is not None
+    server = f"server {driven.target_identity.system}"
+    limits = await Places().of(other, *world.here.pools[::-1])
+    assert limits[server] >= 1
+    for wanted, full in (
+        ({server: 1, "beside it": 1}, [server]),
+        ({server: 2}, []),
+        ({"server 7": 1, "elsewhere": 1}, []),
+    ):
+        async with transaction(world.here.control_pool) as connection:
+            journal = PostgreSQLMigrationRepository(connection)
+            assert await journal.full_stores(other.id, uuid4(), wanted) == full
+    assert str(NoPlaceError([server], {server: 1})).startswith(
+        f"waiting for a place: the {server} has 1 under way"
+    )
 
 
 async def _message(world: World, migration_id: UUID) -> str | None:

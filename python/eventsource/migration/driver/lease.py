@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from eventsource.migration.models import Migration
 
 
+#: How the name begins under which all stores of a server count; its cluster's identifier follows.
+SERVER = "server "
+
+
 class NoPlaceError(Exception):
     """There is no room for one more migration now.
 
@@ -34,14 +38,17 @@ class NoPlaceError(Exception):
     """
 
     def __init__(self, full: Sequence[str], limits: Mapping[str, int]) -> None:
-        where = ", ".join(
-            f"store {name!r} has {limits[name]}" if name else f"the control database {limits[name]}"
-            for name in full
-        )
+        where = ", ".join(f"{_named(name)} has {limits[name]}" for name in full)
         super().__init__(
             f"{WAITING} {FOR_A_PLACE}: {where} under way, which is what its server has connections"
             " for (max_moves_per_store); it begins when one of them is done"
         )
+
+
+def _named(name: str) -> str:
+    if not name:
+        return "the control database"
+    return f"the {name}" if name.startswith(SERVER) else f"store {name!r}"
 
 
 def process_name() -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from eventsource.migration.connections import room
+from eventsource.migration.driver.lease import SERVER
 from eventsource.migration.failures import PASSING
 from eventsource.migration.states import MigrationState
 
@@ -67,6 +68,10 @@ class Places:
             migration.source_store_id: (source, AT_SOURCE),
             migration.target_store_id: (target, AT_TARGET),
         }
+        identities = {
+            migration.source_store_id: migration.source_identity,
+            migration.target_store_id: migration.target_identity,
+        }
         servers = {}
         for name, (executor, _) in names.items():
             with contextlib.suppress(*PASSING, asyncpg.PostgresError):
@@ -81,6 +86,10 @@ class Places:
                 if other in servers and servers[other].identity == server.identity
             )
             limits[name] = max(1, server.connections // cost)
+            of_server = identities.get(name)
+            if of_server is not None:
+                # Several stores on one server share what it has.
+                limits[f"{SERVER}{of_server.system}"] = max(limits[name], given or 0)
             if given is not None and name != CONTROL:
                 limits[name] = given
         return limits

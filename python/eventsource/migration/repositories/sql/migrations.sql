@@ -89,7 +89,9 @@ where not exists (
                or m.driver_owner = $4 and m.driver_expires_at > now()))
   and (select count(*) from tenant_migrations m
        where m.id <> $1 and m.driver_expires_at > now()
-         and (s.name = '' or s.name in (m.source_store_id, m.target_store_id))) >= s.places
+         and (s.name = '' or s.name in (m.source_store_id, m.target_store_id,
+                                        'server ' || (m.source_identity ->> 'system'),
+                                        'server ' || (m.target_identity ->> 'system')))) >= s.places
 
 -- name: record_wait
 update tenant_migrations set error_message = $2, updated_at = now()
