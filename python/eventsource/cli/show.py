@@ -16,7 +16,7 @@ from eventsource.cli import views
 from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import amount, described, painted
+from eventsource.cli.output import amount, described, painted, record
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration, MigrationState
@@ -43,7 +43,12 @@ def status(
         found = await _find(at, migration, tenant)
         lags = [await _lag(at, each) for each in found]
         shown = [views.document(each, lag) for each, lag in zip(found, lags, strict=True)]
-        at.out.answer(shown if _all(migration, tenant) else shown[0], _view(at, found, lags))
+        if _all(migration, tenant):
+            at.out.answer(shown, _view(at, found, lags))
+            return ExitCode.DONE
+        way = await at.coordinator.way_back(found[0].id)
+        kept = None if way is None else record(way)
+        at.out.answer({**shown[0], "way_back": kept}, views.details(found[0], lags[0], way))
         return ExitCode.DONE
 
     perform(ctx, look, interrupted=lambda: "stopped looking", endless=watch)

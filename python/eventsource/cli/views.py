@@ -131,7 +131,21 @@ def _longest(migration: Migration) -> str | None:
     return None if longest is None else f"{longest:.1f} ms, of a writer at the fence"
 
 
-def details(migration: Migration, lag: int | None) -> str:
+def _way_back(way: WayBack | None) -> str | None:
+    """Whether the tenant can return, and by how much the store that it would return to lags."""
+    if way is None:
+        return None
+    said = [way.shown]
+    if way.kept_until is not None and way.is_open:
+        said.append(f"kept until {moment(way.kept_until)}")
+    if way.lag is not None and way.is_open:
+        said.append(f"{amount(way.lag)} events behind")
+    if way.reason:
+        said.append(way.reason)
+    return ", ".join(said)
+
+
+def details(migration: Migration, lag: int | None, way: WayBack | None = None) -> str:
     """Everything that an operator asks about one migration."""
     asked = [
         name
@@ -162,6 +176,7 @@ def details(migration: Migration, lag: int | None) -> str:
         ("last cutover", last_cutover(migration)),
         ("rehearsal", last_rehearsal(migration)),
         ("driver", driver(migration)),
+        ("way back", _way_back(way)),
         ("message", migration.error_message),
         ("started", moment(migration.created_at)),
         ("ended", migration.completed_at and moment(migration.completed_at)),

@@ -256,6 +256,9 @@ async def forget(connections: DriverConnections, migration: Migration) -> None:
     if way is None or way.state in ("refused", "closed"):
         return
     await dismantle(connections, way)
+    # The old store was guarded for it too, and the move's own guard there is gone already.
+    with contextlib.suppress(brief_locks.LockNeverGranted):
+        await _put_up_guard(connections.source, SETTLE_SECONDS)
     await ways.change(way.id, ["preparing", "standby", "closing"], "closed", "the move was aborted")
 
 
