@@ -7,7 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from eventsource.migration import MigrationState, RoutingError, StoreGoneBackError
+from eventsource.migration import (
+    MigrationError,
+    MigrationState,
+    RoutingError,
+    StoreGoneBackError,
+)
 from eventsource.testing import Cluster
 from tests.support.application import TARGET
 from tests.support.waiting import until
@@ -103,6 +108,44 @@ async def test_a_target_that_went_back_is_opened_only_with_everything_in_it(
     assert await it.fence("target") == ("target", "open")
     route = await world.router.route(world.tenant)
     assert (route.store_id, route.generation, route.migration_state) == (TARGET, 1, "normal")
+
+
+@pytest.mark.parametrize("since", ["before the move", "dual_write"])
+async def test_a_target_that_went_back_gets_what_its_way_back_had_carried(
+    it: RestorableWorld, since: str
+) -> None:
+    """Events that were appended after the flip, and that only the store that was left still has."""
+    world = it.world
+    it.settings["keep_way_back"] = 3600.0
+    await it.again()
+    await world.seed(300)
+    copies = await it.snapshot("target") if since == "before the move" else {}
+    migration = await world.dual_write()
+    if since == "dual_write":
+        copies = await it.snapshot("target")
+    await it.append(3)
+    await world.coordinator.initiate_cutover(migration.id)
+    later = await it.append(4)
+    await world.here.coordinator._drivers._follower.turn()
+    assert set(later) <= set(await world.ids("source"))
+
+    await it.restore(copies)
+    working = asyncio.create_task(world.coordinator.work(poll_seconds=0.1))
+
+    async def appended() -> bool:
+        try:
+            return (await world.here.append(world.tenant)).success
+        except RoutingError:
+            return False
+
+    try:
+        await until(appended, "an append at the target")
+    finally:
+        working.cancel()
+    assert set(later) <= set(await world.ids("target"))
+    assert set(await world.ids("source")) <= set(await world.ids("target"))
+    with pytest.raises(MigrationError):
+        await world.coordinator.return_migration(migration.id)
 
 
 @pytest.mark.parametrize("by", ["a pass", "the mirror"])

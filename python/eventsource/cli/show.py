@@ -21,6 +21,7 @@ from eventsource.cli.workspace import Workspace, patiently
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.repositories import lookups
+from eventsource.migration.repositories.ways_back import WayBack
 
 #: How often --watch looks (seconds).
 WATCH_SECONDS = 0.5
@@ -46,7 +47,7 @@ def status(
         if _all(migration, tenant):
             at.out.answer(shown, _view(at, found, lags))
             return ExitCode.DONE
-        way = await at.coordinator.way_back(found[0].id)
+        way = await _way_back(at, found[0])
         kept = None if way is None else record(way)
         at.out.answer({**shown[0], "way_back": kept}, views.details(found[0], lags[0], way))
         return ExitCode.DONE
@@ -70,6 +71,14 @@ def _view(at: Workspace, found: Sequence[Migration], lags: Sequence[int | None])
     if len(found) > 1:
         return views.table(found, at.out.width)
     return views.details(found[0], lags[0])
+
+
+async def _way_back(at: Workspace, migration: Migration) -> WayBack | None:
+    """None also where the table is not there yet, or the role may not read it."""
+    try:
+        return await at.coordinator.way_back(migration.id)
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
+        return None
 
 
 async def _lag(at: Workspace, migration: Migration) -> int | None:

@@ -138,6 +138,7 @@ async def test_only_a_migration_that_arrives_here_announces_no_floor(world: Worl
         "eventsource_fences_follow('{table}')",
         "eventsource_open_target('{name}', '{tenant}', '{migration}', 9, 1)",
         "eventsource_arriving('{name}')",
+        "eventsource_hidden('{name}')",
         "eventsource_mirror_permit('{name}', '{tenant}', '{migration}')",
         "eventsource_mirror('{name}', '{tenant}', '{migration}', '{{}}', '[]')",
         "eventsource_caller()",

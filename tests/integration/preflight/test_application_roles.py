@@ -32,6 +32,10 @@ LACKS = {
         "revoke execute on function eventsource_arriving(text) from public",
         "cannot read the feed", "grant execute on function",
     ),
+    "what is hidden": (
+        "revoke execute on function eventsource_hidden(text) from public",
+        "cannot read the feed", "grant execute on function",
+    ),
     "head": (
         "revoke select on all sequences in schema public from {r}",
         "cannot read the feed", "grant select on sequence",
@@ -126,7 +130,8 @@ async def test_a_named_role_that_is_not_there_is_a_problem(world: World, role: s
 async def test_a_mirror_without_rights_is_a_warning(world: World, role: str) -> None:
     await world.target.execute(
         "revoke execute on all functions in schema public from public;"
-        f" grant execute on function eventsource_arriving(text) to {role}"
+        " grant execute on function eventsource_arriving(text), eventsource_hidden(text)"
+        f" to {role}"
     )
     found = await findings(world, role)
     assert found.problems == []

@@ -42,7 +42,8 @@ select has_schema_privilege($1, c.relnamespace, 'usage') as schema,
            from pg_attribute a where a.attrelid = c.oid and a.attname = any($3::text[])) as inserts,
        p.attidentity <> '' or has_sequence_privilege($1, s.oid, 'usage, update') as draws,
        has_sequence_privilege($1, s.oid, 'select') as heads,
-       coalesce(has_function_privilege($1, to_regprocedure($4), 'execute'), true) as arriving,
+       coalesce(has_function_privilege($1, to_regprocedure($4), 'execute'), true)
+       and coalesce(has_function_privilege($1, to_regprocedure($6), 'execute'), true) as arriving,
        coalesce(has_function_privilege($1, to_regprocedure($5), 'execute'), true) as mirrors,
        s.oid::regclass::text as sequence
 from pg_class c
@@ -127,10 +128,11 @@ _OF_THE_FEED = ("heads", "arriving")
 
 async def _lacking(table: OwnTable, role: str) -> list[_Right]:
     arriving = f"{table.beside('eventsource_arriving')}(text)"
+    hidden = f"{table.beside('eventsource_hidden')}(text)"
     permit = f"{table.beside('eventsource_mirror_permit')}(text,uuid,uuid)"
     mirror = f"{table.beside('eventsource_mirror')}(text,uuid,uuid,text[],jsonb)"
     has = await table.connection.fetchrow(
-        _RIGHTS, role, table.name, list(_APPENDED), arriving, mirror
+        _RIGHTS, role, table.name, list(_APPENDED), arriving, mirror, hidden
     )
     if has is None:
         return []  # without a sequence the table is refused for that
@@ -143,7 +145,7 @@ async def _lacking(table: OwnTable, role: str) -> list[_Right]:
         _Right("inserts", "append events", f"grant insert on {table.name} {to}"),
         _Right("draws", "draw positions", f"grant usage on sequence {sequence} {to}"),
         _Right("heads", "read the feed", f"grant select on sequence {sequence} {to}"),
-        _Right("arriving", "read the feed", f"grant execute on function {arriving} {to}"),
+        _Right("arriving", "read the feed", f"grant execute on function {arriving}, {hidden} {to}"),
         _Right("mirrors", "mirror events", f"grant execute on function {permit}, {mirror} {to}"),
     )
     return [right for right in rights if not has[right.name]]

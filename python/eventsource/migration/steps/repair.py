@@ -23,7 +23,7 @@ from eventsource.migration.steps import preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.steps.decision import Decision
 from eventsource.migration.steps.passes import Passes
-from eventsource.migration.tables import brief_locks, fences, progress
+from eventsource.migration.tables import brief_locks, fences, progress, standby
 from eventsource.migration.tables.proofs import Proof
 from eventsource.tenant_ids import as_uuid
 
@@ -87,16 +87,23 @@ class Repair:
         await preparation.prepare(self.connections, migration, self.owner, self.carry_on)
 
     async def _compare(self, decided: Decision, proof: Proof, offset: int) -> None:
-        """A last pass over nothing proves nothing: the whole is counted on both sides."""
+        """A last pass over nothing proves nothing: the whole is counted on both sides.
+
+        What a way back had carried to the source since, the target has lost and gets again.
+        """
         source, target = self.connections.source, self.connections.target
         tenant = as_uuid(self.migration.tenant_id)
-        here = await source.connection.fetchval(
-            f"select count(*) from {source.name} where tenant_id = $1 and global_position <= $2",
-            tenant, decided.source_head, timeout=LONG_STATEMENT_SECONDS,
+        head = await standby.head_of(source, self.migration.tenant_id, decided.source_head)
+        row = await source.connection.fetchrow(
+            "select count(*) filter (where global_position <= $2) as decided, count(*) as held"
+            f" from {source.name} where tenant_id = $1 and global_position <= $3",
+            tenant, decided.source_head, head, timeout=LONG_STATEMENT_SECONDS,
         )  # fmt: skip
+        assert row is not None
+        here, held = row["decided"], row["held"]
         there = await target.connection.fetchval(
             f"select count(*) from {target.name} where tenant_id = $1 and global_position <= $2",
-            tenant, decided.source_head + offset, timeout=LONG_STATEMENT_SECONDS,
+            tenant, head + offset, timeout=LONG_STATEMENT_SECONDS,
         )  # fmt: skip
         if decided.proof is not None and here != decided.proof.total:
             raise StoreGoneBackError(
@@ -104,9 +111,9 @@ class Repair:
                 " decided on: the target was restored or failed over and lacks events that the"
                 " source does not hold any more; nothing is opened. Restore a later state of either"
             )
-        if not here == there == proof.total:
+        if not held == there == proof.total:
             raise ConsistencyError(
-                f"the source holds {here} events of tenant {tenant}, the target {there}, and"
+                f"the source holds {held} events of tenant {tenant}, the target {there}, and"
                 f" {proof.total} were carried; nothing is opened"
             )
 

@@ -87,6 +87,21 @@ async def rest(table: AnyTable, migration_id: UUID) -> None:
     )
 
 
+async def head_of(table: AnyTable, tenant_id: TenantId, decided: int) -> int:
+    """Where the tenant's events end at a store that it has left at the position ``decided``.
+
+    That is there, or further on where a way back has carried events since.
+    """
+    head: int = await table.connection.fetchval(
+        f"select greatest($3, max(e.global_position)) from {table.name} e where e.tenant_id = $2"
+        f" and exists (select from {table.fences} f where f.table_name = $1"
+        " and f.tenant_id = $2::uuid::text and f.role = 'target'"
+        f" and f.state in ('{STANDBY}', '{RETIRED}'))",
+        table.address.table, as_uuid(tenant_id), decided,
+    )  # fmt: skip
+    return head
+
+
 async def retire(table: AnyTable, tenant_id: TenantId, migration_id: UUID) -> None:
     """No pass writes there any more; what they have written stays hidden, if there is anything.
 

@@ -26,3 +26,21 @@ grant execute on function
     {schema}.eventsource_mirror_permit(text, uuid, uuid),
     {schema}.eventsource_mirror(text, uuid, uuid, text[], jsonb)
     to public;
+-- Who was granted the one by name, where PUBLIC has nothing, reads the feed with both.
+do $granted$
+declare
+    reader record;
+begin
+    for reader in
+        select distinct n.nspname, a.grantee::regrole as name
+        from pg_proc p join pg_namespace n on n.oid = p.pronamespace, aclexplode(p.proacl) a
+        where p.proname = 'eventsource_arriving' and a.privilege_type = 'EXECUTE'
+          and a.grantee not in (0, p.proowner)
+          and n.oid = (select typnamespace from pg_type
+                       where oid = pg_typeof(null::{schema}.eventsource_fences)::oid)
+    loop
+        execute format('grant execute on function %I.eventsource_hidden(text) to %s',
+                       reader.nspname, reader.name);
+    end loop;
+end
+$granted$;
