@@ -100,6 +100,10 @@ class Said:
         # Decided a moment ago: a driver finishes it.
         Said().fence("a", "source", "moved", 1, peer="b").fence("b", "target", "closed", 0)
         .row("cutover_paused").route("b", 1),
+        # A way back is kept: its migration is under way, and below all generations.
+        Said().move("a", "b", 1).fence("b", "source", "open", -1, M2, "a")
+        .fence("a", "target", "standby", -1, M2, "b").row("migrated")
+        .row("dual_write", M2, "b", "a").route("b", 1),
         # A route that was set by hand.
         Said().route("c", 3, None),
     ],

@@ -193,7 +193,12 @@ def _journal_of_decision(survey: Survey, decided: Decided) -> Iterator[tuple[Ste
 
 def _undecided(survey: Survey, tenant_id: TenantId, decided: Decided | None) -> list[UUID]:
     """The tenant's migrations that were under way when a store, or all, were last written to."""
-    over = {fence.migration_id for _, fence in survey.of_tenant(tenant_id) if _decides(fence)}
+    over = {
+        fence.migration_id
+        for _, fence in survey.of_tenant(tenant_id)
+        # A way back is kept below all generations, and ends in its own ways.
+        if _decides(fence) or fence.state in ("standby", "retired") or fence.generation < 0
+    }
     rows = {
         fence.migration_id: fence
         for _, fence in survey.of_tenant(tenant_id)
