@@ -32,6 +32,13 @@ def test_every_page_is_in_the_site(site: Path) -> None:
         assert (site / folder / "index.html").is_file(), place
 
 
+def test_every_page_but_the_decisions_is_in_the_navigation() -> None:
+    navigation = (REPOSITORY / "mkdocs.yml").read_text()
+    for page in (REPOSITORY / "docs").rglob("*.md"):
+        place = str(page.relative_to(REPOSITORY / "docs"))
+        assert place in navigation or place.startswith("decisions/0"), place
+
+
 def test_links_to_files_beside_the_pages_lead_to_files_that_exist(site: Path) -> None:
     seen = 0
     for page in site.rglob("*.html"):
