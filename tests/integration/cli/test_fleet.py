@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import signal
+import time
 from uuid import UUID, uuid4
 
 import pytest
@@ -173,6 +174,23 @@ def test_a_worker_ends_when_it_is_asked_to(three: CommandLine, signum: int) -> N
         worker._process.send_signal(signum)
         assert worker.wait(30) == 0, worker.output()
     assert "Traceback" not in worker.output()
+
+
+def test_a_worker_outlives_its_connections(three: CommandLine) -> None:
+    """As a restart of the control database ends them, while it works and while it looks."""
+    planned(three, "--largest", 3)
+    three("fleet", "start", "night")
+    with FleetWorker(three.config, "worker", "--until-done") as worker:
+        wait_until(lambda: "wave night is running" in worker.output())
+        for _ in range(8):
+            three.sql(
+                "control",
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()",
+            )
+            time.sleep(0.4)
+        assert worker.wait(120) == 0, worker.output()
+    assert three.count("target", SMALL) == 2
 
 
 def test_fleet_settings_are_checked(ready: CommandLine) -> None:

@@ -13,7 +13,7 @@ from eventsource.cli.fleet.common import waves_of
 from eventsource.cli.invocation import perform
 from eventsource.cli.workspace import Workspace, own_pool, patiently
 from eventsource.fleet import Carrier, WaveRepository, WaveState
-from eventsource.fleet.view import view_of
+from eventsource.fleet.view import WaveView, view_of
 
 #: How often it looks for something to print, or whether all is done (seconds).
 LOOK_SECONDS = 1.0
@@ -73,21 +73,23 @@ def work(
 async def _print_outcomes(at: Workspace, waves: WaveRepository, until_done: bool) -> None:
     """A line for each tenant that has an outcome since this process began, of whichever worker."""
     seen: dict[object, dict[str, int]] = {}
+
+    async def look() -> list[WaveView]:
+        known = await waves.get_all()
+        looked_at = [w for w in known if w.state is WaveState.RUNNING or w.id in seen]
+        return [await view_of(waves, wave) for wave in looked_at]
+
     while True:
-        running = await patiently(at, lambda: waves.get_all(state=WaveState.RUNNING))
-        known = await patiently(at, waves.get_all)
-        for wave in known:
-            if wave.state is not WaveState.RUNNING and wave.id not in seen:
-                continue
-            view = await view_of(waves, wave)
+        views = await patiently(at, look)
+        for view in views:
             counts = {what: share.tenants for what, share in view.shares.items()}
-            if counts != seen.get(wave.id):
-                seen[wave.id] = counts
+            if counts != seen.get(view.wave.id):
+                seen[view.wave.id] = counts
                 text = ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
                 at.out.answer(
-                    {"wave": wave.name, "state": wave.state, "tenants": counts},
-                    f"wave {wave.name} is {wave.state}: {text}",
+                    {"wave": view.wave.name, "state": view.wave.state, "tenants": counts},
+                    f"wave {view.wave.name} is {view.wave.state}: {text}",
                 )
-        if until_done and not running:
+        if until_done and not any(view.wave.state is WaveState.RUNNING for view in views):
             return
         await asyncio.sleep(LOOK_SECONDS)
