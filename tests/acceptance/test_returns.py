@@ -35,7 +35,7 @@ async def _there_and_back(world: World) -> None:
     tenant, bystander = uuid4(), uuid4()
     await world.seed([tenant, bystander], events=1000)
     configs = [
-        world.writer_config(f"writer-{number}", [tenant, bystander], slow_commits=0.03, seed=number)
+        world.writer_config(f"writer-{number}", [tenant, bystander], tasks=3, seed=number)
         for number in range(PROCESSES)
     ]
     pauses = []
