@@ -125,7 +125,6 @@ def test_a_cutover_that_timed_out_is_in_the_status_with_the_way_on(ready: Comman
         ["fly"],
         ["list", "--fast"],
         ["run"],
-        ["run", "not-a-tenant", "--to", DEDICATED],
         ["verify", "00000000-0000-0000-0000-000000000001", "--level", "deep"],
         ["verify", "00000000-0000-0000-0000-000000000001", "--sample", "101"],
         ["throttle", "abcd", "5k"],
