@@ -178,7 +178,7 @@ async def _under_way(stage: Stage) -> bool:
 
 async def _home(stage: Stage) -> str:
     routes = await stage.sql(
-        "control", "select store_id from tenant_routing where tenant_id = $1", stage.tenant
+        "control", "select store_id from tenant_routing where tenant_id = $1", str(stage.tenant)
     )
     return "source" if not routes or routes[0][0] == SHARED else "target"
 

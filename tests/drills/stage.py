@@ -101,8 +101,8 @@ class Stage:
         return {
             row[0]
             for row in await self.sql(
-                side, "select event_id from eventsource_rescued_events where tenant_id = $1",
-                self.tenant,
+                side, "select event_id from eventsource_rescued_events"
+                " where tenant_id::text = $1", str(self.tenant),
             )
         }  # fmt: skip
 
@@ -111,7 +111,7 @@ class Stage:
             "control",
             "select id, state, error_message, driver_expires_at > now() as driven"
             " from tenant_migrations where tenant_id = $1 order by created_at desc limit 1",
-            self.tenant,
+            str(self.tenant),
         )
         return rows[0] if rows else None
 
