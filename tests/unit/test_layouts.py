@@ -73,6 +73,8 @@ def test_a_declaration_is_read() -> None:
         ("tables.1.numbered", {"position": "mine"}, 'must be "own"'),
         ("tables.1.numbered", {"position": "like:events"}, "declare it before"),
         ("tables.1.table", "streams", "declared twice"),
+        ("tables.0.tenant", "whole", "cannot be moved yet"),
+        ("tables.1.tenant", "whole", "cannot be moved yet"),
         ("tables.0.colour", "red", "unknown entry 'colour'"),
         ("colour", "red", "unknown entry 'colour'"),
         ("stops", "everybody", "stops must be one of"),

@@ -99,11 +99,15 @@ def _table(where: str, entry: Mapping[str, Any]) -> LayoutTable:
 
 def _tenancy(where: str, given: Any) -> Tenancy:
     wrong = LayoutError(
-        f'{where}: tenant must be a column, "whole", {{ expression = "…" }} or'
+        f'{where}: tenant must be a column, {{ expression = "…" }} or'
         " { through = TABLE, columns = […], referenced = […] }"
     )
     if given == "whole":
-        return Tenancy(whole=True)
+        raise LayoutError(
+            f'{where}: tenant = "whole", for a schema or a table per tenant, cannot be moved yet;'
+            " name the column, expression or reference that tells tenants apart, or copy that"
+            " schema while its application rests"
+        )
     if isinstance(given, str):
         return Tenancy(column=_checked(where, given))
     if not isinstance(given, dict):
