@@ -10,8 +10,7 @@ use stateright::{Model, Property};
 
 use crate::left_out::Witness;
 use crate::volumes::{
-    Abort, At, Decision, EVENTS, SENT_ON, SPOILED, Source, SourceFence, State, Target, TargetFence,
-    Token,
+    Abort, At, Decision, EVENTS, SENT_ON, SPOILED, SourceFence, State, TargetFence, Token,
 };
 
 /// Passes of a history, less one.
