@@ -66,7 +66,7 @@ async def test_the_audit_says_whether_somebody_had_compared(world: World) -> Non
     migration = await world.dual_write()
     await world.coordinator.initiate_cutover(migration.id, compared=True)
     asked = await world.control.fetchrow(
-        "select details->>'comparison' as comparison, details ? 'force' as forced"
+        "select details->>'comparison' as comparison, (details->>'force')::bool as forced"
         " from migration_audit_log where event_type = 'cutover_requested'"
     )
     assert asked is not None

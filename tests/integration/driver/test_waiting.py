@@ -27,7 +27,7 @@ SAID_WITHIN = CLEARED_WITHIN = 3.0
 
 _SAID = re.compile(
     r"^waiting for .*, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC; in the way: "
-    r"pid (\d+) \(nightly-report, (idle in transaction|active), open for \d+ s\)"
+    r"pid (\d+) \(nightly-report, (idle in transaction|active), open for \d+ s, \w+@[\d.]+\)"
 )
 
 

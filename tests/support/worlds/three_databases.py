@@ -109,6 +109,7 @@ class World:
     async def connect(self, side: str = "source", **settings: str) -> asyncpg.Connection:
         """One more connection, as an application has it; closed with the world."""
         connection = await asyncpg.connect(self.dsns[side], server_settings=settings)
+        await takes_tenants(connection)
         self.connections.append(connection)
         return connection
 
@@ -261,6 +262,8 @@ async def make_world(dsns: dict[str, str]) -> World:
     source, target, control = await asyncio.gather(
         *(asyncpg.connect(dsns[side]) for side in ("source", "target", "control"))
     )
+    for connection in (source, target, control):
+        await takes_tenants(connection)
     world = World(dsns, source, target, control)
     here = await world.process()
     await asyncio.gather(
@@ -269,6 +272,11 @@ async def make_world(dsns: dict[str, str]) -> World:
         create_schema(here.migrations.pool),
     )
     return world
+
+
+async def takes_tenants(connection: asyncpg.Connection) -> None:
+    """Let a text be given as what it stands for: ids of tenants are texts in tables of ours."""
+    await connection.set_type_codec("text", schema="pg_catalog", encoder=str, decoder=str)
 
 
 def table(side: str) -> str:

@@ -105,8 +105,8 @@ def _tenancy(where: str, given: Any) -> Tenancy:
     if given == "whole":
         raise LayoutError(
             f'{where}: tenant = "whole", for a schema or a table per tenant, cannot be moved yet;'
-            " name the column, expression or reference that tells tenants apart, or copy that"
-            " schema while its application rests"
+            " name the column, expression or reference by which rows are a tenant's, or copy"
+            " that schema while its application rests"
         )
     if isinstance(given, str):
         return Tenancy(column=_checked(where, given))
