@@ -17,6 +17,7 @@ from eventsource.testing import Cluster
 from tests.support.application import TARGET
 from tests.support.waiting import until
 from tests.support.worlds.restorable import RestorableWorld, open_restorable, three_volumes
+from tests.support.worlds.three_databases import World
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,18 @@ async def test_a_target_that_went_back_is_opened_only_with_everything_in_it(
     assert set(held_back) <= set(decided)
 
     await it.restore(copies)
+    await _works_until_an_append(world)
+    there = await world.ids("target")
+    assert there[: len(decided)] == decided
+    assert len(there) == len(decided) + 1
+    await world.reach(migration, "migrated")
+    await world.assert_moved(done)
+    assert await it.fence("target") == ("target", "open")
+    route = await world.router.route(world.tenant)
+    assert (route.store_id, route.generation, route.migration_state) == (TARGET, 1, "normal")
+
+
+async def _works_until_an_append(world: World) -> None:
     working = asyncio.create_task(world.coordinator.work(poll_seconds=0.1))
 
     async def appended() -> bool:
@@ -100,14 +113,6 @@ async def test_a_target_that_went_back_is_opened_only_with_everything_in_it(
         await until(appended, "an append at the target")
     finally:
         working.cancel()
-    there = await world.ids("target")
-    assert there[: len(decided)] == decided
-    assert len(there) == len(decided) + 1
-    await world.reach(migration, "migrated")
-    await world.assert_moved(done)
-    assert await it.fence("target") == ("target", "open")
-    route = await world.router.route(world.tenant)
-    assert (route.store_id, route.generation, route.migration_state) == (TARGET, 1, "normal")
 
 
 async def test_a_target_that_went_back_gets_what_its_way_back_had_carried(
@@ -127,18 +132,7 @@ async def test_a_target_that_went_back_gets_what_its_way_back_had_carried(
     assert set(later) <= set(await world.ids("source"))
 
     await it.restore(copies)
-    working = asyncio.create_task(world.coordinator.work(poll_seconds=0.1))
-
-    async def appended() -> bool:
-        try:
-            return (await world.here.append(world.tenant)).success
-        except RoutingError:
-            return False
-
-    try:
-        await until(appended, "an append at the target")
-    finally:
-        working.cancel()
+    await _works_until_an_append(world)
     assert set(later) <= set(await world.ids("target"))
     assert set(await world.ids("source")) <= set(await world.ids("target"))
     with pytest.raises(MigrationError):

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support import REPOSITORY
+from tests.support.child_process import ChildProcess
 from tests.support.driver_job import drive
 from tests.support.worlds.two_servers import World
 
 
-class DriverProcess:
-    """Starts this file as a process of its own; leaving the context kills it."""
+class DriverProcess(ChildProcess):
+    """Starts this file as a process of its own."""
 
     def __init__(self, world: World, name: str, **job: Any) -> None:
         self._file = world.directory / f"{name}.json"
@@ -36,28 +34,10 @@ class DriverProcess:
                 default=str,
             )
         )
-        self._log = world.directory / f"{name}.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.driver_process", str(self._file)],
-                cwd=REPOSITORY,
-                stdout=log,
-                stderr=log,
-            )
-
-    @property
-    def is_running(self) -> bool:
-        return self._process.poll() is None
-
-    def kill(self) -> None:
-        """kill -9."""
-        assert self.is_running, self.output()
-        self._process.kill()
-        self._process.wait()
-
-    def freeze(self) -> None:
-        """Stop it where it is; its sessions stay."""
-        self._process.send_signal(signal.SIGSTOP)
+        super().__init__(
+            [sys.executable, "-m", "tests.support.driver_process", str(self._file)],
+            world.directory / f"{name}.log",
+        )
 
     def wait(self, timeout: float) -> None:
         """Wait for its end, which must be a good one."""
@@ -68,17 +48,6 @@ class DriverProcess:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         line = next(part for part in status.splitlines() if part.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
-
-    def output(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def __enter__(self) -> DriverProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.is_running:
-            self._process.kill()
-            self._process.wait()
 
 
 def _steps(*, cutover: bool = False, migration: object = None, **_: object) -> list[str]:

@@ -22,38 +22,13 @@ from eventsource.migration import (
 )
 from eventsource.migration.connections import session_marks
 from eventsource.migration.steps.cutover import Cutover
-from tests.support.application import SOURCE, TARGET, Process
+from tests.support.application import SOURCE, TARGET
 from tests.support.held_migration import SLOW, audit, cursor
 from tests.support.waiting import until
+from tests.support.whole_moves import migrations, move
 from tests.support.worlds.three_databases import World, table
 
 THIRD = "third"
-
-
-#: So slow that a copy of 200 events is under way also on a busy machine.
-CRAWLING: dict[str, Any] = {"batch_size": 1, "max_events_per_second": 50}
-
-
-async def move(process: Process, world: World, **options: Any) -> Migration | None:
-    async with asyncio.timeout(60):
-        return await process.coordinator.move(world.tenant, SOURCE, TARGET, **options)
-
-
-async def copying(world: World) -> Process:
-    """A process whose copy of the tenant has begun and takes a while."""
-    slow = await world.process(**CRAWLING)
-    await slow.start(world.tenant)
-    await cursor(world)
-    return slow
-
-
-async def migrations(world: World) -> list[str]:
-    """The states of all migrations of the tenant, oldest first."""
-    rows = await world.control.fetch(
-        "select state from tenant_migrations where tenant_id = $1 order by created_at",
-        str(world.tenant),
-    )
-    return [row[0] for row in rows]
 
 
 async def test_one_call_moves_the_tenant_and_the_next_one_says_so(world: World) -> None:

@@ -155,7 +155,7 @@ class JournaledCutover(Cutover):
                 ]
             )
         assert self.deciding is not None
-        proof = passes.proof()
+        proof = passes.at.proof
         row = await self.deciding.fetchrow(
             self.fence.fence_id, self.migration.id, self.migration.generation,
             self.migration.target_store_id, passes.at.position_offset, self.sequence,

@@ -27,7 +27,6 @@ from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.journaled.transfer import Session, Transfer
 from eventsource.migration.journaled.underway import Underway
 from eventsource.migration.tables import fences, progress, witnesses
-from eventsource.migration.tables.proofs import Proof
 from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
@@ -220,21 +219,9 @@ class JournaledPasses(Underway):
         await witnesses.stand_again(source, self.migration.id, at.witness, at.source_system)
         await progress.touch(self.connections.target, at)
 
-    def proof(self) -> Proof:
-        """What the target holds after the last pass, as the progress row says it there."""
-        at = self.at
-        assert at.witness is not None
-        return Proof(
-            at.pass_number, at.witness.token, at.pass_rows, at.pass_digest,
-            at.proven_rows + at.pass_rows,
-        )  # fmt: skip
-
     async def refresh(self) -> None:
         """Read the progress row again."""
-        row = await progress.read(self.connections.target, self.migration.id)
-        if row is None:
-            raise MissingRowError(f"the progress row of migration {self.migration.id} is gone")
-        self.at = row
+        self.at = await progress.read_again(self.connections.target, self.migration.id)
 
     async def publish(self) -> None:
         """Publish in the journal how far the copy is."""

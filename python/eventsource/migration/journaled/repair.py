@@ -49,7 +49,7 @@ async def carry_out(
         )
         comparison.refuse_differences(report)
         return await replace_proof(
-            connections, migration, decided, passes.proof(), passes.at.position_offset
+            connections, migration, decided, passes.at.proof, passes.at.position_offset
         )
     finally:
         await passes.close()

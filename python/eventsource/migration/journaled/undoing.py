@@ -13,7 +13,6 @@ from eventsource.migration.connections import timeouts
 from eventsource.migration.journaled import carriage, changes
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import of as shape_of
-from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import decision
 from eventsource.migration.tables import brief_locks, fences, progress, witnesses
 
@@ -65,13 +64,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     await failpoints.reach("abort.progress.committed")
     await witnesses.forget(source, migration.id)
     await failpoints.reach("abort.barrier.committed")
-    await connections.migrations.transition(
-        migration,
-        MigrationState.ROLLED_BACK,
-        owner=owner,
-        details={"reason": migration.abort_requested},
-        error=("aborted", migration.abort_requested or "aborted"),
-    )
+    await connections.migrations.record_abort(migration, owner)
     await failpoints.reach("abort.state.committed")
     return True
 

@@ -132,6 +132,14 @@ class PostgreSQLMigrationRepository(Requests):
         active = [m.id for m in await self.get_by_tenant(tenant_id) if not m.state.is_final]
         return active[0] if active else None
 
+    async def record_abort(self, migration: Migration, owner: UUID) -> Migration:
+        """Record that the abort which was asked for is carried out; raises as `transition`."""
+        reason = migration.abort_requested
+        return await self.transition(
+            migration, MigrationState.ROLLED_BACK, owner=owner,
+            details={"reason": reason}, error=("aborted", reason or "aborted"),
+        )  # fmt: skip
+
     async def transition(
         self,
         migration: Migration,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from eventsource import failpoints
 from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
-from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import decision, rescue, way_back
 from eventsource.migration.tables import (
     deferred_indexes,
@@ -80,13 +79,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     # Nobody waits for a reader here: a trigger that is switched off may stay for now.
     for table in (connections.source, target):
         await guard.drop_idle(table, TIDY_SECONDS)
-    await connections.migrations.transition(
-        migration,
-        MigrationState.ROLLED_BACK,
-        owner=owner,
-        details={"reason": migration.abort_requested},
-        error=("aborted", migration.abort_requested or "aborted"),
-    )
+    await connections.migrations.record_abort(migration, owner)
     await failpoints.reach("abort.state.committed")
     return True
 

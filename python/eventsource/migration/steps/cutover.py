@@ -298,7 +298,7 @@ class Cutover:
             self.fence,
             self.passes.at.position_offset,
             self.passes.at.shape,
-            self.passes.proof(),
+            self.passes.at.proof,
         )
 
     async def _look_at_the_target(self) -> None:

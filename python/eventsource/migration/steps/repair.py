@@ -67,7 +67,7 @@ class Repair:
             await passes.under_the_fence()
             await passes.refresh()
             await failpoints.reach("repair.carried.committed")
-            proof = passes.proof()
+            proof = passes.at.proof
             await self._compare(decided, proof, passes.at.position_offset)
             offset = passes.at.position_offset
             return await replace_proof(self.connections, self.migration, decided, proof, offset)

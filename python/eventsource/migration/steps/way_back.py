@@ -270,11 +270,5 @@ async def give_up_return(connections: DriverConnections, migration: Migration, o
     """
     await standby.rest(connections.target, migration.id)
     await failpoints.reach("return.rested.committed")
-    await connections.migrations.transition(
-        migration,
-        MigrationState.ROLLED_BACK,
-        owner=owner,
-        details={"reason": migration.abort_requested},
-        error=("aborted", migration.abort_requested or "aborted"),
-    )
+    await connections.migrations.record_abort(migration, owner)
     await WaysBack(connections.control).give_up(migration.id)

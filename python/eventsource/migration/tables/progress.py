@@ -13,10 +13,16 @@ import asyncpg
 from eventsource.catalog.model import Sequence
 from eventsource.migration import event_table
 from eventsource.migration.connections import session_marks, timeouts
-from eventsource.migration.errors import LeaseLostError, PreflightError, TargetBusyError
+from eventsource.migration.errors import (
+    LeaseLostError,
+    MissingRowError,
+    PreflightError,
+    TargetBusyError,
+)
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.failures import concerning
 from eventsource.migration.tables import fences
+from eventsource.migration.tables.proofs import Proof
 from eventsource.migration.tables.snapshots import Source
 from eventsource.migration.tables.witnesses import Witness
 from eventsource.tenant_ids import TenantId, as_uuid, restored, stored
@@ -89,6 +95,13 @@ class CopyProgress:
         return Witness(self.witness_pass, self.witness_token)
 
     @property
+    def proof(self) -> Proof:
+        """What the target holds after the stored pass, as a decision names it."""
+        assert self.witness is not None
+        token, total = self.witness.token, self.proven_rows + self.pass_rows
+        return Proof(self.pass_number, token, self.pass_rows, self.pass_digest, total)
+
+    @property
     def carried(self) -> int:
         """Events that the passes have found at the source and made sure of at the target."""
         return self.proven_rows + (self.pass_rows if self.pass_is_open else 0)
@@ -110,6 +123,14 @@ async def read(target: AnyTable, migration_id: UUID) -> CopyProgress | None:
             f"select {_COLUMNS} from {target.progress} where migration_id = $1", migration_id
         )
     return _of(row) if row is not None else None
+
+
+async def read_again(target: AnyTable, migration_id: UUID) -> CopyProgress:
+    """The progress row of a pass; raises MissingRowError when somebody has removed it."""
+    row = await read(target, migration_id)
+    if row is None:
+        raise MissingRowError(f"the progress row of migration {migration_id} is gone")
+    return row
 
 
 async def of_tenant(target: AnyTable, tenant_id: TenantId) -> CopyProgress | None:
