@@ -94,7 +94,7 @@ async def prepare(directory: Path, source_dsn: str, target_dsn: str, control_dsn
 
 def test_no_page_has_a_block_of_an_unknown_language() -> None:
     # The line of the crontab runs in the tests of the fleet's recipes.
-    known = {*RUNNABLE, "sh", "toml", "sql", "crontab"}
+    known = {*RUNNABLE, "py", "sh", "toml", "yaml", "sql", "crontab"}
     for page in PAGES:
         for block in blocks_of(page):
             assert block.language in known, f"{name_of(page)}:{block.line}: {block.language}"

@@ -116,9 +116,9 @@ class Steps:
                 await asyncio.sleep(0.05)
 
     async def _move(self) -> None:
-        """As a queue does that delivers until it is done; a deadline is given each time."""
+        """As a queue does that delivers until it is done, with twice the time each time."""
+        seconds = self.job.get("seconds")
         while True:
-            seconds = self.job.get("seconds")
             until = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
             try:
                 await self.world.coordinator.move(
@@ -127,6 +127,7 @@ class Steps:
                 return
             except RetryLaterError:
                 await asyncio.sleep(0.05)
+                seconds = None if seconds is None else 2 * seconds
 
     async def _rehearse(self) -> None:
         with contextlib.suppress(CutoverTimeoutError):

@@ -14,7 +14,9 @@ from tests.support.reference_tables import code_in, rows_of, sections_of
 PAGE = REPOSITORY / "docs" / "explanation" / "strangers.md"
 
 #: A finding begins with its name; those of a type have theirs in a tuple.
-_KIND = re.compile(r'(?:Finding|warning)\(\s*"([a-z-]+)"|\(?"([a-z]+(?:-[a-z]+)+)",\s*\n?\s*f?"')
+_KIND = re.compile(
+    r'(?:Finding|warning)\(\s*"([a-z-]+)"|(?<!: )\(?"([a-z]+(?:-[a-z]+)+)",\s*\n?\s*f?"'
+)
 
 
 def kinds_in(folder: Path) -> set[str]:

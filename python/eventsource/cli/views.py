@@ -29,7 +29,7 @@ def moved(migration: Migration) -> str:
     """Of a migration that is over: how long the fence was held, and where the tenant lives."""
     pause = migration.cutover_pause_ms
     how = "finished by recovery" if pause is None else f"the fence was held for {pause:.1f} ms"
-    if pause is not None and migration.longest_wait_ms:
+    if pause is not None and migration.longest_wait_ms is not None:
         how += f", a writer waited at most {migration.longest_wait_ms:.1f} ms"
     return f"{how}; the tenant lives in {migration.target_store_id!r}"
 
