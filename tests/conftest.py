@@ -1,15 +1,14 @@
-"""Two servers for the whole session, fresh databases for every test that asks for them."""
+"""Two servers for the whole session; their databases are of `tests.support.databases`."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from urllib.parse import urlsplit
+from collections.abc import Iterator
 
 import pytest
 
 from eventsource.testing import Cluster
 
-pytest_plugins = ["tests.support.side_by_side"]
+pytest_plugins = ["tests.support.side_by_side", "tests.support.databases"]
 
 # A failed assertion there shows what was compared, as one in a test does.
 pytest.register_assert_rewrite("tests.support")
@@ -35,30 +34,3 @@ def world_databases() -> dict[str, str]:
     a world, and emptied by each for itself.
     """
     return {}
-
-
-async def _fresh_database(cluster: Cluster) -> AsyncIterator[str]:
-    dsn = await cluster.create_database()
-    yield dsn
-    await cluster.drop_database(urlsplit(dsn).path.lstrip("/"))
-
-
-@pytest.fixture
-async def source_dsn(source_cluster: Cluster) -> AsyncIterator[str]:
-    """An empty database on the source server, dropped after the test."""
-    async for dsn in _fresh_database(source_cluster):
-        yield dsn
-
-
-@pytest.fixture
-async def target_dsn(target_cluster: Cluster) -> AsyncIterator[str]:
-    """An empty database on the target server, dropped after the test."""
-    async for dsn in _fresh_database(target_cluster):
-        yield dsn
-
-
-@pytest.fixture
-async def control_dsn(source_cluster: Cluster) -> AsyncIterator[str]:
-    """An empty database on the source server for the control tables, dropped after the test."""
-    async for dsn in _fresh_database(source_cluster):
-        yield dsn
