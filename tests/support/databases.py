@@ -1,8 +1,8 @@
 """Empty databases for tests, handed on from one test to the next.
 
-Making a database takes longer than most tests: the server copies a thousand files. So one that a test
-has done with is cleared, and is used again if it then looks like a new one in everything that a test
-may have changed; else it is dropped.
+Making a database takes longer than most tests: the server copies a thousand files. So one that a
+test has done with is cleared, and is used again if it then looks like a new one in everything that
+a test may have changed; else it is dropped.
 """
 
 from __future__ import annotations
