@@ -12,6 +12,7 @@ from eventsource.testing import invariants, read_rows
 from eventsource.testing.invariants import History
 from tests.drills import page
 from tests.drills.table import MOMENTS, Drill
+from tests.drills.stage import described
 from tests.support.waiting import until
 from tests.support.worlds.two_servers import SHARED
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 #: What the writers do while nobody has noticed anything (seconds).
 UNNOTICED = 1.5
+
+#: Until a driver has said that it cannot log in (seconds).
+NOTICED = 5.0
 
 #: How long a migration may take to come to rest under `work` (seconds).
 PATIENCE = 60.0
@@ -37,11 +41,11 @@ class Survivors:
 async def play(stage: Stage, drill: Drill) -> list[str]:
     """Every promise that was broken."""
     await _up_to_the_disaster(stage, drill)
-    await _strike(stage, drill)
+    found = await _strike(stage, drill)
     await asyncio.sleep(UNNOTICED)
     await stage.end_writers()
     survivors = await _survivors(stage)
-    found = await _answer(stage, drill)
+    found += await _answer(stage, drill)
     before = await _rows_at_home(stage)
     found += await _judge(stage, survivors, before)
     # Life goes on, and the move comes to its end.
@@ -58,6 +62,9 @@ async def play(stage: Stage, drill: Drill) -> list[str]:
 
 
 async def _up_to_the_disaster(stage: Stage, drill: Drill) -> None:
+    if drill.how == "rotated":
+        for side in drill.sides:
+            await stage.log_in_as_application(side)
     stage.write()
     await stage.acknowledged(5)
     for moment in MOMENTS[: MOMENTS.index(drill.at) + 1]:
@@ -72,7 +79,7 @@ async def _up_to_the_disaster(stage: Stage, drill: Drill) -> None:
             await stage.acknowledged(5)
 
 
-async def _strike(stage: Stage, drill: Drill) -> None:
+async def _strike(stage: Stage, drill: Drill) -> list[str]:
     match drill.how:
         case "restored":
             await stage.restore(drill.sides)
@@ -83,10 +90,34 @@ async def _strike(stage: Stage, drill: Drill) -> None:
             for side in drill.sides:
                 await stage.empty(side)
         case "rotated":
-            for side in drill.sides:
-                await stage.rotate(side)
+            return await _rotate(stage, drill)
         case "swapped":
             pass
+    return []
+
+
+async def _rotate(stage: Stage, drill: Drill) -> list[str]:
+    """A driver that has the old password waits and says so; nothing fails."""
+    before = await stage.migration()
+    assert before is not None
+    with stage.working():
+        await until(lambda: _is_driven(stage), "a driver")
+        for side in drill.sides:
+            await stage.rotate(side)
+        await asyncio.sleep(NOTICED)
+    said = (stage.directory / "work.log").read_text()
+    found = []
+    if "waiting" not in said or "password authentication failed" not in said:
+        found.append(f"`work` with the old password says: {said}")
+    after = await stage.migration()
+    if after is None or after["state"] != before["state"]:
+        found.append(f"the migration was {before['state']}, and is {described(after)}")
+    return found
+
+
+async def _is_driven(stage: Stage) -> bool:
+    row = await stage.migration()
+    return row is not None and bool(row["driven"])
 
 
 async def _survivors(stage: Stage) -> Survivors:
@@ -131,10 +162,13 @@ async def _with_the_wrong_configuration(stage: Stage) -> list[str]:
     stage.write_config(source=stage.dsns["target"], target=stage.dsns["source"])
     for command in ("abort MIGRATION", "cutover MIGRATION", "resume MIGRATION"):
         said = await stage.type(command, exit_code=None)
-        if "is" not in said or "here" not in said:
+        if "Nothing was changed" not in said:
             found.append(f"{command} with the wrong configuration: {said}")
     with stage.working():
-        await asyncio.sleep(3)
+        await asyncio.sleep(NOTICED)
+    said = (stage.directory / "work.log").read_text()
+    if "Nothing was changed" not in said:
+        found.append(f"`work` with the wrong configuration: {said}")
     if await _state(stage) != before:
         found.append("the wrong configuration changed something")
     stage.write_config()

@@ -88,23 +88,20 @@ class Stage:
     async def held(self, side: str, tenant: UUID | None = None) -> set[UUID]:
         """The tenant's event ids that a store has, in its table or kept beside it."""
         table = self.store(side).table
-        found = set()
-        with contextlib.suppress(asyncpg.UndefinedTableError):
-            rows = await self.sql(
-                side, f'select event_id from "{table}" where tenant_id = $1', tenant or self.tenant
-            )
-            found |= {row[0] for row in rows}
-            found |= await self.rescued(side)
-        return found
+        rows = await self._rows(
+            side, f'select event_id from "{table}" where tenant_id = $1', tenant or self.tenant
+        )
+        return {row[0] for row in rows} | await self.rescued(side)
 
     async def rescued(self, side: str) -> set[UUID]:
-        return {
-            row[0]
-            for row in await self.sql(
-                side, "select event_id from eventsource_rescued_events"
-                " where tenant_id::text = $1", str(self.tenant),
-            )
-        }  # fmt: skip
+        query = "select event_id from eventsource_rescued_events where tenant_id::text = $1"
+        return {row[0] for row in await self._rows(side, query, str(self.tenant))}
+
+    async def _rows(self, side: str, query: str, *values: object) -> list[asyncpg.Record]:
+        """None where the database is empty."""
+        with contextlib.suppress(asyncpg.UndefinedTableError):
+            return await self.sql(side, query, *values)
+        return []
 
     async def migration(self) -> asyncpg.Record | None:
         rows = await self.sql(
@@ -237,18 +234,27 @@ class Stage:
         await self.servers[side].drop_database(name)
         await self.servers[side].create_database(name)
 
-    async def rotate(self, side: str) -> None:
-        """A login of the application's own gets another password; open sessions end."""
-        admin = self.dsns[side]
-        parts = urlsplit(admin)
+    async def log_in_as_application(self, side: str) -> None:
+        """From here on everybody has a login of the application's own, and its password."""
+        parts = urlsplit(self.dsns[side])
         role, password = f"app_{uuid4().hex[:8]}", uuid4().hex
-        connection = await asyncpg.connect(admin)
-        try:
-            await connection.execute(f"create role {role} superuser login password '{password}'")
-        finally:
-            await connection.close()
+        await self.sql(side, f"create role {role} superuser login password '{password}'")
         place = parts.netloc.rpartition("@")[2]
         self.dsns[side] = urlunsplit(parts._replace(netloc=f"{role}:{password}@{place}"))
+        self.write_config()
+
+    async def rotate(self, side: str) -> None:
+        """The application's login gets another password, and its open sessions end."""
+        parts, password = urlsplit(self.dsns[side]), uuid4().hex
+        assert parts.username is not None
+        await self.sql(side, f"alter role {parts.username} password '{password}'")
+        place = parts.netloc.rpartition("@")[2]
+        self.dsns[side] = urlunsplit(parts._replace(netloc=f"{parts.username}:{password}@{place}"))
+        await self.sql(
+            side,
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where usename = current_user and pid <> pg_backend_pid()",
+        )
 
     # What the operator types.
 
