@@ -19,7 +19,7 @@ export PIP_QUIET := 1
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
 	torture restarts drills format bench bench-calls clean infra strangers wheel sdist packages licences \
-	docs fleet
+	docs fleet thorough
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
@@ -47,7 +47,7 @@ demo: build ## see a tenant move, live, on two throw-away servers
 RUST_TESTS := $(PHASE) "compile and run the Rust tests, the model among them, two to three minutes" \
 	cargo test --workspace --exclude eventsource-py
 
-test: build ## run all tests; WORKERS=1 runs them one at a time
+test: build ## run the tests; WORKERS=1 runs them one at a time
 	@$(RUST_TESTS)
 	$(PYTEST)
 
@@ -59,7 +59,7 @@ lint: setup ## look at format and style alone
 	$(BIN)/ruff check .
 	cargo fmt --all --check
 
-check: lint build ## format, lint, types, stubs and all tests: what continuous integration runs
+check: lint build ## format, lint, types, stubs and the tests: what continuous integration runs
 	@$(PHASE) "look for mistakes in the Rust code (clippy), about a minute the first time" \
 		cargo clippy --workspace --all-targets --features eventsource-core/failpoints -- -D warnings
 	@$(PHASE) "check the types (mypy), about half a minute the first time" $(BIN)/mypy
@@ -109,6 +109,9 @@ restarts: build ## kill a driver at a random moment and resume at once, RESTARTS
 
 drills: build ## restore, lose and swap databases under live writers, and type what the page says
 	$(BIN)/pytest tests/drills -m "drills or not drills"
+
+thorough: build ## the tests that `make test` leaves out because others try the same kind
+	$(BIN)/pytest -n $(WORKERS) --maxprocesses 4 -m thorough
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra

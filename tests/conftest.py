@@ -8,7 +8,7 @@ import pytest
 
 from eventsource.testing import Cluster
 
-pytest_plugins = ["tests.support.side_by_side", "tests.support.databases"]
+pytest_plugins = ["tests.support.side_by_side", "tests.support.databases", "tests.support.gate"]
 
 # A failed assertion there shows what was compared, as one in a test does.
 pytest.register_assert_rewrite("tests.support")

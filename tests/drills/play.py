@@ -11,8 +11,8 @@ from uuid import UUID
 from eventsource.testing import invariants, read_rows
 from eventsource.testing.invariants import History
 from tests.drills import page
-from tests.drills.table import MOMENTS, Drill
 from tests.drills.stage import described
+from tests.drills.table import MOMENTS, Drill
 from tests.support.waiting import until
 from tests.support.worlds.two_servers import SHARED
 

@@ -109,7 +109,6 @@ def _others() -> list[Drill]:
 #: Representatives, for every run of the tests.
 _DEFAULT = frozenset(
     {
-        "source restored to dual_write, at after",
         "control lost at after",
         "source restored to dual_write, at dual_write",
     }

@@ -27,7 +27,7 @@ from tests.support.application import Process
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
 
-STEPS = [pytest.param(41, id="slice"), pytest.param(2, id="every other", marks=pytest.mark.infra)]
+STEPS = [pytest.param(67, id="slice"), pytest.param(2, id="every other", marks=pytest.mark.infra)]
 
 
 @types.coroutine

@@ -1,0 +1,143 @@
+"""What continuous integration leaves to `make thorough`: instances of kinds whose others it runs.
+
+Each line is a pattern of test ids. What it names takes long, and another test that is not named
+here notices the same mistakes earlier or at less cost. Everything else runs every time.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import pytest
+
+LEFT_OUT: dict[str, tuple[str, ...]] = {
+    "acceptance/test_demo.py": (
+        "test_kept_servers_answer_other_commands",
+        "test_demo_prints_one_json_document_and_progress_beside_it",
+        "test_ctrl_c_ends_servers_and_writers[[]servers*",
+        "test_ctrl_c_ends_servers_and_writers[[]writers*",
+    ),
+    "acceptance/test_deferred_indexes.py": (
+        "test_a_row_changed_on_its_way_fails_the_proof_and_is_named",
+        "test_an_abort_in_the_middle_of_the_load_restores_the_indexes",
+    ),
+    "acceptance/test_killed_driver.py": (
+        "test_an_abort_goes_through_beside_a_driver_frozen_while_it_compares",
+        "test_an_abort_goes_through_beside_a_driver_frozen_while_it_reads",
+        "test_killed_in_dual_write",
+        "test_killed_with_the_fence_held",
+    ),
+    "acceptance/test_link_faults.py": ("test_a_move_outlives_a_link_that_swallows_everything*",),
+    "acceptance/test_many_moves.py": (
+        "test_what_is_recorded_is_driven_without_taking_connections_from_others",
+        "test_tenants_that_are_gathered_in_one_process_all_arrive[[]20]",
+    ),
+    "acceptance/test_memory.py": ("*[[]catch-up pass]",),
+    "acceptance/test_one_tenant_moves.py": (
+        "test_a_tenant_moves_whatever_sessions_its_writers_have[[]serializable]",
+        "test_a_tenant_moves_whatever_sessions_its_writers_have[[]replica-role]",
+    ),
+    "acceptance/test_other_majors.py": (
+        "test_a_cutover_over_its_budget_*-1[45]]",
+        "test_an_abort_leaves_nothing_behind*-1[45]]",
+        "test_a_cutover_over_its_budget_*source*",
+        "test_an_abort_leaves_nothing_behind*source*",
+    ),
+    "acceptance/test_poolers.py": (
+        "test_everything_behind_a_session_pooler_moves",
+        "*[[]source-statement]",
+        "*[[]target-transaction]",
+        "*[[]target-statement]",
+        "*[[]control-transaction]",
+    ),
+    "acceptance/test_restored_servers.py": (
+        "test_an_abort_does_not_delete_what_an_open_target_has_acknowledged[[]bulk_copy]",
+        "test_an_abort_does_not_delete_what_an_open_target_has_acknowledged[[]paused]",
+        "test_a_target_that_went_back_is_opened_only_with_everything_in_it[[]dual_write]",
+        "test_a_source_that_went_back_*[[]a pass]",
+    ),
+    "acceptance/test_server_faults.py": ("*[[]target crash*", "*[[]control crash*"),
+    "acceptance/test_server_storage.py": ("test_a_full_disk_of_the_target_is_waited_for",),
+    "faults/test_matrix.py": (
+        "*[[]guard.source.created-freeze]",
+        "*[[]snapshot.stored.committed-kill]",
+        "*[[]bulk.chunk.recorded-second]",
+        "*[[]pass.chunk.proven-kill]",
+        "*[[]cutover.delta.copied-error]",
+        "*[[]flip.target.before-freeze]",
+        "*[[]recovery.lock.held-freeze]",
+    ),
+    "integration/afterwards/test_cleanup.py": (
+        "test_a_single_row_that_differs_*[[]another*",
+        "test_a_single_row_that_differs_*[[]an actor*",
+    ),
+    "integration/afterwards/test_way_back.py": (
+        "test_a_driver_that_dies_is_followed_by_another_one[[]while it is made ready]",
+        "test_a_driver_that_dies_is_followed_by_another_one[[]before the return's fence]",
+        "test_a_driver_that_dies_is_followed_by_another_one[[]before the journal]",
+    ),
+    "integration/cli/test_init.py": ("test_a_check_names_what_got_lost_*[[]control-*",),
+    "integration/cli/test_interruption.py": (
+        "test_an_interrupted_copy_stays_and_run_goes_on_with_it[[]15-143]",
+        "test_run_waits_for_a_server_that_restarts_and_goes_on[[]target]",
+    ),
+    "integration/cli/test_page.py": (
+        "test_a_control_database_that_restarts_is_said_and_waited_for",
+        "test_it_shows_the_history_of_a_tenant",
+    ),
+    "integration/cli/test_signals.py": ("*[[]SIGTERM at *",),
+    "integration/dataplane/test_statement_plans.py": ("*[[]18 to 16-*",),
+    "integration/driver/test_leases.py": ("*[[]*-40 min]", "*[[]40 min]"),
+    "integration/driver/test_limits.py": (
+        "test_drivers_that_come_at_the_same_moment_heed_the_limit",
+    ),
+    "integration/driver/test_mended_guards.py": ("*[[]*dropped-target]", "*[[]enabled all-source]"),
+    "integration/driver/test_places.py": ("*[[]*another table]",),
+    "integration/driver/test_source_load.py": (
+        "test_the_copy_slows_down_while_a_replica_is_behind_and_recovers",
+    ),
+    "integration/driver/test_waiting.py": (
+        "test_a_reader_holds_up_no_abort[[]bulk_copy-*",
+        "test_a_pause_needs_the_control_database_alone[[]no driver-*",
+        "test_a_wait_names_the_session_that_is_in_the_way[[]start]",
+    ),
+    "layouts/test_journal.py": (
+        "test_two_tenants_leave_at_the_same_time",
+        "test_much_at_once_goes_in_portions_and_is_equal",
+    ),
+    "layouts/test_marten.py": (
+        "test_a_tenant_of_any_name_moves_and_no_other_does[[]1]",
+        "test_a_tenant_of_any_name_moves_and_no_other_does[[]4]",
+    ),
+    "layouts/test_marten_faults.py": (
+        "test_another_process_goes_on[[]layout.chunk.written]",
+        "test_another_process_goes_on[[]layout.exact.written]",
+    ),
+    "layouts/test_other_presets.py": ("*[[]rails-event-store]", "*[[]emmett]"),
+    "layouts/test_refused.py": (
+        "*[[]a statement trigger of the target]",
+        "*[[]a rule of the target]",
+        "*[[]another type at the target]",
+        "*[[]a stamp that is not declared]",
+        "*[[]children that inherit]",
+        "*[[]the tenant at the target]",
+        "*[[]an expression that asks a table]",
+        "*[[]an expression that is two]",
+        "*[[]a cast that can fail]",
+        "*[[]a column that is not there]",
+    ),
+}
+
+PATTERNS = tuple(f"tests/{file}::{name}" for file, names in LEFT_OUT.items() for name in names)
+
+
+def is_left_out(nodeid: str) -> bool:
+    return any(fnmatchcase(nodeid, pattern) for pattern in PATTERNS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Before pytest chooses by marks.
+    for item in items:
+        if is_left_out(item.nodeid):
+            item.add_marker(pytest.mark.thorough)
