@@ -116,6 +116,16 @@ impl Framer {
         }
     }
 
+    /// The current tuple, to be changed in place. Others may hold a message that arrived in one piece,
+    /// so that it is copied first.
+    pub fn tuple_mut(&mut self) -> (&mut [u8], &[Field]) {
+        if self.pieces.is_empty() {
+            self.pieces
+                .extend_from_slice(&std::mem::take(&mut self.whole));
+        }
+        (&mut self.pieces[..self.current], &self.fields)
+    }
+
     /// The bytes of the current tuple, shared with the message they came in where that is possible.
     pub fn shared(&self) -> Bytes {
         if self.pieces.is_empty() {

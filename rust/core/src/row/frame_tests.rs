@@ -125,6 +125,29 @@ proptest! {
     }
 
     #[test]
+    fn a_tuple_that_is_changed_changes_no_other_and_nothing_that_was_shared(
+        rows in rows(), places: Vec<usize>,
+    ) {
+        let bytes = stream(&rows);
+        let mut framer = Framer::default();
+        let mut expected = rows.iter();
+        for piece in cut(&bytes, &places) {
+            framer.push(Bytes::copy_from_slice(piece));
+            while framer.advance().unwrap() {
+                let row = expected.next().unwrap();
+                let shared = framer.shared();
+                let (tuple, fields) = framer.tuple_mut();
+                prop_assert_eq!(&*tuple, encode(row));
+                prop_assert_eq!(fields.len(), row.len());
+                tuple.fill(0xff);
+                prop_assert_eq!(&shared[..], encode(row));
+            }
+        }
+        framer.finish().unwrap();
+        prop_assert_eq!(expected.next(), None);
+    }
+
+    #[test]
     fn bytes_that_are_no_stream_are_refused(bytes: Vec<u8>, places: Vec<usize>) {
         prop_assume!(!bytes.starts_with(b"PGCOPY"));
         prop_assert!(read(&cut(&bytes, &places)).is_err());
