@@ -17,9 +17,12 @@ __all__ = [
     "VerifyProgress",
     "VerifyResult",
     "Violation",
+    "blanked",
 ]
 
 HAS_FAILPOINTS: Final[bool]
+
+def blanked(copy: bytes, columns: list[str], forms: list[str]) -> bytes: ...
 
 @final
 class PassSession:

@@ -7,6 +7,7 @@ awaitable is cancelled: what was not committed is rolled back by the servers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 from uuid import UUID
@@ -37,6 +38,7 @@ __all__ = [
     "VerifyProgress",
     "VerifyResult",
     "Violation",
+    "blanked",
 ]
 
 
@@ -85,7 +87,8 @@ class PassSessionConfig:
 
     `owner` is the token of the driver, compared at every commit with the progress row of the
     target and the migration's row of the control database. `columns` are the carried columns in
-    order, never `transaction_id`. Target positions are source positions plus `offset` and never
+    order, never `transaction_id`; `forms` has one text for each of them, or none when all are plain
+    (`eventsource.catalog.forms`). Target positions are source positions plus `offset` and never
     above `last_target_position`. A chunk is one transaction of the target: at most `chunk_rows`
     rows and about `chunk_bytes` bytes, and less where all chunks on their way would otherwise take
     more than 32 MB; a row that is wider makes a chunk of its own. A pass that is not staged writes
@@ -115,6 +118,7 @@ class PassSessionConfig:
     jobs: int = 3
     journal: str = "tenant_migrations"
     fresh_positions: bool = False
+    forms: tuple[str, ...] = ()
 
     async def resolved(self) -> PassSessionConfig:
         """With connection strings as Rust reads them, and passwords of now."""
@@ -195,6 +199,7 @@ class VerifyConfig:
     result before it make its streams counted once; all of them have the same `salt`.
 
     A driver names its `migration_id`, so that its successor can end the comparison's sessions.
+    `forms` are as for a pass.
     """
 
     source: TableAddress
@@ -214,6 +219,7 @@ class VerifyConfig:
     max_violations: int = 100
     parallelism: int = 1
     migration_id: UUID | None = None
+    forms: tuple[str, ...] = ()
 
     async def resolved(self) -> VerifyConfig:
         """With connection strings as Rust reads them, and passwords of now."""
@@ -243,3 +249,12 @@ class Verification:
     def progress(self) -> VerifyProgress:
         """Rows read so far on each side."""
         return self._verification.progress()
+
+
+def blanked(copy: bytes, columns: Sequence[str], forms: Sequence[str]) -> bytes:
+    """A whole binary COPY of these columns without the numbers that a database gives to its types.
+
+    Raises:
+        DataPlaneError: kind ``protocol``: a value does not have the form of its column.
+    """
+    return _core.blanked(copy, list(columns), list(forms)) if forms else copy

@@ -140,7 +140,7 @@ fn carry(what: &str, rows: &[Bytes], carrier: Carrier) {
             framer.push(row.clone());
             assert!(framer.advance().expect("rows are well formed"));
             chunk
-                .push(&framer.tuple(), || framer.shared())
+                .push(&framer.tuple(), None, || framer.shared())
                 .expect("rows have every column");
         }
         chunk.take().rows()

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::row::digest::Digest;
+use crate::row::form::Forms;
 use crate::row::layout::{KEY_COLUMNS, require_columns};
 use crate::server::identifier::TableAddress;
 use crate::snapshot::Snapshot;
@@ -29,6 +30,7 @@ pub struct PassConfig {
     pub control_schema: String,
     /// The carried columns, in order.
     pub columns: Vec<String>,
+    pub forms: Forms,
     /// Target position minus source position.
     pub offset: i64,
     /// The last target position that this tenant may use.

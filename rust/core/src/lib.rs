@@ -1,9 +1,10 @@
 //! The data plane: one tenant's rows from a source table through the framer into a target table.
 //!
-//! A row's way: [`pass::source`] reads it, [`row::frame`] finds its fields, [`pass::chunk`] carries its
-//! position and takes its [`row::digest`], [`pass::direct`] or [`pass::staged`] writes it,
-//! [`pass::positions`] maps it, [`pass::progress`] records it in the same transaction, `pass::proof`
-//! reads it back. [`server`] opens the connections for all of this; [`verify`] compares whole stores.
+//! A row's way: [`pass::source`] reads it, [`row::frame`] finds its fields, [`row::form`] sets aside
+//! what only its database understands, [`pass::chunk`] carries its position and takes its
+//! [`row::digest`], [`pass::direct`] or [`pass::staged`] writes it, [`pass::positions`] maps it,
+//! [`pass::progress`] records it in the same transaction, `pass::proof` reads it back. [`server`]
+//! opens the connections for all of this; [`verify`] compares whole stores.
 //!
 //! Every import points to the same room or to one further down, in the order `verify`, `pass`, `config`,
 //! `server`, `row`, and the single files below them; a test in Python reads the imports.
@@ -42,6 +43,7 @@ pub use error::{Error, Result};
 pub use pass::progress::Progress;
 pub use pass::session::PassSession;
 pub use row::digest::Digest;
+pub use row::form::Forms;
 pub use server::identifier::TableAddress;
 pub use snapshot::Snapshot;
 pub use verify::{Verification, VerifyConfig, VerifyResult};

@@ -36,6 +36,7 @@ pub struct PassSessionConfig {
     control_dsn: String,
     control_schema: String,
     columns: Vec<String>,
+    forms: Vec<String>,
     offset: i64,
     last_target_position: i64,
     chunk_rows: usize,
@@ -46,9 +47,11 @@ pub struct PassSessionConfig {
     fresh_positions: bool,
 }
 
-impl From<PassSessionConfig> for core::PassConfig {
-    fn from(config: PassSessionConfig) -> Self {
-        core::PassConfig {
+impl TryFrom<PassSessionConfig> for core::PassConfig {
+    type Error = core::Error;
+
+    fn try_from(config: PassSessionConfig) -> core::Result<Self> {
+        Ok(core::PassConfig {
             migration_id: config.migration_id,
             tenant_id: config.tenant_id,
             owner: config.owner,
@@ -56,6 +59,7 @@ impl From<PassSessionConfig> for core::PassConfig {
             target: config.target.into(),
             control_dsn: config.control_dsn,
             control_schema: config.control_schema,
+            forms: core::Forms::of(&config.columns, &config.forms)?,
             columns: config.columns,
             offset: config.offset,
             last_target_position: config.last_target_position,
@@ -65,7 +69,7 @@ impl From<PassSessionConfig> for core::PassConfig {
             jobs: config.jobs,
             journal: config.journal,
             fresh_positions: config.fresh_positions,
-        }
+        })
     }
 }
 
@@ -96,6 +100,7 @@ pub struct VerifyConfig {
     target: TableAddress,
     tenant_id: Uuid,
     columns: Vec<String>,
+    forms: Vec<String>,
     offset: i64,
     level: String,
     snapshot: Option<String>,
@@ -120,6 +125,7 @@ impl TryFrom<VerifyConfig> for core::VerifyConfig {
             source: config.source.into(),
             target: config.target.into(),
             tenant_id: config.tenant_id,
+            forms: core::Forms::of(&config.columns, &config.forms).map_err(to_python)?,
             columns: config.columns,
             offset: config.offset,
             level: core::verify::Level::parse(&config.level).map_err(to_python)?,

@@ -3,6 +3,7 @@
 
 mod config;
 mod error;
+mod form;
 mod runtime;
 mod session;
 mod verify;
@@ -13,6 +14,7 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     runtime::configure();
     module.add("HAS_FAILPOINTS", cfg!(feature = "failpoints"))?;
+    module.add_function(wrap_pyfunction!(form::blanked, module)?)?;
     module.add_class::<session::PassSession>()?;
     module.add_class::<session::PassResult>()?;
     module.add_class::<session::Progress>()?;

@@ -20,7 +20,7 @@ impl PassSession {
     #[staticmethod]
     fn open(py: Python<'_>, config: PassSessionConfig) -> PyResult<Bound<'_, PyAny>> {
         awaitable(py, async move {
-            let session = Arc::new(core::PassSession::open(config.into()).await?);
+            let session = Arc::new(core::PassSession::open(config.try_into()?).await?);
             Ok(PassSession { session })
         })
     }

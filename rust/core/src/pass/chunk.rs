@@ -38,6 +38,11 @@ impl Chunk {
     pub fn rows(&self) -> usize {
         self.keys.len()
     }
+
+    fn add_digest(&mut self, row: Digest) {
+        self.digests.push(row);
+        self.digest = self.digest.plus(row);
+    }
 }
 
 /// How the rows of a pass are carried.
@@ -78,8 +83,14 @@ impl ChunkBuilder {
         self.chunk.bytes
     }
 
-    /// Adds a tuple; `shared` gives its bytes without copying them.
-    pub fn push(&mut self, tuple: &Tuple<'_>, shared: impl FnOnce() -> Bytes) -> Result<()> {
+    /// Adds a tuple. It is digested as it is and carried as it was `sent`, where that is another one;
+    /// `shared` gives those bytes without copying them.
+    pub fn push(
+        &mut self,
+        tuple: &Tuple<'_>,
+        sent: Option<Tuple<'_>>,
+        shared: impl FnOnce() -> Bytes,
+    ) -> Result<()> {
         let layout = self.carrier.layout;
         if tuple.fields.len() != layout.count + 1 {
             return Err(Error::protocol(
@@ -89,15 +100,16 @@ impl ChunkBuilder {
         let position = layout.position_of(tuple)?;
         let event_id = layout.event_id_of(tuple)?;
         let target = self.target_position(position)?.to_be_bytes();
-        let carried = layout.carried(tuple, position);
+        let carried = layout.carried(sent.as_ref().unwrap_or(tuple), position);
+        let digested = sent.map(|_| layout.carried(tuple, position));
         self.chunk.last = Cursor {
             transaction_id: self.transaction_id(tuple)?,
             position,
         };
         if carried.len() > BATCH_BYTES {
-            self.share(&carried, target, &shared());
+            self.share(&carried, digested, target, &shared());
         } else {
-            self.copy(&carried, target);
+            self.copy(&carried, digested, target);
         }
         self.chunk.keys.push(Key { position, event_id });
         self.chunk.bytes += carried.len();
@@ -105,7 +117,7 @@ impl ChunkBuilder {
     }
 
     /// The usual row joins its neighbours in a batch.
-    fn copy(&mut self, carried: &Carried<'_>, target: [u8; 8]) {
+    fn copy(&mut self, carried: &Carried<'_>, digested: Option<Carried<'_>>, target: [u8; 8]) {
         if self.batch.capacity() - self.batch.len() < carried.len() {
             self.flush_batch();
             self.batch.reserve(BATCH_BYTES);
@@ -116,19 +128,24 @@ impl ChunkBuilder {
         }
         let row = &mut self.batch[start..];
         // Before the position is moved: both sides digest the source's.
-        if self.carrier.row_by_row {
-            let digest = Digest::of_row(row);
-            self.chunk.digests.push(digest);
-            self.chunk.digest = self.chunk.digest.plus(digest);
-        } else {
-            self.sequence.push(&[row]);
+        match (digested, self.carrier.row_by_row) {
+            (None, true) => self.chunk.add_digest(Digest::of_row(row)),
+            (None, false) => self.sequence.push(&[row]),
+            (Some(other), true) => self.chunk.add_digest(of_parts(&other)),
+            (Some(other), false) => self.sequence.push(&other.parts()),
         }
         let position = 2 + carried.before.len();
         row[position..position + 8].copy_from_slice(&target);
     }
 
     /// A row wider than a batch is kept where it is, around its new position.
-    fn share(&mut self, carried: &Carried<'_>, target: [u8; 8], shared: &Bytes) {
+    fn share(
+        &mut self,
+        carried: &Carried<'_>,
+        digested: Option<Carried<'_>>,
+        target: [u8; 8],
+        shared: &Bytes,
+    ) {
         self.flush_batch();
         let resume = 2 + carried.before.len() + 8;
         self.chunk.batches.extend([
@@ -137,12 +154,11 @@ impl ChunkBuilder {
             Bytes::copy_from_slice(&target),
             shared.slice(resume..resume + carried.after.len()),
         ]);
+        let digested = digested.as_ref().unwrap_or(carried);
         if self.carrier.row_by_row {
-            let digest = Digest::of_parts(&carried.parts(), &mut Vec::new());
-            self.chunk.digests.push(digest);
-            self.chunk.digest = self.chunk.digest.plus(digest);
+            self.chunk.add_digest(of_parts(digested));
         } else {
-            self.sequence.push(&carried.parts());
+            self.sequence.push(&digested.parts());
         }
     }
 
@@ -178,6 +194,10 @@ impl ChunkBuilder {
         }
         fixed(tuple, self.carrier.layout.count).map(|bytes| Some(u64::from_be_bytes(bytes)))
     }
+}
+
+fn of_parts(row: &Carried<'_>) -> Digest {
+    Digest::of_parts(&row.parts(), &mut Vec::new())
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn build(carrier: Carrier, rows: &[Vec<u8>]) -> Result<Chunk> {
     framer.push(Bytes::from([HEADER, &rows.concat(), END].concat()));
     let mut builder = ChunkBuilder::new(carrier);
     while framer.advance().unwrap() {
-        builder.push(&framer.tuple(), || framer.shared())?;
+        builder.push(&framer.tuple(), None, || framer.shared())?;
     }
     Ok(builder.take())
 }
@@ -84,6 +84,38 @@ fn what_the_target_holds_has_the_digest_of_what_the_source_sent() {
     let layout = carrier(false).layout;
     let digest = layout.digest_of(&framer.tuple(), OFFSET, &mut Vec::new());
     assert_eq!(digest.unwrap(), chunk.digests[0]);
+}
+
+#[test]
+fn what_is_digested_without_numbers_of_types_is_carried_as_it_was_sent() {
+    for width in [1, BATCH_BYTES * 2] {
+        let payload = vec![b'x'; width];
+        let sent = row(5, Uuid::nil(), Some(&payload), None);
+        let digested = row(5, Uuid::nil(), Some(&vec![0; width]), None);
+        let mut framers = [Framer::default(), Framer::default()];
+        for (framer, row) in framers.iter_mut().zip([&sent, &digested]) {
+            framer.push(Bytes::from([HEADER, row].concat()));
+            assert!(framer.advance().unwrap());
+        }
+        for row_by_row in [false, true] {
+            let carrier = Carrier {
+                row_by_row,
+                ..carrier(false)
+            };
+            let mut builder = ChunkBuilder::new(carrier);
+            let [sent_framer, framer] = &framers;
+            let shared = || sent_framer.shared();
+            builder
+                .push(&framer.tuple(), Some(sent_framer.tuple()), shared)
+                .unwrap();
+            let chunk = builder.take();
+            let alone = build(carrier, std::slice::from_ref(&sent)).unwrap();
+            assert_eq!(chunk.batches.concat(), alone.batches.concat());
+            let alone = build(carrier, std::slice::from_ref(&digested)).unwrap();
+            assert_eq!(chunk.digest, alone.digest);
+            assert_eq!(chunk.digests, alone.digests);
+        }
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::error::{Difference, DifferenceKind, Error, Result};
 use crate::pass::chunk::Chunk;
 use crate::row::digest::Digest;
+use crate::row::form::Forms;
 use crate::row::frame::{Framer, HEADER, Tuple};
 use crate::row::layout::Layout;
 use crate::server::stream::TupleStream;
@@ -23,11 +24,12 @@ pub async fn name(
     layout: Layout,
     offset: i64,
     chunk: &Chunk,
+    forms: &Forms,
     wrong: &[usize],
     mut target: TupleStream,
 ) -> Result<Vec<Difference>> {
     let wrong = &wrong[..wrong.len().min(MOST)];
-    let sent = sent_rows(chunk, wrong)?;
+    let sent = sent_rows(chunk, forms, wrong)?;
     let mut found: HashMap<i64, Fields> = HashMap::new();
     while target.fill().await? {
         while target.advance()? {
@@ -60,20 +62,25 @@ pub async fn name(
 }
 
 /// The digest of every row of the chunk.
-pub fn sent_digests(chunk: &Chunk, layout: Layout, offset: i64) -> Result<Vec<Digest>> {
+pub fn sent_digests(
+    chunk: &Chunk,
+    forms: &Forms,
+    layout: Layout,
+    offset: i64,
+) -> Result<Vec<Digest>> {
     let mut digests = Vec::with_capacity(chunk.rows());
     let mut scratch = Vec::new();
-    each_row(chunk, |_, tuple| {
+    each_row(chunk, forms, |_, tuple| {
         digests.push(layout.digest_of(tuple, offset, &mut scratch)?);
         Ok(())
     })?;
     Ok(digests)
 }
 
-/// The given rows of the chunk by source position, their fields as they were sent.
-fn sent_rows(chunk: &Chunk, rows: &[usize]) -> Result<HashMap<i64, Fields>> {
+/// The given rows of the chunk by source position, their fields as they are compared.
+fn sent_rows(chunk: &Chunk, forms: &Forms, rows: &[usize]) -> Result<HashMap<i64, Fields>> {
     let mut sent = HashMap::new();
-    each_row(chunk, |row, tuple| {
+    each_row(chunk, forms, |row, tuple| {
         if rows.contains(&row) {
             sent.insert(chunk.keys[row].position, owned(tuple));
         }
@@ -82,7 +89,11 @@ fn sent_rows(chunk: &Chunk, rows: &[usize]) -> Result<HashMap<i64, Fields>> {
     Ok(sent)
 }
 
-fn each_row(chunk: &Chunk, mut visit: impl FnMut(usize, &Tuple<'_>) -> Result<()>) -> Result<()> {
+fn each_row(
+    chunk: &Chunk,
+    forms: &Forms,
+    mut visit: impl FnMut(usize, &Tuple<'_>) -> Result<()>,
+) -> Result<()> {
     let mut framer = Framer::default();
     framer.push(Bytes::from_static(HEADER));
     let mut row = 0;
@@ -90,6 +101,10 @@ fn each_row(chunk: &Chunk, mut visit: impl FnMut(usize, &Tuple<'_>) -> Result<()
     for batch in &chunk.batches {
         framer.push(batch.clone());
         while framer.advance().map_err(broken)? {
+            if !forms.is_empty() {
+                let (tuple, fields) = framer.tuple_mut();
+                forms.blank(tuple, fields)?;
+            }
             visit(row, &framer.tuple())?;
             row += 1;
         }

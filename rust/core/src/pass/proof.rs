@@ -18,6 +18,7 @@ use crate::pass::difference;
 use crate::pass::progress::Range;
 use crate::pass::run::open_target;
 use crate::row::digest::Sequence;
+use crate::row::form::Forms;
 use crate::row::layout::Layout;
 use crate::server::connect::Connection;
 use crate::server::identifier::column_list;
@@ -45,6 +46,7 @@ impl Prover {
             target,
             table: config.target.sql(),
             columns: config.columns.clone(),
+            forms: config.forms.clone(),
             tenant: config.tenant_id.to_string(),
             layout: Layout::of(&config.columns)?,
             offset: config.offset,
@@ -91,6 +93,7 @@ struct Reader {
     target: Connection,
     table: String,
     columns: Vec<String>,
+    forms: Forms,
     tenant: String,
     layout: Layout,
     offset: i64,
@@ -145,16 +148,16 @@ impl Reader {
             }
         }
         let mut wrong = Vec::new();
-        let sent = difference::sent_digests(chunk, self.layout, self.offset)?;
+        let sent = difference::sent_digests(chunk, &self.forms, self.layout, self.offset)?;
         for (row, key) in chunk.keys.iter().enumerate() {
             if found.remove(&key.position).map(|(digest, _)| digest) != Some(sent[row]) {
                 wrong.push(row);
             }
         }
         let stream = self.read(range).await?;
-        let (columns, offset) = (&self.columns, self.offset);
+        let (columns, offset, forms) = (&self.columns, self.offset, &self.forms);
         let mut differences =
-            difference::name(columns, self.layout, offset, chunk, &wrong, stream).await?;
+            difference::name(columns, self.layout, offset, chunk, forms, &wrong, stream).await?;
         let total = (wrong.len() + found.len()).max(1) as u64;
         let unexpected = |(position, (_, event_id))| Difference {
             kind: DifferenceKind::Unexpected,
@@ -177,6 +180,6 @@ impl Reader {
             after = range.after.saturating_add(self.offset),
             upto = range.upto.saturating_add(self.offset),
         );
-        TupleStream::start(Side::Target, self.target.client(), &copy).await
+        TupleStream::start(Side::Target, self.target.client(), &copy, &self.forms).await
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::config::{BYTES_IN_FLIGHT, Cursor, PassConfig, PassSpec, RANGES_WAITING};
 use crate::error::{Result, Side};
 use crate::pass::chunk::{Carrier, Chunk, ChunkBuilder};
+use crate::row::form::Forms;
 use crate::server::identifier::column_list;
 use crate::server::stream::TupleStream;
 use crate::snapshot::Snapshot;
@@ -188,6 +189,7 @@ fn visible_in(snapshot: &Snapshot) -> String {
 pub struct Reader {
     client: Arc<Client>,
     rows: TenantRows,
+    forms: Forms,
     spec: PassSpec,
     carrier: Carrier,
     throttle: Arc<Throttle>,
@@ -209,6 +211,7 @@ impl Reader {
                 by_position: config.fresh_positions,
                 ..TenantRows::new(config.source.sql(), &config.columns, config.tenant_id)
             },
+            forms: config.forms.clone(),
             spec: spec.clone(),
             carrier,
             throttle,
@@ -247,7 +250,7 @@ impl Reader {
         chunks: &mpsc::Sender<Chunk>,
     ) -> Result<Option<Read>> {
         let sql = self.rows.statement(&self.spec, cursor, limit);
-        let mut stream = TupleStream::start(Side::Source, &self.client, &sql).await?;
+        let mut stream = TupleStream::start(Side::Source, &self.client, &sql, &self.forms).await?;
         let mut builder = ChunkBuilder::new(self.carrier);
         let mut read = Read {
             rows: 0,
@@ -256,7 +259,7 @@ impl Reader {
         };
         while stream.fill().await? {
             while stream.advance()? {
-                builder.push(&stream.tuple(), || stream.shared())?;
+                builder.push(&stream.tuple(), stream.sent(), || stream.shared())?;
                 let full = builder.bytes() >= self.most_bytes || builder.rows() >= self.most_rows;
                 if full && !self.send(builder.take(), &mut read, chunks).await? {
                     return Ok(None);

@@ -16,6 +16,7 @@ use crate::pass::positions::Positions;
 use crate::pass::progress::ProgressRow;
 use crate::pass::run::Run;
 use crate::row::digest::Digest;
+use crate::row::form::Forms;
 use crate::row::layout::{Layout, fixed};
 use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
@@ -29,6 +30,7 @@ pub struct Staged {
     offset: i64,
     fresh: bool,
     columns: Vec<String>,
+    forms: Forms,
     copy: Statement,
     read_back: Statement,
     insert_and_advance: Statement,
@@ -60,6 +62,7 @@ impl Staged {
             offset: config.offset,
             fresh: config.fresh_positions,
             columns: config.columns.clone(),
+            forms: config.forms.clone(),
             copy,
             read_back,
             insert_and_advance,
@@ -131,7 +134,7 @@ impl Staged {
                 chunk,
                 None
             ),
-            TupleStream::start(Side::Target, client, &self.read_back),
+            TupleStream::start(Side::Target, client, &self.read_back, &self.forms),
         )?;
         let found = self.read_back(stream).await?;
         let wrong: Vec<usize> = (0..chunk.rows())
@@ -148,12 +151,13 @@ impl Staged {
                 .collect();
             return Ok(Written { totals, targets });
         }
-        let reread = TupleStream::start(Side::Target, client, &self.read_back).await?;
+        let reread = TupleStream::start(Side::Target, client, &self.read_back, &self.forms).await?;
         let differences = difference::name(
             &self.columns,
             self.layout,
             self.offset,
             chunk,
+            &self.forms,
             &wrong,
             reread,
         )

@@ -1,5 +1,6 @@
 //! A COPY TO STDOUT as a stream of tuples.
 
+use std::fmt::Display;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -7,16 +8,26 @@ use futures_util::StreamExt;
 use tokio_postgres::{Client, CopyOutStream, ToStatement};
 
 use crate::error::{Error, On, Result, Side};
-use crate::row::frame::{FrameError, Framer, Tuple};
+use crate::row::form::Forms;
+use crate::row::frame::{Framer, Tuple};
 
 pub struct TupleStream {
     side: Side,
     messages: Pin<Box<CopyOutStream>>,
     framer: Framer,
+    forms: Forms,
+    /// The current tuple as it came, where `forms` change it.
+    sent: Bytes,
 }
 
 impl TupleStream {
-    pub async fn start<T>(side: Side, client: &Client, copy: &T) -> Result<TupleStream>
+    /// `forms` are those of the columns that come first in the answer.
+    pub async fn start<T>(
+        side: Side,
+        client: &Client,
+        copy: &T,
+        forms: &Forms,
+    ) -> Result<TupleStream>
     where
         T: ?Sized + ToStatement,
     {
@@ -25,6 +36,8 @@ impl TupleStream {
             side,
             messages: Box::pin(messages),
             framer: Framer::default(),
+            forms: forms.clone(),
+            sent: Bytes::new(),
         })
     }
 
@@ -44,19 +57,38 @@ impl TupleStream {
 
     /// Moves to the next tuple that has arrived; false if there is none before the next `fill`.
     pub fn advance(&mut self) -> Result<bool> {
-        self.framer.advance().map_err(|error| self.broken(error))
+        let found = self.framer.advance().map_err(|error| self.broken(error))?;
+        if found && !self.forms.is_empty() {
+            self.sent = self.framer.shared();
+            let (tuple, fields) = self.framer.tuple_mut();
+            let blanked = self.forms.blank(tuple, fields);
+            blanked.map_err(|error| self.broken(error))?;
+        }
+        Ok(found)
     }
 
+    /// The tuple as it is digested and compared.
     pub fn tuple(&self) -> Tuple<'_> {
         self.framer.tuple()
     }
 
-    /// The bytes of the tuple, without copying them where that is possible.
-    pub fn shared(&self) -> Bytes {
-        self.framer.shared()
+    /// The tuple as it was sent, where that is another one.
+    pub fn sent(&self) -> Option<Tuple<'_>> {
+        (!self.forms.is_empty()).then(|| Tuple {
+            bytes: &self.sent,
+            fields: self.framer.tuple().fields,
+        })
     }
 
-    fn broken(&self, error: FrameError) -> Error {
+    /// The bytes of the tuple as it was sent, without copying them where that is possible.
+    pub fn shared(&self) -> Bytes {
+        match self.forms.is_empty() {
+            true => self.framer.shared(),
+            false => self.sent.clone(),
+        }
+    }
+
+    fn broken(&self, error: impl Display) -> Error {
         Error::protocol(format!("{} database: {error}", self.side))
     }
 }

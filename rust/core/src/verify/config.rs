@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::error::{Error, Result, Side};
+use crate::row::form::Forms;
 use crate::row::layout::require_columns;
 use crate::server::claim;
 use crate::server::connect::Connection;
@@ -49,6 +50,7 @@ pub struct VerifyConfig {
     pub target: TableAddress,
     pub tenant_id: Uuid,
     pub columns: Vec<String>,
+    pub forms: Forms,
     /// Target position minus source position.
     pub offset: i64,
     pub level: Level,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::{Error, Result, Side};
+use crate::row::form::Forms;
 use crate::row::layout::fixed;
 use crate::server::connect::Connection;
 use crate::server::stream::TupleStream;
@@ -100,7 +101,7 @@ impl Counts {
         let side = connection.side();
         Ok(Counts {
             side,
-            stream: TupleStream::start(side, connection.client(), &copy).await?,
+            stream: TupleStream::start(side, connection.client(), &copy, &Forms::default()).await?,
             current: None,
             counters: counters.clone(),
         })

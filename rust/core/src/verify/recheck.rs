@@ -100,7 +100,9 @@ impl Recheck {
                 selection.condition(),
                 condition(selection.offset),
             );
-            let stream = TupleStream::start(connection.side(), connection.client(), &copy).await?;
+            let stream =
+                TupleStream::start(connection.side(), connection.client(), &copy, &config.forms)
+                    .await?;
             Ok::<Rows, Error>(Rows::new(stream, &config, selection.offset))
         };
         // In this order. The answer to the first shows that its snapshot is taken.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use crate::error::{Error, Result, Side};
 use crate::pass::source;
 use crate::row::digest::Digest;
+use crate::row::form::Forms;
 use crate::row::frame::Tuple;
 use crate::row::layout::{Layout, fixed};
 use crate::server::connect::Connection;
@@ -173,6 +174,7 @@ impl Batch {
 #[derive(Clone)]
 pub struct Scanner {
     selection: Selection,
+    forms: Forms,
     layout: Layout,
     aggregate_id: usize,
     aggregate_type: usize,
@@ -192,6 +194,7 @@ impl Scanner {
         let missing = || Error::protocol("the columns do not name a stream");
         Ok(Scanner {
             selection: Selection::of(config, side),
+            forms: config.forms.clone(),
             layout: Layout::of(&config.columns)?,
             aggregate_id: find("aggregate_id").ok_or_else(missing)?,
             aggregate_type: find("aggregate_type").ok_or_else(missing)?,
@@ -212,7 +215,8 @@ impl Scanner {
         let mut scratch = Vec::new();
         loop {
             let copy = self.selection.statement(range);
-            let mut stream = TupleStream::start(side, connection.client(), &copy).await?;
+            let mut stream =
+                TupleStream::start(side, connection.client(), &copy, &self.forms).await?;
             let mut rows = 0;
             let mut batch = Batch::default();
             while stream.fill().await? {
