@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.strangers.own_types import OWN_TYPES
 from tests.strangers.refused import _MOOD, _PAIR, _trigger
 from tests.strangers.stranger import Stranger
 
@@ -108,4 +109,5 @@ MOVED = [
              "alter table {t} add column m types.mood", source="do $$ begin execute format("
              "'alter database %I set search_path = types, public', current_database()); end $$",
              values={"m": "'sad'::types.mood"}),
+    *OWN_TYPES,
 ]  # fmt: skip

@@ -110,22 +110,11 @@ VALUES = [
              refused="stamp-inside"),
     Stranger("composite with pg_lsn", both="create type mark as (at pg_lsn);"
              "alter table {t} add column seen mark", refused="stamp-inside"),
-    Stranger("array of enum", both=_MOOD + "alter table {t} add column moods mood[]",
-             refused="type-ids-in-values"),
-    Stranger("composite with enum", both=_MOOD + "create type felt as (m mood);"
-             "alter table {t} add column felt felt", refused="type-ids-in-values"),
-    Stranger("array of composite", both=_PAIR + "alter table {t} add column pairs pair[]",
-             refused="type-ids-in-values"),
-    Stranger("array of domain", both="create domain short as text;"
-             "alter table {t} add column shorts short[]", refused="type-ids-in-values"),
-    Stranger("domain over array of enum", both=_MOOD + "create domain moods as mood[];"
-             "alter table {t} add column moods moods", refused="type-ids-in-values"),
-    Stranger("range in a composite", both=_MOOD + "create type moods as range (subtype = mood);"
-             "create type span as (m moods); alter table {t} add column span span",
-             refused="type-ids-in-values"),
     Stranger("aclitem", both="alter table {t} add column acl aclitem", refused="no-binary-form"),
     Stranger("aclitem[]", both="alter table {t} add column acl aclitem[]",
              refused="no-binary-form"),
+    Stranger("composite with aclitem", both="create type granted as (n int, to_whom aclitem);"
+             "alter table {t} add column granted granted[]", refused="no-binary-form"),
 ]  # fmt: skip
 
 #: Columns that do not fit each other.
@@ -161,6 +150,32 @@ COLUMNS = [
     Stranger("composites of other attributes", source=_PAIR + "alter table {t} add column p pair",
              target="create type pair as (a bigint, b text); alter table {t} add column p pair",
              refused="different-type"),
+    Stranger("array of composites of other attributes", source=_PAIR
+             + "alter table {t} add column ps pair[]",
+             target="create type pair as (a int, c text); alter table {t} add column ps pair[]",
+             refused="different-type"),
+    Stranger("array of composites in another order", source=_PAIR
+             + "alter table {t} add column ps pair[]",
+             target="create type pair as (b text, a int); alter table {t} add column ps pair[]",
+             refused="different-type"),
+    Stranger("composites of other lengths", source="create type priced as (p numeric(9, 2)[]);"
+             "alter table {t} add column p priced", target="create type priced as"
+             " (p numeric(9, 3)[]); alter table {t} add column p priced",
+             refused="different-type"),
+    Stranger("array of an enum without a label", source=_MOOD
+             + "alter table {t} add column ms mood[]",
+             target="create type mood as enum ('glad'); alter table {t} add column ms mood[]",
+             refused="enum-labels", mends=True),
+    Stranger("array of a domain that asks for more", source="create domain short as text;"
+             "alter table {t} add column ss short[]",
+             target="create domain short as text check (length(value) < 3);"
+             "alter table {t} add column ss short[]", refused="domain-check"),
+    Stranger("composites of other attributes, generated on both sides",
+             source=_PAIR + "alter table {t} add column p pair generated always as"
+             " (row(version, 'x')::pair) stored",
+             target="create type pair as (a bigint, b text); alter table {t} add column p pair"
+             " generated always as (row(version, 'x')::pair) stored",
+             refused="generated-differently"),
     Stranger("enum without a label", source=_MOOD + "alter table {t} add column m mood",
              target="create type mood as enum ('glad'); alter table {t} add column m mood",
              refused="enum-labels", mends=True),

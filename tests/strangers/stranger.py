@@ -20,6 +20,7 @@ class Stranger:
 
     Attributes:
         both, source, target: SQL for the sides, run in this order; ``{t}`` is the event table.
+        before_target: SQL for the target that comes before all other.
         refused: the name of the refusal, None when the tenant moves.
         mends: the statement of the refusal's remedy can be run as it stands, and mends it.
         values: SQL expressions for columns of the rows that are written by SQL, by column.
@@ -38,11 +39,13 @@ class Stranger:
     filled: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     seeded: bool = True
+    before_target: str = ""
 
     async def set_up(self, world: World) -> None:
         """Make both sides what they are."""
         for side in ("source", "target"):
-            for sql in (self.both, getattr(self, side)):
+            before = self.before_target if side == "target" else ""
+            for sql in (before, self.both, getattr(self, side)):
                 if sql:
                     text = sql.replace("{t}", table(side)).replace("{tenant}", str(world.tenant))
                     name = SOURCE_TABLE if side == "source" else TARGET_TABLE

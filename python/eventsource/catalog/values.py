@@ -42,17 +42,20 @@ def why_not(column: Column) -> tuple[str, str] | None:
         # Composites and arrays are sent by the server itself, if what they hold is.
         if not each.has_binary_form:
             return ("no-binary-form", f"is or holds {each.name}, which the server cannot send")
-    for each in type_.within():
-        if each.is_array or each.is_composite:
-            named = [part for _, part, _ in each.parts if not part.has_fixed_oid]
-            if named:
-                return (
-                    "type-ids-in-values",
-                    f"is or holds {each.name}, whose binary form has the number of type"
-                    f" {named[0].name} in it: that is another one in every database, so that no"
-                    " proof can compare the values",
-                )
     return None
+
+
+def first_difference(here: Type, there: Type) -> tuple[Type, Type]:
+    """Of two types that differ, the innermost parts whose own definitions do."""
+    for (_, one, _), (_, other, _) in zip(here.parts, there.parts, strict=False):
+        if one != other and (one.home, one.name) == (other.home, other.name):
+            return first_difference(one, other)
+    return here, there
+
+
+def described(type_: Type) -> list[str]:
+    """What a type is made of, in words."""
+    return [f"{name} {part.name}" for name, part, _ in type_.parts] or [type_.kind]
 
 
 def missing_labels(source: Type, target: Type) -> list[tuple[Type, list[str]]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from eventsource.catalog import reading
+from eventsource.catalog import forms, reading
 from eventsource.catalog.model import TableCatalog
 from eventsource.catalog.two_sides import Comparison, compare
 from eventsource.connections import Executor, TableAddress
@@ -116,6 +117,15 @@ async def catalog_of(table: AnyTable, side: str) -> TableCatalog:
     if found is None:
         raise PreflightError([f"the {side} table {table.name} does not exist"])
     return found
+
+
+async def forms_of(table: AnyTable, columns: Iterable[str]) -> tuple[str, ...]:
+    """How the values of these columns are made up, for the data plane.
+
+    Of a table that is not there nothing: that the data plane reports, and a driver waits for it.
+    """
+    found = await reading.read(table.connection, table.name)
+    return () if found is None else forms.of_columns(map(found.column, columns))
 
 
 async def compared(source: AnyTable, target: AnyTable, *, fire: bool = False) -> Comparison:

@@ -164,11 +164,13 @@ class ConsistencyVerifier:
         arriving = await fences.of_migration(target, at.migration_id, "target") if at else None
         await identities.check_peers(source, target, fence, arriving)
         moved = fence is not None and fence.state == "moved"
+        columns = (await event_table.compared(source, target)).compared
         config = VerifyConfig(
             source=source.address,
             target=target.address,
             tenant_id=as_uuid(tenant_id),
-            columns=(await event_table.compared(source, target)).compared,
+            columns=columns,
+            forms=await event_table.forms_of(source, columns),
             offset=at.position_offset if at else 0,
             level=level.value,
             # After the move the source is complete: all of it has to be there, and what the

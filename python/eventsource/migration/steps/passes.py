@@ -11,7 +11,7 @@ from eventsource import failpoints
 from eventsource.dataplane import PassResult, PassSession, PassSessionConfig, PassSpec
 from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import MigrationError, MissingRowError
-from eventsource.migration.event_table import compared
+from eventsource.migration.event_table import compared, forms_of
 from eventsource.migration.failures import concerning
 from eventsource.migration.models import LAST_POSITION
 from eventsource.migration.steps import rescue
@@ -79,6 +79,9 @@ class Passes:
         await witnesses.stand_again(connections.source, migration.id, at.witness, at.source_system)
         await rescue.look_after_a_restart(connections.source, connections.target, at)
         endpoints, fresh = connections.endpoints, migration.returns is not None
+        columns = await _carried(connections, at)
+        with concerning("source"):
+            forms = await forms_of(connections.source, columns)
         config = PassSessionConfig(
             migration_id=migration.id,
             tenant_id=as_uuid(migration.tenant_id),
@@ -87,7 +90,8 @@ class Passes:
             target=endpoints.target,
             control_dsn=await endpoints.control.uri(),
             control_schema=endpoints.control_schema,
-            columns=await _carried(connections, at),
+            columns=columns,
+            forms=forms,
             offset=at.position_offset,
             last_target_position=LAST_POSITION if fresh else at.last_target_position,
             chunk_rows=migration.config.chunk_rows,
