@@ -13,6 +13,7 @@ import pytest
 from eventsource.migration import ConsistencyError, MigrationState, VerificationLevel, background
 from eventsource.migration.journaled import first_pass, verification
 from eventsource.migration.journaled.transfer import Rows, Transfer
+from eventsource.migration.layouts.declaration import LayoutTable
 from eventsource.migration.layouts.reading import layout_of
 from tests.support import marten
 from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld, layout_world, rows
@@ -140,8 +141,8 @@ async def test_a_chunk_is_committed_only_after_a_barrier_that_came_after_its_rea
     reads: list[Any] = []
     read, prove = Transfer.read, first_pass._prove
 
-    async def noted(self: Transfer, query: str) -> Rows:
-        found = await read(self, query)
+    async def noted(self: Transfer, table: LayoutTable, query: str) -> Rows:
+        found = await read(self, table, query)
         reads.append(await shop.source.fetchval("select clock_timestamp()"))
         return found
 

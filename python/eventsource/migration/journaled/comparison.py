@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.catalog.forms import PLAIN
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import ConsistencyError
@@ -179,8 +180,9 @@ class _Comparison:
         statements = self.statements
         wanted = statements.range_of(table, table.key, after, upto, statements.shape.target)
         key = statements.key(table, at_target=True)
-        return await _by_key(
+        return await self._by_key(
             self.target.connection,
+            table,
             f"select {key}::text as eventsource_key, {statements.held(table)} from {wanted}",
         )
 
@@ -193,8 +195,9 @@ class _Comparison:
         waiting: set[bytes] = set()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             key = statements.key(table)
-            found = await _by_key(
+            found = await self._by_key(
                 connection,
+                table,
                 f"select {key}::text as eventsource_key, {statements.carried(table)} from {wanted}",
             )
             if self.fence_id is not None:
@@ -205,6 +208,14 @@ class _Comparison:
                 )  # fmt: skip
                 waiting = {row["key"].encode() for row in rows}
         return found, waiting
+
+    async def _by_key(
+        self, connection: asyncpg.Connection[Any], table: LayoutTable, query: str
+    ) -> dict[bytes, bytes]:
+        names, forms = self.statements.names(table), self.statements.forms(table)
+        columns, forms = ["eventsource_key", *names], forms and (PLAIN, *forms)
+        data = (await copied_out(connection, query, columns, forms)).compared
+        return {frames.fields(row)[0] or b"": row for row in frames.rows(data)}
 
     def _differences(
         self,
@@ -235,11 +246,6 @@ class _Comparison:
         if len(self.tally.named) < NAMED:
             named = None if key is None else key.decode()
             self.tally.named.append(TableDifference(table.name, named, column, detail))
-
-
-async def _by_key(connection: asyncpg.Connection[Any], query: str) -> dict[bytes, bytes]:
-    data = (await copied_out(connection, query)).data
-    return {frames.fields(row)[0] or b"": row for row in frames.rows(data)}
 
 
 def refuse_differences(report: VerificationReport) -> None:

@@ -43,9 +43,10 @@ class ExactPass:
                 given = self._keys.literal(number)
                 if given is not None:
                     self._rows[number] = await transfer.read(
+                        table,
                         statements.changed_rows(
                             table, given, statements.shape.source, statements.carried(table)
-                        )
+                        ),
                     )
         await failpoints.reach("layout.exact.read")
         return True
@@ -117,9 +118,10 @@ class ExactPass:
         statements = transfer.statements
         for number, table in changed:
             held = await transfer.held(
+                table,
                 statements.changed_rows(
                     table, self._given(number), statements.shape.target, statements.held(table)
-                )
+                ),
             )
             refuse_difference(
                 statements.names(table), table.name, self._rows[number], held, may_lack=False

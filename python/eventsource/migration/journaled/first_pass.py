@@ -86,7 +86,7 @@ async def _chunk(passes: Underway, table: LayoutTable, size: int) -> bool:
     upto = await _place_after(passes, table, size)
     wanted = statements.range_of(table, agreed.scan, agreed.after, upto, shape.source)
     order = statements.in_order(table, agreed.scan, binary=False)
-    sent = await transfer.read(f"select {statements.carried(table)} from {wanted} {order}")
+    sent = await transfer.read(table, f"select {statements.carried(table)} from {wanted} {order}")
     await passes.barrier()
     await failpoints.reach("layout.chunk.read")
     following = agreed.at(agreed.table_no, agreed.scan, upto)
@@ -128,7 +128,7 @@ async def _prove(
     statements = transfer.statements
     wanted = statements.range_of(table, agreed.scan, agreed.after, upto, statements.shape.target)
     order = statements.in_order(table, agreed.scan, binary=False)
-    held = await transfer.held(f"select {statements.held(table)} from {wanted} {order}")
+    held = await transfer.held(table, f"select {statements.held(table)} from {wanted} {order}")
     refuse_difference(statements.names(table), table.name, sent, held, may_lack=True)
 
 

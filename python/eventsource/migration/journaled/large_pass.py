@@ -63,7 +63,7 @@ async def _portion(passes: Underway, number: int, given: str) -> int:
     statements, shape = transfer.statements, transfer.statements.shape
     table = shape.layout.tables[number]
     sent = await transfer.read(
-        statements.changed_rows(table, given, shape.source, statements.carried(table))
+        table, statements.changed_rows(table, given, shape.source, statements.carried(table))
     )
     await passes.barrier()
     async with transfer.writing.transaction():
@@ -73,7 +73,7 @@ async def _portion(passes: Underway, number: int, given: str) -> int:
         elif sent.count:
             await transfer.write_what_can_be(table, sent)
         held = await transfer.held(
-            statements.changed_rows(table, given, shape.target, statements.held(table))
+            table, statements.changed_rows(table, given, shape.target, statements.held(table))
         )
         # Of a parent, rows that are gone at the source are still there.
         gone = shape.is_parent(table)
@@ -96,7 +96,7 @@ async def _delete_gone(passes: Underway, number: int, keys: changes.ChangedKeys)
     table = shape.layout.tables[number]
     for given in keys.portions(number, PORTION):
         kept = await transfer.read(
-            statements.changed_rows(table, given, shape.source, statements.carried(table))
+            table, statements.changed_rows(table, given, shape.source, statements.carried(table))
         )
         await passes.barrier()
         async with transfer.writing.transaction():

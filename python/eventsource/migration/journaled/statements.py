@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eventsource.catalog import forms
 from eventsource.identifiers import quote_identifier, quote_literal
 from eventsource.migration.journaled.shapes import Shape, Side, numbering_of, same_values
 
@@ -47,6 +48,10 @@ class Statements:
     def names(self, table: LayoutTable) -> list[str]:
         """The carried columns."""
         return [each.name for each in self.shape.columns(table)]
+
+    def forms(self, table: LayoutTable) -> tuple[str, ...]:
+        """How their values are made up, for the data plane."""
+        return forms.of_columns(self.shape.columns(table))
 
     def column_list(self, table: LayoutTable) -> str:
         """The carried columns, quoted."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from eventsource.dataplane import DataPlaneError
+from eventsource.dataplane import DataPlaneError, blanked
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.journaled import frames
@@ -35,14 +35,20 @@ _LATER = (asyncpg.UniqueViolationError, asyncpg.ForeignKeyViolationError)
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows as a binary COPY has them."""
+    """Rows as a binary COPY has them.
+
+    Attributes:
+        data: as they were sent, and are written.
+        compared: without the numbers that each database gives to its types.
+    """
 
     data: bytes
     count: int
+    compared: bytes
 
     @property
     def digest(self) -> bytes:
-        return hashlib.blake2b(self.data, digest_size=16).digest()
+        return hashlib.blake2b(self.compared, digest_size=16).digest()
 
 
 @dataclass(slots=True)
@@ -68,13 +74,17 @@ class Transfer:
     writing: Connection
     moved: Moved = field(default_factory=Moved)
 
-    async def read(self, query: str) -> Rows:
-        """What a query of the source gives."""
-        return await copied_out(self.reading, query)
+    async def read(self, table: LayoutTable, query: str) -> Rows:
+        """What a query of the source gives, which asks for a table's carried columns."""
+        return await self._copied_out(self.reading, table, query)
 
-    async def held(self, query: str) -> Rows:
-        """What a query of the target gives."""
-        return await copied_out(self.writing, query)
+    async def held(self, table: LayoutTable, query: str) -> Rows:
+        """What a query of the target gives, which asks for the same."""
+        return await self._copied_out(self.writing, table, query)
+
+    async def _copied_out(self, connection: Connection, table: LayoutTable, query: str) -> Rows:
+        names, forms = self.statements.names(table), self.statements.forms(table)
+        return await copied_out(connection, query, names, forms)
 
     async def write(self, table: LayoutTable, given: Rows) -> int:
         """Insert rows into the target's table as they are; how many."""
@@ -125,8 +135,10 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
         yield bytes(view[start : start + _PIECE])
 
 
-async def copied_out(connection: Connection, query: str) -> Rows:
-    """What a query gives, as a binary COPY has it."""
+async def copied_out(
+    connection: Connection, query: str, columns: Sequence[str], forms: Sequence[str]
+) -> Rows:
+    """What a query for these columns gives, whose values have these forms."""
     pieces: list[bytes] = []
 
     async def keep(piece: bytes) -> None:
@@ -135,13 +147,14 @@ async def copied_out(connection: Connection, query: str) -> Rows:
     tag = await connection.copy_from_query(
         query, output=keep, format="binary", timeout=timeouts.LONG_STATEMENT_SECONDS
     )
-    return Rows(b"".join(pieces), int(tag.rsplit(" ", 1)[1]))
+    data = b"".join(pieces)
+    return Rows(data, int(tag.rsplit(" ", 1)[1]), blanked(data, columns, forms))
 
 
 def refuse_difference(
     columns: list[str], table: str, sent: Rows, held: Rows, *, may_lack: bool
 ) -> None:
-    """The target has to hold what it was sent, byte by byte.
+    """The target has to hold what it was sent, byte by byte, but for numbers of types.
 
     Args:
         may_lack: whether rows that could not be there yet may be missing; never may others be
@@ -150,10 +163,10 @@ def refuse_difference(
     Raises:
         DataPlaneError: kind ``inconsistent``: it does not.
     """
-    if sent.data == held.data:
+    if sent.compared == held.compared:
         return
     # Another order of texts is none of the rows' business.
-    wanted, found = Counter(frames.rows(sent.data)), Counter(frames.rows(held.data))
+    wanted, found = Counter(frames.rows(sent.compared)), Counter(frames.rows(held.compared))
     missing, other = wanted - found, found - wanted
     if not other and (may_lack or not missing):
         return
