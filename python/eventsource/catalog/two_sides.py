@@ -100,7 +100,8 @@ def _stamp(
 
 
 def _generated_twice(target: TableCatalog, column: Column, other: Column) -> Iterator[Finding]:
-    if (column.default, column.shown) != (other.default, other.shown):
+    here, there = [(each.default, each.shown, each.type) for each in (column, other)]
+    if here != there:
         name = quote_identifier(column.name)
         yield Finding(
             "generated-differently", "target",
@@ -143,6 +144,9 @@ def _carried(
     if (column.type, column.modifier, column.collation) != (
         other.type, other.modifier, other.collation
     ):  # fmt: skip
+        if column.described == other.described:
+            yield _other_definition(column, other)
+            return
         yield Finding(
             "different-type", "target",
             f"column {column.name} is {column.described} in the source and {other.described} in"
@@ -153,6 +157,20 @@ def _carried(
         )  # fmt: skip
         return
     yield from _stricter(source, target, column, other)
+
+
+def _other_definition(column: Column, other: Column) -> Finding:
+    """The types have one name on both sides, and are made of other parts."""
+    here, there = values.first_difference(column.type, other.type)
+    parts = [", ".join(values.described(each)) for each in (here, there)]
+    lengths = " with another length or precision" if parts[0] == parts[1] else ""
+    return Finding(
+        "different-type", "target",
+        f"column {column.name} is {column.shown} on both sides, and {here.name} is ({parts[0]}) in"
+        f" the source and ({parts[1]}){lengths} in the target",
+        f"make type {here.name} the same in the target",
+        column=column.name,
+    )  # fmt: skip
 
 
 def _stricter(
