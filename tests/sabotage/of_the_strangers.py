@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sabotage.variant import Edit, Variant
+from tests.sabotage.variant import CARGO, Edit, Variant
 
 _REFUSED = (
     "tests/strangers/test_strangers.py::"
@@ -13,6 +13,7 @@ _UNDER_THE_FENCE = (
     "tests/strangers/test_changes_on_the_way.py::"
     "test_a_change_under_the_fence_is_found_by_the_deciding_statement"
 )
+_FALSIFIED = "tests/strangers/test_type_numbers.py::test_a_falsified_value_is_found_and_named"
 _CATALOG = "python/eventsource/catalog"
 
 VARIANTS = (
@@ -69,12 +70,39 @@ VARIANTS = (
         "arrays of an enum are compared by their bytes",
         (
             Edit(
-                f"{_CATALOG}/values.py",
-                "if not part.has_fixed_oid]",
-                "if not part.has_fixed_oid and False]",
+                f"{_CATALOG}/forms.py",
+                "    varying = names_its_parts and not all(part.has_fixed_oid for part in parts)\n",
+                "    varying = False\n",
             ),
         ),
-        (f"{_REFUSED}[composite with enum]",),
+        (f"{_MOVED}[composite with enum]",),
+    ),
+    Variant(
+        "values-beside-type-numbers-are-not-compared",
+        "a digest leaves out the values of arrays and composites, with the numbers of their types",
+        (
+            Edit(
+                "rust/core/src/row/form.rs",
+                "            Some(value) => form.blank(value),\n",
+                "            Some(value) => {\n"
+                "                value.fill(0);\n"
+                "                Ok(())\n"
+                "            }\n",
+            ),
+        ),
+        (f"{CARGO}row::form::tests::one_changed_bit_of_a_part_stays_a_difference", _FALSIFIED),
+    ),
+    Variant(
+        "layouts-compare-type-numbers",
+        "rows of another library's tables are compared with the numbers of their types",
+        (
+            Edit(
+                "python/eventsource/dataplane.py",
+                "list(columns), list(forms)) if forms else copy\n",
+                "list(columns), list(forms)) if not forms else copy\n",
+            ),
+        ),
+        ("tests/layouts/test_own_types.py::test_rows_of_a_layout_are_compared_by_value",),
     ),
     Variant(
         "generated-columns-stay-behind",
