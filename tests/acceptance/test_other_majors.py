@@ -31,8 +31,8 @@ from tests.support.worlds.two_servers import (
     writing,
 )
 
-MAJORS = (14, 15, 17)
-NEWEST = 18
+#: Source and target: to the newest and from it, and the step that is the next for many.
+PAIRS = ((14, 18), (15, 18), (17, 18), (16, 17), (18, 17), (18, 15), (18, 14))
 EVENTS = 3000
 
 #: A table as an application made it that did not know of this library yet.
@@ -47,29 +47,19 @@ create table {} (
 """
 
 
-@pytest.fixture(scope="module", params=MAJORS)
-def other(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    major: int = request.param
+def started(major: int) -> Cluster:
     try:
-        cluster = Cluster.start(major)
+        return Cluster.start(major)
     except PostgresNotFoundError:
         pytest.skip(f"no PostgreSQL {major} here; on Debian: apt-get install postgresql-{major}")
-    with cluster:
-        yield cluster
 
 
-@pytest.fixture(scope="module")
-def newest() -> Iterator[Cluster]:
-    with Cluster.start(NEWEST) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module", params=["source", "target"], ids="as {}".format)
-def pair(
-    request: pytest.FixtureRequest, other: Cluster, newest: Cluster
-) -> tuple[Cluster, Cluster]:
-    """Source and target, of which the other major is one."""
-    return (other, newest) if request.param == "source" else (newest, other)
+@pytest.fixture(scope="module", params=PAIRS, ids="{0[0]} to {0[1]}".format)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Cluster]]:
+    """Source and target."""
+    source, target = request.param
+    with started(source) as first, started(target) as second:
+        yield first, second
 
 
 # In this module they stand in for those of the session, also where databases are made on them.
