@@ -63,7 +63,7 @@ async def assert_numbered_differently(source: Any, target: Any) -> None:
 async def falsified(world: World, migration: Any, change: str) -> int:
     """Change a row at the target as nobody but the migration can; its position at the source."""
     position = await world.target.fetchval(
-        f"select max(global_position) from {table('target')} where version = 3"
+        f"select max(global_position) from {table('target')} where version = 4"
     )
     await world.target.execute(f"set eventsource.migration = '{migration.id}'")
     await world.target.execute(
@@ -88,7 +88,7 @@ async def test_a_falsified_value_is_found_and_named(world: World, name: str) -> 
     for level in levels:
         report = await verifier.verify_tenant_consistency(world.tenant, level)
         found = report.violations[0]
-        assert (found.kind, found.version, found.field) == ("different", 3, column)
+        assert (found.kind, found.version, found.field) == ("different", 4, column)
         assert found.position == position
     with pytest.raises(ConsistencyError):
         await world.coordinator.initiate_cutover(migration.id)
