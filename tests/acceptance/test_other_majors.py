@@ -46,6 +46,14 @@ create table {} (
 )
 """
 
+#: Columns whose binary form has the numbers in it that a database gives to its types.
+OWN_TYPES = """
+create type mood as enum ('glad', 'sad');
+create type felt as (m mood, n integer);
+alter table {} add column moods mood[] not null default '{{glad,NULL}}',
+               add column felt felt[] not null default '{{"(sad,1)"}}'
+"""
+
 
 def started(major: int) -> Cluster:
     try:
@@ -87,8 +95,10 @@ async def test_tables_from_before_are_upgraded_and_a_tenant_moves_between_them(
     tenant, bystander = uuid4(), uuid4()
     async with two_servers(source_dsn, target_dsn, control_dsn, tmp_path, make=False) as world:
         stores = (world.source_store, world.target_store)
+        await world.target_store.pool.execute("create type nobodys as enum ()")
         for store in stores:
             await store.pool.execute(FROM_BEFORE.format(store.table))
+            await store.pool.execute(OWN_TYPES.format(store.table))
         await world.seed([tenant, bystander], EVENTS)
         for store in stores:
             await store.create_schema()
