@@ -123,6 +123,8 @@ async def test_a_tenant_moves_with_the_privileges_of_the_page(
             while not (stats := router.dual_write_stats(tenant)) or stats.mirrored == 0:
                 await append(router, tenant, 1)
         assert stats.failures.total_failures == 0
+        said = await pools["control"].fetch("select ready, reason from migration_router_reports")
+        assert [tuple(row) for row in said] == [(True, None)]
         await command("run", str(tenant), "--to", "dedicated-a", "--yes", config=config)
         await append(router, tenant, 1)
         assert len([event async for event in dedicated.read_all(tenant_id=tenant)]) >= 22

@@ -9,6 +9,8 @@ _LEASE = "python/eventsource/migration/driver/lease.py"
 _PLACES = "tests/integration/driver/test_limits.py"
 _WAITS = "python/eventsource/migration/connections/waits.py"
 _WAITING = "tests/integration/driver/test_waiting.py"
+_ROUTERS = "python/eventsource/migration"
+_READINESS = "tests/integration/routing/test_readiness.py"
 _LEASES = "tests/integration/driver/test_leases.py"
 
 VARIANTS = (
@@ -184,5 +186,53 @@ VARIANTS = (
             "tests/integration/routing/test_readers.py::"
             "test_a_new_reader_follows_the_fence_when_control_knows_nothing",
         ),
+    ),
+    Variant(
+        "cutover-asks-no-router",
+        "a tenant moves to where its own processes cannot write",
+        (
+            Edit(
+                f"{_ROUTERS}/repositories/router_reports.py",
+                "        if found:\n            raise",
+                "        if False:\n            raise",
+            ),
+        ),
+        (f"{_READINESS}::test_a_role_without_the_right_to_insert_is_noticed_and_mended",),
+    ),
+    Variant(
+        "ready-without-trying",
+        "a router says that it could write at the target and has not tried",
+        (
+            Edit(
+                f"{_ROUTERS}/routing/readiness.py",
+                "                await Appender(table.name).warm(connection)\n",
+                "                pass\n",
+            ),
+        ),
+        (f"{_READINESS}::test_a_role_without_the_right_to_insert_is_noticed_and_mended",),
+    ),
+    Variant(
+        "ready-at-another-place",
+        "a router is ready at whatever database its address leads to",
+        (
+            Edit(
+                f"{_ROUTERS}/routing/readiness.py",
+                "        if fence is None:\n",
+                "        if False:\n",
+            ),
+        ),
+        (f"{_READINESS}::test_an_address_of_another_database_is_noticed",),
+    ),
+    Variant(
+        "ended-routers-are-waited-for",
+        "a process that has ended keeps the tenant from moving",
+        (
+            Edit(
+                f"{_ROUTERS}/repositories/router_reports.py",
+                "        return self.is_live and not self.ready",
+                "        return not self.ready",
+            ),
+        ),
+        (f"{_READINESS}::test_one_that_has_ended_is_not_waited_for",),
     ),
 )

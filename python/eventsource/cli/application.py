@@ -23,6 +23,7 @@ PLACES = {
     "status": "eventsource.cli.show:status",
     "list": "eventsource.cli.show:list_migrations",
     "lag": "eventsource.cli.show:lag",
+    "routers": "eventsource.cli.routers:routers",
     "verify": "eventsource.cli.verify:verify",
     "cutover": "eventsource.cli.cutover:cutover",
     "pause": "eventsource.cli.steer:pause",

@@ -14,6 +14,7 @@ from eventsource.migration import Migration
 from eventsource.migration.connections import blockers
 from eventsource.migration.event_table import of_store
 from eventsource.migration.rehearsals import foretold
+from eventsource.migration.repositories.router_reports import said
 from eventsource.migration.tables import fences
 
 #: An append that has been in flight for longer is worth a word before the cutover (seconds).
@@ -54,13 +55,21 @@ async def of_cutover(at: Workspace, migration: Migration, most: float | None = N
     budget = most or migration.config.cutover_timeout_seconds
     return (
         f"Cut over now? The tenant's writers wait for some milliseconds, at most {budget:g} s;"
-        f" {await _rehearsed(at, migration)}; {await _in_the_way(at, migration)}."
+        f" {await _rehearsed(at, migration)}; {await _in_the_way(at, migration)}"
+        f"{await _unready(at, migration)}."
     )
 
 
 async def _rehearsed(at: Workspace, migration: Migration) -> str:
     found = foretold(await at.coordinator.rehearsals(migration.id))
     return found or "it was not rehearsed (--rehearse)"
+
+
+async def _unready(at: Workspace, migration: Migration) -> str:
+    """For whose sake the cutover would be refused."""
+    reports = await at.coordinator.routers(migration.id)
+    unready = [each for each in reports if each.is_waited_for]
+    return f"; could not write at the target: {said(unready)}" if unready else ""
 
 
 async def _in_the_way(at: Workspace, migration: Migration) -> str:

@@ -48,8 +48,15 @@ def status(
             at.out.answer(shown, _view(at, found, lags))
             return ExitCode.DONE
         way = await _way_back(at, found[0])
-        kept = None if way is None else record(way)
-        at.out.answer({**shown[0], "way_back": kept}, views.details(found[0], lags[0], way))
+        reports = await at.coordinator.routers(found[0].id)
+        at.out.answer(
+            {
+                **shown[0],
+                "way_back": None if way is None else record(way),
+                "routers": [record(each) for each in reports],
+            },
+            views.details(found[0], lags[0], way, reports),
+        )
         return ExitCode.DONE
 
     perform(ctx, look, interrupted=lambda: "stopped looking", endless=watch)

@@ -11,6 +11,7 @@ from eventsource.cli.output import amount, clock, columns, described, duration, 
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.driver.lease import process_name
 from eventsource.migration.rehearsals import Rehearsal
+from eventsource.migration.repositories.router_reports import RouterReport
 from eventsource.migration.repositories.ways_back import WayBack
 
 #: Characters of an id where the whole does not fit.
@@ -145,7 +146,12 @@ def _way_back(way: WayBack | None) -> str | None:
     return ", ".join(said)
 
 
-def details(migration: Migration, lag: int | None, way: WayBack | None = None) -> str:
+def details(
+    migration: Migration,
+    lag: int | None,
+    way: WayBack | None = None,
+    reports: Sequence[RouterReport] = (),
+) -> str:
     """Everything that an operator asks about one migration."""
     asked = [
         name
@@ -176,12 +182,38 @@ def details(migration: Migration, lag: int | None, way: WayBack | None = None) -
         ("last cutover", last_cutover(migration)),
         ("rehearsal", last_rehearsal(migration)),
         ("driver", driver(migration)),
+        ("routers", None if migration.state.is_final else _readiness(reports)),
         ("way back", _way_back(way)),
         ("message", migration.error_message),
         ("started", moment(migration.created_at)),
         ("ended", migration.completed_at and moment(migration.completed_at)),
         ("took" if migration.completed_at else "elapsed", duration(estimates.elapsed(migration))),
     )
+
+
+def routers(reports: Sequence[RouterReport]) -> str:
+    """One row for each router, or a sentence where none has said anything."""
+    if not reports:
+        return "no process that appends for the tenant has said anything yet"
+    rows = []
+    for each in reports:
+        answer = "yes" if each.ready else "no"
+        if each.left_out_by:
+            answer += f", left out by {each.left_out_by}"
+        elif not each.is_live:
+            answer += ", not seen any more"
+        rows.append((each.router, answer, clock(each.seen_at), each.reason))
+    return columns(("router", "ready", "seen", "reason"), rows)
+
+
+def _readiness(reports: Sequence[RouterReport]) -> str | None:
+    """Whether those that append for the tenant could write at the target."""
+    live = [each for each in reports if each.is_live]
+    if not live:
+        return None
+    ready = sum(each.ready for each in live)
+    unready = [f"not ready: {each}" for each in live if not each.ready]
+    return "; ".join([f"{ready} of {len(live)} could write at the target", *unready])
 
 
 def document(migration: Migration, lag: int | None = None) -> dict[str, object]:

@@ -24,6 +24,7 @@ from eventsource.migration.errors import (
     PreflightError,
     RepairNeededError,
     RetryLaterError,
+    RoutersNotReadyError,
     RoutingError,
     StoreGoneBackError,
     StoreMismatchError,
@@ -32,6 +33,7 @@ from eventsource.migration.errors import (
 from eventsource.migration.models import Migration, MigrationConfig, StoredTenant, TenantRouting
 from eventsource.migration.recovery.report import Change, RepairReport, StrandedEvent
 from eventsource.migration.rehearsals import Rehearsal
+from eventsource.migration.repositories.router_reports import RouterReport
 from eventsource.migration.repositories.schema import create_schema
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor
@@ -69,6 +71,8 @@ __all__ = [
     "RepairNeededError",
     "RepairReport",
     "RetryLaterError",
+    "RouterReport",
+    "RoutersNotReadyError",
     "RoutingError",
     "StoreGoneBackError",
     "StoreMismatchError",

@@ -241,6 +241,27 @@ class CutoverTimeoutError(RetryLaterError):
         super().__init__(f"{why}; the tenant keeps writing at the source{who}")
 
 
+class RoutersNotReadyError(RetryLaterError):
+    """Processes that append for the tenant could not write at the target; nothing was flipped.
+
+    Attributes:
+        migration_id: the migration.
+        said: what each of them has said.
+    """
+
+    code = "routers_not_ready"
+
+    def __init__(self, migration_id: UUID, said: str) -> None:
+        self.migration_id = migration_id
+        self.said = said
+        super().__init__(
+            "the tenant does not move while a process that appends for it could not write at the"
+            f" target: {said}. They look again every 5 s; a process that has ended is not waited"
+            " for, and one that shall not count is left out with `eventsource-migrate routers"
+            f" {migration_id} --leave-out NAME`"
+        )
+
+
 class ConsistencyError(MigrationError):
     """Source and target differ; nothing was flipped.
 

@@ -21,6 +21,7 @@ from eventsource.migration.errors import (
     MigrationError,
     MissingRowError,
     PreflightError,
+    RoutersNotReadyError,
     StoreGoneBackError,
     StoreMismatchError,
     TargetBusyError,
@@ -156,6 +157,8 @@ def describe(error: BaseException) -> dict[str, Any]:
         described["blocked_writers"] = error.blocked_writers
         described["blockers"] = [asdict(blocker) for blocker in error.blockers]
         described["reason"] = error.reason
+    if isinstance(error, RoutersNotReadyError):
+        described["said"] = error.said
     if isinstance(error, PreflightError):
         described["problems"] = list(error.problems)
     if isinstance(error, InvalidStateTransitionError):
@@ -175,6 +178,8 @@ def raise_for(outcome: dict[str, Any], migration: Migration) -> None:
             blockers_of(outcome["blockers"]),
             outcome.get("reason"),
         )
+    if code == RoutersNotReadyError.code:
+        raise RoutersNotReadyError(migration.id, outcome["said"])
     if code == PreflightError.code:
         raise PreflightError(outcome["problems"])
     if code == ConsistencyError.code:

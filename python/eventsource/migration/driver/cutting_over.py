@@ -15,7 +15,9 @@ from eventsource.migration.errors import (
     InvalidStateTransitionError,
     MissingRowError,
     PreflightError,
+    RoutersNotReadyError,
 )
+from eventsource.migration.repositories.router_reports import RouterReports
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import decision, way_back
 from eventsource.migration.steps.cutover import Cutover
@@ -35,7 +37,9 @@ SHRINK_SECONDS = 60.0
 async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
     """Cut over, or rehearse it, and answer who asked."""
     began = time.monotonic()
+    reports = RouterReports(at.connections.migrations.pool)
     try:
+        await reports.refuse_unready(at.migration.id)
         await at.way.check(at.connections, at.migration)
         if not asked.force:
             await at.way.verify(at.connections, at.migration)
@@ -54,12 +58,15 @@ async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
                 at.connections.target, at.migration.id, "target", at.migration.generation
             )
         cutover = await _ready(at, passes, asked)
+        await reports.refuse_unready(at.migration.id)
         if not await _enter(at, asked):
             return
         await failpoints.reach("cutover.entered.committed")
         cutover.migration = at.migration
         result = await cutover.run()
-    except (CutoverTimeoutError, ConsistencyError, PreflightError) as error:
+    except (
+        CutoverTimeoutError, ConsistencyError, PreflightError, RoutersNotReadyError
+    ) as error:  # fmt: skip
         if at.migration.state is MigrationState.CUTOVER_PAUSED:
             await at.to(MigrationState.DUAL_WRITE, failures.describe(error))
         if not asked.rehearsal:

@@ -11,6 +11,7 @@ from eventsource.migration.errors import InvalidStateTransitionError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.rehearsals import Rehearsal
 from eventsource.migration.repositories.audit import PostgreSQLAuditLogRepository
+from eventsource.migration.repositories.router_reports import RouterReport, RouterReports
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import fences
 
@@ -146,6 +147,29 @@ class Cutovers:
             elif entry.event_type == "rehearsal_answered":
                 found.append(Rehearsal.of(entry.created_at, asked.get(request), entry.details))
         return found
+
+    async def routers(self, migration_id: UUID) -> list[RouterReport]:
+        """What the processes that append for the tenant say of the target, by name.
+
+        A cutover is refused with ``RoutersNotReadyError`` while one of them that still runs could
+        not write there. Processes that have not appended since they started say nothing.
+        """
+        migration = await self._migrations.get(migration_id)
+        return await RouterReports(self._migrations.pool).of_migration(migration.id)
+
+    async def leave_out_router(
+        self, migration_id: UUID, router: str, *, operator: str | None = None
+    ) -> None:
+        """Let the cutover go ahead although this router could not write at the target.
+
+        Raises:
+            MigrationError: no router of that name has reported.
+        """
+        migration = await self._migrations.get(migration_id)
+        await RouterReports(self._migrations.pool).leave_out(migration.id, router, operator)
+        await self._migrations.audit(
+            migration.id, "router:left_out", {"router": router}, operator=operator
+        )
 
     async def in_the_way(self, migration_id: UUID, seconds: float = 0.5) -> list[Blocker]:
         """Whose appends of the tenant have been in flight for so long: a cutover waits for them."""

@@ -24,6 +24,7 @@ from eventsource.migration.routing.bells import Bells
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor, DualWriteStats
 from eventsource.migration.routing.pauses import PausedTenants
+from eventsource.migration.routing.readiness import Readiness
 from eventsource.migration.routing.reads import RoutedReads
 from eventsource.migration.routing.route_cache import RouteCache
 from eventsource.migration.routing.transactions import Appended, Result, TenantTransaction, attempt
@@ -89,6 +90,7 @@ class TenantStoreRouter(RoutedReads):
         self._subscriptions: WeakSet[TenantSubscription] = WeakSet()
         self._background: set[asyncio.Task[None]] = set()
         self._bells = Bells()
+        self._readiness = Readiness(self.stores, routing_repo)
 
     async def __aenter__(self) -> TenantStoreRouter:
         return self
@@ -100,6 +102,7 @@ class TenantStoreRouter(RoutedReads):
         """Stop listening and mirroring; the stores and their pools stay open."""
         await self._routes.close()
         await self._bells.close()
+        await self._readiness.close()
         for interceptor in list(self._dual_write_interceptors.values()):
             await interceptor.close()
         self._dual_write_interceptors.clear()
@@ -162,6 +165,8 @@ class TenantStoreRouter(RoutedReads):
                 await self._follow(error, route, began)
                 continue
             self._bells.ring(route.store_id, store)
+            if tenant_id not in self._readiness.writers:
+                self._readiness.writes(route)
             if self._subscriptions or route.migration_state in _MIRRORED:
                 self._mirror(
                     route, Appended(aggregate_id, aggregate_type, result.new_version, len(events))
@@ -211,6 +216,8 @@ class TenantStoreRouter(RoutedReads):
                     raise
                 await self._follow(error, route, began)
                 continue
+            if appended and tenant_id not in self._readiness.writers:
+                self._readiness.writes(route)
             for append in appended:
                 self._bells.ring(route.store_id, store)
                 self._mirror(route, append)
@@ -288,7 +295,8 @@ class TenantStoreRouter(RoutedReads):
         await self._wait_for_the_flip(route.tenant_id, waited)
 
     def _route_changed(self, route: TenantRouting) -> None:
-        """Begin or end mirroring."""
+        """Begin or end mirroring, and saying whether the target can be written to."""
+        self._readiness.route_changed(route)
         interceptor = self._dual_write_interceptors.get(route.tenant_id)
         wanted = route.migration_id if route.migration_state in _MIRRORED else None
         if interceptor is not None and interceptor.migration_id != wanted:

@@ -128,6 +128,17 @@ create table if not exists migration_wave_items (
     primary key (wave_id, tenant_id)
 );
 
+-- What routers have said of the targets of migrations.
+create table if not exists migration_router_reports (
+    migration_id     uuid not null,
+    router           text not null,
+    ready            boolean not null,
+    reason           text,
+    seen_at          timestamptz not null default now(),
+    left_out_by      text,
+    primary key (migration_id, router)
+);
+
 -- What a tenant could return by. Not among the migrations: a version that knows nothing of it must not
 -- drive it, and the tenant has no migration under way while it stands by.
 create table if not exists tenant_ways_back (

@@ -1,0 +1,16 @@
+-- name: report
+insert into migration_router_reports (migration_id, router, ready, reason)
+values ($1, $2, $3, $4)
+on conflict (migration_id, router) do update
+set ready = excluded.ready, reason = excluded.reason, seen_at = now()
+
+-- name: of_migration
+select migration_id, router, ready, reason, seen_at, left_out_by,
+       seen_at > now() - make_interval(secs => $2) as is_live
+from migration_router_reports where migration_id = $1
+order by router
+
+-- name: leave_out
+update migration_router_reports set left_out_by = coalesce($3, 'an operator')
+where migration_id = $1 and router = $2
+returning true
