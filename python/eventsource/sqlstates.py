@@ -36,3 +36,8 @@ ENVIRONMENT_CLASSES = ("28", "3D", "58", "XX")
 
 #: Classes that time heals: connection, resources, operator intervention, rollback, locks.
 PASSING_CLASSES = ("08", "53", "57", "40", "55")
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """The code that a server gave; None where it was no answer of a server."""
+    return getattr(error, "sqlstate", None)

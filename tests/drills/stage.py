@@ -281,6 +281,8 @@ class Stage:
         ]
         process = self._popen(words)
         output, _ = await asyncio.to_thread(process.communicate, timeout=120)
+        # Shown when the drill fails, as that of `work` is.
+        print(f"$ {command}\n{output}")
         assert exit_code in (None, process.returncode), f"{command}: {output}"
         return output
 
@@ -294,6 +296,7 @@ class Stage:
             process.terminate()
             output, _ = process.communicate(timeout=30)
             (self.directory / "work.log").write_text(output)
+            print(f"$ work\n{output}")
 
     def _popen(self, words: Sequence[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -17,7 +17,11 @@ How = Literal["restored", "failed over", "lost", "emptied", "swapped", "rotated"
 RESTORED = "a store, or a store and the control database, was restored or failed over"
 CONTROL_RESTORED = "the control database was restored"
 CONTROL_LOST = "the control database is lost for good"
-TARGET_GONE = "the target is lost for good, or empty, and the migration has not cut over"
+TARGET_GONE = (
+    "the target is lost for good, empty, or was restored to before the copy began, and the"
+    " migration has not cut over"
+)
+ANOTHER_EVENT = "`RepairNeededError`: the source has another event by now"
 SWAPPED = "`StoreMismatchError`"
 ROTATED = "`waiting: … password authentication failed`"
 
@@ -54,7 +58,9 @@ def _later(moment: Moment) -> tuple[Moment, ...]:
     return MOMENTS[MOMENTS.index(moment) :]
 
 
-def _row_of(sides: tuple[str, ...]) -> str:
+def _row_of(sides: tuple[str, ...], back_to: Moment = "after", at: Moment = "after") -> str:
+    if (sides, back_to, at) == (("target",), "before", "dual_write"):
+        return TARGET_GONE
     return CONTROL_RESTORED if sides == ("control",) else RESTORED
 
 
@@ -66,7 +72,7 @@ def _restores() -> list[Drill]:
         for back_to in MOMENTS
     ]
     made += [
-        Drill((side,), "restored", back_to, "dual_write", _row_of((side,)))
+        Drill((side,), "restored", back_to, "dual_write", _row_of((side,), back_to, "dual_write"))
         for side in ("source", "target", "control")
         for back_to in MOMENTS[:3]
     ]

@@ -14,6 +14,7 @@ from eventsource.stores import statements
 from eventsource.stores.encoding import Append
 from eventsource.stores.interface import AppendResult, ExpectedVersion
 from eventsource.stores.repeated import StoredId, repeated_append
+from eventsource.stores.sessions import Sessions
 
 if TYPE_CHECKING:
     from eventsource.connections import AnyConnection
@@ -28,13 +29,14 @@ _LONGEST_PAUSE_SECONDS = 0.1
 class Appender:
     """The append statements of one table (quoted SQL text), built once."""
 
-    __slots__ = ("_append", "_key_columns", "_stored", "_version")
+    __slots__ = ("_append", "_key_columns", "_stored", "_version", "sessions")
 
     def __init__(self, table: str) -> None:
         self._append = statements.append(table)
         self._stored = statements.stored_ids(table)
         self._version = statements.stream_version(table)
         self._key_columns = statements.key_columns(table)
+        self.sessions = Sessions()
 
     async def append(self, connection: AnyConnection, request: Append) -> AppendResult:
         """Store the request; in a transaction of the caller it joins that one.
@@ -45,7 +47,9 @@ class Appender:
             OptimisticLockError: the stream is elsewhere, and the events are not stored.
             StreamTenantError: the stream belongs to another tenant.
             EventIdTakenError: some of their ids are stored for something else.
+            ServerChanged: the connection leads to another server than the one before it.
         """
+        await self.sessions.check(connection)
         arguments = _arguments(request)
         attempts = 1 if request.expected_version >= 0 else _ATTEMPTS
         for attempt in range(1, attempts + 1):

@@ -82,7 +82,7 @@ class PostgreSQLEventStore:
         self._password = password
         self._feed = Feed(schema, table_name, foreign_writer_wait)
         self._parameters: connections.ConnectionParameters | None = None
-        self._appender = Appender(self.table)
+        self.appender = Appender(self.table)
 
     def __repr__(self) -> str:
         return f"PostgreSQLEventStore({self.table})"
@@ -170,7 +170,7 @@ class PostgreSQLEventStore:
         request = encode_append(aggregate_id, aggregate_type, events, expected_version)
         try:
             if connection is not None:
-                return await self._appender.append(connection, request)
+                return await self.appender.append(connection, request)
             return await self._append_pooled(request)
         except _SCHEMA_ERRORS as error:
             await self._explain(error)
@@ -191,13 +191,13 @@ class PostgreSQLEventStore:
                 except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     break
             await asyncio.gather(
-                *(self._appender.warm(connection) for connection in opened),
+                *(self.appender.warm(connection) for connection in opened),
                 return_exceptions=True,
             )
 
     async def _append_pooled(self, request: Append) -> AppendResult:
         async with self.pool.acquire() as connection:
-            return await self._appender.append(connection, request)
+            return await self.appender.append(connection, request)
 
     async def get_events(
         self,

@@ -142,13 +142,17 @@ def _judge_tenant(survey: Survey, tenant_id: TenantId, judgement: Judgement) -> 
         )
         return
     steps = judgement.steps
+    home = _home(survey, tenant_id, decided, judgement)
     if decided is not None:
         steps.extend(_send_on(survey, decided))
         steps.extend(_journal_of_decision(survey, decided))
+    elif home is not None:
+        # First: of what is taken out of a target next, nobody may think that it is at home there.
+        steps.append(home)
     for migration_id in _undecided(survey, tenant_id, decided):
         steps.extend(_of_undecided(survey, migration_id, decided))
-    home = _home(survey, tenant_id, decided, judgement)
-    if home is not None:
+        judgement.notes.extend(_lost_target(survey, migration_id))
+    if home is not None and decided is not None:
         steps.append(home)
 
 
@@ -249,6 +253,25 @@ def _of_undecided(
         )  # fmt: skip
 
 
+def _lost_target(survey: Survey, migration_id: UUID) -> Iterator[str]:
+    """A migration under way whose target knows nothing of it: that is not for a driver to mend."""
+    row = survey.journal.get(migration_id)
+    if (
+        row is not None
+        and row.state not in (_S.PENDING, _S.FAILED)
+        and not row.state.is_final
+        and row.target_store_id in survey.identities
+        and survey.own(migration_id, "target") is None
+        and (row.target_store_id, migration_id) not in survey.progress
+    ):
+        yield (
+            f"migration {migration_id} is {row.state}, and its target {row.target_store_id!r} knows"
+            " nothing of it: it was lost, emptied, or has gone back to before the copy. The source"
+            f" has everything: end it with `eventsource-migrate abort {migration_id}"
+            " --without-target`, and move the tenant again"
+        )
+
+
 def _where_it_stood(survey: Survey, migration_id: UUID, target: str) -> MigrationState:
     at = survey.progress.get((target, migration_id))
     if at is None or at.snapshot is None:
@@ -292,6 +315,13 @@ def _home_without_decision(
     if not {route.store_id, made.source_store_id} <= set(survey.identities):
         return None  # of another kind, or of another configuration: nobody has looked
     before = made.source_store_id
+    forgotten = survey.own(made.id, "source")
+    if forgotten is not None:
+        return Home(tenant_id, before, route.generation + 1, None), Change(
+            ChangeKind.ROUTE, tenant_id, route.migration_id,
+            f"tenant {tenant_id} is routed to {route.store_id!r}, and both stores have gone back to"
+            f" before that was decided: it lives in {before!r}",
+        )  # fmt: skip
     if tenant_id in survey.residents.get(route.store_id, ()):
         judgement.notes.append(
             f"tenant {tenant_id} is routed to {route.store_id!r} (generation {route.generation}),"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.models import Migration, StoreIdentity, TenantRouting
+from eventsource.migration.steps import rescue
 from eventsource.migration.tables import fences, identities, progress, tenants, witnesses
 from eventsource.tenant_ids import TenantId
 
@@ -27,7 +28,8 @@ class Survey:
     Attributes:
         fences: every fence, with the id of its store.
         progress: every progress row, by the id of its store and its migration.
-        barriers: the migrations whose stored barrier is at their source, and those whose is not.
+        barriers: whether the source of a migration has the stored barrier, and every event that a
+            mirror has carried since.
         residents: the tenants that have rows in each store.
         identities: which place each store is.
     """
@@ -90,12 +92,12 @@ async def look(
         default_store_id,
     )  # fmt: skip
     barriers = {}
-    for (_, migration_id), at in copied.items():
+    for (store_id, migration_id), at in copied.items():
         source = source_of(survey, migration_id)
         if at.witness is not None and source is not None and source in tables:
             barriers[migration_id] = await witnesses.stands(
                 tables[source], migration_id, at.witness
-            )
+            ) and not await rescue.has_lost(tables[source], tables[store_id], at)
     return Survey(
         found, copied, barriers, residents, places, survey.journal, survey.routes, default_store_id
     )

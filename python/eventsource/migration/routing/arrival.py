@@ -4,12 +4,13 @@ A route names a store, and each process has an address of its own for that name.
 leads to another database accepts appends just the same, and nobody finds them again. So a process
 asks before it uses the route of a flip for the first time. A store may also go back in time, to
 before the tenant came: so it is asked again every 30 seconds, for all of its tenants at once, and
-as soon as a connection to it was lost.
+before an append over a connection that leads to another server, or to one that was started since.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,23 @@ import asyncpg
 
 from eventsource.migration.errors import MigrationError, RoutingError
 from eventsource.migration.event_table import of_store
+from eventsource.migration.failures import PASSING
 from eventsource.migration.tables import fences
+from eventsource.sqlstates import sqlstate_of
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.stores.sessions import ServerChanged
 from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
     from eventsource.migration.models import TenantRouting
-    from eventsource.stores.postgresql import PostgreSQLEventStore
+    from eventsource.stores.interface import EventStore
 
 
 #: How long what a store has said is believed (seconds).
 BELIEVED_SECONDS = 30.0
+
+#: Classes of errors with which a connection ends.
+_LOST = ("08", "57")
 
 
 class Answer(Enum):
@@ -40,7 +48,10 @@ class Answer(Enum):
 class Arrivals:
     """The stores that were found to be the ones that their tenants moved to, and when."""
 
-    def __init__(self) -> None:
+    def __init__(self, stores: Mapping[str, EventStore]) -> None:
+        for store in stores.values():
+            if isinstance(store, PostgreSQLEventStore):
+                store.appender.sessions.watch()
         self._found: dict[TenantId, tuple[str, int, float]] = {}
 
     def is_due(self, route: TenantRouting) -> bool:
@@ -55,11 +66,17 @@ class Arrivals:
         known = (store_id, generation) == (route.store_id, route.generation)
         return not known or time.monotonic() - at > BELIEVED_SECONDS
 
-    def doubt(self, store_id: str) -> None:
-        """A connection to the store was lost: it may be another one, or of an earlier time."""
-        for tenant_id, (name, generation, _) in list(self._found.items()):
-            if name == store_id:
-                self._found[tenant_id] = name, generation, float("-inf")
+    def doubt(self, store_id: str, error: Exception) -> bool:
+        """After a lost connection the store may be another one, or of an earlier time.
+
+        True where nothing has been done over the connection: then it can be asked at once.
+        """
+        is_new = isinstance(error, ServerChanged)
+        if is_new or isinstance(error, PASSING) or (sqlstate_of(error) or "")[:2] in _LOST:
+            for tenant_id, (name, generation, _) in list(self._found.items()):
+                if name == store_id:
+                    self._found[tenant_id] = name, generation, float("-inf")
+        return is_new
 
     async def ask(self, route: TenantRouting, store: PostgreSQLEventStore) -> Answer:
         """Look at the store's fence, and at those of all others that are due there.
@@ -100,6 +117,7 @@ class Arrivals:
         if fence.state == "moved" and fence.generation > route.generation:
             return Answer.HAS_MOVED_ON
         self._found[route.tenant_id] = route.store_id, route.generation, now
+        store.appender.sessions.trust()
         return Answer.LIVES_HERE
 
 

@@ -29,9 +29,16 @@ from eventsource.migration.routing.reads import RoutedReads
 from eventsource.migration.routing.route_cache import RouteCache
 from eventsource.migration.routing.transactions import Appended, Result, TenantTransaction, attempt
 from eventsource.migration.states import TenantMigrationState
-from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
+from eventsource.sqlstates import (
+    LOCK_TIMEOUT,
+    MOVED,
+    NOT_OPEN_YET,
+    SERIALIZATION_FAILURE,
+    sqlstate_of,
+)
 from eventsource.stores.interface import AppendResult, EventStore, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.stores.sessions import ServerChanged
 from eventsource.tenant_ids import TenantId, checked
 
 if TYPE_CHECKING:
@@ -47,6 +54,9 @@ OPENING_PATIENCE = 30.0
 FINISH_AFTER = 0.5
 
 Isolation = Literal["read_committed", "repeatable_read", "serializable"]
+
+#: What a store answers, and what comes instead of an answer.
+_ANY = (asyncpg.PostgresError, ServerChanged, *PASSING)
 
 _MIRRORED = (TenantMigrationState.DUAL_WRITE, TenantMigrationState.CUTOVER_PAUSED)
 
@@ -84,7 +94,7 @@ class TenantStoreRouter(RoutedReads):
         self._routes = RouteCache(
             routing_repo, self.default_store_id, route_ttl_seconds, self._route_changed
         )
-        self._arrivals = Arrivals()
+        self._arrivals = Arrivals(self.stores)
         self._dual_write_interceptors: dict[TenantId, DualWriteInterceptor] = {}
         self._paused = PausedTenants()
         self._subscriptions: WeakSet[TenantSubscription] = WeakSet()
@@ -161,7 +171,7 @@ class TenantStoreRouter(RoutedReads):
                     result = await store.append_events(
                         aggregate_id, aggregate_type, events, expected_version
                     )
-            except asyncpg.PostgresError as error:
+            except _ANY as error:
                 await self._follow(error, route, began)
                 continue
             self._bells.ring(route.store_id, store)
@@ -210,11 +220,12 @@ class TenantStoreRouter(RoutedReads):
                     if waited and await self._routes.get(tenant_id) != route:
                         continue
                     result, appended = await attempt(made, work, isolation)
-            except asyncpg.PostgresError as error:
+            except _ANY as error:
                 again = (MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE)
-                if error.sqlstate not in again and error is not made._refusal:
-                    raise
-                await self._follow(error, route, began)
+                if not self._arrivals.doubt(route.store_id, error):
+                    if sqlstate_of(error) not in again and error is not made._refusal:
+                        raise
+                    await self._follow(error, route, began)
                 continue
             if appended and tenant_id not in self._readiness.writers:
                 self._readiness.writes(route)
@@ -259,21 +270,21 @@ class TenantStoreRouter(RoutedReads):
                 append.aggregate_id, append.aggregate_type, append.last_version, append.events
             )
 
-    async def _follow(
-        self, error: asyncpg.PostgresError, route: TenantRouting, began: float
-    ) -> None:
+    async def _follow(self, error: Exception, route: TenantRouting, began: float) -> None:
         """Make the next try a better one, or raise what the application should see."""
-        waited = time.monotonic() - began
-        if error.sqlstate == LOCK_TIMEOUT:
+        waited, sqlstate = time.monotonic() - began, sqlstate_of(error)
+        if self._arrivals.doubt(route.store_id, error):
+            return
+        if sqlstate == LOCK_TIMEOUT:
             raise WritePausedError(route.tenant_id, waited) from error
-        if error.sqlstate == SERIALIZATION_FAILURE:
+        if sqlstate == SERIALIZATION_FAILURE:
             # The append was a transaction of its own, so nothing of it is stored: its snapshot is
             # older than what it waited for at the fence, and the next one is not.
             if waited > OPENING_PATIENCE:
                 raise error
             await asyncio.sleep(random.uniform(0, 0.01 + waited / 20))
             return
-        if error.sqlstate == MOVED:
+        if sqlstate == MOVED:
             telemetry.waited(route.tenant_id, waited)
             detail = json.loads(getattr(error, "detail", None) or "{}")
             generation = detail.get("generation", 0)
@@ -286,9 +297,7 @@ class TenantStoreRouter(RoutedReads):
                 )
                 return
             # The route is as new as the fence and still says this store: wait for the route.
-        elif error.sqlstate != NOT_OPEN_YET:
-            if isinstance(error, PASSING):
-                self._arrivals.doubt(route.store_id)
+        elif sqlstate != NOT_OPEN_YET:
             raise error
         if waited > OPENING_PATIENCE:
             raise error

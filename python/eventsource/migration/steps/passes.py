@@ -74,7 +74,8 @@ class Passes:
             raise MissingRowError(
                 "the progress row at the target is not there: check that the dsn leads to the"
                 " database where the migration began, and that it was not restored to a moment"
-                " before; if the row was removed by hand, abort the migration"
+                " before. If what was copied is gone, end the migration with `eventsource-migrate"
+                f" abort {migration.id} --without-target` and move the tenant again"
             )
         await witnesses.stand_again(connections.source, migration.id, at.witness, at.source_system)
         await rescue.look_after_a_restart(connections.source, connections.target, at)

@@ -48,10 +48,20 @@ async def look_after_a_restart(source: AnyTable, target: AnyTable, at: CopyProgr
                 f"the source {source.address.table!r} was restored, crashed or failed over, and"
                 f" lacks {len(lost)} events of tenant {at.tenant_id} that the target holds"
                 f" ({named}). Nothing was changed, and the migration waits: restore a later state"
-                " of the source, or abort, which keeps them at the target in the table"
-                f" {RESCUED}"
+                " of the source, or go on from what it holds (`eventsource-migrate repair`), which"
+                f" keeps the others at the target in the table {RESCUED}, as an abort does"
             )
     await progress.record_source(target, at, now)
+
+
+async def has_lost(source: AnyTable, target: AnyTable, at: CopyProgress) -> bool:
+    """Whether the source was started since this was last asked, and lacks what the target holds."""
+    now = await snapshots.source_of(source.connection)
+    if at.source_started in (None, now.started):
+        return False
+    async for _ in _lost(source, target, at):
+        return True
+    return False
 
 
 async def keep_lost(source: AnyTable, target: AnyTable, at: CopyProgress) -> int:

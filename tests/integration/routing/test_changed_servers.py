@@ -1,0 +1,117 @@
+"""A pool connects again by itself, and another server may answer at the address by then."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from eventsource.migration import RoutingError
+from eventsource.testing import Cluster
+from tests.support.application import TARGET, Noted
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World, table
+
+
+async def go_back(world: World, cluster: Cluster) -> None:
+    """The target is as it was before the tenant came, and was started again meanwhile."""
+    await world.target.execute("delete from eventsource_fences")
+    await world.target.execute(f"alter table {table('target')} disable trigger user")
+    await world.target.execute(f"delete from {table('target')}")
+    await asyncio.to_thread(cluster.restart)
+
+
+async def events_at_the_target(world: World) -> int:
+    connection = await world.connect("target")
+    return int(await connection.fetchval(f"select count(*) from {table('target')}"))
+
+
+async def closed(world: World) -> None:
+    """The pool has heard that its connections are gone, and nobody has used one since."""
+
+    async def heard() -> bool:
+        return world.here.target.pool.get_size() == 0
+
+    await until(heard, "connections that are closed")
+
+
+async def test_the_first_append_over_a_new_connection_asks_first(
+    world: World, target_cluster: Cluster
+) -> None:
+    await world.here.append(world.tenant)
+    await world.migrate()
+    await world.here.append(world.tenant)
+    await go_back(world, target_cluster)
+    await closed(world)
+    for _ in range(3):
+        with pytest.raises(RoutingError, match=f"store '{TARGET}' here is not the one"):
+            await world.here.append(world.tenant)
+    assert await events_at_the_target(world) == 0
+
+
+async def test_a_transaction_over_a_new_connection_asks_first(
+    world: World, target_cluster: Cluster
+) -> None:
+    await world.here.append(world.tenant)
+    await world.migrate()
+    await world.here.append(world.tenant)
+    await go_back(world, target_cluster)
+    await closed(world)
+
+    async def work(transaction: object) -> None:
+        stream = uuid4()
+        event = Noted(aggregate_id=stream, tenant_id=world.tenant, n=1)
+        await transaction.append_events(stream, "Note", [event], 0)  # type: ignore[attr-defined]
+
+    with pytest.raises(RoutingError, match=f"store '{TARGET}' here is not the one"):
+        await world.router.transaction(world.tenant, work)
+    assert await events_at_the_target(world) == 0
+
+
+async def test_many_appends_at_once_over_new_connections_all_ask(
+    world: World, target_cluster: Cluster
+) -> None:
+    await world.here.append(world.tenant)
+    await world.migrate()
+    await asyncio.gather(*(world.here.append(world.tenant) for _ in range(8)))
+    await go_back(world, target_cluster)
+    await closed(world)
+    errors = await asyncio.gather(
+        *(world.here.append(world.tenant) for _ in range(8)), return_exceptions=True
+    )
+    assert {type(error) for error in errors} == {RoutingError}
+    assert await events_at_the_target(world) == 0
+
+
+async def test_a_server_that_was_only_started_again_is_used_on(
+    world: World, target_cluster: Cluster
+) -> None:
+    await world.here.append(world.tenant)
+    await world.migrate()
+    await world.here.append(world.tenant)
+    before = len(await world.ids("target"))
+    await asyncio.to_thread(target_cluster.restart)
+    await closed(world)
+    await world.here.append(world.tenant)
+    assert await events_at_the_target(world) == before + 1
+
+
+async def test_a_store_asks_once_for_each_connection(world: World) -> None:
+    asked = 0
+
+    def heard(query: asyncpg.connection.LoggedQuery) -> None:
+        nonlocal asked
+        asked += "pg_postmaster_start_time" in query.query
+
+    async def listen(connection: asyncpg.Connection) -> None:
+        connection.add_query_logger(heard)
+
+    pool = await asyncpg.create_pool(world.dsns["source"], min_size=2, max_size=2, init=listen)
+    world.here.source.pool, theirs = pool, world.here.source.pool
+    for _ in range(10):
+        await world.here.append(world.tenant)
+    assert 1 <= asked <= 2
+    world.here.source.pool = theirs
+    pool.terminate()
