@@ -11,6 +11,7 @@ _RECONCILE = "tests/integration/recovery/test_reconcile.py"
 _REPAIR = "tests/integration/recovery/test_repair.py"
 _PLACES = "tests/integration/recovery/test_places.py"
 _JUDGED = "tests/unit/test_judgement.py"
+_CHANGED = "tests/integration/routing/test_changed_servers.py"
 
 VARIANTS = (
     Variant(
@@ -328,5 +329,57 @@ VARIANTS = (
             ),
         ),
         (f"{_PLACES}::test_a_verifier_of_another_place_is_refused",),
+    ),
+    Variant(
+        "a-route-to-what-is-taken-out",
+        "both stores are before the decision, and the copy goes while the route leads there",
+        (
+            Edit(
+                f"{_M}/recovery/judgement.py",
+                "    if forgotten is not None:\n",
+                "    if False:\n",
+            ),
+        ),
+        (f"{_REPAIR}::test_both_stores_have_gone_back_to_before_the_decision",),
+    ),
+    Variant(
+        "mirrored-and-lost-is-nothing",
+        "a source that lacks what a mirror had carried is nothing to repair",
+        (
+            Edit(
+                f"{_M}/steps/rescue.py",
+                "    async for _ in _lost(source, target, at):\n        return True\n",
+                "",
+            ),
+        ),
+        (
+            "tests/integration/recovery/test_reconcile.py::"
+            "test_a_source_that_lost_only_what_a_mirror_had_carried_is_reconciled",
+        ),
+    ),
+    Variant(
+        "new-connections-are-trusted",
+        "an append goes into a server that was restored while the pool connected again",
+        (
+            Edit(
+                "python/eventsource/stores/sessions.py",
+                "        if self._trusted != self._latest:\n",
+                "        if False:\n",
+            ),
+        ),
+        (f"{_CHANGED}::test_the_first_append_over_a_new_connection_asks_first",),
+    ),
+    Variant(
+        "one-new-connection-speaks-for-all",
+        "of several connections to a restored server only the first one asks",
+        (
+            Edit(
+                "python/eventsource/stores/sessions.py",
+                "        if self._trusted != self._latest:\n",
+                "        before, self._trusted = self._trusted, self._latest\n"
+                "        if before != self._latest:\n",
+            ),
+        ),
+        (f"{_CHANGED}::test_many_appends_at_once_over_new_connections_all_ask",),
     ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from tests.support.worlds.three_databases import World, table
@@ -56,3 +58,38 @@ async def forget_departure(world: World, *, fence: str) -> None:
 async def rescued(world: World) -> set[UUID]:
     rows = await world.target.fetch("select event_id from eventsource_rescued_events")
     return {row["event_id"] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """Fences and progress rows of both stores, as of a moment, as JSON."""
+
+    rows: dict[tuple[str, str], list[str]]
+
+    @classmethod
+    async def of(cls, world: World) -> Remembered:
+        rows = {}
+        for side in ("source", "target"):
+            for name in _OF_MIGRATIONS:
+                found = await getattr(world, side).fetch(f"select to_jsonb(t)::text from {name} t")
+                rows[side, name] = [row[0] for row in found]
+        return cls(rows)
+
+    async def put_back(self, world: World) -> None:
+        """Both stores say again what they said then; their events stay."""
+        for (side, name), rows in self.rows.items():
+            connection = getattr(world, side)
+            await connection.execute(f"delete from {name}")
+            for row in rows:
+                columns = ", ".join(json.loads(row))
+                await connection.execute(
+                    f"insert into {name} ({columns}) overriding system value select {columns}"
+                    f" from jsonb_populate_record(null::{name}, $1::text::jsonb)",
+                    row,
+                )
+        for side in ("source", "target"):
+            renew = f"select eventsource_guard_renew('{table(side)}'::regclass)"
+            await getattr(world, side).execute(renew)
+
+
+_OF_MIGRATIONS = ("eventsource_fences", "eventsource_copy_progress")

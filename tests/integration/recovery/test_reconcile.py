@@ -58,6 +58,22 @@ async def test_what_only_the_target_holds_is_kept_and_the_passes_go_on(
     assert (await world.coordinator.repair()).changes == ()
 
 
+async def test_a_source_that_lost_only_what_a_mirror_had_carried_is_reconciled(
+    world: World,
+) -> None:
+    """It failed over after the last pass: the barrier is there, and events after it are not."""
+    migration, events, _ = await carried(world)
+    assert (await world.coordinator.repair()).changes == ()
+    await lose(world, events[2:], barriers=False)
+    await world.target.execute(
+        "update eventsource_copy_progress set source_started = source_started - interval '1 hour'"
+    )
+    report = await world.coordinator.repair()
+    assert [change.kind for change in report.changes] == [ChangeKind.RECONCILE]
+    assert await rescued(world) == set(events[2:])
+    await goes_on(world, migration)
+
+
 async def test_what_is_asked_first_changes_nothing(world: World) -> None:
     _, events, _ = await carried(world)
     await lose(world, events)

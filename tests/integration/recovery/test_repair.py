@@ -16,7 +16,7 @@ from eventsource.migration import (
 from eventsource.migration.recovery.report import ChangeKind
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from tests.support.application import SOURCE, TARGET
-from tests.support.gone_back import forget_control, forget_departure
+from tests.support.gone_back import Remembered, forget_control, forget_departure
 from tests.support.one_fence import refused
 from tests.support.worlds.three_databases import World, insert, table
 
@@ -177,6 +177,48 @@ async def test_both_stores_have_gone_back_and_the_route_has_not(world: World) ->
     done = await world.migrate()
     assert (await world.router.route(world.tenant)).generation == 3
     await world.assert_moved(done)
+
+
+async def test_both_stores_have_gone_back_to_before_the_decision(world: World) -> None:
+    """They agree that the tenant is still at the source, and no store knows of another word."""
+    await world.seed(10)
+    migration = await world.dual_write()
+    await world.here.append(world.tenant)
+    then = await Remembered.of(world)
+    await world.coordinator.initiate_cutover(migration.id)
+    events = await world.ids("source")
+    await then.put_back(world)
+    report = await world.coordinator.repair()
+    assert [c.kind for c in report.changes] == [ChangeKind.ROUTE, ChangeKind.CLEAN_AGAIN]
+    route = await world.here.routes.get_routing(world.tenant)
+    assert route is not None
+    assert (route.store_id, route.generation) == (SOURCE, 2)
+    assert await world.ids("source") == events
+    assert await world.ids("target") == []
+    fresh = await world.process()
+    await fresh.append(world.tenant)
+    assert len(await world.ids("source")) == len(events) + 1
+    assert (await world.coordinator.repair()).changes == ()
+    await world.assert_moved(await world.migrate())
+
+
+async def test_a_migration_that_its_target_has_forgotten_is_named_with_its_end(
+    world: World,
+) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    await world.coordinator.pause_migration(migration.id)
+    await world.target.execute(
+        "delete from eventsource_fences; delete from eventsource_copy_progress"
+    )
+    await world.target.execute(f"alter table {table('target')} disable trigger all")
+    await world.target.execute(f"truncate {table('target')}")
+    report = await world.coordinator.repair()
+    assert report.changes == ()
+    assert [f"abort {migration.id} --without-target" in note for note in report.notes] == [True]
+    await world.coordinator.abort_migration(migration.id, without_target=True)
+    assert (await world.coordinator.repair()).notes == ()
+    await world.assert_moved(await world.migrate())
 
 
 async def test_a_migration_that_was_aborted_is_cleaned_again(world: World) -> None:
