@@ -131,11 +131,12 @@ async def _guard(table: OwnTable, tenants: int) -> None:
 
 
 async def _free(table: OwnTable) -> None:
-    """Take every tenant out of the guard; without any it is gone."""
+    """Take every tenant out of the guard; without any it is gone, once that waits for nobody."""
     connection = table.connection
     async with connection.transaction():
         await connection.execute("delete from eventsource_fences")
         await guard.renew(table)
+    await guard.drop_idle(table)
     left = await connection.fetchval(
         "select count(*) from pg_trigger where tgname like 'zzz_eventsource_guard%'"
     )
