@@ -1,8 +1,8 @@
 """Which server a store's connections lead to.
 
-A pool connects again by itself. At the same address there may be another server by then, or the same
-one restored to an earlier time, which takes appends that nobody finds again. A router that follows
-tenants from store to store has to ask again then, before it appends.
+A pool connects again by itself. At the same address there may be another server by then, or the
+same one restored to an earlier time, which takes appends that nobody finds again. A router that
+follows tenants from store to store has to ask again then, before it appends.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ async def end(connection: Executor, mark: int, keep: Collection[int] = ()) -> No
         "select pg_terminate_backend(l.pid, 5000)"
         " from pg_locks l join pg_stat_activity a on a.pid = l.pid"
         " where l.locktype = 'advisory' and l.objsubid = 1 and l.classid::bigint = $1"
-        " and l.objid::bigint = $2 and l.pid <> pg_backend_pid() and l.pid::text <> all ($3::text[])"
+        " and l.objid::bigint = $2 and l.pid <> pg_backend_pid()"
+        " and l.pid::text <> all ($3::text[])"
         " and a.datname = current_database() and a.usename = current_user",
         # As texts: of arrays the driver knows these alone, and would look up others in the catalog.
         mark >> 32, mark & 0xFFFF_FFFF, list(map(str, keep)),
