@@ -382,4 +382,16 @@ VARIANTS = (
         ),
         (f"{_CHANGED}::test_many_appends_at_once_over_new_connections_all_ask",),
     ),
+    Variant(
+        "every-append-is-followed",
+        "an append that follows no tenant fails once for each connection to a new server",
+        (
+            Edit(
+                "python/eventsource/stores/sessions.py",
+                'ContextVar("eventsource_is_followed", default=False)',
+                'ContextVar("eventsource_is_followed", default=True)',
+            ),
+        ),
+        (f"{_CHANGED}::test_an_append_that_follows_no_tenant_hears_nothing_of_it",),
+    ),
 )

@@ -205,7 +205,7 @@ VARIANTS = (
         (
             Edit(
                 f"{_ROUTERS}/routing/readiness.py",
-                "                await Appender(table.name).warm(connection)\n",
+                "                await target.appender.warm(connection)\n",
                 "                pass\n",
             ),
         ),

@@ -22,6 +22,7 @@ from eventsource.migration.errors import (
     PreflightError,
     RetryLaterError,
 )
+from eventsource.sqlstates import sqlstate_of
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -135,7 +136,7 @@ class Carrier:
 
     async def _record(self, item: WaveItem, outcome: Outcome, error: Exception) -> None:
         described = failures.describe(error)
-        sqlstate = getattr(error, "sqlstate", None)
+        sqlstate = sqlstate_of(error)
         code = f"sql:{sqlstate}" if sqlstate and described["code"] == "error" else described["code"]
         if await self.waves.record(item, outcome, error=(code, described["message"])):
             _log.warning("tenant %s is %s: %s", item.tenant_id, outcome.value, brief(error))

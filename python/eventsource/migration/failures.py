@@ -33,6 +33,7 @@ from eventsource.sqlstates import (
     NOT_PERMITTED,
     NOT_THERE,
     PASSING_CLASSES,
+    sqlstate_of,
 )
 
 #: A connection that is lost or cannot be made.
@@ -70,7 +71,7 @@ def may_be_mended(error: BaseException) -> bool:
     """
     if may_pass(error) or isinstance(error, (MissingRowError, StoreSchemaError)):
         return True
-    sqlstate = getattr(error, "sqlstate", None)
+    sqlstate = sqlstate_of(error)
     if isinstance(error, DataPlaneError) and error.kind != "sql":
         return False
     return isinstance(error, (DataPlaneError, asyncpg.PostgresError)) and (
@@ -99,7 +100,7 @@ def reason_of(error: BaseException) -> str:
     """Why a driver waits, and what mends it where that is known; without a password."""
     # An answer that did not come in time has no text of its own.
     reason = redact(str(error)) or "a database does not answer"
-    if getattr(error, "sqlstate", None) == NOT_PERMITTED:
+    if sqlstate_of(error) == NOT_PERMITTED:
         reason += "; grant it to the role of the dsn"
     return reason
 

@@ -7,6 +7,9 @@ follows tenants from store to store has to ask again then, before it appends.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -19,6 +22,22 @@ _SERVER = (
 )
 
 
+_is_followed = ContextVar("eventsource_is_followed", default=False)
+
+
+@contextmanager
+def followed() -> Iterator[None]:
+    """An append in the block is an error where its connection leads to another server.
+
+    For those that follow a tenant: nobody else knows what to do about `ServerChanged`.
+    """
+    token = _is_followed.set(True)
+    try:
+        yield
+    finally:
+        _is_followed.reset(token)
+
+
 class ServerChanged(Exception):
     """A connection leads to another server, or to one that was started since; nothing was done."""
 
@@ -26,20 +45,15 @@ class ServerChanged(Exception):
 class Sessions:
     """The connections that are known, and the server that they are trusted to lead to.
 
-    Nothing is asked until somebody calls `watch`, and then once for each connection.
+    Asked once for each connection, by the first append over it that is `followed`.
     """
 
-    __slots__ = ("_is_watched", "_known", "_latest", "_trusted")
+    __slots__ = ("_known", "_latest", "_trusted")
 
     def __init__(self) -> None:
-        self._is_watched = False
         self._known: WeakSet[Any] = WeakSet()
         self._latest: tuple[Any, ...] | None = None
         self._trusted: tuple[Any, ...] | None = None
-
-    def watch(self) -> None:
-        """From now on a connection to another server is an error of the append."""
-        self._is_watched = True
 
     async def check(self, connection: AnyConnection) -> None:
         """Look where a connection leads that was not seen before.
@@ -48,9 +62,11 @@ class Sessions:
             ServerChanged: to another server than the trusted one; the next time it is known. Every
                 such connection says so, as several may be opened before anybody has asked.
         """
+        if not _is_followed.get():
+            return
         # A pool lends a connection by a proxy, another one each time.
         session = getattr(connection, "_con", None) or connection
-        if not self._is_watched or session in self._known:
+        if session in self._known:
             return
         self._latest = tuple(await connection.fetchrow(_SERVER) or ())
         self._known.add(session)

@@ -23,7 +23,7 @@ import asyncpg
 from eventsource import DomainEvent, ExpectedVersion, OptimisticLockError, register_event
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.failures import PASSING
-from eventsource.sqlstates import MOVED
+from eventsource.sqlstates import MOVED, sqlstate_of
 from eventsource.stores.interface import AppendResult, EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing.records import Outcome, RecordFile
@@ -174,7 +174,7 @@ class Writer:
                 result = await self._store.append_events(stream, STREAM_TYPE, events, expected)
         except Exception as error:
             outcome = outcome_of(error)
-            if getattr(error, "sqlstate", None) == MOVED:
+            if sqlstate_of(error) == MOVED:
                 self._moved.add(tenant)
             self._records.outcome(number, outcome, error=_describe(error))
             return outcome
@@ -212,7 +212,7 @@ def outcome_of(error: Exception) -> Outcome:
 
 
 def _describe(error: BaseException) -> str:
-    sqlstate = getattr(error, "sqlstate", None)
+    sqlstate = sqlstate_of(error)
     name = type(error).__name__ + (f"[{sqlstate}]" if sqlstate else "")
     return f"{name}: {error}"[:300]
 

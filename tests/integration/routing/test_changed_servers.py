@@ -37,14 +37,19 @@ async def closed(world: World) -> None:
     await until(heard, "connections that are closed")
 
 
+async def moved_and_gone_back(world: World, cluster: Cluster, *, connections: int = 1) -> None:
+    """The tenant has moved and appended, and nobody has used the restored target yet."""
+    await world.here.append(world.tenant)
+    await world.migrate()
+    await asyncio.gather(*(world.here.append(world.tenant) for _ in range(connections)))
+    await go_back(world, cluster)
+    await closed(world)
+
+
 async def test_the_first_append_over_a_new_connection_asks_first(
     world: World, target_cluster: Cluster
 ) -> None:
-    await world.here.append(world.tenant)
-    await world.migrate()
-    await world.here.append(world.tenant)
-    await go_back(world, target_cluster)
-    await closed(world)
+    await moved_and_gone_back(world, target_cluster)
     for _ in range(3):
         with pytest.raises(RoutingError, match=f"store '{TARGET}' here is not the one"):
             await world.here.append(world.tenant)
@@ -54,11 +59,7 @@ async def test_the_first_append_over_a_new_connection_asks_first(
 async def test_a_transaction_over_a_new_connection_asks_first(
     world: World, target_cluster: Cluster
 ) -> None:
-    await world.here.append(world.tenant)
-    await world.migrate()
-    await world.here.append(world.tenant)
-    await go_back(world, target_cluster)
-    await closed(world)
+    await moved_and_gone_back(world, target_cluster)
 
     async def work(transaction: object) -> None:
         stream = uuid4()
@@ -73,11 +74,7 @@ async def test_a_transaction_over_a_new_connection_asks_first(
 async def test_many_appends_at_once_over_new_connections_all_ask(
     world: World, target_cluster: Cluster
 ) -> None:
-    await world.here.append(world.tenant)
-    await world.migrate()
-    await asyncio.gather(*(world.here.append(world.tenant) for _ in range(8)))
-    await go_back(world, target_cluster)
-    await closed(world)
+    await moved_and_gone_back(world, target_cluster, connections=8)
     errors = await asyncio.gather(
         *(world.here.append(world.tenant) for _ in range(8)), return_exceptions=True
     )
@@ -96,6 +93,21 @@ async def test_a_server_that_was_only_started_again_is_used_on(
     await closed(world)
     await world.here.append(world.tenant)
     assert await events_at_the_target(world) == before + 1
+
+
+async def test_an_append_that_follows_no_tenant_hears_nothing_of_it(
+    world: World, source_cluster: Cluster
+) -> None:
+    """Over the store itself, or by the router for nobody's event: a new server is no error."""
+    store = world.here.source
+    await world.here.append(world.tenant)
+    await asyncio.to_thread(source_cluster.restart)
+    stream, nobodys = uuid4(), uuid4()
+    of_tenant = Noted(aggregate_id=stream, tenant_id=world.tenant, n=1)
+    of_nobody = Noted(aggregate_id=nobodys, tenant_id=None, n=1)
+    assert (await store.append_events(stream, "Note", [of_tenant], 0)).success
+    assert (await world.router.append_events(nobodys, "Note", [of_nobody], 0)).success
+    await world.here.append(world.tenant)
 
 
 async def test_a_store_asks_once_for_each_connection(world: World) -> None:

@@ -3,14 +3,13 @@
 A route names a store, and each process has an address of its own for that name. An address that
 leads to another database accepts appends just the same, and nobody finds them again. So a process
 asks before it uses the route of a flip for the first time. A store may also go back in time, to
-before the tenant came: so it is asked again every 30 seconds, for all of its tenants at once, and
-before an append over a connection that leads to another server, or to one that was started since.
+before the tenant came: so it is asked again every 30 seconds, for all of its tenants at once,
+after a lost connection, and before an append over a connection to a server that was started since.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -21,13 +20,12 @@ from eventsource.migration.event_table import of_store
 from eventsource.migration.failures import PASSING
 from eventsource.migration.tables import fences
 from eventsource.sqlstates import sqlstate_of
-from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.stores.sessions import ServerChanged
 from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
     from eventsource.migration.models import TenantRouting
-    from eventsource.stores.interface import EventStore
+    from eventsource.stores.postgresql import PostgreSQLEventStore
 
 
 #: How long what a store has said is believed (seconds).
@@ -48,10 +46,7 @@ class Answer(Enum):
 class Arrivals:
     """The stores that were found to be the ones that their tenants moved to, and when."""
 
-    def __init__(self, stores: Mapping[str, EventStore]) -> None:
-        for store in stores.values():
-            if isinstance(store, PostgreSQLEventStore):
-                store.appender.sessions.watch()
+    def __init__(self) -> None:
         self._found: dict[TenantId, tuple[str, int, float]] = {}
 
     def is_due(self, route: TenantRouting) -> bool:

@@ -93,7 +93,7 @@ class TenantSubscription:
             name, checkpoints, PostgreSQLMigrationRepository(routes.pool), stores,
             default_store_id, keep_apart=self._tenants is not None,
         )  # fmt: skip
-        self._arrivals = Arrivals(stores)
+        self._arrivals = Arrivals()
         self._stop = asyncio.Event()
 
     async def run(self) -> None:

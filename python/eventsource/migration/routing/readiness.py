@@ -25,8 +25,7 @@ from eventsource.migration.failures import PASSING
 from eventsource.migration.repositories.router_reports import INTERVAL, RouterReports
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.tables import fences
-from eventsource.sqlstates import NOT_PERMITTED
-from eventsource.stores.appending import Appender
+from eventsource.sqlstates import NOT_PERMITTED, sqlstate_of
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Readiness:
         self._task: asyncio.Task[None] | None = None
         self._number = next(_numbers)
         #: The tenants that this router has appended for.
-        self.writers: set[TenantId] = set()
+        self._writers: set[TenantId] = set()
 
     @property
     def name(self) -> str:
@@ -66,12 +65,13 @@ class Readiness:
 
     def writes(self, route: TenantRouting) -> None:
         """The router has appended for the tenant."""
-        self.writers.add(route.tenant_id)
-        self.route_changed(route)
+        if route.tenant_id not in self._writers:
+            self._writers.add(route.tenant_id)
+            self.route_changed(route)
 
     def route_changed(self, route: TenantRouting) -> None:
         """Begin to report, or end it."""
-        if route.tenant_id not in self.writers:
+        if route.tenant_id not in self._writers:
             return
         if route.migration_id is None or route.target_store_id is None:
             self._under_way.pop(route.tenant_id, None)
@@ -126,7 +126,7 @@ async def _why_not(target: PostgreSQLEventStore, route: TenantRouting) -> str | 
         async with asyncio.timeout(PATIENCE):
             table = await of_store(target)
             async with target.pool.acquire() as connection:
-                await Appender(table.name).warm(connection)
+                await target.appender.warm(connection)
             return await _is_another(table, route)
     except TimeoutError:
         return f"store {route.target_store_id!r} has not answered within {PATIENCE:g} s"
@@ -134,7 +134,7 @@ async def _why_not(target: PostgreSQLEventStore, route: TenantRouting) -> str | 
         return f"store {route.target_store_id!r}: {error}"
     except (*PASSING, asyncpg.PostgresError) as error:
         grant = "; grant it to the role of this process"
-        mend = grant if getattr(error, "sqlstate", None) == NOT_PERMITTED else ""
+        mend = grant if sqlstate_of(error) == NOT_PERMITTED else ""
         return f"store {route.target_store_id!r}: {brief(error)}{mend}"
 
 

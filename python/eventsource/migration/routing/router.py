@@ -38,7 +38,7 @@ from eventsource.sqlstates import (
 )
 from eventsource.stores.interface import AppendResult, EventStore, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
-from eventsource.stores.sessions import ServerChanged
+from eventsource.stores.sessions import ServerChanged, followed
 from eventsource.tenant_ids import TenantId, checked
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class TenantStoreRouter(RoutedReads):
         self._routes = RouteCache(
             routing_repo, self.default_store_id, route_ttl_seconds, self._route_changed
         )
-        self._arrivals = Arrivals(self.stores)
+        self._arrivals = Arrivals()
         self._dual_write_interceptors: dict[TenantId, DualWriteInterceptor] = {}
         self._paused = PausedTenants()
         self._subscriptions: WeakSet[TenantSubscription] = WeakSet()
@@ -168,15 +168,15 @@ class TenantStoreRouter(RoutedReads):
                 async with self._paused.turn(route, store) as waited:
                     if waited and await self._routes.get(tenant_id) != route:
                         continue
-                    result = await store.append_events(
-                        aggregate_id, aggregate_type, events, expected_version
-                    )
+                    with followed():
+                        result = await store.append_events(
+                            aggregate_id, aggregate_type, events, expected_version
+                        )
             except _ANY as error:
                 await self._follow(error, route, began)
                 continue
             self._bells.ring(route.store_id, store)
-            if tenant_id not in self._readiness.writers:
-                self._readiness.writes(route)
+            self._readiness.writes(route)
             if self._subscriptions or route.migration_state in _MIRRORED:
                 self._mirror(
                     route, Appended(aggregate_id, aggregate_type, result.new_version, len(events))
@@ -227,9 +227,8 @@ class TenantStoreRouter(RoutedReads):
                         raise
                     await self._follow(error, route, began)
                 continue
-            if appended and tenant_id not in self._readiness.writers:
-                self._readiness.writes(route)
             for append in appended:
+                self._readiness.writes(route)
                 self._bells.ring(route.store_id, store)
                 self._mirror(route, append)
             return result

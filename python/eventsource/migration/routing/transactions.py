@@ -15,6 +15,7 @@ from eventsource.migration.tables import fences
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
 from eventsource.stores.interface import AppendResult
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.stores.sessions import followed
 from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
@@ -83,9 +84,11 @@ class TenantTransaction:
                     f" tenant {self.tenant_id}: append it in a transaction of its own tenant"
                 )
         try:
-            result = await self.store.append_events(
-                aggregate_id, aggregate_type, events, expected_version, connection=self.connection
-            )
+            with followed():
+                result = await self.store.append_events(
+                    aggregate_id, aggregate_type, events, expected_version,
+                    connection=self.connection,
+                )  # fmt: skip
         except asyncpg.PostgresError as error:
             if error.sqlstate in _REFUSALS:
                 self._refusal = error
