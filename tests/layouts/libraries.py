@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -36,16 +37,25 @@ def environment(name: str, *packages: str) -> Path:
 
 
 class Program:
-    """A program of tests that runs in such an environment and prints JSON lines."""
+    """A program of tests that runs in such an environment and prints JSON lines.
+
+    Into files: nobody reads before its end, and a pipe that is full stops a writer
+    within its transaction.
+    """
 
     def __init__(self, python: Path, program: str, *arguments: str) -> None:
+        self.output = TemporaryFile("w+")  # noqa: SIM115 — closed by finish()
+        self.errors = TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [str(python), "-I", str(Path(__file__).with_name(program)), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=self.output, stderr=self.errors, text=True,
         )  # fmt: skip
 
     def finish(self, *, stop: bool = True) -> list[dict[str, Any]]:
         """All that it said; AssertionError when it failed."""
-        out, err = self.process.communicate("stop\n" if stop else None, timeout=120)
-        assert self.process.returncode == 0, err[-2000:]
-        return [json.loads(line) for line in out.splitlines()]
+        self.process.communicate("stop\n" if stop else None, timeout=120)
+        with self.output as output, self.errors as errors:
+            output.seek(0)
+            errors.seek(0)
+            assert self.process.returncode == 0, errors.read()[-2000:]
+            return [json.loads(line) for line in output]
