@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from eventsource.cli.report import seal
+
 SMALL = ("demo", "--events", "4000", "--seconds", "1")
 
 
@@ -69,19 +71,26 @@ def test_demo_moves_a_tenant_under_load_and_prints_the_proof(temporary: Path) ->
     assert command.returncode == 0, output + errors
     assert re.search(r"^copied +4,\d{3} events in .* events/s$", output, re.MULTILINE), output
     assert re.search(r"^pause of the writers +\d+\.\d ms$", output, re.MULTILINE)
+    assert re.search(r"^return +the fence was held for .* lives in 'shared' again$", output, re.M)
+    assert re.search(r"^pause at the return +\d+\.\d ms$", output, re.MULTILINE)
     assert re.search(r"^longest append +\d+\.\d ms at the cutover", output, re.MULTILINE)
     assert re.search(r"^acknowledged events +[\d,]+, found [\d,]+, lost 0$", output, re.MULTILINE)
     assert re.search(r"^other tenants untouched +yes, they wrote \d+", output, re.MULTILINE)
     assert re.search(
-        r"^subscriptions +skipped 0, redelivered (\d+) \(predicted \1\)$", output, re.M
-    )
+        r"^subscriptions +skipped 0, redelivered (\d+) \(predicted \1\); one followed by itself,",
+        output, re.M,
+    )  # fmt: skip
+    assert re.search(r"^report of the return +unchanged, sha256 [0-9a-f]{64}$", output, re.M)
     assert "every promise kept" in output
     assert "postgresql://" not in output + errors
     assert nothing_is_left(temporary)
 
 
-def test_demo_prints_one_json_document_and_progress_beside_it(temporary: Path) -> None:
-    command = start(*SMALL, "--json", temporary=temporary)
+def test_demo_prints_one_json_document_and_progress_beside_it(
+    temporary: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.html"
+    command = start(*SMALL, "--json", "--report", str(report), temporary=temporary)
     output, errors = command.communicate(timeout=120)
     assert command.returncode == 0, output + errors
     result = json.loads(output)
@@ -95,6 +104,10 @@ def test_demo_prints_one_json_document_and_progress_beside_it(temporary: Path) -
     assert result["others_appended"] > 0
     assert result["skipped"] == 0
     assert result["redelivered"] == result["redelivered_predicted"]
+    assert result["returned_pause_ms"] > 0
+    assert result["written_since"] > 0
+    assert result["followed"] > 0
+    assert seal.digest_of(report.read_bytes()) == result["report_sha256"]
     assert "cutover" in errors
     assert nothing_is_left(temporary)
 
@@ -120,7 +133,7 @@ def test_kept_servers_answer_other_commands(temporary: Path) -> None:
     listed = start("list", "--json", "--config", config, temporary=temporary)
     output, errors = listed.communicate(timeout=30)
     assert listed.returncode == 0, errors
-    assert [each["state"] for each in json.loads(output)] == ["migrated"]
+    assert [each["state"] for each in json.loads(output)] == ["migrated"] * 2
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=60)
     assert nothing_is_left(temporary)

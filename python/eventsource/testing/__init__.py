@@ -1,12 +1,19 @@
 """Shipped with the product: servers, writers and an independent checker to test a migration with.
 
 `Cluster` starts throw-away PostgreSQL servers, `WriterProcess` runs an application that appends and
-records every attempt, `check_moved` and `check_unmoved` read the servers with plain SQL and say
-which promise was broken. `eventsource.testing.proxy` breaks the network between them.
+records every attempt, `check_moved`, `check_returned` and `check_unmoved` read the servers with
+plain SQL and say which promise was broken. `eventsource.testing.proxy` breaks the network between
+them.
 """
 
 from eventsource.testing.binaries import PostgresNotFoundError
-from eventsource.testing.checker import CheckReport, check_moved, check_unmoved, read_rows
+from eventsource.testing.checker import (
+    CheckReport,
+    check_moved,
+    check_returned,
+    check_unmoved,
+    read_rows,
+)
 from eventsource.testing.clusters import Cluster, ClusterError
 from eventsource.testing.processes import WriterProcess
 from eventsource.testing.records import Attempt, Outcome, longest_append
@@ -23,6 +30,7 @@ __all__ = [
     "WriterConfig",
     "WriterProcess",
     "check_moved",
+    "check_returned",
     "check_unmoved",
     "longest_append",
     "read_rows",

@@ -185,6 +185,46 @@ async def check_moved(
     return report
 
 
+async def check_returned(
+    *,
+    home: StoreAddress,
+    left: StoreAddress,
+    control_dsn: str,
+    tenant_id: UUID,
+    migration_id: UUID,
+    attempts: Iterable[Attempt],
+    baseline: Iterable[Row] = (),
+    offset: int = 0,
+) -> CheckReport:
+    """Check I1 to I4, I6 and I7 for a tenant that has returned by a way back, or gone forth again.
+
+    Args:
+        home: where the tenant lives now.
+        left: the store that it has left, and whose rows are still there.
+        migration_id: of the last return.
+        offset: by how much positions of the baseline are higher at ``home``.
+    """
+    control = await asyncpg.connect(control_dsn, server_settings=_RENDERING)
+    try:
+        migration = await control.fetchrow(_MIGRATION, migration_id)
+        route = await control.fetchrow(_ROUTE, str(tenant_id))
+    finally:
+        await control.close()
+    here, there = await read_rows(home, tenant_id), await read_rows(left, tenant_id)
+    own = [attempt for attempt in attempts if attempt.tenant_id == str(tenant_id)]
+    history = History.of(own, baseline)
+    report = _counts(tenant_id, migration_id, own, history, here)
+    report.source_rows, report.target_rows = len(there), len(here)
+    report.carried, report.written_at_target = len(there), len(here) - len(there)
+    report.add(
+        _journal_says_moved(migration, route, tenant_id),
+        _authoritative(history, own, here, offset, there),
+        invariants.one_epoch_of_a_stay(there, here),
+        await _tables_match(left, home, ()),
+    )
+    return report
+
+
 async def check_unmoved(
     *,
     store: StoreAddress,
@@ -219,10 +259,14 @@ async def check_unmoved(
 
 
 def _authoritative(
-    history: History, own: Sequence[Attempt], rows: Sequence[Row], offset: int
+    history: History,
+    own: Sequence[Attempt],
+    rows: Sequence[Row],
+    offset: int,
+    elsewhere: Sequence[Row] = (),
 ) -> Iterable[Violation]:
     yield from invariants.acknowledged_exactly_once(history, rows)
-    yield from invariants.answers_were_true(own, rows, offset)
+    yield from invariants.answers_were_true(own, rows, offset, elsewhere)
     yield from invariants.nothing_unattempted(history, rows)
     yield from invariants.streams_are_whole(rows)
     yield from invariants.baseline_is_untouched(history, rows, offset)

@@ -104,13 +104,15 @@ def acknowledged_exactly_once(history: History, rows: Sequence[Row]) -> Iterator
 
 
 def answers_were_true(
-    attempts: Iterable[Attempt], rows: Sequence[Row], offset: int
+    attempts: Iterable[Attempt], rows: Sequence[Row], offset: int, elsewhere: Sequence[Row] = ()
 ) -> Iterator[Violation]:
     """I1: stream, versions and position are those of the answer that the writer got.
 
-    A position that the source answered is the row's without ``offset``.
+    A position that the source answered is the row's without ``offset``; one of a store that the
+    tenant has left again is that of its row ``elsewhere``.
     """
     by_id = {row.event_id: row for row in rows}
+    left = {row.event_id: row.position for row in elsewhere}
     for attempt in attempts:
         stored = [by_id.get(event_id) for event_id in attempt.event_ids]
         present = [row for row in stored if row is not None]
@@ -130,7 +132,8 @@ def answers_were_true(
             found = f"expected {attempt.expected_version}, stored from {versions[0]}"
             yield Violation("I1", "expectation_ignored", f"{where}: {found}")
         position = present[-1].position
-        if attempt.global_position not in (position, position - offset):
+        there = left.get(present[-1].event_id)
+        if attempt.global_position not in (position, position - offset, there):
             found = f"answered {attempt.global_position}, stored at {position}"
             yield Violation("I1", "wrong_position", f"{where}: {found}")
 
@@ -272,4 +275,27 @@ def one_writer_epoch(
     for row in target:
         if row.event_id not in carried and row.position <= fence_position + offset:
             places = f"at {row.position}, the decision at {fence_position + offset}"
+            yield Violation("I7", "before_the_decision", f"event {row.event_id} {places}")
+
+
+def one_epoch_of_a_stay(left: Sequence[Row], home: Sequence[Row]) -> Iterator[Violation]:
+    """I4, I7: all that a store had when the tenant left it again is at home, as it was.
+
+    ``home`` gave each row of the stay a position of its own, in their order, before the decision;
+    so what was written there since lies above.
+    """
+    there = {row.event_id: row for row in home}
+    carried = set()
+    for row in left:
+        copy = there.get(row.event_id)
+        if copy is None:
+            yield Violation("I7", "left_behind", f"event {row.event_id} at {row.position}")
+            continue
+        carried.add(row.event_id)
+        if copy.digest != row.digest:
+            yield Violation("I4", "content_differs", f"event {row.event_id} at {row.position}")
+    decided = max((there[event_id].position for event_id in carried), default=0)
+    for row in home:
+        if row.event_id not in carried and row.position <= decided:
+            places = f"at {row.position}, the decision after {decided}"
             yield Violation("I7", "before_the_decision", f"event {row.event_id} {places}")

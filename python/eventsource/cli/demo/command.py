@@ -26,11 +26,15 @@ def demo(
         float,
         typer.Option("--seconds", min=0.1, max=600, help="Writing before and after the move."),
     ] = _DEFAULT.seconds,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Keep the report of the return, as HTML."),
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the servers afterwards, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Watch a tenant move between two embedded servers.
+    """Watch a tenant move between two embedded servers, and return.
 
     Writers append to all tenants meanwhile, and a checker reads both servers afterwards. Needs no
     configuration and no PostgreSQL. Exit code 4 if anything was lost.
@@ -50,7 +54,7 @@ def demo(
             await asyncio.Event().wait()
 
     async def play_it() -> ExitCode:
-        result = await play(Extent(events=events, seconds=seconds), invocation.out, show)
+        result = await play(Extent(events=events, seconds=seconds), invocation.out, show, report)
         return ExitCode.DONE if result.is_sound else ExitCode.INCONSISTENT
 
     run(

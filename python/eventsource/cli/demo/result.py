@@ -48,7 +48,14 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """The numbers of one demonstration. Times in milliseconds where the name says so."""
+    """The numbers of one demonstration. Times in milliseconds where the name says so.
+
+    Attributes:
+        pause_ms, returned_pause_ms: how long the fence was held at the move and at the return.
+        written_since: events that only the store has to which the tenant returned.
+        followed: how many of the tenant's events the subscription got that follows by itself.
+        report_sha256: the digest at the end of the return's report.
+    """
 
     events_copied: int
     copy_seconds: float
@@ -65,6 +72,10 @@ class DemoResult:
     skipped: int
     redelivered: int
     redelivered_predicted: int
+    followed: int
+    returned_pause_ms: float | None
+    written_since: int
+    report_sha256: str
     seconds: float
 
     @property
@@ -82,11 +93,11 @@ class DemoResult:
         """The table: what, and how much."""
         spent = f"in {duration(self.copy_seconds)}, {amount(self.events_per_second)} events/s"
         appends = self.latencies
-        pause = "not measured" if self.pause_ms is None else f"{self.pause_ms:.1f} ms"
         broken = f", {len(self.violations)} promises broken" if self.violations else ""
         return [
             ("copied", f"{amount(self.events_copied)} events {spent}"),
-            ("pause of the writers", pause),
+            ("pause of the writers", _pause(self.pause_ms)),
+            ("pause at the return", _pause(self.returned_pause_ms)),
             (
                 "longest append",
                 f"{appends.at_cutover:.1f} ms at the cutover (p99 before: "
@@ -105,9 +116,15 @@ class DemoResult:
             (
                 "subscriptions",
                 f"skipped {self.skipped}, redelivered {self.redelivered} "
-                f"(predicted {self.redelivered_predicted})",
+                f"(predicted {self.redelivered_predicted}); one followed by itself, "
+                f"{amount(self.followed)} events",
             ),
+            ("report of the return", f"unchanged, sha256 {self.report_sha256}"),
         ]
+
+
+def _pause(milliseconds: float | None) -> str:
+    return "not measured" if milliseconds is None else f"{milliseconds:.1f} ms"
 
 
 def untouched(reports: Iterable[CheckReport]) -> tuple[bool, int, tuple[str, ...]]:

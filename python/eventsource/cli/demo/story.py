@@ -11,6 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eventsource.cli import views
 from eventsource.cli.config import load
 from eventsource.cli.demo import servers
 from eventsource.cli.demo.projections import Projections
@@ -19,9 +20,16 @@ from eventsource.cli.demo.servers import DEDICATED, SHARED, DemoError, World
 from eventsource.cli.display import Display, display_for
 from eventsource.cli.journey import Journey
 from eventsource.cli.output import Output, amount
+from eventsource.cli.report import making
 from eventsource.cli.workspace import Workspace
-from eventsource.migration import create_schema
-from eventsource.testing import WriterConfig, WriterProcess, check_moved, check_unmoved, read_rows
+from eventsource.migration import Migration, create_schema
+from eventsource.testing import (
+    WriterConfig,
+    WriterProcess,
+    check_returned,
+    check_unmoved,
+    read_rows,
+)
 from eventsource.testing.records import clock
 
 if TYPE_CHECKING:
@@ -53,6 +61,7 @@ class Moved:
 
     journey: Journey
     projections: Projections
+    returned: Migration
     cutover_asked: float
     cutover_done: float
     attempts: list[Attempt]
@@ -62,12 +71,14 @@ async def play(
     extent: Extent,
     out: Output,
     afterwards: Callable[[DemoResult, Path], Awaitable[None]],
+    report: Path | None = None,
 ) -> DemoResult:
     """Run it all and return the numbers; whatever happens, servers and processes end with it.
 
     Args:
         afterwards: called with the result and the path of the configuration while the servers
             still run.
+        report: where to keep the report of the return (HTML); by default it goes with the servers.
 
     Raises:
         DemoError: servers or writers did not work here.
@@ -82,7 +93,9 @@ async def play(
                 baseline = await _prepare(at, world, extent, display)
                 moved = await _move(at, world, extent, display)
                 display.waiting("check", "reading both servers with plain SQL")
-                result = await _check(world, moved, baseline, began)
+                file = report or world.directory / "report.html"
+                digest = await _report(at, moved, file, display)
+                result = await _check(world, moved, baseline, digest, began)
                 display.settle()
             await afterwards(result, configuration)
             return result
@@ -106,14 +119,14 @@ async def _prepare(
 
 
 async def _move(at: Workspace, world: World, extent: Extent, display: Display) -> Moved:
-    """Writers throughout; the tenant moves, its subscriptions follow."""
+    """Writers throughout; the tenant moves, its subscriptions follow, and it returns."""
     projections = Projections(
         world.moving, SHARED, DEDICATED, at.stores[SHARED], at.stores[DEDICATED], at.checkpoints
     )
     try:
         display.waiting("writers", f"starting {extent.processes} processes")
         async with _writers(world, extent) as writers:
-            await projections.begin()
+            await projections.begin(at.router)
             display.say("writers", f"{extent.processes} processes, {extent.tasks} tasks each")
             await asyncio.sleep(extent.seconds)
             journey = Journey(at, world.moving, SHARED, DEDICATED, display)
@@ -129,11 +142,25 @@ async def _move(at: Workspace, world: World, extent: Extent, display: Display) -
             await projections.carry_over(at.subscriptions, migration.id, OPERATOR)
             display.say("follow", "subscriptions go on at the target, so do the writers")
             await asyncio.sleep(extent.seconds)
+            returned = await _return(at, migration, projections, display)
+            await asyncio.sleep(extent.seconds)
         await projections.finish()
     finally:
         await projections.cancel()
     attempts = [attempt for writer in writers for attempt in writer.attempts()]
-    return Moved(journey, projections, asked, done, attempts)
+    return Moved(journey, projections, returned, asked, done, attempts)
+
+
+async def _return(
+    at: Workspace, migration: Migration, projections: Projections, display: Display
+) -> Migration:
+    """Take the tenant back, with what it has appended since."""
+    display.waiting("return", "carrying back what was appended since")
+    await projections.end_stay()
+    returned = await at.coordinator.return_migration(migration.id, operator=OPERATOR)
+    display.settle()
+    display.say("return", f"{views.moved(returned)} again")
+    return returned
 
 
 @contextlib.asynccontextmanager
@@ -171,19 +198,27 @@ async def _writers(world: World, extent: Extent) -> AsyncIterator[list[WriterPro
                 writer.kill()
 
 
+async def _report(at: Workspace, moved: Moved, file: Path, display: Display) -> str:
+    """Write the report of the return, and compare the file with its digest and the audit log."""
+    await making.write(at, moved.returned.id, file)
+    found = await making.find(at, await asyncio.to_thread(file.read_bytes))
+    display.say("report", f"of migration {found.migration_id}, with its digest in the audit log")
+    return found.sha256
+
+
 async def _check(
-    world: World, moved: Moved, baseline: dict[str, list[Row]], began: float
+    world: World, moved: Moved, baseline: dict[str, list[Row]], digest: str, began: float
 ) -> DemoResult:
     """Ask the checker, which reads both servers without the product."""
     migration = moved.journey.migration
     assert migration is not None
     shared, dedicated = world.addresses[SHARED], world.addresses[DEDICATED]
-    report = await check_moved(
-        source=shared,
-        target=dedicated,
+    report = await check_returned(
+        home=shared,
+        left=dedicated,
         control_dsn=world.control_dsn,
         tenant_id=world.moving,
-        migration_id=migration.id,
+        migration_id=moved.returned.id,
         attempts=moved.attempts,
         baseline=baseline[str(world.moving)],
     )
@@ -213,8 +248,12 @@ async def _check(
         others_untouched=others_untouched,
         others_appended=others_appended,
         others_violations=others_violations,
-        skipped=await moved.projections.skipped(),
+        skipped=moved.projections.skipped,
         redelivered=moved.projections.redelivered,
         redelivered_predicted=moved.projections.predicted,
+        followed=moved.projections.followed,
+        returned_pause_ms=moved.returned.cutover_pause_ms,
+        written_since=report.written_at_target,
+        report_sha256=digest,
         seconds=time.monotonic() - began,
     )

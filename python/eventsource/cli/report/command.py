@@ -10,7 +10,8 @@ import typer
 from eventsource.cli.choice import chosen, like_an_id
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.report import pages, seal
+from eventsource.cli.output import record
+from eventsource.cli.report import making
 from eventsource.cli.workspace import Workspace
 
 
@@ -41,22 +42,12 @@ def report(
         if read is not None:
             return await _check(at, read)
         migration_id = (await chosen(at, migration, None)).id
-        document = await at.coordinator.report(migration_id)
         if html is not None:
-            text, kind = pages.as_html(document), "html"
-            html.write_text(text, encoding="utf-8", newline="")
-        elif at.out.as_json:
-            text, kind = pages.as_json(document), "json"
-            at.out.write(text)
-        else:
-            text, kind = pages.as_text(document), "text"
-            at.out.write(text)
-        digest = seal.digest_of(text.encode())
-        await at.migrations.audit(
-            migration_id, "reported", {"sha256": digest, "kind": kind}, at.operator
-        )
-        if html is not None:
+            digest = await making.write(at, migration_id, html)
             at.out.answer({"file": str(html), "sha256": digest}, f"{html}\nsha256    {digest}")
+            return ExitCode.DONE
+        text, _ = await making.make(at, migration_id, "json" if at.out.as_json else "text")
+        at.out.write(text)
         return ExitCode.DONE
 
     perform(ctx, make)
@@ -70,21 +61,10 @@ def _read(file: Path) -> bytes:
 
 
 async def _check(at: Workspace, read: bytes) -> ExitCode:
-    digest = seal.digest_of(read)
-    row = await at.control.fetchrow(
-        "select migration_id, operator, created_at from migration_audit_log"
-        " where event_type = 'reported' and details ->> 'sha256' = $1 order by id limit 1",
-        digest,
-    )
-    if row is None:
-        raise seal.ReportChangedError(
-            f"the report ends with its own digest {digest}, but no audit log of this control"
-            " database knows it: it was made elsewhere, or changed together with its digest"
-        )
-    made = row["created_at"].astimezone().isoformat(sep=" ", timespec="seconds")
+    found = await making.find(at, read)
+    made = found.made_at.astimezone().isoformat(sep=" ", timespec="seconds")
     at.out.answer(
-        {"sha256": digest, "migration_id": row["migration_id"], "made_at": row["created_at"],
-         "operator": row["operator"], "unchanged": True},
-        f"unchanged: of migration {row['migration_id']}, made {made} by {row['operator']}",
-    )  # fmt: skip
+        {**record(found), "unchanged": True},
+        f"unchanged: of migration {found.migration_id}, made {made} by {found.operator}",
+    )
     return ExitCode.DONE
