@@ -74,6 +74,7 @@ Failpoint = Literal[
     "layout.exact.committed",
     "layout.portion.written",
     "layout.flip.committed",
+    "layout.numbers.committed",
     "layout.abort.committed",
     "pause.committed",
     "resume.committed",

@@ -1,18 +1,32 @@
-"""A process that moves a tenant of Marten: ``python -m tests.layouts.moving_process DSNS NAME``."""
+"""A process that moves a tenant: ``python -m tests.layouts.moving_process DSNS NAME``.
+
+Of Marten, or of the layout that `DECLARED` in the environment declares as TOML.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+import tomllib
 
 from eventsource.migration import MigrationState
+from eventsource.migration.layouts.declaration import Layout
 from eventsource.migration.layouts.presets import presets
+from eventsource.migration.layouts.reading import layout_of
 from tests.support.worlds.layouts import connected
 
 
+def declared() -> Layout:
+    if "DECLARED" not in os.environ:
+        return presets()["marten"]
+    [(name, entry)] = tomllib.loads(os.environ["DECLARED"])["layouts"].items()
+    return layout_of(name, entry)
+
+
 async def main(dsns: dict[str, str], tenant: str, verb: str = "move") -> None:
-    world = await connected(presets()["marten"], dsns)
+    world = await connected(declared(), dsns, os.environ.get("DECLARED_SCHEMA"))
     await world.process(lease_seconds=1.0)
     coordinator = world.coordinators[0]
     if verb == "abort":

@@ -11,6 +11,7 @@ _MARTEN = "tests/layouts/test_marten.py::"
 _PROOF = "tests/layouts/test_proof.py::"
 _REFUSED = "tests/layouts/test_refused.py::test_what_cannot_move_is_refused_and_nothing_is_changed"
 _TRAVEL = f"{_JOURNAL}test_updates_deletes_and_changes_of_key_and_tenant_travel"
+_WHOLE = "tests/layouts/test_whole.py"
 _UNSEEN = f"{_JOURNAL}test_what_passes_the_guard_by_is_noticed_and_carried_again"
 
 VARIANTS = (
@@ -206,5 +207,53 @@ VARIANTS = (
             ),
         ),
         (f"{_REFUSED}[a reference without a key]",),
+    ),
+    Variant(
+        "layout-whole-numbers",
+        "a sequence of the target gives numbers again that the source has given",
+        (
+            Edit(
+                f"{_JOURNALED}/cutover.py",
+                "        if self._layout.is_whole:",
+                "        if False:",
+            ),
+        ),
+        (f"{_WHOLE}::test_a_schema_moves_under_writers_with_its_counters_and_its_numbers",),
+    ),
+    Variant(
+        "layout-whole-numbers-of-a-repair",
+        "a restored target gives numbers again",
+        (
+            Edit(
+                f"{_JOURNALED}/repair.py",
+                "        if target.layout.is_whole:",
+                "        if False:",
+            ),
+        ),
+        (f"{_WHOLE}::test_a_target_that_was_restored_to_before_the_move_gets_its_numbers_again",),
+    ),
+    Variant(
+        "layout-whole-new-table",
+        "a table that is made while its tenant moves stays where it is",
+        (
+            Edit(
+                f"{_JOURNALED}/whole.py",
+                '    return [row["name"] for row in rows if row["name"] not in known]',
+                "    return []",
+            ),
+        ),
+        (f"{_WHOLE}::test_a_table_that_comes_while_the_tenant_moves_puts_the_cutover_off",),
+    ),
+    Variant(
+        "layout-whole-another-name",
+        "the same tables move under two names",
+        (
+            Edit(
+                f"{_JOURNALED}/whole.py",
+                "        if owner is not None:",
+                "        if False:",
+            ),
+        ),
+        (f"{_WHOLE}::test_tables_that_are_one_tenants_do_not_move_under_another_name",),
     ),
 )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from eventsource.cli.config import ConfigError, load
 from eventsource.cli.exits import ExitCode
-from eventsource.cli.invocation import invocation_of, run
+from eventsource.cli.invocation import invocation_of, perform, run
 from eventsource.cli.output import columns, grid
+from eventsource.cli.workspace import Workspace
+from eventsource.migration.layouts import deriving
 from eventsource.migration.layouts.declaration import Layout, LayoutTable, Stops
 from eventsource.migration.layouts.presets import presets
 
@@ -24,8 +27,22 @@ _STOPS = {
 def layouts(
     ctx: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[LAYOUT]")] = None,
+    whole: Annotated[
+        str | None,
+        typer.Option(
+            "--whole",
+            metavar="STORE",
+            help="Write a new layout for the schema of this store, all of which is one tenant's.",
+        ),
+    ] = None,
 ) -> None:
-    """List the layouts of other libraries' tables, or explain one. Needs no database."""
+    """List the layouts of other libraries' tables, or explain one.
+
+    Needs no database, but to write a new layout: that reads the catalog of a store.
+    """
+    if whole is not None:
+        perform(ctx, partial(_declare, name or "orders", whole))
+        return
     invocation = invocation_of(ctx)
 
     async def show() -> ExitCode:
@@ -48,6 +65,20 @@ def layouts(
         return ExitCode.DONE
 
     run(invocation, show)
+
+
+async def _declare(name: str, store_id: str, at: Workspace) -> ExitCode:
+    if store_id not in at.stores:
+        raise ConfigError(
+            f"there is no store {store_id!r}; there are {', '.join(sorted(at.stores))}"
+        )
+    await at.reach_store(store_id)
+    store = at.stores[store_id]
+    async with store.pool.acquire() as connection:
+        schema = store.schema or await connection.fetchval("select current_schema()::text")
+        text = await deriving.declaration(connection, schema, name)
+    at.out.answer({"name": name, "schema": schema, "declaration": text}, text.rstrip())
+    return ExitCode.DONE
 
 
 def _explained(layout: Layout) -> str:

@@ -13,7 +13,7 @@ from eventsource import failpoints
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError, PreflightError
-from eventsource.migration.journaled import preparation, watching
+from eventsource.migration.journaled import preparation, watching, whole
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.steps.cutover import Cutover, CutoverResult
 from eventsource.migration.steps.decision import Decision
@@ -154,6 +154,9 @@ class JournaledCutover(Cutover):
                     " the cutover again"
                 ]
             )
+        if self._layout.is_whole:
+            await whole.hand_numbers_over(source, self.connections.target)
+            await failpoints.reach("layout.numbers.committed")
         assert self.deciding is not None
         proof = passes.at.proof
         row = await self.deciding.fetchrow(

@@ -12,7 +12,7 @@ from eventsource.catalog import reading
 from eventsource.catalog.findings import Finding, warning
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.journaled import catalogs, shapes
+from eventsource.migration.journaled import catalogs, shapes, whole
 from eventsource.migration.layouts.declaration import Stops
 from eventsource.migration.tables import fences, progress
 from eventsource.retried import Retried
@@ -101,6 +101,8 @@ async def examine(
     await _check_tenant(source, shape, findings)
     await _check_references(source, shape, findings)
     await _check_target(target, shape, findings)
+    if layout.is_whole:
+        await whole.examine(source, target, tenant_id, findings)
     await _look_around(source, shape, findings)
     return shape
 
@@ -263,7 +265,13 @@ async def refuse_rows(target: AnyTable, shape: Shape) -> None:
         if await target.connection.fetchval(
             f"select exists (select from {shape.rows(table, shape.target)} mine)"
         ):
-            problems.append(progress.already_there(shape.tenant_id, table.name))
+            name = shape.target.name(table.name)
+            problems.append(
+                f"{name} of the target holds rows, and all of the source's arrive there; what the"
+                f" library put in when it made its tables comes with them: delete from {name}"
+                if table.tenancy.whole
+                else progress.already_there(shape.tenant_id, table.name)
+            )
     if problems:
         raise PreflightError(problems)
     await refuse_readers(target, shape)

@@ -11,7 +11,7 @@ from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import blockers
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.journaled import preflight, watching
+from eventsource.migration.journaled import preflight, watching, whole
 from eventsource.migration.journaled.carriage import Carriage
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import Shape
@@ -203,5 +203,8 @@ async def _agree(target: AnyTable, shape: Shape, numbers: dict[str, int]) -> Car
             await target.connection.fetchval(
                 "select setval($1::text::regclass, $2)", sequence, last[table.name]
             )
+    if shape.layout.is_whole:
+        numbers_before = await whole.sequences(target)
+        before = {target.beside(name): given for name, given in numbers_before.items()}
     stamp = await target.connection.fetchval("select pg_current_xact_id()::text")
     return Carriage(shape.layout.name, offsets, last, str(stamp), before)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource import failpoints
-from eventsource.migration.journaled import comparison, first_pass, preparation
+from eventsource.migration.journaled import comparison, first_pass, preparation, whole
 from eventsource.migration.journaled.passes import JournaledPasses
 from eventsource.migration.models import VerificationLevel
 from eventsource.migration.steps.repair import replace_proof
@@ -43,6 +43,9 @@ async def carry_out(
         await passes.prepare_last()
         await passes.under_the_fence()
         await passes.refresh()
+        assert target.layout is not None
+        if target.layout.is_whole:
+            await whole.hand_numbers_over(connections.source, target)
         await failpoints.reach("repair.carried.committed")
         report = await comparison.compare(
             connections.source, target, migration.tenant_id, VerificationLevel.FULL

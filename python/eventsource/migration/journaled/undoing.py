@@ -154,7 +154,11 @@ async def _open_again(target: OwnTable, closed: Fence) -> None:
 
 
 async def _give_numbers_back(target: OwnTable, agreed: Carriage) -> None:
-    """Set a sequence back that nobody has drawn from since its numbers were kept free."""
+    """Set a sequence back that nobody has drawn from since its numbers were kept free.
+
+    From those of a tenant that owns its tables nobody could draw: they were closed to all.
+    """
+    assert target.layout is not None
     kept = set(agreed.last.values())
     for sequence, before in agreed.before.items():
         try:
@@ -163,7 +167,7 @@ async def _give_numbers_back(target: OwnTable, agreed: Carriage) -> None:
             )
         except asyncpg.UndefinedTableError:
             continue
-        if now in kept:
+        if now in kept or target.layout.is_whole:
             await target.connection.execute(
                 "select setval($1::text::regclass, coalesce($2, seqstart), $2::bigint is not null)"
                 " from pg_sequence where seqrelid = $1::text::regclass",

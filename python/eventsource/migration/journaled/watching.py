@@ -1,8 +1,9 @@
 """What must not have changed about a layout's tables since their guard was made.
 
 Triggers do not fire where they are switched off, in a leaf that is attached with its rows, in a
-child that inherits, and when a table is rewritten for another type of a column. All of it leaves
-traces in the catalog: where they are others than before, everything is carried again.
+child that inherits, and when a table is rewritten for another type of a column; a table that is
+new in a tenant's own schema has none. All of it leaves traces in the catalog: where they are others
+than before, everything is carried again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventsource.catalog.model import GUARD
+from eventsource.migration.journaled import whole
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
@@ -50,7 +52,8 @@ async def seen(table: AnyTable) -> str:
     assert table.layout is not None
     names = [table.beside(each.name) for each in table.layout.tables]
     query = _SEEN.format(journal=table.beside("eventsource_changes"), made=MADE)
-    return str(await table.connection.fetchval(query, names, GUARD))
+    found = str(await table.connection.fetchval(query, names, GUARD))
+    return " ".join([found, *await whole.undeclared(table)])
 
 
 async def made(table: AnyTable, name: str) -> None:

@@ -15,11 +15,13 @@ from eventsource.migration.journaled import (
     preparation,
     repair,
     undoing,
+    whole,
 )
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.passes import JournaledPasses
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.models import VerificationLevel
+from eventsource.migration.preflight.findings import Findings
 from eventsource.migration.tables import brief_locks, fences
 from eventsource.tenant_ids import stored
 
@@ -75,6 +77,10 @@ class LayoutTables:
         shape = await shape_of(source, target, source.layout, migration.tenant_id)
         preflight.refuse(shape, migration.config.fires)
         await preflight.refuse_readers(target, shape)
+        if source.layout.is_whole:
+            findings = Findings()
+            await whole.examine(source, target, migration.tenant_id, findings)
+            findings.raise_if_refused()
 
     async def verify(self, connections: Connections, migration: Migration) -> None:
         """Compare before the fence is asked for, whatever the level: this is the proof of all rows

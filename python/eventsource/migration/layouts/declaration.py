@@ -102,6 +102,8 @@ class Layout:
             must have none.
         after_flip: a statement for the target once the tenant lives there; may be repeated.
         headroom: positions that are kept free at the target for what the source still writes.
+        is_schema: of a tenant that owns all rows: whether every table of the schema is its own, and
+            one that is not declared refuses the move.
         stream, version, event_id: columns of the events that say which one it is, for reports.
     """
 
@@ -120,11 +122,17 @@ class Layout:
     version: str | None = None
     event_id: str | None = None
     recognised_by: tuple[str, ...] = field(default=())
+    is_schema: bool = False
 
     @property
     def main(self) -> LayoutTable:
         """The table with the events."""
         return self.table(self.events)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows are one tenant's; positions are kept then."""
+        return self.main.tenancy.whole
 
     @property
     def is_own(self) -> bool:

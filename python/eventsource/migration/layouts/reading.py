@@ -19,7 +19,7 @@ from eventsource.migration.layouts.declaration import (
 
 _LAYOUT = (
     "title", "tables", "schema", "changes", "stops", "stays", "readers", "after_flip", "headroom",
-    "recognised_by",
+    "recognised_by", "tenant", "every_table",
 )  # fmt: skip
 _TABLE = (
     "table", "events", "key", "scan", "tenant", "numbered", "stamps", "where", "written_by",
@@ -38,7 +38,8 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
     given = entry.get("tables")
     if not isinstance(given, list) or not given or not all(isinstance(t, dict) for t in given):
         raise LayoutError(f"{where}: tables must be a list of tables, each with its name")
-    tables = tuple(_table(where, each) for each in given)
+    is_whole = _is_whole(where, entry)
+    tables = tuple(_table(where, each, is_whole) for each in given)
     mains = [each for each in given if each.get("events")]
     if len(mains) != 1:
         raise LayoutError(f"{where}: mark exactly one of the tables with events = true")
@@ -47,7 +48,7 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
         raise LayoutError(f"{where}: a table is declared twice")
     for place, table in enumerate(tables):
         _check_references(where, table, names[:place])
-    for each in given:
+    for each in () if is_whole else given:
         if not each.get("events") and each.get("written_by") != "append":
             raise LayoutError(
                 f'{where}: {each.get("table")}: say written_by = "append" if the transactions'
@@ -74,22 +75,41 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
         version=_name(where, main, "version"),
         event_id=_name(where, main, "event_id"),
         recognised_by=_names(where, entry, "recognised_by"),
+        is_schema=is_whole and _flag(where, entry, "every_table", True),
     )
 
 
-def _table(where: str, entry: Mapping[str, Any]) -> LayoutTable:
+def _is_whole(where: str, entry: Mapping[str, Any]) -> bool:
+    """Whether a tenant owns the tables, as with a schema for each."""
+    tenant = entry.get("tenant")
+    if tenant not in (None, "whole"):
+        raise LayoutError(
+            f'{where}: tenant can only be "whole" here, where all rows are one tenant\'s; what says'
+            " whose a row is belongs to each table"
+        )
+    if tenant is None and "every_table" in entry:
+        raise LayoutError(f'{where}: every_table goes with tenant = "whole"')
+    return tenant is not None
+
+
+def _table(where: str, entry: Mapping[str, Any], is_whole: bool) -> LayoutTable:
     name = _name(where, entry, "table")
     if name is None:
         raise LayoutError(f'{where}: a table has no name: table = "…"')
     here = f"{where}: {name}"
     _refuse_unknown(here, entry, _TABLE)
+    if is_whole and (foreign := {"tenant", "numbered", "where"} & set(entry)):
+        raise LayoutError(
+            f'{here}: {", ".join(sorted(foreign))} cannot be given where tenant is "whole": all'
+            " rows travel, with the numbers that they have"
+        )
     key = _names(here, entry, "key")
     if not key:
         raise LayoutError(f"{here}: key must name the columns that are unique for a row")
     return LayoutTable(
         name=name,
         key=key,
-        tenancy=_tenancy(here, entry.get("tenant")),
+        tenancy=Tenancy(whole=True) if is_whole else _tenancy(here, entry.get("tenant")),
         scan=_names(here, entry, "scan") or None,
         numbered=tuple(_numbering(here, *each) for each in _mapping(here, entry, "numbered")),
         stamps=_names(here, entry, "stamps"),
@@ -103,11 +123,7 @@ def _tenancy(where: str, given: Any) -> Tenancy:
         " { through = TABLE, columns = […], referenced = […] }"
     )
     if given == "whole":
-        raise LayoutError(
-            f'{where}: tenant = "whole", for a schema or a table per tenant, cannot be moved yet;'
-            " name the column, expression or reference by which rows are a tenant's, or copy"
-            " that schema while its application rests"
-        )
+        raise LayoutError(f'{where}: write tenant = "whole" once, for all tables of the layout')
     if isinstance(given, str):
         return Tenancy(column=_checked(where, given))
     if not isinstance(given, dict):
@@ -195,6 +211,13 @@ def _text(where: str, entry: Mapping[str, Any], name: str, default: str) -> str:
     value = entry.get(name, default)
     if not isinstance(value, str):
         raise LayoutError(f"{where}: {name} must be a text")
+    return value
+
+
+def _flag(where: str, entry: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = entry.get(name, default)
+    if not isinstance(value, bool):
+        raise LayoutError(f"{where}: {name} must be true or false")
     return value
 
 

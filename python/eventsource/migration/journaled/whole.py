@@ -1,0 +1,128 @@
+"""Tables that are one tenant's as a whole, as in a schema for each: what is theirs beside rows.
+
+Positions are kept, so the sequences of the target go on where those of the source have ended. No
+lock keeps anybody from making another table, so the list of tables is part of what is watched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eventsource.identifiers import qualified, quote_identifier
+from eventsource.migration.errors import PreflightError
+
+if TYPE_CHECKING:
+    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.preflight.findings import Findings
+    from eventsource.tenant_ids import TenantId
+
+# Partitions are their root's; what stands beside the tables is ours.
+_TABLES = """
+select c.relname::text as name
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relkind in ('r', 'p', 'f') and not c.relispartition
+  and not starts_with(c.relname, 'eventsource_')
+order by 1
+"""
+
+# Those that columns draw from, and all others of the schema where that is the tenant's.
+_SEQUENCES = """
+with subject (oid) as (select to_regclass(name)::oid from unnest($1::text[]) name)
+select distinct s.relname::text as name, pg_sequence_last_value(s.oid) as last
+from pg_class s join pg_namespace n on n.oid = s.relnamespace
+where s.relkind = 'S' and n.nspname = $2 and not starts_with(s.relname, 'eventsource_')
+  and ($3 or exists (
+      select from pg_depend d join subject on d.refobjid = subject.oid
+      where d.classid = 'pg_class'::regclass and d.objid = s.oid
+        and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i'))
+    or exists (
+      select from pg_attrdef a join subject on a.adrelid = subject.oid
+      join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = a.oid
+      where d.refclassid = 'pg_class'::regclass and d.refobjid = s.oid))
+order by 1
+"""
+
+# Forward only: a repair may come after the tenant's own first appends.
+_SET = """
+select setval(q.seqrelid, case when q.seqincrement > 0
+                               then greatest(given.last, pg_sequence_last_value(q.seqrelid))
+                               else least(given.last, pg_sequence_last_value(q.seqrelid)) end)
+from unnest($1::text[], $2::bigint[]) as given (name, last)
+join pg_sequence q on q.seqrelid = to_regclass(given.name)
+"""
+
+
+async def undeclared(table: AnyTable) -> list[str]:
+    """Tables of the schema that the layout does not know, where all of them are the tenant's."""
+    layout = table.layout
+    assert layout is not None
+    if not layout.is_schema:
+        return []
+    known = {each.name for each in layout.tables} | {name for name, _ in layout.stays}
+    rows = await table.connection.fetch(_TABLES, table.address.schema)
+    return [row["name"] for row in rows if row["name"] not in known]
+
+
+async def sequences(table: AnyTable) -> dict[str, int | None]:
+    """By name: the last number of each sequence of the tables, None before the first."""
+    layout = table.layout
+    assert layout is not None
+    names = [table.beside(each.name) for each in layout.tables]
+    rows: list[Any] = await table.connection.fetch(
+        _SEQUENCES, names, table.address.schema, layout.is_schema
+    )
+    return {row["name"]: row["last"] for row in rows}
+
+
+async def hand_numbers_over(source: AnyTable, target: AnyTable) -> None:
+    """Under the fence, or after it: no number of the source is given again at the target.
+
+    Raises:
+        PreflightError: the target lacks a sequence.
+    """
+    given = await sequences(source)
+    lacking = sorted(given.keys() - (await sequences(target)).keys())
+    if lacking:
+        raise PreflightError([_lacks(target, name) for name in lacking])
+    drawn = {name: last for name, last in given.items() if last is not None}
+    await target.connection.fetch(
+        _SET, [target.beside(name) for name in drawn], list(drawn.values())
+    )
+
+
+async def examine(
+    source: AnyTable, target: AnyTable, tenant_id: TenantId, findings: Findings
+) -> None:
+    """What would refuse a move, beside what refuses every move of a layout."""
+    schema = source.address.schema
+    for name in await undeclared(source):
+        findings.problems.append(
+            f"the layout does not declare table {qualified(schema, name)}, and all tables of the"
+            " schema are the tenant's: add it to the tables, or to stays with the reason"
+        )
+    here, there = await sequences(source), await sequences(target)
+    findings.problems += [_lacks(target, name) for name in sorted(here.keys() - there.keys())]
+    for side, table in (("source", source), ("target", target)):
+        owner = await table.connection.fetchval(
+            f"select tenant_id from {table.fences} where table_name = $1 and tenant_id <> $2"
+            " order by fence_id desc limit 1",
+            table.address.table, str(tenant_id),
+        )  # fmt: skip
+        if owner is not None:
+            findings.problems.append(
+                f"the {side}'s tables in schema {table.address.schema!r} are those of tenant"
+                f' {owner!r}, not of {str(tenant_id)!r}: a layout whose tenant is "whole" has one'
+            )
+    if source.layout is not None and source.layout.is_schema:
+        findings.warnings.append(
+            f"nobody is kept from making another table in schema {schema!r} while the tenant moves,"
+            " which would put the cutover off: revoke create on schema"
+            f" {quote_identifier(schema)} from those that may"
+        )
+
+
+def _lacks(target: AnyTable, name: str) -> str:
+    return (
+        f"the target has no sequence {target.beside(name)}, from which the source draws numbers;"
+        " let the library make its tables there"
+    )
