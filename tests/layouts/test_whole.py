@@ -257,7 +257,7 @@ async def test_a_declaration_is_written_from_the_catalog(world: LayoutWorld) -> 
     assert names.index("stream_events") > max(names.index("events"), names.index("streams"))
     assert layout.table("stream_events").key == ("event_id", "stream_id")
     assert dict(layout.stays) == {
-        "notes": "it has no primary key: its rows cannot be told apart",
+        "notes": "it has no primary key: nothing names its rows",
     }
 
 

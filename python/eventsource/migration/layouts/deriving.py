@@ -74,7 +74,7 @@ def _head(name: str, tables: Iterable[_Table]) -> Iterator[str]:
     yield 'tenant = "whole"'
     without = [each.name for each in tables if not each.key]
     if without:
-        why = json.dumps("it has no primary key: its rows cannot be told apart")
+        why = json.dumps("it has no primary key: nothing names its rows")
         stays = ", ".join(f"{json.dumps(each)} = {why}" for each in without)
         yield f"stays = {{ {stays} }}"
 
