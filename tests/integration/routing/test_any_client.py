@@ -1,0 +1,125 @@
+"""Applications that reach their stores by another client find the tenant, and are sent on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import psycopg
+import pytest
+
+from eventsource.any_client import Route, RouteHiddenError, find_route, moved_to
+from tests.layouts.libraries import environment
+from tests.support import REPOSITORY
+from tests.support.application import TARGET
+from tests.support.worlds.three_databases import World, table
+
+PROGRAM = Path(__file__).with_name("any_client_program.py")
+
+
+@pytest.fixture(scope="session")
+def python() -> Path:
+    """Other clients, and what our package needs; the package itself is that of this checkout."""
+    return environment(
+        "clients", "pg8000>=1.31,<2", "psycopg2-binary>=2.9,<3", "sqlalchemy>=2,<3",
+        "asyncpg", "pydantic>=2",
+    )  # fmt: skip
+
+
+def insert(world: World) -> str:
+    return (
+        f"insert into {table('source')} (event_id, aggregate_id, aggregate_type, event_type,"
+        ' tenant_id, version, "timestamp", payload, metadata) values'
+        f" ('{uuid4()}', '{uuid4()}', 'Note', 'Noted', '{world.tenant}', 1, now(), '{{}}', '{{}}')"
+    )
+
+
+async def moved(world: World) -> None:
+    process = await world.process()
+    migration = await world.dual_write(process=process)
+    await process.coordinator.initiate_cutover(migration.id)
+
+
+def asked(dsn: str, tenant: object, paramstyle: str | None = None) -> Route | None:
+    with psycopg.connect(dsn) as connection:
+        return find_route(connection, str(tenant), paramstyle=paramstyle)
+
+
+async def test_psycopg_finds_the_route_and_is_sent_on(world: World) -> None:
+    await world.seed(5)
+    dsn = world.dsns["control"]
+    assert await asyncio.to_thread(asked, dsn, world.tenant) is None
+    await moved(world)
+    found = await asyncio.to_thread(asked, dsn, world.tenant, "pyformat")
+    assert found is not None
+    assert found.store_id == TARGET
+
+    def write() -> BaseException | None:
+        with psycopg.connect(world.dsns["source"]) as store:
+            try:
+                store.execute(insert(world))
+            except psycopg.Error as error:
+                return error
+        return None
+
+    refused = await asyncio.to_thread(write)
+    assert refused is not None
+    assert moved_to(refused) == found
+
+
+async def test_other_clients_find_it_and_are_sent_on(world: World, python: Path) -> None:
+    await world.seed(5)
+    await moved(world)
+    asking = await asyncio.create_subprocess_exec(
+        str(python), str(PROGRAM), world.dsns["control"], world.dsns["source"], str(world.tenant),
+        insert(world), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "python")},
+    )  # fmt: skip
+    output, errors = await asyncio.wait_for(asking.communicate(), 60)
+    assert asking.returncode == 0, errors.decode()[-2000:]
+    found = await asyncio.to_thread(asked, world.dsns["control"], world.tenant)
+    assert found is not None
+    where = [found.store_id, found.generation]
+    said = json.loads(output)
+    assert {name: route for name, (route, _) in said.items()} == dict.fromkeys(said, where)
+    assert {name: refused[1] for name, (_, refused) in said.items()} == dict.fromkeys(said, where)
+    assert set(said) == {"pg8000", "psycopg2", "sqlalchemy"}
+
+
+async def test_a_route_that_may_be_hidden_is_no_answer(world: World) -> None:
+    await world.control.execute("alter table tenant_routing enable row level security")
+    role = f"reader_{uuid4().hex[:8]}"
+    await world.control.execute(
+        f"create role {role} login password 'p'; grant select on tenant_routing to {role}"
+    )
+    parts = world.dsns["control"].split("@", 1)[1]
+    try:
+        with pytest.raises(RouteHiddenError, match="create policy"):
+            await asyncio.to_thread(asked, f"postgresql://{role}:p@{parts}", world.tenant)
+    finally:
+        await world.control.execute(f"drop owned by {role}; drop role {role}")
+
+
+def test_a_paramstyle_of_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="pyformat"):
+        find_route(None, "a", paramstyle="percent")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), asyncpg.UniqueViolationError("x"), KeyError({"C": "23505"})]
+)
+def test_other_errors_say_nothing_of_a_move(error: Exception) -> None:
+    assert moved_to(error) is None
+
+
+def test_an_error_within_another_is_found() -> None:
+    inner = psycopg.Error("x")
+    inner.sqlstate = "EVF01"
+    inner.detail = '{"target_store_id": "there", "generation": 3}'  # type: ignore[attr-defined]
+    outer = RuntimeError("wrapped")
+    outer.__cause__ = inner
+    assert moved_to(outer) == Route("there", 3)
