@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 from asyncpg.pool import Pool
@@ -42,6 +43,42 @@ def hosts_of(pool: Pool[Any] | None, dsn: Secret | None = None) -> list[tuple[st
 
 
 _NAMING = {"host", "hostaddr", "service"}
+
+
+T = TypeVar("T")
+
+
+class SilentHostsError(Exception):
+    """Hosts that do not answer at all; ``names`` is what they were called."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        super().__init__(f"no answer from {', '.join(names)}")
+
+
+async def unless_silent(work: Awaitable[T], hosts: Mapping[str, Sequence[tuple[str, int]]]) -> T:
+    """What the work returns. It is given up when a host turns out to say nothing at all.
+
+    That is asked only where the work takes long: to ask costs each server a process.
+
+    Raises:
+        SilentHostsError: the work had not ended when that was known.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=SOON_SECONDS)
+        if not task.done():
+            silent = await asyncio.gather(
+                *(is_silent(each, SILENCE_SECONDS) for each in hosts.values())
+            )
+            if any(silent) and not task.done():
+                raise SilentHostsError([n for n, no in zip(hosts, silent, strict=True) if no])
+        return await task
+    finally:
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
 
 
 async def is_silent(hosts: Sequence[tuple[str, int]], seconds: float) -> bool:
@@ -95,3 +132,6 @@ async def _answers(family: int, kind: int, address: Any) -> bool:
 #: A host that says nothing for so long is not there (seconds). Only connecting is measured, which
 #: no load delays; what a server is asked afterwards may take longer.
 SILENCE_SECONDS = 1.25
+
+#: What has ended within this time has met no silent host (seconds).
+SOON_SECONDS = 0.25

@@ -17,7 +17,7 @@ from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
 from eventsource.connections import ConnectionParameters, create_pool, redact
 from eventsource.errors import ConnectionDetailsError
-from eventsource.hosts import SILENCE_SECONDS, hosts_of, is_silent
+from eventsource.hosts import SilentHostsError, hosts_of, unless_silent
 from eventsource.identifiers import quote_identifier
 from eventsource.migration import (
     Migration,
@@ -251,11 +251,15 @@ async def _store(entry: StoreSettings, stack: contextlib.AsyncExitStack) -> Post
 
 
 async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
-    try:
-        if await is_silent(hosts_of(pool), SILENCE_SECONDS):
-            raise TimeoutError("the host does not answer")
+    async def ask() -> None:
         async with pool.acquire() as connection:
             await connection.execute("select 1")
+
+    try:
+        try:
+            await unless_silent(ask(), {what: hosts_of(pool)})
+        except SilentHostsError:
+            raise TimeoutError("the host does not answer") from None
     except _UNREACHABLE as error:
         reason = redact(str(error)).strip() or type(error).__name__
         raise DatabaseUnavailableError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from eventsource.connections import ConnectionParameters
-from eventsource.hosts import SILENCE_SECONDS, is_silent
+from eventsource.hosts import SilentHostsError, unless_silent
 from eventsource.identifiers import qualified
 from eventsource.migration.connections.driver_connections import (
     Endpoints,
@@ -71,14 +71,17 @@ where not has_table_privilege(name, privilege)
 
 
 async def refuse_silent_hosts(
-    hosts: Mapping[str, Sequence[tuple[str, int]]], findings: Findings
+    hosts: Mapping[str, Sequence[tuple[str, int]]], findings: Findings, look: Awaitable[None]
 ) -> None:
-    """A database whose host does not answer at all is a problem, found in `SILENCE_SECONDS`."""
-    silent = await asyncio.gather(*(is_silent(each, SILENCE_SECONDS) for each in hosts.values()))
-    for (what, addresses), unanswered in zip(hosts.items(), silent, strict=True):
-        if unanswered:
-            where = ", ".join(f"{host}:{port}" for host, port in addresses)
-            findings.passing += 1
+    """Look. Where that takes long, a database whose host does not answer at all is a problem,
+    found in `SILENCE_SECONDS`, and whatever else was found is left out."""
+    try:
+        await unless_silent(look, hosts)
+    except SilentHostsError as error:
+        del findings.problems[:]
+        findings.passing = len(error.names)
+        for what in error.names:
+            where = ", ".join(f"{host}:{port}" for host, port in hosts[what])
             findings.problems.append(
                 f"{what} cannot be used: {where} does not answer; check the host and port of the"
                 " DSN, the network and the firewall"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
 #: A server that answers, but not within this time, refuses the move too (seconds). A host that is
-#: not there is found sooner: see `reach.SILENCE_SECONDS`.
+#: not there is found sooner: see `hosts.SILENCE_SECONDS`.
 PREFLIGHT_SECONDS = 10.0
 
 #: How long a preflight waits for a server whose connections are all in use (seconds).
@@ -113,8 +113,6 @@ async def _generation_of(
 ) -> int:
     findings = Findings()
     control = "the control database"
-    await access.refuse_silent_hosts({control: _control_hosts(migrations)}, findings)
-    findings.raise_if_refused()
     routing: TenantRouting | None = None
 
     async def look() -> None:
@@ -127,7 +125,9 @@ async def _generation_of(
             routing = await routes.get_routing(tenant_id)
 
     with findings.unusable(control):
-        await within(PREFLIGHT_SECONDS, look)
+        await access.refuse_silent_hosts(
+            {control: _control_hosts(migrations)}, findings, within(PREFLIGHT_SECONDS, look)
+        )
     findings.raise_if_refused()
     home = routing.store_id if routing else default_store_id
     if home != source_store_id:
@@ -189,9 +189,6 @@ async def _examine(
     hosts = {"the control database": _control_hosts(migrations)}
     for side, store in (("source", source), ("target", target)):
         hosts[f"the {side}'s database"] = store.hosts()
-    await access.refuse_silent_hosts(hosts, findings)
-    if findings.problems:
-        return findings
 
     async def check() -> None:
         with findings.unusable("the control database"):
@@ -220,7 +217,7 @@ async def _examine(
                 await access.check(endpoints, roles if look is None else None, findings)
 
     with findings.unusable("a database"):
-        await within(PREFLIGHT_SECONDS, check)
+        await access.refuse_silent_hosts(hosts, findings, within(PREFLIGHT_SECONDS, check))
     return findings
 
 
