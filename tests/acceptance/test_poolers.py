@@ -166,12 +166,21 @@ async def test_lent_sessions_are_noticed_however_few_or_busy_they_are(world: Wor
             async with _traffic(dsns["source"], 0 if "default_pool_size" in settings else 6):
                 parameters = ConnectionParameters(dsns["source"])
                 link = await open_connection(parameters)
-                assert await _are_lent(link, parameters)
+                assert await _are_lent(link, _another(parameters))
                 link.terminate()
     direct = ConnectionParameters(world.source.dsn)
     link = await open_connection(direct)
-    assert not await _are_lent(link, direct)
+    assert not await _are_lent(link, _another(direct))
     link.terminate()
+
+
+@contextlib.asynccontextmanager
+async def _another(parameters: ConnectionParameters) -> AsyncIterator[asyncpg.Connection]:
+    connection = await open_connection(parameters)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
 
 
 @contextlib.asynccontextmanager

@@ -17,6 +17,7 @@ import asyncpg
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
+from eventsource.migration.connections.kept import KeptSessions
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
 from eventsource.migration.driver.follower import HELD_SECONDS, Follower
@@ -75,6 +76,8 @@ class BackgroundDrivers:
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
         self._leases = LeasesSeen()
+        #: Sessions for what comes next: preflight, driver, way back.
+        self.kept = KeptSessions()
         self._places = Places()
         self._stands_by_for: set[UUID] = set()
         self._standing_by: asyncio.Task[None] | None = None
@@ -227,7 +230,7 @@ class BackgroundDrivers:
             return await of_store(source), await of_store(target)
 
         async def endpoints(migration: Migration) -> Endpoints:
-            return await Endpoints.of(self._migrations, *self.stores_of(migration))
+            return await Endpoints.of(self._migrations, *self.stores_of(migration), self.kept)
 
         return Follower(self._migrations, tables, endpoints, self.knows)
 
@@ -263,6 +266,7 @@ class BackgroundDrivers:
         for task in stopping:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+        await self.kept.close()
 
     def ensure(self, migration: Migration) -> None:
         """Begin to drive a migration unless somebody does."""
@@ -276,7 +280,7 @@ class BackgroundDrivers:
 
     async def _drive_one(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)
-        find = partial(Endpoints.of, self._migrations, source, target)
+        find = partial(Endpoints.of, self._migrations, source, target, self.kept)
         stores = migration.source_store_id, migration.target_store_id
         stale = migration.driver_expires_at if migration.driver_alive else None
         lease = Lease(migration.id, stale=stale)

@@ -132,7 +132,7 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Reports):
         async with self._examining:
             return await admission.examine(
                 self._migrations, tenant_id, source, target, config=self._config,
-                look=layout_preflight.look if is_layout else None,
+                look=layout_preflight.look if is_layout else None, kept=self._drivers.kept,
             )  # fmt: skip
 
     async def get_migration(self, migration_id: UUID) -> Migration:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from eventsource.migration.failures import concerning
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 if TYPE_CHECKING:
+    from eventsource.migration.connections.kept import KeptSessions
     from eventsource.migration.layouts.declaration import Layout
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -65,6 +67,7 @@ class Endpoints:
     target: TableAddress
     source_layout: Layout | None = None
     target_layout: Layout | None = None
+    kept: KeptSessions | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     async def of(
@@ -72,8 +75,12 @@ class Endpoints:
         migrations: PostgreSQLMigrationRepository,
         source: PostgreSQLEventStore,
         target: PostgreSQLEventStore,
+        kept: KeptSessions | None = None,
     ) -> Endpoints:
         """Read them from the stores and the repository.
+
+        Args:
+            kept: where sessions of this process are kept for a moment.
 
         Raises:
             ConnectionDetailsError: a store was given only a pool that cannot be described; pass
@@ -86,7 +93,39 @@ class Endpoints:
             source_address = await source.address()
         with concerning("target"):
             target_address = await target.address()
-        return cls(control, schema, source_address, target_address, source.layout, target.layout)
+        return cls(
+            control, schema, source_address, target_address, source.layout, target.layout, kept
+        )
+
+    async def open(self, parameters: ConnectionParameters) -> Connection:
+        """One connection as a driver has them, new or kept; the caller closes it."""
+        if self.kept is not None:
+            connection = await self.kept.take(parameters, _SETTINGS)
+            if connection is not None:
+                return connection
+        return await open_connection(parameters)
+
+    async def open_table(self, address: TableAddress, layout: Layout | None = None) -> OwnTable:
+        """A table over a connection of its own; the caller closes that."""
+        return EventTable(await self.open(address.parameters), address, layout)
+
+    @contextlib.asynccontextmanager
+    async def connection(self, parameters: ConnectionParameters) -> AsyncIterator[Connection]:
+        """One connection for a block, kept afterwards where that has ended well."""
+        connection = await self.open(parameters)
+        try:
+            yield connection
+        except BaseException:
+            await close_all([connection])
+            raise
+        await self.done_with(parameters, connection)
+
+    async def done_with(self, parameters: ConnectionParameters, connection: Connection) -> None:
+        """Keep it for a moment for what comes next in this process, or close it."""
+        if self.kept is not None:
+            await self.kept.give_back(parameters, connection)
+        else:
+            await close_all([connection])
 
 
 async def control_schema(migrations: PostgreSQLMigrationRepository) -> str:
@@ -124,7 +163,7 @@ class DriverConnections:
         try:
             with concerning("control"):
                 for _ in range(2):
-                    opened.append(await open_connection(endpoints.control))
+                    opened.append(await endpoints.open(endpoints.control))
             tables = await _open_tables(endpoints, migration_id)
         except BaseException:
             await close_all(opened)
@@ -159,10 +198,21 @@ class DriverConnections:
             await session_marks.end(own, mark, keep)
         await session_marks.end(source, session_marks.data_plane_mark(migration_id, "source"))
 
-    async def close(self) -> None:
-        """Close them all; what was not committed is gone, which is the safe outcome."""
+    async def close(self, *, keep: bool = False) -> None:
+        """Close them all; what was not committed is gone, which is the safe outcome.
+
+        Args:
+            keep: all has ended well: the next in this process may go on with them.
+        """
         tables = [table.connection for table in (self.fence, self.source, self.target)]
-        await close_all([*tables, self.control, self.heartbeat])
+        if not keep:
+            await close_all([*tables, self.control, self.heartbeat])
+            return
+        where = self.endpoints
+        for table in (self.fence, self.source, self.target):
+            await where.done_with(table.address.parameters, table.connection)
+        for connection in (self.control, self.heartbeat):
+            await where.done_with(where.control, connection)
 
 
 async def open_connection(parameters: ConnectionParameters) -> Connection:
@@ -185,9 +235,9 @@ async def _open_tables(
     opened: list[OwnTable] = []
     try:
         with concerning("source"):
-            opened.append(await open_table(endpoints.source, endpoints.source_layout))
+            opened.append(await endpoints.open_table(endpoints.source, endpoints.source_layout))
             await session_marks.mark(opened[0].connection, session_marks.driver_mark(migration_id))
-            opened.append(await open_table(endpoints.source, endpoints.source_layout))
+            opened.append(await endpoints.open_table(endpoints.source, endpoints.source_layout))
         with concerning("target"):
             opened.append(await _open_target(endpoints, migration_id))
     except BaseException:
@@ -203,7 +253,7 @@ async def open_table(address: TableAddress, layout: Layout | None = None) -> Own
 
 
 async def _open_target(endpoints: Endpoints, migration_id: UUID) -> OwnTable:
-    target = await open_table(endpoints.target, endpoints.target_layout)
+    target = await endpoints.open_table(endpoints.target, endpoints.target_layout)
     try:
         await target.connection.execute(
             "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)

@@ -181,6 +181,7 @@ class Driver:
 
     async def _drive(self) -> None:
         connections = await self._open()
+        ended_well = False
         try:
             await identities.check(
                 await self.migrations.get(self.migration_id), connections.source, connections.target
@@ -199,11 +200,12 @@ class Driver:
             finally:
                 self.doing = stages.doing
             await self.lease.release(connections.migrations)
+            ended_well = True
         except asyncio.CancelledError:
             await self.lease.try_to_release(connections.migrations)
             raise
         finally:
-            await connections.close()
+            await connections.close(keep=ended_well)
 
     async def _report(self, error: Exception) -> None:
         self.waits_since = self.waits_since or datetime.now(UTC)

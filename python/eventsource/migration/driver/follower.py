@@ -124,8 +124,9 @@ class Follower:
 def reversed_(endpoints: Endpoints) -> Endpoints:
     """The same databases, in the other direction."""
     return Endpoints(
-        endpoints.control, endpoints.control_schema, endpoints.target, endpoints.source
-    )
+        endpoints.control, endpoints.control_schema, endpoints.target, endpoints.source,
+        kept=endpoints.kept,
+    )  # fmt: skip
 
 
 async def _count(home: AnyTable, at: CopyProgress) -> int:

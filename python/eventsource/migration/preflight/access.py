@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -11,13 +12,8 @@ import asyncpg
 from eventsource.connections import ConnectionParameters
 from eventsource.hosts import SilentHostsError, unless_silent
 from eventsource.identifiers import qualified
-from eventsource.migration.connections.driver_connections import (
-    Endpoints,
-    close_all,
-    open_connection,
-    open_table,
-)
-from eventsource.migration.event_table import OwnTable
+from eventsource.migration.connections.driver_connections import Endpoints
+from eventsource.migration.event_table import EventTable, OwnTable
 from eventsource.migration.preflight import application_roles
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
 from eventsource.migration.preflight.event_tables import FENCE_TABLES
@@ -96,8 +92,8 @@ async def check(
     where another library writes, whose rights are its own business."""
     await asyncio.gather(
         _check_control(endpoints, findings),
-        _check_store("source", endpoints.source, findings),
-        _check_store("target", endpoints.target, findings),
+        _check_store("source", endpoints, endpoints.source, findings),
+        _check_store("target", endpoints, endpoints.target, findings),
     )
     if not findings.problems and roles is not None:
         await application_roles.check(endpoints, roles, findings)
@@ -105,32 +101,24 @@ async def check(
 
 async def _check_control(endpoints: Endpoints, findings: Findings) -> None:
     what = "the control database"
+    names = [qualified(endpoints.control_schema, name) for name in CONTROL_COLUMNS]
     with findings.unusable(what):
-        connection = await open_connection(endpoints.control)
-        try:
-            await _check_privileges(
-                connection,
-                what,
-                [qualified(endpoints.control_schema, name) for name in CONTROL_COLUMNS],
-                findings,
-            )
-            await _check_sessions(connection, endpoints.control, what, findings)
-        finally:
-            await close_all([connection])
+        async with endpoints.connection(endpoints.control) as connection:
+            await _check_privileges(connection, what, names, findings)
+            await _check_sessions(connection, endpoints, endpoints.control, what, findings)
 
 
-async def _check_store(side: str, address: TableAddress, findings: Findings) -> None:
-    what = f"the {side}'s database"
+async def _check_store(
+    side: str, endpoints: Endpoints, address: TableAddress, findings: Findings
+) -> None:
+    what, parameters = f"the {side}'s database", address.parameters
     with findings.unusable(what):
-        table = await open_table(address)
-        try:
+        async with endpoints.connection(parameters) as connection:
+            table = EventTable(connection, address)
             await _check_rights(table, side, findings)
-            await _check_privileges(
-                table.connection, what, [table.beside(name) for name in FENCE_TABLES], findings
-            )
-            await _check_sessions(table.connection, address.parameters, what, findings)
-        finally:
-            await close_all([table.connection])
+            names = [table.beside(name) for name in FENCE_TABLES]
+            await _check_privileges(connection, what, names, findings)
+            await _check_sessions(connection, endpoints, parameters, what, findings)
 
 
 async def _check_rights(table: OwnTable, side: str, findings: Findings) -> None:
@@ -174,20 +162,23 @@ async def _check_privileges(
 
 
 async def _check_sessions(
-    connection: Connection, parameters: ConnectionParameters, what: str, findings: Findings
-) -> None:
+    connection: Connection, endpoints: Endpoints, parameters: ConnectionParameters, what: str,
+    findings: Findings,
+) -> None:  # fmt: skip
     """A pooler may lend every transaction another session: locks, settings and listening are lost.
 
     A guard held by such a session would be held for the pooler's next client.
     """
-    if await _are_lent(connection, parameters):
+    if await _are_lent(connection, endpoints.connection(parameters)):
         findings.problems.append(
             f"{what} is reached through a pooler that lends sessions per transaction, where no"
             f" lock and no setting stays; {_DIRECT}"
         )
 
 
-async def _are_lent(connection: Connection, parameters: ConnectionParameters) -> bool:
+async def _are_lent(
+    connection: Connection, another: AbstractAsyncContextManager[Connection]
+) -> bool:
     """Whether this connection's server session serves other connections while it is idle.
 
     Another connection opens a transaction, and so keeps a session to itself. A pooler that lends
@@ -198,15 +189,12 @@ async def _are_lent(connection: Connection, parameters: ConnectionParameters) ->
         before = await connection.fetchval(ask)
         # A pooler makes up the process id of the login, and everybody else shows the server's.
         rounds = 1 if before == connection.get_server_pid() else ROUNDS
-        other = await open_connection(parameters)
-        try:
+        async with another as other:
             for _ in range(rounds):
                 await other.execute("begin")
                 if await other.fetchval(ask) == before or await connection.fetchval(ask) != before:
                     return True
                 await other.execute("rollback")
-        finally:
-            await close_all([other])
     except _LENT:
         return True
     return False

@@ -26,6 +26,7 @@ from eventsource.migration.tables import fences
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
+    from eventsource.migration.connections.kept import KeptSessions
     from eventsource.migration.models import MigrationConfig, TenantRouting
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
@@ -166,14 +167,16 @@ async def examine(
     *,
     config: MigrationConfig,
     look: Look | None = None,
+    kept: KeptSessions | None = None,
 ) -> Findings:
     """Everything that would refuse this move, without changing anything.
 
     Args:
+        kept: where sessions are kept for who moves the tenant next.
         look: looks at tables of another library's kind, in place of what is known of our own.
     """
     return await _when_connections_are_free(
-        lambda: _examine(migrations, tenant_id, source, target, config, look)
+        lambda: _examine(migrations, tenant_id, source, target, config, look, kept)
     )
 
 
@@ -184,6 +187,7 @@ async def _examine(
     target: PostgreSQLEventStore,
     config: MigrationConfig,
     look: Look | None,
+    kept: KeptSessions | None,
 ) -> Findings:
     findings = Findings()
     hosts = {"the control database": _control_hosts(migrations)}
@@ -213,7 +217,7 @@ async def _examine(
                 )
             with findings.unusable("a database"):
                 roles = {"source": source.application_role, "target": target.application_role}
-                endpoints = await Endpoints.of(migrations, source, target)
+                endpoints = await Endpoints.of(migrations, source, target, kept)
                 await access.check(endpoints, roles if look is None else None, findings)
 
     with findings.unusable("a database"):

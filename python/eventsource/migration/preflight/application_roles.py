@@ -6,15 +6,15 @@ append fail from the flip on, and only a move back would help.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eventsource.identifiers import quote_identifier
-from eventsource.migration.connections.driver_connections import Endpoints, close_all, open_table
+from eventsource.migration.event_table import EventTable
 
 if TYPE_CHECKING:
+    from eventsource.migration.connections.driver_connections import Endpoints
     from eventsource.migration.event_table import OwnTable
     from eventsource.migration.preflight.findings import Findings
 
@@ -70,18 +70,18 @@ async def check(endpoints: Endpoints, roles: Mapping[str, str | None], findings:
             and may insert there.
     """
     with findings.unusable("a store's database"):
-        source, target = await asyncio.gather(
-            open_table(endpoints.source), open_table(endpoints.target)
-        )
-        try:
+        async with (
+            endpoints.connection(endpoints.source.parameters) as at_source,
+            endpoints.connection(endpoints.target.parameters) as at_target,
+        ):
+            source = EventTable(at_source, endpoints.source)
+            target = EventTable(at_target, endpoints.target)
             named = roles["source"]
             writers = [named] if named else [r[0] for r in await _writers(source)]
             able = [right for role in writers for right in await _at_source(source, role, findings)]
             given = roles["target"] or named
             for role in [given] if given else writers:
                 await _at_target(target, role, bool(given), set(able), findings)
-        finally:
-            await close_all([source.connection, target.connection])
 
 
 async def _writers(source: OwnTable) -> list[tuple[str]]:

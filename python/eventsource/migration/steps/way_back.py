@@ -203,10 +203,12 @@ async def _try_out(connections: DriverConnections, way: Migration, owner: UUID) 
         target=connections.endpoints.source,
     )
     back = await DriverConnections.open(there, way.id)
+    tried = False
     try:
         await catch_up(back, way, owner)
+        tried = True
     finally:
-        await back.close()
+        await back.close(keep=tried)
 
 
 async def catch_up(

@@ -1,0 +1,107 @@
+"""Sessions of a driver that are kept for a moment, for whatever comes next in this process.
+
+A small move used to spend most of its time on logging in: its preflight, its driver and the trial
+of its way back each opened sessions to the same databases, one after the other. A session is kept
+only where its work has ended well, and is as new when it is lent again: without locks, settings and
+temporary tables of its last user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from eventsource.connections import ConnectionParameters
+
+    Connection = asyncpg.Connection[Any]
+
+#: How long an idle session is kept (seconds): other users of the server want it back.
+KEPT_SECONDS = 1.0
+
+#: How many are kept for one address: what a driver has at one store.
+AT_MOST = 3
+
+#: A server that takes longer has other worries than this (seconds).
+_PATIENCE = 1.0
+
+# What DISCARD ALL does, but for the prepared statements, which the client knows.
+_AS_NEW = """
+select pg_advisory_unlock_all();
+close all;
+unlisten *;
+reset role;
+reset all;
+discard temp;
+discard sequences;
+"""
+
+
+class KeptSessions:
+    """Of one process, for its coordinator."""
+
+    def __init__(self) -> None:
+        self._free: defaultdict[ConnectionParameters, list[Connection]] = defaultdict(list)
+        self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    async def take(self, parameters: ConnectionParameters, settings: str) -> Connection | None:
+        """A session that still answers, with these settings; None when a new one is needed."""
+        free = self._free[parameters]
+        while free:
+            connection = free.pop()
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await connection.execute(settings)
+                return connection
+            except BaseException as error:
+                connection.terminate()
+                if not isinstance(error, Exception):
+                    raise
+        return None
+
+    async def give_back(self, parameters: ConnectionParameters, connection: Connection) -> None:
+        """Keep it for a moment, or close it."""
+        free = self._free[parameters]
+        if self._is_closed or len(free) >= AT_MOST or not await _is_as_new(connection):
+            await _close(connection)
+            return
+        free.append(connection)
+        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, parameters, connection)
+
+    def _expire(self, parameters: ConnectionParameters, connection: Connection) -> None:
+        # It may have been lent and kept again since: then it goes a little earlier than it might.
+        if connection in self._free[parameters]:
+            self._free[parameters].remove(connection)
+            task = asyncio.get_running_loop().create_task(_close(connection))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close all that are kept, and keep none from now on."""
+        self._is_closed = True
+        kept = [each for free in self._free.values() for each in free]
+        self._free.clear()
+        await asyncio.gather(*(_close(each) for each in kept), *self._closing)
+
+
+async def _is_as_new(connection: Connection) -> bool:
+    if connection.is_closed() or connection.is_in_transaction():
+        return False
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await connection.execute(_AS_NEW)
+    except Exception:
+        return False
+    return True
+
+
+async def _close(connection: Connection) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_PATIENCE):
+            await connection.close()
+    connection.terminate()

@@ -1,0 +1,135 @@
+"""Sessions that a process keeps for a moment between two steps of its moves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from eventsource.connections import ConnectionParameters
+from eventsource.migration import MigrationState
+from eventsource.migration.connections import kept as module
+from eventsource.migration.connections import session_marks
+from eventsource.migration.connections.driver_connections import open_connection
+from eventsource.migration.connections.kept import AT_MOST, KeptSessions
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
+
+SETTINGS = "set statement_timeout = 0"
+
+
+async def pid_of(connection: Any) -> int:
+    return int(await connection.fetchval("select pg_backend_pid()"))
+
+
+async def ours(world: World, side: str = "source") -> int:
+    return int(
+        await getattr(world, side).fetchval(
+            "select count(*) from pg_stat_activity where datname = current_database()"
+            " and application_name = 'eventsource-migrate'"
+        )
+    )
+
+
+async def test_a_session_is_as_new_when_it_is_lent_again(source_dsn: str) -> None:
+    parameters, kept = ConnectionParameters(source_dsn), KeptSessions()
+    first = await open_connection(parameters)
+    pid = await pid_of(first)
+    await session_marks.mark(first, 4711)
+    await first.execute("select set_config('eventsource.migration', 'mine', false)")
+    await first.execute("set application_name = 'other'; set lock_timeout = 1")
+    await first.execute("create temporary table staged (id int); listen news")
+    await kept.give_back(parameters, first)
+    again = await kept.take(parameters, SETTINGS)
+    assert again is not None
+    assert await pid_of(again) == pid
+    found = await again.fetchrow(
+        "select current_setting('eventsource.migration', true) as mark,"
+        " current_setting('application_name') as name, current_setting('lock_timeout') as timeout,"
+        " to_regclass('pg_temp.staged') as staged, (select count(*) from pg_locks"
+        " where locktype = 'advisory' and pid = pg_backend_pid()) as locks,"
+        " (select count(*) from pg_listening_channels()) as channels"
+    )
+    assert found is not None
+    assert dict(found) == {
+        "mark": "", "name": "eventsource-migrate", "timeout": "0", "staged": None, "locks": 0,
+        "channels": 0,
+    }  # fmt: skip
+    again.terminate()
+
+
+@pytest.mark.parametrize("harm", ["in a transaction", "closed", "cut off while it is kept"])
+async def test_a_session_that_is_not_as_new_is_not_lent(source_dsn: str, harm: str) -> None:
+    parameters, kept = ConnectionParameters(source_dsn), KeptSessions()
+    connection = await open_connection(parameters)
+    pid = await pid_of(connection)
+    if harm == "in a transaction":
+        await connection.execute("begin")
+    elif harm == "closed":
+        await connection.close()
+    await kept.give_back(parameters, connection)
+    other = await asyncpg.connect(source_dsn)
+    await other.execute("select pg_terminate_backend($1, 5000)", pid)
+    assert await kept.take(parameters, SETTINGS) is None
+    await other.close()
+
+
+async def test_sessions_go_after_a_moment_and_no_more_are_kept_than_a_driver_has(
+    source_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_SECONDS", 0.2)
+    parameters, kept = ConnectionParameters(source_dsn), KeptSessions()
+    for connection in [await open_connection(parameters) for _ in range(AT_MOST + 2)]:
+        await kept.give_back(parameters, connection)
+    looking = await asyncpg.connect(source_dsn)
+    count = (
+        "select count(*) from pg_stat_activity where datname = current_database()"
+        " and application_name = 'eventsource-migrate'"
+    )
+    assert await looking.fetchval(count) <= AT_MOST
+    await until(lambda: _is(looking, count, 0), "the kept sessions to go")
+    assert await kept.take(parameters, SETTINGS) is None
+    await looking.close()
+
+
+async def _is(connection: asyncpg.Connection, query: str, wanted: int) -> bool:
+    return bool(await connection.fetchval(query) == wanted)
+
+
+async def test_what_was_closed_keeps_nothing(source_dsn: str) -> None:
+    parameters, kept = ConnectionParameters(source_dsn), KeptSessions()
+    first, second = [await open_connection(parameters) for _ in range(2)]
+    await kept.give_back(parameters, first)
+    await kept.close()
+    await kept.give_back(parameters, second)
+    assert first.is_closed()
+    assert second.is_closed()
+
+
+async def test_a_process_that_moves_tenants_opens_few_sessions_and_leaves_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = 0
+    original = open_connection
+
+    async def counted(parameters: ConnectionParameters) -> Any:
+        nonlocal opened
+        opened += 1
+        return await original(parameters)
+
+    monkeypatch.setattr(
+        "eventsource.migration.connections.driver_connections.open_connection", counted
+    )
+    await world.seed(20)
+    process = await world.process()
+    migration = await world.dual_write(process=process)
+    done = await process.coordinator.initiate_cutover(migration.id)
+    assert done.state is MigrationState.MIGRATED
+    # A preflight has two at each database; its driver goes on with them and has one more.
+    assert opened <= 12
+    await process.coordinator.close()
+    await asyncio.sleep(0.1)
+    for side in ("source", "target", "control"):
+        assert await ours(world, side) == 0
