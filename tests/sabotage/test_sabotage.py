@@ -13,8 +13,8 @@ from tests.sabotage.tree import BrokenRun, Tree
 from tests.sabotage.variant import CARGO, Edit, PatchError, Variant
 from tests.support import REPOSITORY
 
-#: Quick ones, of SQL and of Python.
-SOME = ("guard-in-one-statement", "flip-before-the-decision")
+#: A quick one; `make sabotage` runs all of them.
+SOME = ("flip-before-the-decision",)
 
 named = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from fnmatch import fnmatchcase
 
-from tests.support import REPOSITORY
-from tests.support.gate import LEFT_OUT, PATTERNS
+import pytest
+
+from tests.support.gate import COLLECTED, PATTERNS, is_left_out
 
 
-def test_every_pattern_names_a_test_and_leaves_another() -> None:
-    files = [f"tests/{file}" for file in LEFT_OUT]
-    left_out = _collected("-m", "thorough", *files)
+def test_every_pattern_names_a_test_and_leaves_another(request: pytest.FixtureRequest) -> None:
+    """Of those files that were collected: a run of all tests looks at all of them."""
+    collected = request.config.stash[COLLECTED]
+    files = {test.partition("::")[0] for test in collected}
     for pattern in PATTERNS:
-        assert any(fnmatchcase(test, pattern) for test in left_out), pattern
-    kept = _collected(*files)
-    assert not kept & left_out
-    assert {test.partition("::")[0] for test in kept} == set(files)
-
-
-def _collected(*arguments: str) -> set[str]:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {line for line in done.stdout.splitlines() if "::" in line}
+        file = pattern.partition("::")[0]
+        if file in files:
+            assert any(fnmatchcase(test, pattern) for test in collected), pattern
+            assert any(
+                run and test.startswith(f"{file}::") and not is_left_out(test)
+                for test, run in collected.items()
+            ), file

@@ -232,7 +232,7 @@ async def _left_open(self: Cutover, wait: float, budget: float) -> AsyncIterator
     yield True
 
 
-async def _keep_the_fence(self: Any) -> None:
+async def _keep_the_fence(self: Any, *, keep: bool = False) -> None:
     for connection in (
         self.source.connection,
         self.target.connection,

@@ -126,7 +126,7 @@ async def test_a_change_of_state_that_is_cancelled_gives_its_connection_back(wor
         only.terminate()
 
 
-@pytest.mark.parametrize("step", [pytest.param(7, id="slice"), STEPS[1]])
+@pytest.mark.parametrize("step", [pytest.param(13, id="slice"), STEPS[1]])
 async def test_a_cutover_whose_caller_is_cancelled_goes_on_or_can_be_asked_again(
     world: World, step: int
 ) -> None:
@@ -143,7 +143,7 @@ async def test_a_cutover_whose_caller_is_cancelled_goes_on_or_can_be_asked_again
     await for_growing_n(step, attempt, at_least=4)
 
 
-@pytest.mark.parametrize("step", [pytest.param(7, id="slice"), STEPS[1]])
+@pytest.mark.parametrize("step", [pytest.param(13, id="slice"), STEPS[1]])
 async def test_an_abort_whose_caller_is_cancelled_goes_on_or_can_be_asked_again(
     world: World, step: int
 ) -> None:
