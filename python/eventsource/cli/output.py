@@ -252,6 +252,7 @@ def described(migration: Migration) -> dict[str, object]:
     """A migration as the JSON of every command shows it."""
     document = record(migration)
     document["config"] = json.loads(migration.config.to_json())
+    document["is_waiting"] = migration.is_waiting
     return document
 
 

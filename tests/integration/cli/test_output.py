@@ -143,6 +143,7 @@ async def _while_somebody_writes(cli: CommandLine, verb: str, migration: str) ->
         assert "nightly-report" in status.output
         shown = await asyncio.to_thread(partial(cli.json, "status", migration))
         assert "nightly-report" in shown["error_message"]
+        assert shown["is_waiting"]
         await blocker.execute("rollback")
         output, _ = await asyncio.to_thread(partial(command.communicate, timeout=30))
         assert command.returncode == 0, output
