@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -51,6 +53,39 @@ def test_a_half_written_line_is_left_for_later(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('pped"}\n')
     assert [line["kind"] for line in reader.lines()] == ["stopped"]
+
+
+class Growing(io.RawIOBase):
+    """A file whose writer adds the rest of a line right after a reader has met its end."""
+
+    def __init__(self, *portions: bytes) -> None:
+        self._portions = list(portions)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return offset
+
+    def readinto(self, buffer: Any) -> int:
+        portion = self._portions.pop(0) if self._portions else b""
+        buffer[: len(portion)] = portion
+        return len(portion)
+
+
+def test_the_rest_of_a_line_is_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r"
+    path.touch()
+    grown = Growing(b'{"a": 1}\n{"b": ', b"", b'2, "c": 3}\n')
+    monkeypatch.setattr(Path, "open", lambda *_: io.BufferedReader(grown))
+    reader = RecordReader(path)
+    assert list(reader.lines()) == [{"a": 1}]
+    monkeypatch.undo()
+    path.write_bytes(b'{"a": 1}\n{"b": 2, "c": 3}\n')
+    assert list(reader.lines()) == [{"b": 2, "c": 3}]
 
 
 def _server_error(sqlstate: str) -> asyncpg.PostgresError:

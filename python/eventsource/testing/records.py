@@ -137,9 +137,11 @@ class RecordReader:
         with self._path.open("rb") as lines:
             lines.seek(self._offset)
             for line in lines:
-                if line.endswith(b"\n"):
-                    self._offset += len(line)
-                    yield json.loads(line)
+                # After one that is not complete: what comes next may be the rest of it.
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield json.loads(line)
 
 
 def longest_append(attempts: Iterable[Attempt], tenant_id: UUID | None = None) -> float:
