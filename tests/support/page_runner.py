@@ -45,6 +45,7 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # What differs from run to run; the order matters.
 _VARYING = (
     (_ID, "ID"),
+    (re.compile(r"\b[0-9a-f]{64}\b"), "DIGEST"),
     (re.compile(r"\d[\d.,]*"), "N"),
     (re.compile(r"[ -]+"), " "),
 )
@@ -52,7 +53,7 @@ _VARYING = (
 # machine. Pages show some of them; nothing is compared.
 _PROGRESS = re.compile(
     r"(servers|writers) +starting |seed +writing |prepare |copy |copied +[\d,]+ events in |"
-    r"verify |check |lag +[\d,]+ events$|cutover +asking "
+    r"verify |check |lag +[\d,]+ events$|cutover +asking |return +carrying "
 )
 
 # A command that needs nothing of a shell.

@@ -18,7 +18,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 980px; m
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top;
        padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #e4e7eb; overflow-wrap: anywhere }
-th { font-weight: 600; white-space: nowrap } code { font-size: .9em } .note { color: #5b6673 }
+th, .log td:not(:last-child) { white-space: nowrap } th { font-weight: 600 }
+code { font-size: .9em } .note { color: #5b6673 }
 @media print { body { margin: 0 } }
 """
 
@@ -64,7 +65,8 @@ def as_html(report: Mapping[str, Any]) -> str:
         " everything before it: <code>eventsource-migrate report --check FILE</code> compares it"
         " with the file and with the audit log.</p>\n"
         f"<h2>Course</h2>\n{picture(report)}\n<h2>Facts</h2>\n<table>{facts}</table>\n"
-        f"<h2>Log</h2>\n<table><tr><th>at</th><th>what</th><th>by</th><th>details</th></tr>{log}"
+        '<h2>Log</h2>\n<table class="log"><tr><th>at</th><th>what</th><th>by</th>'
+        f"<th>details</th></tr>{log}"
         f'</table>\n<script type="application/json" id="report">{embedded}</script>\n'
         "</body></html>\n",
         "html",
@@ -127,9 +129,11 @@ def _verification(found: Mapping[str, Any]) -> str:
         f" events, {_local(each['at'])}"
         for each in found["made"]
     ]
+    blind = found["does_not_see"]
+    sees = f"It does not see {blind}" if blind else "It sees every difference in a carried column"
     return (
-        f"level {found['level']}{share}: {'; '.join(made) or 'before the fence'}. It does not see"
-        f" {found['does_not_see']}. In every pass {found['every_pass']}"
+        f"level {found['level']}{share}: {'; '.join(made) or 'before the fence'}. {sees}. In every"
+        f" pass {found['every_pass']}"
     )
 
 

@@ -91,8 +91,15 @@ def _axis(began: datetime, span: float) -> Iterator[str]:
         yield f'<line x1="{x:.1f}" y1="88" x2="{x:.1f}" y2="96" stroke="#9aa5b1"/>'
         yield (
             f'<text x="{x:.1f}" y="111" text-anchor="{anchor}" {_FONT}>'
-            f"{escape(at[11:19] if span < 86400 else at[:16])}</text>"
+            f"{escape(_tick(at, began + timedelta(seconds=seconds), span))}</text>"
         )
+
+
+def _tick(local: str, at: datetime, span: float) -> str:
+    """As much of a time as keeps two ticks apart."""
+    if span >= 86400:
+        return local[:16]
+    return local[11:19] if span >= 20 else f"{local[11:19]}.{at.microsecond // 100_000}"
 
 
 def _lens(cutover: Mapping[str, Any]) -> Iterator[str]:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 #: What a level of verification does not see; `what-verification-sees.md` has the whole table.
-BLIND_SPOTS = {
+BLIND_SPOTS: dict[str, str | None] = {
     "count": "an event that was replaced by another one of the same stream and version",
-    "hash": "nothing of the carried columns, but for two rows with one digest of 128 bits",
-    "full": "nothing of the carried columns",
+    "hash": "two rows that differ and have one digest of 128 bits",
+    "full": None,
 }
 
 #: How long a store is waited for (seconds); a report is made without one that does not answer.
