@@ -69,7 +69,19 @@ async def _unready(at: Workspace, migration: Migration) -> str:
     """For whose sake the cutover would be refused."""
     reports = await at.coordinator.routers(migration.id)
     unready = [each for each in reports if each.is_waited_for]
-    return f"; could not write at the target: {said(unready)}" if unready else ""
+    found = f"; could not write at the target: {said(unready)}" if unready else ""
+    silent = await unreported(at, migration)
+    return f"{found}; sessions that may append and have not reported: {silent}" if silent else found
+
+
+async def unreported(at: Workspace, migration: Migration) -> int | None:
+    """How many sessions at the source belong to no router that has reported; None is not known."""
+    if migration.state.is_final:
+        return None
+    with contextlib.suppress(EventSourceError, asyncpg.PostgresError, OSError):
+        async with asyncio.timeout(PATIENCE):
+            return await at.coordinator.unreported_sessions(migration.id)
+    return None
 
 
 async def _in_the_way(at: Workspace, migration: Migration) -> str:

@@ -11,6 +11,7 @@ from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import record
+from eventsource.cli.questions import unreported
 from eventsource.cli.workspace import Workspace
 
 
@@ -35,7 +36,10 @@ def routers(
         if leave_out is not None:
             await at.coordinator.leave_out_router(found.id, leave_out, operator=at.operator)
         reports = await at.coordinator.routers(found.id)
-        at.out.answer([record(each) for each in reports], views.routers(reports))
+        at.out.answer(
+            [record(each) for each in reports],
+            "\n".join([views.routers(reports), *views.unreported(await unreported(at, found))]),
+        )
         return ExitCode.DONE
 
     perform(ctx, look)

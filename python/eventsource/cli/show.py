@@ -17,6 +17,7 @@ from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, described, painted, record
+from eventsource.cli.questions import unreported
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration, MigrationState
@@ -49,13 +50,15 @@ def status(
             return ExitCode.DONE
         way = await _way_back(at, found[0])
         reports = await at.coordinator.routers(found[0].id)
+        silent = await unreported(at, found[0])
         at.out.answer(
             {
                 **shown[0],
                 "way_back": None if way is None else record(way),
                 "routers": [record(each) for each in reports],
+                "unreported_sessions": silent,
             },
-            views.details(found[0], lags[0], way, reports),
+            views.details(found[0], lags[0], way, reports, silent),
         )
         return ExitCode.DONE
 

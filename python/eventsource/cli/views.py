@@ -151,6 +151,7 @@ def details(
     lag: int | None,
     way: WayBack | None = None,
     reports: Sequence[RouterReport] = (),
+    silent: int | None = None,
 ) -> str:
     """Everything that an operator asks about one migration."""
     asked = [
@@ -182,7 +183,7 @@ def details(
         ("last cutover", last_cutover(migration)),
         ("rehearsal", last_rehearsal(migration)),
         ("driver", driver(migration)),
-        ("routers", None if migration.state.is_final else _readiness(reports)),
+        ("routers", None if migration.state.is_final else _readiness(reports, silent)),
         ("way back", _way_back(way)),
         ("message", migration.error_message),
         ("started", moment(migration.created_at)),
@@ -206,14 +207,20 @@ def routers(reports: Sequence[RouterReport]) -> str:
     return columns(("router", "ready", "seen", "reason"), rows)
 
 
-def _readiness(reports: Sequence[RouterReport]) -> str | None:
+def unreported(sessions: int | None) -> list[str]:
+    """A line about sessions at the source of which nobody has said anything."""
+    if not sessions:
+        return []
+    return [f"{sessions} sessions that may append have not reported, and are not waited for"]
+
+
+def _readiness(reports: Sequence[RouterReport], sessions: int | None) -> str | None:
     """Whether those that append for the tenant could write at the target."""
     live = [each for each in reports if each.is_live]
-    if not live:
-        return None
     ready = sum(each.ready for each in live)
+    said = [f"{ready} of {len(live)} could write at the target"] if live else []
     unready = [f"not ready: {each}" for each in live if not each.ready]
-    return "; ".join([f"{ready} of {len(live)} could write at the target", *unready])
+    return "; ".join([*said, *unready, *unreported(sessions)]) or None
 
 
 def document(migration: Migration, lag: int | None = None) -> dict[str, object]:

@@ -221,6 +221,7 @@ async def _pool(
             min_size=0,
             max_size=max_size,
             command_timeout=None,
+            server_settings={"application_name": "eventsource-cli"},
         )
     except _UNREACHABLE as error:
         where = ConnectionParameters(dsn)

@@ -23,7 +23,7 @@ from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing import Cluster
 from tests.support.application import SOURCE, TARGET, Process
 from tests.support.waiting import until
-from tests.support.worlds.three_databases import TARGET_TABLE, World, table
+from tests.support.worlds.three_databases import SOURCE_TABLE, TARGET_TABLE, World, table
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +112,28 @@ async def test_a_role_without_the_right_to_insert_is_noticed_and_mended(world: W
         )
         await reports(world, process, ready=True)
         await moved(world, process)
+
+
+async def test_sessions_of_which_nobody_has_said_anything_are_counted(world: World) -> None:
+    process = await world.process()
+    await process.append(world.tenant)
+    migration = await world.dual_write(process=process)
+    report = await reports(world, process, ready=True)
+    assert report.sessions >= 1
+    before = await world.coordinator.unreported_sessions(migration.id)
+    # Another program, which never heard of routers, and one that may only read.
+    others = [await world.connect() for _ in range(3)]
+    async with login(world, "source", READS_ONLY.replace(TARGET_TABLE, SOURCE_TABLE)) as dsn:
+        reader = await asyncpg.connect(dsn)
+        assert await world.coordinator.unreported_sessions(migration.id) == before + 3
+        await reader.close()
+    for each in others:
+        await each.close()
+
+    async def gone() -> bool:
+        return bool(await world.coordinator.unreported_sessions(migration.id) == before)
+
+    await until(gone, "the sessions to be gone")
 
 
 async def test_a_host_that_refuses_connections_is_noticed(world: World, silent_port: int) -> None:

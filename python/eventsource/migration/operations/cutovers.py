@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource.migration import failures
-from eventsource.migration.connections import blockers
+from eventsource.migration.connections import blockers, writers
 from eventsource.migration.errors import InvalidStateTransitionError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.rehearsals import Rehearsal
@@ -156,6 +156,18 @@ class Cutovers:
         """
         migration = await self._migrations.get(migration_id)
         return await RouterReports(self._migrations.pool).of_migration(migration.id)
+
+    async def unreported_sessions(self, migration_id: UUID) -> int:
+        """How many sessions at the source may append for the tenant and belong to no router that
+        has said anything: of older versions, of processes that have not appended yet, of others.
+
+        None of them is waited for.
+        """
+        migration = await self._migrations.get(migration_id)
+        source, _ = self._drivers.stores_of(migration)
+        there = await writers.count(await of_store(source))
+        reports = await self.routers(migration_id)
+        return max(0, there - sum(each.sessions for each in reports if each.is_live))
 
     async def leave_out_router(
         self, migration_id: UUID, router: str, *, operator: str | None = None

@@ -23,7 +23,7 @@ CONTROL_COLUMNS = {
     "migration_waves": ("history",),
     "migration_wave_items": ("outcome", "migration_id"),
     "tenant_ways_back": ("state", "keep_seconds", "generation"),
-    "migration_router_reports": ("ready", "left_out_by"),
+    "migration_router_reports": ("ready", "left_out_by", "sessions"),
 }  # fmt: skip
 
 

@@ -40,6 +40,7 @@ class RouterReport:
         seen_at: when it said so last.
         is_live: whether that was less than 15 seconds ago.
         left_out_by: who decided that the cutover does not wait for it.
+        sessions: how many it has at the source; 0 from a version that does not say so.
     """
 
     migration_id: UUID
@@ -49,6 +50,7 @@ class RouterReport:
     seen_at: datetime
     is_live: bool
     left_out_by: str | None
+    sessions: int = 0
 
     @property
     def is_waited_for(self) -> bool:
@@ -65,9 +67,13 @@ class RouterReports:
     def __init__(self, pool: Executor) -> None:
         self._pool = pool
 
-    async def report(self, migration_id: UUID, router: str, reason: str | None) -> None:
-        """Say that a router is ready, or why it is not."""
-        await self._pool.execute(_SQL["report"], migration_id, router, reason is None, reason)
+    async def report(
+        self, migration_id: UUID, router: str, reason: str | None, sessions: int
+    ) -> None:
+        """Say that a router is ready, or why it is not, and how many sessions it has."""
+        await self._pool.execute(
+            _SQL["report"], migration_id, router, reason is None, reason, sessions
+        )
 
     async def of_migration(self, migration_id: UUID) -> list[RouterReport]:
         """All that was said, by name; empty where the table is not there yet."""

@@ -107,12 +107,15 @@ class Readiness:
     async def _report_of(self, route: TenantRouting, reports: RouterReports) -> None:
         assert route.migration_id is not None
         target = self._stores.get(route.target_store_id or "")
+        source = self._stores.get(route.store_id)
+        sessions = source.pool.get_size() if isinstance(source, PostgreSQLEventStore) else 0
         if target is None:
             known = ", ".join(sorted(self._stores))
             reason = f"store {route.target_store_id!r} is not in its `stores` (known: {known})"
-            await reports.report(route.migration_id, self.name, reason)
+            await reports.report(route.migration_id, self.name, reason, sessions)
         elif isinstance(target, PostgreSQLEventStore) and not _is_busy(target):
-            await reports.report(route.migration_id, self.name, await _why_not(target, route))
+            why_not = await _why_not(target, route)
+            await reports.report(route.migration_id, self.name, why_not, sessions)
 
 
 def _is_busy(target: PostgreSQLEventStore) -> bool:

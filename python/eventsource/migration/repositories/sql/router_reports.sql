@@ -1,11 +1,11 @@
 -- name: report
-insert into migration_router_reports (migration_id, router, ready, reason)
-values ($1, $2, $3, $4)
+insert into migration_router_reports (migration_id, router, ready, reason, sessions)
+values ($1, $2, $3, $4, $5)
 on conflict (migration_id, router) do update
-set ready = excluded.ready, reason = excluded.reason, seen_at = now()
+set ready = excluded.ready, reason = excluded.reason, sessions = excluded.sessions, seen_at = now()
 
 -- name: of_migration
-select migration_id, router, ready, reason, seen_at, left_out_by,
+select migration_id, router, ready, reason, seen_at, left_out_by, coalesce(sessions, 0) as sessions,
        seen_at > now() - make_interval(secs => $2) as is_live
 from migration_router_reports where migration_id = $1
 order by router

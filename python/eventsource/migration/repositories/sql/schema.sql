@@ -139,6 +139,8 @@ create table if not exists migration_router_reports (
     primary key (migration_id, router)
 );
 
+alter table migration_router_reports add column if not exists sessions integer;
+
 -- What a tenant could return by. Not among the migrations: a version that knows nothing of it must not
 -- drive it, and the tenant has no migration under way while it stands by.
 create table if not exists tenant_ways_back (
