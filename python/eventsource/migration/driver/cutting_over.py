@@ -150,6 +150,17 @@ async def _somebody_stops_it(at: Stretch) -> bool:
     return asked.pause_requested or asked.abort_requested is not None
 
 
+def short_pass(budget: float, elapsed: float) -> float:
+    """How long a pass of a return may take (seconds) so that the next one may be the fenced one.
+
+    Writers that are heavy enough keep every pass long, and do not under the fence. So the longer
+    they have done it (``elapsed`` seconds), the more of the budget is risked, up to a half: a
+    section that does not fit is rolled back, and the tenant goes on.
+    """
+    share = min(1 / 8 + elapsed / 80, 1 / 2)
+    return min(0.3, budget * share) if elapsed < 5 else budget * share
+
+
 async def _shrink_the_lag(
     at: Stretch, passes: Passes, asked: CutoverRequest, seconds: float
 ) -> bool:
@@ -161,7 +172,6 @@ async def _shrink_the_lag(
         CutoverTimeoutError: the lag is not small after so many seconds.
     """
     small = at.migration.config.sync_lag_threshold
-    most = min(0.3, asked.budget_seconds / 8)
     began, left = time.monotonic(), 0
     loop = asyncio.get_running_loop()
     async with waits.waiting(
@@ -176,6 +186,7 @@ async def _shrink_the_lag(
                     break
                 left = result.inserted
                 # Nothing mirrors a return: what is left is what is appended during a pass.
+                most = short_pass(asked.budget_seconds, elapsed)
                 quick = at.migration.returns is not None and result.seconds < most
                 if quick or (left <= small and result.seconds < 1):
                     return True
