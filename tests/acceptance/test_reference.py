@@ -140,7 +140,7 @@ def configured(name: str, value: Any) -> MigrationConfig:
 def test_the_configuration_file_of_the_page_is_complete_and_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CONTROL_DSN", "SHARED_DSN", "DEDICATED_DSN"):
+    for name in ("CONTROL_DSN", "SHARED_DSN", "DEDICATED_DSN", "MASTER_DSN"):
         monkeypatch.setenv(name, f"postgresql://ada:secret@localhost/{name.lower()}")
     (block,) = [each for each in blocks_of(REFERENCE / "configuration.md") if each.file]
     path = tmp_path / "eventsource.toml"
@@ -150,6 +150,8 @@ def test_the_configuration_file_of_the_page_is_complete_and_can_be_read(
         "shared",
         ["dedicated-a", "shared"],
     )
+    assert settings.route_hook is not None
+    assert sorted(settings.route_hook.values) == ["dedicated-a", "shared"]
     assert settings.migration == MigrationConfig(batch_size=5000, cutover_timeout_seconds=2.0)
     for each in fields(config.StoreSettings):
         assert re.search(rf"^{each.name} = ", block.text, re.MULTILINE), each.name

@@ -149,6 +149,10 @@ def test_a_demonstration_is_sound_only_when_every_promise_was_kept(
         "skipped": 0,
         "redelivered": 0,
         "redelivered_predicted": 0,
+        "followed": 5,
+        "returned_pause_ms": 2.0,
+        "written_since": 3,
+        "report_sha256": "0" * 64,
         "seconds": 1.0,
     }
     assert DemoResult(**numbers).is_sound  # type: ignore[arg-type]

@@ -58,11 +58,12 @@ from eventsource.migration.layouts.declaration import Layout, LayoutError
 from eventsource.migration.layouts.presets import OWN, presets
 from eventsource.migration.layouts.reading import layout_of
 from eventsource.migration.models import MigrationConfig
+from eventsource.migration.routing.route_hook import RouteHook
 
 DEFAULT_FILE = Path("eventsource.toml")
 
 _TABLES = (
-    *("control", "default_store", "defaults", "fleet", "hooks", "layouts"),
+    *("control", "default_store", "defaults", "fleet", "hooks", "layouts", "route_hook"),
     *("stores", "subscriptions"),
 )
 
@@ -109,6 +110,7 @@ class Settings:
         migration: how migrations started with it are carried out.
         layouts: those of the package and of the file, by name.
         on_change: a command or a URL that gets each change that a process of it makes.
+        route_hook: what follows each route that changes.
     """
 
     origin: str
@@ -121,6 +123,7 @@ class Settings:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     on_change: str | None = field(default=None, repr=False)
     fleet: FleetSettings = field(default_factory=FleetSettings)
+    route_hook: RouteHook | None = None
 
     @property
     def groups(self) -> dict[str, str]:
@@ -256,6 +259,7 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
         fleet=_fleet(f"{origin}: [fleet]", _table(origin, tree, "fleet"), stores),
         layouts=layouts,
         on_change=_hook(f"{origin}: [hooks]", _table(origin, tree, "hooks")),
+        route_hook=_route_hook(f"{origin}: [route_hook]", tree, stores),
     )
 
 
@@ -286,6 +290,16 @@ def _layouts(origin: str, entries: dict[str, Any]) -> dict[str, Layout]:
         except LayoutError as error:
             raise ConfigError(f"{origin}: {error}") from None
     return found
+
+
+def _route_hook(where: str, tree: dict[str, Any], stores: Iterable[str]) -> RouteHook | None:
+    if not (entry := _table(where, tree, "route_hook")):
+        return None
+    _refuse_unknown(where, entry, ("dsn", "sql", "values"))
+    values = _table(where, entry, "values")
+    _refuse_unknown(f"{where}: values", values, stores)
+    given = {each: _text(f"{where}: values", values, each) for each in values}
+    return RouteHook(_dsn(where, entry), _text(where, entry, "sql"), given)
 
 
 def _hook(where: str, entry: dict[str, Any]) -> str | None:

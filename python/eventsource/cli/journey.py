@@ -245,6 +245,7 @@ class Journey:
             self.at, self._known.id, asked, partial(self.display.waiting, "cutover")
         )
         self.migration = self.at.about = migration
+        await self.at.follow_routes()
         self.display.settle()
         self.display.say("cutover", views.moved(migration))
         return migration

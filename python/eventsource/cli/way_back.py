@@ -49,6 +49,7 @@ def return_(
             keep_way_back=keep_way_back,
         )
         done = await (beside(at, way.id, asked) if way and way.return_state else asked)
+        await at.follow_routes()
         at.out.answer(
             described(done),
             labelled("returned", f"{views.moved(done)} again, migration {done.id}"),

@@ -129,8 +129,17 @@ class Workspace:
     @cached_property
     def coordinator(self) -> MigrationCoordinator:
         return MigrationCoordinator(
-            self.migrations, self.routes, self.router, self.settings.migration
-        )
+            self.migrations, self.routes, self.router, self.settings.migration,
+            route_hook=self.settings.route_hook,
+        )  # fmt: skip
+
+    async def follow_routes(self) -> None:
+        """Run the route hook for what has changed, and warn of what it could not do."""
+        for each in await self.coordinator.follow_routes():
+            self.out.warn(
+                f"the route hook has not run yet for tenant {each.tenant_id} in"
+                f" {each.store_id!r}: {each.error}; `work` tries again"
+            )
 
     @cached_property
     def checkpoints(self) -> PostgreSQLCheckpointRepository:

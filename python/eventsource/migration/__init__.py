@@ -37,6 +37,7 @@ from eventsource.migration.repositories.router_reports import RouterReport
 from eventsource.migration.repositories.schema import create_schema
 from eventsource.migration.routing.following import TenantSubscription
 from eventsource.migration.routing.mirror import DualWriteInterceptor
+from eventsource.migration.routing.route_hook import PendingRoute, RouteHook
 from eventsource.migration.routing.router import TenantStoreRouter
 from eventsource.migration.routing.transactions import TenantTransaction
 from eventsource.migration.states import MigrationState, TenantMigrationState
@@ -64,6 +65,7 @@ __all__ = [
     "MigrationPausedError",
     "MigrationState",
     "MissingRowError",
+    "PendingRoute",
     "PositionMapper",
     "PositionMappingError",
     "PreflightError",
@@ -71,6 +73,7 @@ __all__ = [
     "RepairNeededError",
     "RepairReport",
     "RetryLaterError",
+    "RouteHook",
     "RouterReport",
     "RoutersNotReadyError",
     "RoutingError",

@@ -35,6 +35,7 @@ from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.routing.route_hook import PendingRoute, RouteHook
     from eventsource.migration.routing.router import TenantStoreRouter
 
 _log = logging.getLogger("eventsource.migration.driver")
@@ -67,12 +68,17 @@ class BackgroundDrivers:
     Args:
         migrations: the journal.
         router: knows the stores by id.
+        route_hook: what follows each route that changes; None is nothing.
     """
 
     def __init__(
-        self, migrations: PostgreSQLMigrationRepository, router: TenantStoreRouter
+        self,
+        migrations: PostgreSQLMigrationRepository,
+        router: TenantStoreRouter,
+        route_hook: RouteHook | None = None,
     ) -> None:
         self._migrations = migrations
+        self._route_hook = route_hook
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
         self._leases = LeasesSeen()
@@ -174,6 +180,7 @@ class BackgroundDrivers:
                         self.ensure(migration)
                 else:
                     await self._take_up_a_fair_share(due)
+                    await self._follow_routes_as_far_as_possible()
                     self._follow_ways_back()
             except Exception as error:
                 if once or not may_pass(error):
@@ -292,6 +299,19 @@ class BackgroundDrivers:
             await driver.run()
         except asyncpg.PostgresError as error:
             self._refused[migration.id] = error
+        await self._follow_routes_as_far_as_possible()
+
+    async def _follow_routes_as_far_as_possible(self) -> None:
+        try:
+            await self.follow_routes()
+        except (*PASSING, asyncpg.PostgresError) as error:
+            _log.warning("the route hook cannot be run: %s", redact(str(error)))
+
+    async def follow_routes(self) -> list[PendingRoute]:
+        """Run the route hook for each route that has changed; those that are left."""
+        if self._route_hook is None:
+            return []
+        return await self._route_hook.roll_forward(self._migrations.pool)
 
     async def _verify(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from eventsource.migration.preflight.findings import Findings
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+    from eventsource.migration.routing.route_hook import PendingRoute, RouteHook
     from eventsource.migration.routing.router import TenantStoreRouter
 
 _S = MigrationState
@@ -62,6 +63,8 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Reports):
         routing_repo: the routes.
         router: knows the stores by id.
         config: how migrations started here are carried out.
+        route_hook: a statement for the routing table of another library, run for each route that
+            changes, by whichever process drives.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Reports):
         routing_repo: PostgreSQLRoutingRepository,
         router: TenantStoreRouter,
         config: MigrationConfig | None = None,
+        *,
+        route_hook: RouteHook | None = None,
     ) -> None:
         self._migrations = migration_repo
         self._routes = routing_repo
         self._router = router
         self._config = config or MigrationConfig()
-        self._drivers = BackgroundDrivers(migration_repo, router)
+        self._drivers = BackgroundDrivers(migration_repo, router, route_hook)
         self._recovery = Recovery(self._drivers, migration_repo, routing_repo, router)
         self._examining = asyncio.Semaphore(PREFLIGHTS_AT_ONCE)
 
@@ -134,6 +139,13 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Reports):
                 self._migrations, tenant_id, source, target, config=self._config,
                 look=layout_preflight.look if is_layout else None, kept=self._drivers.kept,
             )  # fmt: skip
+
+    async def follow_routes(self) -> list[PendingRoute]:
+        """Run the route hook for each route that has changed; returns those that are left.
+
+        Drivers and `work` do so by themselves; nothing is done without a hook.
+        """
+        return await self._drivers.follow_routes()
 
     async def get_migration(self, migration_id: UUID) -> Migration:
         """The migration as the journal knows it; MigrationNotFoundError when there is none."""

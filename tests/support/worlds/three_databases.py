@@ -27,6 +27,7 @@ from eventsource.migration.repositories import (
     PostgreSQLMigrationRepository,
     PostgreSQLRoutingRepository,
 )
+from eventsource.migration.routing.route_hook import RouteHook
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from tests.support.application import SOURCE, TARGET, Process
 from tests.support.fingerprint import fingerprint
@@ -73,6 +74,7 @@ class World:
         source_store: Callable[[asyncpg.Pool], Any] | None = None,
         target_store: Callable[[asyncpg.Pool], Any] | None = None,
         control_dsn: str | None = None,
+        route_hook: RouteHook | None = None,
         **settings: Any,
     ) -> Process:
         """Another process; ``settings`` are those of its MigrationConfig."""
@@ -98,8 +100,9 @@ class World:
             route_ttl_seconds=route_ttl_seconds,
         )
         coordinator = MigrationCoordinator(
-            migrations, routes, router, MigrationConfig(**{**QUICK, **settings})
-        )
+            migrations, routes, router, MigrationConfig(**{**QUICK, **settings}),
+            route_hook=route_hook,
+        )  # fmt: skip
         process = Process(
             [source, target, control], shared, dedicated, migrations, routes, router, coordinator
         )

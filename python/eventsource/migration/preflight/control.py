@@ -24,6 +24,7 @@ CONTROL_COLUMNS = {
     "migration_wave_items": ("outcome", "migration_id"),
     "tenant_ways_back": ("state", "keep_seconds", "generation"),
     "migration_router_reports": ("ready", "left_out_by", "sessions"),
+    "migration_route_hooks": ("generation", "error"),
 }  # fmt: skip
 
 

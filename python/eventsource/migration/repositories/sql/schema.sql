@@ -141,6 +141,14 @@ create table if not exists migration_router_reports (
 
 alter table migration_router_reports add column if not exists sessions integer;
 
+-- How far another library's routing table has followed; see route_hook.py.
+create table if not exists migration_route_hooks (
+    tenant_id        text primary key,
+    generation       bigint not null,
+    error            text,
+    tried_at         timestamptz not null default now()
+);
+
 -- What a tenant could return by. Not among the migrations: a version that knows nothing of it must not
 -- drive it, and the tenant has no migration under way while it stands by.
 create table if not exists tenant_ways_back (

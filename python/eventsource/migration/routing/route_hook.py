@@ -1,0 +1,123 @@
+"""The routing table of another library, which follows the routes of the control database.
+
+Marten reads a tenant's connection string from a table, Ecotone from a map: a statement that is
+declared once rolls forward with each route, in whatever database that table is. It is run with the
+route's row locked, so that an older route never overwrites a newer one, and what it was run for is
+written down afterwards: a process that dies in between leaves it to the next, so the statement has
+to be one that may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from eventsource.connections import ConnectionParameters, brief, connect, redact, transaction
+from eventsource.migration.failures import PASSING
+from eventsource.named_sql import statements
+from eventsource.tenant_ids import TenantId, restored
+
+if TYPE_CHECKING:
+    from eventsource.connections import Executor, Secret
+
+_log = logging.getLogger("eventsource.migration.route_hook")
+
+_SQL = statements("eventsource.migration.repositories.sql", "route_hooks.sql")
+
+_NAME = re.compile(r"\{(tenant|store|value|generation)\}")
+
+#: How long the hook's database may take to run the statement (seconds): the route is locked.
+STATEMENT_SECONDS = 5.0
+
+#: How many tenants are brought up to date in one go.
+AT_A_TIME = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRoute:
+    """A route that the other routing table does not have yet; ``error`` says why, once tried."""
+
+    tenant_id: TenantId
+    store_id: str
+    generation: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteHook:
+    """A statement that is run for each route that has changed.
+
+    Attributes:
+        dsn: of the database with the other routing table.
+        sql: one statement, which may be repeated. ``{tenant}``, ``{store}``, ``{value}`` (what
+            ``values`` has for that store) and ``{generation}`` (of the route, a bigint) in it are
+            parameters.
+        values: by store: what stands for it in the other routing table, such as a connection
+            string; kept out of every message.
+    """
+
+    dsn: Secret = field(repr=False)
+    sql: str
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    async def roll_forward(self, control: Executor) -> list[PendingRoute]:
+        """Run the statement for every route that it was not run for yet; those that are left."""
+        rows: list[Any] = await control.fetch(_SQL["pending"], AT_A_TIME)
+        if rows:
+            await self._bring_up_to_date(control, [row["tenant_id"] for row in rows])
+            rows = await control.fetch(_SQL["pending"], AT_A_TIME)
+        return [PendingRoute(restored(row["tenant_id"]), *list(row)[1:]) for row in rows]
+
+    async def _bring_up_to_date(self, control: Executor, tenants: list[str]) -> None:
+        try:
+            async with asyncio.timeout(STATEMENT_SECONDS):
+                connection = await connect(
+                    ConnectionParameters(self.dsn), application_name="eventsource-route-hook",
+                    command_timeout=STATEMENT_SECONDS,
+                )  # fmt: skip
+        except (*PASSING, asyncpg.PostgresError) as error:
+            await self._failed(control, tenants, error)
+            return
+        try:
+            for tenant in tenants:
+                try:
+                    await self._one(control, connection, tenant)
+                except (*PASSING, asyncpg.PostgresError, asyncpg.DataError) as error:
+                    await self._failed(control, [tenant], error)
+        finally:
+            connection.terminate()
+
+    async def _one(
+        self, control: Executor, connection: asyncpg.Connection[Any], tenant: str
+    ) -> None:
+        async with transaction(control) as locked:
+            route = await locked.fetchrow(_SQL["lock"], tenant)
+            if route is None:
+                return
+            given = {
+                "tenant": tenant,
+                "store": route["store_id"],
+                "value": self.values.get(route["store_id"]),
+                "generation": route["generation"],
+            }
+            sql, used = self._numbered()
+            await connection.fetch(sql, *(given[each] for each in used))
+            await locked.execute(_SQL["done"], tenant, route["generation"])
+
+    def _numbered(self) -> tuple[str, list[str]]:
+        """The statement with parameters of the server, and the names that stand for them."""
+        used = list(dict.fromkeys(_NAME.findall(self.sql)))
+        return _NAME.sub(lambda found: f"${used.index(found[1]) + 1}", self.sql), used
+
+    async def _failed(self, control: Executor, tenants: list[str], error: Exception) -> None:
+        reason = redact(str(error)).strip() or type(error).__name__
+        for value in self.values.values():
+            reason = reason.replace(value, "***")
+        _log.warning("the route hook waits for %d routes: %s", len(tenants), brief(error))
+        await control.execute(_SQL["failed"], tenants, reason)
