@@ -64,7 +64,15 @@ async def lines(connection: asyncpg.Connection, tenant: str) -> list[str]:
     return await rows(connection, "lines", where)
 
 
-async def test_what_goes_with_its_parent_goes_at_the_target_too(orders: LayoutWorld) -> None:
+@pytest.mark.parametrize("cascades", [True, False], ids=["cascade", "no action there"])
+async def test_what_goes_with_its_parent_goes_at_the_target_too(
+    orders: LayoutWorld, cascades: bool
+) -> None:
+    if not cascades:
+        await orders.target.execute(
+            "alter table lines drop constraint lines_order_id_fkey,"
+            " add foreign key (order_id) references orders"
+        )
     migration = await orders.start("acme")
     await orders.reaches(migration, MigrationState.DUAL_WRITE)
     ids = [row[0] for row in await orders.source.fetch("select id from orders where tenant = 'acme'"

@@ -73,7 +73,7 @@ VARIANTS = (
                 "        null;\n",
             ),
         ),
-        (f"{_PROOF}test_what_goes_with_its_parent_goes_at_the_target_too",),
+        (f"{_PROOF}test_what_goes_with_its_parent_goes_at_the_target_too[no action there]",),
     ),
     Variant(
         "layout-children-come-unseen",

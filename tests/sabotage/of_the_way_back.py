@@ -211,7 +211,10 @@ VARIANTS = (
                 "        if False:\n",
             ),
         ),
-        (f"{_GOES}::test_subscriptions_go_there_and_back_and_skip_nothing",),
+        (
+            "tests/unit/test_subscription_migrator.py::"
+            "test_a_checkpoint_of_an_earlier_stay_is_not_believed",
+        ),
     ),
     Variant(
         "back-in-the-order-of-transactions",

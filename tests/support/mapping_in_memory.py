@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ def migration_record(
     state: MigrationState = MigrationState.MIGRATED,
     position_offset: int | None = None,
     fence_position: int | None = None,
+    completed_at: datetime | None = None,
 ) -> Migration:
     """A migration of which only what concerns positions is filled in."""
     known: dict[str, Any] = {
@@ -32,6 +34,7 @@ def migration_record(
         "state": state,
         "position_offset": position_offset,
         "fence_position": fence_position,
+        "completed_at": completed_at,
     }
     unknown: dict[str, Any] = dict.fromkeys(field.name for field in fields(Migration))
     return Migration(**unknown | known)

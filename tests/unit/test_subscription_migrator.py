@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -22,11 +23,16 @@ TENANT_AT_SOURCE = (2, 5, 9, 14, 18)
 class Moved:
     """A migrated tenant with five events and a fence two positions above the last."""
 
-    def __init__(self, state: MigrationState = MigrationState.MIGRATED) -> None:
+    def __init__(
+        self,
+        state: MigrationState = MigrationState.MIGRATED,
+        completed_at: datetime | None = None,
+    ) -> None:
         decided = state is MigrationState.MIGRATED
         self.record = migration_record(
-            state=state, position_offset=OFFSET, fence_position=FENCE if decided else None
-        )
+            state=state, position_offset=OFFSET, fence_position=FENCE if decided else None,
+            completed_at=completed_at,
+        )  # fmt: skip
         self.mapping = MappingInMemory(self.record, {p: p + OFFSET for p in TENANT_AT_SOURCE})
         self.checkpoints = InMemoryCheckpointRepository()
         self.migrator = SubscriptionMigrator(
@@ -145,6 +151,19 @@ async def test_a_target_checkpoint_that_lags_is_kept_and_what_it_repeats_is_pred
     assert "kept at 105, below 118: 3 events" in (planned.warning or "")
     await moved.migrate()
     assert await moved.target_position() == 105
+
+
+async def test_a_checkpoint_of_an_earlier_stay_is_not_believed() -> None:
+    """The target was made again since, and its positions have begun again: nothing is skipped."""
+    moved = Moved(completed_at=datetime.now(UTC) + timedelta(seconds=1))
+    await moved.checkpoints.save("orders", "shared", 9, moved.tenant)
+    await moved.checkpoints.save("orders", "dedicated", 4_000, moved.tenant)
+    planned = await moved.plan()
+    assert planned.planned_target_position == 109
+    assert planned.redelivered_events == 0
+    assert "at 4000 is of an earlier stay" in (planned.warning or "")
+    await moved.migrate()
+    assert await moved.target_position() == 109
 
 
 async def test_a_subscription_that_also_reads_all_tenants_of_the_target_is_warned(
