@@ -134,4 +134,4 @@ async def _answers(family: int, kind: int, address: Any) -> bool:
 SILENCE_SECONDS = 1.25
 
 #: What has ended within this time has met no silent host (seconds).
-SOON_SECONDS = 0.25
+SOON_SECONDS = 0.4

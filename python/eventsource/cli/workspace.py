@@ -27,7 +27,7 @@ from eventsource.migration import (
     SubscriptionMigrator,
     TenantStoreRouter,
 )
-from eventsource.migration.failures import may_pass
+from eventsource.migration.failures import PASSING, may_pass
 from eventsource.migration.layouts.store import LayoutStore
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
@@ -135,7 +135,13 @@ class Workspace:
 
     async def follow_routes(self) -> None:
         """Run the route hook for what has changed, and warn of what it could not do."""
-        for each in await self.coordinator.follow_routes():
+        try:
+            left = await self.coordinator.follow_routes()
+        except (*PASSING, asyncpg.PostgresError) as error:
+            # The tenant has moved all the same.
+            self.out.warn(f"the route hook cannot be run: {redact(str(error))}")
+            return
+        for each in left:
             self.out.warn(
                 f"the route hook has not run yet for tenant {each.tenant_id} in"
                 f" {each.store_id!r}: {each.error}; `work` tries again"

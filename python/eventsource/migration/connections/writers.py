@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 # Names of sessions are shown to every role. Those of this package say what they are.
 _MAY_INSERT = """
-select count(*) from pg_stat_activity a
-where a.datname = current_database() and a.pid <> pg_backend_pid() and a.usesysid is not null
+select count(*) from pg_stat_activity a join pg_roles r on r.oid = a.usesysid
+where a.datname = current_database() and a.pid <> pg_backend_pid()
   and not starts_with(a.application_name, 'eventsource')
   and (has_table_privilege(a.usesysid, $1::text::regclass, 'insert')
        or has_any_column_privilege(a.usesysid, $1::text::regclass, 'insert'))

@@ -117,7 +117,7 @@ class RouteHook:
 
     async def _failed(self, control: Executor, tenants: list[str], error: Exception) -> None:
         reason = redact(str(error)).strip() or type(error).__name__
-        for value in self.values.values():
+        for value in filter(None, self.values.values()):
             reason = reason.replace(value, "***")
         _log.warning("the route hook waits for %d routes: %s", len(tenants), brief(error))
         await control.execute(_SQL["failed"], tenants, reason)
