@@ -183,7 +183,7 @@ VARIANTS = (
                 "        if False:\n",
             ),
         ),
-        (f"{_RECONCILE}::test_nothing_is_repaired_while_a_driver_is_at_work",),
+        (f"{_REPAIR}::test_no_route_is_repaired_while_a_driver_is_at_work",),
     ),
     Variant(
         "mapping-is-believed",

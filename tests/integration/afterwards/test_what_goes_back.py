@@ -23,9 +23,10 @@ from tests.support.worlds.three_databases import World, insert, table
 
 
 async def test_a_transaction_that_began_early_and_wrote_late_keeps_its_place(
-    world: World, keeper: Process
+    world: World,
 ) -> None:
-    """In the order of transactions version 2 would come before version 1."""
+    """In the order of transactions version 2 would come before version 1, in a chunk of its own."""
+    keeper = await world.process(keep_way_back="1h", lease_seconds=1.0, batch_size=1)
     migration = await moved(world, keeper)
     stream = uuid4()
     early, late = await world.connect("target"), await world.connect("target")

@@ -66,6 +66,10 @@ async def test_the_guard_obeys_the_fence_of_the_highest_generation(
     else:
         await refused(writing, refusal)
     newest = await fences.read(table, world.tenant)
+    assert newest is not None
+    # One that has come back is not guarded as if it had left.
+    guarded = await world.source.fetchval("select eventsource_guarded('events')::text")
+    assert (str(world.tenant) in json.loads(guarded or "{}")) == (newest.role == "source")
     order = {"closed": 0, "aborting": 0, "moved": 1, "open": 2}
     assert newest == min(made, key=lambda f: (-f.generation, order[f.state], f.role))
 
@@ -94,16 +98,21 @@ async def guarded_again(world: World, table: OwnTable, generation: int) -> Fence
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("decided", [False, True])
+@pytest.mark.parametrize("by_itself", [False, True])
 async def test_a_snapshot_from_before_the_newest_fence_is_refused(
-    world: World, level: str, decided: bool
+    world: World, level: str, decided: bool, by_itself: bool
 ) -> None:
-    """It shows the fence of the arrival, which is open."""
+    """It shows the fence of the arrival, which is open; and which nobody has to have touched."""
     table = await own_table(world)
     await fence(table, world.tenant, "target", "open", 1)
     writer = await world.connect()
     await writer.execute(f"begin isolation level {level}")
     await writer.fetchval("select 1 from pg_class")
-    it = await guarded_again(world, table, 1)
+    if by_itself:
+        it = await fence(table, world.tenant, "source", "open", 1)
+        await guard.install(table, it, world.tenant, lambda: True)
+    else:
+        it = await guarded_again(world, table, 1)
     if decided:
         await world.source.execute(
             "update eventsource_fences set state = 'moved', generation = 2 where fence_id = $1",

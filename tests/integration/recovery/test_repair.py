@@ -9,6 +9,7 @@ import pytest
 
 from eventsource.migration import (
     InvalidStateTransitionError,
+    MigrationError,
     MigrationState,
     PositionMapper,
     PreflightError,
@@ -84,6 +85,28 @@ async def test_a_journal_of_an_earlier_time_follows_the_decision(world: World, s
     found = await world.coordinator.get_migration(done.id)
     assert found.state is MigrationState.MIGRATED
     await world.assert_moved(found)
+
+
+async def test_no_route_is_repaired_while_a_driver_is_at_work(world: World) -> None:
+    """Whatever it is at: the next thing that it writes may be what a repair has just changed."""
+    await world.seed(30)
+    await world.migrate()
+    await world.control.execute(
+        "update tenant_routing set store_id = $1, generation = 0, target_store_id = null", SOURCE
+    )
+    await world.control.execute(
+        "update tenant_migrations set driver_owner = gen_random_uuid(), driver_name = 'host:7',"
+        " driver_expires_at = now() + interval '1 minute'"
+    )
+    before = await control_rows(world)
+    with pytest.raises(MigrationError, match=r"host:7.*nothing was changed"):
+        await world.coordinator.repair()
+    assert await control_rows(world) == before
+    await world.control.execute("update tenant_migrations set driver_expires_at = null")
+    await world.coordinator.repair()
+    route = await world.here.routes.get_routing(world.tenant)
+    assert route is not None
+    assert route.store_id == TARGET
 
 
 @pytest.mark.parametrize("state", ["pending", "bulk_copy"])
