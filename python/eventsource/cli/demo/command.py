@@ -40,6 +40,8 @@ def demo(
     configuration and no PostgreSQL. Exit code 4 if anything was lost.
     """
     invocation = invocation_of(ctx)
+    if report is not None and not report.absolute().parent.is_dir():
+        raise typer.BadParameter(f"--report: there is no directory {report.absolute().parent}")
     shown: list[DemoResult] = []
 
     async def show(result: DemoResult, configuration: Path) -> None:
