@@ -112,6 +112,7 @@ drills: build ## restore, lose and swap databases under live writers, and type w
 
 thorough: build ## the tests that `make test` leaves out because others try the same kind
 	$(BIN)/pytest -n $(WORKERS) --maxprocesses 4 -m thorough
+	DISPATCHES=10 $(BIN)/pytest tests/acceptance/test_dispatched_twice.py --timeout 1200
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra

@@ -20,7 +20,7 @@ from tests.support.driver_process import DriverProcess
 from tests.support.waiting import until
 from tests.support.worlds.two_servers import World, acknowledged, all_attempts, writing
 
-DISPATCHES = int(os.environ.get("DISPATCHES", "4"))
+DISPATCHES = int(os.environ.get("DISPATCHES", "2"))
 
 EVENTS = 400
 

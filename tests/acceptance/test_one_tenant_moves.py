@@ -32,7 +32,7 @@ from tests.support.worlds.two_servers import (
 PROCESSES = 3
 
 #: How many move in a row; `make restarts` moves twenty.
-IN_A_ROW = int(os.environ.get("IN_A_ROW", "4"))
+IN_A_ROW = int(os.environ.get("IN_A_ROW", "3"))
 
 
 async def test_tenants_move_in_a_row_and_nothing_is_lost(world: World) -> None:

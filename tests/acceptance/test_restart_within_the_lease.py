@@ -19,7 +19,7 @@ from tests.support.driver_process import DriverProcess
 from tests.support.waiting import until
 from tests.support.worlds.two_servers import World
 
-RESTARTS = int(os.environ.get("RESTARTS", "6"))
+RESTARTS = int(os.environ.get("RESTARTS", "4"))
 
 #: Rounds that are played beside each other.
 BESIDE = 3
