@@ -17,6 +17,11 @@ from tests.support.application import SOURCE
 from tests.support.one_fence import refused
 from tests.support.worlds.three_databases import World, insert, is_blocked
 
+#: As a guard leaves its fences: it does not touch those again that have it.
+_PLACED = (
+    "update eventsource_fences set table_oid = to_regclass(table_name)::oid where table_oid is null"
+)
+
 
 async def own_table(world: World) -> OwnTable:
     return EventTable(await world.connect(), await world.here.source.address())
@@ -105,11 +110,13 @@ async def test_a_snapshot_from_before_the_newest_fence_is_refused(
     """It shows the fence of the arrival, which is open; and which nobody has to have touched."""
     table = await own_table(world)
     await fence(table, world.tenant, "target", "open", 1)
+    await world.source.execute(_PLACED)
     writer = await world.connect()
     await writer.execute(f"begin isolation level {level}")
     await writer.fetchval("select 1 from pg_class")
     if by_itself:
         it = await fence(table, world.tenant, "source", "open", 1)
+        await world.source.execute(_PLACED)
         await guard.install(table, it, world.tenant, lambda: True)
     else:
         it = await guarded_again(world, table, 1)
