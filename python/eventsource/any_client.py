@@ -15,7 +15,7 @@ from uuid import UUID
 
 from eventsource.errors import EventSourceError
 from eventsource.identifiers import qualified, quote_identifier, quote_literal
-from eventsource.sqlstates import MOVED
+from eventsource.sqlstates import MOVED, sqlstate_of
 
 __all__ = ["Route", "RouteHiddenError", "find_route", "moved_to"]
 
@@ -137,7 +137,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _answer(error: BaseException) -> tuple[str | None, str | None]:
     """SQLSTATE and DETAIL as one client or another has them."""
-    sqlstate = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    sqlstate = sqlstate_of(error) or getattr(error, "pgcode", None)
     detail = getattr(error, "detail", None)
     if detail is None:
         detail = getattr(getattr(error, "diag", None), "message_detail", None)

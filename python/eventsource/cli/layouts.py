@@ -68,10 +68,7 @@ def layouts(
 
 
 async def _declare(name: str, store_id: str, at: Workspace) -> ExitCode:
-    if store_id not in at.stores:
-        raise ConfigError(
-            f"there is no store {store_id!r}; there are {', '.join(sorted(at.stores))}"
-        )
+    at.settings.require_store(store_id)
     await at.reach_store(store_id)
     store = at.stores[store_id]
     async with store.pool.acquire() as connection:

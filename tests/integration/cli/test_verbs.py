@@ -57,6 +57,14 @@ def test_plan_lists_what_stays(ready: CommandLine) -> None:
     assert "public.marks" in plan["warnings"][0]
 
 
+def test_a_layout_for_a_whole_schema_is_written_from_a_store(ready: CommandLine) -> None:
+    text = ready("layouts", "mine", "--whole", SHARED).output
+    assert '[layouts."mine"]' in text
+    assert 'tenant = "whole"' in text
+    assert 'table = "events"' in text
+    assert "[stores.nowhere]" in ready("layouts", "mine", "--whole", "nowhere", exit_code=2).output
+
+
 def test_run_moves_a_tenant_from_end_to_end(ready: CommandLine) -> None:
     result = ready("run", ready.tenant, "--to", DEDICATED, "--yes", "--operator", "ada")
     assert "400 events" in result.output

@@ -6,7 +6,6 @@ for a writer that waits for the fence.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -22,13 +21,13 @@ from eventsource.connections import (
     connection_parameters,
 )
 from eventsource.migration.connections import session_marks, timeouts
+from eventsource.migration.connections.kept import KeptSessions, close_briefly
 from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
 from eventsource.migration.event_table import EventTable, OwnTable
 from eventsource.migration.failures import concerning
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 if TYPE_CHECKING:
-    from eventsource.migration.connections.kept import KeptSessions
     from eventsource.migration.layouts.declaration import Layout
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -266,9 +265,6 @@ async def _open_target(endpoints: Endpoints, migration_id: UUID) -> OwnTable:
 
 
 async def close_all(connections: list[Connection]) -> None:
-    """Close politely but briefly; a server that does not answer is left to its own timeouts."""
+    """One after the other, politely but briefly."""
     for connection in connections:
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(1):
-                await connection.close()
-        connection.terminate()
+        await close_briefly(connection)

@@ -68,7 +68,7 @@ class KeptSessions:
         """Keep it for a moment, or close it."""
         free = self._free[parameters]
         if self._is_closed or len(free) >= AT_MOST or not await _is_as_new(connection):
-            await _close(connection)
+            await close_briefly(connection)
             return
         free.append(connection)
         asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, parameters, connection)
@@ -77,7 +77,7 @@ class KeptSessions:
         # It may have been lent and kept again since: then it goes a little earlier than it might.
         if connection in self._free[parameters]:
             self._free[parameters].remove(connection)
-            task = asyncio.get_running_loop().create_task(_close(connection))
+            task = asyncio.get_running_loop().create_task(close_briefly(connection))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
@@ -86,7 +86,7 @@ class KeptSessions:
         self._is_closed = True
         kept = [each for free in self._free.values() for each in free]
         self._free.clear()
-        await asyncio.gather(*(_close(each) for each in kept), *self._closing)
+        await asyncio.gather(*(close_briefly(each) for each in kept), *self._closing)
 
 
 async def _is_as_new(connection: Connection) -> bool:
@@ -100,7 +100,8 @@ async def _is_as_new(connection: Connection) -> bool:
     return True
 
 
-async def _close(connection: Connection) -> None:
+async def close_briefly(connection: Connection) -> None:
+    """Politely but briefly; a server that does not answer is left to its own timeouts."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_PATIENCE):
             await connection.close()
