@@ -245,7 +245,11 @@ def _kept(way: WayBack) -> float | None:
 #: Gauges of each way back that stands open; its source is where the tenant lives.
 _OF_WAYS_BACK: tuple[tuple[str, str, Any], ...] = (
     ("lag_events", "Events that the store it left does not hold yet.", lambda w: w.lag),
-    ("followed", "Whether some process carries events there.", lambda w: w.is_followed),
+    (
+        "unfollowed_seconds",
+        "Since some process has looked at it last.",
+        lambda w: w.unfollowed_seconds,
+    ),
     ("seconds_kept", "Until it ends by itself.", _kept),
 )
 

@@ -132,6 +132,14 @@ def _longest(migration: Migration) -> str | None:
     return None if longest is None else f"{longest:.1f} ms, of a writer at the fence"
 
 
+def followed(way: WayBack) -> str:
+    """Since when nobody has carried what is new to the store that would be returned to."""
+    ago = duration(way.unfollowed_seconds or 0.0)
+    if way.is_left_alone:
+        return f"nobody has followed it for {ago}: start `eventsource-migrate work`"
+    return f"{ago} ago"
+
+
 def _way_back(way: WayBack | None) -> str | None:
     """Whether the tenant can return, and by how much the store that it would return to lags."""
     if way is None:
@@ -141,6 +149,8 @@ def _way_back(way: WayBack | None) -> str | None:
         said.append(f"kept until {moment(way.kept_until)}")
     if way.lag is not None and way.is_open:
         said.append(f"{amount(way.lag)} events behind")
+    if way.is_left_alone:
+        said.append(followed(way))
     if way.reason:
         said.append(way.reason)
     return ", ".join(said)

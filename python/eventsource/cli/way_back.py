@@ -124,7 +124,7 @@ def _details(way: WayBack) -> str:
         ("kept until", way.kept_until and local(way.kept_until)),
         ("carried", f"{amount(way.carried)} events"),
         ("lag", None if way.lag is None else f"{amount(way.lag)} events"),
-        ("followed", way.followed_at and local(way.followed_at)),
+        ("followed", views.followed(way) if way.is_open else None),
         ("message", way.reason),
         ("return", f"eventsource-migrate return {way.migration_id}" if way.is_open else None),
     )

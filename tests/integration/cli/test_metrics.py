@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -158,6 +159,47 @@ def test_an_alert_rings_for_a_migration_that_nobody_drives(ready: CommandLine) -
         wait_until(lambda: get(f"{address}/ready")[0] == 200)
         seen = scrape(address)
         assert len(seen.evaluate(rule["expr"])) == 1
+
+
+@pytest.mark.parametrize("follows", [True, False], ids=["followed", "left alone"])
+def test_an_alert_rings_only_for_a_way_back_that_nobody_follows(
+    ready: CommandLine, follows: bool
+) -> None:
+    """An idle one that is followed is looked at for a moment, every few seconds."""
+    ready.write_config(control=ready.control_dsn)
+    ready("run", ready.tenant, "--to", DEDICATED, "--yes")
+    ready.sql(
+        "control",
+        "update tenant_migrations set completed_at = completed_at - interval '10 minutes'",
+    )
+    ready.sql("control", "update tenant_ways_back set followed_at = null")
+    alone = "nobody has followed it for 10 min"
+    assert alone in ready("status", "--tenant", ready.tenant).output
+    (rule,) = [
+        rule for group in RULES["groups"] for rule in group["rules"]
+        if rule["alert"] == "TenantWayBackNotFollowed"
+    ]  # fmt: skip
+    if not follows:
+        # This worker looks at the journal, and cannot carry anything.
+        text = ready.config.read_text()
+        ready.config.write_text(text.replace("[stores.dedicated]", "[stores.elsewhere]"))
+    with working(ready) as address:
+        wait_until(lambda: get(f"{address}/ready")[0] == 200)
+
+        def rings() -> bool:
+            return bool(scrape(address).evaluate(rule["expr"]))
+
+        if follows:
+            wait_until(lambda: not rings())
+            # It stays so, whenever it is looked at: nothing is carried all this time.
+            looked = [rings() for _ in range(60) if not time.sleep(0.1)]
+            assert not any(looked)
+        else:
+            time.sleep(6)
+            assert rings()
+    shown = ready("way-back", "status", ready.migration()["id"]).output
+    assert (alone in shown) is not follows
+    assert "0 events" in shown or not follows
 
 
 def test_readiness_ends_with_the_control_database(ready: CommandLine, source_cluster: Any) -> None:

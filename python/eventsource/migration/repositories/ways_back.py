@@ -25,6 +25,10 @@ _SQL = statements("eventsource.migration.repositories.sql", "ways_back.sql")
 _ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
 _SELECT = _SQL["select_columns"]
 
+#: After so long without anybody who looked at it a way back counts as not followed (seconds). The
+#: alert of `deploy/prometheus` rings then; a `work` looks every few seconds.
+UNFOLLOWED_SECONDS = 300.0
+
 #: The control table.
 TABLE = "tenant_ways_back"
 
@@ -42,7 +46,10 @@ class WayBack:
         target_store_id: the store that it would return to.
         kept_until: when it ends by itself; None before the move is over.
         is_over: whether that time has passed.
-        is_followed: whether some process carries events just now.
+        is_followed: whether some process carries events at this moment; one that has nothing to
+            carry holds it only for the moment in which it looks.
+        unfollowed_seconds: since some process has looked at it last, or since the move was over; 0
+            while one does. None before the move is over.
         carried: events that were carried to the store that the tenant left.
         lag: events that were not, when it was last followed.
         followed_at: when that was.
@@ -68,11 +75,17 @@ class WayBack:
     kept_until: datetime | None
     is_over: bool
     is_followed: bool
+    unfollowed_seconds: float | None
 
     @property
     def is_open(self) -> bool:
         """Whether the tenant may return by it."""
         return self.state == "standby" and self.moved_state == "migrated" and not self.is_over
+
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether it is open and nobody has looked at it for long: its lag grows unseen."""
+        return self.is_open and (self.unfollowed_seconds or 0.0) > UNFOLLOWED_SECONDS
 
     @property
     def shown(self) -> str:

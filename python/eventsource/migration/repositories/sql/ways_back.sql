@@ -6,7 +6,11 @@ select w.id, w.migration_id, w.tenant_id, w.state, w.reason, w.generation, w.kee
        m.state as moved_state, r.state as return_state,
        m.completed_at + make_interval(secs => w.keep_seconds) as kept_until,
        coalesce(m.completed_at + make_interval(secs => w.keep_seconds) <= now(), false) as is_over,
-       coalesce(w.driver_expires_at > now(), false) as is_followed
+       coalesce(w.driver_expires_at > now(), false) as is_followed,
+       -- A follower gives its claim back at once: what tells is when it was there last.
+       case when w.driver_expires_at > now() then 0
+            else extract(epoch from now() - greatest(w.followed_at, m.completed_at)) end::float8
+           as unfollowed_seconds
 from tenant_ways_back w
 join tenant_migrations m on m.id = w.migration_id
 left join tenant_migrations r on r.id = w.id
