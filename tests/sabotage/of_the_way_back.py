@@ -17,9 +17,20 @@ _STAGED = "rust/core/src/pass/staged.rs"
 _REHEARSAL = "tests/integration/cutover/test_rehearsal.py"
 _CLEANS = "tests/integration/afterwards/test_cleanup.py"
 _BACK = "tests/integration/afterwards/test_way_back.py"
+_FORETOLD = "tests/integration/cli/test_way_back_foretold.py"
+_CUTTING = "python/eventsource/migration/driver/cutting_over.py"
 _GOES = "tests/integration/afterwards/test_what_goes_back.py"
 
 VARIANTS = (
+    Variant(
+        "required-way-back-left-out",
+        "a cutover that asks for a way back goes on without one",
+        (Edit(_CUTTING, "    if config.require_way_back:\n", "    if False:\n"),),
+        (
+            f"{_FORETOLD}::"
+            "test_what_turns_up_after_the_copy_stops_the_cutover_that_asked_for_one",
+        ),
+    ),
     Variant(
         "rehearsal-that-decides",
         "a rehearsal commits the decision",

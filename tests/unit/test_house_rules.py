@@ -22,6 +22,7 @@ FOLDERS = ("python", "tests", "benchmarks", "rust")
 ROOMS = (
     *(
         "states",
+        "configuration",
         "models",
         "errors",
         "failures",

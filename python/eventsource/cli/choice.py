@@ -58,6 +58,8 @@ TenantOption = Annotated[
     typer.Option("--tenant", metavar="TENANT", help="Instead: the tenant's newest migration."),
 ]
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")]
+
 MaxPause = Annotated[
     float | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from eventsource.cli import next_steps, questions, views
-from eventsource.cli.choice import MaxPause, MigrationId, TenantOption, chosen
+from eventsource.cli.choice import MaxPause, MigrationId, TenantOption, Yes, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import described, labelled, rehearsed
@@ -26,7 +26,7 @@ def cutover(
             "--force", help="Skip the full comparison before it, never the proof of the last pass."
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")] = False,
+    yes: Yes = False,
     rehearse: Annotated[
         bool,
         typer.Option("--rehearse", help="All but the decision: how long would writers wait?"),
@@ -56,7 +56,10 @@ def cutover(
             found.id, force=force, operator=at.operator, max_pause_seconds=max_pause
         )
         done = at.about = await beside(at, found.id, asked)
-        at.out.answer(_document(done), labelled("cutover", views.moved(done)))
+        way = await at.coordinator.way_back(done.id)
+        at.out.answer(
+            _document(done), labelled("cutover", views.moved(done)), *views.of_way_back(way)
+        )
         return ExitCode.DONE
 
     perform(ctx, ask, interrupted=lambda: _interrupted(requested))

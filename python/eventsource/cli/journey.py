@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from eventsource.cli import views
+from eventsource.cli import prospects, views
 from eventsource.cli.display import Display
 from eventsource.cli.output import amount, duration, rehearsed
 from eventsource.cli.tenants import examine
@@ -46,6 +46,8 @@ class Journey:
     Attributes:
         max_pause: what writers may wait at the cutover (seconds); None is as configured.
         may_be_empty: whether a tenant without events is what is meant.
+        keep_way_back: for how long (seconds) somebody wants to be able to return; None is as
+            configured. A move that could keep no way back is then refused.
         copied: events of the bulk copy since this journey began.
         copy_seconds: how long that took.
         report: of the verification, once it was made.
@@ -58,6 +60,7 @@ class Journey:
     display: Display
     migration: Migration | None = None
     may_be_empty: bool = False
+    keep_way_back: float | None = None
     max_pause: float | None = None
     copied: int = 0
     copy_seconds: float = 0.0
@@ -96,6 +99,7 @@ class Journey:
             raise MigrationAlreadyExistsError(self.tenant_id, active.id)
         await self.at.reach_for_move(self.source_id, self.target_id)
         self.at.about = active
+        await self._refuse_without_way_back()
         self.migration = self.at.about = await self.at.coordinator.resume_migration(
             active.id, operator=self.at.operator
         )
@@ -113,6 +117,7 @@ class Journey:
             self.at, self.tenant_id, self.source_id, self.target_id,
             may_be_empty=self.may_be_empty,
         )  # fmt: skip
+        await self._refuse_without_way_back()
         for warning in findings.warnings:
             self.at.out.warn(warning)
         self.migration = self.at.about = await self.at.coordinator.start_migration(
@@ -124,6 +129,15 @@ class Journey:
             operator=self.at.operator,
         )
         self.display.say("start", f"migration {self.migration.id}")
+
+    async def _refuse_without_way_back(self) -> None:
+        """Before anything is copied: the cutover would be refused for it, hours later."""
+        if self.keep_way_back:
+            source, target = self.at.stores[self.source_id], self.at.stores[self.target_id]
+            config = replace(self.at.settings.migration, keep_way_back=self.keep_way_back)
+            prospects.refuse_without(
+                await self.at.coordinator.way_back_prospect(source, target, config)
+            )
 
     async def copy(self) -> None:
         """Watch the bulk copy to its end.

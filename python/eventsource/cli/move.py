@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eventsource.cli import views
 from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import ExitCode
@@ -14,6 +15,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import described, labelled
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration
+from eventsource.migration.repositories.ways_back import WayBack
 from eventsource.tenant_ids import TenantId
 
 
@@ -54,7 +56,7 @@ def move(
         if migration is None:
             _answer_already_there(at, tenant_id, to)
         else:
-            _answer(at, migration)
+            _answer(at, migration, await at.coordinator.way_back(migration.id))
         return ExitCode.DONE
 
     stays = "interrupted; what was done stays, and the same command goes on with it"
@@ -68,12 +70,13 @@ def _answer_already_there(at: Workspace, tenant_id: TenantId, store_id: str) -> 
     )
 
 
-def _answer(at: Workspace, migration: Migration) -> None:
+def _answer(at: Workspace, migration: Migration, way: WayBack | None) -> None:
     pause = migration.cutover_pause_ms
     how = "finished by recovery" if pause is None else f"writers waited at most {pause:.1f} ms"
     at.out.answer(
         {"outcome": "migrated", "migration": described(migration)},
         labelled("moved", f"{how}; the tenant lives in {migration.target_store_id!r}"),
+        *views.of_way_back(way),
     )
 
 

@@ -8,6 +8,8 @@ import sys
 
 import asyncpg
 
+from eventsource.cli import prospects
+from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration
@@ -15,6 +17,7 @@ from eventsource.migration.connections import blockers
 from eventsource.migration.event_table import of_store
 from eventsource.migration.rehearsals import foretold
 from eventsource.migration.repositories.router_reports import said
+from eventsource.migration.repositories.ways_back import WayBack
 from eventsource.migration.tables import fences
 
 #: An append that has been in flight for longer is worth a word before the cutover (seconds).
@@ -51,12 +54,29 @@ async def confirmed(question: str) -> bool:
 
 
 async def of_cutover(at: Workspace, migration: Migration, most: float | None = None) -> str:
-    """What is asked before a cutover: how long writers may wait, and who is in the way now."""
+    """What is asked before a cutover: how long writers may wait, who is in the way now, and
+    whether the tenant can be taken back afterwards."""
     budget = most or migration.config.cutover_timeout_seconds
     return (
         f"Cut over now? The tenant's writers wait for some milliseconds, at most {budget:g} s;"
-        f" {await _rehearsed(at, migration)}; {await _in_the_way(at, migration)}"
-        f"{await _unready(at, migration)}."
+        f" {await _rehearsed(at, migration)};"
+        f" {await _in_the_way(at, migration.source_store_id, migration)}"
+        f"{await _unready(at, migration)}; {await prospects.clause(at, migration)}."
+    )
+
+
+async def of_return(
+    at: Workspace, migration: Migration, way: WayBack, most: float | None = None
+) -> str:
+    """What is asked before a tenant is taken back."""
+    budget = most or migration.config.cutover_timeout_seconds
+    lag = (
+        "" if way.lag is None else f"; {amount(way.lag)} events were to be carried at the last look"
+    )
+    return (
+        f"Take tenant {way.tenant_id} back to {way.target_store_id!r} now, with every new event?"
+        f" Its writers wait for some milliseconds, at most {budget:g} s{lag};"
+        f" {await _in_the_way(at, way.source_store_id, migration)}."
     )
 
 
@@ -84,10 +104,10 @@ async def unreported(at: Workspace, migration: Migration) -> int | None:
     return None
 
 
-async def _in_the_way(at: Workspace, migration: Migration) -> str:
+async def _in_the_way(at: Workspace, leaves: str, migration: Migration) -> str:
     with contextlib.suppress(EventSourceError, asyncpg.PostgresError, OSError, KeyError):
         async with asyncio.timeout(PATIENCE):
-            source = await of_store(at.stores[migration.source_store_id])
+            source = await of_store(at.stores[leaves])
             fence = await fences.read(source, migration.tenant_id)
             if fence is None:
                 return "the fence is not there yet"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from eventsource.cli import next_steps, questions, views
+from eventsource.cli import next_steps, prospects, questions, views
 from eventsource.cli.choice import KeepWayBack, MaxPause, StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.config import ConfigError
 from eventsource.cli.display import Display, display_for
@@ -62,6 +62,7 @@ class _Move:
 
     async def carry_out(self, at: Workspace) -> ExitCode:
         at.settings.require_store(self.to)
+        keep = prospects.seconds_kept(self.keep_way_back)
         tenant_id = at.tenant(self.tenant)
         home = await at.home_of(tenant_id)
         if home == self.to and self.source is None:
@@ -77,10 +78,14 @@ class _Move:
         with display_for(at.out) as display:
             self.journey = Journey(at, tenant_id, source, self.to, display, may_be_empty=self.empty)
             self.journey.max_pause = self.max_pause
+            self.journey.keep_way_back = keep
             display.say("tenant", f"{tenant_id} moves from {source!r} to {self.to!r}")
             await self.journey.begin()
-            if self.keep_way_back is not None:
-                await self._keep_way_back(at, self.journey)
+            if keep is not None:
+                assert self.journey.migration is not None
+                await at.coordinator.set_keep_way_back(
+                    self.journey.migration.id, keep, required=keep > 0, operator=at.operator
+                )
             await self.journey.copy()
             assert self.journey.migration is not None
             if self.journey.migration.state is not MigrationState.MIGRATED:
@@ -89,16 +94,6 @@ class _Move:
                 await self.journey.cut_over()
         await self._report(at, self.journey)
         return ExitCode.DONE
-
-    async def _keep_way_back(self, at: Workspace, journey: Journey) -> None:
-        assert journey.migration is not None
-        assert self.keep_way_back is not None
-        try:
-            await at.coordinator.set_keep_way_back(
-                journey.migration.id, self.keep_way_back, operator=at.operator
-            )
-        except ValueError as error:
-            raise ConfigError(f"--keep-way-back: {error}") from None
 
     async def _up_to_the_flip(self, journey: Journey, display: Display) -> bool:
         """Catch up and verify; whether to cut over."""

@@ -14,6 +14,7 @@ from eventsource.cli.choice import (
     StoreTo,
     TenantArgument,
     TenantOption,
+    Yes,
     chosen,
 )
 from eventsource.cli.exits import ExitCode
@@ -138,7 +139,7 @@ def abort(
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="For the audit log.")
     ] = "aborted by operator",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")] = False,
+    yes: Yes = False,
     without_target: Annotated[
         bool,
         typer.Option("--without-target", help="The target is gone for good; leave it out."),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
-from eventsource.cli import views
+from eventsource.cli import prospects, questions, views
 from eventsource.cli.choice import (
     KeepWayBack,
     MaxPause,
     MigrationId,
     TenantOption,
+    Yes,
     chosen,
     like_an_id,
 )
@@ -33,20 +35,33 @@ def return_(
     tenant: TenantOption = None,
     max_pause: MaxPause = None,
     keep_way_back: KeepWayBack = None,
+    yes: Yes = False,
 ) -> None:
     """Take a tenant back to where the migration took it from, with every new event.
 
-    Its writers wait as in any cutover. Afterwards it may go forth again in the same way.
+    Its writers wait as in any cutover. Afterwards it may go forth again in the same way. At a
+    terminal it asks before.
     """
+    requested: list[UUID] = []
 
     async def ask(at: Workspace) -> ExitCode:
-        migration_id = (await chosen(at, migration, tenant)).id
+        keep = prospects.seconds_kept(keep_way_back)
+        found = await chosen(at, migration, tenant)
+        migration_id = found.id
         way = await at.coordinator.way_back(migration_id)
+        may_go = way is not None and (way.is_open or way.shown == "returning")
+        if not yes and may_go and questions.at_a_terminal():
+            assert way is not None
+            if not await questions.confirmed(await questions.of_return(at, found, way, max_pause)):
+                at.out.say("nothing was asked for")
+                return ExitCode.DONE
+        requested.append(migration_id)
         asked = at.coordinator.return_migration(
             migration_id,
             operator=at.operator,
             max_pause_seconds=max_pause,
-            keep_way_back=keep_way_back,
+            keep_way_back=keep,
+            require_way_back=bool(keep),
         )
         done = await (beside(at, way.id, asked) if way and way.return_state else asked)
         await at.follow_routes()
@@ -66,6 +81,8 @@ def return_(
         interrupted=lambda: (
             "interrupted; the return stays asked for and the next driver carries it out. "
             "See: eventsource-migrate way-back status"
+            if requested
+            else "interrupted before anything was asked for"
         ),
     )
 
@@ -100,11 +117,28 @@ def status(
 
 
 @app.command(cls=Verb)
-def close(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption = None) -> None:
-    """End the way back of a migration now; its old rows stay until `cleanup`."""
+def close(
+    ctx: typer.Context,
+    migration: MigrationId = None,
+    tenant: TenantOption = None,
+    yes: Yes = False,
+) -> None:
+    """End the way back of a migration now; its old rows stay until `cleanup`.
+
+    At a terminal it asks before.
+    """
 
     async def end(at: Workspace) -> ExitCode:
         migration_id = (await chosen(at, migration, tenant)).id
+        known = await at.coordinator.way_back(migration_id)
+        if not yes and known is not None and known.is_open and questions.at_a_terminal():
+            question = (
+                f"End the way back of tenant {known.tenant_id} to {known.target_store_id!r}? It"
+                " cannot be opened again: going back is then a whole move."
+            )
+            if not await questions.confirmed(question):
+                at.out.say("nothing was asked for")
+                return ExitCode.DONE
         way = await at.coordinator.close_way_back(
             migration_id, reason=f"closed by {at.operator}", operator=at.operator
         )

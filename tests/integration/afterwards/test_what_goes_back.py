@@ -12,7 +12,7 @@ from eventsource.migration import (
     MigrationError,
     PositionMapper,
     SubscriptionMigrator,
-    models,
+    configuration,
 )
 from eventsource.migration.connections import session_marks
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
@@ -27,7 +27,7 @@ async def test_a_transaction_that_began_early_and_wrote_late_keeps_its_place(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the order of transactions version 2 would come before version 1, in a chunk of its own."""
-    monkeypatch.setattr(models, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(configuration, "BATCHES_PER_CHUNK", 1)
     keeper = await world.process(keep_way_back="1h", lease_seconds=1.0, batch_size=1)
     migration = await moved(world, keeper)
     stream = uuid4()

@@ -85,10 +85,16 @@ async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
 
 
 async def _keep_a_way_back(at: Stretch) -> None:
+    config = at.migration.config
     if at.connections.source.layout is not None:
+        why_not: str | None = way_back.OWN_TABLES_ONLY
+    else:
+        why_not = await way_back.keep(at.connections, at.migration)
+    if why_not is None or not config.keep_way_back:
         return
-    why_not = await way_back.keep(at.connections, at.migration)
-    if why_not is not None and at.migration.config.keep_way_back:
+    if config.require_way_back:
+        raise PreflightError([way_back.required(why_not)])
+    if at.connections.source.layout is None:
         await at.connections.migrations.audit(at.migration.id, "way_back:none", {"reason": why_not})
 
 

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError, PreflightError
 from eventsource.migration.models import MigrationConfig
+from eventsource.migration.operations import prospects
 from eventsource.migration.operations.cutovers import Cutovers
+from eventsource.migration.operations.prospects import Prospect
 from eventsource.migration.repositories.ways_back import WayBack, WaysBack
 from eventsource.migration.states import MigrationState
 from eventsource.tenant_ids import TenantId
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from eventsource.migration.background import BackgroundDrivers
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.stores.postgresql import PostgreSQLEventStore
 
 
 class Returns(Cutovers):
@@ -23,6 +26,20 @@ class Returns(Cutovers):
 
     _migrations: PostgreSQLMigrationRepository
     _drivers: BackgroundDrivers
+    _config: MigrationConfig
+
+    async def way_back_prospect(
+        self,
+        source: PostgreSQLEventStore,
+        target: PostgreSQLEventStore,
+        config: MigrationConfig | None = None,
+    ) -> Prospect:
+        """Whether a move between these stores would keep a way back; changes nothing.
+
+        Args:
+            config: of the migration, where it is not the coordinator's.
+        """
+        return await prospects.of(source, target, config or self._config)
 
     async def way_back(self, migration_id: UUID) -> WayBack | None:
         """The way back of a migration; None where none was ever prepared."""
@@ -40,16 +57,26 @@ class Returns(Cutovers):
         return await WaysBack(self._migrations.pool).get_all()
 
     async def set_keep_way_back(
-        self, migration_id: UUID, time: float | str, *, operator: str | None = None
+        self,
+        migration_id: UUID,
+        time: float | str,
+        *,
+        required: bool = False,
+        operator: str | None = None,
     ) -> Migration:
         """Change for how long the tenant may return after the move; 0 is not at all.
+
+        Args:
+            required: whether the cutover is refused when no way back can be kept.
 
         Raises:
             ValueError: no time that a MigrationConfig takes.
             InvalidStateTransitionError: the migration is over.
         """
         seconds = MigrationConfig(keep_way_back=time).keep_way_back  # type: ignore[arg-type]
-        changed = await self._migrations.set_keep_way_back(migration_id, seconds, operator)
+        changed = await self._migrations.set_keep_way_back(
+            migration_id, seconds, operator, required=required and seconds > 0
+        )
         migration = await self._migrations.get(migration_id)
         if not changed:
             raise InvalidStateTransitionError(
@@ -64,6 +91,7 @@ class Returns(Cutovers):
         operator: str | None = None,
         max_pause_seconds: float | None = None,
         keep_way_back: float | str | None = None,
+        require_way_back: bool = False,
     ) -> Migration:
         """Move the tenant back to the source of a finished migration, with every new event.
 
@@ -74,6 +102,8 @@ class Returns(Cutovers):
         Args:
             keep_way_back: for how long (seconds, or a text such as "7d") the tenant can go forth
                 again in the same way; None is as for the move.
+            require_way_back: whether the return is refused when that cannot be kept. It counts
+                when the return is asked for first.
 
         Raises:
             InvalidStateTransitionError: there is no way back (any more); the reason is in it.
@@ -88,7 +118,7 @@ class Returns(Cutovers):
                 f" {migration_id}`"
             )
         if way.state == "standby":
-            await self._ask(way, keep_way_back, operator)
+            await self._ask(way, keep_way_back, operator, require_way_back)
         elif way.state != "returning":
             raise InvalidStateTransitionError(migration_id, why_not(way), "return")
         return await self._drivers_cutover(way.id, operator, max_pause_seconds)
@@ -112,9 +142,10 @@ class Returns(Cutovers):
         )
 
     async def _ask(
-        self, way: WayBack, keep_way_back: float | str | None, operator: str | None
+        self, way: WayBack, keep_way_back: float | str | None, operator: str | None, required: bool
     ) -> None:
-        config: dict[str, object] = {}
+        # What the move required of its own way back is not asked of the way forth.
+        config: dict[str, object] = {"require_way_back": required}
         if keep_way_back is not None:
             kept = MigrationConfig(keep_way_back=keep_way_back)  # type: ignore[arg-type]
             config["keep_way_back"] = kept.keep_way_back

@@ -47,12 +47,14 @@ class Requests:
         return bool(rows)
 
     async def set_keep_way_back(
-        self, migration_id: UUID, seconds: float, operator: str | None
+        self, migration_id: UUID, seconds: float, operator: str | None, *, required: bool = False
     ) -> bool:
-        """Change how long the way back is kept; False when the migration is over."""
-        return bool(
-            await self._sql.fetch(_SQL["set_keep_way_back"], migration_id, seconds, operator)
+        """Change how long the way back is kept, and whether the cutover is refused without one;
+        False when the migration is over."""
+        rows = await self._sql.fetch(
+            _SQL["set_keep_way_back"], migration_id, seconds, operator, required
         )
+        return bool(rows)
 
     async def request_abort(self, migration_id: UUID, reason: str, operator: str | None) -> bool:
         """Ask the driver to abort; False when the migration is over."""

@@ -43,7 +43,7 @@ from eventsource.migration.tables import (
 from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
-    from eventsource.migration.event_table import OwnTable
+    from eventsource.migration.event_table import AnyTable, OwnTable
 
 _log = logging.getLogger("eventsource.migration.driver")
 
@@ -52,6 +52,9 @@ READY_SECONDS = 10.0
 
 #: How long after a return a moment is waited for to make the guard again (seconds).
 SETTLE_SECONDS = 1.0
+
+#: Why tables of another library have none.
+OWN_TABLES_ONLY = "ways back are kept between tables of our own only"
 
 _REFUSED = (EventSourceError, asyncpg.PostgresError, *PASSING, brief_locks.LockNeverGranted)
 
@@ -100,7 +103,9 @@ async def keep(connections: DriverConnections, migration: Migration) -> str | No
             if existing is not None and existing.state == "preparing":
                 await dismantle(connections, existing)
                 await ways.change(existing.id, ["preparing"], "refused", "its driver has died")
-            if refused := await refusals(connections, migration):
+            if refused := await refusals(
+                connections.source, connections.target, fires=migration.config.fires
+            ):
                 return await _refused(ways, migration, way_id, "; ".join(refused))
             await ways.insert(
                 way_id, migration.id, migration.tenant_id, migration.generation + 1,
@@ -127,22 +132,32 @@ async def _refused(ways: WaysBack, migration: Migration, way_id: UUID, reason: s
     return reason
 
 
-async def refusals(connections: DriverConnections, migration: Migration) -> list[str]:
-    """What would keep the tenant's events from going back, in sentences."""
-    compared = await event_table.compared(
-        connections.target, connections.source, fire=migration.config.fires
-    )
+async def refusals(old: AnyTable, home: AnyTable, *, fires: bool) -> list[str]:
+    """What would keep a tenant's events from going back to ``old``, in sentences.
+
+    It changes nothing, so it can be asked before a move begins.
+    """
+    if old.layout is not None or home.layout is not None:
+        return [OWN_TABLES_ONLY]
+    compared = await event_table.compared(home, old, fire=fires)
     found = [str(each) for each in compared.findings if each.refuses]
-    here = connections.source
-    row = await here.connection.fetchrow(_DRAWN_IN_ORDER, here.name)
+    row = await old.connection.fetchrow(_DRAWN_IN_ORDER, old.name)
     if row is None or not row["fills_itself"] or row["cache"] is None:
-        found.append(f"positions of {here.address.table!r} are not drawn from a sequence")
+        found.append(f"positions of {old.address.table!r} are not drawn from a sequence")
     elif row["cache"] != 1 or row["increment"] < 1 or row["cycle"]:
         found.append(
-            f"the sequence of {here.address.table!r} does not hand its numbers out one after the"
+            f"the sequence of {old.address.table!r} does not hand its numbers out one after the"
             " other: alter sequence … cache 1 increment by 1 no cycle"
         )
     return found
+
+
+def required(why_not: str) -> str:
+    """The problem of a cutover that is meant to keep a way back, and cannot."""
+    return (
+        f"no way back can be kept, and this cutover asks for one: {why_not}; change that, or go"
+        " without: --keep-way-back 0"
+    )
 
 
 async def _make(

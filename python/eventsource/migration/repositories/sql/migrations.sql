@@ -184,11 +184,14 @@ select pg_notify('eventsource_migrations', id::text) from asked
 -- name: set_keep_way_back
 with asked as (
     update tenant_migrations
-    set config = jsonb_set(config, '{keep_way_back}', to_jsonb($2::float8)), updated_at = now()
+    set config = config || jsonb_build_object('keep_way_back', $2::float8, 'require_way_back', $4::boolean),
+        updated_at = now()
     where id = $1 and state not in ('migrated', 'rolled_back', 'failed') returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
-    select id, 'keep_way_back_set', jsonb_build_object('keep_way_back', $2::float8), $3 from asked
+    select id, 'keep_way_back_set',
+           jsonb_build_object('keep_way_back', $2::float8, 'require_way_back', $4::boolean), $3
+    from asked
 )
 select pg_notify('eventsource_migrations', id::text) from asked
 
