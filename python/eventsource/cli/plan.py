@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import typer
 
+from eventsource.cli import prospects, under_way
 from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
@@ -55,6 +56,9 @@ def plan(
                 f"nothing to do: tenant {tenant_id} lives in {home!r} already",
             )
             return ExitCode.DONE
+        begun = await under_way.find(at, tenant_id, source or home, to)
+        if begun is not None:
+            return await under_way.show(at, begun)
         return await _plan(at, tenant_id, to, source or home)
 
     perform(ctx, look)
@@ -73,6 +77,8 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
     findings.raise_if_refused()
     events, average, with_indexes = await _size(source, tenant_id)
     room = {"target": round(events * with_indexes), "control": events * MAPPING_ROW}
+    prospect = await at.coordinator.way_back_prospect(source, target)
+    earlier = await under_way.earlier_rehearsals(at, tenant_id, source_id, to)
     warnings = list(findings.warnings)
     if not events:
         warnings.append(f"{no_event(tenant_id, source_id)}; `run` asks for --empty to move it")
@@ -93,6 +99,9 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             "companions": findings.companions,
             "connections": _connections(findings),
             "room": room,
+            "way_back": prospect,
+            "rehearsals": earlier,
+            "remarks": findings.remarks,
             "warnings": warnings,
             "findings": findings.found,
         },
@@ -103,6 +112,10 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             ("copy", f"about {duration(shortest)} to {duration(longest)}"),
             *_of_findings(findings),
             ("room", _of_room(room)),
+            *prospects.rows(prospect),
+            ("cutover", under_way.prediction(earlier)),
+            *under_way.rows(earlier),
+            ("open now", "; ".join(findings.remarks) or None),
             ("preflight", "passed; nothing was changed"),
         ),
     )

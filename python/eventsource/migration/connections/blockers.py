@@ -59,6 +59,24 @@ join pg_stat_activity a on a.pid = blocking
 order by 4 desc limit 10
 """
 
+_OF_DATABASE = """
+select a.pid, coalesce(nullif(a.application_name, ''), a.backend_type) as application,
+       coalesce(a.state, 'not shown') as state,
+       extract(epoch from clock_timestamp() - a.xact_start)::float8 as age_seconds,
+       coalesce(a.usename, '')::text as account, coalesce(host(a.client_addr), '') as address
+from pg_stat_activity a
+where a.datname = current_database() and a.pid <> pg_backend_pid()
+  and a.backend_type = 'client backend'
+  and a.xact_start < clock_timestamp() - make_interval(secs => $1)
+order by 4 desc limit 5
+"""
+
+
+async def of_database(connection: Executor, seconds: float) -> list[Blocker]:
+    """Whose transactions have been open for more than so many seconds, oldest first; the first
+    five. Those of roles whose times may not be seen are not among them."""
+    return _blockers(await connection.fetch(_OF_DATABASE, float(seconds)))
+
 
 async def of_table(
     connection: Executor, table: str, seconds: float, *, readers: bool = False

@@ -25,6 +25,7 @@ class Findings:
     """What preflight saw: problems refuse the move, warnings are shown.
 
     Attributes:
+        remarks: what may be gone again when the move begins, and is better known all the same.
         found: those problems and warnings that have a name of their own.
         columns: the columns that would be carried.
         filled: those that would not, with the reason.
@@ -35,6 +36,7 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     found: list[Finding] = field(default_factory=list)
     columns: tuple[str, ...] = ()
     filled: tuple[tuple[str, str], ...] = ()

@@ -6,27 +6,21 @@ from typing import TYPE_CHECKING
 
 from eventsource.catalog import reading
 from eventsource.catalog.findings import warning
+from eventsource.migration.connections import blockers
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
 
 if TYPE_CHECKING:
     from eventsource.migration.preflight.findings import Findings
 
-#: A transaction that is open for as long as this is named: guard and fence wait for writers (s).
+#: A transaction that is open for so long is named: guard and fence wait for writers (seconds).
+SEEN_SECONDS = 3
+
+#: One that is open for as long as this is worth a warning (seconds).
 OLD_SECONDS = 60
 
 #: Connections that a driver holds at the target beside those that copy.
 DRIVERS_OWN = 4
-
-_OPEN = """
-select count(*) filter (where old) as old, max(age) as oldest from (
-    select extract(epoch from now() - xact_start)::float8 as age,
-           xact_start < now() - make_interval(secs => $1) as old
-    from pg_stat_activity
-    where datname = current_database() and xact_start is not null and pid <> pg_backend_pid()
-      and backend_type = 'client backend'
-) as open
-"""
 
 _PREPARED = """
 select gid, extract(epoch from now() - prepared)::float8 as age from pg_prepared_xacts
@@ -48,7 +42,7 @@ async def look(
     *,
     companions: bool = True,
 ) -> None:
-    """Note companions, old transactions and too few connections."""
+    """Note companions, open transactions and too few connections."""
     if companions:
         await _companions(source, findings)
     for side, table in (("source", source), ("target", target)):
@@ -82,17 +76,17 @@ async def _companions(source: AnyTable, findings: Findings) -> None:
 
 
 async def _transactions(table: AnyTable, side: str, findings: Findings) -> None:
-    seen = await table.connection.fetchrow(_OPEN, float(OLD_SECONDS))
-    if seen["old"]:
-        findings.note(
-            warning(
-                "old-transactions", side,
-                f"{seen['old']} transactions of the {side} have been open for more than"
-                f" {OLD_SECONDS} s, the oldest for {seen['oldest']:.0f} s: guard and cutover wait"
-                " for those that have written events",
-                "see pg_stat_activity, and end what nobody needs",
-            )
-        )  # fmt: skip
+    found = await blockers.of_database(table.connection, SEEN_SECONDS)
+    if found:
+        old = found[0].age_seconds >= OLD_SECONDS
+        said = (
+            f"open at the {side} for a while: {'; '.join(map(str, found))}: guard and cutover wait"
+            " for those that have written events"
+        )
+        if old:
+            findings.note(warning("old-transactions", side, said, "end what nobody needs"))
+        else:
+            findings.remarks.append(said)
     for row in await table.connection.fetch(_PREPARED):
         findings.note(
             warning(
