@@ -54,8 +54,8 @@ def rows(prospect: Prospect) -> list[tuple[str, object]]:
     if prospect.role is None:
         return [kept]
     one = (
-        f"{prospect.role!r} does all, as far as is known: only a setting tells sessions of the way"
-        " back from others at the old store"
+        f"{prospect.role!r} does all, as far as is known: only a setting distinguishes the way"
+        " back's sessions at the old store from others"
     )
     return [kept, ("roles", one)]
 

@@ -31,8 +31,8 @@ class Prospect:
         keep_seconds: for how long it would be kept; 0 is not at all.
         refusals: why it could not be kept, in sentences; empty when nothing stands against it.
         role: the role that moves the tenant, where the application uses it too (no other one that
-            may append is known or connected): then only a setting tells the way back's own
-            sessions at the old store from those of the application. None where they differ.
+            may append is known or connected): then only a setting distinguishes the way back's
+            own sessions at the old store from those of the application. None where they differ.
     """
 
     keep_seconds: float

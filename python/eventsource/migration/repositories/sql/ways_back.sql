@@ -7,7 +7,7 @@ select w.id, w.migration_id, w.tenant_id, w.state, w.reason, w.generation, w.kee
        m.completed_at + make_interval(secs => w.keep_seconds) as kept_until,
        coalesce(m.completed_at + make_interval(secs => w.keep_seconds) <= now(), false) as is_over,
        coalesce(w.driver_expires_at > now(), false) as is_followed,
-       -- A follower gives its claim back at once: what tells is when it was there last.
+       -- A follower gives its claim back at once: what counts is when it was there last.
        case when w.driver_expires_at > now() then 0
             else extract(epoch from now() - greatest(w.followed_at, m.completed_at)) end::float8
            as unfollowed_seconds
