@@ -21,7 +21,7 @@ PLACES = {
     "start": "eventsource.cli.steer:start",
     "work": "eventsource.cli.work:work",
     "status": "eventsource.cli.show:status",
-    "list": "eventsource.cli.show:list_migrations",
+    "list": "eventsource.cli.listing:list_migrations",
     "lag": "eventsource.cli.show:lag",
     "routers": "eventsource.cli.routers:routers",
     "verify": "eventsource.cli.verify:verify",

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from eventsource.cli.config import Settings
 
 #: The longest that a Tab may take (seconds).
@@ -36,29 +34,24 @@ def migrations(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Ids of the newest migrations, with what they are."""
     with contextlib.suppress(Exception):
         settings = _settings(ctx)
-        rows = asyncio.run(asyncio.wait_for(_ids(settings, incomplete.lower()), PATIENCE))
-        return list(rows)
+        return asyncio.run(asyncio.wait_for(_ids(settings, incomplete), PATIENCE))
     return []
 
 
-async def _ids(settings: Settings, prefix: str) -> Iterator[tuple[str, str]]:
+async def _ids(settings: Settings, prefix: str) -> list[tuple[str, str]]:
     # Loaded when it is needed: most completions are of verbs and options.
     from eventsource.connections import ConnectionParameters, connect
     from eventsource.identifiers import quote_identifier
+    from eventsource.migration.repositories import lookups
 
     schema = settings.control_schema
     path = (("search_path", quote_identifier(schema)),) if schema is not None else ()
     parameters = ConnectionParameters(settings.control_dsn, settings=path)
     connection = await connect(parameters, application_name="eventsource-migrate")
     try:
-        rows = await connection.fetch(
-            "select id::text, tenant_id::text, state, target_store_id from tenant_migrations"
-            " where starts_with(id::text, $1) order by created_at desc limit $2",
-            prefix, OFFERED,
-        )  # fmt: skip
+        return await lookups.offered(connection, prefix, OFFERED)
     finally:
         connection.terminate()
-    return ((row[0], f"{row[2]}, tenant {row[1]} to {row[3]}") for row in rows)
 
 
 def _settings(ctx: typer.Context) -> Settings:

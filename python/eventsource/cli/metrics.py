@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 #: How often the journal is read for it (seconds).
 READ_SECONDS = 5.0
 
+#: What counts the whole journal rests for so many times as long as it took.
+COUNTING_SHARE = 50
+
 #: A process whose last look is older cannot work, or does not (seconds).
 READY_SECONDS, ALIVE_SECONDS = 20.0, 120.0
 
@@ -45,12 +48,17 @@ _LABELS = ("migration", "tenant", "source", "target")
 
 @dataclass(slots=True)
 class Seen:
-    """What the last look at the journal found, and when it was (monotonic seconds)."""
+    """What the last look at the journal found, and when it was (monotonic seconds).
+
+    Attributes:
+        count_at: when the whole journal is counted again.
+    """
 
     active: Sequence[Migration] = ()
     lags: dict[object, int] = field(default_factory=dict)
     ways_back: Sequence[WayBack] = ()
     totals: lookups.Totals | None = None
+    count_at: float = float("-inf")
     looked_at: float = float("-inf")
     up: bool = False
     alive_at: float = field(default_factory=time.monotonic)
@@ -145,14 +153,24 @@ async def _look_again_and_again(at: Workspace, seen: Seen) -> None:
         seen.alive_at = time.monotonic()
         try:
             active = await at.migrations.get_active()
-            seen.totals = await lookups.totals(at.control, PAUSE_BUCKETS)
-            ways = await WaysBack(at.control).get_all()
+            await _count(at, seen)
+            ways = await WaysBack(at.control).standing_by()
             seen.ways_back = [each for each in ways if each.is_open]
             seen.lags = await _lags(at, active)
             seen.active, seen.up, seen.looked_at = active, True, time.monotonic()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, EventSourceError):
             seen.up = False
         await asyncio.sleep(READ_SECONDS)
+
+
+async def _count(at: Workspace, seen: Seen) -> None:
+    """Counts over the whole journal, of which only a large one takes noticeable time."""
+    began = time.monotonic()
+    if began < seen.count_at:
+        return
+    seen.totals = await lookups.totals(at.control, PAUSE_BUCKETS)
+    now = time.monotonic()
+    seen.count_at = now + COUNTING_SHARE * (now - began)
 
 
 async def _lags(at: Workspace, active: Sequence[Migration]) -> dict[object, int]:

@@ -1,12 +1,15 @@
-"""`status`, `list` and `lag`: looking without touching."""
+"""`status` and `lag`: looking without touching."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
+from uuid import UUID
 
 import asyncpg
 import typer
@@ -20,12 +23,22 @@ from eventsource.cli.output import amount, described, painted, record
 from eventsource.cli.questions import unreported
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.errors import EventSourceError
-from eventsource.migration import Migration, MigrationState
-from eventsource.migration.repositories import lookups
+from eventsource.migration import Migration, MigrationCount, MigrationState
+from eventsource.migration.repositories.listing import LONGEST_PAGE, PAGE
 from eventsource.migration.repositories.ways_back import WayBack
 
 #: How often --watch looks (seconds).
 WATCH_SECONDS = 0.5
+
+#: Migrations whose stores are asked for the lag at the same time: each takes a session at both.
+LAGS_AT_ONCE = 4
+
+#: Only in these both stores hold the tenant's events, and something is done in those that are not
+#: paused.
+_WITH_LAG = (MigrationState.DUAL_WRITE, MigrationState.PAUSED)
+_MOVING = tuple(
+    each for each in MigrationState if not each.is_final and each is not MigrationState.PAUSED
+)
 
 
 def status(
@@ -35,52 +48,116 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow until it is over, or until Ctrl-C.")
     ] = False,
+    limit: Annotated[
+        int,
+        typer.Option(
+            "--limit", metavar="NUMBER", min=1, max=LONGEST_PAGE, help="Without one: how many."
+        ),
+    ] = PAGE,
+    lags: Annotated[
+        bool, typer.Option("--lag", help="Without one: ask the stores of each for its lag.")
+    ] = False,
 ) -> None:
     """Show how far a migration is; without one, all that are under way."""
 
     async def look(at: Workspace) -> ExitCode:
         if watch:
-            await _watch(at, migration, tenant)
+            await (
+                _watch_all(at, limit) if _all(migration, tenant) else _watch(at, migration, tenant)
+            )
             return ExitCode.DONE
-        found = await _find(at, migration, tenant)
-        lags = [await _lag(at, each) for each in found]
-        shown = [views.document(each, lag) for each, lag in zip(found, lags, strict=True)]
         if _all(migration, tenant):
-            at.out.answer(shown, _view(at, found, lags))
+            under_way = await _under_way(at, limit)
+            await under_way.count_lags(at, every=lags)
+            at.out.answer(under_way.documents(), under_way.shown(at))
             return ExitCode.DONE
-        way = await _way_back(at, found[0])
-        reports = await at.coordinator.routers(found[0].id)
-        silent = await unreported(at, found[0])
+        found = await chosen(at, migration, tenant)
+        lag = await _lag(at, found)
+        way = await _way_back(at, found)
+        reports = await at.coordinator.routers(found.id)
+        silent = await unreported(at, found)
         at.out.answer(
             {
-                **shown[0],
+                **views.document(found, lag),
                 "way_back": None if way is None else record(way),
                 "routers": [record(each) for each in reports],
                 "unreported_sessions": silent,
             },
-            views.details(found[0], lags[0], way, reports, silent),
+            views.details(found, lag, way, reports, silent),
         )
         return ExitCode.DONE
 
     perform(ctx, look, interrupted=lambda: "stopped looking", endless=watch)
 
 
+@dataclass(slots=True)
+class _UnderWay:
+    """Migrations that are not over: some of them, and how many there are.
+
+    Attributes:
+        found: those that are shown, oldest first.
+        lags: of those whose stores were asked.
+    """
+
+    found: list[Migration]
+    counts: list[MigrationCount]
+    lags: dict[UUID, int | None] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        return sum(each.migrations for each in self.counts)
+
+    async def count_lags(self, at: Workspace, *, every: bool) -> None:
+        """Of the only one, or of those that catch up; ``every`` asks for paused ones too."""
+        if len(self.found) == 1:
+            every = True
+        elif not every and not at.out.as_json:
+            return
+        states = _WITH_LAG if every else (MigrationState.DUAL_WRITE,)
+        seats = asyncio.Semaphore(LAGS_AT_ONCE)
+
+        async def count(each: Migration) -> None:
+            async with seats:
+                self.lags[each.id] = await _lag(at, each)
+
+        await asyncio.gather(*(count(each) for each in self.found if each.state in states))
+
+    def documents(self) -> list[dict[str, object]]:
+        return [views.document(each, self.lags.get(each.id)) for each in self.found]
+
+    def shown(self, at: Workspace) -> str:
+        if not self.found:
+            return "no migration is under way; `eventsource-migrate list` shows those that are over"
+        if len(self.found) == self.number == 1:
+            return views.details(self.found[0], self.lags.get(self.found[0].id))
+        lines = [views.table(self.found, at.out.width, lags=self.lags)]
+        if self.number > 1:
+            lines.append(self._summary())
+        return "\n".join(lines)
+
+    def _summary(self) -> str:
+        states: Counter[str] = Counter()
+        for each in self.counts:
+            states[str(each.state)] += each.migrations
+        by_state = ", ".join(f"{amount(number)} {state}" for state, number in states.most_common())
+        hidden = self.number - len(self.found)
+        rest = f"; {amount(hidden)} of them are not shown, `eventsource-migrate list --active` has"
+        return f"{amount(self.number)} under way: {by_state}" + (f"{rest} all" if hidden else "")
+
+
+async def _under_way(at: Workspace, limit: int) -> _UnderWay:
+    """Those that something is done for come first: of parked ones there may be hundreds."""
+    counts = await at.coordinator.count_migrations(active=True)
+    moving = await at.coordinator.list_migrations(states=_MOVING, limit=limit)
+    found = list(moving.migrations)
+    if (room := limit - len(found)) and any(each.state not in _MOVING for each in counts):
+        paused = await at.coordinator.list_migrations(states=[MigrationState.PAUSED], limit=room)
+        found += paused.migrations
+    return _UnderWay(sorted(found, key=lambda each: (each.created_at, each.id)), counts)
+
+
 def _all(migration: str | None, tenant: str | None) -> bool:
     return migration is None and tenant is None
-
-
-async def _find(at: Workspace, migration: str | None, tenant: str | None) -> list[Migration]:
-    if _all(migration, tenant):
-        return await at.coordinator.get_active_migrations()
-    return [await chosen(at, migration, tenant)]
-
-
-def _view(at: Workspace, found: Sequence[Migration], lags: Sequence[int | None]) -> str:
-    if not found:
-        return "no migration is under way; `eventsource-migrate list` shows those that are over"
-    if len(found) > 1:
-        return views.table(found, at.out.width)
-    return views.details(found[0], lags[0])
 
 
 async def _way_back(at: Workspace, migration: Migration) -> WayBack | None:
@@ -93,7 +170,7 @@ async def _way_back(at: Workspace, migration: Migration) -> WayBack | None:
 
 async def _lag(at: Workspace, migration: Migration) -> int | None:
     """The lag, where the stores are known and answer; a status does not fail for it."""
-    if migration.state not in (MigrationState.DUAL_WRITE, MigrationState.PAUSED):
+    if migration.state not in _WITH_LAG:
         return None
     try:
         return await at.coordinator.get_sync_lag(migration.id)
@@ -102,48 +179,45 @@ async def _lag(at: Workspace, migration: Migration) -> int | None:
 
 
 async def _watch(at: Workspace, migration: str | None, tenant: str | None) -> None:
-    last: list[Migration] = []
-    with contextlib.ExitStack() as stack:
-        live = None
-        if at.out.is_live:
-            live = stack.enter_context(Live(console=at.out.console, auto_refresh=False))
+    last: Migration | None = None
+    with _live(at) as live:
         while True:
-            found = await patiently(at, partial(_find, at, migration, tenant))
+            found = await patiently(at, partial(chosen, at, migration, tenant))
             if live is not None:
-                lags = [await _lag(at, found[0])] if len(found) == 1 else [None] * len(found)
-                live.update(painted(_view(at, found, lags)), refresh=True)
-            else:
-                for each in found:
-                    if each not in last:
-                        at.out.answer(described(each), views.line(each))
+                live.update(painted(views.details(found, await _lag(at, found))), refresh=True)
+            elif found != last:
+                at.out.answer(described(found), views.line(found))
             last = found
-            if not _all(migration, tenant) and found[0].state.is_final:
+            if found.state.is_final:
                 return
             await asyncio.sleep(WATCH_SECONDS)
 
 
-def list_migrations(
-    ctx: typer.Context,
-    tenant: Annotated[
-        str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's.")
-    ] = None,
-) -> None:
-    """List migrations, oldest first, also those that are over."""
+async def _watch_all(at: Workspace, limit: int) -> None:
+    last: list[Migration] = []
+    with _live(at) as live:
+        while True:
+            under_way = await patiently(at, partial(_under_way, at, limit))
+            if live is not None:
+                if len(under_way.found) == 1:
+                    await under_way.count_lags(at, every=True)
+                live.update(painted(under_way.shown(at)), refresh=True)
+            else:
+                for each in under_way.found:
+                    if each not in last:
+                        at.out.answer(described(each), views.line(each))
+            last = under_way.found
+            await asyncio.sleep(WATCH_SECONDS)
 
-    async def look(at: Workspace) -> ExitCode:
-        found = await (
-            at.migrations.get_all()
-            if tenant is None
-            else at.migrations.get_by_tenant(at.tenant(tenant))
-        )
-        operators = await lookups.operators_of(at.control, [each.id for each in found])
-        shown = views.table(found, at.out.width, operators) if found else "no migration yet"
-        at.out.answer(
-            [{**described(each), "started_by": operators.get(each.id)} for each in found], shown
-        )
-        return ExitCode.DONE
 
-    perform(ctx, look)
+@contextlib.contextmanager
+def _live(at: Workspace) -> Iterator[Live | None]:
+    """What is redrawn in place, where output is a terminal."""
+    if not at.out.is_live:
+        yield None
+        return
+    with Live(console=at.out.console, auto_refresh=False) as live:
+        yield live
 
 
 def lag(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption = None) -> None:

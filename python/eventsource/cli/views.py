@@ -246,7 +246,10 @@ def document(migration: Migration, lag: int | None = None) -> dict[str, object]:
 
 
 def table(
-    found: Sequence[Migration], width: int, operators: Mapping[UUID, str] | None = None
+    found: Sequence[Migration],
+    width: int,
+    operators: Mapping[UUID, str] | None = None,
+    lags: Mapping[UUID, int | None] | None = None,
 ) -> str:
     """One row for each; `status` has the rest.
 
@@ -261,6 +264,7 @@ def table(
         "to": [each.target_store_id for each in found],
         "state": [each.state for each in found],
         "carried": [_carried(each, is_wide) for each in found],
+        **({"lag": [_lag(lags.get(each.id)) for each in found]} if lags else {}),
         "started": [_started(each.created_at, is_wide) for each in found],
         "took": [_brief(estimates.elapsed(each)) for each in found],
         "by": [who.get(each.id, "") for each in found],
@@ -284,6 +288,10 @@ def _carried(migration: Migration, is_wide: bool) -> str:
     full = events >= migration.total_events and migration.total_events
     percent = 100.0 if full else migration.progress_percentage
     return f"{amount(events) if is_wide else _rounded(events)} {percent:.0f}%"
+
+
+def _lag(events: int | None) -> str:
+    return "" if events is None else amount(events)
 
 
 def _rounded(number: float) -> str:

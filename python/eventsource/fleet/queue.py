@@ -175,7 +175,7 @@ class Queue:
     async def refill(self, waves: WaveRepository) -> int:
         """Put every tenant that is still to be moved by a running wave into the queue."""
         put = 0
-        for wave in await waves.get_all(state=WaveState.RUNNING):
+        for wave in await waves.in_state(WaveState.RUNNING):
             put += await self.put(await waves.items(wave, to_do=True))
         return put
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from eventsource.connections import Executor
 
 _SQL = statements("eventsource.fleet.sql", "waves.sql")
+_VIEW = statements("eventsource.fleet.sql", "view.sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +112,45 @@ class WaveRepository:
             raise WaveNotFoundError(name)
         return Wave.from_row(row)
 
-    async def get_all(self, *, limit: int = 1000, state: WaveState | None = None) -> list[Wave]:
+    async def get_all(self, *, limit: int = 1000) -> list[Wave]:
         """The waves, newest first."""
         rows = await self._sql.fetch(
-            f"{_SQL['wave_columns']} where $1::text is null or state = $1"
-            " order by created_at desc, id limit $2",
-            state.value if state else None, limit,
+            f"{_SQL['wave_columns']} order by created_at desc, id limit $1", limit
+        )
+        return [Wave.from_row(row) for row in rows]
+
+    async def in_state(self, state: WaveState, *, limit: int = 1000) -> list[Wave]:
+        """Those that are in it, newest first."""
+        rows = await self._sql.fetch(
+            f"{_SQL['wave_columns']} where state = $1 order by created_at desc, id limit $2",
+            state.value, limit,
         )  # fmt: skip
         return [Wave.from_row(row) for row in rows]
+
+    async def get_many(self, wave_ids: Sequence[UUID]) -> list[Wave]:
+        """Those of them that there are, newest first."""
+        rows = await self._sql.fetch(
+            f"{_SQL['wave_columns']} where id = any ($1::uuid[]) order by created_at desc, id",
+            list(wave_ids),
+        )
+        return [Wave.from_row(row) for row in rows]
+
+    async def count(self) -> int:
+        """How many waves there are."""
+        number: int = await self._sql.fetchval(_VIEW["number"])
+        return number
+
+    async def not_done(self, *, limit: int = 1000) -> list[Wave]:
+        """Those with something left to do, newest first."""
+        rows = await self._sql.fetch(
+            f"{_SQL['wave_columns']} where state <> 'done' order by created_at desc, id limit $1",
+            limit,
+        )
+        return [Wave.from_row(row) for row in rows]
+
+    async def closed(self, waves: Sequence[Wave]) -> list[Any]:
+        """How many tenants of each of them have which outcome, in one statement."""
+        return await self._sql.fetch(_VIEW["closed"], [each.id for each in waves])
 
     async def find(self, wave_id: UUID, tenant_id: TenantId) -> tuple[Wave, WaveItem] | None:
         """A wave and one of its tenants, None where one of them is gone."""

@@ -24,6 +24,9 @@ PACE_SECONDS = 900.0
 #: What a view shows of a wave at most: moves that are under way, and tenants with bad news.
 MOST_MOVING, MOST_TROUBLES = 200, 100
 
+#: Waves that an overview shows, unless another number is asked for.
+MOST_WAVES = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Moving:
@@ -136,6 +139,31 @@ async def view_of(waves: WaveRepository, wave: Wave) -> WaveView:
         median_pause_ms=pauses["median"],
         longest_pause_ms=pauses["longest"],
     )
+
+
+async def overview(waves: WaveRepository, limit: int = MOST_WAVES) -> tuple[list[WaveView], int]:
+    """The waves that are not done, then the newest of the others; and how many more there are.
+
+    Of those of which nothing moves only the numbers of tenants are read, all in one statement.
+    """
+    found = await waves.not_done(limit=limit)
+    known = {each.id for each in found}
+    found += [each for each in await waves.get_all(limit=limit) if each.id not in known]
+    found = found[:limit]
+    still = [each for each in found if each.state not in (WaveState.RUNNING, WaveState.STOPPED)]
+    shares: dict[UUID, dict[str, Share]] = {each.id: {} for each in still}
+    for row in await waves.closed(still):
+        shares[row["id"]][row["what"]] = Share(row["what"], row["tenants"], 0, 0)
+    views = [
+        _at_rest(each, shares[each.id]) if each.id in shares else await view_of(waves, each)
+        for each in found
+    ]
+    return views, await waves.count() - len(views)
+
+
+def _at_rest(wave: Wave, shares: Mapping[str, Share]) -> WaveView:
+    left = None if "waiting" in shares else 0.0
+    return WaveView(wave, datetime.now(UTC), shares, (), (), None, None, left, None, None)
 
 
 def _eta(

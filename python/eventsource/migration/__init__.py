@@ -33,6 +33,7 @@ from eventsource.migration.errors import (
 from eventsource.migration.models import Migration, MigrationConfig, StoredTenant, TenantRouting
 from eventsource.migration.recovery.report import Change, RepairReport, StrandedEvent
 from eventsource.migration.rehearsals import Rehearsal
+from eventsource.migration.repositories.listing import MigrationCount, MigrationPage
 from eventsource.migration.repositories.router_reports import RouterReport
 from eventsource.migration.repositories.schema import create_schema
 from eventsource.migration.routing.following import TenantSubscription
@@ -60,8 +61,10 @@ __all__ = [
     "MigrationAlreadyExistsError",
     "MigrationConfig",
     "MigrationCoordinator",
+    "MigrationCount",
     "MigrationError",
     "MigrationNotFoundError",
+    "MigrationPage",
     "MigrationPausedError",
     "MigrationState",
     "MissingRowError",

@@ -28,6 +28,7 @@ from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.failures import PASSING, may_pass
 from eventsource.migration.models import Migration, VerificationLevel
 from eventsource.migration.repositories.ways_back import WaysBack
+from eventsource.migration.routing.route_hook import WHOLE_SECONDS
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import guard, identities
 from eventsource.stores.interface import EventStore
@@ -79,6 +80,8 @@ class BackgroundDrivers:
     ) -> None:
         self._migrations = migrations
         self._route_hook = route_hook
+        #: When all routes are compared again.
+        self._all_routes_at = float("-inf")
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
         self._leases = LeasesSeen()
@@ -303,7 +306,7 @@ class BackgroundDrivers:
 
     async def _follow_routes_as_far_as_possible(self) -> None:
         try:
-            await self.follow_routes()
+            await self._follow_changed_routes()
         except (*PASSING, asyncpg.PostgresError) as error:
             _log.warning("the route hook cannot be run: %s", redact(str(error)))
 
@@ -312,6 +315,19 @@ class BackgroundDrivers:
         if self._route_hook is None:
             return []
         return await self._route_hook.roll_forward(self._migrations.pool)
+
+    async def _follow_changed_routes(self) -> None:
+        """The same, without a look at all routes at each poll."""
+        if self._route_hook is None:
+            return
+        now = time.monotonic()
+        if now < self._all_routes_at:
+            await self._route_hook.roll_forward(self._migrations.pool, lately=True)
+            return
+        left = await self._route_hook.roll_forward(self._migrations.pool)
+        if all(each.error is not None for each in left):
+            # What was not even tried is found by a look at all of them alone.
+            self._all_routes_at = now + WHOLE_SECONDS
 
     async def _verify(self, migration: Migration) -> None:
         source, target = self.stores_of(migration)

@@ -24,6 +24,7 @@ from eventsource.migration.models import (
 )
 from eventsource.migration.moving import Move, Wish
 from eventsource.migration.operations.cleanups import Cleanups
+from eventsource.migration.operations.listings import Listings
 from eventsource.migration.operations.reports import Reports
 from eventsource.migration.operations.ways_back import Returns
 from eventsource.migration.preflight import admission
@@ -51,7 +52,7 @@ _S = MigrationState
 PREFLIGHTS_AT_ONCE = 2
 
 
-class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Reports):
+class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Reports):
     """Starts migrations and carries them on.
 
     It remembers nothing about them: every call reads the control database, and any process with

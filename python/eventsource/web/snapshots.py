@@ -16,7 +16,7 @@ import asyncpg
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.fleet.view import Moving, WaveView, view_of
-from eventsource.fleet.waves import WaveState
+from eventsource.fleet.waves import Wave, WaveState
 from eventsource.migration.failures import may_pass
 from eventsource.named_sql import statements
 
@@ -143,8 +143,8 @@ class Snapshots:
 
     async def _read(self) -> dict[str, Any]:
         open_waves = [
-            *await self.waves.get_all(state=WaveState.RUNNING, limit=OPEN_WAVES),
-            *await self.waves.get_all(state=WaveState.STOPPED, limit=OPEN_WAVES),
+            *await self.waves.in_state(WaveState.RUNNING, limit=OPEN_WAVES),
+            *await self.waves.in_state(WaveState.STOPPED, limit=OPEN_WAVES),
         ]
         others = [
             each
@@ -155,7 +155,7 @@ class Snapshots:
         alone = [Moving.from_row(row) for row in await self.waves.fetch(_SQL["alone"])]
         self._follow_courses([*alone, *(each for view in views for each in view.moving)])
         shown = [await self._wave(view) for view in views]
-        shown += await self._closed([wave.id for wave in others])
+        shown += await self._closed(others)
         return {"waves": shown, "alone": [self._moving(each) for each in alone], "trouble": None}
 
     def _follow_courses(self, moving: Sequence[Moving]) -> None:
@@ -171,10 +171,10 @@ class Snapshots:
             if each.migration_id is not None and each.phase == "dual_write"
         )
 
-    async def _closed(self, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    async def _closed(self, waves: Sequence[Wave]) -> list[dict[str, Any]]:
         """Of those that are planned or done only how many tenants have which outcome."""
         shown: dict[str, dict[str, Any]] = {}
-        for row in await self.waves.fetch(_SQL["closed"], list(ids)):
+        for row in await self.waves.closed(waves):
             wave = shown.setdefault(
                 row["name"],
                 {

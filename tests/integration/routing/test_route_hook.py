@@ -141,3 +141,33 @@ async def test_a_statement_uses_the_values_that_it_names(world: World) -> None:
     process = await world.process(route_hook=hook)
     await moved(world, process)
     assert await world.control.fetchval("select store from homes") == TARGET
+
+
+async def test_between_two_looks_at_all_routes_only_what_has_changed_lately_is_compared(
+    world: World, hook: RouteHook
+) -> None:
+    plain = await world.process()
+    process = await world.process(route_hook=hook)
+    drivers = process.coordinator._drivers
+    await drivers._follow_changed_routes()
+    await moved(world, plain)
+    long_ago = "update tenant_routing set updated_at = now() - interval '1 hour'"
+    await world.control.execute(long_ago)
+    await drivers._follow_changed_routes()
+    assert await there(world) is None
+    await world.control.execute("update tenant_routing set updated_at = now()")
+    await world.control.execute("alter table mt_tenant_databases rename to elsewhere")
+    await drivers._follow_changed_routes()
+    # What was tried in vain is tried again, however long ago the route has changed.
+    await world.control.execute(long_ago)
+    await world.control.execute("alter table elsewhere rename to mt_tenant_databases")
+    await drivers._follow_changed_routes()
+    assert await there(world) == VALUES[TARGET]
+    # And what was overlooked is found by the next look at all.
+    await world.control.execute("delete from migration_route_hooks")
+    await world.control.execute("delete from mt_tenant_databases")
+    await drivers._follow_changed_routes()
+    assert await there(world) is None
+    drivers._all_routes_at = float("-inf")
+    await drivers._follow_changed_routes()
+    assert await there(world) == VALUES[TARGET]

@@ -16,7 +16,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, columns, duration, grid
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.fleet import WaveState
-from eventsource.fleet.view import Moving, WaveView, view_of
+from eventsource.fleet.view import Moving, WaveView, overview, view_of
 
 #: How often --watch looks (seconds).
 WATCH_SECONDS = 1.0
@@ -40,17 +40,21 @@ def status(
         if watch:
             await _watch(at, name)
             return ExitCode.DONE
-        views = await _views(at, name)
+        views, more = await _views(at, name)
         at.out.answer(views if name is None else views[0], _shown(views, name))
+        if more:
+            at.out.warn(f"and {amount(more)} older waves that are done: fleet status WAVE")
         return ExitCode.DONE
 
     perform(ctx, look, interrupted=lambda: "stopped looking", endless=watch)
 
 
-async def _views(at: Workspace, name: str | None) -> list[WaveView]:
+async def _views(at: Workspace, name: str | None) -> tuple[list[WaveView], int]:
+    """What is shown, and how many waves are not."""
     waves = waves_of(at)
-    found = await waves.get_all() if name is None else [await waves.get(name)]
-    return [await view_of(waves, wave) for wave in found]
+    if name is None:
+        return await overview(waves)
+    return [await view_of(waves, await waves.get(name))], 0
 
 
 async def _watch(at: Workspace, name: str | None) -> None:
@@ -60,7 +64,7 @@ async def _watch(at: Workspace, name: str | None) -> None:
         if at.out.is_live:
             live = stack.enter_context(Live(console=at.out.console, auto_refresh=False))
         while True:
-            views = await patiently(at, partial(_views, at, name))
+            views, _ = await patiently(at, partial(_views, at, name))
             shown = _shown(views, name)
             if live is not None:
                 live.update(shown, refresh=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -12,8 +13,7 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.fleet.common import waves_of
 from eventsource.cli.invocation import perform
 from eventsource.cli.workspace import Workspace, own_pool, patiently
-from eventsource.fleet import Carrier, WaveRepository, WaveState
-from eventsource.fleet.view import WaveView, view_of
+from eventsource.fleet import Carrier, Wave, WaveRepository, WaveState
 
 #: How often it looks for something to print, or whether all is done (seconds).
 LOOK_SECONDS = 1.0
@@ -72,24 +72,29 @@ def work(
 
 async def _print_outcomes(at: Workspace, waves: WaveRepository, until_done: bool) -> None:
     """A line for each tenant that has an outcome since this process began, of whichever worker."""
-    seen: dict[object, dict[str, int]] = {}
+    seen: dict[UUID, dict[str, int]] = {}
 
-    async def look() -> list[WaveView]:
-        known = await waves.get_all()
-        looked_at = [w for w in known if w.state is WaveState.RUNNING or w.id in seen]
-        return [await view_of(waves, wave) for wave in looked_at]
+    async def look() -> list[tuple[Wave, dict[str, int]]]:
+        """The waves that run, and those that have run until now."""
+        running = await waves.in_state(WaveState.RUNNING)
+        over = seen.keys() - {each.id for each in running}
+        looked_at = [*running, *await waves.get_many(list(over))] if over else running
+        return [
+            (each, {what: share.tenants for what, share in (await waves.summary(each)).items()})
+            for each in looked_at
+        ]
 
     while True:
-        views = await patiently(at, look)
-        for view in views:
-            counts = {what: share.tenants for what, share in view.shares.items()}
-            if counts != seen.get(view.wave.id):
-                seen[view.wave.id] = counts
+        found = await patiently(at, look)
+        for wave, counts in found:
+            if counts != seen.get(wave.id) or wave.state is not WaveState.RUNNING:
                 text = ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
                 at.out.answer(
-                    {"wave": view.wave.name, "state": view.wave.state, "tenants": counts},
-                    f"wave {view.wave.name} is {view.wave.state}: {text}",
+                    {"wave": wave.name, "state": wave.state, "tenants": counts},
+                    f"wave {wave.name} is {wave.state}: {text}",
                 )
-        if until_done and not any(view.wave.state is WaveState.RUNNING for view in views):
+        # One that is over is looked at once more, and no more.
+        seen = {wave.id: counts for wave, counts in found if wave.state is WaveState.RUNNING}
+        if until_done and not seen:
             return
         await asyncio.sleep(LOOK_SECONDS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.cli.report import pages, seal
+from eventsource.migration.repositories import lookups
 
 if TYPE_CHECKING:
     from eventsource.cli.workspace import Workspace
@@ -51,11 +52,7 @@ async def find(at: Workspace, read: bytes) -> Made:
         ReportChangedError: it is not, or no audit log of this control database knows it.
     """
     digest = seal.digest_of(read)
-    row = await at.control.fetchrow(
-        "select migration_id, created_at, operator from migration_audit_log"
-        " where event_type = 'reported' and details ->> 'sha256' = $1 order by id limit 1",
-        digest,
-    )
+    row = await lookups.reported(at.control, digest)
     if row is None:
         raise seal.ReportChangedError(
             f"the report ends with its own digest {digest}, but no audit log of this control"

@@ -20,9 +20,12 @@ from migration_wave_items
 where wave_id = $1 and outcome = 'moved' and ended_at > now() - make_interval(secs => $2)
 
 -- name: pauses
+-- By the key of each: a plan for all at once would read the whole journal, of which the wave is a part.
 select percentile_disc(0.5) within group (order by m.cutover_pause_ms) as median,
        max(m.cutover_pause_ms) as longest
-from migration_wave_items i join tenant_migrations m on m.id = i.migration_id
+from migration_wave_items i
+cross join lateral (select cutover_pause_ms from tenant_migrations
+                    where id = i.migration_id offset 0) m
 where i.wave_id = $1 and i.outcome = 'moved'
 
 -- name: proofs
@@ -31,8 +34,8 @@ select i.ordinal, i.tenant_id, i.source_store_id, i.target_store_id, i.outcome, 
        i.error_code, i.error_message, i.migration_id, i.began_at, i.ended_at,
        m.state, m.events_copied, m.cutover_pause_ms, m.fence_position, m.position_offset,
        m.generation, m.config ->> 'verification_level' as verification_level,
-       exists (select from migration_audit_log a where a.migration_id = i.migration_id
-               and a.event_type = 'state:dual_write') as bulk_proven,
+       coalesce((select true from migration_audit_log a where a.migration_id = i.migration_id
+                 and a.event_type = 'state:dual_write' limit 1), false) as bulk_proven,
        m.state = 'migrated' as last_pass_proven
 from migration_wave_items i left join tenant_migrations m on m.id = i.migration_id
 where i.wave_id = $1 and i.ordinal > $2 order by i.ordinal limit $3
@@ -70,9 +73,12 @@ from migration_wave_items i join tenant_migrations m on m.id = i.migration_id
 where i.wave_id = $1 and i.outcome = 'moved' and m.cutover_pause_ms is not null
 order by i.ended_at desc limit $2
 
+-- name: number
+select count(*)::int from migration_waves
+
 -- name: closed
 -- Waves of which nothing moves: a line for each.
-select w.name, w.state, s.what, s.tenants
+select w.id, w.name, w.state, s.what, s.tenants
 from migration_waves w cross join lateral (
     select coalesce(i.outcome, 'waiting') as what, count(*)::int as tenants
     from migration_wave_items i where i.wave_id = w.id group by 1

@@ -8,10 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.named_sql import statements
 from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
+
+_SQL = statements("eventsource.migration.repositories.sql", "lookups.sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,7 @@ class PostgreSQLAuditLogRepository:
 
     async def get_by_migration(self, migration_id: UUID) -> list[AuditEntry]:
         """Every entry of the migration, oldest first."""
-        rows = await self._sql.fetch(
-            "select id, migration_id, event_type, details::text as details, operator, created_at"
-            " from migration_audit_log where migration_id = $1 order by id",
-            migration_id,
-        )
+        rows = await self._sql.fetch(_SQL["audit_of"], migration_id)
         return [
             AuditEntry(**{**dict(row), "details": json.loads(row["details"] or "{}")})
             for row in rows

@@ -133,10 +133,18 @@ class WaysBack:
         rows = await self._sql.fetch(f"{_SELECT} order by w.created_at, w.id")
         return [_made(row) for row in rows]
 
+    async def standing_by(self) -> list[WayBack]:
+        """Those that are kept ready, oldest first."""
+        rows = await self._sql.fetch(
+            f"{_SELECT} where w.state = 'standby' order by w.created_at, w.id"
+        )
+        return [_made(row) for row in rows]
+
     async def due(self) -> list[WayBack]:
         """Those that a process may follow or has to close."""
         rows = await self._sql.fetch(
-            f"{_SELECT} where (w.state = 'standby' and m.state = 'migrated' or w.state = 'closing')"
+            f"{_SELECT} where w.state in ('standby', 'closing')"
+            " and (w.state = 'closing' or m.state = 'migrated')"
             " and coalesce(w.driver_expires_at < now(), true)"
             " order by w.followed_at nulls first, w.id"
         )

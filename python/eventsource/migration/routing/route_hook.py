@@ -39,6 +39,11 @@ STATEMENT_SECONDS = 5.0
 AT_A_TIME = 100
 
 
+#: All routes are compared so often (seconds); in between those alone that have changed lately. That
+#: is longer ago than any transaction of ours takes: a route has the time at which that began.
+WHOLE_SECONDS, LATELY_SECONDS = 300.0, 900.0
+
+
 @dataclass(frozen=True, slots=True)
 class PendingRoute:
     """A route that the other routing table does not have yet; ``error`` says why, once tried."""
@@ -66,12 +71,22 @@ class RouteHook:
     sql: str
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    async def roll_forward(self, control: Executor) -> list[PendingRoute]:
-        """Run the statement for every route that it was not run for yet; those that are left."""
-        rows: list[Any] = await control.fetch(_SQL["pending"], AT_A_TIME)
+    async def roll_forward(self, control: Executor, *, lately: bool = False) -> list[PendingRoute]:
+        """Run the statement for every route that it was not run for yet; those that are left.
+
+        Args:
+            lately: of those that have changed lately, and those that were tried in vain.
+        """
+
+        async def pending() -> list[Any]:
+            if lately:
+                return await control.fetch(_SQL["pending_lately"], AT_A_TIME, LATELY_SECONDS)
+            return await control.fetch(_SQL["pending"], AT_A_TIME)
+
+        rows = await pending()
         if rows:
             await self._bring_up_to_date(control, [row["tenant_id"] for row in rows])
-            rows = await control.fetch(_SQL["pending"], AT_A_TIME)
+            rows = await pending()
         return [PendingRoute(restored(row["tenant_id"]), *list(row)[1:]) for row in rows]
 
     async def _bring_up_to_date(self, control: Executor, tenants: list[str]) -> None:

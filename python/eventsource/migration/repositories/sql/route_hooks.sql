@@ -7,6 +7,20 @@ where r.generation > coalesce(h.generation, 0)
 order by h.tried_at nulls first, r.tenant_id
 limit $1
 
+-- name: pending_lately
+-- Of those that have changed in so many seconds, and of those that were tried in vain.
+with lately as (
+    select tenant_id from tenant_routing where updated_at > now() - make_interval(secs => $2)
+    union
+    select tenant_id from migration_route_hooks where error is not null
+)
+select r.tenant_id, r.store_id, r.generation, h.error
+from lately l join tenant_routing r on r.tenant_id = l.tenant_id
+left join migration_route_hooks h on h.tenant_id = l.tenant_id
+where r.generation > coalesce(h.generation, 0)
+order by h.tried_at nulls first, r.tenant_id
+limit $1
+
 -- name: lock
 -- A change of the route waits until its statement was run, and it is not run for an older one.
 select r.store_id, r.generation

@@ -169,6 +169,9 @@ create table if not exists tenant_ways_back (
 );
 create index if not exists idx_ways_back_migration on tenant_ways_back (migration_id);
 create index if not exists idx_ways_back_tenant on tenant_ways_back (tenant_id);
+-- Those that a process looks at again and again; most have ended.
+create index if not exists idx_ways_back_open on tenant_ways_back (followed_at nulls first, id)
+    where state in ('standby', 'closing');
 
 create unique index if not exists unique_active_migration
     on tenant_migrations (tenant_id)
@@ -184,5 +187,24 @@ create index if not exists idx_wave_items_migration on migration_wave_items (mig
 create index if not exists idx_migrations_active on tenant_migrations (created_at, id)
     where state not in ('migrated', 'rolled_back', 'failed');
 create index if not exists idx_migrations_created on tenant_migrations (created_at, id);
+-- What `list` looks for, and what it and metrics count.
+create index if not exists idx_migrations_source on tenant_migrations
+    (source_store_id, created_at, id);
+create index if not exists idx_migrations_target on tenant_migrations
+    (target_store_id, created_at, id);
+create index if not exists idx_migrations_counted on tenant_migrations
+    (state, source_store_id, target_store_id, created_at);
+create index if not exists idx_migrations_pause on tenant_migrations (cutover_pause_ms)
+    where cutover_pause_ms is not null;
+create index if not exists idx_audit_log_began on migration_audit_log (operator, migration_id)
+    where event_type = 'state:pending' and operator is not null;
+create index if not exists idx_audit_log_reported on migration_audit_log ((details ->> 'sha256'))
+    where event_type = 'reported';
+create index if not exists idx_audit_log_answers on migration_audit_log ((details ->> 'code'))
+    where event_type = 'cutover_answered';
+-- What a route hook asks for at each poll.
+create index if not exists idx_routing_updated on tenant_routing (updated_at);
+create index if not exists idx_route_hooks_failed on migration_route_hooks (tenant_id)
+    where error is not null;
 create index if not exists idx_migrations_driven on tenant_migrations (driver_expires_at)
     where driver_expires_at is not null;
