@@ -196,8 +196,8 @@ VARIANTS = (
             ),
             Edit(
                 f"{_M}/recovery/repair.py",
-                "        if step.state is _S.MIGRATED and at is not None and head is not None:\n",
-                "        if False:\n",
+                "        if step.state is not _S.MIGRATED or at is None or head is None:\n",
+                "        if True:\n",
             ),
         ),
         (f"{_REPAIR}::test_a_journal_of_an_earlier_time_follows_the_decision",),
@@ -219,7 +219,7 @@ VARIANTS = (
         "a source that has gone back to before the move goes on taking writes",
         (
             Edit(
-                f"{_M}/recovery/judgement.py",
+                f"{_M}/recovery/decisions.py",
                 "        if (store_id == decided.source and not knows) or takes:\n",
                 "        if False:\n",
             ),

@@ -20,6 +20,7 @@ from tests.sabotage import (
     of_the_way_back,
     of_the_witnesses,
     of_waiting,
+    of_ways_back_again,
 )
 
 VARIANTS = (
@@ -35,6 +36,7 @@ VARIANTS = (
     *of_the_operator.VARIANTS,
     *of_the_way_back.VARIANTS,
     *of_waiting.VARIANTS,
+    *of_ways_back_again.VARIANTS,
     *of_the_witnesses.VARIANTS,
     *of_the_moves.VARIANTS,
     *of_the_fleet.VARIANTS,

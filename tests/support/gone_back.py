@@ -93,3 +93,41 @@ class Remembered:
 
 
 _OF_MIGRATIONS = ("eventsource_fences", "eventsource_copy_progress")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRows:
+    """Everything that the control database says, as of a moment, as JSON."""
+
+    rows: dict[str, list[str]]
+
+    @classmethod
+    async def of(cls, world: World) -> ControlRows:
+        rows = {}
+        for name in _OF_CONTROL:
+            found = await world.control.fetch(f"select to_jsonb(t)::text from {name} t")
+            rows[name] = [row[0] for row in found]
+        return cls(rows)
+
+    async def put_back(self, world: World) -> None:
+        """It says again what it said then, and no process is there that remembers more."""
+        for process in world.processes:
+            await process.stop()
+        world.processes.clear()
+        await forget_control(world)
+        for name, rows in self.rows.items():
+            for row in rows:
+                columns = ", ".join(json.loads(row))
+                await world.control.execute(
+                    f"insert into {name} ({columns}) overriding system value select {columns}"
+                    f" from jsonb_populate_record(null::{name}, $1::text::jsonb)",
+                    row,
+                )
+
+
+_OF_CONTROL = (
+    "tenant_migrations",
+    "tenant_routing",
+    "migration_position_mappings",
+    "tenant_ways_back",
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,12 +11,14 @@ import pytest
 
 from eventsource.migration.models import StoreIdentity, TenantRouting
 from eventsource.migration.recovery import judgement
-from eventsource.migration.recovery.judgement import (
+from eventsource.migration.recovery.judged import (
     CleanAgain,
     Home,
     Journal,
+    KeptWay,
     Reconcile,
     SendOn,
+    Step,
 )
 from eventsource.migration.recovery.survey import Survey
 from eventsource.migration.states import MigrationState, TenantMigrationState
@@ -23,7 +26,7 @@ from eventsource.migration.tables.fences import Fence
 from eventsource.tenant_ids import TenantId
 
 TENANT = UUID(int=1)
-M1, M2 = UUID(int=11), UUID(int=12)
+M1, M2, W = UUID(int=11), UUID(int=12), UUID(int=13)
 
 
 def place(name: str) -> StoreIdentity:
@@ -39,16 +42,35 @@ class Said:
     routes: dict[TenantId, TenantRouting] = field(default_factory=dict)
     barriers: dict[UUID, bool] = field(default_factory=dict)
     residents: dict[str, frozenset[TenantId]] = field(default_factory=dict)
+    ways: dict[UUID, Any] = field(default_factory=dict)
+    progress: dict[tuple[str, UUID], Any] = field(default_factory=dict)
 
     def fence(
         self, store: str, role: str, state: str, generation: int, migration: UUID = M1,
-        peer: str | None = None,
+        peer: str | None = None, mirrored: bool = True,
     ) -> Said:  # fmt: skip
         moved_to = peer if state == "moved" else None
         self.fences.append(
             (store, Fence(len(self.fences), 0, TENANT, role, state, generation, migration, store,
                           moved_to, None, 0, 0, None, None, None, None, None,
-                          place(peer).to_json() if peer else None))
+                          place(peer).to_json() if peer else None, mirrored))
+        )  # fmt: skip
+        return self
+
+    def armed(self, home: int | None = 1, old: str | None = "standby") -> Said:
+        """The way back W of a move that went to b, as both stores know it; None is nothing."""
+        if home is not None:
+            self.fence("b", "source", "open", home, W, mirrored=False)
+        if old is not None:
+            self.fence("a", "target", old, -1, W, mirrored=False)
+        self.progress["a", W] = SimpleNamespace(witness=object(), proven_snapshot="1:1:")
+        return self
+
+    def kept(self, state: str, move: UUID = M1) -> Said:
+        """What the control database says of W."""
+        self.ways[W] = SimpleNamespace(
+            id=W, migration_id=move, tenant_id=TENANT, state=state, generation=1,
+            source_store_id="b", target_store_id="a", moved_state="migrated",
         )  # fmt: skip
         return self
 
@@ -75,14 +97,14 @@ class Said:
         )
         return self
 
-    def steps(self) -> list[judgement.Step]:
+    def steps(self) -> list[Step]:
         return [step for step, _ in self.judged().steps]
 
     def judged(self) -> judgement.Judgement:
         stores = {name: place(name) for name in ("a", "b", "c")}
         return judgement.judge(
-            Survey(self.fences, {}, self.barriers, self.residents, stores, self.journal,
-                   self.routes, "a")
+            Survey(self.fences, self.progress, self.barriers, self.residents, stores,
+                   self.journal, self.routes, "a", self.ways)
         )  # fmt: skip
 
 
@@ -209,3 +231,90 @@ def test_a_source_without_its_barrier_is_reconciled(stands: bool) -> None:
     said = Said(barriers={M1: stands}).fence("a", "source", "open", 0, peer="b")
     said.fence("b", "target", "closed", 0, peer="a").row("dual_write").route("a", 0)
     assert said.steps() == ([] if stands else [Reconcile(M1)])
+
+
+def finished() -> Said:
+    return Said().move("a", "b", 1).row("migrated").route("b", 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        (finished().armed(), "standby"),
+        (finished().armed().kept("preparing"), "standby"),
+        (finished().armed().kept("closed"), "closing"),
+        (finished().armed().kept("refused"), "closing"),
+        # Of half of one nothing is proven.
+        (finished().armed(home=None), "closing"),
+        (finished().armed(old=None), "closing"),
+        (finished().armed(old="retired"), "closing"),
+        (finished().armed(home=None).kept("standby"), "closing"),
+        # It was opened by a version that does not wake it, or is asleep for another reason.
+        (finished().armed(home=-1), "closing"),
+        # A return would need the route to be at the generation of the move.
+        (finished().route("b", 4, None).armed(), "closing"),
+        (finished().route("c", 4, None).armed(), "closing"),
+        # It has ended since the backup of the control database.
+        (finished().kept("standby"), "closing"),
+        (finished().armed(home=None, old="retired").kept("standby"), "closing"),
+        # The tenant went on to another store before.
+        (
+            finished().armed().move("b", "c", 2, M2).row("migrated", M2, "b", "c")
+            .route("c", 2, M2), "closing",
+        ),
+        # The cutover makes it ready again, and an abort takes it away.
+        (
+            Said().fence("a", "source", "open", 0, peer="b").fence("b", "target", "closed", 0)
+            .row("dual_write").route("a", 0).armed(home=-1), "preparing",
+        ),
+        (
+            Said().move("a", "b", 1).row("migrated").armed(home=None, old=None)
+            .fence("b", "source", "moved", 2, W, "a", mirrored=False)
+            .fence("a", "target", "open", 2, W, mirrored=False).row("migrated", W, "b", "a")
+            .route("a", 2, W), "returning",
+        ),
+    ],
+)  # fmt: skip
+def test_a_way_back_is_what_the_stores_say(said: Said, state: str) -> None:
+    ways = [step for step in said.steps() if isinstance(step, KeptWay)]
+    assert [(way.way_id, way.state, way.tenant_id) for way in ways] == [(W, state, TENANT)]
+    assert ways[0].move == M1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        finished().armed().kept("standby"),
+        finished().armed().kept("closing"),
+        finished().armed(home=None).kept("closing"),
+        finished().kept("closed"),
+        finished().armed(home=None, old="retired").kept("closed"),
+        # A return is under way, which its driver carries on.
+        finished().armed().kept("returning").row("dual_write", W, "b", "a"),
+        Said().fence("a", "source", "open", 0, peer="b").fence("b", "target", "closed", 0)
+        .row("dual_write").route("a", 0).armed(home=-1).kept("standby"),
+    ],
+)  # fmt: skip
+def test_a_way_back_that_everybody_knows_is_left_alone(said: Said) -> None:
+    assert said.judged() == judgement.Judgement([], [])
+
+
+def test_a_lost_control_database_knows_what_was_returned_by() -> None:
+    said = Said().move("a", "b", 1)
+    said.fence("b", "source", "moved", 2, W, "a", mirrored=False)
+    said.fence("a", "target", "open", 2, W, mirrored=False)
+    first, second, home, way = said.steps()
+    assert isinstance(first, Journal)
+    assert isinstance(second, Journal)
+    assert (first.migration_id, first.returns) == (M1, None)
+    assert (second.migration_id, second.returns) == (W, M1)
+    assert home == Home(TENANT, "a", 2, W)
+    assert isinstance(way, KeptWay)
+    assert (way.move, way.state) == (M1, "returning")
+
+
+def test_who_may_return_does_not_live_where_only_the_way_back_says_so() -> None:
+    """While a move is under way the fence of its way back is at the target already."""
+    said = Said().fence("a", "source", "open", 0, peer="b").fence("b", "target", "closed", 0)
+    said.armed(home=-1)
+    assert not [step for step in said.steps() if isinstance(step, Home)]

@@ -23,6 +23,11 @@ async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
             f"tenant {tenant_id} has already moved from here to store {fence.moved_to!r}, whatever"
             " its route says: `eventsource-migrate repair` puts that right"
         )
+    elif fence is not None and fence.role == "source" and not fence.mirrored:
+        findings.problems.append(
+            f"tenant {tenant_id} may still return from here by a way back of which the control"
+            " database does not know: `eventsource-migrate repair` puts that right"
+        )
     elif fence is not None and (fence.state == "closed" or fence.role == "source"):
         findings.problems.append(
             f"the source still has the fence of migration {fence.migration_id};"

@@ -12,7 +12,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.migration.recovery import kept_ways
 from eventsource.migration.recovery import survey as surveys
+from eventsource.migration.recovery.decisions import (
+    decided_of,
+    decides,
+    journal_of_decisions,
+    send_on,
+)
+from eventsource.migration.recovery.judged import (
+    CleanAgain,
+    Decided,
+    Home,
+    Journal,
+    Reconcile,
+    Step,
+)
 from eventsource.migration.recovery.report import Change, ChangeKind
 from eventsource.migration.states import MigrationState
 from eventsource.tenant_ids import TenantId
@@ -20,72 +35,8 @@ from eventsource.tenant_ids import TenantId
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.recovery.survey import Survey
-    from eventsource.migration.tables.fences import Fence
 
 _S = MigrationState
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """The newest decision of a tenant: it lives in ``target`` since ``generation``."""
-
-    tenant_id: TenantId
-    migration_id: UUID
-    generation: int
-    source: str | None
-    target: str | None
-    target_is_open: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SendOn:
-    """A store that has forgotten that the tenant went on from it."""
-
-    decided: Decided
-    store_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """What a tenant's route has to say; ``migration_id`` where a store's fence says the same."""
-
-    tenant_id: TenantId
-    store_id: str
-    generation: int
-    migration_id: UUID | None
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """What a migration's row in the journal has to say.
-
-    ``state`` of a missing one is where it begins again, paused; a decision is finished or due.
-    """
-
-    tenant_id: TenantId
-    migration_id: UUID
-    source: str
-    target: str
-    generation: int
-    state: MigrationState
-    is_missing: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Reconcile:
-    """An undecided migration whose source has gone back."""
-
-    migration_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class CleanAgain:
-    """A migration that is over in the journal, and of which a store still has the fence."""
-
-    migration_id: UUID
-
-
-Step = SendOn | Home | Journal | Reconcile | CleanAgain
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,29 +59,6 @@ def judge(survey: Survey) -> Judgement:
     return judgement
 
 
-def decided_of(survey: Survey, tenant_id: TenantId) -> Decided | None:
-    """The newest decision that any store knows of."""
-    rows = survey.of_tenant(tenant_id)
-    spoken = [(store, fence) for store, fence in rows if _decides(fence)]
-    if not spoken:
-        return None
-    _, newest = max(spoken, key=lambda each: each[1].generation)
-    own = survey.own(newest.migration_id, "target")
-    opened = own is not None and (own[1].state, own[1].generation) == ("open", newest.generation)
-    return Decided(
-        tenant_id,
-        newest.migration_id,
-        newest.generation,
-        surveys.source_of(survey, newest.migration_id),
-        surveys.target_of(survey, newest.migration_id),
-        opened,
-    )
-
-
-def _decides(fence: Fence) -> bool:
-    return (fence.role, fence.state) in (("source", "moved"), ("target", "open"))
-
-
 def _judge_tenant(survey: Survey, tenant_id: TenantId, judgement: Judgement) -> None:
     decided = decided_of(survey, tenant_id)
     if decided is not None and (decided.source is None or decided.target is None):
@@ -144,55 +72,19 @@ def _judge_tenant(survey: Survey, tenant_id: TenantId, judgement: Judgement) -> 
     steps = judgement.steps
     home = _home(survey, tenant_id, decided, judgement)
     if decided is not None:
-        steps.extend(_send_on(survey, decided))
-        steps.extend(_journal_of_decision(survey, decided))
+        steps.extend(send_on(survey, decided))
+        steps.extend(journal_of_decisions(survey, decided))
     elif home is not None:
         # First: of what is taken out of a target next, nobody may think that it is at home there.
         steps.append(home)
-    for migration_id in _undecided(survey, tenant_id, decided):
+    undecided = _undecided(survey, tenant_id, decided)
+    for migration_id in undecided:
         steps.extend(_of_undecided(survey, migration_id, decided))
         judgement.notes.extend(_lost_target(survey, migration_id))
     if home is not None and decided is not None:
         steps.append(home)
-
-
-def _send_on(survey: Survey, decided: Decided) -> Iterator[tuple[Step, Change]]:
-    """Every other store that would take the tenant's writes sends them to where it lives."""
-    assert decided.source is not None
-    forgetful = set()
-    for store_id in survey.identities:
-        rows = [fence for store, fence in survey.of_tenant(decided.tenant_id) if store == store_id]
-        if store_id == decided.target:
-            continue
-        knows = any(f.state == "moved" and f.generation == decided.generation for f in rows)
-        newest = max((f.generation for f in rows), default=None)
-        takes = any(f.state == "open" and f.generation == newest for f in rows)
-        if (store_id == decided.source and not knows) or takes:
-            forgetful.add(store_id)
-    for store_id in sorted(forgetful):
-        yield SendOn(decided, store_id), Change(
-            ChangeKind.FENCE, decided.tenant_id, decided.migration_id,
-            f"store {store_id!r} has gone back to before tenant {decided.tenant_id} moved to"
-            f" {decided.target!r}: its fence says so again (generation {decided.generation})",
-        )  # fmt: skip
-
-
-def _journal_of_decision(survey: Survey, decided: Decided) -> Iterator[tuple[Step, Change]]:
-    assert decided.source is not None
-    assert decided.target is not None
-    row = survey.journal.get(decided.migration_id)
-    due = _S.MIGRATED if decided.target_is_open else _S.CUTOVER_PAUSED
-    if row is not None and (row.state is due or row.state is _S.CUTOVER_PAUSED):
-        return
-    said = "has no row" if row is None else f"says {row.state}"
-    what = "is finished" if due is _S.MIGRATED else "is due for a driver, which opens the target"
-    yield Journal(
-        decided.tenant_id, decided.migration_id, decided.source, decided.target,
-        decided.generation - 1, due, row is None,
-    ), Change(
-        ChangeKind.JOURNAL, decided.tenant_id, decided.migration_id,
-        f"migration {decided.migration_id} has decided, and the journal {said}: the move {what}",
-    )  # fmt: skip
+    generation = home[0].generation if home is not None and isinstance(home[0], Home) else None
+    steps.extend(kept_ways.of_tenant(survey, tenant_id, decided, undecided, generation))
 
 
 def _undecided(survey: Survey, tenant_id: TenantId, decided: Decided | None) -> list[UUID]:
@@ -201,7 +93,7 @@ def _undecided(survey: Survey, tenant_id: TenantId, decided: Decided | None) -> 
         fence.migration_id
         for _, fence in survey.of_tenant(tenant_id)
         # A way back is kept below all generations, and ends in its own ways.
-        if _decides(fence) or fence.state in ("standby", "retired") or fence.generation < 0
+        if decides(fence) or surveys.is_of_way_back(fence)
     }
     rows = {
         fence.migration_id: fence
@@ -343,7 +235,9 @@ def _home_of_departing(survey: Survey, tenant_id: TenantId) -> tuple[Step, Chang
     if tenant_id in survey.routes:
         return None
     for store_id, fence in survey.of_tenant(tenant_id):
-        if fence.role == "source" and store_id != survey.default_store_id:
+        if surveys.is_of_way_back(fence) or fence.role != "source":
+            continue
+        if store_id != survey.default_store_id:
             return Home(tenant_id, store_id, fence.generation, None), Change(
                 ChangeKind.ROUTE, tenant_id, fence.migration_id,
                 f"tenant {tenant_id} has no route, and is leaving {store_id!r}: it lives there",

@@ -10,17 +10,18 @@ from uuid import UUID
 from eventsource.migration.connections.driver_connections import close_all, open_table
 from eventsource.migration.errors import MigrationError, RepairNeededError
 from eventsource.migration.event_table import of_store
-from eventsource.migration.recovery import authority, judgement, stranded
+from eventsource.migration.recovery import authority, judgement, keeping, stranded
 from eventsource.migration.recovery import survey as surveys
-from eventsource.migration.recovery.judgement import (
+from eventsource.migration.recovery.judged import (
     CleanAgain,
     Home,
     Journal,
-    Judgement,
+    KeptWay,
     Reconcile,
     SendOn,
     Step,
 )
+from eventsource.migration.recovery.judgement import Judgement
 from eventsource.migration.recovery.report import RepairReport, StrandedEvent
 from eventsource.migration.repositories import restored
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
@@ -114,6 +115,8 @@ class Repair:
                 )
             case Reconcile():
                 await self._reconcile(step)
+            case KeptWay():
+                await keeping.write(self.stores, self.migrations, step, self.operator)
             case CleanAgain():
                 if await restored.request_abort_again(
                     control, step.migration_id, "a store had its fence again", self.operator
@@ -177,13 +180,18 @@ class Repair:
             RestoredMigration(
                 step.migration_id, step.tenant_id, step.source, step.target,
                 step.state if over else _S.PAUSED, None if over else step.state, step.generation,
-                at.position_offset if at is not None else None, head,
+                at.position_offset if at is not None and step.returns is None else None, head,
                 survey.identities.get(step.source), survey.identities.get(step.target),
+                step.returns,
             ),
             self.operator,
         )  # fmt: skip
-        if step.state is _S.MIGRATED and at is not None and head is not None:
-            await mapping.complete(
-                PostgreSQLPositionMappingRepository(control),
-                await of_store(self.stores[step.target]), at, head,
-            )  # fmt: skip
+        if step.state is not _S.MIGRATED or at is None or head is None:
+            return
+        mapped = PostgreSQLPositionMappingRepository(control)
+        target = await of_store(self.stores[step.target])
+        if step.returns is None:
+            await mapping.complete(mapped, target, at, head)
+        else:
+            source = await of_store(self.stores[step.source])
+            await mapping.of_way_back(mapped, at, source, target, step.returns, head)

@@ -20,6 +20,7 @@ class ChangeKind(StrEnum):
     ROUTE = "route"
     JOURNAL = "journal"
     MAPPING = "mapping"
+    WAY_BACK = "way back"
     RECONCILE = "reconcile"
     CLEAN_AGAIN = "clean again"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.models import Migration, StoreIdentity, TenantRouting
+from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.steps import rescue
 from eventsource.migration.tables import fences, identities, progress, tenants, witnesses
 from eventsource.tenant_ids import TenantId
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+    from eventsource.migration.repositories.ways_back import WayBack
     from eventsource.migration.tables.fences import Fence
     from eventsource.migration.tables.progress import CopyProgress
 
@@ -32,6 +34,7 @@ class Survey:
             mirror has carried since.
         residents: the tenants that have rows in each store.
         identities: which place each store is.
+        ways: the ways back of which the control database knows.
     """
 
     fences: Sequence[tuple[str, Fence]]
@@ -42,6 +45,7 @@ class Survey:
     journal: Mapping[UUID, Migration]
     routes: Mapping[TenantId, TenantRouting]
     default_store_id: str
+    ways: Mapping[UUID, WayBack] = field(default_factory=dict)
 
     def of_tenant(self, tenant_id: TenantId) -> list[tuple[str, Fence]]:
         return [each for each in self.fences if each[1].tenant_id == tenant_id]
@@ -90,6 +94,7 @@ async def look(
         {each.id: each for each in await migrations.get_all()},
         {each.tenant_id: each for each in await routes.get_all()},
         default_store_id,
+        {each.id: each for each in await WaysBack(migrations.pool).get_all()},
     )  # fmt: skip
     barriers = {}
     for (store_id, migration_id), at in copied.items():
@@ -102,9 +107,7 @@ async def look(
         if stands and arriving is not None and arriving[1].state == "closed":
             stands = not await rescue.has_lost(tables[source], tables[store_id], at)
         barriers[migration_id] = stands
-    return Survey(
-        found, copied, barriers, residents, places, survey.journal, survey.routes, default_store_id
-    )
+    return replace(survey, barriers=barriers)
 
 
 def source_of(survey: Survey, migration_id: UUID) -> str | None:
@@ -129,3 +132,18 @@ def target_of(survey: Survey, migration_id: UUID) -> str | None:
     if other is None:
         return None
     return survey.peer_of(other[1]) or other[1].moved_to
+
+
+def is_of_way_back(fence: Fence) -> bool:
+    """Whether a fence that has decided nothing is one of a way back, on either side."""
+    return (
+        fence.state in ("standby", "retired")
+        or fence.generation < 0
+        or (fence.role == "source" and not fence.mirrored)
+    )
+
+
+def is_return(survey: Survey, migration_id: UUID) -> bool:
+    """Whether a migration was a way back before."""
+    sides = (survey.own(migration_id, "source"), survey.own(migration_id, "target"))
+    return any(side is not None and not side[1].mirrored for side in sides)

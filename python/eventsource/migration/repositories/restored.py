@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SQL = statements("eventsource.migration.repositories.sql", "migrations.sql")
 _ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
+_WAYS = statements("eventsource.migration.repositories.sql", "ways_back.sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class RestoredMigration:
     """What is known of a migration without its row in the journal.
 
     ``paused_from`` is where one that is not over goes on; ``position_offset`` and
-    ``fence_position`` are None when nobody knows them.
+    ``fence_position`` are None when nobody knows them. ``returns`` is the move that it takes back.
     """
 
     id: UUID
@@ -41,6 +42,7 @@ class RestoredMigration:
     fence_position: int | None
     source_identity: StoreIdentity | None
     target_identity: StoreIdentity | None
+    returns: UUID | None = None
 
 
 async def write_migration(control: Executor, row: RestoredMigration, operator: str | None) -> None:
@@ -59,6 +61,7 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 row.fence_position,
                 row.source_identity.to_json() if row.source_identity else None,
                 row.target_identity.to_json() if row.target_identity else None, operator,
+                row.returns,
             )  # fmt: skip
             if row.state is not MigrationState.FAILED:
                 await connection.execute(
@@ -67,6 +70,23 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 )  # fmt: skip
     except asyncpg.UniqueViolationError:
         raise MigrationAlreadyExistsError(row.tenant_id) from None
+
+
+async def write_way_back(
+    control: Executor,
+    way_id: UUID,
+    move: UUID,
+    tenant_id: TenantId,
+    generation: int,
+    state: str,
+    reason: str | None,
+    operator: str | None,
+) -> None:
+    """Write the row of a way back, over an older one; it is kept as long as its move says."""
+    await control.execute(
+        _WAYS["restore"], way_id, move, stored(tenant_id), generation, state, reason,
+        MigrationConfig().keep_way_back, operator,
+    )  # fmt: skip
 
 
 async def write_route(

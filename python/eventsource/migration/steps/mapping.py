@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.models import MappedPosition
+from eventsource.migration.models import LAST_POSITION, MappedPosition
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
-from eventsource.migration.tables import progress
+from eventsource.migration.tables import fences, progress
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.models import Migration
@@ -29,8 +31,14 @@ async def complete_if_it_lacks(
     """Compare the mapping with what was carried, and make it whole if they differ."""
     mapping = PostgreSQLPositionMappingRepository(connections.control)
     at = await progress.read(connections.target, migration.id)
-    if at is not None and await mapping.count(migration.id) != at.proven_rows + at.pass_rows:
+    if at is None or await mapping.count(migration.id) == at.proven_rows + at.pass_rows:
+        return
+    if migration.returns is None:
         await complete(mapping, connections.target, at, source_head)
+    else:
+        await of_way_back(
+            mapping, at, connections.source, connections.target, migration.returns, source_head
+        )
 
 
 async def complete(
@@ -76,5 +84,46 @@ async def complete(
                     row["event_id"],
                 )
                 for row in rows
+            ],
+        )
+
+
+async def of_way_back(
+    mapping: PostgreSQLPositionMappingRepository,
+    at: CopyProgress,
+    home: AnyTable,
+    old: AnyTable,
+    move: UUID,
+    up_to: int = LAST_POSITION,
+) -> None:
+    """Map by their ids the events that a way back has carried, or a return: all of them again.
+
+    Positions at ``old`` were drawn there, so nothing follows from those at ``home``, where they
+    end at ``up_to``. What the ``move`` had carried the other way is mapped by it.
+    """
+    left = await fences.of_migration(old, move, "source")
+    position = left.source_head if left is not None and left.source_head is not None else 0
+    await mapping.delete(at.migration_id)
+    while True:
+        rows = await old.connection.fetch(
+            f"select global_position, event_id from {old.name} where tenant_id = $1"
+            " and global_position > $2 order by global_position limit $3",
+            at.tenant_id, position, PORTION,
+        )  # fmt: skip
+        if not rows:
+            return
+        position = rows[-1]["global_position"]
+        there = await home.connection.fetch(
+            f"select event_id, global_position from {home.name}"
+            " where event_id = any ($1::uuid[]) and global_position <= $2",
+            [row["event_id"] for row in rows], up_to,
+        )  # fmt: skip
+        origin = {row["event_id"]: row["global_position"] for row in there}
+        await mapping.add(
+            at.migration_id,
+            [
+                MappedPosition(origin[row["event_id"]], row["global_position"], row["event_id"])
+                for row in rows
+                if row["event_id"] in origin
             ],
         )

@@ -38,7 +38,7 @@ IN_FORCE = f"order by {NEWEST} limit 1"
 _COLUMNS = (
     "fence_id, lock_id, tenant_id, role, state, generation, migration_id, store_id, moved_to,"
     " source_head, position_offset, patience_ms, decided_pass, decided_token, decided_rows,"
-    " decided_digest, decided_total, peer::text as peer"
+    " decided_digest, decided_total, peer::text as peer, mirrored"
 )
 
 
@@ -49,7 +49,8 @@ class Fence:
     ``lock_id`` is the key of the lock that all fences of the tenant there share; ``source_head``
     the source's position sequence at the decision; ``moved_to`` the store that was decided on;
     ``patience_ms`` how long a writer waits for a cutover; ``peer`` which place the other store of
-    the migration is, as JSON.
+    the migration is, as JSON; ``mirrored`` whether routers may mirror, which nobody does on the way
+    back.
     """
 
     fence_id: int
@@ -70,6 +71,7 @@ class Fence:
     decided_digest: bytes | None
     decided_total: int | None
     peer: str | None
+    mirrored: bool = True
 
     @property
     def proof(self) -> Proof | None:

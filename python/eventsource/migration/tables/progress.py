@@ -148,7 +148,7 @@ async def everything(target: AnyTable) -> list[CopyProgress]:
     rows = await target.connection.fetch(
         f"select {_COLUMNS} from {target.progress} where table_name = $1", target.address.table
     )
-    return [CopyProgress(**dict(row)) for row in rows]
+    return [_of(row) for row in rows]
 
 
 async def claim(target: OwnTable, migration_id: UUID, owner: UUID) -> CopyProgress | None:

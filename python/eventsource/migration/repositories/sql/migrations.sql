@@ -274,16 +274,16 @@ select pg_notify('eventsource_migrations', id::text) from answered
 with restored as (
     insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,
             paused_from, config, generation, position_offset, fence_position, source_identity,
-            target_identity, completed_at)
+            target_identity, returns, completed_at)
     values ($1, $2, $3, $4, $5::text, $6, $7::text::jsonb, $8, $9, $10, $11::text::jsonb,
-            $12::text::jsonb, case when $5::text in ('migrated', 'failed') then now() end)
+            $12::text::jsonb, $14::uuid, case when $5::text in ('migrated', 'failed') then now() end)
     on conflict (id) do update
         set state = excluded.state, paused_from = excluded.paused_from, error_code = null,
             error_message = null, pause_requested = false, abort_requested = null,
             driver_owner = null, driver_expires_at = null, completed_at = excluded.completed_at,
             position_offset = coalesce(excluded.position_offset, tenant_migrations.position_offset),
             fence_position = coalesce(excluded.fence_position, tenant_migrations.fence_position),
-            updated_at = now()
+            returns = coalesce(excluded.returns, tenant_migrations.returns), updated_at = now()
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)

@@ -95,3 +95,23 @@ select id, 'state:dual_write', jsonb_build_object('returns', returns), $3 from a
 -- An aborted return: nothing is changed at the stores, and it stands by as before.
 update tenant_ways_back set state = 'standby', updated_at = now()
 where id = $1 and state = 'returning'
+
+-- name: restore
+-- What a repair has read in the fences: a row that was lost, or that is of an earlier time.
+with restored as (
+    insert into tenant_ways_back as w (id, migration_id, tenant_id, generation, state, reason,
+                                       keep_seconds)
+    select $1, m.id, $3, $4, $5::text, $6::text,
+           coalesce(nullif((m.config ->> 'keep_way_back')::double precision, 0), $7)
+    from tenant_migrations m where m.id = $2
+    on conflict (id) do update
+        set state = excluded.state, reason = excluded.reason, driver_owner = null,
+            driver_expires_at = null, updated_at = now(),
+            generation = case when excluded.state = 'standby' then excluded.generation
+                              else w.generation end
+    returning migration_id, id
+)
+insert into migration_audit_log (migration_id, event_type, details, operator)
+select migration_id, 'way_back:' || $5::text,
+       jsonb_build_object('way_back', id, 'reason', $6::text, 'repaired', true), $8
+from restored
