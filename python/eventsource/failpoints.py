@@ -39,6 +39,7 @@ Failpoint = Literal[
     "guard.target.reserved",
     "guard.target.triggers.committed",
     "guard.source.row.committed",
+    "guard.source.bound.committed",
     "guard.source.created",
     "guard.source.triggers.committed",
     "guard.progress.committed",

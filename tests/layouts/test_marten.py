@@ -9,9 +9,11 @@ import asyncpg
 import pytest
 
 from eventsource.migration import MigrationState
+from eventsource.migration.repositories import PostgreSQLRoutingRepository
 from tests.support import marten
 from tests.support.fingerprint import fingerprint
-from tests.support.worlds.layouts import TARGET, LayoutWorld, rows
+from tests.support.waiting import until
+from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld, rows
 
 HOSTILE = [
     "acme",
@@ -81,6 +83,37 @@ async def test_after_the_move_the_library_goes_on_at_the_target(shop: LayoutWorl
     route = await shop.router.route("acme")
     assert route.store_id == TARGET
     await marten.append(shop.source, "umbrella", uuid4())
+
+
+async def test_two_tenants_change_places(shop: LayoutWorld) -> None:
+    """One after the other: each needs numbers that the other one would take."""
+    await seed(shop, ["acme"])
+    for _ in range(20):
+        await marten.append(shop.target, "zeta", uuid4(), 3)
+    await PostgreSQLRoutingRepository(shop.pools[2]).set_routing("zeta", TARGET)
+    leaving = await shop.start("acme")
+    await shop.reaches(leaving, MigrationState.DUAL_WRITE)
+    another = await shop.process()
+    back = await another.start_migration(
+        "zeta", shop.stores[TARGET], shop.stores[SOURCE], TARGET, SOURCE
+    )
+
+    async def waits() -> bool:
+        found = await another.get_migration(back.id)
+        return str(leaving.id) in (found.error_message or "")
+
+    await until(waits, "the arrival to wait for the departure")
+    await marten.append(shop.source, "acme", uuid4(), 3)
+    await shop.coordinators[0].initiate_cutover(leaving.id)
+    await shop.reaches(back, MigrationState.DUAL_WRITE)
+    await marten.append(shop.target, "zeta", uuid4(), 3)
+    moved = await another.initiate_cutover(back.id)
+    assert moved.state is MigrationState.MIGRATED
+    for table, (here, there) in (await tables_of(shop, "acme")).items():
+        assert set(here) <= set(there), table
+    assert (
+        await shop.source.fetchval("select count(*) from mt_events where tenant_id = 'zeta'") == 63
+    )
 
 
 @pytest.mark.parametrize(

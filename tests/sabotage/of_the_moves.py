@@ -10,7 +10,31 @@ _CUTTING_OVER = "python/eventsource/migration/driver/cutting_over.py"
 _TESTS = "tests/integration/driver/test_move.py"
 _PARKED = "tests/integration/driver/test_parked_moves.py"
 
+_BLOCK = "python/eventsource/migration/tables/reserved_block.py"
+_SWAPS = "tests/integration/driver/test_swaps.py"
+
 VARIANTS = (
+    Variant(
+        "an-arrival-takes-what-a-departure-needs",
+        "a tenant that arrives sets the sequence past the block of one that leaves",
+        (Edit(_BLOCK, "and state = 'open' and migration_id <> $2", "and false"),),
+        (
+            f"{_SWAPS}::test_an_arrival_waits_for_a_departure_that_needs_its_positions",
+            f"{_SWAPS}::test_a_small_arrival_does_not_wait_and_leaves_enough",
+        ),
+    ),
+    Variant(
+        "a-departure-that-does-not-look-again",
+        "a tenant that arrives between a block and its fence is not noticed",
+        (Edit(_BLOCK, "used_up or is_used_up(bound, head, headroom)", "False"),),
+        (f"{_SWAPS}::test_who_arrives_while_another_reserves_is_seen",),
+    ),
+    Variant(
+        "a-way-back-keeps-others-away",
+        "nobody arrives in a store that a tenant could leave by its way back",
+        (Edit(_BLOCK, '" and (mirrored or bounds is not null) order', '" order'),),
+        (f"{_SWAPS}::test_a_way_back_that_stands_keeps_nobody_from_arriving",),
+    ),
     Variant(
         "a-move-resumes-what-a-person-paused",
         "a move goes on with what a person has paused",

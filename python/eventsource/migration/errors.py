@@ -333,7 +333,7 @@ class RepairNeededError(MigrationError):
 
 
 class TargetBusyError(RetryLaterError):
-    """Another migration is loading the target table; the driver waits for its bulk copy."""
+    """Another migration is loading the target table, or needs its positions; the driver waits."""
 
     code = "target_busy"
 

@@ -11,12 +11,12 @@ from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import blockers
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.journaled import preflight, watching, whole
+from eventsource.migration.journaled import carriage, preflight, watching, whole
 from eventsource.migration.journaled.carriage import Carriage
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import Shape
 from eventsource.migration.journaled.shapes import of as shape_of
-from eventsource.migration.tables import brief_locks, fences, progress, snapshots
+from eventsource.migration.tables import brief_locks, fences, progress, reserved_block, snapshots
 from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ async def prepare(
         budget_seconds=budget, peer=migration.target_identity,
     )  # fmt: skip
     await failpoints.reach("guard.source.row.committed")
+    await _bind(connections, migration, shape)
     leaving = Guarded(source, source.layout)
     await leaving.each(leaving.renew, opened, carry_on)
     await failpoints.reach("guard.source.triggers.committed")
@@ -114,21 +115,26 @@ async def _reserve(
     In one transaction, with the writers of the tables held off, so that "empty" is exact.
     """
     target = connections.target
-    if await progress.read(target, migration.id) is not None:
-        return
     numbers = await _numbers(connections.source, shape)
+    at = await progress.read(target, migration.id)
+    before = await carriage.read(target, migration.id)
+    if at is not None and before is not None and not _is_used_up(at, before, numbers, shape):
+        return
 
     async def reserve() -> None:
         for table in shape.layout.tables:
             name = shape.target.name(table.name)
             await target.connection.execute(f"lock table {name} in share row exclusive mode")
         await preflight.refuse_rows(target, shape)
-        agreed = await _agree(target, shape, numbers)
+        others = await reserved_block.departures(target, migration.id)
+        agreed = await _agree(target, shape, numbers, others, before)
         main = shape.layout.events
         await target.connection.execute(
             f"insert into {target.progress} (migration_id, tenant_id, table_name, owner,"
             " position_offset, last_target_position, source_system, carriage)"
-            " values ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb)",
+            " values ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb)"
+            " on conflict (migration_id) do update set position_offset = excluded.position_offset,"
+            " last_target_position = excluded.last_target_position, carriage = excluded.carriage",
             migration.id, stored(migration.tenant_id), target.address.table, owner,
             agreed.offsets.get(main, 0), agreed.last.get(main, 0), system, agreed.to_json(),
         )  # fmt: skip
@@ -178,8 +184,47 @@ async def sequence_of(side: AnyTable, table: LayoutTable, column: str, given: st
     return str(found)
 
 
-async def _agree(target: AnyTable, shape: Shape, numbers: dict[str, int]) -> Carriage:
-    """Offset 0 where the target's table is unused; else numbers begin after all it has given."""
+def _is_used_up(
+    at: progress.CopyProgress, agreed: Carriage, numbers: dict[str, int], shape: Shape
+) -> bool:
+    """Whether other tenants have taken the numbers before anything was copied."""
+    untouched = at.pass_number == 0 and at.snapshot is None
+    return untouched and any(
+        reserved_block.is_used_up(agreed.last[name] - agreed.offsets[name], number,
+                                  shape.layout.headroom)
+        for name, number in numbers.items()
+    )  # fmt: skip
+
+
+async def _bind(connections: DriverConnections, migration: Migration, shape: Shape) -> None:
+    """From here on no tenant that arrives at the source takes numbers that this one needs."""
+    agreed = await carriage.read(connections.target, migration.id)
+    assert agreed is not None
+    sequences = {
+        table.name: await sequence_of(
+            connections.source, table, numbering.column, numbering.sequence
+        )
+        for table in shape.layout.tables
+        for numbering in table.numbered
+        if numbering.like is None
+    }
+    await reserved_block.bind(
+        connections.source, migration.id,
+        {name: agreed.last[name] - agreed.offsets[name] for name in sequences}, sequences,
+        shape.layout.headroom,
+    )  # fmt: skip
+    await failpoints.reach("guard.source.bound.committed")
+
+
+async def _agree(
+    target: AnyTable, shape: Shape, numbers: dict[str, int],
+    others: list[reserved_block.Departure], earlier: Carriage | None,
+) -> Carriage:  # fmt: skip
+    """Offset 0 where the target's table is unused; else numbers begin after all it has given.
+
+    Raises:
+        TargetBusyError: another tenant that leaves the tables needs the numbers first.
+    """
     offsets: dict[str, int] = {}
     last: dict[str, int] = {}
     before: dict[str, int | None] = {}
@@ -197,7 +242,10 @@ async def _agree(target: AnyTable, shape: Shape, numbers: dict[str, int]) -> Car
             used = row["given"] is not None or row["highest"] is not None
             offset = max(row["given"] or 0, row["highest"] or 0) if used else 0
             offsets[table.name] = offset
-            last[table.name] = offset + numbers[table.name] + shape.layout.headroom
+            last[table.name] = reserved_block.last_of(
+                table.name, others, head=row["given"] or 0, offset=offset,
+                numbers=numbers[table.name], headroom=shape.layout.headroom,
+            )  # fmt: skip
             before[sequence] = row["given"]
             # Numbers of others begin after those that are kept; a rollback keeps the gap.
             await target.connection.fetchval(
@@ -206,5 +254,7 @@ async def _agree(target: AnyTable, shape: Shape, numbers: dict[str, int]) -> Car
     if shape.layout.is_whole:
         numbers_before = await whole.sequences(target)
         before = {target.beside(name): given for name, given in numbers_before.items()}
+    if earlier is not None:
+        before = dict(earlier.before)
     stamp = await target.connection.fetchval("select pg_current_xact_id()::text")
     return Carriage(shape.layout.name, offsets, last, str(stamp), before)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from eventsource.catalog.two_sides import compare
 from eventsource.migration import event_table
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.tables import progress
+from eventsource.migration.tables import reserved_block
 
 if TYPE_CHECKING:
     from eventsource.catalog.model import TableCatalog
@@ -40,4 +40,4 @@ async def check(connections: DriverConnections, migration: Migration) -> None:
         await event_table.catalog_of(connections.target, "target"),
         migration.config.fires,
     )
-    await progress.advance(connections.target, compared.drawn)
+    await reserved_block.advance(connections.target, compared.drawn)

@@ -15,6 +15,7 @@ from eventsource.migration.tables import (
     guard,
     integrity,
     progress,
+    reserved_block,
     snapshots,
     witnesses,
 )
@@ -40,7 +41,8 @@ async def prepare(
     source, target = connections.source, connections.target
     budget = migration.config.cutover_timeout_seconds
     origin = await snapshots.take(source.connection)
-    head = await event_table.head(source.connection, await event_table.position_sequence(source))
+    sequence = await event_table.position_sequence(source)
+    head = await event_table.head(source.connection, sequence)
 
     closed = await fences.raise_fence(
         target, tenant_id=migration.tenant_id, migration_id=migration.id,
@@ -56,8 +58,8 @@ async def prepare(
     async def reserve() -> None:
         # Under the table's lock: what was refused at the start may have come since.
         compared = fitness.refuse(here, await event_table.catalog_of(target, "target"), fire)
-        empty = await progress.reserve(target, migration, owner, head, origin.system)
-        await progress.advance(target, compared.drawn)
+        empty = await reserved_block.reserve(target, migration, owner, head, origin.system)
+        await reserved_block.advance(target, compared.drawn)
         if empty and large:
             await deferred_indexes.defer(target, migration.id, closed)
         await failpoints.reach("guard.target.reserved")
@@ -71,6 +73,7 @@ async def prepare(
         budget_seconds=budget, peer=migration.target_identity,
     )  # fmt: skip
     await failpoints.reach("guard.source.row.committed")
+    await _bind(connections, migration, sequence)
 
     there = await event_table.catalog_of(target, "target")
     agreed: list[tuple[tuple[str, ...], str]] = []
@@ -88,6 +91,17 @@ async def prepare(
     assert at is not None
     await failpoints.reach("guard.progress.committed")
     await connections.migrations.record_offset(migration.id, owner, at.position_offset)
+
+
+async def _bind(connections: DriverConnections, migration: Migration, sequence: str) -> None:
+    """From here on no tenant that arrives at the source takes positions that this one needs."""
+    at = await progress.read_again(connections.target, migration.id)
+    table = connections.source.address.table
+    await reserved_block.bind(
+        connections.source, migration.id, {table: at.last_target_position - at.position_offset},
+        {table: sequence}, reserved_block.HEADROOM,
+    )  # fmt: skip
+    await failpoints.reach("guard.source.bound.committed")
 
 
 async def count_tenant(

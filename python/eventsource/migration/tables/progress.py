@@ -10,14 +10,10 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource.catalog.model import Sequence
-from eventsource.migration import event_table
 from eventsource.migration.connections import session_marks, timeouts
 from eventsource.migration.errors import (
     LeaseLostError,
     MissingRowError,
-    PreflightError,
-    TargetBusyError,
 )
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.failures import concerning
@@ -25,13 +21,10 @@ from eventsource.migration.tables import fences
 from eventsource.migration.tables.proofs import Proof
 from eventsource.migration.tables.snapshots import Source
 from eventsource.migration.tables.witnesses import Witness
-from eventsource.tenant_ids import TenantId, as_uuid, restored, stored
+from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
-
-#: Positions kept free at the target for what the source will write during the migration.
-HEADROOM = 1_000_000_000
 
 #: How long a driver waits for the one before it, in milliseconds: a chunk is committed in less.
 CLAIM_LOCK_TIMEOUT_MS = 1000
@@ -173,61 +166,6 @@ async def claim(target: OwnTable, migration_id: UUID, owner: UUID) -> CopyProgre
         return await read(target, migration_id)
 
 
-async def reserve(
-    target: OwnTable,
-    migration: Migration,
-    owner: UUID,
-    source_head: int,
-    source_system: str,
-) -> bool:
-    """Reserve the tenant's block of positions and write the progress row.
-
-    Returns whether the table was found empty and unused; idempotent (then False).
-
-    Runs inside the transaction that holds the target table's writers and other migrations off, so
-    that "empty" and "head" are exact. An empty table gets offset 0: positions are then the source's
-    own. In a table in use the block begins after everything handed out so far.
-    """
-    if await read(target, migration.id) is not None:
-        return False
-    sequence = await event_table.position_sequence(target)
-    name = target.name
-    if await target.connection.fetchval(
-        f"select exists (select from {name} where tenant_id = $1)", as_uuid(migration.tenant_id)
-    ):
-        raise PreflightError([already_there(migration.tenant_id, target.address.table)])
-    if await target.connection.fetchval(
-        f"select exists (select from {target.progress} where table_name = $1"
-        " and deferred_indexes is not null)",
-        target.address.table,
-    ):
-        raise TargetBusyError(
-            f"another migration is loading {target.address.table!r}; this one follows when that is"
-            " done"
-        )
-    in_use = await target.connection.fetchval(
-        f"select exists (select from {name})"
-        f" or exists (select from {target.progress} where table_name = $1)",
-        target.address.table,
-    )
-    head = await event_table.head(target.connection, sequence)
-    highest = await target.connection.fetchval(
-        f"select coalesce(max(global_position), 0) from {name}"
-    )
-    offset = max(head, highest) if in_use else 0
-    last = max(offset + source_head + HEADROOM, head)
-    await target.connection.execute(
-        f"insert into {target.progress} (migration_id, tenant_id, table_name, owner,"
-        " position_offset, last_target_position, source_system)"
-        " values ($1, $2, $3, $4, $5, $6, $7)",
-        migration.id, stored(migration.tenant_id), target.address.table, owner, offset, last,
-        source_system,
-    )  # fmt: skip
-    # Anyone else's next event in this table lands above the block. A rollback keeps the gap.
-    await target.connection.fetchval("select setval($1::text::regclass, $2)", sequence, last)
-    return not in_use
-
-
 def already_there(tenant_id: TenantId, table_name: str) -> str:
     """The sentence for a target that holds rows of the tenant."""
     return (
@@ -235,21 +173,6 @@ def already_there(tenant_id: TenantId, table_name: str) -> str:
         "find out what they are before anything else: rows of a migration that is not over go with"
         " its abort, and after a restore of another database they may be the only ones there are"
     )
-
-
-async def advance(target: AnyTable, drawn: Iterable[tuple[Sequence, Sequence | None]]) -> None:
-    """Set other sequences of the target past what the source's columns can have drawn by the flip.
-
-    A column that draws from a sequence arrives with the source's values, so what the application
-    appends after the move must not begin among them. ``drawn`` are pairs of target and source.
-    """
-    for there, here in drawn:
-        used = max(here.last or 0 if here is not None else 0, there.last or 0)
-        wanted = used + min(HEADROOM, max((there.most - used) // 4, 0))
-        if here is not None and here.last is not None and (there.last or 0) < here.last:
-            await target.connection.fetchval(
-                "select setval($1::text::regclass, $2)", there.name, wanted
-            )
 
 
 async def agree(target: AnyTable, migration_id: UUID, columns: Iterable[str], shape: str) -> None:

@@ -30,6 +30,8 @@ create table if not exists {schema}.eventsource_fences (
     mirrored         boolean not null default true,
     -- Which place the other store of the migration is.
     peer             jsonb,
+    -- By table: the last number of the source that the target keeps a place for.
+    bounds           jsonb,
     constraint eventsource_fences_of_migrations unique (table_name, tenant_id, migration_id, role)
 );
 
@@ -99,6 +101,14 @@ exception when undefined_column then
         drop constraint if exists eventsource_fences_state_check,
         add constraint eventsource_fences_state_check
             check (state in ('open', 'closed', 'aborting', 'moved', 'standby', 'retired'));
+end
+$upgrade$;
+
+do $upgrade$
+begin
+    perform bounds from {schema}.eventsource_fences limit 0;
+exception when undefined_column then
+    alter table {schema}.eventsource_fences add column bounds jsonb;
 end
 $upgrade$;
 
