@@ -109,11 +109,9 @@ async def test_two_tenants_change_places(shop: LayoutWorld) -> None:
     await marten.append(shop.target, "zeta", uuid4(), 3)
     moved = await another.initiate_cutover(back.id)
     assert moved.state is MigrationState.MIGRATED
-    for table, (here, there) in (await tables_of(shop, "acme")).items():
-        assert set(here) <= set(there), table
-    assert (
-        await shop.source.fetchval("select count(*) from mt_events where tenant_id = 'zeta'") == 63
-    )
+    for tenant, connection in (("acme", shop.target), ("zeta", shop.source)):
+        held = await connection.fetch("select id from mt_events where tenant_id = $1", tenant)
+        assert len({row["id"] for row in held}) == 63
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,20 @@ _FUNCTION = re.compile(
     r"as (?P<quote>\$\w+\$)(?P<body>.*?)(?P=quote);",
     re.DOTALL,
 )
-_TABLE = re.compile(r"create table if not exists \{schema\}\.(\w+)")
+_TABLE = re.compile(
+    r"create table if not exists \{schema\}\.(?P<name>\w+) \((?P<body>.*?)\n\);", re.DOTALL
+)
+_COLUMN = re.compile(
+    r"^    (?!constraint|primary|unique|check|foreign|exclude)([a-z_]+) ", re.MULTILINE
+)
 _SETTING = re.compile(r"^set ([\w.]+) = ", re.MULTILINE)
 
 
-async def outdated_functions(connection: Executor, schema: str) -> list[str]:
-    """What the scripts would make or change, by name. Looked at without a lock.
+async def outdated_objects(connection: Executor, schema: str) -> list[str]:
+    """What the scripts would make or change, by name: functions, and tables that lack a column.
 
-    Replacing a function that is as it should be would cost every session of every process its
-    plan, each time a process starts.
+    Looked at without a lock: replacing a function that is as it should be would cost every session
+    of every process its plan, each time a process starts.
     """
     script = "".join(text("eventsource.stores", f"sql/{file}") for file in SCRIPTS)
     # One name may have several functions, of other parameters.
@@ -45,11 +50,15 @@ async def outdated_functions(connection: Executor, schema: str) -> list[str]:
         definer = "security definer" in match["head"]
         settings = frozenset(_SETTING.findall(match["head"]))
         wanted.append((match["name"], body, definer, settings))
-    tables = [
-        name
-        for name in _TABLE.findall(script)
-        if await connection.fetchval("select to_regclass($1) is null", qualified(schema, name))
-    ]
+    tables = []
+    for table in _TABLE.finditer(script):
+        there = await connection.fetchval(
+            "select array_agg(attname::text) from pg_attribute where attrelid = to_regclass($1)"
+            " and attnum > 0 and not attisdropped",
+            qualified(schema, table["name"]),
+        )
+        if not set(_COLUMN.findall(table["body"])) <= set(there or ()):
+            tables.append(table["name"])
     return tables + [each[0] for each in wanted if each not in found]
 
 

@@ -16,7 +16,7 @@ from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.named_sql import text
 from eventsource.schema_changes import alone, unhurried, with_short_lock
-from eventsource.stores.beside import SCRIPTS, outdated_functions
+from eventsource.stores.beside import SCRIPTS, outdated_objects
 from eventsource.stores.schema import (
     ADDED,
     SQL,
@@ -218,7 +218,7 @@ async def _ensure_objects(connection: AnyConnection, schema: str) -> None:
                 f"alter table if exists {fences} add column if not exists table_oid oid"
             ),
         )
-    if await outdated_functions(connection, schema):
+    if await outdated_objects(connection, schema):
         # A fence table of an older version is altered, which appends of tenants that move wait for.
         await with_short_lock(connection, lambda: _ensure_functions(connection, schema))
 

@@ -8,7 +8,7 @@ import time
 import asyncpg
 import pytest
 
-from eventsource.migration import create_schema
+from eventsource.migration import PreflightError, create_schema
 from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions.checkpoints import PostgreSQLCheckpointRepository
@@ -146,3 +146,19 @@ async def test_a_roles_defaults_neither_break_nor_loop_an_upgrade(
     assert await append(PostgreSQLEventStore(pool)) > 0
     invalid = await pool.fetchval("select count(*) from pg_index where not indisvalid")
     assert invalid == 0
+
+
+@pytest.mark.parametrize("column", ["bounds", "table_oid"])
+async def test_a_column_that_fences_lack_is_noticed_and_made(world: World, column: str) -> None:
+    await world.source.execute(f"alter table eventsource_fences drop column {column} cascade")
+    if column == "bounds":
+        with pytest.raises(PreflightError, match=r"eventsource_fences of another version; run"):
+            await world.here.start(world.tenant)
+    await asyncio.gather(*(world.here.source.create_schema() for _ in range(3)))
+    assert await world.source.fetchval(
+        "select exists (select from pg_attribute where attrelid = 'eventsource_fences'::regclass"
+        " and attname = $1 and not attisdropped)",
+        column,
+    )
+    await world.seed(5)
+    await world.dual_write()

@@ -20,7 +20,7 @@ from eventsource.migration.preflight import tenant_rows
 from eventsource.migration.preflight.findings import INIT, Findings
 from eventsource.migration.repositories import hidden_rows
 from eventsource.migration.tables import fences
-from eventsource.stores.beside import outdated_functions
+from eventsource.stores.beside import outdated_objects
 
 #: How long a preflight that refuses a column's type looks for what stands in the way (seconds).
 NUL_SECONDS = 1.0
@@ -142,7 +142,7 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
             f"{table.progress} of the {side} was made by an older version; {INIT}"
         )
         return None
-    if outdated := await outdated_functions(table.connection, table.address.schema):
+    if outdated := await outdated_objects(table.connection, table.address.schema):
         findings.problems.append(
             f"the {side} schema {table.address.schema!r} has {', '.join(outdated)} of another"
             f" version; {INIT}"

@@ -9,7 +9,7 @@ from eventsource.catalog.findings import Finding, warning
 from eventsource.migration import event_table
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.preflight.findings import INIT, Findings
-from eventsource.migration.tables import fences, progress
+from eventsource.migration.tables import fences, progress, reserved_block
 
 #: How long the tenant's streams are looked through for events of others (seconds).
 STREAMS_SECONDS = 3.0
@@ -95,6 +95,16 @@ async def check_target(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
         f"select exists (select from {table.name} where tenant_id = $1)", tenant_id
     ):
         findings.problems.append(progress.already_there(tenant_id, table.address.table))
+    leaving = await reserved_block.leaving(table)
+    if leaving:
+        findings.note(
+            warning(
+                "departures", "target",
+                f"tenant {leaving[0].tenant_id} is leaving this table (migration"
+                f" {leaving[0].migration_id}): if it needs the positions that this tenant would"
+                " take, the copy begins when that one has been cut over or aborted",
+            )
+        )  # fmt: skip
 
 
 async def _check_streams(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:

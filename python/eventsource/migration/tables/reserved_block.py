@@ -54,12 +54,17 @@ async def departures(target: AnyTable, migration_id: UUID) -> list[Departure]:
     Called in the transaction that reserves: none of them changes its bounds until that ends.
     """
     await _lock(target)
-    rows = await target.connection.fetch(
-        f"select migration_id, tenant_id, bounds::text as bounds from {target.fences}"
-        " where table_name = $1 and role = 'source' and state = 'open' and migration_id <> $2"
+    return [each for each in await leaving(target) if each.migration_id != migration_id]
+
+
+async def leaving(table: AnyTable) -> list[Departure]:
+    """Who is leaving the table with positions that are carried, the earliest first."""
+    rows = await table.connection.fetch(
+        f"select migration_id, tenant_id, bounds::text as bounds from {table.fences}"
+        " where table_name = $1 and role = 'source' and state = 'open'"
         # A way back draws new positions, and those of older versions have not written that down.
         " and (mirrored or bounds is not null) order by fence_id",
-        target.address.table, migration_id,
+        table.address.table,
     )  # fmt: skip
     return [
         Departure(
