@@ -17,7 +17,7 @@ VARIANTS = (
     Variant(
         "an-arrival-takes-what-a-departure-needs",
         "a tenant that arrives sets the sequence past the block of one that leaves",
-        (Edit(_BLOCK, "$1 and role = 'source' and state = 'open'", "$1 and false"),),
+        (Edit(_BLOCK, "$1 and role = 'source' and state = 'open'\"\n", '$1 and false"\n'),),
         (
             f"{_SWAPS}::test_an_arrival_waits_for_a_departure_that_needs_its_positions",
             f"{_SWAPS}::test_a_small_arrival_does_not_wait_and_leaves_enough",

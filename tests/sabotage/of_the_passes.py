@@ -6,6 +6,7 @@ from tests.sabotage.variant import Edit, Variant
 
 _PASSES = "python/eventsource/migration/steps/passes.py"
 _PROGRESS = "python/eventsource/migration/tables/progress.py"
+_BLOCK = "python/eventsource/migration/tables/reserved_block.py"
 _MIRROR = "python/eventsource/stores/sql/mirror.sql"
 _TESTS = "tests/integration/passes/test_passes.py"
 _MIRRORED = "tests/integration/routing/test_mirror.py"
@@ -111,8 +112,8 @@ VARIANTS = (
         "rows that came to the target behind the preflight are taken for the migration's own",
         (
             Edit(
-                _PROGRESS,
-                "        raise PreflightError([already_there(migration.tenant_id,"
+                _BLOCK,
+                "        raise PreflightError([progress.already_there(migration.tenant_id,"
                 " target.address.table)])\n",
                 "        pass\n",
             ),
@@ -127,7 +128,7 @@ VARIANTS = (
         "another tenant of the target draws a position that the migration carries",
         (
             Edit(
-                _PROGRESS,
+                _BLOCK,
                 '    await target.connection.fetchval("select setval($1::text::regclass, $2)",'
                 " sequence, last)\n",
                 "",

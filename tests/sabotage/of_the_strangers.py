@@ -133,7 +133,7 @@ VARIANTS = (
         "the second sequence of a table is not set past what was carried",
         (
             Edit(
-                "python/eventsource/migration/tables/progress.py",
+                "python/eventsource/migration/tables/reserved_block.py",
                 "        if here is not None and here.last is not None and"
                 " (there.last or 0) < here.last:\n",
                 "        if False:\n",

@@ -41,8 +41,7 @@ async def prepare(
     source, target = connections.source, connections.target
     budget = migration.config.cutover_timeout_seconds
     origin = await snapshots.take(source.connection)
-    sequence = await event_table.position_sequence(source)
-    head = await event_table.head(source.connection, sequence)
+    head = await event_table.head(source.connection, await event_table.position_sequence(source))
 
     closed = await fences.raise_fence(
         target, tenant_id=migration.tenant_id, migration_id=migration.id,
@@ -73,7 +72,7 @@ async def prepare(
         budget_seconds=budget, peer=migration.target_identity,
     )  # fmt: skip
     await failpoints.reach("guard.source.row.committed")
-    await _bind(connections, migration, sequence)
+    await _bind(connections, migration)
 
     there = await event_table.catalog_of(target, "target")
     agreed: list[tuple[tuple[str, ...], str]] = []
@@ -93,13 +92,14 @@ async def prepare(
     await connections.migrations.record_offset(migration.id, owner, at.position_offset)
 
 
-async def _bind(connections: DriverConnections, migration: Migration, sequence: str) -> None:
+async def _bind(connections: DriverConnections, migration: Migration) -> None:
     """From here on no tenant that arrives at the source takes positions that this one needs."""
     at = await progress.read_again(connections.target, migration.id)
-    table = connections.source.address.table
+    source = connections.source
+    table = source.address.table
     await reserved_block.bind(
-        connections.source, migration.id, {table: at.last_target_position - at.position_offset},
-        {table: sequence}, reserved_block.HEADROOM,
+        source, migration.id, {table: at.last_target_position - at.position_offset},
+        {table: await event_table.position_sequence(source)}, reserved_block.HEADROOM,
     )  # fmt: skip
     await failpoints.reach("guard.source.bound.committed")
 

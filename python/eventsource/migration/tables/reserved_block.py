@@ -152,7 +152,7 @@ async def reserve(
     """Reserve the tenant's block of positions and write the progress row.
 
     Returns whether the table was found empty and unused; idempotent (then False). A block that was
-    used up before anything was copied into it is made anew.
+    used up before anything was copied into it is made again.
 
     Runs inside the transaction that holds the target table's writers and other migrations off, so
     that "empty" and "head" are exact. An empty table gets offset 0: positions are then the source's
@@ -162,7 +162,7 @@ async def reserve(
         TargetBusyError: another migration needs the table, or its positions, first.
     """
     before = await progress.read(target, migration.id)
-    if before is not None and not _is_to_be_made_anew(before, source_head):
+    if before is not None and not _is_to_be_made_again(before, source_head):
         return False
     others = await departures(target, migration.id)
     sequence = await event_table.position_sequence(target)
@@ -213,7 +213,7 @@ async def advance(target: AnyTable, drawn: Iterable[tuple[Sequence, Sequence | N
             )
 
 
-def _is_to_be_made_anew(at: CopyProgress, source_head: int) -> bool:
+def _is_to_be_made_again(at: CopyProgress, source_head: int) -> bool:
     """Before the first snapshot nothing goes by the block."""
     untouched = at.pass_number == 0 and at.snapshot is None
     return untouched and is_used_up(
