@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
+    from eventsource.migration.tables.fences import Fence
     from eventsource.migration.tables.progress import CopyProgress
 
 
@@ -39,14 +40,13 @@ async def prepare(
     written unguarded after S(0).
     """
     source, target = connections.source, connections.target
-    budget = migration.config.cutover_timeout_seconds
     origin = await snapshots.take(source.connection)
     head = await event_table.head(source.connection, await event_table.position_sequence(source))
 
     closed = await fences.raise_fence(
         target, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.target_store_id, role="target", generation=migration.generation,
-        budget_seconds=budget, peer=migration.source_identity,
+        budget_seconds=migration.config.cutover_timeout_seconds, peer=migration.source_identity,
     )  # fmt: skip
     await failpoints.reach("guard.target.row.committed")
 
@@ -66,13 +66,7 @@ async def prepare(
     await guard.install(target, closed, migration.tenant_id, carry_on, then=reserve)
     await failpoints.reach("guard.target.triggers.committed")
     await witnesses.stand_at_target(target, migration.id)
-    opened = await fences.raise_fence(
-        source, tenant_id=migration.tenant_id, migration_id=migration.id,
-        store_id=migration.source_store_id, role="source", generation=migration.generation,
-        budget_seconds=budget, peer=migration.target_identity,
-    )  # fmt: skip
-    await failpoints.reach("guard.source.row.committed")
-    await _bind(connections, migration)
+    opened = await _raise_at_source(connections, migration)
 
     there = await event_table.catalog_of(target, "target")
     agreed: list[tuple[tuple[str, ...], str]] = []
@@ -92,16 +86,23 @@ async def prepare(
     await connections.migrations.record_offset(migration.id, owner, at.position_offset)
 
 
-async def _bind(connections: DriverConnections, migration: Migration) -> None:
+async def _raise_at_source(connections: DriverConnections, migration: Migration) -> Fence:
     """From here on no tenant that arrives at the source takes positions that this one needs."""
-    at = await progress.read_again(connections.target, migration.id)
     source = connections.source
+    opened = await fences.raise_fence(
+        source, tenant_id=migration.tenant_id, migration_id=migration.id,
+        store_id=migration.source_store_id, role="source", generation=migration.generation,
+        budget_seconds=migration.config.cutover_timeout_seconds, peer=migration.target_identity,
+    )  # fmt: skip
+    await failpoints.reach("guard.source.row.committed")
+    at = await progress.read_again(connections.target, migration.id)
     table = source.address.table
     await reserved_block.bind(
         source, migration.id, {table: at.last_target_position - at.position_offset},
         {table: await event_table.position_sequence(source)}, reserved_block.HEADROOM,
     )  # fmt: skip
     await failpoints.reach("guard.source.bound.committed")
+    return opened
 
 
 async def count_tenant(
