@@ -14,6 +14,7 @@ from eventsource.cli.output import described, labelled, rehearsed
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration, MigrationState
+from eventsource.migration.repositories.ways_back import WayBack
 
 
 def cutover(
@@ -44,7 +45,7 @@ def cutover(
         if rehearse:
             return await _rehearse(at, found, force, max_pause)
         if found.state is MigrationState.MIGRATED:
-            _say_already(at, found)
+            _say_already(at, found, await at.coordinator.way_back(found.id))
             return ExitCode.DONE
         if not yes and questions.at_a_terminal() and not found.state.is_final:
             question = await questions.of_cutover(at, found, max_pause)
@@ -58,7 +59,7 @@ def cutover(
         done = at.about = await beside(at, found.id, asked)
         way = await at.coordinator.way_back(done.id)
         at.out.answer(
-            _document(done), labelled("cutover", views.moved(done)), *views.of_way_back(way)
+            _document(done, way), labelled("cutover", views.moved(done)), *views.of_way_back(way)
         )
         return ExitCode.DONE
 
@@ -76,18 +77,18 @@ async def _rehearse(
     return ExitCode.DONE
 
 
-def _say_already(at: Workspace, migration: Migration) -> None:
+def _say_already(at: Workspace, migration: Migration, way: WayBack | None) -> None:
     since = (
         "" if migration.completed_at is None else f" since {views.moment(migration.completed_at)}"
     )
     at.out.answer(
-        _document(migration),
+        _document(migration, way),
         f"nothing to do: the tenant lives in {migration.target_store_id!r} already{since}",
     )
 
 
-def _document(migration: Migration) -> dict[str, object]:
-    return {**described(migration), "next": next_steps.of(migration)}
+def _document(migration: Migration, way: WayBack | None) -> dict[str, object]:
+    return {**described(migration), "next": next_steps.of(migration, way)}
 
 
 def _interrupted(requested: list[Migration]) -> str:

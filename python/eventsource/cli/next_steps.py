@@ -20,6 +20,7 @@ from eventsource.migration import (
     MigrationState,
     PreflightError,
 )
+from eventsource.migration.repositories.ways_back import WayBack
 
 COMMAND = "eventsource-migrate"
 
@@ -58,14 +59,16 @@ def after(error: BaseException | None, about: Migration | None = None) -> list[S
     return [Step("look", f"{COMMAND} list")] if error is not None else []
 
 
-def of(migration: Migration) -> list[Step]:
-    """What a migration in its state can go on with."""
+def of(migration: Migration, way: WayBack | None = None) -> list[Step]:
+    """What a migration in its state can go on with; ``way`` is its way back, where it has one."""
     match migration.state:
         case MigrationState.MIGRATED:
-            return [
-                Step("next", f"{COMMAND} subscriptions plan {migration.id}"),
-                Step("go back", f"{COMMAND} return {migration.id}"),
-            ]
+            back = (
+                Step("go back", f"{COMMAND} return {migration.id}")
+                if way is not None and way.is_open
+                else Step("old rows", f"{COMMAND} cleanup {migration.id} --dry-run")
+            )
+            return [Step("next", f"{COMMAND} subscriptions plan {migration.id}"), back]
         case MigrationState.ROLLED_BACK:
             return [Step("look", f"{COMMAND} audit {migration.id}")]
         case MigrationState.FAILED if not migration.may_resume:

@@ -128,7 +128,7 @@ class _Move:
         migration = journey.migration
         assert migration is not None
         way = await at.coordinator.way_back(migration.id)
-        steps = next_steps.of(migration)
+        steps = next_steps.of(migration, way)
         at.out.answer(
             self._document("migrated", journey, steps),
             labelled("done", f"{amount(migration.events_copied)} events, migration {migration.id}"),

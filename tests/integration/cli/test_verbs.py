@@ -113,8 +113,33 @@ def test_a_tenant_goes_back_where_it_came_from_only_by_a_move_that_preflight_all
     ready: CommandLine,
 ) -> None:
     ready("run", ready.tenant, "--to", DEDICATED, "--yes")
-    result = ready("run", ready.tenant, "--to", SHARED, "--yes", exit_code=3)
-    assert "already holds events of tenant" in result.output
+    id_ = ready.migration()["id"]
+    back = ("run", ready.tenant, "--to", SHARED, "--yes")
+    refused = ready("plan", ready.tenant, "--to", SHARED, exit_code=3).output
+    assert "already holds events of tenant" in refused
+    assert f"`eventsource-migrate return {id_}`" in refused
+    assert f"eventsource-migrate return {id_}" in ready(*back, exit_code=3).output
+    ready("way-back", "close", id_)
+    refused = ready(*back, exit_code=3).output
+    assert "already holds events of tenant" in refused
+    assert f"`eventsource-migrate cleanup {id_}`" in refused
+    ready("cleanup", id_, "--backed-up", "--now")
+    ready(*back)
+    assert ready.count("source") == 400
+
+
+def test_next_is_the_way_back_only_where_there_is_one(ready: CommandLine) -> None:
+    move = ("run", ready.tenant, "--to", DEDICATED, "--yes")
+    done = ready.json(*move, "--keep-way-back", "1h")
+    id_ = done["migration"]["id"]
+    assert done["next"][1]["command"] == f"eventsource-migrate return {id_}"
+    again = ready.json("cutover", id_)["next"][1]["command"]
+    assert again == f"eventsource-migrate return {id_}"
+    ready("way-back", "close", id_)
+    again = ready.json("cutover", id_)["next"][1]["command"]
+    assert again == f"eventsource-migrate cleanup {id_} --dry-run"
+    refused = ready.json("return", id_, exit_code=1)["error"]["next"]
+    assert not any(" return " in step["command"] for step in refused)
 
 
 def test_single_steps_do_what_run_does(ready: CommandLine) -> None:

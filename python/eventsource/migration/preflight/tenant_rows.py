@@ -9,7 +9,8 @@ from eventsource.catalog.findings import Finding, warning
 from eventsource.migration import event_table
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.preflight.findings import INIT, Findings
-from eventsource.migration.tables import fences, progress, reserved_block
+from eventsource.migration.tables import fences, progress, reserved_block, standby
+from eventsource.migration.tables.fences import Fence
 
 #: How long the tenant's streams are looked through for events of others (seconds).
 STREAMS_SECONDS = 3.0
@@ -94,7 +95,11 @@ async def check_target(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
     if await table.connection.fetchval(
         f"select exists (select from {table.name} where tenant_id = $1)", tenant_id
     ):
-        findings.problems.append(progress.already_there(tenant_id, table.address.table))
+        findings.problems.append(
+            await _left_behind(table, tenant_id, fence)
+            if fence is not None and fence.state == "moved"
+            else progress.already_there(tenant_id, table.address.table)
+        )
     leaving = await reserved_block.leaving(table)
     if leaving:
         findings.note(
@@ -105,6 +110,27 @@ async def check_target(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
                 " take, the copy begins when that one has been cut over or aborted",
             )
         )  # fmt: skip
+
+
+async def _left_behind(table: AnyTable, tenant_id: UUID, fence: Fence) -> str:
+    """The sentence for old rows: which verb takes the tenant back to them, or removes them."""
+    left = (
+        f"the target table {table.address.table!r} already holds events of tenant {tenant_id},"
+        f" which it left with migration {fence.migration_id}"
+    )
+    if await table.connection.fetchval(
+        f"select exists (select from {table.fences} where table_name = $1 and tenant_id = $2"
+        f" and role = 'target' and state = '{standby.STANDBY}')",
+        table.address.table, str(tenant_id),
+    ):  # fmt: skip
+        return (
+            f"{left}: `eventsource-migrate return {fence.migration_id}` takes it back to them with"
+            " every new event, while its way back is open"
+        )
+    return (
+        f"{left}, and no way back is open: `eventsource-migrate cleanup {fence.migration_id}`"
+        " removes them, each compared with the tenant's store first; then it moves"
+    )
 
 
 async def _check_streams(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
