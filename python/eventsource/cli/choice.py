@@ -42,17 +42,6 @@ MigrationId = Annotated[
     ),
 ]
 
-#: Where other arguments follow, so that --tenant cannot take its place.
-NamedMigration = Annotated[
-    str,
-    typer.Argument(
-        metavar="MIGRATION",
-        help="Its id, or the first characters of it.",
-        callback=like_an_id,
-        autocompletion=completion.migrations,
-    ),
-]
-
 TenantOption = Annotated[
     str | None,
     typer.Option("--tenant", metavar="TENANT", help="Instead: the tenant's newest migration."),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from eventsource.cli import questions
-from eventsource.cli.choice import chosen, like_an_id
+from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.config import ConfigError
 from eventsource.cli.display import Display, display_for
 from eventsource.cli.exits import ExitCode
@@ -28,9 +28,8 @@ _QUESTION = (
 
 def cleanup(
     ctx: typer.Context,
-    migration: Annotated[
-        str | None, typer.Argument(metavar="[MIGRATION]", help="Or --all.", callback=like_an_id)
-    ] = None,
+    migration: MigrationId = None,
+    tenant: TenantOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every finished migration whose tenant has old rows.")
     ] = False,
@@ -58,14 +57,14 @@ def cleanup(
     Each is compared with the tenant's store first; the first that differs ends it. Started again
     it goes on.
     """
-    if (migration is None) != everything:
-        raise typer.BadParameter("name one migration, or say --all")
+    if (migration is None and tenant is None) != everything:
+        raise typer.BadParameter("name one migration, or its --tenant, or say --all")
 
     async def carry_out(at: Workspace) -> ExitCode:
         if everything:
             found = await _finished(at, older_than)
         else:
-            found = [await chosen(at, migration, None)]
+            found = [await chosen(at, migration, tenant)]
         results = []
         with display_for(at.out) as display:
             for each in found:

@@ -15,11 +15,6 @@ from typer.core import TyperCommand, TyperGroup
 WITH_VALUE = ("--config", "--set", "--operator", "--log-format")
 FLAGS = ("--json", "--verbose", "-v", "-vv", "--quiet", "-q")
 
-_ALSO = (
-    "The options of `eventsource-migrate --help` may be given too: --json, --config, --set,"
-    " --operator, --log-format, -v, -q."
-)
-
 #: What typer raises for a wrong option or argument, by whichever name it has there.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
@@ -87,23 +82,61 @@ class Verbs(MutableMapping[str, Any]):
 
 
 class Verb(TyperCommand):
-    """A command whose usage line names arguments as its section of the reference does."""
+    """A command whose usage line names arguments as its section of the reference does.
+
+    Where a migration is named by --tenant, the first argument is not its id: what stands there is
+    the one that follows it, such as the rate of `throttle`.
+    """
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         pieces = super().collect_usage_pieces(ctx)
-        return [re.sub(r"^\{(.*)\}((?:\.\.\.)?)$", r"\1\2", piece) for piece in pieces]
+        pieces = [re.sub(r"^\{(.*)\}((?:\.\.\.)?)$", r"\1\2", piece) for piece in pieces]
+        return [re.sub(r"^\[\[(.*)\]\]((?:\.\.\.)?)$", r"[\1]\2", piece) for piece in pieces]
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        # A list of verbs wraps what is long: a sentence that is cut says nothing.
+        return super().get_short_help_str(1000)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        arguments = [each for each in self.params if each.param_type_name == "argument"]
+        if len(arguments) < 2 or arguments[0].name != "migration" or not _names_a_tenant(args):
+            return super().parse_args(ctx, args)
+        all_of_them, self.params = self.params, [p for p in self.params if p.name != "migration"]
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            self.params = all_of_them
+
+
+def _names_a_tenant(args: Sequence[str]) -> bool:
+    options = args[: args.index("--")] if "--" in args else args
+    return any(each == "--tenant" or each.startswith("--tenant=") for each in options)
 
 
 def _loaded(name: str, place: str) -> Any:
     module, _, attribute = place.partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if not isinstance(found, typer.Typer):
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name, cls=Verb, epilog=_ALSO)(found)
+        single = typer.Typer()
+        single.command(name, cls=Verb)(found)
         found = single
+    # The application installs the completion of all of them.
+    found._add_completion = False
     command = typer.main.get_command(found)
     command.name = name
+    _with_plain_help(command, name)
     return command
+
+
+def _with_plain_help(command: Any, path: str) -> None:
+    """Text without frames, with examples and the shared options at its end; groups as well."""
+    # Loaded here: a command that is run does not need it.
+    from eventsource.cli.examples import epilog_of
+
+    command.rich_markup_mode = None
+    command.epilog = epilog_of(path)
+    for name, each in getattr(command, "commands", {}).items():
+        _with_plain_help(each, f"{path} {name}")
 
 
 def shared_first(args: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from eventsource.connections import AnyConnection
 from eventsource.identifiers import quote_identifier
 from eventsource.migration import create_schema
 from eventsource.migration.layouts.store import LayoutStore
+from eventsource.migration.preflight.control import CONTROL_COLUMNS
 from eventsource.schema_changes import connection_of
 from eventsource.stores import pending, schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -73,7 +74,8 @@ async def _make(at: Workspace) -> ExitCode:
         await at.control.execute(_control_schema(at))
     await create_schema(at.control)
     made.append("control tables")
-    at.out.say("control    tenant_migrations, tenant_routing and four more are ready")
+    others = len(CONTROL_COLUMNS) - 2
+    at.out.say(f"control    tenant_migrations, tenant_routing and {others} more are ready")
     for store_id, store in at.stores.items():
         await store.create_schema()
         made.append(f"store {store_id}")

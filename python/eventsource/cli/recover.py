@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from eventsource.cli import questions
-from eventsource.cli.choice import NamedMigration, chosen
+from eventsource.cli import completion, questions
+from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, described
@@ -114,10 +114,18 @@ def _line(event: StrandedEvent) -> str:
 
 def rebind(
     ctx: typer.Context,
-    migration: NamedMigration,
+    migration: MigrationId = None,
+    *,
     store: Annotated[
-        str, typer.Option("--store", metavar="STORE", help="Which of its two stores it is.")
+        str,
+        typer.Option(
+            "--store",
+            metavar="STORE",
+            help="Which of its two stores it is.",
+            autocompletion=completion.stores,
+        ),
     ],
+    tenant: TenantOption = None,
 ) -> None:
     """Go on with a store that has become another place.
 
@@ -127,7 +135,7 @@ def rebind(
 
     async def bind(at: Workspace) -> ExitCode:
         await at.reach_store(store)
-        found = await chosen(at, migration, None)
+        found = await chosen(at, migration, tenant)
         bound = await at.coordinator.rebind_migration(found.id, store, operator=at.operator)
         at.out.answer(
             described(bound),

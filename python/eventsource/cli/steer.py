@@ -9,7 +9,6 @@ import typer
 from eventsource.cli import next_steps, questions, views
 from eventsource.cli.choice import (
     MigrationId,
-    NamedMigration,
     StoreFrom,
     StoreTo,
     TenantArgument,
@@ -96,8 +95,10 @@ def resume(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOpti
 
 def throttle(
     ctx: typer.Context,
-    migration: NamedMigration,
+    migration: MigrationId = None,
+    *,
     rate: Annotated[str, typer.Argument(metavar="RATE", help="Events per second, or none.")],
+    tenant: TenantOption = None,
 ) -> None:
     """Limit the copy of a migration, also while it runs.
 
@@ -106,7 +107,7 @@ def throttle(
     limit = _limit(rate)
 
     async def ask(at: Workspace) -> ExitCode:
-        found = await chosen(at, migration, None)
+        found = await chosen(at, migration, tenant)
         changed = await at.coordinator.set_rate(found.id, limit, operator=at.operator)
         limited = "is not limited" if limit is None else f"copies at most {amount(limit)} events/s"
         at.out.answer(_document(changed), f"migration {changed.id} {limited}")

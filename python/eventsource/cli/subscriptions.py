@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eventsource.cli.choice import NamedMigration, chosen
+from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.group import Verb
@@ -28,11 +28,16 @@ Names = Annotated[
 
 
 @app.command(cls=Verb)
-def plan(ctx: typer.Context, migration: NamedMigration, names: Names = None) -> None:
+def plan(
+    ctx: typer.Context,
+    migration: MigrationId = None,
+    names: Names = None,
+    tenant: TenantOption = None,
+) -> None:
     """Look where each would go on; changes nothing."""
 
     async def look(at: Workspace) -> ExitCode:
-        found = await chosen(at, migration, None)
+        found = await chosen(at, migration, tenant)
         known = names or await _with_checkpoint(at, found)
         planned = await at.subscriptions.plan_migration(found.id, found.tenant_id, known)
         rows = (
@@ -61,8 +66,9 @@ def plan(ctx: typer.Context, migration: NamedMigration, names: Names = None) -> 
 @app.command(cls=Verb)
 def migrate(
     ctx: typer.Context,
-    migration: NamedMigration,
+    migration: MigrationId = None,
     names: Names = None,
+    tenant: TenantOption = None,
     from_start: Annotated[
         bool,
         typer.Option(
@@ -76,7 +82,7 @@ def migrate(
     """
 
     async def carry_over(at: Workspace) -> ExitCode:
-        found = await chosen(at, migration, None)
+        found = await chosen(at, migration, tenant)
         known = await _with_checkpoint(at, found, of=names)
         if not from_start:
             _refuse_unknown(found, names or (), known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
 from uuid import UUID
 
 import typer
@@ -15,7 +14,6 @@ from eventsource.cli.choice import (
     TenantOption,
     Yes,
     chosen,
-    like_an_id,
 )
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.group import Verb
@@ -88,23 +86,18 @@ def return_(
 
 
 @app.command(cls=Verb)
-def status(
-    ctx: typer.Context,
-    migration: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MIGRATION]", help="Without it, all there are.", callback=like_an_id
-        ),
-    ] = None,
-) -> None:
-    """Show whether tenants can return, until when, and how much the old store lags."""
+def status(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption = None) -> None:
+    """Show whether tenants can return, until when, and how much the old store lags.
+
+    Without a migration it shows all there are.
+    """
 
     async def look(at: Workspace) -> ExitCode:
-        if migration is None:
+        if migration is None and tenant is None:
             found = await at.coordinator.ways_back()
             at.out.answer(found, _table(found) if found else "no way back is kept")
             return ExitCode.DONE
-        migration_id = (await chosen(at, migration, None)).id
+        migration_id = (await chosen(at, migration, tenant)).id
         way = await at.coordinator.way_back(migration_id)
         if way is None:
             raise MigrationError(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eventsource.cli.choice import chosen, like_an_id
+from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import record
@@ -17,9 +17,8 @@ from eventsource.cli.workspace import Workspace
 
 def report(
     ctx: typer.Context,
-    migration: Annotated[
-        str | None, typer.Argument(metavar="[MIGRATION]", help="Or --check.", callback=like_an_id)
-    ] = None,
+    migration: MigrationId = None,
+    tenant: TenantOption = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write one HTML file with the course drawn."),
@@ -33,15 +32,15 @@ def report(
 
     Each report ends with a digest of all before it, which the audit log keeps.
     """
-    if (migration is None) == (check is None):
-        raise typer.BadParameter("name a migration, or say --check FILE")
+    if (migration is None and tenant is None) == (check is None):
+        raise typer.BadParameter("name a migration, or its --tenant, or say --check FILE")
 
     read = _read(check) if check is not None else None
 
     async def make(at: Workspace) -> ExitCode:
         if read is not None:
             return await _check(at, read)
-        migration_id = (await chosen(at, migration, None)).id
+        migration_id = (await chosen(at, migration, tenant)).id
         if html is not None:
             digest = await making.write(at, migration_id, html)
             at.out.answer({"file": str(html), "sha256": digest}, f"{html}\nsha256    {digest}")
