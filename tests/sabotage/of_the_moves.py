@@ -12,6 +12,10 @@ _PARKED = "tests/integration/driver/test_parked_moves.py"
 
 _BLOCK = "python/eventsource/migration/tables/reserved_block.py"
 _SWAPS = "tests/integration/driver/test_swaps.py"
+_COORDINATOR = "python/eventsource/migration/coordinator.py"
+
+#: Of the columns that say what a pause is asked by.
+_LATE = "pause_at <= clock_timestamp() and state in"
 
 VARIANTS = (
     Variant(
@@ -50,8 +54,48 @@ VARIANTS = (
     Variant(
         "a-move-goes-on-after-its-time",
         "a move whose time is over is not parked",
-        (Edit(_MOVING, "self.wish.is_late and migration.state in _PAUSABLE", "False"),),
+        (
+            Edit(_MOVING, "self.wish.is_late and migration.state in _PAUSABLE", "False"),
+            Edit(_SQL, _LATE, "pause_at is null and state in"),
+        ),
         (f"{_PARKED}::test_a_move_whose_time_is_over_pauses_and_the_next_one_goes_on",),
+    ),
+    Variant(
+        "the-time-of-a-move-dies-with-it",
+        "only the process that moves pauses when the time is over",
+        (Edit(_SQL, _LATE, "pause_at is null and state in"),),
+        (
+            f"{_PARKED}::test_another_process_pauses_at_the_time_of_a_move_that_has_died",
+            f"{_PARKED}::test_in_each_state_whatever_drives_pauses_at_the_time",
+        ),
+    ),
+    Variant(
+        "the-time-of-a-move-is-not-written-down",
+        "a move keeps the time at which it pauses to itself",
+        (
+            Edit(
+                _COORDINATOR,
+                "self.start_migration, wish.tenant_id, *stores, *ids, operator=operator,"
+                " until=until",
+                "self.start_migration, wish.tenant_id, *stores, *ids, operator=operator",
+            ),
+            Edit(
+                _MOVING, "migration.id, self.wish.until, operator", "migration.id, None, operator"
+            ),
+        ),
+        (f"{_PARKED}::test_another_process_pauses_at_the_time_of_a_move_that_has_died",),
+    ),
+    Variant(
+        "an-older-time-counts",
+        "who goes on with a migration is held to the time of an earlier move",
+        (Edit(_MOVING, "migration.pause_at != self.wish.until", "False"),),
+        (f"{_PARKED}::test_the_next_move_or_a_person_has_its_own_time",),
+    ),
+    Variant(
+        "more-time-makes-a-pause-of-a-person",
+        "a driver pauses although another move has given it more time meanwhile",
+        (Edit(_SQL, "pause_requested or pause_at <= now())", "true)"),),
+        (f"{_PARKED}::test_more_time_in_the_last_moment_leaves_no_pause_of_a_person",),
     ),
     Variant(
         "a-move-begins-beside-a-failed-one",

@@ -188,6 +188,7 @@ def details(
         ("slowed to", slow and slow.removeprefix("slowed to ")),
         ("lag", None if lag is None else f"{amount(lag)} events"),
         ("requested", ", ".join(asked) or None),
+        ("pauses at", migration.pause_at and moment(migration.pause_at)),
         ("fence held", None if fence is None else f"{fence:.1f} ms"),
         ("longest wait", None if fence is None else _longest(migration)),
         ("last cutover", last_cutover(migration)),

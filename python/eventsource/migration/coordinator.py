@@ -94,8 +94,12 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         target_store_id: str,
         *,
         operator: str | None = None,
+        until: datetime | None = None,
     ) -> Migration:
         """Record the migration durably and begin to drive it in the background.
+
+        Args:
+            until: when it is paused at a chunk for the next :meth:`move`, in every process.
 
         Raises:
             PreflightError: it was refused; nothing was changed.
@@ -124,6 +128,7 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
             operator=operator,
             source_identity=await identities.of(await of_store(source)),
             target_identity=await identities.of(await of_store(target)),
+            pause_at=until,
         )
         await failpoints.reach("start.committed")
         self._drivers.start(migration)
@@ -226,13 +231,16 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         return migration
 
     async def resume_migration(
-        self, migration_id: UUID, *, operator: str | None = None
+        self, migration_id: UUID, *, operator: str | None = None, until: datetime | None = None
     ) -> Migration:
         """Go on where it was paused; also takes up a migration whose driver is gone.
 
         Returns when it is being driven, by this process or, when this one does not know its stores,
         by whichever one works. While this process lives it takes the migration up again whenever
         the driver of that moment turns out to be dead.
+
+        Args:
+            until: as for :meth:`move`; without it a time that a move has set counts no more.
 
         Raises:
             InvalidStateTransitionError: the migration is over, or its abort has begun.
@@ -244,6 +252,8 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         if not migration.may_resume:
             raise InvalidStateTransitionError(migration_id, migration.state, "resume")
         await self._drivers.refuse_other_places(migration)
+        # Before it goes on: who asks for it may die in between.
+        await self._migrations.set_pause_at(migration_id, until, operator)
         if migration.state in (_S.PAUSED, _S.FAILED):
             assert migration.paused_from is not None
             migration = await self._migrations.transition(
@@ -302,6 +312,8 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
 
         Args:
             until: when it has to stop: the migration is then paused at a chunk, for the next call.
+                It is written down first, so that every process that drives the migration pauses it,
+                by the clock of the control database. The next call sets its own.
             permit: is awaited in the transaction that asks for the cutover, with its connection and
                 the migration. A RetryLaterError of it pauses the migration likewise.
             begun: is awaited with the migration before it is carried on.
@@ -313,8 +325,10 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         stores = self._router.store(source_store_id), self._router.store(target_store_id)
         ids = source_store_id, target_store_id
         wish = Wish(checked(tenant_id), *ids, operator, until, permit, begun)
-        start = partial(self.start_migration, wish.tenant_id, *stores, *ids, operator=operator)
-        resume = partial(self.resume_migration, operator=operator)
+        start = partial(
+            self.start_migration, wish.tenant_id, *stores, *ids, operator=operator, until=until
+        )
+        resume = partial(self.resume_migration, operator=operator, until=until)
         home = self._router.default_store_id
         move = Move(wish, self._migrations, self._routes, self._drivers, home, start, resume)
         return await move.to_the_end()

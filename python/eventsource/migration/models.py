@@ -68,7 +68,7 @@ class Migration:
     something last.
     ``parked`` says of a pause, or of one that is asked for, that the next
     :meth:`MigrationCoordinator.move` ends it: a move had no more time, or was not allowed to cut
-    over.
+    over. ``pause_at`` is when a move has no more time: from then on a pause is asked for.
     ``cutover_pause_ms`` is how long the fence was held, ``longest_wait_ms`` the longest that an
     append had waited for it when it was let go. ``returns`` is the migration that is taken back
     by this one, which has no offset then: its events get the next positions of its target.
@@ -116,6 +116,7 @@ class Migration:
     rehearsal_outcome: dict[str, Any] | None = None
     longest_wait_ms: float | None = None
     returns: UUID | None = None
+    pause_at: datetime | None = None
 
     @property
     def asked_for(self) -> CutoverRequest | None:

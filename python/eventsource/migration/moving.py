@@ -102,6 +102,7 @@ class Move:
             if self.wish.begun is not None:
                 await self.wish.begun(migration)
             await self.drivers.refuse_other_places(migration)
+            await self._set_the_time(migration)
             self.drivers.stand_by(migration.id)
             return await self._carry_on(migration.id)
 
@@ -143,6 +144,15 @@ class Move:
             raise failures.of_failed(found[-1])
         return False, None
 
+    async def _set_the_time(self, migration: Migration) -> None:
+        """Write down when it has to pause, and forget what an earlier move has said of that.
+
+        What is paused has the time set by what resumes it, if that is before it is over.
+        """
+        if migration.state is not _S.PAUSED and migration.pause_at != self.wish.until:
+            operator = self.wish.operator
+            await self.migrations.set_pause_at(migration.id, self.wish.until, operator)
+
     async def _carry_on(self, migration_id: UUID) -> Migration:
         while True:
             migration = await self.drivers.read(migration_id)
@@ -178,12 +188,21 @@ class Move:
 
     async def _resume(self, migration: Migration) -> None:
         """Go on with what a move has parked, unless it is too late for this one too."""
-        if self.wish.is_late:
+        if self.wish.is_late or await self._is_late_there():
             raise DeadlineReachedError(self.wish.tenant_id, migration.id)
         self.request = None
         # Another process may be faster, and what it has made of it is read next.
         with contextlib.suppress(InvalidStateTransitionError):
             await self.resume(migration.id)
+
+    async def _is_late_there(self) -> bool:
+        """By the clock that the pause goes by: it would be resumed in vain until ours agrees."""
+        if self.wish.until is None:
+            return False
+        late: bool = await self.migrations.pool.fetchval(
+            "select $1::timestamptz <= clock_timestamp()", self.wish.until
+        )
+        return late
 
     def _hear_the_answer(self, migration: Migration) -> None:
         """Raise what the cutover that was waited for was answered with, unless it was withdrawn."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from eventsource.migration import (
     DeadlineReachedError,
+    InvalidStateTransitionError,
     MigrationPausedError,
     MigrationState,
     RetryLaterError,
 )
+from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from tests.support.application import SOURCE
 from tests.support.held_migration import SLOW, cursor
-from tests.support.whole_moves import copying, migrations, move
+from tests.support.moving_process import MovingProcess
+from tests.support.whole_moves import CRAWLING, copying, migrations, move
 from tests.support.worlds.three_databases import World
 
 
@@ -136,3 +141,110 @@ async def test_two_moves_with_different_times_do_not_stop_each_other(world: Worl
     assert moved is not None
     assert moved.id == begun.id
     await world.assert_moved(moved)
+
+
+async def test_another_process_pauses_at_the_time_of_a_move_that_has_died(
+    world: World, tmp_path: Path
+) -> None:
+    """The mover is killed before it parks, and `work` copies beside it."""
+    await world.seed(200)
+    at = datetime.now(UTC) + timedelta(seconds=20)
+    with MovingProcess(world, tmp_path, at) as mover:
+        await cursor(world)
+        mover.kill()
+    beside = await world.process(**CRAWLING)
+    working = asyncio.create_task(beside.coordinator.work(poll_seconds=0.1))
+    [begun] = await world.coordinator.get_migrations_by_tenant(world.tenant)
+    assert (begun.pause_at, begun.pause_requested) == (at, False)
+    # The same time, only sooner: the copy would be over by then.
+    at = datetime.now(UTC) + timedelta(seconds=1)
+    await world.control.execute("update tenant_migrations set pause_at = $1", at)
+    parked = await world.reach(begun, "paused")
+    assert (parked.parked, parked.pause_at) == (True, None)
+    assert await world.now("control") >= at
+    assert 0 < len(await world.ids("target")) < 200
+    working.cancel()
+    await world.coordinator.set_rate(begun.id, None)
+    moved = await move(world.here, world)
+    assert moved is not None
+    await world.assert_moved(moved)
+
+
+@pytest.mark.parametrize("state", ["pending", "bulk_copy", "dual_write"])
+async def test_in_each_state_whatever_drives_pauses_at_the_time(world: World, state: str) -> None:
+    await world.seed(200)
+    if state == "pending":
+        async with world.open_transaction(world.other):
+            begun = await world.here.start(world.tenant)
+            await world.here.migrations.set_pause_at(begun.id, datetime.now(UTC), "ann")
+            parked = await world.reach(begun, "paused")
+    else:
+        if state == "bulk_copy":
+            await copying(world)
+        else:
+            await world.dual_write()
+        [begun] = await world.coordinator.get_migrations_by_tenant(world.tenant)
+        await world.here.migrations.set_pause_at(begun.id, datetime.now(UTC), "ann")
+        parked = await world.reach(begun, "paused")
+    assert (parked.paused_from, parked.parked, parked.pause_at) == (state, True, None)
+
+
+async def test_the_next_move_or_a_person_has_its_own_time(world: World) -> None:
+    await world.seed(5)
+    begun = await world.dual_write()
+    await world.coordinator.close()
+    later = datetime.now(UTC) + timedelta(hours=1)
+    journal = world.here.migrations
+    await journal.set_pause_at(begun.id, later, "ann")
+    beside = await world.process()
+    await beside.coordinator.resume_migration(begun.id)
+    assert (await journal.get(begun.id)).pause_at is None
+    await beside.coordinator.close()
+    # Over, and nobody drove it: who goes on with it has time again.
+    await journal.set_pause_at(begun.id, datetime.now(UTC), "ann")
+    assert (await journal.get(begun.id)).pause_requested
+    third = await world.process()
+    moved = await move(third, world, until=later)
+    assert moved is not None
+    assert moved.pause_at is None
+    log = PostgreSQLAuditLogRepository(world.control)
+    kinds = [each.event_type for each in await log.get_by_migration(begun.id)]
+    assert kinds.count("pause_at_set") == 4
+    assert "state:paused" not in kinds
+
+
+async def test_a_cutover_that_a_person_asks_for_forgets_the_time_of_a_move(world: World) -> None:
+    await world.seed(5)
+    begun = await world.dual_write()
+    await world.coordinator.close()
+    await world.here.migrations.set_pause_at(begun.id, datetime.now(UTC), "ann")
+    process = await world.process()
+    moved = await process.coordinator.initiate_cutover(begun.id)
+    assert moved.state is MigrationState.MIGRATED
+
+
+async def test_more_time_in_the_last_moment_leaves_no_pause_of_a_person(world: World) -> None:
+    """The driver has read that the time is over, and another move sets it later."""
+    await world.seed(5)
+    begun = await world.dual_write()
+    await world.coordinator.close()
+    journal, owner = world.here.migrations, uuid4()
+    assert await journal.acquire_lease(begun.id, owner, "test", 60)
+    await journal.set_pause_at(begun.id, datetime.now(UTC), "ann")
+    late = await journal.get(begun.id)
+    assert (late.pause_requested, late.parked) == (True, True)
+    await journal.set_pause_at(begun.id, datetime.now(UTC) + timedelta(hours=1), "ann")
+    with pytest.raises(InvalidStateTransitionError):
+        await journal.transition(late, MigrationState.PAUSED, owner=owner)
+    assert (await journal.get(begun.id)).state is MigrationState.DUAL_WRITE
+
+
+async def test_a_person_who_pauses_what_is_late_pauses_it_for_good(world: World) -> None:
+    await world.seed(5)
+    begun = await world.dual_write()
+    await world.coordinator.close()
+    await world.here.migrations.set_pause_at(begun.id, datetime.now(UTC), "ann")
+    process = await world.process()
+    process.coordinator._drivers.stand_by(begun.id)
+    paused = await process.coordinator.pause_migration(begun.id, operator="ann")
+    assert (paused.state, paused.parked) == (MigrationState.PAUSED, False)

@@ -8,7 +8,8 @@ from eventsource import failpoints
 from eventsource.migration import failures, telemetry
 from eventsource.migration.driver import cutting_over, requests
 from eventsource.migration.driver.stretch import Doing, Stretch
-from eventsource.migration.errors import RepairNeededError
+from eventsource.migration.errors import InvalidStateTransitionError, RepairNeededError
+from eventsource.migration.models import Migration
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import decision, way_back
 from eventsource.migration.tables import brief_locks, fences, progress
@@ -66,11 +67,19 @@ class Stages(Stretch):
         if state is MigrationState.PAUSED or state.is_final:
             return True
         if migration.pause_requested:
-            self.heartbeat.migration = await requests.pause(
-                self.connections.migrations, migration, self.lease.owner
-            )
-            return True
+            return await self._pause(migration)
         return False
+
+    async def _pause(self, migration: Migration) -> bool:
+        journal = self.connections.migrations
+        try:
+            paused = await requests.pause(journal, migration, self.lease.owner)
+        except InvalidStateTransitionError:
+            # Another move has given it more time at this moment.
+            await self.heartbeat.refresh(journal)
+            return False
+        self.heartbeat.migration = paused
+        return True
 
     async def _give_up_return(self) -> bool:
         """As abort.carry_out: True when it is over."""

@@ -63,6 +63,8 @@ class Cutovers:
         migration = await self._migrations.get(migration_id)
         _refuse_budget(migration, max_pause_seconds)
         await self._drivers.refuse_other_places(migration)
+        # Who asks for it has no time set for it: that of an earlier move would pause it instead.
+        await self._migrations.set_pause_at(migration_id, None, operator)
         comparison = "done before" if compared else "left out" if force else "before the fence"
         while not await self._migrations.request_cutover(
             migration_id, uuid4(), force or compared, operator, comparison,

@@ -11,7 +11,7 @@ from eventsource.migration.repositories.schema import of_another_library
 CONTROL_COLUMNS = {
     "tenant_migrations": (
         "config", "generation", "error_code", "paused_from", "pause_requested", "parked",
-        "abort_requested",
+        "pause_at", "abort_requested",
         "cutover_request", "cutover_force", "cutover_outcome", "driver_owner", "driver_name",
         "driver_expires_at", "position_offset", "fence_position", "cutover_pause_ms", "updated_at",
         "source_identity", "target_identity", "cutover_budget", "rehearsal_request",

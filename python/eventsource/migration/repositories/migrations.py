@@ -62,8 +62,12 @@ class PostgreSQLMigrationRepository(Requests):
         operator: str | None,
         source_identity: StoreIdentity | None = None,
         target_identity: StoreIdentity | None = None,
+        pause_at: datetime | None = None,
     ) -> Migration:
         """Record a new migration and take the tenant's route over, in one transaction.
+
+        Args:
+            pause_at: when it is paused for the next move.
 
         Raises:
             MigrationAlreadyExistsError: the tenant has an active one.
@@ -76,7 +80,7 @@ class PostgreSQLMigrationRepository(Requests):
                     _SQL["insert"], migration_id, stored(tenant_id), source_store_id,
                     target_store_id, config.to_json(), generation, details, operator,
                     source_identity.to_json() if source_identity else None,
-                    target_identity.to_json() if target_identity else None,
+                    target_identity.to_json() if target_identity else None, pause_at,
                 )  # fmt: skip
                 await self._take_route(
                     connection, tenant_id, source_store_id, target_store_id, generation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -36,6 +37,12 @@ class Requests:
         """
         rows = await self._sql.fetch(_SQL["request_pause"], migration_id, operator, parked)
         return bool(rows)
+
+    async def set_pause_at(
+        self, migration_id: UUID, at: datetime | None, operator: str | None
+    ) -> None:
+        """From when on it is asked to pause for the next move, in every process; None is never."""
+        await self._sql.fetch(_SQL["set_pause_at"], migration_id, at, operator)
 
     async def set_rate(
         self, migration_id: UUID, max_events_per_second: float | None, operator: str | None

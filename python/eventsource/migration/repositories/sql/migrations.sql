@@ -1,8 +1,8 @@
 -- name: insert
 with created as (
     insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state, config,
-                                   generation, source_identity, target_identity)
-    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6, $9::text::jsonb, $10::text::jsonb)
+                                   generation, source_identity, target_identity, pause_at)
+    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6, $9::text::jsonb, $10::text::jsonb, $11)
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
@@ -15,7 +15,12 @@ select id, tenant_id, source_store_id, target_store_id, state,
        coalesce(progress_percentage, 0)::float8 as progress_percentage,
        coalesce(events_copied, 0) as events_copied, coalesce(total_events, 0) as total_events,
        error_message, error_code, created_at, started_at, completed_at, config::text as config,
-       generation, paused_from, pause_requested, parked, abort_requested, cutover_request, cutover_force,
+       generation, paused_from,
+       -- A move whose time is over is asked to pause by that alone, in every process: the process that
+       -- wanted it may be dead by then.
+       pause_requested or late.so as pause_requested,
+       parked or not pause_requested and late.so as parked, pause_at,
+       abort_requested, cutover_request, cutover_force,
        cutover_outcome::text as cutover_outcome, driver_owner, driver_name,
        coalesce(driver_expires_at > now(), false) as driver_alive, driver_expires_at,
        position_offset, fence_position, cutover_pause_ms, throttle_rate, throttle_reason, updated_at,
@@ -24,6 +29,10 @@ select id, tenant_id, source_store_id, target_store_id, state,
        cutover_budget, rehearsal_request, rehearsal_options::text as rehearsal_options,
        rehearsal_outcome::text as rehearsal_outcome, longest_wait_ms, returns
 from tenant_migrations
+cross join lateral (
+    select coalesce(pause_at <= clock_timestamp() and state in ('pending', 'bulk_copy', 'dual_write'),
+                    false) as so
+) late
 
 -- name: transition
 with moved as (
@@ -40,7 +49,10 @@ with moved as (
             else $2::text
         end,
         pause_requested = pause_requested and 'paused' not in ($2::text, $3::text),
-        parked = parked and $2::text <> 'paused',
+        parked = parked and $2::text <> 'paused'
+                 or $3::text = 'paused' and not pause_requested and coalesce(pause_at <= now(), false),
+        pause_at = case when $3::text not in ('paused', 'migrated', 'rolled_back', 'failed')
+                            then pause_at end,
         abort_requested = case when $3::text <> 'rolled_back' then abort_requested end,
         -- Nothing is left to drive: who comes next need not wait for this driver to close.
         driver_owner = case when $3::text not in ('paused', 'rolled_back') then driver_owner end,
@@ -53,6 +65,8 @@ with moved as (
         error_code = $6, error_message = $7
     where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
       and ($9::uuid is null or cutover_request = $9)
+      -- Another move may have given it more time since its driver has read that it is late.
+      and ($3::text <> 'paused' or $4 is null or pause_requested or pause_at <= now())
       and ($2::text <> 'failed' or $3::text = 'rolled_back'
            or (paused_from = $3::text and abort_requested is null))
     returning id
@@ -85,7 +99,7 @@ where not exists (
         select from tenant_migrations m
         where m.id = $1
           and (m.state in ('cutover_paused', 'failed') or m.abort_requested is not null
-               or m.pause_requested or m.state = 'dual_write' and m.cutover_request is not null
+               or m.pause_requested or m.pause_at <= now() or m.state = 'dual_write' and m.cutover_request is not null
                or m.driver_owner = $4 and m.driver_expires_at > now()))
   and (select count(*) from tenant_migrations m
        where m.id <> $1 and m.driver_expires_at > now()
@@ -165,6 +179,18 @@ with asked as (
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
     select id, 'pause_requested', jsonb_build_object('parked', $3::boolean), $2 from asked
+)
+select pg_notify('eventsource_migrations', id::text) from asked
+
+-- name: set_pause_at
+with asked as (
+    update tenant_migrations set pause_at = $2, updated_at = now()
+    where id = $1 and state not in ('migrated', 'rolled_back', 'failed')
+      and pause_at is distinct from $2
+    returning id
+), audit as (
+    insert into migration_audit_log (migration_id, event_type, details, operator)
+    select id, 'pause_at_set', jsonb_build_object('pause_at', $2::timestamptz), $3 from asked
 )
 select pg_notify('eventsource_migrations', id::text) from asked
 
@@ -279,7 +305,7 @@ with restored as (
             $12::text::jsonb, $14::uuid, case when $5::text in ('migrated', 'failed') then now() end)
     on conflict (id) do update
         set state = excluded.state, paused_from = excluded.paused_from, error_code = null,
-            error_message = null, pause_requested = false, abort_requested = null,
+            error_message = null, pause_requested = false, pause_at = null, abort_requested = null,
             driver_owner = null, driver_expires_at = null, completed_at = excluded.completed_at,
             position_offset = coalesce(excluded.position_offset, tenant_migrations.position_offset),
             fence_position = coalesce(excluded.fence_position, tenant_migrations.fence_position),

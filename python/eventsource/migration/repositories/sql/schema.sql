@@ -23,6 +23,7 @@ alter table tenant_migrations
     add column if not exists paused_from        varchar(50),
     add column if not exists pause_requested    boolean not null default false,
     add column if not exists parked             boolean not null default false,
+    add column if not exists pause_at           timestamptz,
     add column if not exists abort_requested    text,
     add column if not exists cutover_request    uuid,
     add column if not exists cutover_force      boolean not null default false,
