@@ -17,11 +17,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-from eventsource.failpoints import FAILPOINTS
 from eventsource.testing import Attempt, Cluster
 from eventsource.testing.records import clock
-from tests.faults import promises
+from tests.faults import afterwards, promises
 from tests.faults.arena import Arena, open_arena
+from tests.faults.cells import ARRIVALS, Cell
 from tests.faults.processes import Process, start_driver
 
 #: The cutover's budget in every cell (seconds), and what it may be exceeded by (I12).
@@ -33,6 +33,9 @@ RECOVERY = 30.0
 #: The most that a process is waited for (seconds).
 PATIENCE = 90.0
 
+#: Rows that a clean-up deletes at once, so that there are several times of it.
+PORTION = 40
+
 CONFIG: dict[str, Any] = {
     "batch_size": 2,
     "cutover_timeout_seconds": BUDGET,
@@ -40,84 +43,6 @@ CONFIG: dict[str, Any] = {
     "lease_seconds": 1.0,
     "pass_interval_seconds": 0.05,
 }
-
-_MOVE = ["start", "follow", "cutover", "subscriptions"]
-
-#: What the process does that is to arrive at the failpoint, by the failpoint's first word.
-JOURNEYS: dict[str, list[str]] = {
-    **dict.fromkeys(("preflight", "start", "lease", "guard", "snapshot", "journal"), _MOVE),
-    **dict.fromkeys(("bulk", "load", "follow", "keep", "cutover", "flip"), _MOVE),
-    **dict.fromkeys(("recovery", "subscriptions"), _MOVE),
-    # Until it was there it follows, and no cutover comes between.
-    "pass": ["start", "follow", "gate:go", "cutover", "subscriptions"],
-    "pause": ["start", "follow", "pause", "resume", "cutover", "subscriptions"],
-    "resume": ["start", "follow", "pause", "resume", "cutover", "subscriptions"],
-    "rehearsal": ["start", "follow", "rehearse", "cutover", "subscriptions"],
-    "abort": ["start", "follow", "abort"],
-}
-
-#: Reached only when a database was restored: see tests/acceptance/test_restored_servers.py.
-AFTER_A_RESTORE = frozenset(
-    {"repair.carried.committed", "repair.proof.committed", "abort.rescued.committed"}
-)
-#: Reached after a move is over: see tests/integration/afterwards.
-AFTERWARDS = frozenset(
-    {"cleanup.portion.committed", "return.rested.committed"}
-    | {"close.retired.committed", "close.guard.committed"}
-)
-#: Of tables of other libraries: see tests/layouts.
-PLAYED = tuple(
-    name
-    for name in FAILPOINTS
-    if name not in AFTER_A_RESTORE | AFTERWARDS and not name.startswith("layout.")
-)
-
-#: At the second chunk a part is committed already.
-_ARRIVALS = {"bulk.chunk": 2, "bulk.mapping": 2, "load.index": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One failpoint and what happens there."""
-
-    failpoint: str
-    fault: str
-
-    def __str__(self) -> str:
-        return f"{self.failpoint}-{self.fault}"
-
-    @property
-    def journey(self) -> list[str]:
-        return JOURNEYS[self.failpoint.partition(".")[0]]
-
-    @property
-    def aborts(self) -> bool:
-        return "abort" in self.journey
-
-    @property
-    def needs_an_empty_table(self) -> bool:
-        return self.failpoint.startswith("load.")
-
-    @property
-    def ends(self) -> set[str]:
-        """States it may end in: what failed for good is aborted, everything else goes on."""
-        if self.aborts:
-            return {"rolled_back"}
-        # What was decided before the abort was asked for stays decided.
-        either = self.fault in ("error", "abort")
-        return {"migrated", "rolled_back"} if either else {"migrated"}
-
-
-def cells() -> Iterator[Cell]:
-    """All of them. A reply can be lost where a COMMIT was just carried out; what is being aborted
-    need not be aborted by another process as well."""
-    for failpoint in PLAYED:
-        for fault in ("kill", "freeze", "error", "second"):
-            yield Cell(failpoint, fault)
-        if not Cell(failpoint, "abort").aborts:
-            yield Cell(failpoint, "abort")
-        if failpoint.endswith(".committed"):
-            yield Cell(failpoint, "lose")
 
 
 @dataclass(slots=True)
@@ -197,9 +122,8 @@ async def play(arena: Arena, cell: Cell, slack: float = 0.0) -> Outcome:
     await arena.leave(tenant)
     attempts = arena.attempts([tenant])
     outcome.events = sum(len(attempt.event_ids) for attempt in attempts)
-    outcome.end, outcome.violations = await promises.broken(
-        arena.world, tenant, attempts, cell.ends
-    )
+    judge = afterwards.broken if cell.before else promises.broken
+    outcome.end, outcome.violations = await judge(arena.world, tenant, attempts, cell.ends)
     outcome.violations += await promises.orphans(arena.world)
     outcome.violations += promises.mistakes(process.output() for process in play_.started)
     if await promises.indexes(arena.world.target) != indexes:
@@ -278,7 +202,7 @@ class _Play:
                 await self._ended(first)
                 return recovered
             case "abort":
-                await self._settle("abort")
+                await self._settle(self.cell.aborted_by or "abort")
                 recovered = time.monotonic() - at
                 first.thaw()
                 (self.directory / "go").touch()
@@ -295,6 +219,11 @@ class _Play:
     async def _arrive(self) -> Process:
         """Start the process of the cell and wait until it is where it should be."""
         failpoint = self.cell.failpoint
+        if self.cell.before:
+            before = self._start("before", self.cell.before)
+            code = await self._ended(before)
+            assert code == 0, before.output()
+            await self.arena.written(self.tenant, 2)
         if failpoint.startswith("recovery."):
             dying = self._start("dying", self.cell.journey, "cutover.fence.held=kill")
             await self._ended(dying)
@@ -312,7 +241,7 @@ class _Play:
     def _armed(self) -> str:
         failpoint, fault = self.cell.failpoint, self.cell.fault
         action = "freeze" if fault in ("second", "abort") else fault
-        arrival = next((n for name, n in _ARRIVALS.items() if failpoint.startswith(name)), 1)
+        arrival = next((n for name, n in ARRIVALS.items() if failpoint.startswith(name)), 1)
         armed = f"{failpoint}={action}@{arrival}"
         if failpoint.startswith(("cutover.delta", "cutover.mapping")):
             armed += ";cutover.fence.wait=wait"
@@ -325,22 +254,23 @@ class _Play:
             assert time.monotonic() < deadline, f"{failpoint} was not reached: {process.output()}"
             await asyncio.sleep(0.002)
 
-    async def _settle(self, end: str = "cutover") -> None:
+    async def _settle(self, end: str = "") -> None:
         """Another process brings the move to its end."""
         process = self._start(f"settling-{len(self.started)}", ["settle"], end=end)
         code = await self._ended(process)
         assert code == 0, process.output()
 
-    def _start(self, name: str, steps: list[str], armed: str = "", end: str = "cutover") -> Process:
+    def _start(self, name: str, steps: list[str], armed: str = "", end: str = "") -> Process:
         process = start_driver(
             self.arena.world,
             name,
             armed,
             self.directory,
             tenant=str(self.tenant),
-            config=CONFIG,
+            config=self.cell.config(CONFIG),
             steps=steps,
-            end="abort" if self.cell.aborts else end,
+            end=end or self.cell.end,
+            portion=PORTION,
             **({"large_from": 1} if self.cell.needs_an_empty_table else {}),
         )
         self.started.append(process)

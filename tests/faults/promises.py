@@ -18,17 +18,21 @@ where tgrelid = $1::text::regclass and tgname ~ '^zzz_eventsource_guard_\d'
   and not exists (select from eventsource_fences
                   where fence_id = split_part(tgname, '_', 4)::integer)
 union all
--- The guard of those that leave holds their fences, and is there if there are any.
+-- The guard of those that leave, or may return, holds their fences, and is there if there are any.
 select 'fence ' || coalesce(f.fence_id::text, 'gone') || ', guarded ' || coalesce(g.key, 'not')
 from (select * from (
           select distinct on (tenant_id) * from eventsource_fences where table_name = $2
-          order by tenant_id, generation desc, array_position(
-              array['closed', 'aborting', 'moved', 'open'], state), role) newest
-      where role = 'source') f
+          -- One that is asleep, for a way back, is obeyed before it is woken.
+          order by tenant_id, (role = 'source' and generation < 0) desc, generation desc,
+              array_position(array['closed', 'aborting', 'standby', 'moved', 'open'], state),
+              role) newest
+      where role = 'source' or state = 'standby') f
 full join (select held.key, held.value ->> 0 as fence_id
            from pg_trigger t join pg_proc p on p.oid = t.tgfoid,
                 jsonb_each(substring(p.prosrc from '\{.*\}')::jsonb) held
-           where t.tgrelid = $1::text::regclass and t.tgname = 'zzz_eventsource_guard_write') g
+           -- One that is switched off holds nobody up; it is dropped in a quiet moment.
+           where t.tgrelid = $1::text::regclass and t.tgname = 'zzz_eventsource_guard_write'
+             and t.tgenabled <> 'D') g
   on g.key = f.tenant_id::text and g.fence_id = f.fence_id::text
 where f.fence_id is null or g.key is null
 """

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from eventsource import _core
 from eventsource.testing import Cluster
-from tests.faults import matrix, record
+from tests.faults import cells, matrix, record
 from tests.faults.arena import Arena
-from tests.faults.matrix import Cell, Outcome
+from tests.faults.cells import Cell
+from tests.faults.matrix import Outcome
 
 #: Cells that share databases and writers.
 GROUP = 24
@@ -26,7 +27,7 @@ async def main(words: list[str]) -> int:
     if not _core.HAS_FAILPOINTS:
         print("the extension module has no failpoints; run `make build`", file=sys.stderr)
         return 2
-    wanted = [c for c in matrix.cells() if not words or any(word in str(c) for word in words)]
+    wanted = [c for c in cells.cells() if not words or any(word in str(c) for word in words)]
     began, outcomes = time.monotonic(), list[Outcome]()
     with (
         Cluster.start(16) as source,

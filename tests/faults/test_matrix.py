@@ -11,9 +11,9 @@ import pytest_asyncio
 from eventsource import _core
 from eventsource.failpoints import FAILPOINTS
 from eventsource.testing import Cluster
-from tests.faults import matrix
+from tests.faults import cells, matrix
 from tests.faults.arena import Arena
-from tests.faults.matrix import Cell
+from tests.faults.cells import LEGS, Cell
 
 #: Each word of the registry and each kind of fault, and what once went wrong.
 SLICE = [
@@ -34,6 +34,10 @@ SLICE = [
     Cell("recovery.lock.held", "freeze"),
     Cell("abort.rows.committed", "kill"),
     Cell("subscriptions.checkpoint.committed", "lose"),
+    Cell("cutover.decision.sent", "kill", "return"),
+    Cell("return.rested.committed", "second", "rest"),
+    Cell("close.retired.committed", "kill", "close"),
+    Cell("cleanup.portion.committed", "second", "cleanup"),
 ]
 
 #: On a busy machine even an append that nobody holds up takes this much longer (seconds).
@@ -41,18 +45,36 @@ SLACK = 0.7
 
 
 def test_every_failpoint_is_in_the_matrix_and_somebody_gets_there() -> None:
-    assert set(FAILPOINTS) >= matrix.AFTER_A_RESTORE
-    cells = list(matrix.cells())
-    assert {cell.failpoint for cell in cells} == set(matrix.PLAYED)
-    assert all(cell.journey for cell in cells)
-    lost = {cell.failpoint for cell in cells if cell.fault == "lose"}
-    assert lost == {name for name in matrix.PLAYED if name.endswith(".committed")}
-    aborted = {cell.failpoint for cell in cells if cell.fault == "abort"}
-    assert aborted == {
-        name for name in matrix.PLAYED if matrix.JOURNEYS[name.split(".")[0]][-1] != "abort"
-    }
-    assert len(cells) == 4 * len(matrix.PLAYED) + len(lost) + len(aborted)
-    assert set(SLICE) <= set(cells)
+    assert set(FAILPOINTS) >= cells.AFTER_A_RESTORE
+    every = list(cells.cells())
+    assert len(set(map(str, every))) == len(every)
+    played = {cell.failpoint for cell in every}
+    assert played == {*cells.PLAYED, *cells.AFTERWARDS}
+    assert all(cell.journey for cell in every)
+    for leg in ("", *LEGS):
+        of = [cell for cell in every if cell.leg == leg]
+        names = {cell.failpoint for cell in of}
+        lost = {cell.failpoint for cell in of if cell.fault == "lose"}
+        assert lost == {name for name in names if name.endswith(".committed")}
+        aborted = {cell.failpoint for cell in of if cell.fault == "abort"}
+        assert aborted == {cell.failpoint for cell in of if cell.aborted_by}
+        assert len(of) == 4 * len(names) + len(lost) + len(aborted)
+    assert set(SLICE) <= set(every)
+
+
+def test_every_part_of_a_way_back_is_in_the_matrix() -> None:
+    """A failpoint that is added joins by its first word."""
+    for leg, words in {
+        "return": {"cutover", "flip", "keep", "recovery", "subscriptions"},
+        "rest": {"return"},
+        "close": {"close"},
+        "expire": {"close"},
+        "undo": {"close"},
+        "cleanup": {"cleanup"},
+    }.items():
+        wanted = {name for name in FAILPOINTS if name.partition(".")[0] in words}
+        there = {cell.failpoint for cell in cells.cells() if cell.leg == leg}
+        assert wanted - there <= cells.NOT_ON.get(leg, frozenset()), leg
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -28,8 +28,10 @@ from eventsource.migration import (
 from eventsource.migration.errors import ConsistencyError, MigrationError
 from eventsource.migration.failures import may_pass
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
+from eventsource.migration.steps import cleanup
 from eventsource.migration.tables import deferred_indexes
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
+from tests.support.afterwards_job import Afterwards
 from tests.support.worlds.two_servers import DEDICATED, SHARED, World, two_servers
 
 #: The subscription that moves with every tenant.
@@ -40,6 +42,7 @@ async def drive(job: dict[str, Any]) -> None:
     """Take the steps of a job."""
     # The indexes of an empty table are deferred for large tenants only: this makes a small one do.
     deferred_indexes.WORTH_IT = job.get("large_from", deferred_indexes.WORTH_IT)
+    cleanup.PORTION = job.get("portion", cleanup.PORTION)
     config = MigrationConfig(**job.get("config", {}))
     source_dsn, target_dsn, control_dsn = job["dsns"]
     async with two_servers(
@@ -84,7 +87,13 @@ class Steps:
                 "subscriptions": self._move_subscriptions,
                 "settle": self._settle,
             }
+            if "tenant" in self.job:
+                known |= self._afterwards.steps
             await known[name]()
+
+    @property
+    def _afterwards(self) -> Afterwards:
+        return Afterwards(self.world, UUID(self.job["tenant"]), SUBSCRIPTION)
 
     async def migration(self) -> Migration | None:
         """The job's, or the newest of the job's tenant."""
@@ -175,6 +184,14 @@ class Steps:
             await asyncio.sleep(0.05)
 
     async def _settled(self) -> bool:
+        end = self.job.get("end", "cutover")
+        if end in ("return", "stay", "close", "cleanup"):
+            if not await self._afterwards.settled(end):
+                return False
+            newest = await self.migration()
+            if newest is not None and newest.state is MigrationState.MIGRATED:
+                await self._move_subscriptions()
+            return True
         migration = await self.migration()
         if migration is None:
             await self._start()

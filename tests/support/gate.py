@@ -54,6 +54,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "*[[]target-statement]",
         "*[[]control-transaction]",
     ),
+    "acceptance/test_returns.py": ("test_ten_returns_under_many_writers",),
     "acceptance/test_restored_servers.py": (
         "test_an_abort_does_not_delete_what_an_open_target_has_acknowledged[[]bulk_copy]",
         "test_an_abort_does_not_delete_what_an_open_target_has_acknowledged[[]paused]",
@@ -71,6 +72,8 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "*[[]cutover.delta.copied-error]",
         "*[[]flip.target.before-freeze]",
         "*[[]recovery.lock.held-freeze]",
+        "*[[]return-cutover.decision.sent-kill]",
+        "*[[]close-close.retired.committed-kill]",
     ),
     "integration/afterwards/test_cleanup.py": (
         "test_a_single_row_that_differs_*[[]another*",

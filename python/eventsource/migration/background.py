@@ -20,7 +20,7 @@ from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
 from eventsource.migration.consistency import ConsistencyVerifier
 from eventsource.migration.driver.driver import Driver
-from eventsource.migration.driver.follower import HELD_SECONDS, Follower
+from eventsource.migration.driver.follower import CLOSING_SECONDS, Follower
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import ConsistencyError, RoutingError, StoreMismatchError
@@ -251,7 +251,7 @@ class BackgroundDrivers:
         way = await ways.get(way_id)
         if way is None or way.state != "closing":
             return
-        if not await ways.follow(way_id, owner, HELD_SECONDS, ["closing"]):
+        if not await ways.follow(way_id, owner, CLOSING_SECONDS, ["closing"]):
             return
         try:
             await self._follower.close(way, await self._migrations.get(way.migration_id))

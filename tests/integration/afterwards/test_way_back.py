@@ -16,6 +16,7 @@ from eventsource.migration import (
 )
 from eventsource.migration.connections import session_marks
 from eventsource.migration.driver.stages import Stages
+from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.steps import decision, way_back
 from eventsource.migration.steps.passes import Passes
 from tests.support.application import SOURCE, TARGET, Process, writing
@@ -219,6 +220,31 @@ async def test_it_ends_by_itself_and_never_while_a_return_is_asked_for(
     assert way is not None
     assert (way.shown, way.reason) == ("closed", "its time is over")
     assert await world.target.fetch("select from eventsource_fences where role = 'source'") == []
+
+
+async def test_an_end_that_a_dead_process_has_begun_is_brought_to_its_end_soon(
+    world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = await moved(world, keeper)
+    stop = Stop(monkeypatch, way_back, "dismantle")
+    closing = asyncio.create_task(keeper.coordinator.close_way_back(migration.id))
+    await asyncio.wait_for(stop.reached.wait(), 20)
+    # As of one that was killed: it takes back nothing of what it has said in the journal.
+    monkeypatch.setattr(WaysBack, "leave", _nothing)
+    closing.cancel()
+    await stop.kill(keeper)
+    successor = await world.process()
+
+    async def closed() -> bool:
+        way = await successor.coordinator.close_way_back(migration.id)
+        return way.shown == "closed"
+
+    await until(closed, "the end of the way back", 30)
+    assert await world.target.fetch("select from eventsource_fences where role = 'source'") == []
+
+
+async def _nothing(*_: object) -> None:
+    pass
 
 
 async def test_a_tenant_that_may_return_does_not_leave_in_another_direction(

@@ -35,6 +35,9 @@ _log = logging.getLogger("eventsource.migration.driver")
 #: After so long without a sign another process may follow (seconds); its chunks then fail.
 HELD_SECONDS = 60.0
 
+#: The same for its end (seconds). Each step of that may be repeated, also by two at once.
+CLOSING_SECONDS = 5.0
+
 #: How many new events are counted for the lag; more are many.
 COUNTED = 100_000
 
@@ -76,7 +79,8 @@ class Follower:
 
     async def _one(self, way: WayBack, move: Migration) -> int:
         owner = uuid4()
-        if not await self.ways.follow(way.id, owner, HELD_SECONDS, ["standby", "closing"]):
+        held = CLOSING_SECONDS if way.state == "closing" else HELD_SECONDS
+        if not await self.ways.follow(way.id, owner, held, [way.state]):
             return 0
         try:
             if way.state == "closing":
