@@ -8,6 +8,8 @@ _CUTOVER = "python/eventsource/migration/steps/cutover.py"
 _CLEANUP = "python/eventsource/migration/steps/cleanup.py"
 _WAY = "python/eventsource/migration/steps/way_back.py"
 _WAYS_SQL = "python/eventsource/migration/repositories/sql/ways_back.sql"
+_CUTTING = "python/eventsource/migration/driver/cutting_over.py"
+_PASSES = "python/eventsource/migration/steps/passes.py"
 _FEED = "python/eventsource/stores/sql/feed.sql"
 _GUARD = "python/eventsource/stores/sql/guard.sql"
 _FENCES = "python/eventsource/stores/sql/fences.sql"
@@ -256,5 +258,71 @@ VARIANTS = (
             ),
         ),
         (f"{_BACK}::test_a_tenant_returns_with_every_new_event",),
+    ),
+    Variant(
+        "back-at-the-positions-of-the-target",
+        "what goes back keeps the positions that it has at the target",
+        (Edit(_PASSES, "fresh_positions=fresh,\n", "fresh_positions=False,\n"),),
+        (f"{_BACK}::test_a_tenant_returns_with_every_new_event",),
+    ),
+    Variant(
+        "way-back-from-after-the-decision",
+        "the way back is made ready when applications append to the target already",
+        (
+            Edit(_CUTTING, "            await _keep_a_way_back(at)\n", "            pass\n"),
+            Edit(
+                _CUTTING,
+                '    await failpoints.reach("flip.answer.committed")\n',
+                '    await _keep_a_way_back(at)\n'
+                '    await failpoints.reach("flip.answer.committed")\n',
+            ),
+        ),
+        (f"{_GOES}::test_what_is_appended_right_after_the_opening_goes_back_too",),
+    ),
+    Variant(
+        "return-without-the-last-pass",
+        "a return is decided by the pass before the fence",
+        (
+            Edit(
+                _CUTOVER,
+                "                result = await self.passes.under_the_fence()\n",
+                "                result = (\n"
+                "                    await self.passes.under_the_fence()\n"
+                "                    if self.migration.returns is None\n"
+                "                    else _Nothing()\n"
+                "                )\n",
+            ),
+            Edit(
+                _CUTOVER,
+                "@dataclass(frozen=True, slots=True)\nclass _Prepared:\n",
+                "class _Nothing:\n    rows = 0\n\n\n"
+                "@dataclass(frozen=True, slots=True)\nclass _Prepared:\n",
+            ),
+        ),
+        (f"{_GOES}::test_what_is_written_right_before_the_fence_returns_with_the_others",),
+    ),
+    Variant(
+        "readers-wait-for-what-goes-back",
+        "what a way back writes is announced to readers of the store that the tenant has left",
+        (
+            Edit(
+                _FEED,
+                "                         and state in ('closed', 'standby')\n",
+                "                         and state = 'closed'\n",
+            ),
+        ),
+        (f"{_GOES}::test_what_is_on_its_way_back_holds_no_reader_of_the_old_store_up",),
+    ),
+    Variant(
+        "end-held-by-the-dead",
+        "whoever ends a way back and dies keeps others from it for a minute",
+        (
+            Edit(
+                "python/eventsource/migration/driver/follower.py",
+                "CLOSING_SECONDS = 5.0\n",
+                "CLOSING_SECONDS = 60.0\n",
+            ),
+        ),
+        (f"{_BACK}::test_an_end_that_a_dead_process_has_begun_is_brought_to_its_end_soon",),
     ),
 )  # fmt: skip

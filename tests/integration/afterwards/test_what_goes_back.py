@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -16,6 +17,7 @@ from eventsource.migration import (
 )
 from eventsource.migration.connections import session_marks
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
+from eventsource.migration.steps import decision
 from eventsource.migration.steps.passes import Passes
 from eventsource.subscriptions import InMemoryCheckpointRepository
 from tests.support.application import SOURCE, TARGET, Process
@@ -57,6 +59,59 @@ async def test_an_event_in_flight_at_a_look_is_carried_by_the_next_one(
     await keeper.coordinator.return_migration(migration.id)
     assert row["event_id"] in await world.ids("source")
     assert set(await world.ids("source")) == set(await world.ids("target"))
+
+
+async def test_what_is_written_right_before_the_fence_returns_with_the_others(
+    world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last pass is there for it: writers go on until the fence is asked for."""
+    migration = await moved(world, keeper)
+    prepare_last, late = Passes.prepare_last, list[UUID]()
+
+    async def prepared(self: Passes) -> None:
+        await prepare_last(self)
+        late.extend(await appended(keeper, world.tenant))
+
+    monkeypatch.setattr(Passes, "prepare_last", prepared)
+    await keeper.coordinator.return_migration(migration.id)
+    assert set(late) <= (await versions(world, "source")).keys()
+    assert await world.rows("source") != []
+    assert set(await world.ids("source")) == set(await world.ids("target"))
+
+
+async def test_what_is_appended_right_after_the_opening_goes_back_too(
+    world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any process may open the target: the way back knows what is there from before."""
+    finish, early = decision.finish, list[UUID]()
+
+    async def finished(*arguments: Any) -> Any:
+        if not early:
+            early.extend(await appended(keeper, world.tenant))
+        return await finish(*arguments)
+
+    monkeypatch.setattr(decision, "finish", finished)
+    migration = await moved(world, keeper)
+    assert set(early) <= (await versions(world, "target")).keys()
+    await keeper.coordinator.return_migration(migration.id)
+    assert set(early) <= (await versions(world, "source")).keys()
+    assert set(await world.ids("source")) == set(await world.ids("target"))
+
+
+async def test_what_is_on_its_way_back_holds_no_reader_of_the_old_store_up(
+    world: World, keeper: Process
+) -> None:
+    """Its rows are hidden, so nobody waits for the transaction that writes them."""
+    migration = await moved(world, keeper)
+    way = await keeper.coordinator.way_back(migration.id)
+    assert way is not None
+    carrying = await world.connect(**{session_marks.MIGRATOR_SETTING: str(way.id)})
+    async with carrying.transaction():
+        carried = await insert(carrying, world.tenant)
+        row = await insert(world.source, world.other)
+        shown = [event.event_id async for event in keeper.source.read_all(0)]
+        assert row["event_id"] in shown
+        assert carried["event_id"] not in shown
 
 
 async def test_another_event_at_the_same_place_of_a_stream_is_a_difference(
