@@ -23,10 +23,13 @@ from benchmarks import (
     in_use,
     library,
     perf,
+    rehearsal,
     report,
+    returns,
     routing,
     sizes,
     verification,
+    way_back,
 )
 from benchmarks.bench import MAJOR, ROOT, SETTINGS, Bench
 from benchmarks.machine import describe
@@ -47,6 +50,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P9": catch_up.run,
     "P10": guard_cost.run,
     "P11": foreign_transaction.run,
+    "P16": way_back.run,
+    "P17": returns.run,
+    "P18": rehearsal.run,
     "JOBS": copy_jobs.run,
 }
 

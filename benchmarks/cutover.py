@@ -122,7 +122,7 @@ async def _run(bench: Bench, tasks: Sequence[int]) -> dict[str, Any]:
                 tasks,
             )
             with bench.timed(f"{TENANTS} tenants with {past:,} events each"):
-                await _seed(source_dsn, tenants, past)
+                await seed(source_dsn, tenants, past)
             baseline = {tenant: await read_rows(servers.source, tenant) for tenant in tenants}
             cuts, attempts = await _move_all(bench, servers, tenants)
             with bench.timed("check"):
@@ -139,7 +139,8 @@ async def _run(bench: Bench, tasks: Sequence[int]) -> dict[str, Any]:
     return _judge(cuts, attempts, tasks)
 
 
-async def _seed(dsn: str, tenants: Sequence[UUID], past: int) -> None:
+async def seed(dsn: str, tenants: Sequence[UUID], past: int) -> None:
+    """Give each tenant a past of so many events, in streams of one event each."""
     connection = await asyncpg.connect(dsn)
     for tenant in tenants:
         await write_more(connection, tenant, past, per_commit=past)
@@ -148,7 +149,8 @@ async def _seed(dsn: str, tenants: Sequence[UUID], past: int) -> None:
 
 
 @contextlib.contextmanager
-def _writing(configs: Sequence[WriterConfig]) -> Iterator[list[WriterProcess]]:
+def writing(configs: Sequence[WriterConfig]) -> Iterator[list[WriterProcess]]:
+    """Writer processes until the end of the block."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(WriterProcess.start(config)) for config in configs]
 
@@ -159,7 +161,7 @@ async def _move_all(
     cuts = []
     configs = [servers.writer(number, tenants) for number in range(len(servers.tasks))]
     async with process(servers.source.dsn, servers.target.dsn, servers.control_dsn) as opened:
-        with _writing(configs) as writers:
+        with writing(configs) as writers:
             for number, tenant in enumerate(tenants):
                 with bench.timed(f"cutover {number + 1} of {TENANTS}"):
                     writers[0].focus(tenant)
@@ -178,7 +180,7 @@ async def _cut(opened: Process, tenant: UUID) -> Cut:
     # A cutover that does not come through raises; the first try is the only one.
     done = await opened.coordinator.initiate_cutover(migration.id)
     returned = clock()
-    return Cut(tenant, migration.id, asked, returned, *await _how(opened, done), busy)
+    return Cut(tenant, migration.id, asked, returned, *await pause_of(opened, done), busy)
 
 
 def _busy(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
@@ -187,7 +189,7 @@ def _busy(before: tuple[float, float] | None, after: tuple[float, float] | None)
     return round((after[0] - before[0]) / (after[1] - before[1]), 3)
 
 
-async def _how(opened: Process, migration: Migration) -> tuple[float, int]:
+async def pause_of(opened: Process, migration: Migration) -> tuple[float, int]:
     """The pause by the driver's own count, and how often it asked for the lock."""
     audit = PostgreSQLAuditLogRepository(opened.control)
     for _ in range(50):
@@ -205,7 +207,7 @@ def _judge(
     answered = [a for a in attempts if a.outcome is Outcome.OK and a.returned_at is not None]
     refused = [a.error for a in attempts if a.outcome is not Outcome.OK]
     errors = [error for error in refused if error and "OptimisticLockError" not in error]
-    each = [_judge_one(cut, answered) for cut in cuts]
+    each = [judge_one(cut, answered) for cut in cuts]
     over = [one["over_p99_ms"] for one in each]
     within = sum(value <= BAR_MS for value in over)
     without = [one["without_ms"] for one in each]
@@ -236,7 +238,7 @@ def _judge(
     }
 
 
-def _judge_one(cut: Cut, answered: Sequence[Attempt]) -> dict[str, Any]:
+def judge_one(cut: Cut, answered: Sequence[Attempt]) -> dict[str, Any]:
     """For each process the longest append during the cutover over the p99 of the time before.
 
     ``without_ms`` is what the machine does by itself: the same for a time just as long, right
@@ -247,20 +249,20 @@ def _judge_one(cut: Cut, answered: Sequence[Attempt]) -> dict[str, Any]:
     length = cut.returned_at + AFTERWARDS - cut.asked_at
     for writer in {attempt.writer for attempt in answered}:
         own = [attempt for attempt in answered if attempt.writer == writer]
-        before = sorted(_ms(a) for a in own if cut.asked_at - NORMAL < a.invoked_at
+        before = sorted(milliseconds(a) for a in own if cut.asked_at - NORMAL < a.invoked_at
                         and _returned_at(a) < cut.asked_at)  # fmt: skip
         during = [a for a in own if _touches(a, cut)]
         right(len(before) > 50 and len(during) > 0, f"{writer} did not write around a cutover")
         p99 = before[int(len(before) * 0.99)]
         just_before = (
-            _ms(a) for a in own if cut.asked_at - length < _returned_at(a) < cut.asked_at
+            milliseconds(a) for a in own if cut.asked_at - length < _returned_at(a) < cut.asked_at
         )
         without = max(without, *(ms - p99 for ms in just_before))
-        longest = max(during, key=_ms)
-        if _ms(longest) - p99 > worst["over_p99_ms"]:
+        longest = max(during, key=milliseconds)
+        if milliseconds(longest) - p99 > worst["over_p99_ms"]:
             worst = {
-                "over_p99_ms": _ms(longest) - p99,
-                "longest_ms": _ms(longest),
+                "over_p99_ms": milliseconds(longest) - p99,
+                "longest_ms": milliseconds(longest),
                 "p99_ms": p99,
                 "longest_began_ms": (longest.invoked_at - cut.asked_at) * 1000,
             }
@@ -282,7 +284,8 @@ def _returned_at(attempt: Attempt) -> float:
     return attempt.returned_at
 
 
-def _ms(attempt: Attempt) -> float:
+def milliseconds(attempt: Attempt) -> float:
+    """How long it took."""
     return (attempt.latency or 0.0) * 1000
 
 
@@ -300,7 +303,7 @@ def _histogram(cuts: Sequence[Cut], answered: Sequence[Attempt]) -> dict[str, An
     """How many appends took at most so many milliseconds (and longer than the bin before)."""
     counts = {"before": [0] * (len(BINS) + 1), "during": [0] * (len(BINS) + 1)}
     for attempt in answered:
-        at = next((n for n, end in enumerate(BINS) if _ms(attempt) <= end), len(BINS))
+        at = next((n for n, end in enumerate(BINS) if milliseconds(attempt) <= end), len(BINS))
         if any(_touches(attempt, cut) for cut in cuts):
             counts["during"][at] += 1
         elif any(cut.asked_at - NORMAL < attempt.invoked_at < cut.asked_at for cut in cuts):

@@ -22,6 +22,7 @@ def draw(results: dict[str, dict[str, Any]]) -> dict[str, str]:
         "cutover.svg": ("P5", "histogram", cutover),
         "size.svg": ("P8", "sizes", size),
         "passes.svg": ("P9", "milliseconds", passes),
+        "rehearsals.svg": ("P18", "foretold", rehearsals),
     }
     return {
         name: chart(results[bar])
@@ -86,3 +87,17 @@ def passes(result: dict[str, Any]) -> str:
     x = axis_over("new events", [at for one in series for at, _ in one.points])
     y = axis_over("milliseconds", [value for one in series for _, value in one.points])
     return lines("A catch-up pass costs what is new", x, y, series, dots=True)
+
+
+def rehearsals(result: dict[str, Any]) -> str:
+    """What the last rehearsal of each tenant foretold beside what its cutover took."""
+    found = sorted(result["foretold"], key=lambda one: one["pause_ms"])
+    foretold = [(number + 1, one["rehearsed_ms"][-1] or 0.0) for number, one in enumerate(found)]
+    taken = [(number + 1, one["pause_ms"]) for number, one in enumerate(found)]
+    series = [
+        Series("foretold by the last rehearsal", foretold),
+        Series("taken by the cutover", taken),
+    ]
+    x = axis_over("tenant, by what its cutover took", [at for at, _ in taken])
+    y = axis_over("fence held, milliseconds", [ms for _, ms in foretold + taken])
+    return lines("Foretold and taken", x, y, series, dots=True)
