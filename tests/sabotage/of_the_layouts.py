@@ -33,8 +33,8 @@ VARIANTS = (
         (
             Edit(
                 _GUARDS,
-                'search_path = pg_catalog, pg_temp as {quote_literal(body)}"',
-                'search_path = pg_catalog, pg_temp as $guard${body}$guard$"',
+                'f" as {quote_literal(body)}"',
+                'f" as $guard${body}$guard$"',
             ),
         ),
         (f"{_MARTEN}test_a_tenant_of_any_name_moves_and_no_other_does[2]",),
@@ -56,7 +56,7 @@ VARIANTS = (
         "the guard writes down the key that a row has, and not the one that it had",
         (
             Edit(
-                _GUARDS,
+                f"{_JOURNALED}/bodies.py",
                 "    if tg_op <> 'INSERT' then\n        eventsource_before_",
                 "    if false then\n        eventsource_before_",
             ),
@@ -68,7 +68,7 @@ VARIANTS = (
         "what is deleted with its parent is not written down",
         (
             Edit(
-                _GUARDS,
+                f"{_JOURNALED}/bodies.py",
                 "        {children_before}\n",
                 "        null;\n",
             ),
@@ -80,7 +80,7 @@ VARIANTS = (
         "what comes to the tenant with its parent is not written down",
         (
             Edit(
-                _GUARDS,
+                f"{_JOURNALED}/bodies.py",
                 "        {children_after}\n",
                 "        null;\n",
             ),
@@ -117,7 +117,7 @@ VARIANTS = (
         "the numbers of a target in use are given again",
         (
             Edit(
-                f"{_JOURNALED}/preparation.py",
+                f"{_JOURNALED}/numbers.py",
                 '(row["given"] or 0, row["highest"] or 0) if used else 0',
                 "(0, 0) if used else 0",
             ),

@@ -12,6 +12,7 @@ from tests.sabotage import (
     of_the_layouts,
     of_the_moves,
     of_the_operator,
+    of_the_partitions,
     of_the_passes,
     of_the_proof,
     of_the_recovery,
@@ -41,5 +42,6 @@ VARIANTS = (
     *of_the_moves.VARIANTS,
     *of_the_fleet.VARIANTS,
     *of_the_layouts.VARIANTS,
+    *of_the_partitions.VARIANTS,
     *of_the_recovery.VARIANTS,
 )

@@ -51,6 +51,9 @@ set idle_session_timeout = 0;
 set standard_conforming_strings = on;
 set quote_all_identifiers = off;
 set row_security = off;
+set timezone = 'UTC';
+set datestyle = 'ISO, MDY';
+set intervalstyle = 'postgres';
 set default_tablespace = '';
 select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'
 """

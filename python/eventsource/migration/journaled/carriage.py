@@ -26,6 +26,7 @@ class Carriage:
         stamp: what columns get that each side fills for itself.
         before: by sequence of the target: its value before the numbers were kept, for an abort.
         watched: what the tables were when the guard was made; None before that.
+        tables: their OIDs and those of their leaves then.
         table_no, after: the table that the first pass is at, and the place in it.
         scan: the columns of that place.
     """
@@ -39,6 +40,7 @@ class Carriage:
     table_no: int = 0
     after: tuple[str, ...] | None = None
     scan: tuple[str, ...] = ()
+    tables: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -49,6 +51,7 @@ class Carriage:
         if values["after"] is not None:
             values["after"] = tuple(values["after"])
         values["scan"] = tuple(values["scan"])
+        values["tables"] = tuple(values.get("tables", ()))
         return cls(**{name: value for name, value in values.items() if name in cls.__slots__})
 
     def at(self, table_no: int, scan: tuple[str, ...], after: tuple[str, ...] | None) -> Carriage:

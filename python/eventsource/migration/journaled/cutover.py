@@ -13,7 +13,7 @@ from eventsource import failpoints
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError, PreflightError
-from eventsource.migration.journaled import preparation, watching, whole
+from eventsource.migration.journaled import numbers, partitions, watching, whole
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.steps.cutover import Cutover, CutoverResult
 from eventsource.migration.steps.decision import Decision
@@ -72,9 +72,7 @@ class JournaledCutover(Cutover):
         own = next((each for each in main.numbered if each.like is None), None)
         sequence = None
         if own is not None:
-            sequence = await preparation.sequence_of(
-                connections.source, main, own.column, own.sequence
-            )
+            sequence = await numbers.sequence_of(connections.source, main, own.column, own.sequence)
         deciding = await connections.fence.connection.prepare(
             _DECIDE.format(fences=connections.fence.fences)
         )
@@ -100,9 +98,17 @@ class JournaledCutover(Cutover):
             try:
                 await held.execute(
                     f"set idle_in_transaction_session_timeout = 0; begin;"
-                    f" set local lock_timeout = {CATALOG_LOCK_MS};"
-                    f" lock table only {', only '.join(names)} in share update exclusive mode"
+                    f" set local lock_timeout = {CATALOG_LOCK_MS}"
                 )
+                # A leaf below another partition needs a lock on that one alone. Those on a table
+                # keep what is directly below it.
+                known: set[str] = set()
+                while names := [each for each in names if each not in known]:
+                    await held.execute(
+                        f"lock table only {', only '.join(names)} in share update exclusive mode"
+                    )
+                    known.update(names)
+                    names = await partitions.below(held, names, kinds="p")
             except asyncpg.LockNotAvailableError:
                 raise CutoverTimeoutError(
                     self.migration.config.cutover_timeout_seconds,
@@ -146,12 +152,23 @@ class JournaledCutover(Cutover):
             PreflightError: writes may have passed the guard by.
         """
         source, passes = self.connections.fence, self.passes
-        if await watching.seen(source) != passes.agreed.watched or await watching.weak(source):
+        if (
+            await watching.seen(source) != passes.agreed.watched
+            or await watching.weak(source)
+            or await partitions.uncovered(source)
+        ):
             raise PreflightError(
                 [
                     "a table of the source was changed while the tenant moved (a trigger switched"
                     " off, a leaf attached, a column's type): everything is carried again; ask for"
                     " the cutover again"
+                ]
+            )
+        if held := await partitions.held(source):
+            raise PreflightError(
+                [
+                    f"another session has {', '.join(held)} for itself and may change what the"
+                    " guard sees; ask for the cutover again when it has ended"
                 ]
             )
         if self._layout.is_whole:

@@ -79,9 +79,7 @@ class ExactPass:
             staged = {}
             for number, table in parents:
                 staged[number] = await transfer.stage(table, self._rows[number])
-                await transfer.writing.execute(
-                    transfer.statements.upsert_staged(table, staged[number])
-                )
+                await transfer.upsert(table, staged[number])
             for number, table in others:
                 if self._rows[number].count:
                     await transfer.write(table, self._rows[number])

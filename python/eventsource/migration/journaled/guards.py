@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from eventsource.catalog.model import GUARD
 from eventsource.identifiers import quote_identifier, quote_literal
 from eventsource.migration.connections import blockers
-from eventsource.migration.journaled import watching
+from eventsource.migration.journaled import bodies, partitions, watching
 from eventsource.migration.tables import brief_locks
 from eventsource.migration.tables.fences import NEWEST
 from eventsource.migration.tables.guard import is_migrator
@@ -31,95 +31,6 @@ if TYPE_CHECKING:
 IN_THE_CONDITION = 16
 
 KINDS = ("insert", "update", "delete", "cascade", "truncate")
-
-# The names of the variables are none that a column of somebody's table has: an expression of a
-# layout is evaluated among them.
-_ROW_FUNCTION = """
-#variable_conflict use_column
-declare
-    eventsource_before_ text;
-    eventsource_after_ text;
-    eventsource_fence_ jsonb;
-begin
-    if tg_op <> 'INSERT' then
-        eventsource_before_ := {tenant_before};
-        eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
-        if eventsource_fence_ is not null and {schema}.eventsource_change_check(
-            (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-            eventsource_fence_ ->> 1, tg_op) then
-            insert into {schema}.eventsource_changes (fence_id, table_no, key)
-            values ((eventsource_fence_ ->> 0)::integer, {number}, {key_before});
-        end if;
-    end if;
-    if tg_op <> 'DELETE' then
-        eventsource_after_ := {tenant_after};
-        eventsource_fence_ := {fences}::jsonb -> eventsource_after_;
-        if eventsource_fence_ is not null
-           and (tg_op = 'INSERT' or eventsource_before_ is distinct from eventsource_after_
-                or {key_before} <> {key_after})
-           and {schema}.eventsource_change_check(
-            (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-            eventsource_fence_ ->> 1, tg_op) then
-            insert into {schema}.eventsource_changes (fence_id, table_no, key)
-            values ((eventsource_fence_ ->> 0)::integer, {number}, {key_after});
-        end if;
-    end if;
-    return null;
-end
-"""
-
-# Before a row goes that others refer to: what goes with it has to be written down, and its tenant
-# is not known any more when it has gone.
-_CASCADE_FUNCTION = """
-#variable_conflict use_column
-declare
-    eventsource_before_ text;
-    eventsource_fence_ jsonb;
-begin
-    eventsource_before_ := {tenant};
-    eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
-    if eventsource_fence_ is not null and {schema}.eventsource_change_check(
-        (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-        eventsource_fence_ ->> 1, tg_op) then
-        {children_before}
-    end if;
-    if tg_op = 'DELETE' then
-        return old;
-    end if;
-    -- They come along with it, too.
-    eventsource_before_ := {tenant_after};
-    eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
-    if eventsource_fence_ is not null and {schema}.eventsource_change_check(
-        (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-        eventsource_fence_ ->> 1, tg_op) then
-        {children_after}
-    end if;
-    return new;
-end
-"""
-
-_ARRIVAL_FUNCTION = """
-#variable_conflict use_column
-declare
-    eventsource_tenant_ text;
-begin
-    if tg_op <> 'INSERT' then
-        eventsource_tenant_ := {old};
-        if eventsource_tenant_ = {literal} then
-            perform {schema}.eventsource_guard_check(
-                {lock_id}, {fence_id}, '{patience}', tg_op);
-        end if;
-    end if;
-    if tg_op <> 'DELETE' then
-        eventsource_tenant_ := {new};
-        if eventsource_tenant_ = {literal} then
-            perform {schema}.eventsource_guard_check(
-                {lock_id}, {fence_id}, '{patience}', tg_op);
-        end if;
-    end if;
-    return null;
-end
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +95,7 @@ class Guarded:
             await self._drop(table)
             return
         literal = quote_literal(json.dumps(fences, ensure_ascii=False))
-        body = _ROW_FUNCTION.format(
+        body = bodies.ROW_FUNCTION.format(
             fences=literal, schema=quote_identifier(self.table.address.schema),
             number=self.layout.number_of(table.name),
             tenant_before=self.tenant_of(table, "old"), key_before=self.key_of(table, "old"),
@@ -199,8 +110,13 @@ class Guarded:
         for kind in KINDS:
             if kind != "cascade" or children:
                 statements += self._trigger(table, kind, list(fences))
+        statements += await self._against_truncate(
+            table, f"{GUARD}truncate", self.function(table, "truncate"), list(fences)
+        )
+        # Asked before it is made again: what passed a weak guard by was not written down.
+        was_weak = await watching.weak(self.table, table)
         await self.table.connection.execute(";".join(statements))
-        await watching.made(self.table, name)
+        await watching.made(self.table, name, was_weak=bool(was_weak))
         await self.table.connection.execute(
             f"update {self.table.fences} set table_oid = $1::text::regclass"
             " where table_name = $2 and table_oid is distinct from $1::text::regclass",
@@ -208,7 +124,7 @@ class Guarded:
         )  # fmt: skip
 
     def _cascade(self, table: LayoutTable, fences: str) -> str:
-        return _CASCADE_FUNCTION.format(
+        return bodies.CASCADE_FUNCTION.format(
             tenant=self.tenant_of(table, "old"), tenant_after=self.tenant_of(table, "new"),
             fences=fences, schema=quote_identifier(self.table.address.schema),
             children_before=self._children(table, "old"),
@@ -249,6 +165,23 @@ class Guarded:
             f"alter table {name} enable always trigger {trigger}",
         ]
 
+    async def _against_truncate(
+        self, table: LayoutTable, trigger: str, function: str, tenants: list[str]
+    ) -> list[str]:
+        """Statements that keep leaves with rows of these tenants from being emptied."""
+        leaves = await partitions.below(self.table.connection, [self.name(table)])
+        if not leaves:
+            return []
+        tenancy, wanted = table.tenancy, ", ".join(map(quote_literal, tenants))
+        condition = "true"
+        if tenancy.column is not None:
+            # By its own type, for which there may be an index.
+            condition = f"subject.{quote_identifier(tenancy.column)} in ({wanted})"
+        elif not tenancy.whole:
+            condition = f"{self.tenant_of(table, 'subject')} in ({wanted})"
+        made = _created(self.table, function, partitions.truncate_body(condition))
+        return [made, *partitions.triggers(leaves, trigger, self.table.beside(function))]
+
     def _condition(self, table: LayoutTable, kind: str, tenants: list[str]) -> str:
         if table.tenancy.column is None or len(tenants) > IN_THE_CONDITION:
             return ""
@@ -279,13 +212,10 @@ class Guarded:
     async def _drop(self, table: LayoutTable) -> None:
         name = self.name(table)
         # Looked for: to drop a trigger waits for readers, also when there is none.
-        rows: list[Any] = await self.table.connection.fetch(
-            "select tgname from pg_trigger where tgrelid = $1::text::regclass"
-            " and tgname = any ($2::text[])",
-            name, [GUARD + kind for kind in KINDS],
-        )  # fmt: skip
-        drops = [f"drop trigger {quote_identifier(row['tgname'])} on {name}" for row in rows]
-        for kind in ("journal", "cascade"):
+        drops = await partitions.drops(
+            self.table.connection, name, [GUARD + kind for kind in KINDS]
+        )
+        for kind in ("journal", "cascade", "truncate"):
             function = self.table.beside(self.function(table, kind))
             drops.append(f"drop function if exists {function}()")
         await self.table.connection.execute(";".join(drops))
@@ -299,7 +229,7 @@ class Guarded:
             "select relowner from pg_class where oid = $1::text::regclass", self.name(table)
         )
         literal = quote_literal("*" if table.tenancy.whole else tenant)
-        body = _ARRIVAL_FUNCTION.format(
+        body = bodies.ARRIVAL_FUNCTION.format(
             old=self.tenant_of(table, "old"), new=self.tenant_of(table, "new"), literal=literal,
             schema=quote_identifier(self.table.address.schema), fence_id=fence.fence_id,
             lock_id=fence.lock_id,
@@ -307,22 +237,32 @@ class Guarded:
         )  # fmt: skip
         name, function = self.name(table), self._arrival(table, fence)
         trigger = quote_identifier(f"{GUARD}{fence.fence_id}_arrival")
-        await self.table.connection.execute(
-            f"{_created(self.table, function, body)};"
+        emptied = quote_identifier(f"{GUARD}{fence.fence_id}_truncate")
+        statements = [
+            _created(self.table, function, body),
             f"create or replace trigger {trigger} after insert or update or delete on {name}"
             f" for each row when (not {is_migrator(fence.migration_id, owner)})"
-            f" execute function {self.table.beside(function)}();"
-            f"alter table {name} enable always trigger {trigger}"
+            f" execute function {self.table.beside(function)}()",
+            f"alter table {name} enable always trigger {trigger}",
+            f"create or replace trigger {emptied} before truncate on {name} for each statement"
+            f" execute function {self.table.beside('eventsource_guard_truncate')}()",
+            f"alter table {name} enable always trigger {emptied}",
+        ]
+        statements += await self._against_truncate(
+            table, f"{GUARD}{fence.fence_id}_truncate", f"{function}_truncate", [tenant]
         )
+        await self.table.connection.execute(";".join(statements))
 
     async def drop_arrival(self, table: LayoutTable, fence: Fence) -> None:
         """In the caller's transaction: the tenant has arrived, or does not come."""
-        trigger = quote_identifier(f"{GUARD}{fence.fence_id}_arrival")
         function = self.table.beside(self._arrival(table, fence))
-        await self.table.connection.execute(
-            f"drop trigger if exists {trigger} on {self.name(table)};"
-            f"drop function if exists {function}()"
-        )
+        drops = await partitions.drops(
+            self.table.connection, self.name(table),
+            [f"{GUARD}{fence.fence_id}_{kind}" for kind in ("arrival", "truncate")],
+        )  # fmt: skip
+        for each in (function, self.table.beside(f"{self._arrival(table, fence)}_truncate")):
+            drops.append(f"drop function if exists {each}()")
+        await self.table.connection.execute(";".join(drops))
 
     async def without_arrival(self, fence: Fence) -> list[str]:
         """The tables that are not closed to others as :meth:`close` did it."""
@@ -376,5 +316,7 @@ def _created(table: AnyTable, function: str, body: str) -> str:
     """A trigger function; its body is quoted as a whole, whatever names have in them."""
     return (
         f"create or replace function {table.beside(function)}() returns trigger language plpgsql"
-        f" security definer set search_path = pg_catalog, pg_temp as {quote_literal(body)}"
+        # The time zone is that of the driver's sessions: a time in a key is one text in the journal.
+        " security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC'"
+        f" as {quote_literal(body)}"
     )

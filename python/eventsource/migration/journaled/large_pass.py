@@ -69,7 +69,7 @@ async def _portion(passes: Underway, number: int, given: str) -> int:
     async with transfer.writing.transaction():
         if shape.is_parent(table):
             staged = await transfer.stage(table, sent)
-            await transfer.writing.execute(statements.upsert_staged(table, staged))
+            await transfer.upsert(table, staged)
         elif sent.count:
             await transfer.write_what_can_be(table, sent)
         held = await transfer.held(

@@ -20,7 +20,14 @@ from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError
 from eventsource.migration.failures import concerning
-from eventsource.migration.journaled import carriage, changes, first_pass, large_pass, watching
+from eventsource.migration.journaled import (
+    carriage,
+    changes,
+    first_pass,
+    growth,
+    large_pass,
+    watching,
+)
 from eventsource.migration.journaled.exact_pass import ExactPass
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.journaled.statements import Statements
@@ -152,7 +159,7 @@ class JournaledPasses(Underway):
         """One more pass; None when asked to stop on the way."""
         if self.at.proven_snapshot is None:
             return await self.first()
-        if await self._has_forgotten() or not await self._is_as_it_was():
+        if await self._has_forgotten() or not await self._is_known():
             await self.begin_again()
             return await self.first()
         self.session.stopping = False
@@ -243,8 +250,17 @@ class JournaledPasses(Underway):
         at = self.at
         return consumed > at.pass_number or (consumed == at.pass_number and at.pass_is_open)
 
+    async def _is_known(self) -> bool:
+        """Whether the tables are as they were, or leaves have come whose rows are written down."""
+        if await self._is_as_it_was():
+            return True
+        return await growth.adopt(self)
+
     async def _watch(self) -> None:
-        self.agreed = replace(self.agreed, watched=await watching.seen(self.connections.source))
+        source = self.connections.source
+        await growth.cover(source, self.migration.id)
+        now = await watching.look(source)
+        self.agreed = replace(self.agreed, watched=now.text, tables=now.tables)
 
     async def begin_again(self) -> None:
         """Writes may have passed the guard by: everything is carried again."""

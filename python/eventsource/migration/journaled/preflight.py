@@ -12,7 +12,8 @@ from eventsource.catalog import reading
 from eventsource.catalog.findings import Finding, warning
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.journaled import catalogs, shapes, whole
+from eventsource.migration.journaled import catalogs, numbers, partitions, shapes, whole
+from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.layouts.declaration import Stops
 from eventsource.migration.tables import fences, progress
 from eventsource.retried import Retried
@@ -101,6 +102,9 @@ async def examine(
     await _check_tenant(source, shape, findings)
     await _check_references(source, shape, findings)
     await _check_target(target, shape, findings)
+    if not findings.problems:
+        expected = Statements(shape, await numbers.expected(target, shape), "0")
+        findings.problems += await partitions.problems_of(source, target, expected)
     if layout.is_whole:
         await whole.examine(source, target, tenant_id, findings)
     await _look_around(source, shape, findings)

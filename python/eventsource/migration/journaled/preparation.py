@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource import failpoints
-from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import blockers
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.errors import PreflightError
-from eventsource.migration.journaled import carriage, preflight, watching, whole
+from eventsource.migration.journaled import carriage, partitions, preflight, watching, whole
+from eventsource.migration.journaled import numbers as numbers_of
 from eventsource.migration.journaled.carriage import Carriage
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import Shape
@@ -79,7 +78,7 @@ async def mend(table: Guarded, fence: Fence, tenant: str, carry_on: Callable[[],
     """Make again what others have taken away since; looked at without a lock first."""
 
     if fence.role == "source":
-        if await watching.weak(table.table):
+        if await watching.weak(table.table) or await partitions.uncovered(table.table):
             await table.each(table.renew, fence, carry_on)
     elif fence.state == "closed":
         lacking = await table.without_arrival(fence)
@@ -115,7 +114,7 @@ async def _reserve(
     In one transaction, with the writers of the tables held off, so that "empty" is exact.
     """
     target = connections.target
-    numbers = await _numbers(connections.source, shape)
+    numbers = await numbers_of.given(connections.source, shape)
     at = await progress.read(target, migration.id)
     before = await carriage.read(target, migration.id)
     if at is not None and before is not None and not _is_used_up(at, before, numbers, shape):
@@ -147,43 +146,6 @@ async def _reserve(
     )  # fmt: skip
 
 
-async def _numbers(source: AnyTable, shape: Shape) -> dict[str, int]:
-    """By table with numbers of its own: the last that its sequence has given."""
-    found = {}
-    for table in shape.layout.tables:
-        for numbering in table.numbered:
-            if numbering.like is None:
-                sequence = await sequence_of(source, table, numbering.column, numbering.sequence)
-                value = await source.connection.fetchval(
-                    "select coalesce(pg_sequence_last_value($1::text::regclass), 0)", sequence
-                )
-                found[table.name] = int(value)
-    return found
-
-
-async def sequence_of(side: AnyTable, table: LayoutTable, column: str, given: str | None) -> str:
-    """The sequence that gives a column its numbers, quoted.
-
-    Raises:
-        PreflightError: there is none.
-    """
-    name = side.beside(table.name)
-    if given is not None:
-        found = await side.connection.fetchval("select to_regclass($1)::text", side.beside(given))
-        if found is None:
-            raise PreflightError([f"{name}: there is no sequence {side.beside(given)}"])
-        return side.beside(given)
-    found = await side.connection.fetchval("select pg_get_serial_sequence($1, $2)", name, column)
-    if found is None:
-        raise PreflightError(
-            [
-                f"{column} of {name} draws from no sequence of its own: name it in the layout,"
-                f' numbered = {{ {column} = "own:SEQUENCE" }}'
-            ]
-        )
-    return str(found)
-
-
 def _is_used_up(
     at: progress.CopyProgress, agreed: Carriage, numbers: dict[str, int], shape: Shape
 ) -> bool:
@@ -201,7 +163,7 @@ async def _bind(connections: DriverConnections, migration: Migration, shape: Sha
     agreed = await carriage.read(connections.target, migration.id)
     assert agreed is not None
     sequences = {
-        table.name: await sequence_of(
+        table.name: await numbers_of.sequence_of(
             connections.source, table, numbering.column, numbering.sequence
         )
         for table in shape.layout.tables
@@ -232,21 +194,13 @@ async def _agree(
         for numbering in table.numbered:
             if numbering.like is not None:
                 continue
-            sequence = await sequence_of(target, table, numbering.column, numbering.sequence)
-            column, name = quote_identifier(numbering.column), shape.target.name(table.name)
-            row: Any = await target.connection.fetchrow(
-                f"select pg_sequence_last_value($1::text::regclass) as given,"
-                f" (select max({column}) from {name}) as highest",
-                sequence,
-            )
-            used = row["given"] is not None or row["highest"] is not None
-            offset = max(row["given"] or 0, row["highest"] or 0) if used else 0
+            sequence, given, offset = await numbers_of.taken(target, table, numbering)
             offsets[table.name] = offset
             last[table.name] = reserved_block.last_of(
-                table.name, others, head=row["given"] or 0, offset=offset,
+                table.name, others, head=given or 0, offset=offset,
                 numbers=numbers[table.name], headroom=shape.layout.headroom,
             )  # fmt: skip
-            before[sequence] = row["given"]
+            before[sequence] = given
             # Numbers of others begin after those that are kept; a rollback keeps the gap.
             await target.connection.fetchval(
                 "select setval($1::text::regclass, $2)", sequence, last[table.name]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from eventsource.dataplane import DataPlaneError, blanked
+from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.journaled import frames
@@ -89,9 +91,10 @@ class Transfer:
     async def write(self, table: LayoutTable, given: Rows) -> int:
         """Insert rows into the target's table as they are; how many."""
         shape = self.statements.shape
-        return await self._copy_in(
-            table.name, shape.target.schema, self.statements.names(table), given
-        )
+        with self.placing(table.name):
+            return await self._copy_in(
+                table.name, shape.target.schema, self.statements.names(table), given
+            )
 
     async def write_what_can_be(self, table: LayoutTable, given: Rows) -> int:
         """Insert rows, but for those that cannot be there yet; how many were."""
@@ -100,11 +103,17 @@ class Transfer:
                 return await self.write(table, given)
         except _LATER:
             staged = await self.stage(table, given)
-            tag = await self.writing.execute(
-                self.statements.insert_staged(table, staged),
-                timeout=timeouts.LONG_STATEMENT_SECONDS,
-            )
+            with self.placing(table.name):
+                tag = await self.writing.execute(
+                    self.statements.insert_staged(table, staged),
+                    timeout=timeouts.LONG_STATEMENT_SECONDS,
+                )
             return int(tag.rsplit(" ", 1)[1])
+
+    async def upsert(self, table: LayoutTable, staged: str) -> None:
+        """Write what was staged over the tenant's own rows of the same keys."""
+        with self.placing(table.name):
+            await self.writing.execute(self.statements.upsert_staged(table, staged))
 
     async def stage(self, table: LayoutTable, given: Rows) -> str:
         """Put rows into a table of this session, until the transaction's end; its name, quoted."""
@@ -119,6 +128,25 @@ class Transfer:
         )
         await self._copy_in(bare, "pg_temp", self.statements.names(table), given)
         return name
+
+    @contextlib.contextmanager
+    def placing(self, table: str) -> Iterator[None]:
+        """What no partition of the target takes is waited for, as anything that somebody makes.
+
+        Raises:
+            StoreSchemaError: the target has no partition for a row.
+        """
+        try:
+            yield
+        except asyncpg.CheckViolationError as error:
+            # A constraint of the table's own has a name.
+            if error.constraint_name is not None:
+                raise
+            name = self.statements.shape.target.name(table)
+            raise StoreSchemaError(
+                f"the target's table {name} has no partition for a row of the tenant:"
+                f" {error.detail or error}; make one there, and the migration goes on by itself"
+            ) from error
 
     async def _copy_in(self, table: str, schema: str, columns: list[str], given: Rows) -> int:
         tag = await self.writing.copy_to_table(
