@@ -106,6 +106,8 @@ async def test_a_target_that_was_restored_to_before_the_move_gets_everything_aga
     await shop.target.execute(
         "drop trigger zzz_eventsource_guard_1_arrival on mt_events;"
         " drop trigger zzz_eventsource_guard_1_arrival on mt_streams;"
+        " drop trigger zzz_eventsource_guard_1_truncate on mt_events;"
+        " drop trigger zzz_eventsource_guard_1_truncate on mt_streams;"
         " truncate mt_events, mt_streams, eventsource_fences, eventsource_copy_progress;"
         " select setval('mt_events_sequence', 1, false)"
     )

@@ -299,15 +299,15 @@ async def test_a_target_that_was_restored_to_before_the_move_gets_its_numbers_ag
 ) -> None:
     await appended(world, "source", "old", 10)
     await killed_at(world, "cutover.decision.committed")
+    drops = await world.target.fetch(
+        "select format('drop trigger %I on %s', tgname, tgrelid::regclass) from pg_trigger"
+        " where tgname ~ '_guard_[0-9]+_(arrival|truncate)$'"
+    )
+    await world.target.execute(";".join(row[0] for row in drops))
     await world.target.execute(
         f'set search_path = "{SCHEMA}"; truncate streams, events, stream_events, subscriptions,'
         " eventsource_fences, eventsource_copy_progress restart identity; reset search_path;"
     )
-    drops = await world.target.fetch(
-        "select format('drop trigger %I on %s', tgname, tgrelid::regclass) from pg_trigger"
-        " where tgname like '%arrival'"
-    )
-    await world.target.execute(";".join(row[0] for row in drops))
     coordinator = await world.process(lease_seconds=1.0)
     [migration] = await coordinator.get_migrations_by_tenant("tenant-a")
     await coordinator.resume_migration(migration.id)

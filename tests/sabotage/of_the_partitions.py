@@ -21,8 +21,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_JOURNALED}/guards.py",
-                "        if not leaves:\n            return []\n        tenancy",
-                "        if True:\n            return []\n        tenancy",
+                "        if below := await partitions.below(self.table.connection, [name]):\n",
+                "        if below := []:\n",
             ),
         ),
         (f"{_EMPTIED}[list]",),

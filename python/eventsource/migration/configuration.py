@@ -57,6 +57,9 @@ class MigrationConfig:
         require_way_back: whether a cutover that could keep no way back is refused. Without, the
             tenant moves all the same, and its migration says why it cannot return.
         lease_seconds: after how long without a sign of life another driver may take over.
+        journal_max_bytes: of a layout: what the keys of changed rows may take at the source while
+            nothing carries them. Beyond it they are no longer written down, and everything is
+            carried again.
     """
 
     batch_size: int = 1000
@@ -75,6 +78,7 @@ class MigrationConfig:
     max_moves_per_store: int | None = None
     keep_way_back: float = 604800.0
     require_way_back: bool = False
+    journal_max_bytes: int = 8 * 1024**3
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "verification_level", _level(self.verification_level))
@@ -101,6 +105,7 @@ class MigrationConfig:
         _within("lease_seconds", self.lease_seconds, 1, 3600)
         object.__setattr__(self, "keep_way_back", seconds_of("keep_way_back", self.keep_way_back))
         _within("keep_way_back", self.keep_way_back, 0, 31536000)
+        _whole("journal_max_bytes", self.journal_max_bytes, 64 * 1024, 1024**5)
 
     @property
     def fires(self) -> bool:

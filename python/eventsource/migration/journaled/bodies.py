@@ -16,7 +16,9 @@ begin
         eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
         if eventsource_fence_ is not null and {schema}.eventsource_change_check(
             (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-            eventsource_fence_ ->> 1, tg_op) then
+            eventsource_fence_ ->> 1, tg_op)
+           and {schema}.eventsource_change_fits(
+            (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint) then
             insert into {schema}.eventsource_changes (fence_id, table_no, key)
             values ((eventsource_fence_ ->> 0)::integer, {number}, {key_before});
         end if;
@@ -29,7 +31,9 @@ begin
                 or {key_before} <> {key_after})
            and {schema}.eventsource_change_check(
             (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-            eventsource_fence_ ->> 1, tg_op) then
+            eventsource_fence_ ->> 1, tg_op)
+           and {schema}.eventsource_change_fits(
+            (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint) then
             insert into {schema}.eventsource_changes (fence_id, table_no, key)
             values ((eventsource_fence_ ->> 0)::integer, {number}, {key_after});
         end if;
@@ -50,7 +54,9 @@ begin
     eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
     if eventsource_fence_ is not null and {schema}.eventsource_change_check(
         (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-        eventsource_fence_ ->> 1, tg_op) then
+        eventsource_fence_ ->> 1, tg_op)
+       and {schema}.eventsource_change_fits(
+        (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint) then
         {children_before}
     end if;
     if tg_op = 'DELETE' then
@@ -61,7 +67,9 @@ begin
     eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
     if eventsource_fence_ is not null and {schema}.eventsource_change_check(
         (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-        eventsource_fence_ ->> 1, tg_op) then
+        eventsource_fence_ ->> 1, tg_op)
+       and {schema}.eventsource_change_fits(
+        (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint) then
         {children_after}
     end if;
     return new;
@@ -96,6 +104,9 @@ TRUNCATE_FUNCTION = """
 declare
     eventsource_there_ boolean;
 begin
+    if not ({applies}) then
+        return null;
+    end if;
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         -- An old snapshot does not show what was committed since.
         eventsource_there_ := true;

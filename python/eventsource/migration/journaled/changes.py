@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eventsource.identifiers import quote_literal
+from eventsource.migration.connections import timeouts
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from eventsource.connections import Executor
-    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.event_table import AnyTable, OwnTable
 
 
 #: In place of a table: this row says what was consumed.
 _CONSUMED = -1
+
+#: In place of a table, with the negative number of a fence: how many keys may be written down, and
+#: that there were more.
+LIMIT, _OVERFLOWED = 0, 1
+
+#: Bytes that a key takes, with its place in the index.
+BYTES_OF_A_KEY = 150
+
+#: Keys that are counted at most when somebody asks how far the target lags.
+COUNTED = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +46,58 @@ class ChangedKeys:
         keys = self.by_table.get(table_no)
         return _literal(keys) if keys else None
 
-    def portions(self, table_no: int, size: int) -> list[str]:
-        """Those of a table as SQL literals of so many keys at most."""
-        keys = self.by_table.get(table_no, [])
-        return [_literal(keys[at : at + size]) for at in range(0, len(keys), size)]
+
+@dataclass(frozen=True, slots=True)
+class KeptKeys:
+    """Keys that the source keeps for a session, however many: here is one portion of them.
+
+    Attributes:
+        counts: how many there are of each table, by its place in the layout.
+    """
+
+    connection: asyncpg.Connection[Any]
+    counts: tuple[int, ...]
+
+    @classmethod
+    async def of(
+        cls,
+        connection: asyncpg.Connection[Any],
+        source: AnyTable,
+        fence_id: int,
+        snapshot: str | None,
+        tables: int,
+    ) -> KeptKeys:
+        """Of so many tables, those of changes that the snapshot did not show."""
+        counts = []
+        for number in range(tables):
+            name = f"eventsource_keys_{number}"
+            async with connection.transaction():
+                await connection.execute(
+                    f"declare {name} scroll cursor with hold for select distinct key::text as key"
+                    f" from {source.beside('eventsource_changes')} where fence_id ="
+                    f" {fence_id} and table_no = {number} and {since(snapshot)}",
+                    timeout=timeouts.LONG_STATEMENT_SECONDS,
+                )
+            tag = await connection.execute(f"move forward all in {name}")
+            counts.append(int(tag.rsplit(" ", 1)[1]))
+        return cls(connection, tuple(counts))
+
+    async def portions(self, table_no: int, size: int) -> AsyncIterator[str]:
+        """Those of a table as SQL literals of so many keys at most; may be asked for again."""
+        name = f"eventsource_keys_{table_no}"
+        if not self.counts[table_no]:
+            return
+        await self.connection.execute(f"move absolute 0 in {name}")
+        while True:
+            rows = await self.connection.fetch(f"fetch forward {size} from {name}")
+            if not rows:
+                return
+            yield _literal([row["key"] for row in rows])
+
+    async def close(self) -> None:
+        """Let the source forget them."""
+        for number in range(len(self.counts)):
+            await self.connection.execute(f"close eventsource_keys_{number}")
 
 
 def _literal(keys: list[str]) -> str:
@@ -61,14 +122,14 @@ async def read(
 ) -> ChangedKeys | None:
     """The keys of changes that the session sees and the snapshot did not show.
 
-    None when there are more than ``limit`` of them.
+    None when there are more than ``limit`` of them, or when some were not written down.
     """
     rows: list[Any] = await connection.fetch(
         f"select distinct table_no, key::text as key from {source.beside('eventsource_changes')}"
         f" where fence_id = $1 and table_no >= 0 and {since(snapshot)} limit $2",
         fence_id, limit + 1,
     )  # fmt: skip
-    if len(rows) > limit:
+    if len(rows) > limit or await overflowed(connection, source, fence_id):
         return None
     found: dict[int, list[str]] = defaultdict(list)
     for row in rows:
@@ -76,16 +137,67 @@ async def read(
     return ChangedKeys({number: sorted(keys) for number, keys in found.items()})
 
 
-async def count(connection: Executor, source: AnyTable, fence_id: int, snapshot: str | None) -> int:
-    """How many keys a pass would look at now."""
+async def count(
+    connection: Executor, source: AnyTable, fence_id: int, snapshot: str | None, most: int = COUNTED
+) -> int:
+    """How many keys a pass would look at now; no more than ``most`` changes are read."""
     return int(
         await connection.fetchval(
-            "select count(*) from (select distinct table_no, key"
+            "select count(*) from (select distinct table_no, key from (select table_no, key"
             f" from {source.beside('eventsource_changes')}"
-            f" where fence_id = $1 and table_no >= 0 and {since(snapshot)}) changed",
+            f" where fence_id = $1 and table_no >= 0 and {since(snapshot)} limit $2) read) changed",
+            fence_id, most,
+        )
+    )  # fmt: skip
+
+
+def counter(source: AnyTable, fence_id: int) -> str:
+    """The sequence that counts what is written down for a fence (quoted, qualified)."""
+    return source.beside(f"eventsource_changes_of_{fence_id}")
+
+
+async def limit(source: AnyTable, fence_id: int, most_bytes: int) -> None:
+    """Before the guard is made: so much may be written down; may be repeated."""
+    journal = source.beside("eventsource_changes")
+    await source.connection.execute(
+        f"create sequence if not exists {counter(source, fence_id)} minvalue 0 start 1"
+    )
+    await source.connection.execute(
+        f"insert into {journal} (fence_id, table_no, key) select -$1::integer, {LIMIT},"
+        f" to_jsonb($2::bigint) where not exists (select from {journal}"
+        f" where fence_id = -$1::integer and table_no = {LIMIT})",
+        fence_id, max(1, most_bytes // BYTES_OF_A_KEY),
+    )  # fmt: skip
+
+
+async def overflowed(connection: Executor, source: AnyTable, fence_id: int) -> bool:
+    """Whether changes that the session sees may have not been written down."""
+    return bool(
+        await connection.fetchval(
+            f"select exists (select from {source.beside('eventsource_changes')}"
+            f" where fence_id = -$1::integer and table_no = {_OVERFLOWED})",
             fence_id,
         )
     )
+
+
+async def empty(source: OwnTable, fence_id: int) -> None:
+    """Begin to write down again. Everything that is not carried yet is carried in another way.
+
+    A writer that has seen the journal full has not written its change down: wait for all of them
+    afterwards. One with an older snapshot than this is refused by the row of the fence.
+    """
+    journal = source.beside("eventsource_changes")
+    async with source.connection.transaction():
+        await source.connection.execute(
+            f"delete from {journal} where fence_id = $1 or"
+            f" (fence_id = -$1::integer and table_no = {_OVERFLOWED})",
+            fence_id,
+        )
+        await source.connection.execute(
+            f"update {source.fences} set updated_at = now() where fence_id = $1", fence_id
+        )
+        await _count_again(source, fence_id)
 
 
 async def consume(source: AnyTable, fence_id: int, upto: str, pass_number: int) -> None:
@@ -94,12 +206,24 @@ async def consume(source: AnyTable, fence_id: int, upto: str, pass_number: int) 
     A row says so: a target that was put back to before that pass lacks it for good.
     """
     journal = source.beside("eventsource_changes")
-    await source.connection.execute(
+    tag = await source.connection.execute(
         f"with gone as (delete from {journal} where fence_id = $1"
         f" and (xid < '{int(upto.split(':')[0])}'::xid8 or table_no = {_CONSUMED}) returning true)"
         f" insert into {journal} (fence_id, table_no, key)"
         f" select $1, {_CONSUMED}, to_jsonb($2::integer) where exists (select from gone)",
         fence_id, pass_number,
+    )  # fmt: skip
+    if tag != "INSERT 0 0":
+        await _count_again(source, fence_id)
+
+
+async def _count_again(source: AnyTable, fence_id: int) -> None:
+    """What is left is what counts. Keys of transactions that have not ended yet are let through."""
+    await source.connection.execute(
+        f"select setval(to_regclass($1), (select count(*) from (select from"
+        f" {source.beside('eventsource_changes')} where fence_id = $2 limit {COUNTED}) kept))"
+        " where to_regclass($1) is not null",
+        counter(source, fence_id), fence_id,
     )  # fmt: skip
 
 
@@ -118,5 +242,7 @@ async def consumed(source: AnyTable, fence_id: int) -> int:
 async def forget(source: AnyTable, fence_id: int) -> None:
     """Delete all of a fence."""
     await source.connection.execute(
-        f"delete from {source.beside('eventsource_changes')} where fence_id = $1", fence_id
+        f"delete from {source.beside('eventsource_changes')} where fence_id in ($1, -$1::integer)",
+        fence_id,
     )
+    await source.connection.execute(f"drop sequence if exists {counter(source, fence_id)}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from eventsource.catalog.model import GUARD
 from eventsource.identifiers import quote_identifier, quote_literal
 from eventsource.migration.connections import blockers
-from eventsource.migration.journaled import bodies, partitions, watching
+from eventsource.migration.journaled import bodies, changes, partitions, watching
 from eventsource.migration.tables import brief_locks
 from eventsource.migration.tables.fences import NEWEST
 from eventsource.migration.tables.guard import is_migrator
@@ -110,9 +110,10 @@ class Guarded:
         for kind in KINDS:
             if kind != "cascade" or children:
                 statements += self._trigger(table, kind, list(fences))
-        statements += await self._against_truncate(
-            table, f"{GUARD}truncate", self.function(table, "truncate"), list(fences)
-        )
+        if below := await partitions.below(self.table.connection, [name]):
+            statements += self._against_truncate(
+                table, below, f"{GUARD}truncate", self.function(table, "truncate"), list(fences)
+            )
         # Asked before it is made again: what passed a weak guard by was not written down.
         was_weak = await watching.weak(self.table, table)
         await self.table.connection.execute(";".join(statements))
@@ -165,13 +166,11 @@ class Guarded:
             f"alter table {name} enable always trigger {trigger}",
         ]
 
-    async def _against_truncate(
-        self, table: LayoutTable, trigger: str, function: str, tenants: list[str]
-    ) -> list[str]:
-        """Statements that keep leaves with rows of these tenants from being emptied."""
-        leaves = await partitions.below(self.table.connection, [self.name(table)])
-        if not leaves:
-            return []
+    def _against_truncate(
+        self, table: LayoutTable, names: list[str], trigger: str, function: str,
+        tenants: list[str], applies: str = "true",
+    ) -> list[str]:  # fmt: skip
+        """Statements that keep tables with rows of these tenants from being emptied."""
         tenancy, wanted = table.tenancy, ", ".join(map(quote_literal, tenants))
         condition = "true"
         if tenancy.column is not None:
@@ -179,8 +178,8 @@ class Guarded:
             condition = f"subject.{quote_identifier(tenancy.column)} in ({wanted})"
         elif not tenancy.whole:
             condition = f"{self.tenant_of(table, 'subject')} in ({wanted})"
-        made = _created(self.table, function, partitions.truncate_body(condition))
-        return [made, *partitions.triggers(leaves, trigger, self.table.beside(function))]
+        made = _created(self.table, function, partitions.truncate_body(condition, applies))
+        return [made, *partitions.triggers(names, trigger, self.table.beside(function))]
 
     def _condition(self, table: LayoutTable, kind: str, tenants: list[str]) -> str:
         if table.tenancy.column is None or len(tenants) > IN_THE_CONDITION:
@@ -194,9 +193,12 @@ class Guarded:
     async def _fences(self) -> Mapping[str, list[object]]:
         rows: list[Any] = await self.table.connection.fetch(
             # Of each tenant the fence in force; one that is being aborted lets everybody pass.
-            f"select tenant_id, fence_id, patience_ms, lock_id from (select distinct on (tenant_id)"
-            f" * from {self.table.fences} where table_name = $1 order by tenant_id, {NEWEST})"
-            " in_force where role = 'source' and state <> 'aborting' order by fence_id",
+            f"select tenant_id, fence_id, patience_ms, lock_id, (select (c.key #>> '{{}}')::bigint"
+            f" from {self.table.beside('eventsource_changes')} c where c.fence_id = -f.fence_id"
+            f" and c.table_no = {changes.LIMIT} limit 1) as most_keys"
+            f" from (select distinct on (tenant_id) * from {self.table.fences}"
+            f" where table_name = $1 order by tenant_id, {NEWEST}) f"
+            " where role = 'source' and state <> 'aborting' order by fence_id",
             self.table.address.table,
         )
         whole = self.layout.main.tenancy.whole
@@ -205,6 +207,7 @@ class Guarded:
                 row["fence_id"],
                 str(row["patience_ms"]),
                 row["lock_id"],
+                row["most_keys"],
             ]
             for row in rows
         }
@@ -237,20 +240,23 @@ class Guarded:
         )  # fmt: skip
         name, function = self.name(table), self._arrival(table, fence)
         trigger = quote_identifier(f"{GUARD}{fence.fence_id}_arrival")
-        emptied = quote_identifier(f"{GUARD}{fence.fence_id}_truncate")
         statements = [
             _created(self.table, function, body),
             f"create or replace trigger {trigger} after insert or update or delete on {name}"
             f" for each row when (not {is_migrator(fence.migration_id, owner)})"
             f" execute function {self.table.beside(function)}()",
             f"alter table {name} enable always trigger {trigger}",
-            f"create or replace trigger {emptied} before truncate on {name} for each statement"
-            f" execute function {self.table.beside('eventsource_guard_truncate')}()",
-            f"alter table {name} enable always trigger {emptied}",
         ]
-        statements += await self._against_truncate(
-            table, f"{GUARD}{fence.fence_id}_truncate", f"{function}_truncate", [tenant]
+        below = await partitions.below(self.table.connection, [name])
+        # The triggers stay for a moment after the tenant has arrived.
+        arriving = (
+            f"exists (select from {self.table.fences} f where f.fence_id = {fence.fence_id}"
+            " and f.state <> 'open')"
         )
+        statements += self._against_truncate(
+            table, [name, *below], f"{GUARD}{fence.fence_id}_truncate", f"{function}_truncate",
+            [tenant], arriving,
+        )  # fmt: skip
         await self.table.connection.execute(";".join(statements))
 
     async def drop_arrival(self, table: LayoutTable, fence: Fence) -> None:
@@ -316,7 +322,7 @@ def _created(table: AnyTable, function: str, body: str) -> str:
     """A trigger function; its body is quoted as a whole, whatever names have in them."""
     return (
         f"create or replace function {table.beside(function)}() returns trigger language plpgsql"
-        # The time zone is that of the driver's sessions: a time in a key is one text in the journal.
+        # The time zone is that of the driver: a time in a key is one text in the journal.
         " security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC'"
         f" as {quote_literal(body)}"
     )

@@ -11,14 +11,22 @@ if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.models import Migration
 
+#: Changes up to which all are counted.
+LARGE = 200_000
+
 
 async def of(source: AnyTable, target: AnyTable, migration: Migration) -> int:
-    """How many rows the target does not hold yet as the source has them now."""
+    """How many rows the target does not hold yet as the source has them now, as far as counted."""
     at = await progress.read(target, migration.id)
     fence = await fences.of_migration(source, migration.id, "source")
     if at is None or fence is None:
         return migration.total_events
-    if at.proven_snapshot is None:
-        waiting = await changes.count(source.connection, source, fence.fence_id, at.snapshot)
+    # What is larger than that is large: nobody waits until all of it is counted.
+    most = max(LARGE, migration.config.sync_lag_threshold + 1)
+    since = at.snapshot if at.proven_snapshot is None else at.proven_snapshot
+    waiting = await changes.count(source.connection, source, fence.fence_id, since, most)
+    if at.proven_snapshot is None or await changes.overflowed(
+        source.connection, source, fence.fence_id
+    ):
         return max(0, migration.total_events - at.rows_copied) + waiting
-    return await changes.count(source.connection, source, fence.fence_id, at.proven_snapshot)
+    return waiting

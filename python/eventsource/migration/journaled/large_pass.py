@@ -25,18 +25,31 @@ async def run(passes: Underway, since: str | None, most: int) -> int | None:
     What cannot be there yet has changed again, and the next pass has it. A pass that was
     interrupted is begun again from the same keys. None when asked to stop on the way.
     """
+    transfer, shape = passes.transfer, passes.transfer.statements.shape
+    source = passes.connections.source
+    keys = await changes.KeptKeys.of(
+        transfer.reading, source, passes.fence_id, since, len(shape.layout.tables)
+    )
+    try:
+        # Asked after the keys were read: what was not written down before that is known now.
+        if sum(keys.counts) > most or await changes.overflowed(
+            transfer.reading, source, passes.fence_id
+        ):
+            return TOO_MANY
+        return await _carry(passes, keys)
+    finally:
+        if not transfer.reading.is_closed():
+            await keys.close()
+
+
+async def _carry(passes: Underway, keys: changes.KeptKeys) -> int | None:
     transfer = passes.transfer
     statements, shape = transfer.statements, transfer.statements.shape
-    keys = await changes.read(
-        transfer.reading, passes.connections.source, passes.fence_id, since, most
-    )
-    if keys is None:
-        return TOO_MANY
     tables = list(enumerate(shape.layout.tables))
     for number, table in reversed(tables):
         if shape.is_parent(table):
             continue  # its rows may have children that did not change
-        for given in keys.portions(number, PORTION):
+        async for given in keys.portions(number, PORTION):
             async with transfer.writing.transaction():
                 await carriage.store(
                     transfer.writing, passes.connections.target, passes.migration.id,
@@ -48,7 +61,7 @@ async def run(passes: Underway, since: str | None, most: int) -> int | None:
                 )
     written = 0
     for number, _ in tables:
-        for given in keys.portions(number, PORTION):
+        async for given in keys.portions(number, PORTION):
             if not await passes.rest():
                 return None
             written += await _portion(passes, number, given)
@@ -89,12 +102,12 @@ async def _portion(passes: Underway, number: int, given: str) -> int:
     return sent.count
 
 
-async def _delete_gone(passes: Underway, number: int, keys: changes.ChangedKeys) -> None:
+async def _delete_gone(passes: Underway, number: int, keys: changes.KeptKeys) -> None:
     """Parents that the source has no more, as far as no row refers to them."""
     transfer = passes.transfer
     statements, shape = transfer.statements, transfer.statements.shape
     table = shape.layout.tables[number]
-    for given in keys.portions(number, PORTION):
+    async for given in keys.portions(number, PORTION):
         kept = await transfer.read(
             table, statements.changed_rows(table, given, shape.source, statements.carried(table))
         )

@@ -109,11 +109,14 @@ async def held(table: AnyTable) -> list[str]:
     return [row["name"] for row in await table.connection.fetch(_HELD, names)]
 
 
-def truncate_body(condition: str) -> str:
-    """The body of a trigger that refuses to empty a table with such a row of ``subject``."""
+def truncate_body(condition: str, applies: str = "true") -> str:
+    """The body of a trigger that refuses to empty a table with such a row of ``subject``.
+
+    ``applies`` is a condition for that, asked each time.
+    """
     # The names of the table are put in by the server, so per cent signs of the condition are not.
     query = f"select exists (select from %I.%I subject where {condition.replace('%', '%%')})"
-    return bodies.TRUNCATE_FUNCTION.replace("{query}", quote_literal(query))
+    return bodies.TRUNCATE_FUNCTION.format(query=quote_literal(query), applies=applies)
 
 
 def triggers(names: Iterable[str], trigger: str, function: str) -> list[str]:

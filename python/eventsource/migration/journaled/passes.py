@@ -26,6 +26,7 @@ from eventsource.migration.journaled import (
     first_pass,
     growth,
     large_pass,
+    overflow,
     watching,
 )
 from eventsource.migration.journaled.exact_pass import ExactPass
@@ -127,6 +128,7 @@ class JournaledPasses(Underway):
     async def begin(self) -> None:
         """Store the first pass before its first row is read; later ones store themselves."""
         if self.at.proven_snapshot is None and self.at.snapshot is None:
+            await overflow.end(self.connections.source, self.migration.id)
             await self._watch()
             taken = await self._snapshot()
             await failpoints.reach("snapshot.taken")
@@ -159,7 +161,8 @@ class JournaledPasses(Underway):
         """One more pass; None when asked to stop on the way."""
         if self.at.proven_snapshot is None:
             return await self.first()
-        if await self._has_forgotten() or not await self._is_known():
+        is_gapless = not (await self._has_forgotten() or await overflow.happened(self))
+        if not is_gapless or not await self._is_known():
             await self.begin_again()
             return await self.first()
         self.session.stopping = False

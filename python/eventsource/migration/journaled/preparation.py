@@ -9,7 +9,14 @@ from uuid import UUID
 from eventsource import failpoints
 from eventsource.migration.connections import blockers
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.journaled import carriage, partitions, preflight, watching, whole
+from eventsource.migration.journaled import (
+    carriage,
+    changes,
+    partitions,
+    preflight,
+    watching,
+    whole,
+)
 from eventsource.migration.journaled import numbers as numbers_of
 from eventsource.migration.journaled.carriage import Carriage
 from eventsource.migration.journaled.guards import Guarded
@@ -63,6 +70,7 @@ async def prepare(
         store_id=migration.source_store_id, role="source", generation=migration.generation,
         budget_seconds=budget, peer=migration.target_identity,
     )  # fmt: skip
+    await changes.limit(source, opened.fence_id, migration.config.journal_max_bytes)
     await failpoints.reach("guard.source.row.committed")
     await _bind(connections, migration, shape)
     leaving = Guarded(source, source.layout)

@@ -9,6 +9,7 @@ revoke all on function
     {schema}.eventsource_guard(),
     {schema}.eventsource_guard_weakened(regclass),
     {schema}.eventsource_change_check(integer, integer, text, text),
+    {schema}.eventsource_change_fits(integer, bigint),
     {schema}.eventsource_guard_renew(regclass),
     {schema}.eventsource_guard_stands(regclass),
     {schema}.eventsource_fences_follow(regclass),

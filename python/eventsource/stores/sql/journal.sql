@@ -68,3 +68,30 @@ begin
                                          'migration_id', fence.migration_id)::text;
 end
 $guard$;
+
+-- Whether another key may be written down. The sequence counts them, which waits for nobody, and the
+-- driver sets it back to what is left. Beyond the limit one row says that changes are missing here:
+-- with it in the transaction of the first of them, a session that sees a change that was not written down
+-- sees that row. It stands under the negative number of the fence, where it is found without a search.
+create or replace function {schema}.eventsource_change_fits(
+    guarded integer, most bigint
+) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $fits$
+declare
+    counter regclass := to_regclass($at${schema}.eventsource_changes_of_$at$ || guarded);
+begin
+    -- No writer fails because somebody has taken the sequence, or the right to it, away.
+    if most is null or counter is null or not has_sequence_privilege(counter, 'usage')
+       or nextval(counter) <= most then
+        return true;
+    end if;
+    if not exists (select from {schema}.eventsource_changes c
+                   where c.fence_id = -guarded and c.table_no = 1) then
+        insert into {schema}.eventsource_changes (fence_id, table_no, key)
+            values (-guarded, 1, '"overflowed"');
+    end if;
+    return false;
+end
+$fits$;
