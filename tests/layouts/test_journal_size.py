@@ -123,7 +123,12 @@ async def test_a_writer_that_has_seen_it_full_is_waited_for(
     await writer.execute(f"begin isolation level {isolation}")
     await writer.execute("update mt_events set type = 'late' where tenant_id = 'acme'")
     await small.coordinators[0].resume_migration(migration.id)
-    await asyncio.sleep(0.5)
+
+    async def has_read_or_waits() -> bool:
+        now = await small.coordinators[0].get_migration(migration.id)
+        return "for a lock" in (now.error_message or "") or await same(small)
+
+    await until(has_read_or_waits, "the driver to wait for the writer")
     await writer.execute("commit")
     await until(lambda: same(small), "the update that was not written down")
     await small.reaches(migration, MigrationState.DUAL_WRITE)

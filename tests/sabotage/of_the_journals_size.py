@@ -53,7 +53,7 @@ VARIANTS = (
             Edit(
                 f"{_JOURNALED}/changes.py",
                 'f"update {source.fences} set updated_at = now() where fence_id = $1", fence_id',
-                'f"update {source.fences} set updated_at = now() where fence_id = -$1", fence_id',
+                'f"update {source.fences} set updated_at = now() where -fence_id = $1", fence_id',
             ),
         ),
         (f"{_TESTS}test_a_writer_with_a_snapshot_from_before_is_sent_back",),

@@ -8,10 +8,11 @@ _JOURNALED = "python/eventsource/migration/journaled"
 _GROWTH = f"{_JOURNALED}/growth.py"
 _PARTITIONS = f"{_JOURNALED}/partitions.py"
 _TESTS = "tests/layouts/test_partitions.py::"
-_ATTACHED = f"{_TESTS}test_a_leaf_that_is_attached_is_carried_and_nothing_else_again"
-_DURING = f"{_TESTS}test_a_leaf_that_is_attached_during_the_copy_is_carried"
-_EMPTIED = f"{_TESTS}test_a_leaf_with_the_tenants_rows_is_not_emptied_unseen"
-_FENCED = f"{_TESTS}test_no_leaf_comes_or_goes_while_the_fence_is_held"
+_LEAVES = "tests/layouts/test_leaves.py::"
+_ATTACHED = f"{_LEAVES}test_a_leaf_that_is_attached_is_carried_and_nothing_else_again"
+_DURING = f"{_LEAVES}test_a_leaf_that_is_attached_during_the_copy_is_carried"
+_EMPTIED = f"{_LEAVES}test_a_leaf_with_the_tenants_rows_is_not_emptied_unseen"
+_FENCED = f"{_LEAVES}test_no_leaf_comes_or_goes_while_the_fence_is_held"
 _PLACELESS = f"{_TESTS}test_a_target_without_a_place_for_the_tenant_is_refused"
 
 VARIANTS = (
@@ -38,7 +39,7 @@ VARIANTS = (
                 "    if false then\n        -- An old",
             ),
         ),
-        (f"{_TESTS}test_an_old_snapshot_does_not_empty_a_leaf",),
+        (f"{_LEAVES}test_an_old_snapshot_does_not_empty_a_leaf",),
     ),
     Variant(
         "leaves-of-others-not-emptied",
@@ -87,7 +88,7 @@ VARIANTS = (
             ),
         ),
         (
-            f"{_TESTS}test_a_leaf_that_was_emptied_before_it_was_noticed_begins_everything_again"
+            f"{_LEAVES}test_a_leaf_that_was_emptied_before_it_was_noticed_begins_everything_again"
             "[range]",
         ),
     ),
@@ -130,7 +131,7 @@ VARIANTS = (
                 "        if held := []:\n",
             ),
         ),
-        (f"{_TESTS}test_a_session_that_changes_a_leaf_puts_the_cutover_off[list]",),
+        (f"{_LEAVES}test_a_session_that_changes_a_leaf_puts_the_cutover_off[list]",),
     ),
     Variant(
         "mended-guards-hide",
@@ -142,7 +143,7 @@ VARIANTS = (
                 "was_weak=False",
             ),
         ),
-        (f"{_TESTS}test_a_guard_that_was_mended_does_not_hide_what_passed_it_by[list]",),
+        (f"{_LEAVES}test_a_guard_that_was_mended_does_not_hide_what_passed_it_by[list]",),
     ),
     Variant(
         "placeless-rows",

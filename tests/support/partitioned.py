@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
+from eventsource.migration import MigrationState
 from eventsource.migration.layouts.declaration import Layout
 from eventsource.migration.layouts.reading import layout_of
+from eventsource.migration.models import Migration
+from tests.support.worlds.layouts import LayoutWorld, rows
 
 TENANTS = ("acme", "umbrella", "initech")
 
@@ -125,3 +129,30 @@ def appending(division: Division):  # type: ignore[no-untyped-def]
         return str(event)
 
     return append
+
+
+async def equal(world: LayoutWorld, tenant: str = "acme") -> None:
+    here = await rows(world.source, "events", "tenant = $1", tenant)
+    assert await rows(world.target, "events", "tenant = $1", tenant) == here
+    assert len(here) > 0
+
+
+async def same(world: LayoutWorld) -> bool:
+    here = await rows(world.source, "events", "tenant = 'acme'")
+    return here == await rows(world.target, "events", "tenant = 'acme'")
+
+
+async def in_dual_write(world: LayoutWorld) -> Migration:
+    return await world.reaches(await world.start("acme"), MigrationState.DUAL_WRITE)
+
+
+def divided_by(*divisions: Division) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("divided", divisions, indirect=True, ids=str)
+
+
+async def make_room(world: LayoutWorld) -> None:
+    for connection in (world.source, world.target):
+        await connection.execute(
+            "alter table events detach partition events_1;"
+            "alter table events attach partition events_1 for values from (200) to (100000)"
+        )

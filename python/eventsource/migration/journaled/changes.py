@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventsource.connections import Executor
-    from eventsource.migration.event_table import AnyTable, OwnTable
+    from eventsource.migration.event_table import AnyTable
 
 
 #: In place of a table: this row says what was consumed.
@@ -181,23 +181,22 @@ async def overflowed(connection: Executor, source: AnyTable, fence_id: int) -> b
     )
 
 
-async def empty(source: OwnTable, fence_id: int) -> None:
-    """Begin to write down again. Everything that is not carried yet is carried in another way.
+async def empty(source: AnyTable, fence_id: int) -> None:
+    """In the caller's transaction: begin to write down again.
 
-    A writer that has seen the journal full has not written its change down: wait for all of them
-    afterwards. One with an older snapshot than this is refused by the row of the fence.
+    Everything that is not carried yet is carried in another way. A writer that has seen the journal
+    full has not written its change down: wait for all of them afterwards. One with an older
+    snapshot than this is refused by the row of the fence.
     """
-    journal = source.beside("eventsource_changes")
-    async with source.connection.transaction():
-        await source.connection.execute(
-            f"delete from {journal} where fence_id = $1 or"
-            f" (fence_id = -$1::integer and table_no = {_OVERFLOWED})",
-            fence_id,
-        )
-        await source.connection.execute(
-            f"update {source.fences} set updated_at = now() where fence_id = $1", fence_id
-        )
-        await _count_again(source, fence_id)
+    await source.connection.execute(
+        f"delete from {source.beside('eventsource_changes')} where fence_id = $1 or"
+        f" (fence_id = -$1::integer and table_no = {_OVERFLOWED})",
+        fence_id,
+    )
+    await source.connection.execute(
+        f"update {source.fences} set updated_at = now() where fence_id = $1", fence_id
+    )
+    await _count_again(source, fence_id)
 
 
 async def consume(source: AnyTable, fence_id: int, upto: str, pass_number: int) -> None:

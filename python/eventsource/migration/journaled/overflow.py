@@ -12,7 +12,7 @@ from uuid import UUID
 
 from eventsource.migration.journaled import changes
 from eventsource.migration.journaled.guards import Guarded
-from eventsource.migration.tables import fences
+from eventsource.migration.tables import brief_locks, fences
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import OwnTable
@@ -46,7 +46,11 @@ async def end(source: OwnTable, migration_id: UUID) -> None:
     fence = await fences.of_migration(source, migration_id, "source")
     if fence is None or not await changes.overflowed(source.connection, source, fence.fence_id):
         return
-    await changes.empty(source, fence.fence_id)
+    # A writer with an old snapshot that has looked at the fence keeps its row.
+    await brief_locks.transact(
+        source.connection, lambda: changes.empty(source, fence.fence_id),
+        what=f"for a lock on the fence of tenant {fence.tenant_id}",
+    )  # fmt: skip
     assert source.layout is not None
     guarded = Guarded(source, source.layout)
     await guarded.each(guarded.renew, fence)
