@@ -39,6 +39,15 @@ REPORT: dict[str, Any] = {
         "lock_wait_ms": 2.0, "in_the_way": [],
     },
     "subscriptions": [],
+    "way_back": {
+        "id": "w", "state": "armed", "reason": None, "back_to": "<shared>", "carried": 1234,
+        "lag": 0, "kept_until": "2026-01-09T03:04:00.000+00:00", "followed_at": None,
+    },
+    "there_and_back": [],
+    "cleanups": [
+        {"at": "2026-01-02T03:04:05.000+00:00", "by": "ada", "store": "<shared>",
+         "home": "dedicated", "rows": 5, "bytes": 9, "deleted": 5},
+    ],
     "log": [
         {"at": "2026-01-02T03:00:00.000+00:00", "what": "state:pending", "by": "ada",
          "details": {"request": "x", "pause_ms": 1.23456, "text": "påst <b>", "list": [1, 2]}},

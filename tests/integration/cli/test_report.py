@@ -55,6 +55,35 @@ def test_a_changed_byte_is_noticed_and_an_unknown_report_too(
     assert "no audit log" in refused.output
 
 
+def test_what_came_after_the_move_has_rows_of_its_own(ready: CommandLine) -> None:
+    first = _moved(ready)
+    text = ready("report", first).output
+    assert f"eventsource-migrate return {first}" in text
+    assert "there, back" not in text
+    second = ready.json("return", first)["id"]
+    found = ready.json("report", first)
+    assert found["way_back"]["state"] == "returned"
+    assert [each["id"] for each in found["there_and_back"]] == [first, second]
+    again = ready.json("report", second)
+    assert again["there_and_back"] == found["there_and_back"]
+    assert again["way_back"]["state"] == "armed"
+    text = ready("report", second).output
+    assert text.count("\nthere, back ") == 2
+    assert f"migration {second} (this one)" in text
+    ready("way-back", "close", second)
+    ready("cleanup", second, "--backed-up", "--now", "--operator", "eve")
+    text = ready("report", second).output
+    assert "400 old rows in 'dedicated', each compared with 'shared' first" in text
+    assert "by eve" in text
+    assert "closed to 'dedicated'" in text
+
+
+def test_why_there_is_no_way_back_is_in_the_report(ready: CommandLine) -> None:
+    ready.sql("source", "alter table events alter global_position set cache 20")
+    text = ready("report", _moved(ready)).output
+    assert "one after the other" in text.partition("\nat ")[0]
+
+
 def test_the_json_of_a_report_can_be_kept_and_checked(ready: CommandLine, tmp_path: Path) -> None:
     migration = _moved(ready)
     kept = tmp_path / "move.json"

@@ -97,6 +97,15 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     yield "in the way", _blockers(cutover.get("in_the_way"))
     yield "decided on", _decided(report["stores"]["source"].get("decided_on"))
     yield "subscriptions", _subscriptions(report["subscriptions"])
+    yield "way back", _way_back(report["way_back"], migration["id"])
+    for each in report["there_and_back"]:
+        yield "there, back", _step(each, migration["id"])
+    for each in report["cleanups"]:
+        yield (
+            "cleaned up",
+            f"{amount(each['deleted'])} old rows in {each['store']!r}, each compared with"
+            f" {each['home']!r} first, {_local(each['at'])}{_by(each['by'])}",
+        )
     yield "message", migration["message"]
     yield (
         "versions",
@@ -162,10 +171,41 @@ def _decided(found: Mapping[str, Any] | None) -> str | None:
     )
 
 
+def _way_back(found: Mapping[str, Any] | None, migration_id: str) -> str | None:
+    if found is None:
+        return None
+    parts = [found["state"]]
+    if found.get("back_to"):
+        parts[0] += f" to {found['back_to']!r}"
+    if found["state"] == "armed":
+        parts.append(f"kept until {_local(found['kept_until'])}")
+        parts.append(f"eventsource-migrate return {migration_id}")
+    if found.get("carried"):
+        parts.append(f"{amount(found['carried'])} events carried")
+    if found.get("reason"):
+        parts.append(found["reason"])
+    return "; ".join(parts)
+
+
+def _step(found: Mapping[str, Any], this: str) -> str:
+    held = found["fence_held_ms"]
+    pause = "" if held is None else f", fence held {held:.1f} ms"
+    mark = " (this one)" if found["id"] == this else ""
+    ended = _local(found["ended_at"]) or "not ended"
+    return (
+        f"{found['from']!r} to {found['to']!r}: {found['state']}, {ended}{pause}, migration"
+        f" {found['id']}{mark}"
+    )
+
+
+def _by(who: str | None) -> str:
+    return f", by {who}" if who else ""
+
+
 def _subscriptions(found: list[Mapping[str, Any]]) -> str | None:
     lines = [
         f"{each['name']}: {each['source_position']} to {each['target_position']},"
-        f" {each['redelivered_events']} events again"
+        f" {each['redelivered_events']} events again by prediction"
         for entry in found
         for each in entry["subscriptions"]
     ]

@@ -14,6 +14,8 @@ from eventsource import __version__
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.event_table import of_store
+from eventsource.migration.operations import afterwards
+from eventsource.migration.operations.afterwards import utc
 from eventsource.migration.repositories.audit import PostgreSQLAuditLogRepository
 from eventsource.migration.tables import fences, identities, progress
 
@@ -57,7 +59,7 @@ class Reports:
             self._store(migration, "source"), self._store(migration, "target")
         )
         return {
-            "made_at": _time(datetime.now(UTC)),
+            "made_at": utc(datetime.now(UTC)),
             "product": {"name": "eventsource-migration", "version": __version__},
             "migration": _of_migration(migration),
             "who": sorted({entry.operator for entry in log if entry.operator}),
@@ -66,19 +68,20 @@ class Reports:
             "control": {"server": await self._migrations.pool.fetchval("show server_version")},
             "verification": _verification(migration, log),
             "rehearsals": [
-                {"at": _time(entry.created_at), **entry.details}
+                {"at": utc(entry.created_at), **entry.details}
                 for entry in log
                 if entry.event_type == "rehearsal_answered"
             ],
             "cutover": _cutover(migration, log),
             "subscriptions": [
-                {"at": _time(entry.created_at), "by": entry.operator, **entry.details}
+                {"at": utc(entry.created_at), "by": entry.operator, **entry.details}
                 for entry in log
                 if entry.event_type == "subscriptions_migrated"
             ],
+            **await afterwards.of(self._migrations, migration, log),
             "log": [
                 {
-                    "at": _time(entry.created_at),
+                    "at": utc(entry.created_at),
                     "what": entry.event_type,
                     "by": entry.operator,
                     "details": entry.details,
@@ -149,9 +152,9 @@ def _of_migration(migration: Migration) -> dict[str, Any]:
         "state": migration.state.value,
         "events": migration.total_events,
         "carried": migration.events_copied,
-        "asked_at": _time(migration.created_at),
-        "copy_began_at": _time(migration.started_at),
-        "ended_at": _time(migration.completed_at),
+        "asked_at": utc(migration.created_at),
+        "copy_began_at": utc(migration.started_at),
+        "ended_at": utc(migration.completed_at),
         "position_offset": migration.position_offset,
         "fence_position": migration.fence_position,
         "message": migration.error_message,
@@ -162,7 +165,7 @@ def _of_migration(migration: Migration) -> dict[str, Any]:
 def _of_state(entry: AuditEntry) -> dict[str, Any]:
     return {
         "state": entry.event_type.removeprefix("state:"),
-        "since": _time(entry.created_at),
+        "since": utc(entry.created_at),
         "by": entry.operator,
     }
 
@@ -174,7 +177,7 @@ def _verification(migration: Migration, log: list[AuditEntry]) -> dict[str, Any]
         "level": level,
         "sample_percentage": migration.config.sample_percentage,
         "does_not_see": BLIND_SPOTS[level],
-        "made": [{"at": _time(entry.created_at), "by": entry.operator, **entry.details}
+        "made": [{"at": utc(entry.created_at), "by": entry.operator, **entry.details}
                  for entry in made],
         "every_pass": "each row is read back from the target and compared by its digest",
     }  # fmt: skip
@@ -185,14 +188,9 @@ def _cutover(migration: Migration, log: list[AuditEntry]) -> dict[str, Any]:
     asked = [e for e in log if e.event_type == "cutover_requested"]
     return {
         "asked": [
-            {"at": _time(entry.created_at), "by": entry.operator, **entry.details}
-            for entry in asked
+            {"at": utc(entry.created_at), "by": entry.operator, **entry.details} for entry in asked
         ],
         "fence_held_ms": migration.cutover_pause_ms,
         "longest_wait_of_a_writer_ms": migration.longest_wait_ms,
         **figures,
     }
-
-
-def _time(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds")
