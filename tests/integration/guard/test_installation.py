@@ -11,18 +11,20 @@ import pytest
 
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.event_table import EventTable
-from eventsource.migration.tables import fences, guard
+from eventsource.migration.tables import fences, guard, standby
 from tests.support.application import SOURCE
-from tests.support.one_fence import BUDGET, MIGRATION, guarded, refused, triggers
+from tests.support.one_fence import BUDGET, MIGRATION, Guarded, guarded, refused, triggers
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, someone_blocked
+
+RENEWAL = "select%eventsource_guard_renew%"
 
 
 async def test_the_fence_row_is_committed_before_its_triggers_exist(world: World) -> None:
     await world.seed(3)
     async with world.open_transaction(world.other):
         migration = await world.here.start(world.tenant)
-        await someone_blocked(world, "select%eventsource_guard_renew%")
+        await someone_blocked(world, RENEWAL)
         [row] = await world.source.fetch("select state, migration_id from eventsource_fences")
         assert tuple(row) == ("open", migration.id)
         assert await triggers(world) == []
@@ -72,7 +74,7 @@ async def test_two_tenants_that_begin_at_once_are_both_guarded(world: World) -> 
     third = uuid4()
     async with world.open_transaction(third):
         renewing = asyncio.create_task(guard.renew(one.table))
-        await someone_blocked(world, "select%eventsource_guard_renew%")
+        await someone_blocked(world, RENEWAL)
         # It has asked for the table by now and looks at the fences when it has it, not before: the
         # second tenant's guard may be made in between, and would be made anew without it.
         two = await guarded(world, tenant=world.other, migration=uuid4(), install=False)
@@ -83,20 +85,38 @@ async def test_two_tenants_that_begin_at_once_are_both_guarded(world: World) -> 
         await refused(insert(world.source, each.tenant), "EVF01")
 
 
+@pytest.mark.parametrize("way", ["there", "back"])
 async def test_an_abort_takes_along_a_guard_that_another_migration_makes_meanwhile(
-    world: World,
+    world: World, way: str
 ) -> None:
-    aborted = await guarded(world, install=False)
     other = await guarded(world, tenant=world.other, migration=uuid4(), install=False)
+    aborted = await (
+        guarded(world, install=False) if way == "there" else _way_back_without_a_guard(world)
+    )
     await other.admin.execute("begin")
     await guard.renew(other.table)
     removing = asyncio.create_task(guard.remove(aborted.table, aborted.fence))
-    await asyncio.sleep(0.3)
+
+    async def waits_or_is_over() -> bool:
+        return removing.done() or not await _nobody_blocked(world, "delete%eventsource_fences%")
+
+    await until(waits_or_is_over, "the abort at the fence that the other guard was made from")
     await other.admin.execute("commit")
     assert await removing
     await insert(world.source, world.tenant)
     await other.set_state("moved")
     await refused(insert(world.source, world.other), "EVF01")
+
+
+async def _way_back_without_a_guard(world: World) -> Guarded:
+    """Its fence knows its table from the beginning: the next guard need not write that into it,
+    which would be one more reason for an abort to wait."""
+    table = EventTable(await world.connect("source"), await world.here.source.address())
+    fence = await standby.add_fence(
+        table, tenant_id=world.tenant, migration_id=MIGRATION, store_id=SOURCE, role="source",
+        patience_ms=3000,
+    )  # fmt: skip
+    return Guarded(world, "source", table, fence, world.tenant)
 
 
 async def test_an_unfinished_fence_of_another_migration_is_not_taken_over(world: World) -> None:
@@ -127,8 +147,8 @@ async def test_writers_hardly_wait_for_an_installation_that_waits_for_a_transact
     async with world.open_transaction(world.tenant):
         installing = asyncio.create_task(it.install())
         for _ in range(2):
-            await someone_blocked(world, "select%eventsource_guard_renew%")
-            await until(lambda: _nobody_blocked(world), "the attempt to be given up")
+            await someone_blocked(world, RENEWAL)
+            await until(lambda: _nobody_blocked(world, RENEWAL), "the attempt to be given up")
         assert not installing.done()
     await installing
     for task in writers:
@@ -141,10 +161,11 @@ async def test_writers_hardly_wait_for_an_installation_that_waits_for_a_transact
     await refused(insert(world.source, world.tenant), "EVF01")
 
 
-async def _nobody_blocked(world: World) -> bool:
+async def _nobody_blocked(world: World, query_like: str) -> bool:
     return not await world.source.fetchval(
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-        " and query ilike 'select%eventsource_guard_renew%' and datname = current_database()"
+        " and query ilike $1 and datname = current_database()",
+        query_like,
     )
 
 
@@ -155,7 +176,7 @@ async def test_a_request_is_obeyed_while_the_installation_waits(
     await world.seed(3)
     async with world.open_transaction(world.other), asyncio.timeout(15):
         migration = await world.here.start(world.tenant)
-        await someone_blocked(world, "select%eventsource_guard_renew%")
+        await someone_blocked(world, RENEWAL)
         if request_ == "pause":
             stopped = await world.coordinator.pause_migration(migration.id)
             assert (stopped.state, stopped.paused_from) == ("paused", "pending")
