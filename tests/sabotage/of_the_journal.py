@@ -67,7 +67,10 @@ VARIANTS = (
                 "",
             ),
         ),
-        ("tests/faults/test_matrix.py::test_every_promise_is_kept",),
+        (
+            "tests/integration/driver/test_leases.py::"
+            "test_a_driver_that_wakes_up_after_an_abort_leaves_nothing",
+        ),
     ),
     Variant(
         "request-unanswered-in-a-pause",

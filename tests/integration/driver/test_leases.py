@@ -11,7 +11,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from eventsource.migration import Migration
+from eventsource.migration import Migration, MigrationState
+from eventsource.migration.driver.heartbeat import Heartbeat
+from eventsource.migration.event_table import OwnTable
+from eventsource.migration.tables import fences
+from eventsource.migration.tables.fences import Fence
 from tests.support.application import SOURCE, TARGET
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
@@ -79,6 +83,39 @@ async def test_a_lease_that_is_renewed_is_left_alone(world: World, ahead: str) -
             assert await _owner(world, migration.id) == owner
             await asyncio.sleep(0.1)
     await world.reach(migration, "dual_write")
+
+
+@pytest.mark.parametrize("role", ["target", "source"])
+async def test_a_driver_that_wakes_up_after_an_abort_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """Frozen before it raises a fence, for a migration that is over when it goes on."""
+    frozen = await world.process(lease_seconds=LEASE_SECONDS)
+    asleep, awake = asyncio.Event(), asyncio.Event()
+    raise_fence = fences.raise_fence
+
+    async def sleep_before_it(table: OwnTable, **of: Any) -> Fence:
+        if of["role"] == role:
+            asleep.set()
+            await awake.wait()
+        return await raise_fence(table, **of)
+
+    async def sleep(_: Heartbeat) -> None:
+        await awake.wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fences, "raise_fence", sleep_before_it)
+        patched.setattr(Heartbeat, "run", sleep)
+        migration = await frozen.start(world.tenant)
+        await asyncio.wait_for(asleep.wait(), 20)
+    aborted = await world.coordinator.abort_migration(migration.id)
+    assert aborted.state is MigrationState.ROLLED_BACK
+    driving = list(frozen.coordinator._drivers._driving)
+    assert len(driving) == 1
+    awake.set()
+    await asyncio.wait(driving, timeout=20)
+    for side in (world.source, world.target):
+        assert await side.fetchval("select count(*) from eventsource_fences") == 0
 
 
 async def _recorded(world: World, **settings: Any) -> Migration:
