@@ -28,7 +28,7 @@ VARIANTS = (
     ),
     Variant(
         "frozen-reader-keeps-its-copy-open",
-        "a driver that was frozen while it reads keeps the guard from being dropped",
+        "a driver that was frozen while it reads keeps its copy open at the source after an abort",
         (
             Edit(
                 "python/eventsource/migration/connections/driver_connections.py",
@@ -44,7 +44,7 @@ VARIANTS = (
     ),
     Variant(
         "frozen-comparison-keeps-its-copy-open",
-        "a driver that was frozen while it compares keeps the guard from being dropped",
+        "a driver that was frozen while it compares keeps its copy open after an abort",
         (
             Edit(
                 "python/eventsource/migration/consistency/verifier.py",
