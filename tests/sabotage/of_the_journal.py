@@ -282,6 +282,12 @@ VARIANTS = (
                 "        self.session.set_rate(None)\n",
                 "",
             ),
+            # The limit is lifted for the passes before, and what is lifted stays so.
+            Edit(
+                "python/eventsource/migration/driver/throttle.py",
+                "        if self.urgent:\n            return None\n        rates",
+                "        rates",
+            ),
         ),
         ("tests/integration/driver/test_throttle.py::test_the_last_pass_is_not_throttled",),
     ),
