@@ -48,6 +48,8 @@ async def play(stage: Stage, drill: Drill) -> list[str]:
     found += await _answer(stage, drill)
     before = await _rows_at_home(stage)
     found += await _judge(stage, survivors, before)
+    if drill.is_noticed and survivors.tenant - {UUID(row.event_id) for row in before}:
+        found.append("not everything is at home that the other store has had")
     # Life goes on, and the move comes to its end.
     stage.write()
     await stage.acknowledged(5)
@@ -57,8 +59,44 @@ async def play(stage: Stage, drill: Drill) -> list[str]:
     await stage.acknowledged(5)
     await stage.end_writers()
     found += await _judge_since(stage, before)
-    found += await _judge(stage, survivors, await _rows_at_home(stage))
+    rows = await _rows_at_home(stage)
+    found += await _judge(stage, survivors, rows)
+    if drill.followed:
+        found += await _return(stage, survivors, rows)
     return found
+
+
+async def _return(stage: Stage, survivors: Survivors, rows: list[Row]) -> list[str]:
+    """By the way back, or by a move of its own where that has ended; with all that home had."""
+    migration = await stage.migration()
+    assert migration is not None
+    ways = await stage.sql(
+        "control", "select state from tenant_ways_back where migration_id = $1"
+        " order by created_at desc limit 1", migration["id"],
+    )  # fmt: skip
+    if not ways or ways[0]["state"] != "standby":
+        with stage.working():
+            await stage.type("way-back close MIGRATION", exit_code=None)
+        await stage.type("cleanup MIGRATION --now --backed-up")
+        return []
+    stage.write()
+    await stage.acknowledged(5)
+    await stage.type("return MIGRATION")
+    await stage.acknowledged(5)
+    await stage.end_writers()
+    if await _home(stage) != "source":
+        return ["the tenant did not return"]
+    returned = await _rows_at_home(stage)
+    ids = {row.event_id for row in returned}
+    acknowledged = {
+        str(event)
+        for attempt in stage.attempts(stage.ended[-1:])
+        if attempt.tenant_id == str(stage.tenant) and attempt.outcome == "ok"
+        for event in attempt.event_ids
+    }
+    lost = ({row.event_id for row in rows} | acknowledged) - ids
+    found = [f"{len(lost)} events are lost by the return"] if lost else []
+    return found + await _judge(stage, survivors, returned)
 
 
 async def _up_to_the_disaster(stage: Stage, drill: Drill) -> None:
@@ -77,6 +115,24 @@ async def _up_to_the_disaster(stage: Stage, drill: Drill) -> None:
             await stage.follow(drill.sides)
         if moment in (drill.back_to, drill.at) and stage.writers:
             await stage.acknowledged(5)
+    if drill.followed:
+        await _follow(stage)
+    if drill.is_noticed:
+        await stage.end_writers()
+
+
+async def _follow(stage: Stage) -> None:
+    """Events of after the backup are at the store that the tenant has left, too."""
+    before = await stage.held("target")
+    await stage.acknowledged(10)
+    appended = await stage.held("target") - before
+    assert appended
+
+    async def carried() -> bool:
+        return appended <= await stage.held("source")
+
+    with stage.working():
+        await until(carried, "the new events at the old store", PATIENCE)
 
 
 async def _strike(stage: Stage, drill: Drill) -> list[str]:

@@ -165,8 +165,18 @@ class Stage:
             case "after":
                 if not self.writers:
                     self.write()
+                await self.routers_are_ready()
                 await self._drive(["cutover"])
                 await self.acknowledged(15)
+
+    async def routers_are_ready(self) -> None:
+        """None of them says that it could not write at the target, as one does after an outage."""
+        query = "select count(*) = 0 from migration_router_reports where not ready"
+
+        async def ready() -> bool:
+            return bool((await self.sql("control", query))[0][0])
+
+        await until(ready, "routers that are ready", 30)
 
     async def _drive(self, steps: list[str], armed: str = "") -> None:
         self._names += 1

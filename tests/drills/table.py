@@ -6,7 +6,7 @@ What an operator types then is not here: it is read from the table of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Moment = Literal["before", "copy", "dual_write", "decided", "after"]
@@ -22,6 +22,11 @@ TARGET_GONE = (
     " migration has not cut over"
 )
 ANOTHER_EVENT = "`RepairNeededError`: the source has another event by now"
+HOME_GONE_BACK = (
+    "the store where a tenant lives was restored or failed over while its way back is open: a"
+    " return, `way-back close` and the follower say `StoreGoneBackError`"
+)
+WAY_UNKNOWN = "a tenant has moved, and no command knows of its way back"
 SWAPPED = "`StoreMismatchError`"
 ROTATED = "`waiting: … password authentication failed`"
 
@@ -36,6 +41,8 @@ class Drill:
         at: when it strikes.
         row: the row of the page that answers it.
         default: whether it runs with the other tests.
+        followed: whether new events were carried to the store that the tenant has left, and the
+            tenant returns in the end.
     """
 
     sides: tuple[str, ...]
@@ -44,13 +51,20 @@ class Drill:
     at: Moment
     row: str
     default: bool = False
+    followed: bool = False
+
+    @property
+    def is_noticed(self) -> bool:
+        """Whether the applications end before anything is lost: then everything has a place."""
+        return self.followed and self.how == "restored"
 
     @property
     def name(self) -> str:
         what = "+".join(self.sides)
+        then = ", with a way back" if self.followed else ""
         if self.how in ("restored", "failed over"):
-            return f"{what} {self.how} to {self.back_to}, at {self.at}"
-        return f"{what} {self.how} at {self.at}"
+            return f"{what} {self.how} to {self.back_to}, at {self.at}{then}"
+        return f"{what} {self.how} at {self.at}{then}"
 
 
 def _later(moment: Moment) -> tuple[Moment, ...]:
@@ -112,6 +126,25 @@ def _others() -> list[Drill]:
     return made
 
 
+def _with_a_way_back() -> list[Drill]:
+    """The tenant has moved, and what it has appended since is at the old store, too."""
+    struck: tuple[tuple[tuple[str, ...], How, Moment, str], ...] = (
+        (("target",), "restored", "after", HOME_GONE_BACK),
+        (("target",), "restored", "dual_write", RESTORED),
+        (("target",), "restored", "before", RESTORED),
+        (("target",), "failed over", "after", HOME_GONE_BACK),
+        (("source",), "restored", "after", RESTORED),
+        (("source",), "restored", "dual_write", RESTORED),
+        (("control",), "lost", "after", WAY_UNKNOWN),
+        (("control",), "restored", "dual_write", WAY_UNKNOWN),
+        (("target", "control"), "restored", "after", HOME_GONE_BACK),
+    )
+    return [
+        Drill(sides, how, back_to, "after", row, followed=True)
+        for sides, how, back_to, row in struck
+    ]
+
+
 #: Representatives, for every run of the tests.
 _DEFAULT = frozenset(
     {
@@ -121,6 +154,6 @@ _DEFAULT = frozenset(
 )
 
 DRILLS: tuple[Drill, ...] = tuple(
-    Drill(d.sides, d.how, d.back_to, d.at, d.row, default=d.name in _DEFAULT)
-    for d in (*_restores(), *_failovers(), *_others())
+    replace(d, default=d.name in _DEFAULT)
+    for d in (*_restores(), *_failovers(), *_others(), *_with_a_way_back())
 )

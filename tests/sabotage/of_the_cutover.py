@@ -30,8 +30,8 @@ VARIANTS = (
             ),
             Edit(
                 _PASSES,
-                "        await self._store(None, await self._stand())\n",
-                "        await self._store(None, await self._stand())\n"
+                "        await self._store(up_to, await self._stand())\n",
+                "        await self._store(up_to, await self._stand())\n"
                 "        self.early = await self.run_stored()\n",
             ),
             Edit(

@@ -7,6 +7,8 @@ from tests.sabotage.variant import Edit, Variant
 _M = "python/eventsource/migration"
 _AGAIN = "tests/integration/recovery/test_ways_back_made_again.py"
 _JUDGED = "tests/unit/test_judgement.py"
+_GONE = "tests/integration/recovery/test_home_gone_back.py"
+_VOLUMES = "tests/acceptance/test_restored_servers.py"
 
 VARIANTS = (
     Variant(
@@ -87,5 +89,78 @@ VARIANTS = (
             ),
         ),
         (f"{_AGAIN}::test_a_return_that_nobody_knows_of_any_more_is_given_up",),
+    ),
+    Variant(
+        "home-that-went-back-is-followed",
+        "a way back is ended or returned by although home has lost what it had carried",
+        (
+            Edit(
+                f"{_M}/steps/way_back.py",
+                "    if not await witnesses.stands(home, way.id, at.witness):\n",
+                "    if False:\n",
+            ),
+        ),
+        (f"{_GONE}::test_nobody_ends_or_uses_it_before_that",),
+    ),
+    Variant(
+        "closing-takes-the-proof-away",
+        "a way back that is being closed does not look whether home has gone back",
+        (
+            Edit(
+                f"{_M}/driver/follower.py",
+                "            await way_back.refuse_gone_back("
+                "connections.source, connections.target, way)\n",
+                "",
+            ),
+        ),
+        (f"{_GONE}::test_one_that_is_being_closed_takes_nothing_away_before_that",),
+    ),
+    Variant(
+        "only-in-the-old-store-is-nothing",
+        "events that only the old store has are nothing to repair",
+        (
+            Edit(
+                f"{_M}/recovery/kept_ways.py",
+                "        or survey.barriers.get(way.way_id) is not False\n",
+                "        or True\n",
+            ),
+        ),
+        (f"{_GONE}::test_what_it_lost_goes_home_to_where_it_was",),
+    ),
+    Variant(
+        "put-back-at-other-positions",
+        "what goes home gets the next positions, below checkpoints of before the restore",
+        (
+            Edit(
+                f"{_M}/steps/put_back.py",
+                "            head = max(recorded.get(event_id, 0), head + 1)\n",
+                "            head = head + 1\n",
+            ),
+        ),
+        (f"{_VOLUMES}::test_a_target_that_went_back_gets_what_its_way_back_had_carried",),
+    ),
+    Variant(
+        "put-back-below-readers",
+        "what goes home gets its old position although others have read past it",
+        (
+            Edit(
+                f"{_M}/steps/put_back.py",
+                "            head = max(recorded.get(event_id, 0), head + 1)\n",
+                "            head = recorded.get(event_id, head + 1)\n",
+            ),
+        ),
+        (f"{_GONE}::test_what_somebody_may_have_read_past_gets_the_next_positions",),
+    ),
+    Variant(
+        "carried-back-by-the-move",
+        "the passes of a move carry to its target what its way back had brought, as their own",
+        (
+            Edit(
+                f"{_M}/steps/repair.py",
+                "        bound = await carried_back.bound()\n",
+                "        bound = None\n",
+            ),
+        ),
+        (f"{_VOLUMES}::test_a_target_that_went_back_gets_what_its_way_back_had_carried",),
     ),
 )

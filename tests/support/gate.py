@@ -60,6 +60,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_an_abort_does_not_delete_what_an_open_target_has_acknowledged[[]paused]",
         "test_a_target_that_went_back_is_opened_only_with_everything_in_it[[]dual_write]",
         "test_a_source_that_went_back_*[[]a pass]",
+        "test_a_target_that_went_back_gets_*[[]before]",
     ),
     "acceptance/test_server_faults.py": ("*[[]target crash*", "*[[]control crash*"),
     "acceptance/test_server_storage.py": ("test_a_full_disk_of_the_target_is_waited_for",),
@@ -188,6 +189,9 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_a_name_that_is_only_odd_moves[[]events; *",
     ),
     "integration/preflight/test_standby.py": ("test_a_standby_takes_no_part[[]source]",),
+    "integration/recovery/test_home_gone_back.py": (
+        "test_what_it_lost_goes_home_to_where_it_was[[]lost]",
+    ),
     "integration/recovery/test_places.py": (
         "test_a_migration_ends_without_its_target[[]bulk_copy]",
     ),

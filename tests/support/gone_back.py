@@ -55,8 +55,28 @@ async def forget_departure(world: World, *, fence: str) -> None:
     await world.source.execute(f"select eventsource_guard_renew('{table('source')}'::regclass)")
 
 
-async def rescued(world: World) -> set[UUID]:
-    rows = await world.target.fetch("select event_id from eventsource_rescued_events")
+async def home_loses(world: World, events: Sequence[UUID]) -> None:
+    """The target, where the tenant lives, has forgotten its last events and all barriers.
+
+    It hands their positions out again.
+    """
+    await world.target.execute(f"alter table {table('target')} disable trigger all")
+    first = await world.target.fetchval(
+        f"with gone as (delete from {table('target')} where event_id = any ($1::uuid[])"
+        " returning global_position) select min(global_position) from gone",
+        list(events),
+    )
+    await world.target.execute(f"alter table {table('target')} enable trigger all")
+    await world.target.execute(f"select eventsource_guard_renew('{table('target')}'::regclass)")
+    await world.target.execute(
+        f"select setval(pg_get_serial_sequence('{table('target')}', 'global_position'), $1)",
+        first - 1,
+    )
+    await world.target.execute("delete from eventsource_witnesses where pass_number > 0")
+
+
+async def rescued(world: World, side: str = "target") -> set[UUID]:
+    rows = await getattr(world, side).fetch("select event_id from eventsource_rescued_events")
     return {row["event_id"] for row in rows}
 
 

@@ -36,6 +36,7 @@ from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.repositories.ways_back import WayBack
     from eventsource.migration.routing.route_hook import PendingRoute, RouteHook
     from eventsource.migration.routing.router import TenantStoreRouter
 
@@ -243,6 +244,10 @@ class BackgroundDrivers:
             return await Endpoints.of(self._migrations, *self.stores_of(migration), self.kept)
 
         return Follower(self._migrations, tables, endpoints, self.knows)
+
+    async def refuse_gone_back(self, way: WayBack) -> None:
+        """Before it is ended or returned by; raises StoreGoneBackError where home has gone back."""
+        await self._follower.refuse_gone_back(way)
 
     async def close_way_back(self, way_id: UUID) -> None:
         """Remove what an ended way back has at the stores, if this process can."""

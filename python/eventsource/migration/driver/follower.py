@@ -6,6 +6,8 @@ So it holds no place and no connection between two looks. Ways back are taken on
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -71,9 +73,6 @@ class Follower:
             move = await self.migrations.get(way.migration_id)
             if not self.knows(move):
                 continue
-            if way.state == "standby" and way.is_over:
-                await self.ways.end(way.id, "its time is over", now=False)
-                continue
             carried += await self._one(way, move)
         return carried
 
@@ -86,7 +85,16 @@ class Follower:
             if way.state == "closing":
                 await self.close(way, move)
                 return 0
+            if way.is_over:
+                await self.refuse_gone_back(way)
+                await self.ways.end(way.id, "its time is over", now=False)
+                return 0
             return await self._follow(way, move, owner)
+        except asyncio.CancelledError:
+            # Those who repair, return or close next do not wait for a process that has ended.
+            with contextlib.suppress(*_FAILURES):
+                await self.ways.leave(way.id, owner, way.reason)
+            raise
         except _FAILURES as error:
             # The tenant does not notice: who looks at the way back reads it.
             _log.warning("way back of migration %s is not followed: %s", move.id, brief(error))
@@ -94,9 +102,8 @@ class Follower:
             return 0
 
     async def _follow(self, way: WayBack, move: Migration, owner: UUID) -> int:
-        old, home = await self.tables(move)
-        await identities.check(move, old, home)
-        at = await progress.read(old, way.id)
+        home = (await self.tables(move))[1]
+        at = await self.refuse_gone_back(way)
         if at is None:
             raise way_back.lost(way)
         if not await _count(home, at):
@@ -113,11 +120,28 @@ class Follower:
         await self.ways.followed(way.id, owner, rows, lag)
         return 1
 
+    async def refuse_gone_back(self, way: WayBack) -> CopyProgress | None:
+        """Its progress, None where there is none; before it is followed, ended or returned by.
+
+        Raises:
+            StoreGoneBackError: its home has gone back, and has to be brought in line first.
+            StoreMismatchError: a store is another place here.
+        """
+        move = await self.migrations.get(way.migration_id)
+        old, home = await self.tables(move)
+        await identities.check(move, old, home)
+        return await way_back.refuse_gone_back(old, home, way)
+
     async def close(self, way: WayBack, move: Migration) -> None:
-        """Remove what an ended way back has at the stores."""
+        """Remove what an ended way back has at the stores.
+
+        Raises:
+            StoreGoneBackError: its home has gone back, and has to be brought in line first.
+        """
         connections = await DriverConnections.open(await self.endpoints(move), way.id)
         try:
             await identities.check(move, connections.source, connections.target)
+            await way_back.refuse_gone_back(connections.source, connections.target, way)
             await way_back.dismantle(connections, way)
         finally:
             await connections.close()

@@ -107,6 +107,7 @@ class Returns(Cutovers):
 
         Raises:
             InvalidStateTransitionError: there is no way back (any more); the reason is in it.
+            StoreGoneBackError: the tenant's home has gone back: repair first.
             CutoverTimeoutError, ConsistencyError: as of a cutover; the tenant stays, and the return
                 stays asked for: ask again, or abort it, and the way back stands by as before.
         """
@@ -151,6 +152,7 @@ class Returns(Cutovers):
             config["keep_way_back"] = kept.keep_way_back
         move = await self._migrations.get(way.migration_id)
         await self._drivers.refuse_other_places(move)
+        await self._drivers.refuse_gone_back(way)
         ways = WaysBack(self._migrations.pool)
         if not await ways.ask_return(way, config, operator):
             now = await ways.get(way.id)
@@ -175,6 +177,8 @@ class Returns(Cutovers):
 
         Raises:
             InvalidStateTransitionError: there is none that could be closed: a return is asked for.
+            StoreGoneBackError: the tenant's home has gone back, and the old store may have events
+                that it has lost: repair first.
         """
         way = await self.way_back(migration_id)
         if way is None:
@@ -182,6 +186,7 @@ class Returns(Cutovers):
         ways = WaysBack(self._migrations.pool)
         if way.state in ("closed", "refused"):
             return way
+        await self._drivers.refuse_gone_back(way)
         if way.state != "closing" and not await ways.end(
             way.id, reason, now=True, operator=operator
         ):

@@ -93,4 +93,15 @@ class KeptWay:
     woken: bool = False
 
 
-Step = SendOn | Home | Journal | Reconcile | CleanAgain | KeptWay
+@dataclass(frozen=True, slots=True)
+class ReconcileWay:
+    """A way back whose ``home`` has gone back, and whose ``old`` store may have what it lost."""
+
+    tenant_id: TenantId
+    way_id: UUID
+    move: UUID
+    home: str
+    old: str
+
+
+Step = SendOn | Home | Journal | Reconcile | CleanAgain | KeptWay | ReconcileWay

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from eventsource.migration.recovery import survey as surveys
 from eventsource.migration.recovery.decisions import decides, decisions_of, returned_by
-from eventsource.migration.recovery.judged import Decided, KeptWay, Step
+from eventsource.migration.recovery.judged import Decided, KeptWay, ReconcileWay, Step
 from eventsource.migration.recovery.report import Change, ChangeKind
 from eventsource.migration.tables.standby import ASLEEP, STANDBY
 
@@ -66,9 +66,31 @@ def of_tenant(
             continue
         step = _judge(survey, way, decided, undecided, generation)
         if step is not None:
-            yield step, Change(
-                ChangeKind.WAY_BACK, tenant_id, step.move, _sentence(survey, step)
-            )  # fmt: skip
+            yield step, Change(ChangeKind.WAY_BACK, tenant_id, step.move, _sentence(survey, step))
+        yield from _reconciled(survey, way, decided)
+
+
+def _reconciled(
+    survey: Survey, way: _Way, decided: Decided | None
+) -> Iterator[tuple[Step, Change]]:
+    """Home lacks the barrier that the old store names: it lacks events that were carried, too."""
+    if (
+        decided is None
+        or not decided.target_is_open
+        or way.home is None
+        or way.old is None
+        or (way.home[0], way.old[0]) != (decided.target, decided.source)
+        or (way.home[1].state, way.old[1].state) != ("open", STANDBY)
+        or survey.barriers.get(way.way_id) is not False
+    ):
+        return
+    home, old = way.home[0], way.old[0]
+    yield ReconcileWay(decided.tenant_id, way.way_id, decided.migration_id, home, old), Change(
+        ChangeKind.RECONCILE, decided.tenant_id, decided.migration_id,
+        f"store {home!r}, where tenant {decided.tenant_id} lives, has gone back, and {old!r}, to"
+        " which it may return, may have events that it has lost: those that have a place go home,"
+        " to their positions, and all of them are kept in eventsource_rescued_events",
+    )  # fmt: skip
 
 
 def _ids(survey: Survey, tenant_id: TenantId) -> list[UUID]:

@@ -15,8 +15,9 @@ from uuid import UUID, uuid4
 
 from eventsource.connections import transaction
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.consistency import both_sides
 from eventsource.migration.errors import MigrationError, RepairNeededError
-from eventsource.migration.recovery import both_sides, stranded
+from eventsource.migration.recovery import stranded
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.steps import preparation, rescue
 from eventsource.migration.tables import fences, progress, reconciled, snapshots, witnesses

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration import failures
+from eventsource.migration.connections.driver_connections import Endpoints
+from eventsource.migration.driver.follower import reversed_
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.recovery import rebinding
 from eventsource.migration.recovery.lost_target import abort_without_target, is_still_somewhere
+from eventsource.migration.recovery.reconciled_way import reconcile_way_back
 from eventsource.migration.recovery.reconciling import reconcile_migration
 from eventsource.migration.recovery.repair import Repair
 from eventsource.migration.repositories import restored
+from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.states import MigrationState
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -52,6 +56,14 @@ class Recovery:
                 self._migrations, migration, source, target, put_back=put_back, operator=operator
             )
 
+        async def reconcile_way(way_id: UUID) -> Sequence[StrandedEvent]:
+            way = await WaysBack(self._migrations.pool).get(way_id)
+            assert way is not None
+            move = await self._migrations.get(way.migration_id)
+            stores = self._drivers.stores_of(move)
+            there = await Endpoints.of(self._migrations, *stores, self._drivers.kept)
+            return await reconcile_way_back(self._migrations, reversed_(there), way, move, operator)
+
         stores = {
             name: store
             for name, store in self._router.stores.items()
@@ -59,7 +71,7 @@ class Recovery:
         }
         repair = Repair(
             stores, self._router.default_store_id, self._migrations, self._routes, reconcile,
-            self._clean, operator, put_back,
+            self._clean, reconcile_way, operator, put_back,
         )  # fmt: skip
         return await (repair.report() if dry_run else repair.run())
 

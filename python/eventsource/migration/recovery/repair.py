@@ -18,10 +18,12 @@ from eventsource.migration.recovery.judged import (
     Journal,
     KeptWay,
     Reconcile,
+    ReconcileWay,
     SendOn,
     Step,
 )
 from eventsource.migration.recovery.judgement import Judgement
+from eventsource.migration.recovery.reconciled_way import only_in_the_old_store
 from eventsource.migration.recovery.report import RepairReport, StrandedEvent
 from eventsource.migration.repositories import restored
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
@@ -41,6 +43,9 @@ _S = MigrationState
 Reconciling = Callable[[UUID, bool], Awaitable[Sequence[StrandedEvent]]]
 Cleaning = Callable[[UUID], Awaitable[None]]
 
+#: Reconciles one way back, by its id.
+ReconcilingWay = Callable[[UUID], Awaitable[Sequence[StrandedEvent]]]
+
 
 @dataclass(slots=True)
 class Repair:
@@ -49,6 +54,7 @@ class Repair:
     Args:
         stores: every store of this process, by id.
         reconcile, clean: how a migration is reconciled, and how it is aborted once more.
+        reconcile_way: how a way back is.
     """
 
     stores: Mapping[str, PostgreSQLEventStore]
@@ -57,6 +63,7 @@ class Repair:
     routes: PostgreSQLRoutingRepository
     reconcile: Reconciling
     clean: Cleaning
+    reconcile_way: ReconcilingWay
     operator: str | None = None
     put_back: bool = False
     _stranded: list[StrandedEvent] = field(default_factory=list)
@@ -74,6 +81,11 @@ class Repair:
         for step, _ in found.steps:
             if isinstance(step, SendOn):
                 self._stranded += await self._left_in(step)
+            if isinstance(step, ReconcileWay):
+                old, home = [await of_store(self.stores[each]) for each in (step.old, step.home)]
+                self._stranded += await only_in_the_old_store(
+                    old, home, step.move, step.tenant_id, step.old
+                )
         return self._reported(found, done=False)
 
     async def run(self) -> RepairReport:
@@ -117,6 +129,8 @@ class Repair:
                 await self._reconcile(step)
             case KeptWay():
                 await keeping.write(self.stores, self.migrations, step, self.operator)
+            case ReconcileWay():
+                self._stranded += await self.reconcile_way(step.way_id)
             case CleanAgain():
                 if await restored.request_abort_again(
                     control, step.migration_id, "a store had its fence again", self.operator

@@ -109,6 +109,13 @@ class PostgreSQLPositionMappingRepository:
         """Forget events that were taken out of the target."""
         await self._sql.execute(_SQL["remove_events"], migration_id, list(target_positions))
 
+    async def sources_of(
+        self, migration_ids: Sequence[UUID], event_ids: Sequence[UUID]
+    ) -> dict[UUID, int]:
+        """The source positions of these events, where one of the migrations has mapped them."""
+        rows = await self._sql.fetch(_SQL["sources_of"], list(migration_ids), list(event_ids))
+        return {row["event_id"]: row["position"] for row in rows}
+
     async def audit(
         self,
         migration_id: UUID,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.models import LAST_POSITION, MappedPosition
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
-from eventsource.migration.tables import fences, progress
+from eventsource.migration.tables import progress, standby
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -101,8 +101,7 @@ async def of_way_back(
     Positions at ``old`` were drawn there, so nothing follows from those at ``home``, where they
     end at ``up_to``. What the ``move`` had carried the other way is mapped by it.
     """
-    left = await fences.of_migration(old, move, "source")
-    position = left.source_head if left is not None and left.source_head is not None else 0
+    position = await standby.decided_head(old, move)
     await mapping.delete(at.migration_id)
     while True:
         rows = await old.connection.fetch(

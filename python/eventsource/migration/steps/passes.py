@@ -120,8 +120,11 @@ class Passes:
         await failpoints.reach("pass.completed.committed")
         return result
 
-    async def begin(self) -> None:
+    async def begin(self, up_to: str | None = None) -> None:
         """Take the next snapshot, make it safe, and store it before anything is read with it.
+
+        Args:
+            up_to: the snapshot to use instead; it shows nothing that one of now would not.
 
         Raises:
             StoreGoneBackError: the source lacks what it had committed.
@@ -131,14 +134,18 @@ class Passes:
         await failpoints.reach("snapshot.taken")
         witness = await self._stand()
         await failpoints.reach("snapshot.barrier.committed")
-        await self._store(taken.text, witness)
+        await self._store(up_to or taken.text, witness)
         await failpoints.reach("snapshot.stored.committed")
 
-    async def prepare_last(self) -> None:
-        """Store the last pass while writers still run: that is one commit less under the fence."""
+    async def prepare_last(self, up_to: str | None = None) -> None:
+        """Store the last pass while writers still run: that is one commit less under the fence.
+
+        Args:
+            up_to: a snapshot that bounds it; without one it sees whatever is committed.
+        """
         # The throttle spares the servers while nobody waits. Here it would only make writers wait.
         self.session.set_rate(None)
-        await self._store(None, await self._stand())
+        await self._store(up_to, await self._stand())
         await failpoints.reach("cutover.pass.committed")
 
     async def under_the_fence(self) -> PassResult:

@@ -21,9 +21,10 @@ from eventsource.migration.errors import ConsistencyError, MigrationError, Store
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.steps import preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
+from eventsource.migration.steps.carried_back import CarriedBack
 from eventsource.migration.steps.decision import Decision
 from eventsource.migration.steps.passes import Passes
-from eventsource.migration.tables import brief_locks, fences, progress, standby
+from eventsource.migration.tables import brief_locks, fences, progress
 from eventsource.migration.tables.proofs import Proof
 from eventsource.tenant_ids import as_uuid
 
@@ -54,21 +55,24 @@ class Repair:
         """
         await fences.refuse_cleaned(self.connections.source, self.migration)
         await self._prepare()
+        carried_back = CarriedBack(self.connections, self.migration, self.owner, decided)
+        bound = await carried_back.bound()
         passes = await Passes.open(self.connections, self.migration, self.owner)
         try:
             passes.above = decided.proof.last_pass if decided.proof else 0
             if passes.at.proven_snapshot is None:
                 if not passes.at.pass_is_open:
-                    await passes.begin()
+                    await passes.begin(bound)
                 await BulkCopier(passes).run()
             elif passes.at.pass_is_open:
                 await passes.catch_up()
-            await passes.prepare_last()
+            await passes.prepare_last(bound)
             await passes.under_the_fence()
             await passes.refresh()
             await failpoints.reach("repair.carried.committed")
             proof = passes.at.proof
             await self._compare(decided, proof, passes.at.position_offset)
+            await carried_back.go_home()
             offset = passes.at.position_offset
             return await replace_proof(self.connections, self.migration, decided, proof, offset)
         finally:
@@ -87,33 +91,28 @@ class Repair:
         await preparation.prepare(self.connections, migration, self.owner, self.carry_on)
 
     async def _compare(self, decided: Decision, proof: Proof, offset: int) -> None:
-        """A last pass over nothing proves nothing: the whole is counted on both sides.
-
-        What a way back had carried to the source since, the target has lost and gets again.
-        """
+        """A last pass over nothing proves nothing: the whole is counted on both sides."""
         source, target = self.connections.source, self.connections.target
         tenant = as_uuid(self.migration.tenant_id)
-        head = await standby.head_of(source, self.migration.tenant_id, decided.source_head)
-        row = await source.connection.fetchrow(
-            "select count(*) filter (where global_position <= $2) as decided, count(*) as held"
-            f" from {source.name} where tenant_id = $1 and global_position <= $3",
-            tenant, decided.source_head, head, timeout=LONG_STATEMENT_SECONDS,
-        )  # fmt: skip
-        assert row is not None
-        here, held = row["decided"], row["held"]
-        there = await target.connection.fetchval(
-            f"select count(*) from {target.name} where tenant_id = $1 and global_position <= $2",
-            tenant, head + offset, timeout=LONG_STATEMENT_SECONDS,
-        )  # fmt: skip
+        here, there = [
+            await table.connection.fetchval(
+                f"select count(*) from {table.name} where tenant_id = $1 and global_position <= $2",
+                tenant, last, timeout=LONG_STATEMENT_SECONDS,
+            )
+            for table, last in (
+                (source, decided.source_head),
+                (target, decided.source_head + offset),
+            )
+        ]  # fmt: skip
         if decided.proof is not None and here != decided.proof.total:
             raise StoreGoneBackError(
                 f"the source holds {here} events of tenant {tenant}, and {decided.proof.total} were"
                 " decided on: the target was restored or failed over and lacks events that the"
                 " source does not hold any more; nothing is opened. Restore a later state of either"
             )
-        if not held == there == proof.total:
+        if not here == there == proof.total:
             raise ConsistencyError(
-                f"the source holds {held} events of tenant {tenant}, the target {there}, and"
+                f"the source holds {here} events of tenant {tenant}, the target {there}, and"
                 f" {proof.total} were carried; nothing is opened"
             )
 

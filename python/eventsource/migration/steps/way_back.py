@@ -44,6 +44,7 @@ from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable, OwnTable
+    from eventsource.migration.tables.progress import CopyProgress
 
 _log = logging.getLogger("eventsource.migration.driver")
 
@@ -244,9 +245,33 @@ def lost(way: WayBack) -> MigrationError:
     """The error for a store that does not know its way back any more."""
     return StoreGoneBackError(
         f"store {way.target_store_id!r} holds nothing of the way back of migration"
-        f" {way.migration_id}: it was restored or failed over to a moment before. Close the way"
-        f" back: eventsource-migrate way-back close {way.migration_id}"
+        f" {way.migration_id}: it was restored or failed over to a moment before. Nothing was"
+        " changed: `eventsource-migrate repair` closes the way back, and says what else is missing"
     )
+
+
+async def refuse_gone_back(old: AnyTable, home: AnyTable, way: WayBack) -> CopyProgress | None:
+    """The progress of a way back whose home has lost nothing that was carried; None without one.
+
+    Of one that is being closed, and whose fence says so already, nobody asks that again.
+
+    Raises:
+        StoreGoneBackError: the old store may hold events that home has lost; nothing was changed.
+    """
+    at = await progress.read(old, way.id)
+    standing = await fences.of_migration(old, way.id, "target")
+    if at is None or at.witness is None or standing is None or standing.state != standby.STANDBY:
+        return at
+    if not await witnesses.stands(home, way.id, at.witness):
+        if await progress.read(old, way.id) is None:
+            return None  # closed by somebody else, a moment ago
+        raise StoreGoneBackError(
+            f"store {way.source_store_id!r}, where tenant {way.tenant_id} lives, does not hold what"
+            f" its way back had seen there: it was restored or failed over to a moment before, and"
+            f" store {way.target_store_id!r} may have events that it has lost. Nothing was changed:"
+            " `eventsource-migrate repair` names them, and puts back those that have a place"
+        )
+    return at
 
 
 async def dismantle(connections: DriverConnections, way: WayBack) -> None:
@@ -261,8 +286,9 @@ async def dismantle(connections: DriverConnections, way: WayBack) -> None:
     if fence is not None:
         await guard.remove(home, fence)
     await failpoints.reach("close.guard.committed")
-    await witnesses.forget(home, way.id)
+    # While the progress is there, it asks for its barrier.
     await progress.remove(old, way.id)
+    await witnesses.forget(home, way.id)
     await PostgreSQLPositionMappingRepository(connections.control).delete(way.id)
 
 

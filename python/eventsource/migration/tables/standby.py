@@ -102,6 +102,24 @@ async def head_of(table: AnyTable, tenant_id: TenantId, decided: int) -> int:
     return head
 
 
+async def decided_head(table: AnyTable, move: UUID) -> int:
+    """Where a move has decided that the tenant's own events end here; 0 when nobody knows."""
+    head = await table.connection.fetchval(
+        f"select source_head from {table.fences} where migration_id = $1 and role = 'source'", move
+    )
+    return int(head or 0)
+
+
+async def ways_to(table: AnyTable, tenant_id: TenantId) -> list[UUID]:
+    """Ways back to this table, also those that were closed and have carried something."""
+    rows = await table.connection.fetch(
+        f"select migration_id from {table.fences} where table_name = $1 and tenant_id = $2"
+        f" and role = 'target' and state in ('{STANDBY}', '{RETIRED}')",
+        table.address.table, stored(tenant_id),
+    )  # fmt: skip
+    return [row["migration_id"] for row in rows]
+
+
 async def retire(table: AnyTable, tenant_id: TenantId, migration_id: UUID) -> None:
     """No pass writes there any more; what they have written stays hidden, if there is anything.
 

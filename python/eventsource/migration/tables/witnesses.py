@@ -133,8 +133,9 @@ async def _gone_back(source: AnyTable, missing: Witness, system: str) -> StoreGo
         f"the source {source.address.table!r} does not hold the barrier of pass"
         f" {missing.pass_number}, which this migration committed there: it has gone back to a"
         f" moment before ({how}). Nothing was changed, and the migration waits: restore a later"
-        " state of the source, or abort, which keeps at the target, in the table"
-        " eventsource_rescued_events, what the source has lost"
+        " state of the source, or go on from what it holds (`eventsource-migrate repair`), which"
+        " keeps at the target, in the table eventsource_rescued_events, what the source has lost,"
+        " as an abort does"
     )
 
 

@@ -91,3 +91,9 @@ on conflict do nothing
 -- name: remove_events
 delete from migration_position_mappings
 where migration_id = $1 and target_position = any ($2::bigint[])
+
+-- name: sources_of
+select event_id, max(source_position) as position
+from migration_position_mappings
+where migration_id = any ($1::uuid[]) and event_id = any ($2::uuid[])
+group by event_id
