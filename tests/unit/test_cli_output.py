@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -10,11 +11,33 @@ import pytest
 
 from eventsource.cli.demo.result import DemoResult, Latencies, percentile
 from eventsource.cli.display import LINE_SECONDS, LineDisplay, Rate, speed
-from eventsource.cli.output import Output, columns, duration, grid, to_json
+from eventsource.cli.output import Output, columns, duration, grid, localised, painted, to_json
 from eventsource.migration import MigrationState
 from eventsource.testing import Attempt, Outcome
 
 SOME_ID = UUID(int=7)
+
+
+@pytest.mark.parametrize(
+    ("zone", "expected"),
+    [("UTC0", "08:33:52+00:00"), ("CET-1", "09:33:52+01:00"), ("EST5", "03:33:52-05:00")],
+)
+def test_times_of_messages_are_local_with_their_distance_from_utc(
+    zone: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        shown = localised(
+            "waiting for x, since 2026-11-29 08:33:52 UTC; until 2026-11-29 08:33 UTC"
+        )
+        assert f"since 2026-11-29 {expected}; until 2026-11-29 {expected[:5]}:00" in shown
+        assert str(painted("(since 2026-11-29 08:33:52 UTC)")) == f"(since 2026-11-29 {expected})"
+        # A day alone is left, and so is a window's zone.
+        assert localised("2026-11-29 UTC, 22:00-05:00 UTC") == "2026-11-29 UTC, 22:00-05:00 UTC"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_json_holds_ids_times_and_states_as_text() -> None:

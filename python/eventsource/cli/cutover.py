@@ -10,7 +10,7 @@ from eventsource.cli import next_steps, questions, views
 from eventsource.cli.choice import MaxPause, MigrationId, TenantOption, Yes, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import described, labelled, rehearsed
+from eventsource.cli.output import described, labelled, local, rehearsed
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration, MigrationState
@@ -78,9 +78,7 @@ async def _rehearse(
 
 
 def _say_already(at: Workspace, migration: Migration, way: WayBack | None) -> None:
-    since = (
-        "" if migration.completed_at is None else f" since {views.moment(migration.completed_at)}"
-    )
+    since = "" if migration.completed_at is None else f" since {local(migration.completed_at)}"
     at.out.answer(
         _document(migration, way),
         f"nothing to do: the tenant lives in {migration.target_store_id!r} already{since}",

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from eventsource.cli.output import Output, amount, duration, labelled
+from eventsource.cli.output import Output, amount, duration, labelled, localised
 
 #: Seconds between two plain lines.
 LINE_SECONDS = 2.0
@@ -158,8 +158,9 @@ class LiveDisplay:
             self._bars = Progress(name, middle, line, console=self._out.console, transient=True)
             self._task = self._bars.add_task("", text=text)
             self._bars.start()
+        here = localised(text)
         self._bars.update(
-            self._task, description=f"{label:<9}", text=text, completed=done or 0, total=total or 1
+            self._task, description=f"{label:<9}", text=here, completed=done or 0, total=total or 1
         )
 
 

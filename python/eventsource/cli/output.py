@@ -111,7 +111,8 @@ class Output:
         if self.is_quiet:
             return
         with _written():
-            (self._aside if self.as_json else self.console).print(redact(text), soft_wrap=True)
+            where = self._aside if self.as_json else self.console
+            where.print(redact(localised(text)), soft_wrap=True)
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
@@ -128,7 +129,8 @@ class Output:
         if self.is_quiet:
             return
         with _written():
-            self._aside.print(Text.assemble(("waiting ", "magenta"), redact(text)), soft_wrap=True)
+            said = Text.assemble(("waiting ", "magenta"), redact(localised(text)))
+            self._aside.print(said, soft_wrap=True)
 
     def fail(
         self,
@@ -151,7 +153,8 @@ class Output:
                 error = {"code": code, "message": message, "exit_code": exit_code, "next": steps}
                 print(to_json({"error": {**error, **details}}), flush=True)
                 return
-            self._aside.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+            said = Text.assemble(("error: ", "bold red"), localised(message))
+            self._aside.print(said, soft_wrap=True)
             if show_steps and "eventsource-migrate " not in message:
                 for step in steps:
                     self._aside.print(labelled(step.what, step.command), soft_wrap=True)
@@ -180,7 +183,9 @@ _STYLED = re.compile(rf"(?<![\w'-])(?:{'|'.join(_STYLES)})(?![\w'-])")
 
 
 def painted(text: str) -> Text:
-    """The text with its states in their colours, where there are colours."""
+    """The text with its times as they are here, and its states in their colours, where there are
+    colours."""
+    text = localised(text)
     shown = Text(text)
     for found in _STYLED.finditer(text):
         shown.stylize(_STYLES[found[0]], *found.span())
@@ -308,6 +313,15 @@ def brief(details: Mapping[str, Any]) -> str:
             shown = str(value) if len(str(value)) <= 90 else f"{str(value)[:89]}…"
         parts.append(f"{name}={shown}")
     return ", ".join(parts)
+
+
+#: Who waits says since when in UTC: it may be read anywhere.
+_UTC = re.compile(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d(?::\d\d)?) UTC\b")
+
+
+def localised(text: str) -> str:
+    """A message with its times as they are here."""
+    return _UTC.sub(lambda found: local(datetime.fromisoformat(f"{found[1]}+00:00")), text)
 
 
 def local(at: datetime) -> str:

@@ -26,6 +26,7 @@ from eventsource.errors import EventSourceError
 from eventsource.migration import Migration, MigrationCount, MigrationState
 from eventsource.migration.repositories.listing import LONGEST_PAGE, PAGE
 from eventsource.migration.repositories.ways_back import WayBack
+from eventsource.migration.routing.route_hook import LateRoute, late
 
 #: How often --watch looks (seconds).
 WATCH_SECONDS = 0.5
@@ -76,14 +77,16 @@ def status(
         way = await _way_back(at, found)
         reports = await at.coordinator.routers(found.id)
         silent = await unreported(at, found)
+        hook = await _late_route(at, found)
         at.out.answer(
             {
                 **views.document(found, lag),
                 "way_back": None if way is None else record(way),
                 "routers": [record(each) for each in reports],
                 "unreported_sessions": silent,
+                "route_hook": hook,
             },
-            views.details(found, lag, way, reports, silent),
+            views.details(found, lag, way, reports, silent, hook),
         )
         return ExitCode.DONE
 
@@ -166,6 +169,15 @@ async def _way_back(at: Workspace, migration: Migration) -> WayBack | None:
         return await at.coordinator.way_back(migration.id)
     except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
         return None
+
+
+async def _late_route(at: Workspace, migration: Migration) -> LateRoute | None:
+    """What the route hook has still to do for the tenant, where there is a hook or was one."""
+    with contextlib.suppress(asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
+        found = await late(at.control, migration.tenant_id)
+        if found is not None and (at.settings.route_hook is not None or found.error):
+            return found
+    return None
 
 
 async def _lag(at: Workspace, migration: Migration) -> int | None:

@@ -7,12 +7,22 @@ from datetime import datetime
 from uuid import UUID
 
 from eventsource.cli import estimates
-from eventsource.cli.output import amount, clock, columns, described, duration, grid, labelled
+from eventsource.cli.output import (
+    amount,
+    clock,
+    columns,
+    described,
+    duration,
+    grid,
+    labelled,
+    local,
+)
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.driver.lease import process_name
 from eventsource.migration.rehearsals import Rehearsal
 from eventsource.migration.repositories.router_reports import RouterReport
 from eventsource.migration.repositories.ways_back import WayBack
+from eventsource.migration.routing.route_hook import LateRoute
 
 #: Characters of an id where the whole does not fit.
 SHORT = 8
@@ -39,7 +49,7 @@ def of_way_back(way: WayBack | None) -> list[str]:
     """A line that says how to go back, or why that is not possible in this way."""
     if way is not None and way.is_open and way.kept_until is not None:
         command = f"eventsource-migrate return {way.migration_id}"
-        return [labelled("way back", f"{command}, kept until {moment(way.kept_until)}")]
+        return [labelled("way back", f"{command}, kept until {local(way.kept_until)}")]
     if way is not None and way.reason:
         return [labelled("way back", f"none: {way.reason}")]
     return []
@@ -146,7 +156,7 @@ def _way_back(way: WayBack | None) -> str | None:
         return None
     said = [way.shown]
     if way.kept_until is not None and way.is_open:
-        said.append(f"kept until {moment(way.kept_until)}")
+        said.append(f"kept until {local(way.kept_until)}")
     if way.lag is not None and way.is_open:
         said.append(f"{amount(way.lag)} events behind")
     if way.is_left_alone:
@@ -162,6 +172,7 @@ def details(
     way: WayBack | None = None,
     reports: Sequence[RouterReport] = (),
     silent: int | None = None,
+    hook: LateRoute | None = None,
 ) -> str:
     """Everything that an operator asks about one migration."""
     asked = [
@@ -188,7 +199,7 @@ def details(
         ("slowed to", slow and slow.removeprefix("slowed to ")),
         ("lag", None if lag is None else f"{amount(lag)} events"),
         ("requested", ", ".join(asked) or None),
-        ("pauses at", migration.pause_at and moment(migration.pause_at)),
+        ("pauses at", migration.pause_at and local(migration.pause_at)),
         ("fence held", None if fence is None else f"{fence:.1f} ms"),
         ("longest wait", None if fence is None else _longest(migration)),
         ("last cutover", last_cutover(migration)),
@@ -196,11 +207,18 @@ def details(
         ("driver", driver(migration)),
         ("routers", None if migration.state.is_final else _readiness(reports, silent)),
         ("way back", _way_back(way)),
+        ("route hook", hook and _late(hook)),
         ("message", migration.error_message),
-        ("started", moment(migration.created_at)),
-        ("ended", migration.completed_at and moment(migration.completed_at)),
+        ("started", local(migration.created_at)),
+        ("ended", migration.completed_at and local(migration.completed_at)),
         ("took" if migration.completed_at else "elapsed", duration(estimates.elapsed(migration))),
     )
+
+
+def _late(hook: LateRoute) -> str:
+    """Since when another library's routing table lags, and why."""
+    why = hook.error or "nobody has tried yet: start `eventsource-migrate work`"
+    return f"its table does not have the route of {local(hook.since)} yet: {why}"
 
 
 def routers(reports: Sequence[RouterReport]) -> str:
@@ -304,11 +322,11 @@ def _rounded(number: float) -> str:
 
 
 def _started(when: datetime, is_wide: bool) -> str:
-    local = when.astimezone()
+    here = when.astimezone()
     if is_wide:
-        return local.strftime("%m-%d %H:%M")
-    is_today = local.date() == datetime.now().astimezone().date()
-    return local.strftime("%H:%M" if is_today else "%m-%d")
+        return here.strftime("%m-%d %H:%M")
+    is_today = here.date() == datetime.now().astimezone().date()
+    return here.strftime("%H:%M" if is_today else "%m-%d")
 
 
 def _brief(seconds: float) -> str:
@@ -317,8 +335,3 @@ def _brief(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f}min"
     return f"{seconds / 3600:.0f}h"
-
-
-def moment(when: datetime) -> str:
-    """Day and time, in the local time of who looks."""
-    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")

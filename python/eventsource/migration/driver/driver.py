@@ -215,7 +215,8 @@ class Driver:
             "source": f"store {source!r}: ",
             "target": f"store {target!r}: ",
         }.get(failures.side_of(error) or "", "")
-        reason = f"{where}{failures.reason_of(error)} (since {self.waits_since:%H:%M:%S} UTC)"
+        since = self.waits_since.strftime("%Y-%m-%d %H:%M:%S UTC")
+        reason = f"{where}{failures.reason_of(error)} (since {since})"
         about = {"migration_id": self.migration_id}
         _log.warning(
             "migration %s waits: %s%s", self.migration_id, where, brief(error), extra=about

@@ -14,6 +14,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -21,7 +22,7 @@ import asyncpg
 from eventsource.connections import ConnectionParameters, brief, connect, redact, transaction
 from eventsource.migration.failures import PASSING
 from eventsource.named_sql import statements
-from eventsource.tenant_ids import TenantId, restored
+from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor, Secret
@@ -52,6 +53,30 @@ class PendingRoute:
     store_id: str
     generation: int
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LateRoute:
+    """A tenant's route that the other routing table does not have yet.
+
+    Attributes:
+        since: when the route has changed.
+        error: why it could not be written there; None where nobody has tried.
+        tried_at: when that was.
+    """
+
+    since: datetime
+    error: str | None
+    tried_at: datetime | None
+
+
+async def late(control: Executor, tenant_id: TenantId) -> LateRoute | None:
+    """Whether the statement for the tenant's route is still to be run; None when it is not.
+
+    Without a hook it is to be run for every route, which nobody waits for.
+    """
+    row = await control.fetchrow(_SQL["pending_of"], stored(tenant_id))
+    return None if row is None else LateRoute(*row)
 
 
 @dataclass(frozen=True, slots=True)

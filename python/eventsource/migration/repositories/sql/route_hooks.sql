@@ -21,6 +21,11 @@ where r.generation > coalesce(h.generation, 0)
 order by h.tried_at nulls first, r.tenant_id
 limit $1
 
+-- name: pending_of
+select r.updated_at as since, h.error, h.tried_at
+from tenant_routing r left join migration_route_hooks h on h.tenant_id = r.tenant_id
+where r.tenant_id = $1 and r.generation > coalesce(h.generation, 0)
+
 -- name: lock
 -- A change of the route waits until its statement was run, and it is not run for an older one.
 select r.store_id, r.generation
