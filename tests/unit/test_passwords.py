@@ -78,6 +78,9 @@ def test_no_text_of_a_string_shows_a_piece_of_its_password(spelling: str, passwo
 @given(spellings, passwords)
 @example(SPELLINGS[1], f"/{FIRST}{SECOND}?")
 @example(SPELLINGS[1], f"/{FIRST}?a=b&{SECOND}")
+@example(SPELLINGS[4], f"{FIRST}&{SECOND}=x")
+@example(SPELLINGS[5], f"{FIRST}&{SECOND}.a=x")
+@example(SPELLINGS[6], f"{FIRST}&{SECOND}=")
 def test_no_piece_of_a_password_is_taken_for_a_host_or_a_setting(
     spelling: str, password: str
 ) -> None:
