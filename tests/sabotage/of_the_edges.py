@@ -52,7 +52,7 @@ VARIANTS = (
     ),
     Variant(
         "transaction-without-its-events",
-        "a block whose append was refused, and that went on, is committed where the tenant was",
+        "a block whose append was refused, and that went on, is committed without it",
         (
             Edit(
                 _TRANSACTIONS,
@@ -61,7 +61,11 @@ VARIANTS = (
                 "                    # The block",
             ),
         ),
-        (f"{_IN_TRANSACTIONS}::test_a_block_runs_again_where_the_tenant_has_moved",),
+        # Where nothing else was appended, the fence is asked at the end and refuses as well.
+        (
+            f"{_IN_TRANSACTIONS}::"
+            "test_a_block_that_goes_on_after_a_refusal_stores_none_of_what_it_did",
+        ),
     ),
     Variant(
         "transaction-at-an-old-home",

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from eventsource import OptimisticLockError
-from eventsource.migration import RoutingError, TenantTransaction
+from eventsource.migration import RoutingError, TenantTransaction, WritePausedError
 from eventsource.stores.memory import InMemoryEventStore
 from tests.integration.routing.test_router import ever_deaf
 from tests.support.application import SOURCE, TARGET, Noted
@@ -128,6 +128,40 @@ async def test_a_block_runs_again_where_the_tenant_has_moved(
     assert await outbox(boxed, "target") == [(work.event.event_id, TARGET)]
     appended = 0 if kind is AppendsNothing else 1
     assert len(await boxed.ids("target")) == 1 + appended
+
+
+@pytest.mark.parametrize("refused_append", ["first", "last"])
+async def test_a_block_that_goes_on_after_a_refusal_stores_none_of_what_it_did(
+    boxed: World, refused_append: str
+) -> None:
+    """Its other append went through, so the fence would not be asked before the commit."""
+    held, work = uuid4(), Work(boxed.tenant)
+
+    async def append_to(stream: UUID, connection: asyncpg.Connection) -> None:
+        event = Noted(aggregate_id=stream, tenant_id=boxed.tenant)
+        await boxed.here.source.append_events(stream, "Note", [event], 0, connection=connection)
+
+    async def is_refused(made: TenantTransaction) -> None:
+        await made.connection.execute("set local lock_timeout = '50ms'")
+        event = Noted(aggregate_id=held, tenant_id=boxed.tenant)
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await made.append_events(held, "Note", [event], 0)
+
+    async def block(made: TenantTransaction) -> None:
+        if refused_append == "first":
+            await is_refused(made)
+        await work(made)
+        if refused_append == "last":
+            await is_refused(made)
+
+    writer = await boxed.connect()
+    async with writer.transaction():
+        await append_to(held, writer)
+        with pytest.raises(WritePausedError):
+            await boxed.router.transaction(boxed.tenant, block)
+    assert work.seen == [SOURCE]
+    assert await outbox(boxed, "source") == []
+    assert len(await boxed.ids("source")) == 1
 
 
 async def test_transactions_go_on_through_a_move(boxed: World) -> None:
