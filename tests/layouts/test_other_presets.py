@@ -103,3 +103,41 @@ async def test_a_tenant_moves_while_it_writes_and_an_abort_leaves_nothing(
             assert len(carried) == 1
         await library.append(world.target, "acme", "s1")
         await library.append(world.source, "umbrella", "s1")
+
+
+#: Everything that a name can do to a statement, at once; and names that differ in little from it.
+HOSTILE = 'o\'brien \\ $guard$; select $guard$ %1$I %s {0} {on}\n"quoted" тенант 租户'
+NEARLY = [HOSTILE + " ", HOSTILE.replace("\\", "\\\\"), HOSTILE.upper()]
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=str)
+async def test_a_tenant_of_any_name_moves_and_no_other_does(
+    library: Library, dsns: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
+
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute(library.tables)
+        if library.preset == "emmett":
+            await connection.execute(
+                "create table emt_streams_rest partition of emt_streams default;"
+                "create table emt_messages_rest partition of emt_messages default"
+            )
+
+    async with layout_world(presets()[library.preset], make, dsns) as world:
+        for tenant in (HOSTILE, *NEARLY):
+            for _ in range(3):
+                await library.append(world.source, tenant, "s")
+        migration = await world.start(HOSTILE)
+        await world.reaches(migration, MigrationState.DUAL_WRITE)
+        for tenant in (HOSTILE, *NEARLY):
+            await library.append(world.source, tenant, "late")
+        await world.coordinators[0].initiate_cutover(migration.id)
+        moved = await world.target.fetch(library.ids)
+        assert len(moved) == 4
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await library.append(world.source, HOSTILE, "late")
+        assert refused.value.sqlstate == "EVF01"
+        for tenant in NEARLY:
+            await library.append(world.source, tenant, "late")
+        await library.append(world.target, HOSTILE, "late")

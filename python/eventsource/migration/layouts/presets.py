@@ -30,6 +30,7 @@ def recognised(tables: Mapping[str, Collection[str]]) -> list[Layout]:
     found = []
     for layout in presets().values():
         columns = tables.get(layout.events)
-        if columns is not None and set(layout.recognised_by) <= set(columns):
+        wanted = set(layout.recognised_by)
+        if columns is not None and wanted and wanted <= set(columns):
             found.append(layout)
     return sorted(found, key=lambda each: -len(each.recognised_by))
