@@ -53,7 +53,8 @@ def _use(shop: Shop) -> None:
     planned = shop.json("plan", TENANT, "--to", "dedicated")
     assert planned["events"] == 15
     assert "mt_events.seq_id" in planned["columns"]
-    assert "preflight" in shop("plan", TENANT, "--to", "dedicated").output
+    assert planned["waits"] == "writers of this tenant wait"
+    assert "at the fence" in shop("plan", TENANT, "--to", "dedicated").output
     shop("run", TENANT, "--to", "dedicated", "--yes")
     assert "nothing to do" in shop("run", TENANT, "--to", "dedicated", "--yes").output
     for level in ("count", "hash", "full"):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from eventsource.migration import PreflightError
 from eventsource.migration.layouts.declaration import LayoutTable, Tenancy, Through
 from eventsource.migration.layouts.presets import presets
-from tests.support import marten
+from tests.support import marten, others
 from tests.support.fingerprint import fingerprint
-from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld
+from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld, layout_world
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,17 @@ REFUSED = [
             tenant=Tenancy(column="owner")),
     Refused("a tenant in json", "two of its values may be one tenant",
             tenant=Tenancy(column="data")),
+    Refused("a tenant inside of bytes", "is inside of packed, which is bytea: only the library",
+            both="alter table mt_events add column packed bytea",
+            tenant=Tenancy(expression="encode(substr(packed, 1, 4), 'escape')")),
+    Refused("a tenant that is bytes", "is inside of Packed, which is bytea: only the library",
+            both='alter table mt_events add column "Packed" bytea',
+            tenant=Tenancy(column="Packed")),
+    Refused("numbers without a gap", "the EventStore of Elixir counts in stream $all",
+            source="create table stream_events (event_id uuid, stream_id bigint, stream_version"
+            " bigint, original_stream_id bigint, original_stream_version bigint)"),
+    Refused("numbers without a gap, in another way", "eventually counts in aggregate_types",
+            source='create table aggregate_types (id text, "offset" bigint)'),
     Refused("a reference without a key", "no validated foreign key",
             source="alter table mt_events drop constraint fkey_mt_events_stream",
             tenant=Tenancy(through=Through("mt_streams", ("stream_id",), ("id",)))),
@@ -134,3 +146,42 @@ async def test_what_passes_preflight_says_what_travels_and_what_stays(shop: Layo
     assert any("mt_doc_order" in each for each in findings.companions)
     found = await shop.coordinators[0].tenants(SOURCE)
     assert [(each.tenant_id, each.events) for each in found] == [("acme", 6)]
+
+
+async def test_bytes_beside_the_tenants_column_are_carried(shop: LayoutWorld) -> None:
+    for connection in (shop.source, shop.target):
+        await connection.execute("alter table mt_events add column tenant_ids bytea default 'x'")
+    await marten.append(shop.source, "acme", uuid4(), 2)
+    findings = await shop.coordinators[0].preflight(
+        "acme", shop.stores[SOURCE], shop.stores[TARGET]
+    )
+    assert findings.problems == []
+    assert findings.waits == "writers of this tenant wait"
+
+
+async def test_links_in_streams_of_several_tenants_are_named(
+    dsns: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute(others.RAILS)
+
+    async with layout_world(presets()["rails-event-store"], make, dsns) as world:
+        for tenant in ("acme", "umbrella"):
+            for _ in range(3):
+                await others.to_rails(world.source, tenant, "s")
+        look = world.coordinators[0].preflight
+        findings = await look("acme", world.stores[SOURCE], world.stores[TARGET])
+        assert not any("events of other tenants" in each for each in findings.warnings)
+        assert findings.waits is not None
+        assert "every write of any tenant to event_store_events_in_streams" in findings.waits
+        await world.source.execute(
+            "insert into event_store_events_in_streams (stream, event_id, created_at)"
+            " select '$by_day', event_id, now() from event_store_events"
+        )
+        findings = await look("acme", world.stores[SOURCE], world.stores[TARGET])
+        assert any(
+            each.startswith('3 rows of "public"."event_store_events_in_streams"')
+            and "'$by_day'" in each
+            for each in findings.warnings
+        )
+        assert findings.problems == []

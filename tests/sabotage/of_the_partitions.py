@@ -7,6 +7,7 @@ from tests.sabotage.variant import Edit, Variant
 _JOURNALED = "python/eventsource/migration/journaled"
 _GROWTH = f"{_JOURNALED}/growth.py"
 _PARTITIONS = f"{_JOURNALED}/partitions.py"
+_REFUSED = "tests/layouts/test_refused.py::test_what_cannot_move_is_refused_and_nothing_is_changed"
 _TESTS = "tests/layouts/test_partitions.py::"
 _LEAVES = "tests/layouts/test_leaves.py::"
 _ATTACHED = f"{_LEAVES}test_a_leaf_that_is_attached_is_carried_and_nothing_else_again"
@@ -222,5 +223,41 @@ VARIANTS = (
             f"{_TESTS}test_a_time_in_a_key_is_the_same_whatever_the_writers_time_zone_is"
             "[range of time]",
         ),
+    ),
+    Variant(
+        "tenants-inside-of-bytes",
+        "a tenant that only the library can read is looked for by the guard",
+        (
+            Edit(
+                f"{_JOURNALED}/ownership.py",
+                'column.type.name == "bytea" and',
+                'column.type.name == "" and',
+            ),
+        ),
+        (f"{_REFUSED}[a tenant inside of bytes]",),
+    ),
+    Variant(
+        "gaps-in-dense-numbers",
+        "a tenant leaves tables whose readers stop at the gap that it makes",
+        (
+            Edit(
+                f"{_JOURNALED}/ownership.py",
+                "    if shape.layout.is_whole:\n",
+                "    if True:\n",
+            ),
+        ),
+        (f"{_REFUSED}[numbers without a gap]",),
+    ),
+    Variant(
+        "streams-divided-unsaid",
+        "links go out of streams of several tenants, and plan says nothing",
+        (
+            Edit(
+                f"{_JOURNALED}/ownership.py",
+                '        if row["links"]:\n',
+                "        if False:\n",
+            ),
+        ),
+        ("tests/layouts/test_refused.py::test_links_in_streams_of_several_tenants_are_named",),
     ),
 )

@@ -244,6 +244,11 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_another_process_goes_on[[]layout.chunk.written]",
         "test_another_process_goes_on[[]layout.exact.written]",
     ),
+    "layouts/test_more_presets.py": (
+        "*[[]marten with *",
+        "*[[]eventsource-py-partitioned-0.8]",
+        "*[[]our columns by list]",
+    ),
     "layouts/test_other_presets.py": ("*[[]rails-event-store]", "*[[]emmett]"),
     "layouts/test_partitions.py": (
         "test_a_tenant_moves_while_writers_use_root_and_leaves[[]list]",

@@ -97,6 +97,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             "not_carried": dict(findings.filled),
             "fires": findings.fires,
             "companions": findings.companions,
+            "waits": findings.waits,
             "connections": _connections(findings),
             "room": room,
             "way_back": prospect,
@@ -130,6 +131,7 @@ def _of_findings(findings: Findings) -> list[tuple[str, object]]:
         ("not carried", "; ".join(f"{name} ({why})" for name, why in findings.filled)),
         ("fires", ", ".join(findings.fires) or "no trigger of yours"),
         ("stay", ", ".join(findings.companions) or "no table with this tenant beside it"),
+        ("at the fence", findings.waits),
         ("erasure", _ERASURE),
         (
             "connections",

@@ -50,6 +50,12 @@ _KINDS = {
 }
 
 
+_DIVIDED = (
+    ". In a partitioned one, event ids and the versions of a stream are unique within a partition"
+    " only. To move tenants of one that your own code reads and writes, declare a layout"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """A btree index over whole columns; ``unique`` and ``columns`` say what it serves."""
@@ -106,8 +112,9 @@ async def find_table(connection: AnyConnection, schema: str | None, name: str) -
         return None
     if row["kind"] != "r":
         kind = _KINDS.get(row["kind"], "no table")
+        why = _DIVIDED if row["kind"] == "p" else ""
         raise StoreSchemaError(
-            f"{wanted} is {kind}: a store needs an ordinary table, pass another table_name"
+            f"{wanted} is {kind}: a store needs an ordinary table, pass another table_name{why}"
         )
     return Table(row["oid"], row["schema"], name, row["sequence"])
 

@@ -12,7 +12,7 @@ from eventsource.catalog import reading
 from eventsource.catalog.findings import Finding, warning
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.journaled import catalogs, numbers, partitions, shapes, whole
+from eventsource.migration.journaled import catalogs, numbers, ownership, partitions, shapes, whole
 from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.layouts.declaration import Stops
 from eventsource.migration.tables import fences, progress
@@ -93,6 +93,7 @@ async def examine(
     if findings.problems:
         return None
     shape = await shapes.of(source, target, layout, tenant_id)
+    findings.note(*ownership.in_bytes(shape), *await ownership.counted_densely(source, shape))
     findings.note(*catalogs.of(shape, fire))
     for side, table in (("source", source), ("target", target)):
         for each in layout.tables:
@@ -332,6 +333,8 @@ async def _look_around(source: AnyTable, shape: Shape, findings: Findings) -> No
         for table in layout.tables
         for name in table.stamps
     )
+    findings.waits = ownership.waits(layout)
+    findings.note(*await ownership.shared_streams(source, shape))
     if layout.stops is not Stops.TENANT:
         findings.note(
             warning(

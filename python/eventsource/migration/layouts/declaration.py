@@ -79,6 +79,7 @@ class LayoutTable:
         numbered: columns whose numbers are moved by an offset.
         stamps: columns that each side fills for itself, such as transaction ids.
         where: of the tenant's rows only these travel.
+        stream: the columns that say in which stream a row is.
     """
 
     name: str
@@ -88,6 +89,7 @@ class LayoutTable:
     numbered: tuple[Numbering, ...] = ()
     stamps: tuple[str, ...] = ()
     where: str | None = None
+    stream: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,7 @@ def _table(where: str, entry: Mapping[str, Any], is_whole: bool) -> LayoutTable:
         numbered=tuple(_numbering(here, *each) for each in _mapping(here, entry, "numbered")),
         stamps=_names(here, entry, "stamps"),
         where=_optional(here, entry, "where"),
+        stream=_names(here, entry, "stream"),
     )
 
 

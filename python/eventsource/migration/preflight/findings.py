@@ -31,6 +31,7 @@ class Findings:
         filled: those that would not, with the reason.
         fires: triggers at the target that carried rows would set off.
         companions: tables beside the source that stay where they are.
+        waits: of a layout: whose writers wait while the fence is held.
         connections: how many a copy takes at the target, and how many are free there.
     """
 
@@ -42,6 +43,7 @@ class Findings:
     filled: tuple[tuple[str, str], ...] = ()
     fires: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    waits: str | None = None
     connections: tuple[int, int] | None = None
     #: Those of the problems that pass by themselves: databases that do not answer.
     passing: int = 0
