@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from eventsource.catalog.presence import columns_of
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.named_sql import text
 from eventsource.stores.schema import SQL
@@ -50,15 +51,14 @@ async def outdated_objects(connection: Executor, schema: str) -> list[str]:
         definer = "security definer" in match["head"]
         settings = frozenset(_SETTING.findall(match["head"]))
         wanted.append((match["name"], body, definer, settings))
-    tables = []
-    for table in _TABLE.finditer(script):
-        there = await connection.fetchval(
-            "select array_agg(attname::text) from pg_attribute where attrelid = to_regclass($1)"
-            " and attnum > 0 and not attisdropped",
-            qualified(schema, table["name"]),
-        )
-        if not set(_COLUMN.findall(table["body"])) <= set(there or ()):
-            tables.append(table["name"])
+    needed = {
+        qualified(schema, table["name"]): (table["name"], set(_COLUMN.findall(table["body"])))
+        for table in _TABLE.finditer(script)
+    }
+    there = await columns_of(connection, needed)
+    tables = [
+        bare for name, (bare, columns) in needed.items() if not columns <= there.get(name, set())
+    ]
     return tables + [each[0] for each in wanted if each not in found]
 
 

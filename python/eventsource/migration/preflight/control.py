@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eventsource.catalog.presence import columns_of
 from eventsource.connections import Executor
 from eventsource.migration.preflight.findings import Findings
 from eventsource.migration.repositories import hidden_rows
@@ -45,26 +46,17 @@ async def check_control(connection: Executor, findings: Findings) -> None:
     if foreign is not None:
         findings.problems.append(foreign)
         return
-    missing = [
-        name
-        for name in CONTROL_COLUMNS
-        if await connection.fetchval("select to_regclass($1) is null", name)
-    ]
+    present = await columns_of(connection, CONTROL_COLUMNS)
+    missing = [name for name in CONTROL_COLUMNS if name not in present]
     if missing:
         findings.problems.append(
             f"the control database lacks {', '.join(missing)}; run `eventsource-migrate init` or"
             " eventsource.migration.create_schema(pool)"
         )
         return
+    findings.problems += await hidden_rows.problems(connection, CONTROL_COLUMNS)
     for name, columns in CONTROL_COLUMNS.items():
-        if hidden := await hidden_rows.problem(connection, name):
-            findings.problems.append(hidden)
-        present = await connection.fetchval(
-            "select array_agg(attname::text) from pg_attribute"
-            " where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",
-            name,
-        )
-        if lacking := [column for column in columns if column not in present]:
+        if lacking := [column for column in columns if column not in present[name]]:
             findings.problems.append(
                 f"the control table {name} lacks {', '.join(lacking)}: it was made by an older"
                 " version or by hand; run `eventsource-migrate init` or"

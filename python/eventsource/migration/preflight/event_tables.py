@@ -13,6 +13,7 @@ from eventsource.catalog import reading
 from eventsource.catalog.findings import Finding
 from eventsource.catalog.layouts import not_ours
 from eventsource.catalog.model import TableCatalog
+from eventsource.catalog.presence import columns_of
 from eventsource.catalog.two_sides import Comparison, compare, tenant_keys
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.event_table import AnyTable
@@ -60,12 +61,6 @@ REQUIRED = {
     "version": ("bigint", "integer"),
     "tenant_id": ("uuid",),
 }
-
-
-_HAS_SHAPE = (
-    "select exists (select from pg_attribute where attrelid = $1::text::regclass"
-    " and attname = 'shape' and not attisdropped)"
-)
 
 
 async def check_stores(
@@ -127,17 +122,15 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
     if foreign is not None:
         findings.problems.append(foreign)
         return None
-    missing = [
-        name
-        for name in FENCE_TABLES
-        if await table.connection.fetchval("select to_regclass($1) is null", table.beside(name))
-    ]
+    beside = [table.beside(name) for name in FENCE_TABLES]
+    present = await columns_of(table.connection, beside)
+    missing = [name for name in FENCE_TABLES if table.beside(name) not in present]
     if missing:
         findings.problems.append(
             f"the {side} schema {table.address.schema!r} lacks {', '.join(missing)}; {INIT}"
         )
         return None
-    if not await table.connection.fetchval(_HAS_SHAPE, table.progress):
+    if "shape" not in present[table.progress]:
         findings.problems.append(
             f"{table.progress} of the {side} was made by an older version; {INIT}"
         )
@@ -150,9 +143,7 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
         return None
     if (stray := await fences.stray(table)) is not None:
         findings.problems.append(stray)
-    for name in FENCE_TABLES:
-        if hidden := await hidden_rows.problem(table.connection, table.beside(name)):
-            findings.problems.append(hidden)
+    findings.problems += await hidden_rows.problems(table.connection, beside)
     return found
 
 

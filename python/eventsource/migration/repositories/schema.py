@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eventsource.catalog.presence import columns_of
 from eventsource.migration.errors import PreflightError
 from eventsource.named_sql import text
 from eventsource.schema_changes import make_missing
@@ -43,15 +44,12 @@ async def create_schema(pool: Executor) -> None:
 
 async def of_another_library(connection: Executor) -> str | None:
     """A sentence about control tables that are not ours, None when there is none."""
-    foreign = []
-    for name, columns in _OURS.items():
-        present = await connection.fetchval(
-            "select array_agg(attname::text) from pg_attribute"
-            " where attrelid = to_regclass($1) and attnum > 0 and not attisdropped",
-            name,
-        )
-        if present is not None and not set(columns) <= set(present):
-            foreign.append(name)
+    present = await columns_of(connection, _OURS)
+    foreign = [
+        name
+        for name, columns in _OURS.items()
+        if name in present and not set(columns) <= present[name]
+    ]
     if not foreign:
         return None
     return (
