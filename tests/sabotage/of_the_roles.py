@@ -200,9 +200,9 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/schema_changes.py",
-                "            if not await _missing(connection, statements):\n"
-                "                return\n",
-                "",
+                "                if not await _missing(connection, statements):\n"
+                "                    return\n",
+                "                pass\n",
             ),
             Edit(
                 "python/eventsource/schema_changes.py",
