@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+import asyncpg
 import typer
 
 from eventsource import __version__
@@ -23,6 +25,11 @@ from eventsource.schema_changes import connection_of
 from eventsource.stores import pending, schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
+
+_PRODUCT = "eventsource-migration "
+
+#: The table says which version made it: what `--check` compares with.
+_VERSION_SQL = f"comment on table tenant_migrations is '{_PRODUCT}{__version__}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ def init(
         if check and print_sql:
             raise ConfigError("--check and --print-sql are both given: leave one of them out")
         if check:
-            return _say(at, await _missing(at))
+            return _say(at, await _missing(at), await _recorded_version(at))
         if print_sql:
             return _print(at, await _missing(at))
         return await _make(at)
@@ -81,11 +88,34 @@ async def _make(at: Workspace) -> ExitCode:
         made.append(f"store {store_id}")
         at.out.say(f"store      {store_id}: table {store.table} is ready")
     await at.checkpoints.create_schema()
+    await _record_version(at)
     made.append("subscription checkpoints")
     at.out.say("checkpoints  subscription_checkpoints is ready")
     if at.out.as_json:
         at.out.answer({"ready": made, "version": __version__})
     return ExitCode.DONE
+
+
+async def _recorded_version(at: Workspace) -> str | None:
+    """The version whose `init` was the last; None before there was one that wrote it down."""
+    said = await _comment(at) or ""
+    return said.removeprefix(_PRODUCT) if said.startswith(_PRODUCT) else None
+
+
+async def _comment(at: Workspace) -> str | None:
+    said: str | None = await at.control.fetchval(
+        "select obj_description(to_regclass('tenant_migrations'), 'pg_class')"
+    )
+    return said
+
+
+async def _record_version(at: Workspace) -> None:
+    """Write it down, unless somebody has put a comment of their own there."""
+    said = await _comment(at)
+    if said is None or (said.startswith(_PRODUCT) and said != f"{_PRODUCT}{__version__}"):
+        # Who may not alter the table has found nothing to make, or would not be here.
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            await at.control.execute(_VERSION_SQL)
 
 
 async def _missing(at: Workspace) -> list[Part]:
@@ -94,7 +124,8 @@ async def _missing(at: Workspace) -> list[Part]:
     async with connection_of(at.control) as control:
         lacking = [_control_schema(at)] if await _lacks_control_schema(at) else []
         tables = await pending.recorded(control, _make_control)
-        found.append(Part("control tables", [*lacking, *tables]))
+        statements = [*lacking, *tables]
+        found.append(Part("control tables", [*statements, _VERSION_SQL] if statements else []))
     for store_id, store in at.stores.items():
         await at.reach_store(store_id)
         async with store.pool.acquire() as connection:
@@ -116,17 +147,32 @@ async def _missing_of(store: PostgreSQLEventStore, connection: AnyConnection) ->
     )
 
 
-def _say(at: Workspace, found: list[Part]) -> ExitCode:
+def _say(at: Workspace, found: list[Part], before: str | None) -> ExitCode:
     missing = [each for each in found if each.pending]
     steps = [Step("make", "eventsource-migrate init")] if missing else []
     width = max(len(each.part) for each in found)
     at.out.answer(
-        {"version": __version__, "parts": found, "is_complete": not missing, "next": steps},
-        f"{'version':<{width}}  {__version__}",
+        {
+            "version": __version__,
+            "version_before": before,
+            "parts": found,
+            "is_complete": not missing,
+            "next": steps,
+        },
+        f"{'version':<{width}}  {_from(before, found)}",
         *(f"{each.part:<{width}}  {_first_words(each)}" for each in found),
         *(f"{step.what:<{width}}  {step.command}" for step in steps),
     )
     return ExitCode.FAILED if missing else ExitCode.DONE
+
+
+def _from(before: str | None, found: list[Part]) -> str:
+    if before == __version__:
+        return __version__
+    if before is not None:
+        return f"from {before} to {__version__}"
+    begun = any(not each.pending for each in found)
+    return f"from {'one that was not written down' if begun else 'nothing'} to {__version__}"
 
 
 def _first_words(part: Part) -> str:

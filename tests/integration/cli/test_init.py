@@ -27,6 +27,22 @@ def test_a_check_of_empty_databases_names_what_is_missing_and_makes_nothing(
     assert objects(cli) == [0, 0, 0]
 
 
+def test_a_check_says_from_which_version_to_which(cli: CommandLine) -> None:
+    now = cli("--version").output.strip()
+    checked = cli("init", "--check", exit_code=1).output
+    assert f"from nothing to {now}" in checked
+    cli("init")
+    assert cli.json("init", "--check")["version_before"] == now
+    assert f"from {now}" not in cli("init", "--check").output
+    cli.sql("control", "comment on table tenant_migrations is 'eventsource-migration 0.0.7'")
+    assert f"from 0.0.7 to {now}" in cli("init", "--check").output
+    cli("init")
+    assert cli.json("init", "--check")["version_before"] == now
+    cli.sql("control", "comment on table tenant_migrations is 'mine'")
+    cli("init")
+    assert "one that was not written down" in cli("init", "--check").output
+
+
 def test_a_check_after_init_finds_nothing(ready: CommandLine) -> None:
     checked = ready.json("init", "--check")
     assert checked["is_complete"]
