@@ -35,7 +35,7 @@ async def test_a_wave_comes_to_its_end_although_a_worker_is_killed(
     source_cluster: Cluster, target_cluster: Cluster, tmp_path: Path
 ) -> None:
     """Twelve tenants to two stores of one server; one differs, one is refused, two are written to,
-    and the queue's tables are dropped in the middle."""
+    each is dispatched twice, and the queue's tables are dropped in the middle."""
     dsns = {
         SHARED: await source_cluster.create_database(),
         "large": await target_cluster.create_database(),
@@ -45,7 +45,7 @@ async def test_a_wave_comes_to_its_end_although_a_worker_is_killed(
     groups = {"large": "db2", "small": "db2"}
     async with fleet_world(tmp_path, dsns, control, groups=groups, at_once=3) as world:
         await world.seed(sizes(12, 3_000))
-        await _play(world, workers=2, writers=2, pause=0.0, drop=True)
+        await _play(world, workers=2, writers=2, pause=0.0, drop=True, twice=True)
 
 
 @pytest.mark.fleet
@@ -80,6 +80,7 @@ async def _play(
     writers: int,
     pause: float,
     drop: bool = False,
+    twice: bool = False,
     restart: Cluster | None = None,
 ) -> None:
     tenants = list(world.events)
@@ -95,6 +96,8 @@ async def _play(
             stack.enter_context(FleetWorker(world.config, f"worker-{number}"))
             for number in range(workers)
         ]
+        if twice:
+            await world.dispatch_again("night")
         await until(lambda: _moved(world, len(tenants) // 6), "the first tenants", 600)
         running[0].kill()
         if pause:

@@ -122,12 +122,12 @@ end $$
 """
 
 
-async def fill(control: asyncpg.Connection, config: str) -> None:
-    """Rows of 100,000 migrations of as many tenants, in waves of 5,000; 40 are under way."""
+async def fill(control: asyncpg.Connection, config: str, migrations: int = MIGRATIONS) -> None:
+    """Rows of so many migrations of as many tenants, in waves of 5,000; 40 are under way."""
     # Foreign keys are looked at row by row, which takes longer than all the rest.
     await control.execute("set session_replication_role = replica")
     for each in _FILL:
-        given = (MIGRATIONS, config if "config" in each else TENANTS)
+        given = (migrations, config if "config" in each else TENANTS)
         await control.execute(each, *given[: each.count("$1") and (2 if "$2" in each else 1)])
     await control.execute("reset session_replication_role")
     await control.execute(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from eventsource.fleet.waves import Candidate
+from eventsource.migration.coordinator import PREFLIGHTS_AT_ONCE
 from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
@@ -75,16 +78,33 @@ async def of_each(
     candidates: Sequence[Candidate],
     coordinator: MigrationCoordinator,
     stores: Mapping[str, PostgreSQLEventStore],
+    heard: Callable[[int], None] = lambda _: None,
 ) -> dict[TenantId, str]:
-    """The whole preflight of each of these tenants; what refuses them."""
-    problems = {}
-    for each in candidates:
-        findings = await coordinator.preflight(
-            each.tenant_id, stores[each.source_store_id], stores[each.target_store_id]
-        )
-        if findings.problems:
-            problems[each.tenant_id] = "; ".join(findings.problems)
-    return problems
+    """The whole preflight of each of these tenants, a few at a time; what refuses them.
+
+    Args:
+        heard: is called after each with how many are done.
+    """
+    problems: dict[TenantId, str] = {}
+    waiting, done = iter(candidates), itertools.count(1)
+
+    async def examine_on() -> None:
+        for each in waiting:
+            findings = await coordinator.preflight(
+                each.tenant_id, stores[each.source_store_id], stores[each.target_store_id]
+            )
+            if findings.problems:
+                problems[each.tenant_id] = "; ".join(findings.problems)
+            heard(next(done))
+
+    examining = [asyncio.ensure_future(examine_on()) for _ in range(PREFLIGHTS_AT_ONCE)]
+    try:
+        await asyncio.gather(*examining)
+    finally:
+        for task in examining:
+            task.cancel()
+    order = {each.tenant_id: at for at, each in enumerate(candidates)}
+    return dict(sorted(problems.items(), key=lambda found: order[found[0]]))
 
 
 def one_of_each_pair(candidates: Sequence[Candidate]) -> list[Candidate]:

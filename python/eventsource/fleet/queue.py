@@ -163,7 +163,7 @@ class Queue:
             return 0
         put = await self.queries.enqueue(
             [entrypoint_of(self.groups[each.target_store_id]) for each in known],
-            [_payload(each) for each in known],
+            [payload_of(each) for each in known],
             [-each.ordinal for each in known],
             None,
             [f"{each.wave_id}/{each.tenant_id}" for each in known],
@@ -185,7 +185,8 @@ def entrypoint_of(group: str) -> str:
     return f"move to {group}"
 
 
-def _payload(item: WaveItem) -> bytes:
+def payload_of(item: WaveItem) -> bytes:
+    """What a job of the queue says: which tenant of which wave."""
     return json.dumps({"wave": str(item.wave_id), "tenant": stored(item.tenant_id)}).encode()
 
 

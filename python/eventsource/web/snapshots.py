@@ -19,6 +19,7 @@ from eventsource.fleet.view import Moving, WaveView, view_of
 from eventsource.fleet.waves import Wave, WaveState
 from eventsource.migration.failures import may_pass
 from eventsource.named_sql import statements
+from eventsource.tenant_ids import restored
 
 if TYPE_CHECKING:
     from eventsource.fleet.repository import WaveRepository
@@ -34,6 +35,9 @@ LAG_SECONDS, LAG_PATIENCE = 5.0, 2.0
 
 #: Moves whose lag is counted at the same time, and values that a plot has.
 LAGS_AT_ONCE, PLOTTED = 10, 60
+
+#: Tenants that have moved last, each shown with its pause.
+ARRIVED = 10
 
 #: What is said of waves alone of which something moves.
 _OF_OPEN_WAVES = (
@@ -179,7 +183,7 @@ class Snapshots:
                 row["name"],
                 {
                     **dict.fromkeys(_OF_OPEN_WAVES),
-                    **dict.fromkeys(("pauses", "moving", "troubles", "history"), ()),
+                    **dict.fromkeys(("pauses", "arrived", "moving", "troubles", "history"), ()),
                     "name": row["name"],
                     "state": row["state"],
                     "counts": {},
@@ -208,7 +212,10 @@ class Snapshots:
             "eta_seconds": view.eta_seconds,
             "median_pause_ms": view.median_pause_ms,
             "longest_pause_ms": view.longest_pause_ms,
-            "pauses": [row[0] for row in reversed(recent)],
+            "pauses": [row["cutover_pause_ms"] for row in reversed(recent)],
+            "arrived": [
+                {**dict(row), "tenant_id": restored(row["tenant_id"])} for row in recent[:ARRIVED]
+            ],
             "moving": [self._moving(each) for each in view.moving],
             "troubles": view.troubles,
             "history": view.wave.history,

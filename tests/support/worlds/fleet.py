@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import asyncpg
 
 from eventsource.fleet import Candidate, Wave, WaveRepository, WaveSettings, WaveState
+from eventsource.fleet.queue import Queue, entrypoint_of, payload_of
 from eventsource.migration import create_schema
 from eventsource.migration.connections import session_marks
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -77,6 +79,8 @@ class FleetWorld:
     dsns: Mapping[str, str]
     control_dsn: str
     control: asyncpg.Pool
+    #: For each store whose limit it shares.
+    groups: Mapping[str, str]
     events: dict[UUID, int] = field(default_factory=dict)
     targets: dict[UUID, str] = field(default_factory=dict)
     #: Number and digest of each tenant's rows before anything moved.
@@ -191,8 +195,23 @@ class FleetWorld:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
 
+    async def dispatch_again(self, name: str) -> None:
+        """Put every tenant of the wave into the queue once more, beside what is there already."""
+        wave = await self.waves.get(name)
+        items = await self.waves.items(wave, to_do=True)
+        async with asyncpg.create_pool(self.control_dsn, min_size=0, max_size=3) as pool:
+            queue = Queue(pool, self.groups)
+            await queue.make()
+            await queue.queries.enqueue(
+                [entrypoint_of(self.groups[each.target_store_id]) for each in items],
+                [payload_of(each) for each in items],
+                [-each.ordinal for each in items],
+            )
+
     async def _connect_on(self, dsn: str) -> None:
+        """As an application does: what is reserved for superusers is not for its role."""
         loop = asyncio.get_running_loop()
+        dsn = await of_an_application(dsn)
         while True:
             began = loop.time()
             try:
@@ -270,6 +289,21 @@ class FleetWorld:
         )  # fmt: skip
 
 
+async def of_an_application(dsn: str) -> str:
+    """The same place for an ordinary role, which is made where it is missing."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        with contextlib.suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
+            await connection.execute("create role fleet_application login password 'ordinary'")
+        is_superuser = "select rolsuper from pg_roles where rolname = 'fleet_application'"
+        assert await connection.fetchval(is_superuser) is False
+    finally:
+        await connection.close()
+    parts = urlsplit(dsn)
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"fleet_application:ordinary@{place}"))
+
+
 @contextlib.asynccontextmanager
 async def fleet_world(
     directory: Path,
@@ -296,4 +330,5 @@ async def fleet_world(
             await PostgreSQLEventStore(pool).create_schema()
     async with asyncpg.create_pool(control_dsn, min_size=0, max_size=4) as control:
         await create_schema(control)
-        yield FleetWorld(directory, dsns, control_dsn, control)
+        shared = {each: (groups or {}).get(each, each) for each in dsns}
+        yield FleetWorld(directory, dsns, control_dsn, control, shared)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +16,19 @@ from eventsource.cli.fleet.common import WaveName, waves_of
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, columns, duration, grid
 from eventsource.cli.workspace import Workspace
-from eventsource.fleet import Candidate, Wave, WaveSettings, checks, planning, selection
+from eventsource.fleet import Candidate, Wave, WaveSettings, checks, planning, seats, selection
 from eventsource.fleet.planning import Plan
+from eventsource.fleet.seats import Seats
 from eventsource.tenant_ids import TenantId
 
 ORDERS = ("given", "largest", "smallest")
+
+#: Up to so many tenants are all examined as a whole, of more one for each pair of stores, because
+#: what is wrong with the tables is the same for all, and each takes a moment of both servers.
+MOST_EXAMINED = 200
+
+#: How often it says how far that is (seconds).
+PROGRESS_SECONDS = 5.0
 
 #: Refused tenants that are shown at a terminal; JSON has all.
 MOST_LINES = 20
@@ -129,16 +139,39 @@ async def _plan(at: Workspace, name: str, asked: _Asked) -> ExitCode:
     }
     refused = await checks.of_all(candidates, at.migrations, stores)
     rest = [c for c in candidates if c.tenant_id not in refused]
-    examined = rest if asked.each else checks.one_of_each_pair(rest)
-    refused |= await checks.of_each(examined, at.coordinator, stores)
+    examined = _examined(rest, asked.each)
+    refused |= await checks.of_each(examined, at.coordinator, stores, _progress(at, len(examined)))
+    pools = {store_id: store.pool for store_id, store in stores.items()}
+    servers = await seats.needed(
+        candidates, pools, at.control, at.settings.group_limits, at.settings.groups
+    )
     waves = waves_of(at)
     rates = await planning.measured(waves)
     estimate = planning.planned(candidates, rates, at.settings.group_limits, at.settings.groups)
     wave = await waves.create(
         name, candidates, asked.settings, by=at.operator, replace=asked.replace
     )
-    _answer(at, wave, estimate, refused, len(examined))
+    _answer(at, wave, estimate, refused, (len(examined), len(rest)), servers)
     return ExitCode.DONE
+
+
+def _examined(candidates: list[Candidate], each: bool) -> list[Candidate]:
+    if each or len(candidates) <= MOST_EXAMINED:
+        return candidates
+    return checks.one_of_each_pair(candidates)
+
+
+def _progress(at: Workspace, number: int) -> Callable[[int], None]:
+    """Say now and then how many tenants were examined: each takes a while."""
+    said = time.monotonic()
+
+    def heard(done: int) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said >= PROGRESS_SECONDS:
+            said = now
+            at.out.say(f"examined {amount(done)} of {amount(number)} tenants")
+
+    return heard
 
 
 async def _candidates(at: Workspace, asked: _Asked) -> list[Candidate]:
@@ -177,8 +210,33 @@ async def _chosen(at: Workspace, asked: _Asked) -> list[selection.Choice]:
     )
 
 
+def _preflight(refused: int, examined: int, of: int) -> str:
+    said = f"{amount(refused)} would be refused"
+    if examined == of:
+        return f"{said}; all {amount(of)} that the rest allows were examined as a whole"
+    return (
+        f"{said}; {amount(examined)} of {amount(of)} were examined as a whole, one for each pair of"
+        " stores; --each examines all"
+    )
+
+
+def _servers(servers: list[Seats]) -> str:
+    return columns(
+        ("server of", "connections", "for moves now", "free", "in all"),
+        (
+            (", ".join(each.databases), each.needed, each.granted, each.free, each.usable)
+            for each in servers
+        ),
+    )
+
+
 def _answer(
-    at: Workspace, wave: Wave, plan: Plan, refused: dict[TenantId, str], examined: int
+    at: Workspace,
+    wave: Wave,
+    plan: Plan,
+    refused: dict[TenantId, str],
+    examined: tuple[int, int],
+    servers: list[Seats],
 ) -> None:
     shortest, longest = plan.seconds
     takes = duration(longest)
@@ -186,7 +244,13 @@ def _answer(
         takes = f"{duration(shortest)} to {takes}"
     based = f"measured of {plan.measured} moves" if plan.measured else "assumed: nothing moved yet"
     at.out.answer(
-        {"wave": wave, "plan": plan, "refused": refused, "examined": examined},
+        {
+            "wave": wave,
+            "plan": plan,
+            "refused": refused,
+            "examined": examined[0],
+            "servers": servers,
+        },
         grid(
             ("wave", f"{wave.name}, planned"),
             ("tenants", amount(plan.tenants)),
@@ -194,7 +258,8 @@ def _answer(
             ("takes", f"about {takes} ({based})"),
             ("window", wave.settings.window and f"{wave.settings.window}, {_for(wave)}"),
             ("not sized", amount(plan.unsized) if plan.unsized else None),
-            ("preflight", f"{len(refused)} would be refused; {examined} were examined as a whole"),
+            ("preflight", _preflight(len(refused), *examined)),
+            ("free disk", "not known: PostgreSQL does not show it; compare with the disk below"),
         ),
         columns(
             ("to", "tenants", "events", "disk", "at once"),
@@ -209,7 +274,15 @@ def _answer(
                 for store, arrivals in plan.arrivals.items()
             ),
         ),
+        _servers(servers),
     )
+    for each in servers:
+        if each.needed > each.granted:
+            at.out.warn(
+                f"the server of {', '.join(each.databases)} has room for {each.granted} connections"
+                f" of moves, and as many at once as at_once allows take {each.needed}: some will"
+                " wait for a place; lower at_once under [fleet], or raise max_connections"
+            )
     for tenant, why in list(refused.items())[:MOST_LINES]:
         at.out.warn(f"tenant {tenant} would be refused: {why}")
     if len(refused) > MOST_LINES:

@@ -68,7 +68,7 @@ where m.state not in ('migrated', 'rolled_back', 'failed')
 order by m.created_at, m.id limit 200
 
 -- name: recent_pauses
-select m.cutover_pause_ms
+select i.tenant_id, i.source_store_id, i.target_store_id, i.events, i.ended_at, m.cutover_pause_ms
 from migration_wave_items i join tenant_migrations m on m.id = i.migration_id
 where i.wave_id = $1 and i.outcome = 'moved' and m.cutover_pause_ms is not null
 order by i.ended_at desc limit $2

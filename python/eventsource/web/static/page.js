@@ -101,6 +101,13 @@ const MOVING = [
   ["driver", (m) => m.driver_name || ""],
 ];
 
+const ARRIVED = [
+  ["tenant", (m) => tenantLink(m.tenant_id), "id"],
+  ["from – to", (m) => `${m.source_store_id} – ${m.target_store_id}`],
+  ["pause", (m) => `${m.cutover_pause_ms.toFixed(1)} ms`, "number"],
+  ["moved at", (m) => new Date(m.ended_at).toLocaleString(), "number"],
+];
+
 const TROUBLES = [
   ["tenant", (t) => tenantLink(t.tenant_id), "id"],
   ["outcome", (t) => OUTCOMES[t.outcome] || t.outcome],
@@ -119,10 +126,10 @@ function showWave(wave) {
   if (!section) {
     section = make("section", { id, class: "wave" }, make("h2"), make("div", { class: "alarm", role: "alert", hidden: true }),
       make("progress", { max: 1, "aria-label": `wave ${wave.name}` }), make("ul", { class: "facts" }),
-      make("div", { class: "moving" }), make("div", { class: "troubles" }));
+      make("div", { class: "moving" }), make("div", { class: "troubles" }), make("div", { class: "arrived" }));
     byId("waves").append(section);
   }
-  const [title, alarm, progress, facts, moving, troubles] = section.children;
+  const [title, alarm, progress, facts, moving, troubles, arrived] = section.children;
   put(title, [`Wave ${wave.name} `, make("span", { class: `state ${wave.state}` }, wave.state)]);
   alarm.hidden = wave.state !== "stopped";
   put(alarm, wave.state === "stopped" ? `Stopped by ${wave.stopped_by}: ${wave.stop_reason}` : "");
@@ -142,6 +149,7 @@ function showWave(wave) {
   ]);
   fill(moving, "Under way", MOVING, wave.moving, (m) => m.tenant_id);
   fill(troubles, "Did not move", TROUBLES, wave.troubles, (t) => t.tenant_id);
+  fill(arrived, "Moved last", ARRIVED, wave.arrived, (m) => m.tenant_id);
 }
 
 const states = new Map();
