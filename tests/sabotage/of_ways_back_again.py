@@ -163,4 +163,50 @@ VARIANTS = (
         ),
         (f"{_VOLUMES}::test_a_target_that_went_back_gets_what_its_way_back_had_carried",),
     ),
+    Variant(
+        "resumed-wherever-it-is",
+        "a failed migration is resumed although nobody knows where it began",
+        (
+            Edit(
+                f"{_M}/coordinator.py",
+                "        if migration.state is _S.FAILED and None in (\n",
+                "        if False and None in (\n",
+            ),
+        ),
+        (
+            "tests/integration/driver/test_environment.py::"
+            "test_what_failed_without_recorded_places_is_aborted_and_not_resumed",
+        ),
+    ),
+    Variant(
+        "checkpoints-are-not-looked-at",
+        "nobody hears of a checkpoint that a store which has gone back does not reach",
+        (
+            Edit(
+                f"{_M}/recovery/checkpoints.py",
+                "        if each.position > head:\n",
+                "        if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/cli/test_recover.py::"
+            "test_repair_names_checkpoints_above_what_a_store_has_handed_out",
+        ),
+    ),
+    Variant(
+        "way-back-to-another-place",
+        "a way back stands after one of its stores has become another place",
+        (
+            Edit(
+                f"{_M}/recovery/recovery.py",
+                "        if migration.state is _S.MIGRATED and way is not None"
+                ' and way.state == "standby":\n',
+                "        if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/recovery/test_places.py::"
+            "test_a_finished_move_is_bound_to_a_restored_dump_and_keeps_no_way_back",
+        ),
+    ),
 )

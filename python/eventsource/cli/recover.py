@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import asyncpg
 import typer
 
 from eventsource.cli import completion, questions
@@ -16,7 +19,10 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, described
 from eventsource.cli.workspace import Workspace
-from eventsource.migration import RepairReport, StrandedEvent
+from eventsource.errors import StoreSchemaError
+from eventsource.migration import MigrationState, RepairReport, StrandedEvent
+from eventsource.migration.recovery import checkpoints
+from eventsource.migration.recovery.checkpoints import CheckpointAhead
 
 QUESTION = "Change this now?"
 
@@ -49,34 +55,55 @@ def repair(
         for store_id in at.stores:
             await at.reach_store(store_id)
         planned = await at.coordinator.repair(dry_run=True, put_back=put_back)
+        skipping = await _ahead(at)
         if not planned.changes:
             _export(planned, export)
-            at.out.answer(_document(planned), *_notes(planned), "nothing to repair")
+            at.out.answer(
+                _document(planned, skipping), *_notes(planned), *_checkpoints(skipping),
+                "nothing to repair",
+            )  # fmt: skip
             return ExitCode.DONE
         if not at.out.as_json:
             for line in (*_changes(planned), *_notes(planned)):
                 at.out.say(line)
         if not yes and not await questions.confirmed(QUESTION):
             at.out.answer(
-                _document(planned),
+                _document(planned, skipping),
+                *_checkpoints(skipping),
                 "nothing was changed; change it: eventsource-migrate repair --yes",
             )
             return ExitCode.DONE
         done = await at.coordinator.repair(put_back=put_back, operator=at.operator)
         _export(done, export)
         left = [note for note in done.notes if note not in planned.notes]
-        at.out.answer(_document(done), *_events(done), *left, "repaired")
+        # What was put back may have been handed out again.
+        skipping = await _ahead(at)
+        at.out.answer(
+            _document(done, skipping), *_events(done), *left, *_checkpoints(skipping), "repaired"
+        )
         return ExitCode.FAILED if left else ExitCode.DONE
 
     perform(ctx, mend)
 
 
-def _document(report: RepairReport) -> dict[str, object]:
+async def _ahead(at: Workspace) -> list[CheckpointAhead]:
+    """Checkpoints that a store which has gone back does not reach; none where there is no table."""
+    with contextlib.suppress(StoreSchemaError, asyncpg.InsufficientPrivilegeError):
+        return await checkpoints.ahead(at.stores, await at.checkpoints.list_checkpoints())
+    return []
+
+
+def _checkpoints(found: Sequence[CheckpointAhead]) -> list[str]:
+    return [f"{'checkpoint':<12} {each}" for each in found]
+
+
+def _document(report: RepairReport, skipping: Sequence[CheckpointAhead]) -> dict[str, object]:
     return {
         "done": report.done,
         "changes": [asdict(change) for change in report.changes],
         "notes": list(report.notes),
         "events": [asdict(event) for event in report.stranded],
+        "checkpoints": [asdict(each) for each in skipping],
     }
 
 
@@ -130,17 +157,24 @@ def rebind(
     """Go on with a store that has become another place.
 
     For a paused migration whose store was restored from a dump, or was switched over to another
-    server. A place that holds nothing of the migration is refused.
+    server, and for a finished one, whose way back is closed by it. A place that holds nothing of
+    the migration is refused.
     """
 
     async def bind(at: Workspace) -> ExitCode:
         await at.reach_store(store)
         found = await chosen(at, migration, tenant)
         bound = await at.coordinator.rebind_migration(found.id, store, operator=at.operator)
+        for line in _checkpoints(await _ahead(at)):
+            at.out.say(line)
+        goes_on = f"migration {bound.id} goes on with store {store!r} as it is now"
+        if bound.state is MigrationState.MIGRATED:
+            way = await at.coordinator.way_back(bound.id)
+            closed = f"; its way back is {way.shown}" if way is not None else ""
+            at.out.answer(described(bound), f"{goes_on}{closed}")
+            return ExitCode.DONE
         at.out.answer(
-            described(bound),
-            f"migration {bound.id} goes on with store {store!r} as it is now; resume it:"
-            f" eventsource-migrate resume {bound.id}",
+            described(bound), f"{goes_on}; resume it: eventsource-migrate resume {bound.id}"
         )
         return ExitCode.DONE
 

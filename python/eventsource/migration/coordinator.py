@@ -243,7 +243,8 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
             until: as for :meth:`move`; without it a time that a move has set counts no more.
 
         Raises:
-            InvalidStateTransitionError: the migration is over, or its abort has begun.
+            InvalidStateTransitionError: the migration is over, or its abort has begun; or it has
+                failed, and an older version began it, which did not record where its stores are.
             MigrationAlreadyExistsError: the tenant has another active one.
             RoutingError: the tenant's route is no longer that of the source.
             StoreMismatchError: a store of it is another place in this process.
@@ -251,6 +252,15 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         migration = await self._migrations.get(migration_id)
         if not migration.may_resume:
             raise InvalidStateTransitionError(migration_id, migration.state, "resume")
+        if migration.state is _S.FAILED and None in (
+            migration.source_identity,
+            migration.target_identity,
+        ):
+            raise InvalidStateTransitionError(
+                migration_id,
+                "failed, and was begun without a record of which places its stores are,",
+                f"be resumed: `eventsource-migrate abort {migration_id}`, and begin again",
+            )
         await self._drivers.refuse_other_places(migration)
         # Before it goes on: who asks for it may die in between.
         await self._migrations.set_pause_at(migration_id, until, operator)

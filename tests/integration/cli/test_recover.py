@@ -45,7 +45,9 @@ def test_repair_says_what_it_would_change_and_asks(ready: CommandLine) -> None:
     assert ready.migration()["state"] == "migrated"
     assert "nothing to repair" in ready("repair").stdout
     assert "ann" in ready("audit", migration).output
-    assert ready.json("repair") == {"done": False, "changes": [], "notes": [], "events": []}
+    assert ready.json("repair") == {
+        "done": False, "changes": [], "notes": [], "events": [], "checkpoints": [],
+    }  # fmt: skip
 
 
 def test_repair_names_the_events_that_have_no_place(ready: CommandLine) -> None:
@@ -54,7 +56,8 @@ def test_repair_names_the_events_that_have_no_place(ready: CommandLine) -> None:
     file = ready.directory / "stranded.jsonl"
     document = ready.json("repair", "--yes", "--export", file)
     assert document["done"]
-    assert [change["kind"] for change in document["changes"]] == ["fence"]
+    # Its way back is half gone, too.
+    assert [change["kind"] for change in document["changes"]] == ["fence", "way back"]
     [line] = [json.loads(each) for each in file.read_text().splitlines()]
     assert (line["event_id"], line["kept_in"], line["was_put_back"]) == (str(event), SHARED, False)
     assert document["events"] == [line]
@@ -85,3 +88,35 @@ def test_rebind_and_an_abort_without_the_target(ready: CommandLine) -> None:
     ready.sql("target", "drop table eventsource_fences cascade")
     assert "rolled_back" in ready("abort", migration, "--without-target").output
     assert ready.sql("source", "select * from eventsource_fences") == []
+
+
+def test_repair_names_checkpoints_above_what_a_store_has_handed_out(ready: CommandLine) -> None:
+    """A reader of a store that has gone back gets nothing, and skips what comes below."""
+    head = ready.sql("source", "select max(global_position) from events")[0][0]
+    for name, store, position in (
+        ("ahead", SHARED, head + 5),
+        ("there", SHARED, head),
+        ("elsewhere", "another-store", head + 5),
+    ):
+        ready.sql(
+            "control",
+            "insert into subscription_checkpoints (subscription_name, store_id, position)"
+            " values ($1, $2, $3)",
+            name, store, position,
+        )  # fmt: skip
+    said = ready("repair").stdout
+    assert f"of subscription 'ahead' in store '{SHARED}' is at {head + 5}" in said
+    assert "'there'" not in said
+    assert "'elsewhere'" not in said
+    [found] = ready.json("repair")["checkpoints"]
+    assert (found["subscription_name"], found["position"], found["head"]) == (
+        "ahead", head + 5, head,
+    )  # fmt: skip
+    for _ in range(5):
+        ready.sql(
+            "source",
+            "insert into events (aggregate_id, tenant_id, version, event_id, aggregate_type,"
+            " event_type, timestamp, payload) values ($1, $2, 1, $3, 'Note', 'noted', now(), '{}')",
+            uuid4(), ready.tenant, uuid4(),
+        )  # fmt: skip
+    assert ready.json("repair")["checkpoints"] == []

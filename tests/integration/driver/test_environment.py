@@ -155,6 +155,24 @@ async def test_what_failed_is_resumed_once_it_is_mended(world: World) -> None:
     await world.assert_moved(done)
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_what_failed_without_recorded_places_is_aborted_and_not_resumed(
+    world: World, side: str
+) -> None:
+    """An older version began it: nobody can prove that the stores of today are those of then."""
+    await world.seed(5)
+    migration = await world.dual_write()
+    await world.coordinator.pause_migration(migration.id)
+    await world.control.execute(
+        "update tenant_migrations set state = 'failed', paused_from = 'dual_write',"
+        f" {side}_identity = null"
+    )
+    with pytest.raises(InvalidStateTransitionError, match=f"abort {migration.id}"):
+        await world.coordinator.resume_migration(migration.id)
+    assert (await world.here.migrations.get(migration.id)).state is MigrationState.FAILED
+    assert (await world.coordinator.abort_migration(migration.id)).state == "rolled_back"
+
+
 async def test_after_an_abort_nothing_that_failed_is_resumed(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()

@@ -21,7 +21,9 @@ from eventsource.migration import (
 from eventsource.migration.routing import arrival
 from eventsource.migration.tables import fences
 from tests.support.application import SOURCE, TARGET
+from tests.support.gone_back import home_loses
 from tests.support.refusals import refusal
+from tests.support.there_and_back import appended, moved
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, table
 
@@ -225,3 +227,42 @@ async def test_a_verifier_of_another_place_is_refused(world: World, side: str) -
     await insert(world.source, world.other)
     with pytest.raises(StoreMismatchError, match="names"):
         await verifier.verify_tenant_consistency(world.tenant)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_a_finished_move_is_bound_to_a_restored_dump_and_keeps_no_way_back(
+    world: World, side: str
+) -> None:
+    keeper = await world.process(keep_way_back="1h", lease_seconds=1.0)
+    migration = await moved(world, keeper)
+    await appended(keeper, world.tenant)
+    await keeper.coordinator._drivers._follower.turn()
+    lost = (await world.ids("target"))[-3:]
+    await elsewhere(world, side, dumped=True)
+    if side == "target":
+        # The dump was made before the last appends.
+        await home_loses(world, lost)
+    for ask in (keeper.coordinator.return_migration, keeper.coordinator.cleanup):
+        with pytest.raises(MigrationError):
+            await ask(migration.id)
+    store = SOURCE if side == "source" else TARGET
+    bound = await keeper.coordinator.rebind_migration(migration.id, store, operator="ann")
+    assert bound.state is MigrationState.MIGRATED
+    way = await keeper.coordinator.way_back(migration.id)
+    assert way is not None
+    assert (way.shown, way.reason) == ("closed", f"store {store!r} has become another place")
+    assert set(lost) <= set(await world.ids("target"))
+    report = await keeper.coordinator.repair()
+    assert (report.changes, report.notes) == ((), ())
+    found = await keeper.coordinator.cleanup(migration.id, backed_up=True)
+    assert found.deleted == 20 + 12 - (3 if side == "target" else 0)
+    await keeper.append(world.tenant)
+
+
+async def test_a_finished_move_is_bound_only_to_what_knows_it(world: World) -> None:
+    await world.seed(5)
+    migration = await world.migrate()
+    await elsewhere(world, "source", dumped=True)
+    await world.source.execute("delete from eventsource_fences")
+    async with refusal(world, StoreMismatchError, "does not say here", "repair"):
+        await world.coordinator.rebind_migration(migration.id, SOURCE)

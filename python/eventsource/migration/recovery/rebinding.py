@@ -33,11 +33,12 @@ async def rebind(
     """Record the place that ``store_id`` is now; whether the source has to be reconciled.
 
     Raises:
-        InvalidStateTransitionError: the migration is not paused.
+        InvalidStateTransitionError: the migration is neither paused nor finished.
         RoutingError: it has no such store.
         StoreMismatchError: the place knows nothing of this migration.
     """
-    if migration.state is not MigrationState.PAUSED:
+    over = migration.state is MigrationState.MIGRATED
+    if migration.state is not MigrationState.PAUSED and not over:
         raise InvalidStateTransitionError(
             migration.id, migration.state, "be bound to another place: pause it first"
         )
@@ -56,9 +57,11 @@ async def rebind(
     if here == recorded:
         return False
     await _refuse_stranger(migration, source, target, side)
-    if side == "source":
+    if over and side == "target":
+        await witnesses.stand_at_target(target, migration.id, again=True)
+    if over or side == "source":
         await restored.record_place(migrations.pool, migration.id, side, here, operator)
-        return True
+        return not over
     # It was proven in the other place: all of it is compared before the tenant moves.
     await reconciled.unseal(target, migration.id)
     await witnesses.stand_at_target(target, migration.id, again=True)
@@ -73,6 +76,15 @@ async def _refuse_stranger(
     """The place holds what this migration has left in the one before."""
     table = source if side == "source" else target
     fence = await fences.of_migration(table, migration.id, side)
+    if migration.state is MigrationState.MIGRATED:
+        wanted = "moved" if side == "source" else "open"
+        if fence is not None and fence.state == wanted:
+            return
+        raise StoreMismatchError(
+            f"the {side} {table.name} does not say here that migration {migration.id} has moved its"
+            " tenant: it is no later state of the place that it was. Nothing was changed:"
+            " `eventsource-migrate repair` says what the stores know"
+        )
     at = await progress.read(target, migration.id)
     known = fence is not None and at is not None
     if known and side == "source":

@@ -9,7 +9,11 @@ from uuid import UUID
 from eventsource.migration import failures
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.driver.follower import reversed_
-from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
+from eventsource.migration.errors import (
+    InvalidStateTransitionError,
+    MigrationError,
+    StoreGoneBackError,
+)
 from eventsource.migration.recovery import rebinding
 from eventsource.migration.recovery.lost_target import abort_without_target, is_still_somewhere
 from eventsource.migration.recovery.reconciled_way import reconcile_way_back
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from eventsource.migration.recovery.report import RepairReport, StrandedEvent
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
+    from eventsource.migration.repositories.ways_back import WayBack
     from eventsource.migration.routing.router import TenantStoreRouter
 
 _S = MigrationState
@@ -57,12 +62,7 @@ class Recovery:
             )
 
         async def reconcile_way(way_id: UUID) -> Sequence[StrandedEvent]:
-            way = await WaysBack(self._migrations.pool).get(way_id)
-            assert way is not None
-            move = await self._migrations.get(way.migration_id)
-            stores = self._drivers.stores_of(move)
-            there = await Endpoints.of(self._migrations, *stores, self._drivers.kept)
-            return await reconcile_way_back(self._migrations, reversed_(there), way, move, operator)
+            return await self._reconcile_way(way_id, operator)
 
         stores = {
             name: store
@@ -116,12 +116,39 @@ class Recovery:
     async def rebind(self, migration: Migration, store_id: str, operator: str | None) -> Migration:
         """See ``MigrationCoordinator.rebind_migration``."""
         stores = self._drivers.stores_of(migration)
+        way = await WaysBack(self._migrations.pool).of_migration(migration.id)
+        if way is not None and way.state == "returning" and way.return_state != _S.MIGRATED:
+            raise InvalidStateTransitionError(
+                migration.id,
+                f"returning (migration {way.id})",
+                "be bound to another place: abort the return first",
+            )
         if await rebinding.rebind(self._migrations, migration, stores, store_id, operator):
             await reconcile_migration(
                 self._migrations, await self._migrations.get(migration.id), *stores,
                 operator=operator,
             )  # fmt: skip
+        if migration.state is _S.MIGRATED and way is not None and way.state == "standby":
+            await self._close(way, store_id, operator)
         return await self._migrations.get(migration.id)
+
+    async def _close(self, way: WayBack, store_id: str, operator: str | None) -> None:
+        """Nobody returns to, or from, another place; what the old store alone has goes home."""
+        try:
+            await self._drivers.refuse_gone_back(way)
+        except StoreGoneBackError:
+            await self._reconcile_way(way.id, operator)
+        reason = f"store {store_id!r} has become another place"
+        await WaysBack(self._migrations.pool).end(way.id, reason, now=True, operator=operator)
+        await self._drivers.close_way_back(way.id)
+
+    async def _reconcile_way(self, way_id: UUID, operator: str | None) -> Sequence[StrandedEvent]:
+        way = await WaysBack(self._migrations.pool).get(way_id)
+        assert way is not None
+        move = await self._migrations.get(way.migration_id)
+        stores = self._drivers.stores_of(move)
+        there = reversed_(await Endpoints.of(self._migrations, *stores, self._drivers.kept))
+        return await reconcile_way_back(self._migrations, there, way, move, operator)
 
 
 class UndoingAndRepairing:
@@ -193,10 +220,12 @@ class UndoingAndRepairing:
     ) -> Migration:
         """Go on with a store that has become another place: a restored dump, another server.
 
-        A target is compared whole before the cutover; a source is reconciled.
+        A target is compared whole before the cutover; a source is reconciled. Of a finished
+        migration the way back is closed.
 
         Raises:
-            InvalidStateTransitionError: the migration is not paused.
+            InvalidStateTransitionError: the migration is neither paused nor finished, or its tenant
+                is returning.
             RoutingError: it has no such store.
             StoreMismatchError: nothing of this migration is there; nothing was changed.
         """
