@@ -44,10 +44,10 @@ async def play(stage: Stage, drill: Drill) -> list[str]:
     found = await _strike(stage, drill)
     await asyncio.sleep(UNNOTICED)
     await stage.end_writers()
-    survivors = await _survivors(stage)
-    found += await _answer(stage, drill)
-    before = await _rows_at_home(stage)
-    found += await _judge(stage, survivors, before)
+    survivors = await survivors_of(stage)
+    found += await answer(stage, drill)
+    before = await rows_at_home(stage)
+    found += await judge(stage, survivors, before)
     if drill.is_noticed and survivors.tenant - {UUID(row.event_id) for row in before}:
         found.append("not everything is at home that the other store has had")
     # Life goes on, and the move comes to its end.
@@ -59,8 +59,8 @@ async def play(stage: Stage, drill: Drill) -> list[str]:
     await stage.acknowledged(5)
     await stage.end_writers()
     found += await _judge_since(stage, before)
-    rows = await _rows_at_home(stage)
-    found += await _judge(stage, survivors, rows)
+    rows = await rows_at_home(stage)
+    found += await judge(stage, survivors, rows)
     if drill.followed:
         found += await _return(stage, survivors, rows)
     return found
@@ -86,7 +86,7 @@ async def _return(stage: Stage, survivors: Survivors, rows: list[Row]) -> list[s
     await stage.end_writers()
     if await _home(stage) != "source":
         return ["the tenant did not return"]
-    returned = await _rows_at_home(stage)
+    returned = await rows_at_home(stage)
     ids = {row.event_id for row in returned}
     acknowledged = {
         str(event)
@@ -96,7 +96,7 @@ async def _return(stage: Stage, survivors: Survivors, rows: list[Row]) -> list[s
     }
     lost = ({row.event_id for row in rows} | acknowledged) - ids
     found = [f"{len(lost)} events are lost by the return"] if lost else []
-    return found + await _judge(stage, survivors, returned)
+    return found + await judge(stage, survivors, returned)
 
 
 async def _up_to_the_disaster(stage: Stage, drill: Drill) -> None:
@@ -176,13 +176,13 @@ async def _is_driven(stage: Stage) -> bool:
     return row is not None and bool(row["driven"])
 
 
-async def _survivors(stage: Stage) -> Survivors:
+async def survivors_of(stage: Stage) -> Survivors:
     held = [await stage.held(side) for side in ("source", "target")]
     others = [await stage.held(side, stage.bystander) for side in ("source", "target")]
     return Survivors(set().union(*held), set().union(*others))
 
 
-async def _answer(stage: Stage, drill: Drill) -> list[str]:
+async def answer(stage: Stage, drill: Drill) -> list[str]:
     """Type what the page says; whatever a wrong configuration may not change is compared."""
     if drill.how == "swapped":
         return await _with_the_wrong_configuration(stage)
@@ -277,11 +277,11 @@ async def _home(stage: Stage) -> str:
     return "source" if not routes or routes[0][0] == SHARED else "target"
 
 
-async def _rows_at_home(stage: Stage) -> list[Row]:
+async def rows_at_home(stage: Stage) -> list[Row]:
     return await read_rows(stage.store(await _home(stage)), stage.tenant)
 
 
-async def _judge(stage: Stage, survivors: Survivors, rows: list[Row]) -> list[str]:
+async def judge(stage: Stage, survivors: Survivors, rows: list[Row]) -> list[str]:
     """Nothing is lost that any store still had, and what is not at home is named."""
     at_home = {UUID(row.event_id) for row in rows}
     named = await stage.rescued("source") | await stage.rescued("target") | _exported(stage)
@@ -311,7 +311,7 @@ def _exported(stage: Stage) -> set[UUID]:
 
 async def _judge_since(stage: Stage, before: list[Row]) -> list[str]:
     """The independent checker's invariants, for everything since the repair."""
-    rows = await _rows_at_home(stage)
+    rows = await rows_at_home(stage)
     attempts = [
         each for each in stage.attempts(stage.ended[-1:]) if each.tenant_id == str(stage.tenant)
     ]

@@ -65,6 +65,8 @@ def write_torture(results: Sequence[Result], seconds: float) -> Path:
     """The page of a run of the torture."""
     broken = [result for result in results if result.violations]
     acts = Counter(act.what for result in results for act in result.schedule.acts)
+    acts += Counter(part.step for result in results for part in result.schedule.then)
+    acts += Counter(r.schedule.strike.how for r in results if r.schedule.strike is not None)
     reached = Counter(name for result in results for name in result.accidents)
     ends = Counter(result.end for result in results)
     seeds = [result.schedule.seed for result in results]

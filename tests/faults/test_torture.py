@@ -16,7 +16,25 @@ def test_a_schedule_is_derived_from_its_seed_alone() -> None:
     plans = [schedule.derive(seed) for seed in range(200)]
     assert len({str(plan) for plan in plans}) == 200
     acts = {act.what for plan in plans for act in plan.acts}
-    assert acts == {"drive", "kill", "freeze", "crash", "kill_writer", "freeze_writer", "ask"}
+    assert acts == {
+        "drive", "kill", "freeze", "crash", "kill_writer", "freeze_writer", "ask", "lock_out",
+        "misconfigure",
+    }  # fmt: skip
+    then = {tuple(part.step for part in plan.then) for plan in plans}
+    assert {(), ("return",), ("return", "return"), ("close", "cleanup")} <= then
+    assert not any(plan.then for plan in plans if plan.end == "abort")
+
+
+def test_databases_that_go_back_are_in_some_schedules_without_a_way_back() -> None:
+    struck = [plan for plan in map(schedule.derive, range(400)) if plan.strike is not None]
+    assert 40 < len(struck) < 120
+    sides = {plan.strike.sides for plan in struck if plan.strike}
+    assert {("source",), ("target",), ("control",), ("source", "control")} <= sides
+    assert {plan.strike.how for plan in struck if plan.strike} == {"restored", "failed over"}
+    for plan in struck:
+        assert plan.strike is not None
+        assert 0 <= plan.strike.back_to < plan.strike.at <= len(plan.acts)
+        assert (plan.then, plan.config["keep_way_back"]) == ((), 0.0)
 
 
 @pytest.mark.skipif(not _core.HAS_FAILPOINTS, reason="built without failpoints: `make build`")

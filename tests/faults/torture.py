@@ -7,19 +7,27 @@ import contextlib
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+import asyncpg
+
+from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
 from eventsource.testing import Cluster, WriterProcess
-from tests.faults import promises
-from tests.faults.matrix import PATIENCE, RECOVERY
+from tests.drills.stage import Stage
+from tests.faults import afterwards, promises
+from tests.faults.matrix import PATIENCE, PORTION, RECOVERY
 from tests.faults.processes import Process, start_driver, start_writer
-from tests.faults.schedule import SERVERS, Act, Schedule
+from tests.faults.schedule import SERVERS, Act, Part, Schedule
+from tests.faults.strikes import Struck
 from tests.support.driver_job import SUBSCRIPTION
-from tests.support.worlds.two_servers import SHARED, World, all_attempts, two_servers
+from tests.support.worlds.two_servers import DEDICATED, SHARED, World, all_attempts, two_servers
+
+#: How long nobody notices that a database has gone back (seconds).
+UNNOTICED = 0.7
 
 #: Of source, target and control.
 Dsns = tuple[str, str, str]
@@ -79,14 +87,18 @@ async def play(servers: Servers, dsns: Dsns, directory: Path, schedule: Schedule
             stack.callback(play_.end)
             play_.writers = [start_writer(config) for config in configs]
             await play_.written()
-            for act in schedule.acts:
-                await asyncio.sleep(act.after)
-                await play_.act(act)
+            for number, act in enumerate([*schedule.acts, None]):
+                await play_.strike_before(number)
+                if act is not None:
+                    await asyncio.sleep(act.after)
+                    await play_.act(act)
             await play_.come_to_rest()
         baseline = world.baseline
     async with two_servers(*dsns, directory, make=False) as world:
         world.baseline = baseline
         await _judge(world, play_, result)
+    if play_.struck is not None:
+        await play_.struck.close()
     result.seconds = time.monotonic() - began
     return result
 
@@ -104,7 +116,20 @@ async def _judge(world: World, play_: _Play, result: Result) -> None:
     result.attempted = sum(len(attempt.event_ids) for attempt in attempts)
     result.acknowledged = sum(len(a.event_ids) for a in attempts if a.outcome == "ok")
     ends = {"migrated", "rolled_back"}
-    result.end, found = await promises.broken(world, schedule.tenant, attempts, ends)
+    if play_.struck is not None and play_.struck.is_over:
+        result.end = f"{schedule.strike}"
+        found = await play_.struck.broken(attempts)
+        found += promises.mistakes(process.output() for process in play_.drivers)
+        result.violations += found
+        return
+    if play_.played:
+        ends = {"returned", "stayed", "closed", "refused"}
+        ends = {"cleaned"} if "cleanup" in play_.played else ends
+        result.end, found = await afterwards.broken(world, schedule.tenant, attempts, ends)
+    else:
+        result.end, found = await promises.broken(world, schedule.tenant, attempts, ends)
+    if play_.decoy:
+        found += await _strays(play_.decoy, world.target.table)
     bystander = await world.check_bystander(schedule.bystander, attempts)
     found += [str(violation) for violation in bystander.violations]
     found += await promises.orphans(world)
@@ -114,6 +139,17 @@ async def _judge(world: World, play_: _Play, result: Result) -> None:
     result.violations += found
 
 
+async def _strays(dsn: str, table: str) -> list[str]:
+    """I14, I17: a process with another database under a store's id has changed nothing there."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetchval(f'select count(*) from "{table}"')
+        fences = await connection.fetchval("select count(*) from eventsource_fences")
+    finally:
+        await connection.close()
+    return [f"I14 another_store: {rows} rows and {fences} fences"] if rows or fences else []
+
+
 class _Play:
     """One schedule's processes."""
 
@@ -121,7 +157,53 @@ class _Play:
         self.servers, self.world, self.schedule, self.result = servers, world, schedule, result
         self.writers: list[WriterProcess] = []
         self.drivers: list[Process] = []
+        self.ended: list[WriterProcess] = []
         self.later: list[asyncio.Task[None]] = []
+        self.decoy = ""
+        self.struck: Struck | None = None
+        # Where the tenant is to be, and what was done after its move.
+        self.home, self.played = DEDICATED, list[str]()
+
+    async def strike_before(self, number: int) -> None:
+        """What happens before that act: a copy for later is made, or a database goes back."""
+        strike = self.schedule.strike
+        if strike is None:
+            return
+        if number == strike.back_to:
+            servers = {side: getattr(self.servers, side) for side in SERVERS}
+            dsns = (self.world.source.dsn, self.world.target.dsn, self.world.control_dsn)
+            directory = self.world.directory / "operator"
+            directory.mkdir()
+            stage = Stage(
+                servers, dict(zip(SERVERS, dsns, strict=True)), directory,
+                self.schedule.tenant, self.schedule.bystander,
+            )  # fmt: skip
+            self.struck = Struck(stage, strike)
+            await self.struck.prepare()
+        if number == strike.at:
+            assert self.struck is not None
+            await self._strike(self.struck)
+
+    async def _strike(self, struck: Struck) -> None:
+        await struck.happen()
+        await asyncio.sleep(UNNOTICED)
+        for task in self.later:
+            task.cancel()
+        for process in self.drivers:
+            process.kill()
+        for writer in self.writers:
+            _process_of(writer).thaw()
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+                await asyncio.to_thread(writer.stop)
+            writer.kill()
+        self.result.violations += await struck.answered()
+        # Applications begin again.
+        for writer in list(self.writers):
+            config = replace(writer.config, name=f"{writer.config.name}-again")
+            self.writers.remove(writer)
+            self.ended.append(writer)
+            self.writers.append(start_writer(config))
+        await self.written()
 
     async def act(self, act: Act) -> None:
         running = [driver for driver in self.drivers if driver.poll() is None]
@@ -139,14 +221,20 @@ class _Play:
                 self._freeze(_process_of(writing[act.which % len(writing)]), act.seconds)
             case "crash":
                 await self._crash(SERVERS[act.which % 3], act.seconds)
+            case "lock_out":
+                await self._lock_out(SERVERS[act.which % 3], act.seconds)
+            case "misconfigure":
+                await self._misconfigure(act.seconds)
 
-    def _drive(self, steps: list[str], armed: str = "", end: str = "cutover") -> Process:
+    def _drive(
+        self, steps: list[str], armed: str = "", end: str = "cutover", **more: object
+    ) -> Process:
         directory = self.world.directory / f"driver-{len(self.drivers)}"
         directory.mkdir()
         tenant, config = str(self.schedule.tenant), self.schedule.config
         process = start_driver(
             self.world, "driver", armed, directory,
-            tenant=tenant, config=config, steps=steps, end=end,
+            tenant=tenant, config=config, steps=steps, end=end, portion=PORTION, **more,
         )  # fmt: skip
         self.drivers.append(process)
         return process
@@ -168,6 +256,34 @@ class _Play:
         await asyncio.sleep(seconds)
         await asyncio.to_thread(cluster.restart)
 
+    async def _lock_out(self, name: str, seconds: float) -> None:
+        """Everybody's password is another one for a while, and open sessions end."""
+        cluster: Cluster = getattr(self.servers, name)
+        connection = await asyncpg.connect(cluster.dsn())
+        try:
+            await connection.execute("alter role postgres password 'another'")
+            await connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where usename = current_user and pid <> pg_backend_pid()"
+            )
+            await asyncio.sleep(seconds)
+        finally:
+            await connection.execute(f"alter role postgres password '{cluster.password}'")
+            await connection.close()
+
+    async def _misconfigure(self, seconds: float) -> None:
+        """A process takes part for which another database has the target's id."""
+        if not await self.world.coordinator.get_migrations_by_tenant(self.schedule.tenant):
+            # It would begin the move, and be the one that is right.
+            return
+        self.decoy = await self.servers.target.create_database()
+        async with asyncpg.create_pool(self.decoy, min_size=1, max_size=1) as pool:
+            await PostgreSQLEventStore(pool, self.world.target.table).create_schema()
+        dsns = [self.world.source.dsn, self.decoy, self.world.control_dsn]
+        wrong = self._drive(["settle"], end=self.schedule.end, dsns=dsns)
+        await asyncio.sleep(seconds)
+        wrong.kill()
+
     async def come_to_rest(self) -> None:
         """All servers are up: a last process brings the move to one side, and writers go on."""
         if self.later:
@@ -184,15 +300,43 @@ class _Play:
                 driver.kill()
         # One that was frozen before its start may have begun another migration behind an abort.
         await self._settle()
+        if await self._has_moved():
+            for part in self.schedule.then:
+                await self._play_part(part)
         for writer in self.writers:
             if writer.is_running:
                 writer.stop()
         self.result.accidents = self._accidents()
 
-    async def _settle(self) -> float:
+    async def _has_moved(self) -> bool:
+        found = await self.world.coordinator.get_migrations_by_tenant(self.schedule.tenant)
+        return bool(found) and found[-1].state == "migrated"
+
+    async def _play_part(self, part: Part) -> None:
+        """A return, the end of a way back, or a clean-up, and whatever befalls the process."""
+        if part.step == "return":
+            self.home = SHARED if self.home == DEDICATED else DEDICATED
+        process = self._drive([part.step], part.armed, part.step, home=self.home)
+        if part.killed_after is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # Frozen it does not end, and somebody else comes.
+                await asyncio.to_thread(process.wait, 3.0)
+        else:
+            await asyncio.sleep(part.killed_after)
+            process.kill()
+        taken = await self._settle(part.step)
+        self.result.recovery = max(self.result.recovery, taken)
+        process.thaw()
+        if not await _ends(process):
+            self.result.violations.append(f"I11 not_over: {process.log} {process.output()}")
+        await self._settle(part.step)
+        await self.written()
+        self.played.append(part.step)
+
+    async def _settle(self, end: str = "") -> float:
         """Another process brings the newest migration to its end; returns the seconds it took."""
         began = time.monotonic()
-        last = self._drive(["settle"], end=self.schedule.end)
+        last = self._drive(["settle"], end=end or self.schedule.end, home=self.home)
         try:
             code = await asyncio.to_thread(last.wait, PATIENCE)
         except subprocess.TimeoutExpired:
@@ -225,7 +369,7 @@ class _Play:
     def end(self) -> None:
         for task in self.later:
             task.cancel()
-        for process in [*self.drivers, *map(_process_of, self.writers)]:
+        for process in [*self.drivers, *map(_process_of, [*self.writers, *self.ended])]:
             process.__exit__()
 
 

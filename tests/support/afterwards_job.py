@@ -17,7 +17,7 @@ import asyncpg
 from eventsource.migration import CutoverTimeoutError, Migration, MigrationError, MigrationState
 from eventsource.migration.steps.cleanup import CLEANUP_LOCK_CLASS
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
-from tests.support.worlds.two_servers import DEDICATED, FENCE_LOCK_CLASS, World
+from tests.support.worlds.two_servers import DEDICATED, FENCE_LOCK_CLASS, SHARED, World
 
 #: Of the newest events so many were not handled by the subscription when the tenant returns.
 UNHANDLED = 3
@@ -28,16 +28,17 @@ _AT_WORK = "another clean-up"
 
 @dataclass(frozen=True, slots=True)
 class Afterwards:
-    """One tenant that has moved once.
+    """One tenant that has moved, and may have returned since.
 
     Attributes:
-        migrations: of the tenant, oldest first; the first one is the move.
         subscription: the one that moves with the tenant.
+        home: the store where a return is to end.
     """
 
     world: World
     tenant: UUID
     subscription: str
+    home: str = SHARED
 
     @property
     def steps(self) -> dict[str, Callable[[], Awaitable[object]]]:
@@ -55,27 +56,27 @@ class Afterwards:
     async def migrations(self) -> list[Migration]:
         return await self.world.coordinator.get_migrations_by_tenant(self.tenant)
 
-    async def _move(self) -> Migration:
-        return (await self.migrations())[0]
+    async def _last(self) -> Migration:
+        """The move or return that has brought the tenant where it is."""
+        found = [each for each in await self.migrations() if each.state is MigrationState.MIGRATED]
+        return found[-1]
 
     async def give_back(self) -> None:
-        move = await self._move()
-        while True:
+        while (move := await self._last()).target_store_id != self.home:
             try:
                 await self.world.coordinator.return_migration(move.id)
-                return
             except CutoverTimeoutError:
                 await asyncio.sleep(0.05)
 
     async def be_refused_a_return(self) -> None:
         """Ask for it while somebody else's transaction is in the way until its time is over."""
-        move = await self._move()
+        move = await self._last()
         async with _in_the_way(self.world.target.dsn, self.tenant):
             with contextlib.suppress(CutoverTimeoutError):
                 await self.world.coordinator.return_migration(move.id)
 
     async def be_refused_a_cutover(self) -> None:
-        move = await self._move()
+        move = (await self.migrations())[-1]
         async with _in_the_way(self.world.source.dsn, self.tenant):
             with contextlib.suppress(CutoverTimeoutError):
                 await self.world.coordinator.initiate_cutover(move.id)
@@ -95,11 +96,11 @@ class Afterwards:
         await checkpoints.save(self.subscription, DEDICATED, position, self.tenant)
 
     async def close(self) -> None:
-        await self.world.coordinator.close_way_back((await self._move()).id)
+        await self.world.coordinator.close_way_back((await self._last()).id)
 
     async def expire(self) -> None:
         """The time of the way back is over, and processes that work notice."""
-        move = await self._move()
+        move = await self._last()
         await self.world.control_pool.execute(
             "update tenant_migrations set completed_at = completed_at - interval '2 hours'"
             " where id = $1",
@@ -110,11 +111,11 @@ class Afterwards:
             await asyncio.sleep(0.05)
 
     async def clean_up(self) -> None:
-        move = await self._move()
+        move = await self._last()
         await self.world.coordinator.cleanup(move.id, backed_up=True, now=True)
 
     async def is_closed(self) -> bool:
-        way = await self.world.coordinator.way_back((await self._move()).id)
+        way = await self.world.coordinator.way_back((await self._last()).id)
         return way is None or way.state in ("closed", "refused")
 
     async def settled(self, end: str) -> bool:
@@ -128,14 +129,18 @@ class Afterwards:
 
     async def _returned(self, end: str) -> bool:
         newest, coordinator = (await self.migrations())[-1], self.world.coordinator
-        if newest.returns is None or newest.state is MigrationState.ROLLED_BACK:
+        if newest.state in (MigrationState.MIGRATED, MigrationState.ROLLED_BACK):
+            last = await self._last()
+            way = await coordinator.way_back(last.id)
+            if last.target_store_id == self.home:
+                return True
+            if way is None or way.state in ("refused", "closed"):
+                # It cannot return, and the reason is in the journal.
+                return True
             if end == "return":
                 await self.give_back()
                 return False
-            way = await coordinator.way_back((await self._move()).id)
-            return way is not None and way.is_open
-        if newest.state is MigrationState.MIGRATED:
-            return True
+            return way.is_open
         if newest.state is MigrationState.FAILED or end == "stay":
             await coordinator.abort_migration(newest.id)
         elif newest.state is MigrationState.PAUSED:

@@ -93,7 +93,8 @@ class Steps:
 
     @property
     def _afterwards(self) -> Afterwards:
-        return Afterwards(self.world, UUID(self.job["tenant"]), SUBSCRIPTION)
+        home = self.job.get("home", SHARED)
+        return Afterwards(self.world, UUID(self.job["tenant"]), SUBSCRIPTION, home)
 
     async def migration(self) -> Migration | None:
         """The job's, or the newest of the job's tenant."""
