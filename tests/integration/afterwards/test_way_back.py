@@ -42,6 +42,7 @@ async def test_a_tenant_returns_with_every_new_event(world: World, keeper: Proce
     assert whole(await versions(world, "source"))
     assert await world.rows("source", world.other) == others
     await assert_home(world, keeper, "source", SOURCE)
+    assert (await world.rows("source"))[: len(here)] == here, "what is appended now comes after"
     with pytest.raises(asyncpg.PostgresError) as refused:
         await insert(world.target, world.tenant, side="target")
     assert refused.value.sqlstate == "EVF01"
