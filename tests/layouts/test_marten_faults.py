@@ -113,6 +113,8 @@ async def test_a_target_that_was_restored_to_before_the_move_gets_everything_aga
     )
     coordinator = await shop.process(lease_seconds=1.0)
     [migration] = await coordinator.get_migrations_by_tenant("acme")
+    # Writers wait, so that the limit of the copy holds no more: with it this took minutes.
+    await coordinator.set_rate(migration.id, 1.0)
     await coordinator.resume_migration(migration.id)
     await shop.reaches(migration, MigrationState.MIGRATED)
     await assert_moved(shop, "acme", writers)

@@ -291,4 +291,19 @@ VARIANTS = (
         ),
         ("tests/integration/driver/test_throttle.py::test_the_last_pass_is_not_throttled",),
     ),
+    Variant(
+        "repair-at-the-limit",
+        "a target that went back after the decision is filled at the limit of the copy",
+        (
+            Edit(
+                "python/eventsource/migration/steps/repair.py",
+                "        passes.session.set_rate(None)\n",
+                "",
+            ),
+        ),
+        (
+            "tests/integration/cutover/test_recovery.py::"
+            "test_what_is_carried_again_while_writers_wait_is_not_throttled",
+        ),
+    ),
 )

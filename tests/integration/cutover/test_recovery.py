@@ -32,7 +32,7 @@ from tests.support.at_the_cutover import (
 )
 from tests.support.held_migration import audit
 from tests.support.waiting import until
-from tests.support.worlds.three_databases import World
+from tests.support.worlds.three_databases import World, table
 
 
 async def test_nothing_decided_is_recovered_to_dual_write_and_the_request_is_carried_out(
@@ -66,10 +66,12 @@ async def test_a_pause_that_nobody_asked_for_any_more_ends_in_dual_write(world: 
     await assert_still_at_the_source(world)
 
 
-async def lost_driver(world: World, monkeypatch: pytest.MonkeyPatch, function: str) -> Migration:
+async def lost_driver(
+    world: World, monkeypatch: pytest.MonkeyPatch, function: str, **settings: Any
+) -> Migration:
     """A cutover that was decided and whose driver is gone before ``function`` of flip."""
     await world.seed(10)
-    driver = await world.process()
+    driver = await world.process(**settings)
     migration = await world.dual_write(process=driver)
     stop = Stop(monkeypatch, decision, function)
     asked = asyncio.create_task(driver.coordinator.initiate_cutover(migration.id, force=True))
@@ -89,6 +91,28 @@ async def test_any_process_finishes_what_was_decided(
     migration = await lost_driver(world, monkeypatch, function)
     done = await world.coordinator.initiate_cutover(migration.id)
     assert done.state is MigrationState.MIGRATED
+    await assert_at_the_target(world, done)
+
+
+async def test_what_is_carried_again_while_writers_wait_is_not_throttled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk is a quarter of a second's worth of the limit, and without one all rows are one."""
+    migration = await lost_driver(
+        world, monkeypatch, "open_target", max_events_per_second=8.0, mirror_writes=False
+    )
+    at_target = await world.connect("target")
+    await at_target.execute(
+        f"set eventsource.migration = '{migration.id}'; delete from {table('target')}"
+    )
+    for name in ("eventsource_copy_progress", "eventsource_copied_ranges"):
+        await at_target.execute(f"delete from {name}")
+    done = await world.coordinator.initiate_cutover(migration.id)
+    assert done.config.max_events_per_second == 8.0
+    chunks = await world.target.fetchval(
+        f"select count(distinct transaction_id) from {table('target')}"
+    )
+    assert chunks == 1
     await assert_at_the_target(world, done)
 
 

@@ -35,6 +35,8 @@ async def carry_out(
     if fence is None or await progress.read(target, migration.id) is None:
         await preparation.prepare(connections, migration, owner, lambda: True)
     passes = await JournaledPasses.open(connections, migration, owner)
+    # Writers wait until the target opens: this is no time to spare the servers.
+    passes.session.set_rate(None)
     try:
         passes.above = decided.proof.last_pass if decided.proof else 0
         await first_pass.empty(passes)

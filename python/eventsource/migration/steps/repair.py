@@ -58,6 +58,8 @@ class Repair:
         carried_back = CarriedBack(self.connections, self.migration, self.owner, decided)
         bound = await carried_back.bound()
         passes = await Passes.open(self.connections, self.migration, self.owner)
+        # Writers wait until the target opens: this is no time to spare the servers.
+        passes.session.set_rate(None)
         try:
             passes.above = decided.proof.last_pass if decided.proof else 0
             if passes.at.proven_snapshot is None:
