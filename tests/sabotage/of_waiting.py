@@ -58,7 +58,7 @@ VARIANTS = (
     ),
     Variant(
         "young-sessions-named",
-        "sessions that wait themselves are named as being in the way",
+        "sessions that came after the wait began are named as being in the way",
         (
             Edit(
                 "python/eventsource/migration/connections/blockers.py",
@@ -66,7 +66,7 @@ VARIANTS = (
                 "      < clock_timestamp() + make_interval(secs => $1)\n",
             ),
         ),
-        (f"{_WAITING}::test_sessions_that_came_later_are_not_in_the_way",),
+        (f"{_WAITING}::test_who_holds_it_as_well_but_came_after_the_wait_began_is_not_in_the_way",),
     ),
     Variant(
         "abort-waits-for-readers",

@@ -14,9 +14,10 @@ import asyncpg
 import pytest
 
 from eventsource.migration import Migration
+from eventsource.migration.connections import blockers
 from eventsource.migration.driver import cutting_over
 from eventsource.migration.errors import CutoverTimeoutError
-from eventsource.migration.tables import deferred_indexes
+from eventsource.migration.tables import deferred_indexes, fences
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from tests.support.held_migration import held_in
 from tests.support.waiting import until
@@ -84,6 +85,34 @@ async def test_sessions_that_came_later_are_not_in_the_way(world: World) -> None
         await blocker.execute("rollback")
         await asking
     await asyncio.gather(*appends)
+
+
+@pytest.mark.parametrize("what", ["fence", "table"])
+async def test_who_holds_it_as_well_but_came_after_the_wait_began_is_not_in_the_way(
+    world: World, what: str
+) -> None:
+    """Between two attempts for the lock other writers run, and some of them stay."""
+    await world.seed(20)
+    await world.dual_write()
+    fence = await world.source.fetchval("select lock_id from eventsource_fences")
+
+    async def named(seconds: float) -> list[int]:
+        at = world.source
+        holders = await (
+            blockers.of_fence(at, fences.LOCK_CLASS, fence, seconds)
+            if what == "fence"
+            else blockers.of_table(at, table("source"), seconds)
+        )
+        return [each.pid for each in holders]
+
+    async with _writing(world, world.tenant) as old:
+        await asyncio.sleep(1)
+        began = time.monotonic()
+        await asyncio.sleep(1)
+        async with _writing(world, world.tenant) as young:
+            pids = [each.get_server_pid() for each in (old, young)]
+            assert await named(time.monotonic() - began) == pids[:1]
+            assert await named(0.0) == pids
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
