@@ -99,7 +99,8 @@ class Subscription:
         raise error
 
     async def _batch(self) -> int:
-        position = await self.position()
+        checkpoint = await self._checkpoints.get(self.name, self.store_id, self.tenant_id)
+        position = checkpoint.position if checkpoint is not None else 0
         # Read to the end first: no connection is held while handlers run.
         batch = [
             event
@@ -113,6 +114,9 @@ class Subscription:
             await self._checkpoints.save(
                 self.name, self.store_id, batch[-1].global_position, self.tenant_id
             )
+        elif checkpoint is None and self.tenant_id is None:
+            # A plan has to know who reads an empty store: a tenant that arrives is news there.
+            await self._checkpoints.save_if_absent(self.name, self.store_id, 0)
         return len(batch)
 
     async def catch_up(self) -> int:

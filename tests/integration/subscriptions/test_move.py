@@ -59,6 +59,36 @@ async def test_from_every_checkpoint_nothing_is_skipped_and_repeats_are_predicte
             assert repeated == planned.redelivered_events, (name, deliveries)
 
 
+@pytest.mark.parametrize("held", [0, 3])
+@pytest.mark.parametrize("carried", [True, False])
+async def test_a_reader_of_all_tenants_of_the_target_is_counted_also_where_it_had_nothing(
+    move: Move, held: int, carried: bool
+) -> None:
+    """It has looked at the target before the tenant came, and found some events or none."""
+    for number in range(held):
+        await move.append(move.target, uuid4(), number)
+    moved = await move.interleave()
+    await move.numbers("orders", "dedicated-a", None)
+    handled = Counter(await move.numbers("orders", "shared", None))
+    await move.perform(carried=carried)
+    plan = await move.migrator.plan_migration(move.migration_id, move.tenant, ["orders"])
+    [planned] = plan.planned_migrations
+    assert "also reads all tenants" in (planned.warning or "")
+    await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, ["orders"])
+    again = Counter(await move.numbers("orders", "dedicated-a", None))
+    again.update(await move.numbers("orders", "dedicated-a", move.tenant))
+    assert set(moved) <= set(handled)
+    assert sum(again[number] for number in moved) == planned.redelivered_events
+
+
+async def test_a_reader_of_one_tenant_leaves_no_checkpoint_where_it_found_nothing(
+    move: Move,
+) -> None:
+    """It would keep the checkpoint from being translated."""
+    assert await move.numbers("orders", "dedicated-a", move.tenant) == []
+    assert await move.checkpoints.list_checkpoints() == []
+
+
 async def test_migrating_twice_and_late_changes_no_checkpoint(move: Move) -> None:
     await move.interleave()
     await move.checkpoints.save("orders", "shared", 7)
