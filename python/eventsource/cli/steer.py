@@ -121,6 +121,7 @@ def _limit(text: str) -> float | None:
         return None
     try:
         rate = float(text)
+        rate = int(rate) if rate.is_integer() else rate
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is no number of events per second: write one, such as 5000, or none",

@@ -145,11 +145,9 @@ def _within(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name} must be a number, not {value!r}")
     if not low <= value <= high:
-        raise ValueError(
-            f"{name} must be between {_plain(low)} and {_plain(high)}, not {_plain(value)}"
-        )
+        raise ValueError(f"{name} must be between {_plain(low)} and {_plain(high)}, not {value!r}")
 
 
 def _plain(number: float) -> str:
-    """As people write it: 1,000,000,000 and 0, not 1e+09 and 0.0."""
+    """As people write it: 1,000,000,000 and not 1e+09."""
     return f"{number:,.12g}"
