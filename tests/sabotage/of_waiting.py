@@ -143,7 +143,7 @@ VARIANTS = (
             Edit(
                 "python/eventsource/migration/repositories/migrations.py",
                 '            await self.pool.execute(_SQL["lock_places"], name)\n',
-                "            await asyncio.sleep(0.05)\n",
+                "            await asyncio.sleep(0.5)\n",
             ),
             Edit(
                 "python/eventsource/migration/repositories/migrations.py",
@@ -151,7 +151,7 @@ VARIANTS = (
                 "import asyncio\nimport json\n",
             ),
         ),
-        (f"{_PLACES}::test_drivers_that_come_at_the_same_moment_heed_the_limit",),
+        (f"{_PLACES}::test_of_five_that_ask_for_a_place_at_the_same_moment_one_gets_it",),
     ),
     Variant(
         "recovery-waits-for-a-place",

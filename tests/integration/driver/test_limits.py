@@ -12,6 +12,7 @@ from eventsource.migration import Migration, MigrationConfig
 from eventsource.migration.driver.lease import NoPlaceError
 from eventsource.migration.driver.places import Places
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from tests.support.application import SOURCE, TARGET
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
 
@@ -108,6 +109,29 @@ async def test_drivers_that_come_at_the_same_moment_heed_the_limit(world: World)
     await asyncio.gather(*(move(number) for number in range(len(tenants))))
     watching.cancel()
     assert most == 2
+
+
+async def test_of_five_that_ask_for_a_place_at_the_same_moment_one_gets_it(world: World) -> None:
+    made = []
+    for _ in range(5):
+        made.append(
+            await world.here.migrations.create(
+                migration_id=uuid4(), tenant_id=uuid4(), source_store_id=SOURCE,
+                target_store_id=TARGET, config=MigrationConfig(), generation=0, operator=None,
+                source_identity=None, target_identity=None,
+            )
+        )  # fmt: skip
+    askers = [(await world.process()).migrations for _ in made]
+    # Every pool has its connection, so that nobody is late.
+    await asyncio.gather(*(asker.get_all() for asker in askers))
+    answers = await asyncio.gather(
+        *(
+            asker.acquire_place(migration.id, uuid4(), "somebody", 60.0, {SOURCE: 1})
+            for asker, migration in zip(askers, made, strict=True)
+        )
+    )
+    assert sorted(got for got, _ in answers) == [False, False, False, False, True]
+    assert {tuple(full) for got, full in answers if not got} == {(SOURCE,)}
 
 
 async def test_stores_of_one_server_share_its_places(world: World) -> None:
