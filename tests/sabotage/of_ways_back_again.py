@@ -10,7 +10,22 @@ _JUDGED = "tests/unit/test_judgement.py"
 _GONE = "tests/integration/recovery/test_home_gone_back.py"
 _VOLUMES = "tests/acceptance/test_restored_servers.py"
 
+_STEP = "python/eventsource/migration/steps/repair.py"
+_RETURNED = "tests/integration/afterwards/test_returns_repaired.py"
+
 VARIANTS = (
+    Variant(
+        "return-compared-with-the-move",
+        "a return whose target went back after the decision is never opened",
+        (Edit(_STEP, "fresh = self.migration.returns is not None", "fresh = False"),),
+        (f"{_RETURNED}::test_what_the_old_store_lacks_is_carried_again_before_it_opens",),
+    ),
+    Variant(
+        "return-opened-over-a-gap",
+        "a return whose target went back is opened without a look at what was there before",
+        (Edit(_STEP, "if here != there or found != proof.total:", "if found != proof.total:"),),
+        (f"{_RETURNED}::test_nothing_is_opened_over_a_gap",),
+    ),
     Variant(
         "way-back-not-made-again",
         "a way back that the stores keep is nothing to repair",

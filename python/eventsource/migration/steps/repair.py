@@ -30,6 +30,7 @@ from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.event_table import OwnTable
     from eventsource.migration.models import Migration
 
 
@@ -94,29 +95,32 @@ class Repair:
 
     async def _compare(self, decided: Decision, proof: Proof, offset: int) -> None:
         """A last pass over nothing proves nothing: the whole is counted on both sides."""
-        source, target = self.connections.source, self.connections.target
-        tenant = as_uuid(self.migration.tenant_id)
-        here, there = [
-            await table.connection.fetchval(
-                f"select count(*) from {table.name} where tenant_id = $1 and global_position <= $2",
-                tenant, last, timeout=LONG_STATEMENT_SECONDS,
-            )
-            for table, last in (
-                (source, decided.source_head),
-                (target, decided.source_head + offset),
-            )
-        ]  # fmt: skip
-        if decided.proof is not None and here != decided.proof.total:
+        # A return has carried what is new, to new positions; the rest was there before.
+        fresh = self.migration.returns is not None
+        end = None if fresh else decided.source_head + offset
+        here = await self._count(self.connections.source, decided.source_head)
+        there = await self._count(self.connections.target, end)
+        tenant, found = self.migration.tenant_id, proof.total if fresh else here
+        if decided.proof is not None and found != decided.proof.total:
             raise StoreGoneBackError(
-                f"the source holds {here} events of tenant {tenant}, and {decided.proof.total} were"
-                " decided on: the target was restored or failed over and lacks events that the"
-                " source does not hold any more; nothing is opened. Restore a later state of either"
+                f"the source holds {found} events of tenant {tenant} to carry, and"
+                f" {decided.proof.total} were decided on: the target was restored or failed over"
+                " and lacks events that the source does not hold any more; nothing is opened."
+                " Restore a later state of either"
             )
-        if not here == there == proof.total:
+        if here != there or found != proof.total:
             raise ConsistencyError(
                 f"the source holds {here} events of tenant {tenant}, the target {there}, and"
                 f" {proof.total} were carried; nothing is opened"
             )
+
+    async def _count(self, table: OwnTable, last: int | None) -> int:
+        count = await table.connection.fetchval(
+            f"select count(*) from {table.name} where tenant_id = $1"
+            " and global_position <= coalesce($2, global_position)",
+            as_uuid(self.migration.tenant_id), last, timeout=LONG_STATEMENT_SECONDS,
+        )  # fmt: skip
+        return int(count)
 
 
 async def replace_proof(
