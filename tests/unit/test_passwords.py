@@ -69,6 +69,7 @@ def read_as_a_password(dsn: str) -> bool:
 @example(SPELLINGS[4], f"{FIRST}&{SECOND}=x")
 @example(SPELLINGS[7], f"{FIRST} {SECOND}=x")
 @example(SPELLINGS[3], f"{FIRST}?{SECOND}")
+@example(SPELLINGS[0], f"{FIRST}@/{SECOND}?0=")
 def test_no_text_of_a_string_shows_a_piece_of_its_password(spelling: str, password: str) -> None:
     dsn = spelling.format(password)
     for said in everything_said(dsn):

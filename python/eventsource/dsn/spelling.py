@@ -88,7 +88,7 @@ def _uri(rest: str) -> dict[str, str]:
         pairs["dbname"] = _decoded(path)
     secret = False
     for name, value in _query(query):
-        if not at and ("@" in name or ("@" in value and name not in KNOWN)):
+        if "@" in name or ("@" in value and name not in KNOWN):
             raise ConnectionDetailsError(f"the DSN has an unescaped @ after its host: {_RESERVED}")
         secret = _refuse_remains(name, secret)
         pairs["dbname" if name == "database" else name] = value
