@@ -104,7 +104,10 @@ class Projections:
         """
         read = {}
         for name in _CARRIED:
+            subscription, _ = self._running[name, self.target_id]
             await self._stop(name, self.target_id)
+            # On a busy machine it may not have come to the end of what was carried.
+            await subscription.catch_up()
             checkpoint = await self.checkpoints.get(name, self.target_id, self.tenant_id)
             read[name] = checkpoint.position if checkpoint else 0
         search, _ = self._running[SEARCH, self.source_id]
