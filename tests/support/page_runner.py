@@ -53,7 +53,8 @@ _VARYING = (
 # machine. Pages show some of them; nothing is compared.
 _PROGRESS = re.compile(
     r"(servers|writers) +starting |seed +writing |prepare |copy |copied +[\d,]+ events in |"
-    r"verify |check |lag +[\d,]+ events$|cutover +asking |return +carrying "
+    r"verify |check |lag +[\d,]+ events$|cutover +(asking|for driver) |return +carrying |"
+    r"waiting for a driver: "
 )
 
 # A command that needs nothing of a shell.

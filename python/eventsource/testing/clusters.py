@@ -41,9 +41,8 @@ _PORT_ATTEMPTS = 5
 _WATCHER = 'read -r line || { "$1" stop -s -m immediate -D "$2"; rm -rf "$3"; }'
 
 
-#: Guessing is no danger to passwords of 128 random bits that live as long as a server here, and
-#: thousands of sessions are opened: hashing them 4096 times is half the work of a log-in.
-_QUICK_LOG_IN = "--set=scram_iterations=1"
+#: Settings by which initdb itself goes: how often the superuser's password is hashed.
+_AT_INITDB = ("scram_iterations",)
 
 
 class ClusterError(RuntimeError):
@@ -205,7 +204,7 @@ class Cluster:
                 "--encoding=UTF8",
                 "--no-locale",
                 "--no-sync",
-                *([_QUICK_LOG_IN] if self.major >= 16 else []),
+                *(f"--set={name}={settings[name]}" for name in _AT_INITDB if name in settings),
             ],
             cwd=self.directory,
         )

@@ -175,11 +175,11 @@ async def test_the_right_certificate_is_trusted(server: Server, mode: str) -> No
 
 
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
-@pytest.mark.parametrize("shown", ["foreign", "expired"])
+@pytest.mark.parametrize("certificate", ["foreign", "expired"])
 async def test_a_certificate_that_is_not_right_is_refused(
-    server: Server, mode: str, shown: str
+    server: Server, mode: str, certificate: str
 ) -> None:
-    await server.show(shown)
+    await server.show(certificate)
     await neither(server.dsn(sslmode=mode, sslrootcert=server.ours.certificate))
     # Without a root certificate nothing is promised but that nobody listens.
     assert await both(server.dsn(sslmode="require"))
