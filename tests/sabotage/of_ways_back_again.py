@@ -152,7 +152,10 @@ VARIANTS = (
                 "            head = head + 1\n",
             ),
         ),
-        (f"{_VOLUMES}::test_a_target_that_went_back_gets_what_its_way_back_had_carried",),
+        (
+            "tests/integration/recovery/test_home_gone_back.py::"
+            "test_what_it_lost_goes_home_to_where_it_was",
+        ),
     ),
     Variant(
         "put-back-below-readers",

@@ -31,6 +31,12 @@ async def gone_back(world: World, events: int = 7) -> tuple[Process, Migration, 
     keeper = await kept(world)
     migration = await moved(world, keeper)
     await appended(keeper, world.tenant)
+    # Positions have gaps: others append, and transactions are rolled back.
+    await world.target.execute(
+        f"select nextval(pg_get_serial_sequence('{table('target')}', 'global_position'))"
+        " from generate_series(1, 5)"
+    )
+    await appended(keeper, world.tenant, streams=1, events=3)
     await followed(keeper)
     lost = (await world.ids("target"))[-events:]
     return keeper, migration, lost
