@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+# Whether a change of the fence's tenant is to be written down, and there is room for its key. It
+# waits, or fails, where the fence says so.
+_WRITTEN_DOWN = """{schema}.eventsource_change_check(
+            (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
+            eventsource_fence_ ->> 1, tg_op)
+           and {schema}.eventsource_change_fits(
+            (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint)"""
+
 # The names of the variables are none that a column of somebody's table has: an expression of a
 # layout is evaluated among them.
 ROW_FUNCTION = """
@@ -14,11 +22,7 @@ begin
     if tg_op <> 'INSERT' then
         eventsource_before_ := {tenant_before};
         eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
-        if eventsource_fence_ is not null and {schema}.eventsource_change_check(
-            (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-            eventsource_fence_ ->> 1, tg_op)
-           and {schema}.eventsource_change_fits(
-            (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint) then
+        if eventsource_fence_ is not null and @written_down@ then
             insert into {schema}.eventsource_changes (fence_id, table_no, key)
             values ((eventsource_fence_ ->> 0)::integer, {number}, {key_before});
         end if;
@@ -29,18 +33,14 @@ begin
         if eventsource_fence_ is not null
            and (tg_op = 'INSERT' or eventsource_before_ is distinct from eventsource_after_
                 or {key_before} <> {key_after})
-           and {schema}.eventsource_change_check(
-            (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-            eventsource_fence_ ->> 1, tg_op)
-           and {schema}.eventsource_change_fits(
-            (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint) then
+           and @written_down@ then
             insert into {schema}.eventsource_changes (fence_id, table_no, key)
             values ((eventsource_fence_ ->> 0)::integer, {number}, {key_after});
         end if;
     end if;
     return null;
 end
-"""
+""".replace("@written_down@", _WRITTEN_DOWN)
 
 # Before a row goes that others refer to: what goes with it has to be written down, and its tenant
 # is not known any more when it has gone.
@@ -52,11 +52,7 @@ declare
 begin
     eventsource_before_ := {tenant};
     eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
-    if eventsource_fence_ is not null and {schema}.eventsource_change_check(
-        (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-        eventsource_fence_ ->> 1, tg_op)
-       and {schema}.eventsource_change_fits(
-        (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint) then
+    if eventsource_fence_ is not null and @written_down@ then
         {children_before}
     end if;
     if tg_op = 'DELETE' then
@@ -65,16 +61,12 @@ begin
     -- They come along with it, too.
     eventsource_before_ := {tenant_after};
     eventsource_fence_ := {fences}::jsonb -> eventsource_before_;
-    if eventsource_fence_ is not null and {schema}.eventsource_change_check(
-        (eventsource_fence_ ->> 2)::integer, (eventsource_fence_ ->> 0)::integer,
-        eventsource_fence_ ->> 1, tg_op)
-       and {schema}.eventsource_change_fits(
-        (eventsource_fence_ ->> 0)::integer, (eventsource_fence_ ->> 3)::bigint) then
+    if eventsource_fence_ is not null and @written_down@ then
         {children_after}
     end if;
     return new;
 end
-"""
+""".replace("@written_down@", _WRITTEN_DOWN)
 
 ARRIVAL_FUNCTION = """
 #variable_conflict use_column
