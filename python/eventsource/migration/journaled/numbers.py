@@ -8,23 +8,39 @@ from eventsource.identifiers import quote_identifier
 from eventsource.migration.errors import PreflightError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.journaled.shapes import Shape
     from eventsource.migration.layouts.declaration import LayoutTable, Numbering
 
 
-async def given(source: AnyTable, shape: Shape) -> dict[str, int]:
-    """By table with numbers of its own: the last that its sequence has given."""
-    found = {}
+def owned(shape: Shape) -> Iterator[tuple[LayoutTable, Numbering]]:
+    """Each table with numbers of its own, and the column that has them."""
     for table in shape.layout.tables:
         for numbering in table.numbered:
             if numbering.like is None:
-                sequence = await sequence_of(source, table, numbering.column, numbering.sequence)
-                value = await source.connection.fetchval(
-                    "select coalesce(pg_sequence_last_value($1::text::regclass), 0)", sequence
-                )
-                found[table.name] = int(value)
-    return found
+                yield table, numbering
+
+
+async def sequences(side: AnyTable, shape: Shape) -> dict[str, str]:
+    """By table with numbers of its own: the sequence that gives them, quoted."""
+    return {
+        table.name: await sequence_of(side, table, numbering.column, numbering.sequence)
+        for table, numbering in owned(shape)
+    }
+
+
+async def given(source: AnyTable, shape: Shape) -> dict[str, int]:
+    """By table with numbers of its own: the last that its sequence has given."""
+    return {
+        name: int(
+            await source.connection.fetchval(
+                "select coalesce(pg_sequence_last_value($1::text::regclass), 0)", sequence
+            )
+        )
+        for name, sequence in (await sequences(source, shape)).items()
+    }
 
 
 async def sequence_of(side: AnyTable, table: LayoutTable, column: str, given: str | None) -> str:
@@ -72,8 +88,5 @@ async def taken(
 async def expected(target: AnyTable, shape: Shape) -> dict[str, int]:
     """By table with numbers of its own: the offset that a move would get that began now."""
     return {
-        table.name: (await taken(target, table, numbering))[2]
-        for table in shape.layout.tables
-        for numbering in table.numbered
-        if numbering.like is None
+        table.name: (await taken(target, table, numbering))[2] for table, numbering in owned(shape)
     }

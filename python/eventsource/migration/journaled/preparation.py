@@ -158,8 +158,7 @@ def _is_used_up(
     at: progress.CopyProgress, agreed: Carriage, numbers: dict[str, int], shape: Shape
 ) -> bool:
     """Whether other tenants have taken the numbers before anything was copied."""
-    untouched = at.pass_number == 0 and at.snapshot is None
-    return untouched and any(
+    return at.is_untouched and any(
         reserved_block.is_used_up(agreed.last[name] - agreed.offsets[name], number,
                                   shape.layout.headroom)
         for name, number in numbers.items()
@@ -170,14 +169,7 @@ async def _bind(connections: DriverConnections, migration: Migration, shape: Sha
     """From here on no tenant that arrives at the source takes numbers that this one needs."""
     agreed = await carriage.read(connections.target, migration.id)
     assert agreed is not None
-    sequences = {
-        table.name: await numbers_of.sequence_of(
-            connections.source, table, numbering.column, numbering.sequence
-        )
-        for table in shape.layout.tables
-        for numbering in table.numbered
-        if numbering.like is None
-    }
+    sequences = await numbers_of.sequences(connections.source, shape)
     await reserved_block.bind(
         connections.source, migration.id,
         {name: agreed.last[name] - agreed.offsets[name] for name in sequences}, sequences,
@@ -198,21 +190,18 @@ async def _agree(
     offsets: dict[str, int] = {}
     last: dict[str, int] = {}
     before: dict[str, int | None] = {}
-    for table in shape.layout.tables:
-        for numbering in table.numbered:
-            if numbering.like is not None:
-                continue
-            sequence, given, offset = await numbers_of.taken(target, table, numbering)
-            offsets[table.name] = offset
-            last[table.name] = reserved_block.last_of(
-                table.name, others, head=given or 0, offset=offset,
-                numbers=numbers[table.name], headroom=shape.layout.headroom,
-            )  # fmt: skip
-            before[sequence] = given
-            # Numbers of others begin after those that are kept; a rollback keeps the gap.
-            await target.connection.fetchval(
-                "select setval($1::text::regclass, $2)", sequence, last[table.name]
-            )
+    for table, numbering in numbers_of.owned(shape):
+        sequence, given, offset = await numbers_of.taken(target, table, numbering)
+        offsets[table.name] = offset
+        last[table.name] = reserved_block.last_of(
+            table.name, others, head=given or 0, offset=offset,
+            numbers=numbers[table.name], headroom=shape.layout.headroom,
+        )  # fmt: skip
+        before[sequence] = given
+        # Numbers of others begin after those that are kept; a rollback keeps the gap.
+        await target.connection.fetchval(
+            "select setval($1::text::regclass, $2)", sequence, last[table.name]
+        )
     if shape.layout.is_whole:
         numbers_before = await whole.sequences(target)
         before = {target.beside(name): given for name, given in numbers_before.items()}

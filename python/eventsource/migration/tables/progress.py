@@ -100,6 +100,11 @@ class CopyProgress:
         return self.proven_rows + (self.pass_rows if self.pass_is_open else 0)
 
     @property
+    def is_untouched(self) -> bool:
+        """No snapshot was taken yet, so nothing goes by the reserved block."""
+        return self.pass_number == 0 and self.snapshot is None
+
+    @property
     def pass_is_open(self) -> bool:
         """A pass with a stored snapshot was begun and not proven: it is resumed, never retaken."""
         return self.snapshot is not None and self.snapshot != self.proven_snapshot

@@ -215,8 +215,7 @@ async def advance(target: AnyTable, drawn: Iterable[tuple[Sequence, Sequence | N
 
 def _is_to_be_made_again(at: CopyProgress, source_head: int) -> bool:
     """Before the first snapshot nothing goes by the block."""
-    untouched = at.pass_number == 0 and at.snapshot is None
-    return untouched and is_used_up(
+    return at.is_untouched and is_used_up(
         at.last_target_position - at.position_offset, source_head, HEADROOM
     )
 
