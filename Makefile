@@ -15,6 +15,8 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 4 || { \
 INTERPRETER := $(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
+# A process that may not keep what it has compiled needs twice as long to start, and tests start many.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \

@@ -25,6 +25,16 @@ _GOES = "tests/integration/afterwards/test_what_goes_back.py"
 
 VARIANTS = (
     Variant(
+        "lost-connection-costs-the-way-back",
+        "a way back is given up where a session ended while it was made",
+        (Edit(_WAY, "        if _is_lost(error):\n            raise\n", ""),),
+        (
+            f"{_BACK}::"
+            "test_a_session_that_the_server_ends_while_it_is_made_does_not_cost_the_way_back"
+            "[source-trial's]",
+        ),
+    ),
+    Variant(
         "required-way-back-left-out",
         "a cutover that asks for a way back goes on without one",
         (Edit(_CUTTING, "    if config.require_way_back:\n", "    if False:\n"),),

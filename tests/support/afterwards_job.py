@@ -137,6 +137,9 @@ class Afterwards:
             if way is None or way.state in ("refused", "closed"):
                 # It cannot return, and the reason is in the journal.
                 return True
+            if way.state == "closing":
+                await self.follow_back()
+                return False
             if end == "return":
                 await self.give_back()
                 return False

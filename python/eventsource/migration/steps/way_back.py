@@ -20,6 +20,7 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.connections import brief, redact
+from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
 from eventsource.migration import event_table
 from eventsource.migration.connections.driver_connections import DriverConnections
@@ -57,6 +58,9 @@ SETTLE_SECONDS = 1.0
 #: Why tables of another library have none.
 OWN_TABLES_ONLY = "ways back are kept between tables of our own only"
 
+#: States of one that its driver left before it stood; what it has at the stores is removed first.
+_UNFINISHED = ("preparing", "closing")
+
 _REFUSED = (EventSourceError, asyncpg.PostgresError, *PASSING, brief_locks.LockNeverGranted)
 
 # In the order of the source the target's positions are drawn: none may be set aside for a session.
@@ -90,7 +94,8 @@ def opposite(migration: Migration, way_id: UUID, owner: UUID) -> Migration:
 async def keep(connections: DriverConnections, migration: Migration) -> str | None:
     """Make the way back of a migration ready; why there is none, or None when there is.
 
-    Never an error: the move does not depend on it.
+    The move does not depend on it: the only errors are those of a lost connection, which ends the
+    cutover's attempt in any case. The next attempt makes it again.
     """
     ways = WaysBack(connections.control)
     existing = await ways.of_migration(migration.id)
@@ -101,9 +106,9 @@ async def keep(connections: DriverConnections, migration: Migration) -> str | No
     way_id, owner = uuid4(), uuid4()
     try:
         async with asyncio.timeout(READY_SECONDS):
-            if existing is not None and existing.state == "preparing":
+            if existing is not None and existing.state in _UNFINISHED:
                 await dismantle(connections, existing)
-                await ways.change(existing.id, ["preparing"], "refused", "its driver has died")
+                await ways.change(existing.id, _UNFINISHED, "refused", "it was not finished")
             if refused := await refusals(
                 connections.source, connections.target, fires=migration.config.fires
             ):
@@ -117,12 +122,22 @@ async def keep(connections: DriverConnections, migration: Migration) -> str | No
             await ways.change(way_id, ["preparing"], "standby")
             await failpoints.reach("keep.armed.committed")
     except _REFUSED as error:
+        if _is_lost(error):
+            raise
         _log.warning("migration %s has no way back: %s", migration.id, brief(error))
         reason = redact(str(error)) or "it was not ready in time"
         # What it has left is removed by the process that closes it.
         await ways.change(way_id, ["preparing"], "closing", reason)
         return reason
     return None
+
+
+def _is_lost(error: BaseException) -> bool:
+    if isinstance(error, DataPlaneError):
+        return error.kind == "connection_lost"
+    lost = (ConnectionError, asyncpg.PostgresConnectionError, asyncpg.InternalClientError)
+    # The class itself is what a connection says that is closed already.
+    return isinstance(error, lost) or type(error) is asyncpg.InterfaceError
 
 
 async def _refused(ways: WaysBack, migration: Migration, way_id: UUID, reason: str) -> str:
