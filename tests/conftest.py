@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from eventsource.testing import Cluster
+
+if TYPE_CHECKING:
+    from tests.support.worlds.emptying import Emptied
 
 pytest_plugins = ["tests.support.side_by_side", "tests.support.databases", "tests.support.gate"]
 
@@ -33,7 +37,7 @@ def target_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def world_databases() -> dict[str, str]:
+def world_databases() -> dict[str, Emptied]:
     """Those of the integration tests and the strangers: made by the first test that has
     a world, and emptied by each for itself.
     """

@@ -159,8 +159,11 @@ async def _missing(connection: AnyConnection, statements: list[str]) -> list[str
         question, *needed = _look(statement)
         questions.append(_numbered(question, after=len(values)))
         values += needed
-    answers = await connection.fetchval(f"select array[({'), ('.join(questions)})]", *values)
-    return [each for each, is_missing in zip(statements, answers, strict=True) if is_missing]
+    # As text: what an array of booleans is, a session would ask the catalog first.
+    answers = await connection.fetchval(
+        f"select array[({'), ('.join(questions)})]::text[]", *values
+    )
+    return [each for each, missing in zip(statements, answers, strict=True) if missing == "true"]
 
 
 def _numbered(question: str, *, after: int) -> str:

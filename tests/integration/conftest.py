@@ -11,14 +11,15 @@ import pytest
 
 from eventsource.migration import background
 from eventsource.testing import Cluster
-from tests.support.worlds.three_databases import World, emptied, make_world
+from tests.support.worlds.emptying import Emptied, emptied
+from tests.support.worlds.three_databases import World, make_world
 
 
 @pytest.fixture
 async def world(
     source_cluster: Cluster,
     target_cluster: Cluster,
-    world_databases: dict[str, str],
+    world_databases: dict[str, Emptied],
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[World]:
     """Three empty databases with stores and control tables, and one process."""
@@ -29,9 +30,12 @@ async def world(
         ("control", source_cluster),
     ):
         if side not in world_databases:
-            world_databases[side] = await cluster.create_database(f"world_{side}")
-    await asyncio.gather(*map(emptied, world_databases.values()))
-    made = await make_world(dict(world_databases))
+            world_databases[side] = Emptied(await cluster.create_database(f"world_{side}"))
+    databases = [world_databases[side] for side in ("source", "target", "control")]
+    there = await emptied(databases)
+    made = await make_world({side: each.dsn for side, each in world_databases.items()}, made=there)
+    if not there:
+        await asyncio.gather(*(each.remember() for each in databases))
     yield made
     await made.close()
 

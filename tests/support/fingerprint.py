@@ -11,7 +11,7 @@ JOURNAL = ("tenant_migrations", "migration_audit_log", "tenant_routing", "tenant
 
 _OURS = "n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and n.nspname !~ '^pg_t'"
 
-_CATALOG = f"""
+CATALOG = f"""
 with relation as (
     select c.*, n.nspname || '.' || c.relname as name
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where {_OURS}
@@ -82,7 +82,7 @@ async def fingerprint(connection: AnyConnection, *, journal: bool = True) -> dic
                     "select count(*) || ' ' || coalesce(md5(string_agg(t::text, '|'"
                     f" order by t::text)), '') from {row['name']} t"
                 )
-        seen["catalog"] = [row[0] for row in await connection.fetch(_CATALOG)]
+        seen["catalog"] = [row[0] for row in await connection.fetch(CATALOG)]
         for (name,) in await connection.fetch(_SEQUENCES):
             if not journal and name.rstrip('"').endswith(("_id_seq", "_position_seq")):
                 # How far row ids went says nothing about what was left behind, and a sequence of

@@ -237,31 +237,8 @@ class World:
             connection.terminate()
 
 
-async def emptied(dsn: str) -> None:
-    """Take a database back to where it began: quicker than another one."""
-    connection = await asyncpg.connect(
-        dsn, server_settings={"default_transaction_read_only": "off"}
-    )
-    try:
-        await connection.execute(
-            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-            " where datname = current_database() and pid <> pg_backend_pid()"
-        )
-        for row in await connection.fetch(
-            "select gid from pg_prepared_xacts where database = current_database()"
-        ):
-            await connection.execute(f"rollback prepared '{row[0]}'")
-        name = await connection.fetchval("select current_database()")
-        await connection.execute(
-            f'alter database "{name}" reset all; drop schema public cascade;'
-            " create schema public; grant usage on schema public to public"
-        )
-    finally:
-        await connection.close()
-
-
-async def make_world(dsns: dict[str, str]) -> World:
-    """Stores and control tables made, one process running."""
+async def make_world(dsns: dict[str, str], *, made: bool = False) -> World:
+    """Stores and control tables made, unless they are there; one process running."""
     source, target, control = await asyncio.gather(
         *(asyncpg.connect(dsns[side]) for side in ("source", "target", "control"))
     )
@@ -269,11 +246,12 @@ async def make_world(dsns: dict[str, str]) -> World:
         await takes_tenants(connection)
     world = World(dsns, source, target, control)
     here = await world.process()
-    await asyncio.gather(
-        here.source.create_schema(),
-        here.target.create_schema(),
-        create_schema(here.migrations.pool),
-    )
+    if not made:
+        await asyncio.gather(
+            here.source.create_schema(),
+            here.target.create_schema(),
+            create_schema(here.migrations.pool),
+        )
     return world
 
 

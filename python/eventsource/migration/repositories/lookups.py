@@ -56,7 +56,7 @@ async def offered(pool: Executor, prefix: str, limit: int) -> list[tuple[str, st
 
 async def operators_of(pool: Executor, migration_ids: Sequence[UUID]) -> dict[UUID, str]:
     """Who started each of the migrations, as far as it is known."""
-    rows = await Retried(pool).fetch(_SQL["operators_of"], list(migration_ids))
+    rows = await Retried(pool).fetch(_SQL["operators_of"], [*map(str, migration_ids)])
     return {row["migration_id"]: row["operator"] for row in rows}
 
 

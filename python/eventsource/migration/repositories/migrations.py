@@ -118,7 +118,7 @@ class PostgreSQLMigrationRepository(Requests):
 
     async def get_many(self, migration_ids: Sequence[UUID]) -> list[Migration]:
         """Those of the migrations that there are, oldest first."""
-        return await self._list("where id = any ($1::uuid[])", list(migration_ids))
+        return await self._list("where id = any ($1::text[]::uuid[])", [*map(str, migration_ids)])
 
     async def get_by_tenant(self, tenant_id: TenantId) -> list[Migration]:
         """Every migration of the tenant, oldest first."""
@@ -259,7 +259,7 @@ class PostgreSQLMigrationRepository(Requests):
         for name in sorted(limits):
             await self.pool.execute(_SQL["lock_places"], name)
         rows = await self.pool.fetch(
-            _SQL["full_stores"], migration_id, list(limits), list(limits.values()), owner
+            _SQL["full_stores"], migration_id, list(limits), [*map(str, limits.values())], owner
         )
         return [row["name"] for row in rows]
 

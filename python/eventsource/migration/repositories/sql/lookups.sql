@@ -9,7 +9,7 @@ where id between $1 and $2 order by created_at desc, id desc limit $3
 
 -- name: operators_of
 select migration_id, operator from migration_audit_log
-where event_type = 'state:pending' and operator is not null and migration_id = any ($1::uuid[])
+where event_type = 'state:pending' and operator is not null and migration_id = any ($1::text[]::uuid[])
 order by id desc
 
 -- name: audit_of

@@ -92,9 +92,10 @@ returning id
 select pg_advisory_xact_lock(1163281236, hashtext($1::text))
 
 -- name: full_stores
+-- Arrays go as text, here and elsewhere: for any other a session asks the catalog first what it is.
 -- Not for a recovery, an abort or a cutover that is asked for: they have to come to their end.
 select s.name
-from unnest($2::text[], $3::int[]) as s(name, places)
+from unnest($2::text[], $3::text[]::int[]) as s(name, places)
 where not exists (
         select from tenant_migrations m
         where m.id = $1
