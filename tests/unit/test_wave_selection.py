@@ -10,7 +10,7 @@ from eventsource.fleet import Candidate, WaveError
 from eventsource.fleet.planning import Rates, planned
 from eventsource.fleet.report import Reported, as_csv, as_html
 from eventsource.fleet.selection import Choice, distributed, from_file, ordered
-from eventsource.tenant_ids import as_uuid
+from eventsource.tenant_ids import as_uuid, checked
 
 A, B, C = (UUID(int=n) for n in (1, 2, 3))
 
@@ -22,9 +22,20 @@ def test_a_file_has_a_tenant_a_line_and_perhaps_its_stores() -> None:
     ]  # fmt: skip
 
 
+def test_a_file_may_name_tenants_as_their_tables_do() -> None:
+    quoted = "\"two\r\nlines, one 'name'\""
+    text = f'\ufeffTenant_id,to\r\n{quoted}, large \r\ntenant-1\ntenant\nsay "hi" ,\n'
+    assert from_file(text, "x.csv", checked) == [
+        Choice("two\r\nlines, one 'name'", target="large"), Choice("tenant-1"),
+        Choice("tenant"), Choice('say "hi"'),
+    ]  # fmt: skip
+    assert from_file("tenant-1\n", "x.csv", checked) == [Choice("tenant-1")]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (f'"{A}\n",b\n{B},b,c,d', "line 3: more than tenant"),
         ("seven", "line 1: 'seven' is no UUID"),
         (f"{A}\n{B}\n{C};large", "line 3"),
         (f"{A},b,c,d", "more than tenant, to and from"),

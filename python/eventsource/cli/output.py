@@ -235,8 +235,17 @@ def grid(*rows: tuple[str, object]) -> str:
 
 def columns(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table with headings; None is an empty cell."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else visible(cell) for cell in row] for row in rows]
     return _aligned([headings, *cells])
+
+
+def visible(value: object) -> str:
+    """In one line, with nothing in it that a terminal would obey: a tenant may have any name."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:

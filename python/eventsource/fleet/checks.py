@@ -7,9 +7,12 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from eventsource.fleet.waves import Candidate
 from eventsource.migration.coordinator import PREFLIGHTS_AT_ONCE
+from eventsource.migration.event_table import of_store
+from eventsource.migration.journaled import tenants as layout_tenants
 from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
@@ -54,14 +57,20 @@ async def of_all(
         else:
             on_their_way.add(tenant)
     for store_id, tenants in _by_target(candidates, on_their_way | set(problems)).items():
-        store = stores[store_id]
-        if store.layout is not None:
-            continue  # their own preflight knows how to ask
-        for row in await store.pool.fetch(_THERE.format(table=store.table), tenants):
-            problems[row["tenant"]] = (
+        for tenant in await _there(stores[store_id], tenants):
+            problems[tenant] = (
                 f"{store_id!r} already holds events of it; `eventsource-migrate plan` says more"
             )
     return problems
+
+
+async def _there(store: PostgreSQLEventStore, tenants: Sequence[TenantId]) -> set[TenantId]:
+    """Which of these the store has events of."""
+    if store.layout is not None:
+        return await layout_tenants.present(await of_store(store), tenants)
+    asked = [each for each in tenants if isinstance(each, UUID)]
+    rows = await store.pool.fetch(_THERE.format(table=store.table), asked)
+    return {row["tenant"] for row in rows}
 
 
 def _by_target(

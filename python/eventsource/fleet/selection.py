@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 #: A tenant as somebody has written it; ValueError or an EventSourceError where it can be none.
 TenantOf: TypeAlias = Callable[[str], TenantId]
+
+#: What the first column may be called; a tenant may be called anything else.
+HEADINGS = frozenset({"tenant", "tenant_id", "tenant id"})
+
+#: Tenants whose sizes are asked for in one statement.
+SIZED_AT_ONCE = 200
 
 #: How long a query of an operator may take (milliseconds).
 QUERY_MS = 600_000
@@ -40,30 +47,43 @@ class Choice:
 def from_file(text: str, where: str, tenant_of: TenantOf) -> list[Choice]:
     """One tenant a line, then the store it goes to and the one it leaves, if they are said.
 
-    Separated by commas; empty lines, those that begin with ``#`` and a first line that begins with
-    ``tenant`` are passed over.
+    Separated by commas, in quotes where a name has one or a line of its own; spaces around a name
+    do not count. Empty lines, those that begin with ``#`` and a heading are passed over.
 
     Raises:
         WaveError: a line cannot be read.
     """
     chosen: list[Choice] = []
-    for number, fields in enumerate(csv.reader(text.splitlines()), start=1):
-        cells = [cell.strip() for cell in fields]
+    heading = True
+    for at, cells in _lines(text, where):
         if not any(cells) or cells[0].startswith("#"):
             continue
-        if not chosen and cells[0].lower().startswith("tenant"):
+        is_heading, heading = heading and cells[0].lower() in HEADINGS, False
+        if is_heading:
             continue
         if len(cells) > 3:
-            raise WaveError(f"{where}, line {number}: more than tenant, to and from")
+            raise WaveError(f"{where}, line {at}: more than tenant, to and from")
         target, source = (cells[n] if len(cells) > n and cells[n] else None for n in (1, 2))
         chosen.append(
             Choice(
-                _tenant(cells[0], f"{where}, line {number}", tenant_of),
+                _tenant(cells[0], f"{where}, line {at}", tenant_of),
                 source=source,
                 target=target,
             )
         )
     return chosen
+
+
+def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each line with its number; programs for tables write a mark first."""
+    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), skipinitialspace=True)
+    at = 1
+    try:
+        for cells in lines:
+            yield at, [cell.strip() for cell in cells]
+            at = lines.line_num + 1
+    except csv.Error as error:
+        raise WaveError(f"{where}, line {at}: {error}") from None
 
 
 def _tenant(text: str, where: str, tenant_of: TenantOf) -> TenantId:
@@ -112,13 +132,26 @@ async def largest(
     return chosen[:count]
 
 
-async def with_sizes(choices: Sequence[Choice], coordinator: MigrationCoordinator) -> list[Choice]:
-    """The same with their sizes, where they are not known; reads these tenants' rows."""
+async def with_sizes(
+    choices: Sequence[Choice],
+    coordinator: MigrationCoordinator,
+    heard: Callable[[int], None] = lambda _: None,
+) -> list[Choice]:
+    """The same with their sizes, where they are not known; reads some rows of each of them.
+
+    Args:
+        heard: is called now and then with how many were sized.
+    """
     known: dict[TenantId, StoredTenant] = {}
     unsized = [each for each in choices if each.events is None]
+    done = 0
     for store_id in sorted({each.source for each in unsized if each.source is not None}):
         wanted = [each.tenant_id for each in unsized if each.source == store_id]
-        known |= {each.tenant_id: each for each in await coordinator.tenants(store_id, only=wanted)}
+        for at in range(0, len(wanted), SIZED_AT_ONCE):
+            some = wanted[at : at + SIZED_AT_ONCE]
+            sized = await coordinator.tenants(store_id, only=some)
+            known |= {each.tenant_id: each for each in sized}
+            heard(done := done + len(some))
     found = []
     for each in choices:
         if each.events is None:

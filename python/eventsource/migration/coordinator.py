@@ -174,7 +174,8 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
     ) -> list[StoredTenant]:
         """The tenants with rows in a store, largest first: which one shall move?
 
-        Reads the whole table once, or the rows of some tenants ``only``; nobody waits for it.
+        Reads the whole table once; of some tenants ``only`` what the index says and some rows.
+        Nobody waits for it.
 
         Raises:
             RoutingError: this process does not know the store.
@@ -187,8 +188,7 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
                 " counted; name a PostgreSQLEventStore"
             )
         if store.layout is not None:
-            found = await layout_tenants.sizes(await of_store(store))
-            found = [each for each in found if only is None or each[0] in only]
+            found = await layout_tenants.sizes(await of_store(store), only)
         else:
             found = await tenants.sizes(store.pool, store.table, only)
         routes = await self._routes.get_routings([tenant for tenant, _, _ in found])

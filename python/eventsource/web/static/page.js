@@ -85,7 +85,7 @@ function put(cell, shown) {
   cell.replaceChildren(...parts);
 }
 
-const tenantLink = (id) => make("a", { href: `#tenant/${id}`, class: "id" }, id);
+const tenantLink = (id) => make("a", { href: `#tenant/${encodeURIComponent(id)}`, class: "id" }, id);
 
 const MOVING = [
   ["tenant", (m) => tenantLink(m.tenant_id), "id"],
@@ -180,7 +180,7 @@ async function showHistory() {
   const body = byId("history-body");
   byId("history-title").textContent = `History of tenant ${decodeURIComponent(asked[1])}`;
   body.replaceChildren("reading …");
-  const answer = await fetch(`api/tenant/${encodeURIComponent(decodeURIComponent(asked[1]))}`);
+  const answer = await fetch(`api/tenant?id=${encodeURIComponent(decodeURIComponent(asked[1]))}`);
   const found = await answer.json().catch(() => ({ error: "no answer" }));
   body.replaceChildren();
   if (found.error) body.append(found.error);
