@@ -34,10 +34,12 @@ class Tab:
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers = commands, answers
-        self._number, self._rest, self._session = 0, b"", None
+        self._number, self._rest = 0, b""
+        self._session: str | None = None
 
     def open(self, address: str, width: int, height: int) -> None:
         """Show the address in a window of this size, as a telephone has it."""
+        self._session = None
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
