@@ -29,6 +29,7 @@ from benchmarks import (
     routing,
     sizes,
     verification,
+    waves,
     way_back,
 )
 from benchmarks.bench import MAJOR, ROOT, SETTINGS, Bench
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P16": way_back.run,
     "P17": returns.run,
     "P18": rehearsal.run,
+    "P19": waves.run,
     "JOBS": copy_jobs.run,
 }
 
