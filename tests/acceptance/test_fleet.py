@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import time
@@ -71,6 +72,39 @@ async def test_two_hundred_tenants_move_from_one_server_to_three(tmp_path: Path)
                 restart=clusters["control"],
                 drop=True,
             )
+
+
+@pytest.mark.thorough
+@pytest.mark.alone
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("servers", "connections"), [(3, 60), (1, 100)])
+async def test_a_wave_takes_no_connection_from_an_application(
+    tmp_path: Path, servers: int, connections: int
+) -> None:
+    """Two workers that would move twelve tenants at once, on servers that have not as much room."""
+    with contextlib.ExitStack() as stack:
+        clusters = [
+            stack.enter_context(Cluster.start(16, {"max_connections": connections}))
+            for _ in range(servers)
+        ]
+        places = itertools.cycle(clusters)
+        dsns = {name: await next(places).create_database() for name in (SHARED, "one", "control")}
+        control = dsns.pop("control")
+        async with fleet_world(tmp_path, dsns, control, at_once=12) as world:
+            await world.seed(sizes(40, 2_000))
+            async with world.watched() as seen:
+                await world.wave("night")
+                for number in range(2):
+                    name = f"worker-{number}"
+                    words = ("--at-once", "8", "--until-done")
+                    stack.enter_context(FleetWorker(world.config, name, *words))
+                await until(lambda: _is(world, WaveState.DONE), "the end of the wave", 600)
+            items = await world.waves.items(await world.waves.get("night"))
+            assert [each for each in items if each.outcome is not Outcome.MOVED] == []
+            for tenant in world.events:
+                await world.check(tenant, [])
+        print(f"\n{seen}")
+        assert seen.refused == []
 
 
 async def _play(

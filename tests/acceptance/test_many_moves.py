@@ -13,6 +13,7 @@ import pytest
 
 from eventsource.migration import MigrationState
 from eventsource.testing import Cluster
+from tests.support.worlds.fleet import of_an_application
 from tests.support.worlds.two_servers import World, two_servers
 
 #: Tenants, and what their one server has: PostgreSQL's default, and less than most have.
@@ -90,8 +91,12 @@ async def _arrived(world: World, tenant: UUID) -> None:
 
 @contextlib.asynccontextmanager
 async def _connecting(dsn: str) -> AsyncIterator[list[str]]:
-    """An application that connects ten times a second; what it was refused with."""
+    """An application that connects ten times a second; what it was refused with.
+
+    Of an ordinary role: what a server keeps for superusers is not for it.
+    """
     refused: list[str] = []
+    dsn = await of_an_application(dsn)
 
     async def connect() -> None:
         while True:
