@@ -11,6 +11,8 @@ _JOURNAL = "python/eventsource/migration/repositories/migrations.py"
 _REQUESTS = "python/eventsource/migration/repositories/requests.py"
 _SQL = "python/eventsource/fleet/sql/waves.sql"
 _STOP_SQL = "python/eventsource/migration/repositories/sql/waves.sql"
+_DISK = "python/eventsource/fleet/disk.py"
+_ROOM = "tests/integration/fleet/test_disk.py"
 _PAGE = "python/eventsource/web/application.py"
 _STOP = "tests/integration/fleet/test_stop_the_line.py"
 _TESTS = "tests/integration/fleet/test_waves.py"
@@ -161,6 +163,36 @@ VARIANTS = (
         "a tenant is tried again and again although its attempts are used up",
         (Edit(_CARRIER, "if attempts < wave.settings.attempts:", "if True:"),),
         (f"{_TESTS}::test_a_tenant_is_held_when_its_attempts_are_used_up",),
+    ),
+    Variant(
+        "waves-fill-the-disk",
+        "a tenant begins for which its target's disk has no room",
+        (
+            Edit(
+                _DISK,
+                "        if lies + brought > most:\n            raise",
+                "        if False:\n            raise",
+            ),
+        ),
+        (f"{_ROOM}::test_a_tenant_without_room_is_refused_by_name_and_the_others_go",),
+    ),
+    Variant(
+        "two-take-the-same-room",
+        "tenants begin for which the room is taken by others on their way",
+        (Edit(_DISK, "if lies + coming + brought <= most:", "if True:"),),
+        (f"{_ROOM}::test_what_is_on_its_way_takes_room_until_it_is_there",),
+    ),
+    Variant(
+        "two-wait-for-each-other",
+        "of two tenants that have begun each waits for the room of the other",
+        (
+            Edit(
+                "python/eventsource/fleet/sql/view.sql",
+                "< (mine.began_at, mine.wave_id, mine.tenant_id)",
+                "<> (mine.began_at, mine.wave_id, mine.tenant_id)",
+            ),
+        ),
+        (f"{_ROOM}::test_what_is_on_its_way_takes_room_until_it_is_there",),
     ),
     Variant(
         "the-page-of-everybody",

@@ -27,6 +27,7 @@
     [fleet]
     at_once = 4                       # tenants that move at the same time to each group
     limits = { db1 = 2 }              # or to this one
+    max_disk = { db1 = "2 TB" }       # what may lie in the tablespace of its databases
 
     [defaults]                        # any field of MigrationConfig
     batch_size = 5000
@@ -50,6 +51,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from eventsource.cli.fleet_settings import FleetSettings
 from eventsource.dsn.reading import parse
 from eventsource.dsn.redaction import redact
 from eventsource.errors import ConnectionDetailsError, EventSourceError
@@ -84,19 +86,6 @@ class StoreSettings:
     application_role: str | None = None
     layout: Layout | None = None
     group: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
-    """How many tenants move at the same time, over all workers of a fleet.
-
-    Attributes:
-        at_once: to the stores of each group; a store without a group is one of its own.
-        limits: to those of some groups, otherwise.
-    """
-
-    at_once: int = 4
-    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,15 +253,10 @@ def _checked(origin: str, tree: dict[str, Any]) -> Settings:
 
 
 def _fleet(where: str, entry: dict[str, Any], stores: Mapping[str, StoreSettings]) -> FleetSettings:
-    _refuse_unknown(where, entry, ("at_once", "limits"))
-    limits = _table(where, entry, "limits")
-    _refuse_unknown(f"{where}: limits", limits, {s.group or name for name, s in stores.items()})
-    for name, number in {"at_once": entry.get("at_once", 1), **limits}.items():
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 1000:
-            raise ConfigError(
-                f"{where}: {name} must be a whole number from 1 to 1000, not {number!r}"
-            )
-    return FleetSettings(entry.get("at_once", FleetSettings().at_once), limits)
+    try:
+        return FleetSettings.from_entry(entry, {s.group or name for name, s in stores.items()})
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _layouts(origin: str, entries: dict[str, Any]) -> dict[str, Layout]:

@@ -6,6 +6,7 @@ from eventsource.fleet.carrier import Carrier
 from eventsource.fleet.repository import Share, WaveRepository
 from eventsource.fleet.waves import (
     Candidate,
+    NoRoomError,
     Outcome,
     OutsideWindowError,
     Wave,
@@ -21,6 +22,7 @@ from eventsource.fleet.windows import Window
 __all__ = [
     "Candidate",
     "Carrier",
+    "NoRoomError",
     "Outcome",
     "OutsideWindowError",
     "Share",

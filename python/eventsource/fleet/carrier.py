@@ -14,6 +14,7 @@ import asyncpg
 from eventsource.connections import brief
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
+from eventsource.fleet.disk import Bounds
 from eventsource.fleet.waves import Outcome, OutsideWindowError, WaveState, WaveStoppedError
 from eventsource.migration import failures
 from eventsource.migration.errors import (
@@ -51,12 +52,14 @@ class Carrier:
         waves: in the same control database.
         operator: who is recorded in the audit log.
         now: the clock, for windows.
+        bounds: what may lie on the disks of the targets.
     """
 
     coordinator: MigrationCoordinator
     waves: WaveRepository
     operator: str
     now: Callable[[], datetime] = field(default=_now)
+    bounds: Bounds = field(default_factory=Bounds)
 
     async def deliver(self, wave_id: UUID, tenant_id: TenantId) -> timedelta | None:
         """Move the tenant as far as its wave allows.
@@ -81,6 +84,9 @@ class Carrier:
         if not await self.waves.begin(item):
             return None
         try:
+            again = await self.bounds.wait_for(self.waves, item, self.coordinator)
+            if again is not None:
+                return again
             migration = await self._move(wave, item, until)
         except DeadlineReachedError:
             now = self.now()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eventsource.fleet.disk import Disks
 from eventsource.fleet.waves import Candidate
 from eventsource.named_sql import statements
 
@@ -20,8 +21,8 @@ SMALL = 20_000
 #: What is assumed where nothing has been measured: events per second, and seconds for each tenant.
 SLOW, FAST = (15_000.0, 4.0), (60_000.0, 1.5)
 
-#: What a row takes at the target beside itself: indexes, and the log of the server's writes.
-INDEXES, LOG = 0.8, 1.2
+#: What the log of a server's writes takes for each byte that arrives there.
+LOG = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,16 @@ class Arrivals:
 
     Attributes:
         disk_bytes: what they take there with their indexes, and the log meanwhile.
+        there_bytes: what lies in the tablespace of its database already; None where nobody asked.
+        max_bytes: what may lie there; None where nothing says so.
     """
 
     tenants: int
     events: int
     bytes: int
     disk_bytes: int
+    there_bytes: int | None = None
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +101,16 @@ def planned(
     rates: Rates | None,
     at_once: Mapping[str, int],
     groups: Mapping[str, str],
+    disks: Disks | None = None,
 ) -> Plan:
     """What moving them would take.
 
     Args:
         at_once: how many move at the same time, by group.
         groups: of each target.
+        disks: what was seen of the stores; without it indexes are assumed.
     """
+    disks = disks or Disks()
     arrivals = {}
     for store in sorted({each.target_store_id for each in candidates}):
         coming = [each for each in candidates if each.target_store_id == store]
@@ -111,7 +119,9 @@ def planned(
             len(coming),
             sum(each.events or 0 for each in coming),
             size,
-            round(size * (1 + INDEXES + LOG)),
+            round(sum(disks.brought_by(each) for each in coming) + size * LOG),
+            disks.there.get(store),
+            disks.bounds.of(store),
         )
     both = (rates, rates) if rates is not None else (Rates(*FAST), Rates(*SLOW))
     shortest, longest = (_seconds(candidates, each, at_once, groups) for each in both)

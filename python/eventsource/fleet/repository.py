@@ -254,6 +254,29 @@ class WaveRepository:
             _SQL["name_migration"], item.wave_id, stored(item.tenant_id), migration_id
         )
 
+    async def name_size(self, item: WaveItem, events: int, size: int) -> None:
+        """So large is a tenant that was planned without its size."""
+        await self._sql.execute(
+            _SQL["name_size"], item.wave_id, stored(item.tenant_id), events, size
+        )
+
+    async def arriving(self, item: WaveItem, store_ids: Sequence[str], share: float) -> int:
+        """What is still to come to these stores of tenants that began before this one (bytes).
+
+        Args:
+            share: what a byte of a tenant's rows takes there, with indexes.
+        """
+        found: int = await self._sql.fetchval(
+            _VIEW["arriving"], item.wave_id, stored(item.tenant_id), list(store_ids), share
+        )
+        return found
+
+    async def record_wait(self, item: WaveItem, code: str, message: str) -> None:
+        """What it waits for before it can begin; that is no attempt."""
+        await self._sql.execute(
+            _SQL["record_wait"], item.wave_id, stored(item.tenant_id), code, message
+        )
+
     async def record_attempt(self, item: WaveItem, code: str, message: str) -> int:
         """Its move failed for a reason that passes; how often it has by now, 0 if it is over."""
         row = await self._sql.fetchrow(

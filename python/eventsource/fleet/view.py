@@ -69,7 +69,7 @@ class Moving:
             "phase": "parked" if row["parked"] else row["state"] or "waiting",
             "events_per_second": rate,
             "eta_seconds": eta,
-            "waits_for": row["message"] or (row["last_error"] if row["attempts"] else None),
+            "waits_for": row["message"] or row["last_error"],
             "driver_name": row["driver_name"] if row["driver_alive"] else None,
         }
         return cls(**values)

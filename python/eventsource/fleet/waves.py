@@ -12,7 +12,7 @@ from uuid import UUID
 
 from eventsource.errors import EventSourceError
 from eventsource.fleet.windows import Window
-from eventsource.migration.errors import RetryLaterError
+from eventsource.migration.errors import PreflightError, RetryLaterError
 from eventsource.tenant_ids import TenantId, restored
 
 
@@ -86,6 +86,34 @@ class OutsideWindowError(RetryLaterError):
             f"cutovers are allowed within {window} alone; it opens at {opens.isoformat()}"
         )
         self.opens = opens
+
+
+class NoRoomError(PreflightError):
+    """A tenant is too large for what may lie on the disk of its target (``max_disk``).
+
+    Attributes:
+        store_id: the target.
+        there, brought, most: what lies there, what the tenant would bring with indexes, and what
+            may lie there (bytes).
+    """
+
+    code = "no_room"
+
+    def __init__(self, store_id: str, there: int, brought: int, most: int) -> None:
+        super().__init__(
+            [
+                f"{store_id!r} has no room for it: {megabytes(there)} lie there or are on their"
+                f" way, it brings about {megabytes(brought)}, and max_disk allows"
+                f" {megabytes(most)}; let it go to another store, or give that one a larger disk"
+                " and max_disk under [fleet] a larger number"
+            ]
+        )
+        self.store_id, self.there, self.brought, self.most = store_id, there, brought, most
+
+
+def megabytes(size: float) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,12 @@ def test_a_plan_by_file_says_who_would_be_refused(three: CommandLine) -> None:
     assert list(plan["refused"]) == [str(SMALL)]  # type: ignore[call-overload]
     assert plan["examined"] == 1
     assert len(tenants_of(three)) == 2
+    # Ever so little may lie there.
+    bound = ("--set", 'fleet.max_disk={dedicated="1 MB"}', "--replace")
+    plan = planned(three, "--file", file_of(three, three.tenant), *bound)
+    assert "max_disk allows 1.0 MB" in plan["refused"][str(three.tenant)]  # type: ignore[index]
+    [arriving] = plan["plan"]["arrivals"].values()  # type: ignore[index]
+    assert (arriving["max_bytes"], arriving["there_bytes"] > 10**6) == (10**6, True)
 
 
 @pytest.mark.parametrize(
@@ -194,5 +200,9 @@ def test_a_worker_outlives_its_connections(three: CommandLine) -> None:
 
 
 def test_fleet_settings_are_checked(ready: CommandLine) -> None:
-    for wrong in ("fleet.at_once=0", "fleet.at_once=many", "fleet.limits={nowhere=2}", "fleet.x=1"):
+    for wrong in (
+        "fleet.at_once=0", "fleet.at_once=many", "fleet.limits={nowhere=2}", "fleet.x=1",
+        "fleet.limits=2", 'fleet.max_disk={nowhere="1 GB"}', 'fleet.max_disk={dedicated="1 gb"}',
+        "fleet.max_disk={dedicated=1000}", 'fleet.max_disk="1 GB"',
+    ):  # fmt: skip
         assert "[fleet]" in ready("fleet", "status", "--set", wrong, exit_code=2).output

@@ -34,6 +34,8 @@ _OTHERS = (
     "select obj_description(",  # the catalogue
     "select array_agg(attname::text) from pg_attribute",
     "select tenant from unnest($1::uuid[]) as tenant where exists",  # a store's events
+    "select pg_tablespace_size(",  # a store's disk
+    "select sum(pg_total_relation_size(",  # how large a store's indexes are
 )
 
 #: Statements that compare everything on purpose, and how seldom.

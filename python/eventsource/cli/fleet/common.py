@@ -8,6 +8,7 @@ import typer
 
 from eventsource.cli.workspace import Workspace
 from eventsource.fleet import WaveRepository
+from eventsource.fleet.disk import Bounds
 
 if TYPE_CHECKING:
     from eventsource.fleet.queue import Queue
@@ -18,6 +19,11 @@ WaveName = Annotated[str, typer.Argument(metavar="WAVE")]
 def waves_of(at: Workspace) -> WaveRepository:
     """The waves of the control database."""
     return WaveRepository(at.control)
+
+
+def bounds_of(at: Workspace) -> Bounds:
+    """What may lie on the disks of the stores."""
+    return Bounds(at.settings.fleet.max_disk, at.settings.groups, at.stores)
 
 
 def queue_of(at: Workspace) -> Queue:

@@ -12,11 +12,12 @@ import typer
 
 from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import ExitCode
-from eventsource.cli.fleet.common import WaveName, waves_of
+from eventsource.cli.fleet.common import WaveName, bounds_of, waves_of
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import amount, columns, duration, grid
+from eventsource.cli.output import amount, columns, duration, grid, megabytes, visible
 from eventsource.cli.workspace import Workspace
 from eventsource.fleet import Candidate, Wave, WaveSettings, checks, planning, seats, selection
+from eventsource.fleet.disk import Disks
 from eventsource.fleet.planning import Plan
 from eventsource.fleet.seats import Seats
 from eventsource.tenant_ids import TenantId
@@ -140,14 +141,19 @@ async def _plan(at: Workspace, name: str, asked: _Asked) -> ExitCode:
     refused = await checks.of_all(candidates, at.migrations, stores)
     rest = [c for c in candidates if c.tenant_id not in refused]
     examined = _examined(rest, asked.each)
-    refused |= await checks.of_each(examined, at.coordinator, stores, _progress(at, len(examined)))
+    heard = _progress(at, "examined", len(examined))
+    refused |= await checks.of_each(examined, at.coordinator, stores, heard)
+    disks = await Disks.seen(candidates, bounds_of(at))
+    refused |= disks.too_large([c for c in candidates if c.tenant_id not in refused])
     pools = {store_id: store.pool for store_id, store in stores.items()}
     servers = await seats.needed(
         candidates, pools, at.control, at.settings.group_limits, at.settings.groups
     )
     waves = waves_of(at)
     rates = await planning.measured(waves)
-    estimate = planning.planned(candidates, rates, at.settings.group_limits, at.settings.groups)
+    estimate = planning.planned(
+        candidates, rates, at.settings.group_limits, at.settings.groups, disks
+    )
     wave = await waves.create(
         name, candidates, asked.settings, by=at.operator, replace=asked.replace
     )
@@ -161,15 +167,15 @@ def _examined(candidates: list[Candidate], each: bool) -> list[Candidate]:
     return checks.one_of_each_pair(candidates)
 
 
-def _progress(at: Workspace, number: int) -> Callable[[int], None]:
-    """Say now and then how many tenants were examined: each takes a while."""
+def _progress(at: Workspace, what: str, number: int) -> Callable[[int], None]:
+    """Say now and then how far it is with the tenants: each takes a while."""
     said = time.monotonic()
 
     def heard(done: int) -> None:
         nonlocal said
         if (now := time.monotonic()) - said >= PROGRESS_SECONDS:
             said = now
-            at.out.say(f"examined {amount(done)} of {amount(number)} tenants")
+            at.out.say(f"{what} {amount(done)} of {amount(number)} tenants")
 
     return heard
 
@@ -185,7 +191,9 @@ async def _candidates(at: Workspace, asked: _Asked) -> list[Candidate]:
         for store_id in filter(None, (each.source, each.target)):
             at.settings.require_store(store_id)
     if asked.sizes:
-        choices = await selection.with_sizes(choices, at.coordinator)
+        unsized = sum(each.events is None for each in choices)
+        heard = _progress(at, "sized", unsized)
+        choices = await selection.with_sizes(choices, at.coordinator, heard)
     return selection.ordered(selection.distributed(choices, asked.to), asked.order)
 
 
@@ -220,6 +228,28 @@ def _preflight(refused: int, examined: int, of: int) -> str:
     )
 
 
+#: Where no store that something comes to has a bound.
+_FREE = "not known: PostgreSQL does not show it; max_disk under [fleet] bounds what may lie there"
+
+
+def _arrivals(at: Workspace, plan: Plan) -> str:
+    return columns(
+        ("to", "tenants", "events", "disk", "there now", "max_disk", "at once"),
+        (
+            (
+                store,
+                amount(each.tenants),
+                amount(each.events),
+                megabytes(each.disk_bytes),
+                None if each.there_bytes is None else megabytes(each.there_bytes),
+                None if each.max_bytes is None else megabytes(each.max_bytes),
+                at.settings.group_limits[at.settings.groups[store]],
+            )
+            for store, each in plan.arrivals.items()
+        ),
+    )
+
+
 def _servers(servers: list[Seats]) -> str:
     return columns(
         ("server of", "connections", "for moves now", "free", "in all"),
@@ -239,6 +269,7 @@ def _answer(
     servers: list[Seats],
 ) -> None:
     shortest, longest = plan.seconds
+    arriving = plan.arrivals.values()
     takes = duration(longest)
     if shortest != longest:
         takes = f"{duration(shortest)} to {takes}"
@@ -254,26 +285,14 @@ def _answer(
         grid(
             ("wave", f"{wave.name}, planned"),
             ("tenants", amount(plan.tenants)),
-            ("events", f"{amount(plan.events)}, about {plan.bytes / 1e9:,.2f} GB"),
+            ("events", f"{amount(plan.events)}, about {megabytes(plan.bytes)}"),
             ("takes", f"about {takes} ({based})"),
             ("window", wave.settings.window and f"{wave.settings.window}, {_for(wave)}"),
             ("not sized", amount(plan.unsized) if plan.unsized else None),
             ("preflight", _preflight(len(refused), *examined)),
-            ("free disk", "not known: PostgreSQL does not show it; compare with the disk below"),
+            ("free disk", _FREE if all(each.max_bytes is None for each in arriving) else None),
         ),
-        columns(
-            ("to", "tenants", "events", "disk", "at once"),
-            (
-                (
-                    store,
-                    amount(arrivals.tenants),
-                    amount(arrivals.events),
-                    f"{arrivals.disk_bytes / 1e9:,.2f} GB",
-                    at.settings.group_limits[at.settings.groups[store]],
-                )
-                for store, arrivals in plan.arrivals.items()
-            ),
-        ),
+        _arrivals(at, plan),
         _servers(servers),
     )
     for each in servers:
@@ -284,7 +303,7 @@ def _answer(
                 " wait for a place; lower at_once under [fleet], or raise max_connections"
             )
     for tenant, why in list(refused.items())[:MOST_LINES]:
-        at.out.warn(f"tenant {tenant} would be refused: {why}")
+        at.out.warn(f"tenant {visible(tenant)} would be refused: {why}")
     if len(refused) > MOST_LINES:
         at.out.warn(f"and {len(refused) - MOST_LINES} more; --json has them")
     at.out.say(f"begin: eventsource-migrate fleet start {wave.name}")

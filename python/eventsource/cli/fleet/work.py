@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from eventsource.cli.exits import ExitCode
-from eventsource.cli.fleet.common import waves_of
+from eventsource.cli.fleet.common import bounds_of, waves_of
 from eventsource.cli.invocation import perform
 from eventsource.cli.workspace import Workspace, own_pool, patiently
 from eventsource.fleet import Carrier, Wave, WaveRepository, WaveState
@@ -43,7 +43,7 @@ def work(
         async with own_pool(at.settings, max_size=6) as pool:
             waves = waves_of(at)
             worker = Worker(
-                Carrier(at.coordinator, waves, at.operator),
+                Carrier(at.coordinator, waves, at.operator, bounds=bounds_of(at)),
                 waves,
                 Queue(pool, at.settings.groups),
                 at.settings.group_limits,

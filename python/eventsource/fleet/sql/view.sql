@@ -11,6 +11,25 @@ from migration_wave_items i left join tenant_migrations m on m.id = i.migration_
 where i.wave_id = $1 and i.outcome is null and i.began_at is not null
 order by i.ordinal limit $2
 
+-- name: arriving
+-- What is still to come to some stores: rows that are not copied yet, and indexes, which are built
+-- at the end. Of tenants without a migration those count that began before and still may: one of two
+-- goes first.
+select coalesce(sum(i.bytes * case
+           when m.state in ('dual_write', 'cutover_paused', 'migrated') then 0
+           else $4::float8 - least(1, coalesce(m.events_copied::float8
+                                               / nullif(m.total_events, 0), 0)) end), 0)::bigint
+from migration_waves w
+join migration_wave_items i on i.wave_id = w.id and i.outcome is null
+cross join migration_wave_items mine
+left join lateral (select state, events_copied, total_events from tenant_migrations
+                   where id = i.migration_id offset 0) m on true
+where w.state <> 'done' and mine.wave_id = $1 and mine.tenant_id = $2
+  and i.began_at is not null and i.target_store_id = any ($3::text[])
+  and (i.wave_id, i.tenant_id) <> (mine.wave_id, mine.tenant_id)
+  and (m.state is not null or w.state = 'running'
+       and (i.began_at, i.wave_id, i.tenant_id) < (mine.began_at, mine.wave_id, mine.tenant_id))
+
 -- name: pace
 -- How fast tenants have arrived lately.
 select count(*)::int as tenants, coalesce(sum(events), 0)::bigint as events,

@@ -45,13 +45,25 @@ where id = $1 and state = any ($4::text[])
 returning id
 
 -- name: begin_item
-update migration_wave_items set began_at = coalesce(began_at, now())
+-- What it has waited for is over; what an attempt has failed with is said until it is done.
+update migration_wave_items
+set began_at = coalesce(began_at, now()),
+    error_code = case when attempts > 0 then error_code end,
+    error_message = case when attempts > 0 then error_message end
 where wave_id = $1 and tenant_id = $2 and outcome is null
 returning tenant_id
 
 -- name: name_migration
 update migration_wave_items set migration_id = $3
 where wave_id = $1 and tenant_id = $2 and migration_id is distinct from $3
+
+-- name: name_size
+update migration_wave_items set events = coalesce(events, $3), bytes = coalesce(bytes, $4)
+where wave_id = $1 and tenant_id = $2
+
+-- name: record_wait
+update migration_wave_items set error_code = $3, error_message = $4
+where wave_id = $1 and tenant_id = $2 and outcome is null
 
 -- name: record_attempt
 update migration_wave_items
