@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module, metadata
+from importlib import import_module
 
 from eventsource_migration.neighbours import OURS, PACKAGE, explain, installed_beside
 
@@ -21,6 +21,8 @@ def main() -> None:
         except ImportError as error:
             if not _is_of_the_package(error):
                 raise
+        from importlib import metadata
+
         others = [
             name for name in metadata.packages_distributions().get(PACKAGE, ()) if name != OURS
         ]

@@ -7,14 +7,22 @@ nothing. So this is looked at from a package that is ours alone.
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Iterable
-from importlib import metadata
 
 OURS = "eventsource-migration"
 PACKAGE = "eventsource"
 
 #: Distributions of others that install a package of this name.
 OTHERS = ("eventsource-py", "eventsource")
+
+#: What the files that describe one of them are called, by pip and by the tools before it.
+_DESCRIPTION = re.compile(
+    rf"(?:{'|'.join(name.replace('-', '[-_.]') for name in OTHERS)})(?:-.*)?\.(?:dist|egg)-info",
+    re.IGNORECASE,
+)
 
 _REMEDY = (
     "give eventsource-migration an environment of its own (pipx install eventsource-migration). An"
@@ -25,7 +33,19 @@ _REMEDY = (
 
 def installed_beside() -> list[str]:
     """Distributions of others that have put their package in the place of ours."""
-    return [name for name in OTHERS if _is_installed(name)]
+    if not _may_be_installed():
+        return []
+    # Loaded here: it takes longer than this look, and each command would wait for it.
+    from importlib import metadata
+
+    found = []
+    for name in OTHERS:
+        try:
+            metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return found
 
 
 def explain(others: Iterable[str]) -> str:
@@ -37,9 +57,15 @@ def explain(others: Iterable[str]) -> str:
     )
 
 
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+def _may_be_installed() -> bool:
+    """Whether anything that looks like one of them is where Python looks for packages."""
+    for place in sys.path:
+        try:
+            if any(_DESCRIPTION.fullmatch(name) for name in os.listdir(place or os.curdir)):
+                return True
+        except NotADirectoryError:
+            # An archive: what is in it only the importer says.
+            return True
+        except OSError:
+            continue
+    return False

@@ -4,42 +4,88 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from eventsource.cli.group import SharedOptionsGroup
 
-#: Where each verb is, in the order of the help.
-PLACES = {
-    "init": "eventsource.cli.init:init",
-    "tenants": "eventsource.cli.sizes:tenants",
-    "plan": "eventsource.cli.plan:plan",
-    "layouts": "eventsource.cli.layouts:layouts",
-    "run": "eventsource.cli.run:run",
-    "move": "eventsource.cli.move:move",
-    "start": "eventsource.cli.steer:start",
-    "work": "eventsource.cli.work:work",
-    "status": "eventsource.cli.show:status",
-    "list": "eventsource.cli.listing:list_migrations",
-    "lag": "eventsource.cli.show:lag",
-    "routers": "eventsource.cli.routers:routers",
-    "verify": "eventsource.cli.verify:verify",
-    "cutover": "eventsource.cli.cutover:cutover",
-    "pause": "eventsource.cli.steer:pause",
-    "resume": "eventsource.cli.steer:resume",
-    "throttle": "eventsource.cli.steer:throttle",
-    "abort": "eventsource.cli.steer:abort",
-    "repair": "eventsource.cli.recover:repair",
-    "rebind": "eventsource.cli.recover:rebind",
-    "audit": "eventsource.cli.audit:audit",
-    "report": "eventsource.cli.report.command:report",
-    "return": "eventsource.cli.way_back:return_",
-    "way-back": "eventsource.cli.way_back:app",
-    "cleanup": "eventsource.cli.cleanup:cleanup",
-    "subscriptions": "eventsource.cli.subscriptions:app",
-    "fleet": "eventsource.cli.fleet:app",
-    "demo": "eventsource.cli.demo.command:demo",
+#: In the order of the help, where each verb is and the first sentence of its own help: a list of
+#: the verbs, or the completion of one, is there before any of them is loaded.
+VERBS = {
+    "init": ("eventsource.cli.init:init", "Make or upgrade the tables that are needed."),
+    "tenants": (
+        "eventsource.cli.sizes:tenants",
+        "List the largest tenants of a store, and where they live.",
+    ),
+    "plan": ("eventsource.cli.plan:plan", "Check a move and estimate it; changes nothing."),
+    "layouts": (
+        "eventsource.cli.layouts:layouts",
+        "List the layouts of other libraries' tables, or explain one.",
+    ),
+    "run": ("eventsource.cli.run:run", "Move a tenant: copy, catch up, verify, ask, cut over."),
+    "move": (
+        "eventsource.cli.move:move",
+        "Move a tenant without asking: start or go on, copy, cut over.",
+    ),
+    "start": ("eventsource.cli.steer:start", "Record a migration and return."),
+    "work": ("eventsource.cli.work:work", "Drive every migration that has no live driver."),
+    "status": (
+        "eventsource.cli.show:status",
+        "Show how far a migration is; without one, all that are under way.",
+    ),
+    "list": (
+        "eventsource.cli.listing:list_migrations",
+        "List migrations, newest first, also those that are over.",
+    ),
+    "lag": ("eventsource.cli.show:lag", "Count the events that the target does not hold yet."),
+    "routers": (
+        "eventsource.cli.routers:routers",
+        "Show which processes that append for the tenant could write at the target.",
+    ),
+    "verify": ("eventsource.cli.verify:verify", "Compare a tenant's events in two stores."),
+    "cutover": ("eventsource.cli.cutover:cutover", "Move the tenant over."),
+    "pause": (
+        "eventsource.cli.steer:pause",
+        "Stop the copy after the current chunk, until it is resumed.",
+    ),
+    "resume": ("eventsource.cli.steer:resume", "Let a paused migration go on."),
+    "throttle": (
+        "eventsource.cli.steer:throttle",
+        "Limit the copy of a migration, also while it runs.",
+    ),
+    "abort": ("eventsource.cli.steer:abort", "Remove what was copied; the source stays as it was."),
+    "repair": (
+        "eventsource.cli.recover:repair",
+        "Bring routes, journal and fences in line with what the stores say.",
+    ),
+    "rebind": (
+        "eventsource.cli.recover:rebind",
+        "Go on with a store that has become another place.",
+    ),
+    "audit": (
+        "eventsource.cli.audit:audit",
+        "Show what happened to a migration and who asked; --json has all details.",
+    ),
+    "report": (
+        "eventsource.cli.report.command:report",
+        "Show how a move went: what, by whom, when, and with what proof.",
+    ),
+    "return": (
+        "eventsource.cli.way_back:return_",
+        "Take a tenant back to where the migration took it from, with every new event.",
+    ),
+    "way-back": ("eventsource.cli.way_back:app", "Look at ways back, and end them."),
+    "cleanup": (
+        "eventsource.cli.cleanup:cleanup",
+        "Delete the rows that a tenant has left where it lived before.",
+    ),
+    "subscriptions": ("eventsource.cli.subscriptions:app", "Carry a tenant's subscriptions over."),
+    "fleet": ("eventsource.cli.fleet:app", "Move many tenants, from any number of machines."),
+    "demo": (
+        "eventsource.cli.demo.command:demo",
+        "Watch a tenant move between two embedded servers, and return.",
+    ),
 }
 
 
@@ -51,7 +97,8 @@ class LogFormat(StrEnum):
 
 
 class _Verbs(SharedOptionsGroup):
-    places = PLACES
+    places: ClassVar = {name: place for name, (place, _) in VERBS.items()}
+    in_short: ClassVar = {name: sentence for name, (_, sentence) in VERBS.items()}
 
 
 app = typer.Typer(

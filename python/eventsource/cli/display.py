@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from types import TracebackType
-from typing import Protocol, Self
-
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from typing import TYPE_CHECKING, Protocol, Self
 
 from eventsource.cli.output import Output, amount, duration, labelled, localised
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 #: Seconds between two plain lines.
 LINE_SECONDS = 2.0
@@ -153,9 +154,7 @@ class LiveDisplay:
         if self._bars is None or self._task is None or self._has_bar != (total is not None):
             self.settle()
             self._has_bar = total is not None
-            middle = _bar() if self._has_bar else SpinnerColumn("line", style="default")
-            name, line = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
-            self._bars = Progress(name, middle, line, console=self._out.console, transient=True)
+            self._bars = _line(self._out, self._has_bar)
             self._task = self._bars.add_task("", text=text)
             self._bars.start()
         here = localised(text)
@@ -164,9 +163,15 @@ class LiveDisplay:
         )
 
 
-def _bar() -> BarColumn:
+def _line(out: Output, has_bar: bool) -> Progress:
+    # Loaded here: only a terminal shows it.
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    name, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
     # Not rich's own colours: its red reads as an alarm.
-    return BarColumn(bar_width=30, complete_style="blue", finished_style="green")
+    bar = BarColumn(bar_width=30, complete_style="blue", finished_style="green")
+    middle = bar if has_bar else SpinnerColumn("line", style="default")
+    return Progress(name, middle, text, console=out.console, transient=True)
 
 
 def speed(rate: float | None, left: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import sys
@@ -24,9 +25,11 @@ class SharedOptionsGroup(TyperGroup):
 
     Attributes:
         places: for each verb the module and the function, or the group, that it is.
+        in_short: for each verb the first sentence of its help.
     """
 
     places: ClassVar[Mapping[str, str]] = {}
+    in_short: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -34,6 +37,26 @@ class SharedOptionsGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, shared_first(args))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with self._as_listed():
+            super().format_commands(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._as_listed():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextlib.contextmanager
+    def _as_listed(self) -> Iterator[None]:
+        """Within the block a verb is its name and a sentence: to list them loads none."""
+        whole = self.commands
+        self.commands = {
+            name: Verb(name, short_help=sentence) for name, sentence in self.in_short.items()
+        }
+        try:
+            yield
+        finally:
+            self.commands = whole
 
     def main(
         self,

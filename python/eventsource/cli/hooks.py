@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import shlex
-import urllib.request
 from collections.abc import AsyncIterator
 
 from eventsource.migration import changes
@@ -84,6 +83,8 @@ async def _run(command: str, document: str) -> None:
 
 
 async def _post(url: str, document: str) -> None:
+    import urllib.request
+
     request = urllib.request.Request(
         url, document.encode(), {"Content-Type": "application/json"}, method="POST"
     )

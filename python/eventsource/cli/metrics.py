@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from eventsource import __version__
 from eventsource.cli import estimates
 from eventsource.cli.config import ConfigError
 from eventsource.cli.workspace import Workspace
@@ -199,6 +198,8 @@ class _Collector:
             GaugeMetricFamily,
             HistogramMetricFamily,
         )
+
+        from eventsource import __version__
 
         seen = self._seen
         build = GaugeMetricFamily("eventsource_build_info", "Which version.", labels=["version"])

@@ -12,11 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-from rich.console import Console
-from rich.text import Text
 
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
@@ -25,6 +23,8 @@ from eventsource.migration.rehearsals import Rehearsal
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from rich.console import Console
+    from rich.text import Text
 
 # Wide enough for two ids and a sentence where there is no terminal whose width counts.
 _WIDTH_OF_A_FILE = 200
@@ -42,11 +42,16 @@ class OutputClosedError(EventSourceError):
     """What a command prints cannot be written: a pipe that is closed, a full disk."""
 
 
-class _Console(Console):
+def _console(**options: Any) -> Console:
     """One that leaves a closed pipe to the command."""
+    # Loaded here: who asks for JSON waits for no colours.
+    from rich.console import Console
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    class Unbroken(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    return Unbroken(highlight=False, markup=False, emoji=False, **options)
 
 
 @contextlib.contextmanager
@@ -76,11 +81,15 @@ class Output:
         self.as_json = as_json
         self.is_quiet = quiet
         self._is_closed = False
-        width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
-        self.console = _Console(highlight=False, markup=False, emoji=False, width=width)
-        self._aside = _Console(
-            highlight=False, markup=False, emoji=False, stderr=True, width=_WIDTH_OF_A_FILE
-        )
+
+    @cached_property
+    def console(self) -> Console:
+        """Standard output."""
+        return _console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+
+    @cached_property
+    def _aside(self) -> Console:
+        return _console(stderr=True, width=_WIDTH_OF_A_FILE)
 
     @property
     def is_live(self) -> bool:
@@ -122,14 +131,14 @@ class Output:
         """
         where = self.console if self.is_live else self._aside
         with _written():
-            where.print(Text.assemble(("warning: ", "magenta"), redact(text)), soft_wrap=True)
+            where.print(_begun(("warning: ", "magenta"), redact(text)), soft_wrap=True)
 
     def wait(self, text: str) -> None:
         """Print what is waited for, to standard error."""
         if self.is_quiet:
             return
         with _written():
-            said = Text.assemble(("waiting ", "magenta"), redact(localised(text)))
+            said = _begun(("waiting ", "magenta"), redact(localised(text)))
             self._aside.print(said, soft_wrap=True)
 
     def fail(
@@ -153,7 +162,7 @@ class Output:
                 error = {"code": code, "message": message, "exit_code": exit_code, "next": steps}
                 print(to_json({"error": {**error, **details}}), flush=True)
                 return
-            said = Text.assemble(("error: ", "bold red"), localised(message))
+            said = _begun(("error: ", "bold red"), localised(message))
             self._aside.print(said, soft_wrap=True)
             if show_steps and "eventsource-migrate " not in message:
                 for step in steps:
@@ -185,11 +194,20 @@ _STYLED = re.compile(rf"(?<![\w'-])(?:{'|'.join(_STYLES)})(?![\w'-])")
 def painted(text: str) -> Text:
     """The text with its times as they are here, and its states in their colours, where there are
     colours."""
+    from rich.text import Text
+
     text = localised(text)
     shown = Text(text)
     for found in _STYLED.finditer(text):
         shown.stylize(_STYLES[found[0]], *found.span())
     return shown
+
+
+def _begun(beginning: tuple[str, str], text: str) -> Text:
+    """A line that begins with a word in a colour."""
+    from rich.text import Text
+
+    return Text.assemble(beginning, text)
 
 
 def labelled(label: str, text: str) -> str:

@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import asyncpg
 import typer
-from rich.live import Live
 
 from eventsource.cli import views
 from eventsource.cli.choice import MigrationId, TenantOption, chosen
@@ -27,6 +26,9 @@ from eventsource.migration import Migration, MigrationCount, MigrationState
 from eventsource.migration.repositories.listing import LONGEST_PAGE, PAGE
 from eventsource.migration.repositories.ways_back import WayBack
 from eventsource.migration.routing.route_hook import LateRoute, late
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 #: How often --watch looks (seconds).
 WATCH_SECONDS = 0.5
@@ -228,6 +230,8 @@ def _live(at: Workspace) -> Iterator[Live | None]:
     if not at.out.is_live:
         yield None
         return
+    from rich.live import Live
+
     with Live(console=at.out.console, auto_refresh=False) as live:
         yield live
 

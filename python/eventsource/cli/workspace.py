@@ -19,27 +19,23 @@ from eventsource.connections import ConnectionParameters, create_pool, redact
 from eventsource.errors import ConnectionDetailsError
 from eventsource.hosts import SilentHostsError, hosts_of, unless_silent
 from eventsource.identifiers import quote_identifier
-from eventsource.migration import (
-    Migration,
-    MigrationCoordinator,
-    PositionMapper,
-    PreflightError,
-    SubscriptionMigrator,
-    TenantStoreRouter,
-)
+from eventsource.migration.errors import PreflightError
 from eventsource.migration.failures import PASSING, may_pass
-from eventsource.migration.layouts.store import LayoutStore
-from eventsource.migration.repositories import (
-    PostgreSQLAuditLogRepository,
-    PostgreSQLMigrationRepository,
-    PostgreSQLPositionMappingRepository,
-    PostgreSQLRoutingRepository,
-)
-from eventsource.stores.postgresql import PostgreSQLEventStore
-from eventsource.subscriptions import PostgreSQLCheckpointRepository
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
+    from eventsource.migration.coordinator import MigrationCoordinator
+    from eventsource.migration.models import Migration
+    from eventsource.migration.repositories import (
+        PostgreSQLAuditLogRepository,
+        PostgreSQLMigrationRepository,
+        PostgreSQLRoutingRepository,
+    )
+    from eventsource.migration.routing.router import TenantStoreRouter
+    from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
+    from eventsource.stores.postgresql import PostgreSQLEventStore
+    from eventsource.subscriptions import PostgreSQLCheckpointRepository
+
     Pool = asyncpg.Pool[Any]
 
 T = TypeVar("T")
@@ -62,6 +58,9 @@ _UNREACHABLE = (
 @dataclass
 class Workspace:
     """Pools, stores and the parts of the product on top of them.
+
+    Each part is loaded when a command first asks for it: a help text, or a mistake in the
+    configuration, waits for none of them.
 
     Attributes:
         operator: who is recorded in the audit log.
@@ -103,23 +102,33 @@ class Workspace:
             yield workspace
 
     async def _close(self) -> None:
-        await self.coordinator.close()
-        await self.router.close()
+        # What nobody has asked for is not made in order to be closed.
+        for part in ("coordinator", "router"):
+            if part in self.__dict__:
+                await getattr(self, part).close()
 
     @cached_property
     def migrations(self) -> PostgreSQLMigrationRepository:
+        from eventsource.migration.repositories import PostgreSQLMigrationRepository
+
         return PostgreSQLMigrationRepository(self.control)
 
     @cached_property
     def routes(self) -> PostgreSQLRoutingRepository:
+        from eventsource.migration.repositories import PostgreSQLRoutingRepository
+
         return PostgreSQLRoutingRepository(self.control)
 
     @cached_property
     def audit_log(self) -> PostgreSQLAuditLogRepository:
+        from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+
         return PostgreSQLAuditLogRepository(self.control)
 
     @cached_property
     def router(self) -> TenantStoreRouter:
+        from eventsource.migration.routing.router import TenantStoreRouter
+
         return TenantStoreRouter(
             default_store=self.stores[self.settings.default_store],
             routing_repo=self.routes,
@@ -128,6 +137,8 @@ class Workspace:
 
     @cached_property
     def coordinator(self) -> MigrationCoordinator:
+        from eventsource.migration.coordinator import MigrationCoordinator
+
         return MigrationCoordinator(
             self.migrations, self.routes, self.router, self.settings.migration,
             route_hook=self.settings.route_hook,
@@ -149,10 +160,16 @@ class Workspace:
 
     @cached_property
     def checkpoints(self) -> PostgreSQLCheckpointRepository:
+        from eventsource.subscriptions import PostgreSQLCheckpointRepository
+
         return PostgreSQLCheckpointRepository(self.checkpoints_pool)
 
     @cached_property
     def subscriptions(self) -> SubscriptionMigrator:
+        from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
+        from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
+        from eventsource.migration.subscriptions.positions import PositionMapper
+
         mapper = PositionMapper(PostgreSQLPositionMappingRepository(self.control))
         return SubscriptionMigrator(mapper, self.checkpoints)
 
@@ -254,6 +271,9 @@ async def _close_pool(pool: Pool) -> None:
 
 
 async def _store(entry: StoreSettings, stack: contextlib.AsyncExitStack) -> PostgreSQLEventStore:
+    from eventsource.migration.layouts.store import LayoutStore
+    from eventsource.stores.postgresql import PostgreSQLEventStore
+
     pool = await _pool(entry.dsn, stack)
     if entry.layout is not None:
         return LayoutStore(pool, entry.layout, dsn=entry.dsn, schema=entry.schema)

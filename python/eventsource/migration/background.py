@@ -18,9 +18,6 @@ from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
-from eventsource.migration.consistency import ConsistencyVerifier
-from eventsource.migration.driver.driver import Driver
-from eventsource.migration.driver.follower import CLOSING_SECONDS, Follower
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import ConsistencyError, RoutingError, StoreMismatchError
@@ -35,6 +32,7 @@ from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
+    from eventsource.migration.driver.follower import Follower
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.ways_back import WayBack
     from eventsource.migration.routing.route_hook import PendingRoute, RouteHook
@@ -236,6 +234,8 @@ class BackgroundDrivers:
 
     @property
     def _follower(self) -> Follower:
+        from eventsource.migration.driver.follower import Follower
+
         async def tables(migration: Migration) -> tuple[AnyTable, AnyTable]:
             source, target = self.stores_of(migration)
             return await of_store(source), await of_store(target)
@@ -251,6 +251,8 @@ class BackgroundDrivers:
 
     async def close_way_back(self, way_id: UUID) -> None:
         """Remove what an ended way back has at the stores, if this process can."""
+        from eventsource.migration.driver.follower import CLOSING_SECONDS
+
         ways = WaysBack(self._migrations.pool)
         owner = uuid4()
         way = await ways.get(way_id)
@@ -294,6 +296,10 @@ class BackgroundDrivers:
             self._begin(migration)
 
     async def _drive_one(self, migration: Migration) -> None:
+        # Loaded here, with all that it needs, and before it has the lease: most processes only ask
+        # what is under way.
+        from eventsource.migration.driver.driver import Driver
+
         source, target = self.stores_of(migration)
         find = partial(Endpoints.of, self._migrations, source, target, self.kept)
         stores = migration.source_store_id, migration.target_store_id
@@ -335,6 +341,8 @@ class BackgroundDrivers:
             self._all_routes_at = now + WHOLE_SECONDS
 
     async def _verify(self, migration: Migration) -> None:
+        from eventsource.migration.consistency import ConsistencyVerifier
+
         source, target = self.stores_of(migration)
         level = migration.config.verification_level
         if migration.returns is not None:

@@ -10,19 +10,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
-
-try:
-    from opentelemetry import metrics, trace
-
-    _api: Any = (metrics, trace)
-except ImportError:
-    _api = None
 
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
 
-__all__ = ["cutover_ended", "mirror_failed", "observe", "passed", "span", "waited"]
+__all__ = ["api", "cutover_ended", "mirror_failed", "observe", "passed", "span", "waited"]
 
 #: Seconds; a pause is some milliseconds, and its budget some seconds.
 PAUSE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -48,11 +42,25 @@ INSTRUMENTS = {
 _instruments: dict[str, Any] = {}
 
 
+@cache
+def api() -> Any:
+    """The API, or None where it is not installed.
+
+    A driver and a mirror ask for it as they begin: no writer shall wait at a fence while a library
+    is loaded. Who only asks how far a migration is does without.
+    """
+    try:
+        from opentelemetry import metrics, trace
+    except ImportError:
+        return None
+    return metrics, trace
+
+
 def _instrument(name: str) -> Any:
     found = _instruments.get(name)
     if found is None:
         kind, unit, description = INSTRUMENTS[name]
-        meter = _api[0].get_meter("eventsource")
+        meter = api()[0].get_meter("eventsource")
         options: dict[str, Any] = {"unit": unit, "description": description}
         if name == "eventsource.cutover.pause":
             options["explicit_bucket_boundaries_advisory"] = PAUSE_BUCKETS
@@ -72,10 +80,10 @@ def _attributes(migration: Migration) -> dict[str, str]:
 @contextlib.contextmanager
 def span(name: str, migration: Migration) -> Iterator[None]:
     """A span ``eventsource.<name>`` in the migration's trace; an error that ends it is in it."""
-    if _api is None:
+    if api() is None:
         yield
         return
-    trace = _api[1]
+    trace = api()[1]
     parent = None
     if not trace.get_current_span().get_span_context().is_valid:
         whole = migration.id.int
@@ -92,7 +100,7 @@ def span(name: str, migration: Migration) -> Iterator[None]:
 
 def observe(migration: Migration) -> None:
     """Publish what the journal says of a migration that is being driven."""
-    if _api is None:
+    if api() is None:
         return
     attributes = _attributes(migration)
     _instrument("eventsource.migration.rate").set(migration.copy_rate or 0.0, attributes)
@@ -103,7 +111,7 @@ def observe(migration: Migration) -> None:
 
 def passed(migration: Migration, events: int, new: int, seconds: float) -> None:
     """A pass came to its end: what it found, what of that the target did not hold yet."""
-    if _api is None:
+    if api() is None:
         return
     attributes = _attributes(migration)
     _instrument("eventsource.pass.duration").record(seconds, attributes)
@@ -113,7 +121,7 @@ def passed(migration: Migration, events: int, new: int, seconds: float) -> None:
 
 def cutover_ended(migration: Migration, outcome: str, pause_ms: float | None = None) -> None:
     """A cutover came to its end; ``outcome`` is ``ok`` or the code of its error."""
-    if _api is None:
+    if api() is None:
         return
     attributes = _attributes(migration)
     counted = {**attributes, "eventsource.outcome": outcome}
@@ -124,13 +132,13 @@ def cutover_ended(migration: Migration, outcome: str, pause_ms: float | None = N
 
 def waited(tenant_id: object, seconds: float) -> None:
     """An append met a fence, and was stored after so long."""
-    if _api is not None:
+    if api() is not None:
         attributes = {"eventsource.tenant_id": str(tenant_id)}
         _instrument("eventsource.router.wait").record(seconds, attributes)
 
 
 def mirror_failed(tenant_id: object, events: int) -> None:
     """A mirror could not write so many events; the passes carry them."""
-    if _api is not None:
+    if api() is not None:
         attributes = {"eventsource.tenant_id": str(tenant_id)}
         _instrument("eventsource.mirror.failures").add(events, attributes)

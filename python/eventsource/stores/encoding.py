@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from eventsource.events import DomainEvent, event_type_of
 from eventsource.stores.interface import ExpectedVersion
+
+if TYPE_CHECKING:
+    from eventsource.events import DomainEvent
 
 # An escaped NUL; after an escaped backslash it would be plain text.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -87,6 +89,9 @@ def encode_event(event: DomainEvent) -> EventRow:
     Raises:
         ValueError: payload or metadata holds NaN, infinity, NUL, or what JSON cannot express.
     """
+    # Loaded already by who has made the event; who only moves rows does without.
+    from eventsource.events import event_type_of
+
     event_type = event_type_of(type(event))
     return EventRow(
         event_id=event.event_id,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from uuid import UUID
 
-from eventsource.events import DomainEvent, registered_event_class
+if TYPE_CHECKING:
+    from eventsource.events import DomainEvent
 
 __all__ = ["AppendResult", "EventStore", "EventStream", "ExpectedVersion", "StoredEvent"]
 
@@ -58,6 +59,9 @@ class StoredEvent:
             UnknownEventTypeError: no class is registered for ``event_type``.
             pydantic.ValidationError: the payload does not fit the class.
         """
+        # Loaded here: rows are read, moved and counted without event classes.
+        from eventsource.events import registered_event_class
+
         envelope = {
             "event_id": self.event_id,
             "event_type": self.event_type,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.errors import OptimisticLockError, StreamTenantError
-from eventsource.events import DomainEvent
 from eventsource.stores.encoding import Append, EventRow, decode_object, encode_append
 from eventsource.stores.interface import (
     AppendResult,
@@ -19,6 +19,9 @@ from eventsource.stores.interface import (
 from eventsource.stores.reading import sole_type
 from eventsource.stores.repeated import StoredId, repeated_append
 from eventsource.stores.selection import Selection
+
+if TYPE_CHECKING:
+    from eventsource.events import DomainEvent
 
 __all__ = ["InMemoryEventStore"]
 

@@ -13,7 +13,6 @@ import asyncpg
 
 from eventsource import connections, hosts
 from eventsource.errors import FeedBlockedError, StoreSchemaError
-from eventsource.events import DomainEvent
 from eventsource.identifiers import qualified
 from eventsource.stores import schema as table_schema
 from eventsource.stores import schema_setup, statements
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from asyncpg.pool import Pool
 
     from eventsource.connections import AnyConnection
+    from eventsource.events import DomainEvent
 
 __all__ = ["PostgreSQLEventStore"]
 

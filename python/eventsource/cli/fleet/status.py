@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated
 
 import typer
-from rich.live import Live
 
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.fleet.common import waves_of
@@ -62,6 +61,8 @@ async def _watch(at: Workspace, name: str | None) -> None:
     with contextlib.ExitStack() as stack:
         live = None
         if at.out.is_live:
+            from rich.live import Live
+
             live = stack.enter_context(Live(console=at.out.console, auto_refresh=False))
         while True:
             views, _ = await patiently(at, partial(_views, at, name))

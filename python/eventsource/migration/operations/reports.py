@@ -10,7 +10,6 @@ from uuid import UUID
 
 import asyncpg
 
-from eventsource import __version__
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.event_table import of_store
@@ -51,6 +50,8 @@ class Reports:
 
         Times are UTC. What a store that cannot be reached would say is replaced by the reason.
         """
+        from eventsource import __version__
+
         migration = await self._migrations.get(migration_id)
         log = await PostgreSQLAuditLogRepository(self._migrations.pool).get_by_migration(
             migration_id

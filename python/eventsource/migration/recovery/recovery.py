@@ -8,17 +8,11 @@ from uuid import UUID
 
 from eventsource.migration import failures
 from eventsource.migration.connections.driver_connections import Endpoints
-from eventsource.migration.driver.follower import reversed_
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
     MigrationError,
     StoreGoneBackError,
 )
-from eventsource.migration.recovery import rebinding
-from eventsource.migration.recovery.lost_target import abort_without_target, is_still_somewhere
-from eventsource.migration.recovery.reconciled_way import reconcile_way_back
-from eventsource.migration.recovery.reconciling import reconcile_migration
-from eventsource.migration.recovery.repair import Repair
 from eventsource.migration.repositories import restored
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.states import MigrationState
@@ -37,7 +31,10 @@ _S = MigrationState
 
 
 class Recovery:
-    """The coordinator's part for the time after a restore."""
+    """The coordinator's part for the time after a restore.
+
+    Each of its ways is loaded when it is asked for, which is seldom.
+    """
 
     def __init__(
         self,
@@ -53,6 +50,8 @@ class Recovery:
 
     async def repair(self, dry_run: bool, put_back: bool, operator: str | None) -> RepairReport:
         """See ``MigrationCoordinator.repair``."""
+        from eventsource.migration.recovery.reconciling import reconcile_migration
+        from eventsource.migration.recovery.repair import Repair
 
         async def reconcile(migration_id: UUID, put_back: bool) -> Sequence[StrandedEvent]:
             migration = await self._migrations.get(migration_id)
@@ -92,6 +91,8 @@ class Recovery:
         self, migration: Migration, reason: str, operator: str | None
     ) -> Migration:
         """See ``MigrationCoordinator.abort_migration``."""
+        from eventsource.migration.recovery.lost_target import abort_without_target
+
         source = self._router.store(migration.source_store_id)
         source = self._drivers.store(migration.source_store_id, source)
         target = self._router.stores.get(migration.target_store_id)
@@ -105,6 +106,8 @@ class Recovery:
         self, migration: Migration, reason: str, operator: str | None
     ) -> None:
         """A store that has gone back has the fence of a migration again that was aborted since."""
+        from eventsource.migration.recovery.lost_target import is_still_somewhere
+
         if migration.state is not _S.ROLLED_BACK or not self._drivers.knows(migration):
             return
         source, target = self._drivers.stores_of(migration)
@@ -115,6 +118,9 @@ class Recovery:
 
     async def rebind(self, migration: Migration, store_id: str, operator: str | None) -> Migration:
         """See ``MigrationCoordinator.rebind_migration``."""
+        from eventsource.migration.recovery import rebinding
+        from eventsource.migration.recovery.reconciling import reconcile_migration
+
         stores = self._drivers.stores_of(migration)
         way = await WaysBack(self._migrations.pool).of_migration(migration.id)
         if way is not None and way.state == "returning" and way.return_state != _S.MIGRATED:
@@ -143,6 +149,9 @@ class Recovery:
         await self._drivers.close_way_back(way.id)
 
     async def _reconcile_way(self, way_id: UUID, operator: str | None) -> Sequence[StrandedEvent]:
+        from eventsource.migration.driver.follower import reversed_
+        from eventsource.migration.recovery.reconciled_way import reconcile_way_back
+
         way = await WaysBack(self._migrations.pool).get(way_id)
         assert way is not None
         move = await self._migrations.get(way.migration_id)

@@ -123,6 +123,7 @@ class DualWriteInterceptor:
         self._last_failure: datetime | None = None
         self._aggregates: set[UUID] = set()
         self._warned_at: float | None = None
+        telemetry.api()
         self._worker = asyncio.get_running_loop().create_task(
             self._work(), name=f"eventsource-mirror-{migration.tenant_id}"
         )
