@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -53,6 +54,38 @@ def test_a_file_is_yaml_with_what_its_kind_asks_for(path: Path) -> None:
                 assert "runs-on" in job, name
                 for step in job["steps"]:
                     assert ("uses" in step) != ("run" in step), step
+
+
+def queries() -> list[str]:
+    """Of every panel of the dashboard, with its variable as Grafana fills it in, and of alerts."""
+    board = json.loads((DEPLOY / "grafana/dashboard.json").read_text())
+    rules = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())
+    shown = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    alerts = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    return [each.replace("$tenant", ".*") for each in shown + alerts]
+
+
+def test_every_query_is_one_for_a_parser_of_promql() -> None:
+    # Evaluated they are elsewhere, over what is really exported, by an evaluator of our own.
+    parser = pytest.importorskip("promql_parser")
+    assert len(queries()) > 20
+    for query in queries():
+        parser.parse(query)
+    for wrong in ("sum(a", "a{b=c}", "rate(a)", "min by a (b)"):
+        with pytest.raises(ValueError):
+            parser.parse(wrong)
+
+
+def test_panels_have_ids_and_places_of_their_own() -> None:
+    panels = json.loads((DEPLOY / "grafana/dashboard.json").read_text())["panels"]
+    assert len({each["id"] for each in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for each in panels:
+        at = each["gridPos"]
+        place = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not place & taken, each["title"]
+        taken |= place
 
 
 def test_what_is_published_has_been_tried_and_needs_no_token() -> None:

@@ -198,6 +198,10 @@ def test_an_alert_rings_only_for_a_way_back_that_nobody_follows(
         else:
             time.sleep(6)
             assert rings()
+        (panel,) = [each for each in DASHBOARD["panels"] if "unfollowed" in str(each["targets"])]
+        (target,) = panel["targets"]
+        shows = value(scrape(address), target["expr"].replace("$tenant", ".*"))
+        assert shows < 60 if follows else shows > 600
     shown = ready("way-back", "status", ready.migration()["id"]).output
     assert (alone in shown) is not follows
     assert "0 events" in shown or not follows
