@@ -20,10 +20,10 @@ from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.places import Places
-from eventsource.migration.errors import ConsistencyError, RoutingError, StoreMismatchError
+from eventsource.migration.errors import RoutingError, StoreMismatchError
 from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.failures import PASSING, may_pass
-from eventsource.migration.models import Migration, VerificationLevel
+from eventsource.migration.models import Migration
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.routing.route_hook import WHOLE_SECONDS
 from eventsource.migration.states import MigrationState
@@ -341,23 +341,9 @@ class BackgroundDrivers:
             self._all_routes_at = now + WHOLE_SECONDS
 
     async def _verify(self, migration: Migration) -> None:
-        from eventsource.migration.consistency import ConsistencyVerifier
+        from eventsource.migration.driver.verification import verify
 
-        source, target = self.stores_of(migration)
-        level = migration.config.verification_level
-        if migration.returns is not None:
-            # Positions are others there; every row that is not older was compared by its pass.
-            level = VerificationLevel.COUNT
-        report = await ConsistencyVerifier(source, target).verify_before_cutover(
-            migration.tenant_id,
-            level=level,
-            sample_percentage=migration.config.sample_percentage,
-        )
-        if not report.is_consistent:
-            shown = "; ".join(str(violation) for violation in report.violations[:5])
-            raise ConsistencyError(
-                f"source and target differ in {len(report.violations)} places: {shown}", report
-            )
+        await verify(*self.stores_of(migration), migration)
 
     async def refuse_other_places(self, migration: Migration) -> None:
         """Before anything is asked for: what this process calls the stores is where they are.
