@@ -130,8 +130,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_M}/recovery/reconcile.py",
-                "taken.text if found.lowest is None else",
-                "taken.text if True else",
+                "    if found.lowest is not None:\n",
+                "    if False:\n",
             ),
         ),
         (f"{_RECONCILE}::test_what_only_the_target_holds_is_kept_and_the_passes_go_on",),

@@ -131,6 +131,34 @@ VARIANTS = (
         (f"{_GONE}::test_one_that_is_being_closed_takes_nothing_away_before_that",),
     ),
     Variant(
+        "decision-taken-for-a-guard",
+        "the end of a way back by which the tenant has returned takes the decision away",
+        (
+            Edit(
+                f"{_M}/steps/way_back.py",
+                "        await _refuse_decided(home, way)\n",
+                "        pass\n",
+            ),
+        ),
+        (f"{_AGAIN}::test_one_by_which_the_tenant_has_returned_is_left_alone",),
+    ),
+    Variant(
+        "in-flight-while-it-is-mended",
+        "what is in flight at the new snapshot counts as carried",
+        (
+            Edit(
+                f"{_M}/tables/snapshots.py",
+                "if each and int(each) < transaction_id]\n",
+                "if False]\n",
+            ),
+        ),
+        (
+            f"{_GONE}::test_what_is_in_flight_meanwhile_goes_back_as_well",
+            "tests/integration/recovery/test_reconcile.py::"
+            "test_what_is_in_flight_while_it_is_reconciled_is_carried",
+        ),
+    ),
+    Variant(
         "only-in-the-old-store-is-nothing",
         "events that only the old store has are nothing to repair",
         (

@@ -120,6 +120,23 @@ async def test_an_event_whose_place_is_taken_is_kept_and_named(world: World) -> 
     await assert_returns(world, keeper, migration)
 
 
+@pytest.mark.parametrize("beside", ["what is put back", "what is new"])
+async def test_what_is_in_flight_meanwhile_goes_back_as_well(world: World, beside: str) -> None:
+    """Its transaction is older than the first one whose event the old store lacks."""
+    keeper, migration, lost = await gone_back(world)
+    await home_loses(world, lost)
+    early, late = await world.connect("target"), await world.connect("target")
+    await early.execute("begin; select pg_current_xact_id()")
+    if beside == "what is new":
+        await insert(late, world.tenant, side="target")
+    await keeper.coordinator.repair()
+    slow = await insert(early, world.tenant, side="target")
+    await early.execute("commit")
+    await followed(keeper)
+    assert slow["event_id"] in await world.ids("source")
+    await assert_returns(world, keeper, migration)
+
+
 async def test_nobody_ends_or_uses_it_before_that(world: World) -> None:
     keeper, migration, lost = await gone_back(world)
     await home_loses(world, lost)

@@ -11,7 +11,7 @@ from eventsource.migration.recovery.report import ChangeKind
 from tests.support.gone_back import lose, rescued
 from tests.support.held_migration import cursor, held_in
 from tests.support.waiting import until
-from tests.support.worlds.three_databases import World
+from tests.support.worlds.three_databases import World, insert
 
 
 async def carried(world: World, count: int = 6) -> tuple[Migration, list[UUID], UUID]:
@@ -56,6 +56,20 @@ async def test_what_only_the_target_holds_is_kept_and_the_passes_go_on(
     assert set(await world.ids("target")) & set(events) == set(events[:2])
     await goes_on(world, migration)
     assert (await world.coordinator.repair()).changes == ()
+
+
+async def test_what_is_in_flight_while_it_is_reconciled_is_carried(world: World) -> None:
+    """Its transaction is older than the first one whose event the target lacks."""
+    migration, events, _ = await carried(world)
+    await lose(world, events[2:])
+    early = await world.connect("source")
+    await early.execute("begin; select pg_current_xact_id()")
+    await world.here.append(world.tenant)
+    await world.coordinator.repair()
+    slow = await insert(early, world.tenant)
+    await early.execute("commit")
+    await goes_on(world, migration)
+    assert slow["event_id"] in await world.ids("target")
 
 
 async def test_a_source_that_lost_only_what_a_mirror_had_carried_is_reconciled(

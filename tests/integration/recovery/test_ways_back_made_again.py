@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from eventsource.migration import Migration, MigrationError, PositionMapper, PreflightError
+from eventsource.migration import (
+    Migration,
+    MigrationError,
+    PositionMapper,
+    PreflightError,
+    StoreGoneBackError,
+)
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from eventsource.migration.steps.passes import Passes
 from tests.support.application import SOURCE, TARGET, Process
@@ -175,6 +181,34 @@ async def test_one_that_was_closed_after_the_backup_of_the_control_database_stay
     await followed(fresh)
     assert await shown(fresh, migration) == "closed"
     await assert_nothing_to_repair(fresh)
+
+
+@pytest.mark.parametrize("ends", ["is closed", "its time is over", "is returned by"])
+async def test_one_by_which_the_tenant_has_returned_is_left_alone(world: World, ends: str) -> None:
+    """The control database was put back to before that; the decision is in the store it left."""
+    keeper, migration = await armed_and_followed(world)
+    then = await ControlRows.of(world)
+    await keeper.coordinator.return_migration(migration.id)
+    await then.put_back(world)
+    fresh = await kept(world)
+    if ends == "its time is over":
+        await world.control.execute(
+            "update tenant_migrations set completed_at = now() - interval '2 hours'"
+        )
+        for _ in range(3):
+            await followed(fresh)
+    else:
+        coordinator, closes = fresh.coordinator, ends == "is closed"
+        with pytest.raises(StoreGoneBackError, match="eventsource-migrate repair"):
+            await (coordinator.close_way_back if closes else coordinator.return_migration)(
+                migration.id
+            )
+    await refused(insert(world.target, world.tenant, side="target"), "EVF01")
+    await fresh.coordinator.repair()
+    way = await fresh.coordinator.way_back(migration.id)
+    assert way is not None
+    assert way.shown == "returned"
+    await assert_home(world, fresh, "source", SOURCE)
 
 
 @pytest.mark.parametrize("state", ["closed", "refused"])

@@ -131,7 +131,9 @@ async def _go_on(connections: DriverConnections, migration: Migration, at: CopyP
         raise MigrationError(
             "the target lacks events that are older than every transaction id; abort the migration"
         )
-    shown = taken.text if found.lowest is None else f"{found.lowest}:{found.lowest}:"
+    shown = taken.text
+    if found.lowest is not None:
+        shown = snapshots.below(taken.text, found.lowest)
     proven = await source.connection.fetchval(
         f"select count(*) from {source.name} where tenant_id = $1 and global_position > 0"
         " and (transaction_id is null or pg_visible_in_snapshot(transaction_id, $2::text"

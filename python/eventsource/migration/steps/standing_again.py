@@ -130,7 +130,7 @@ class StandingAgain:
                 )
             if oldest is not None:
                 lowest = oldest if lowest is None else min(lowest, oldest)
-        return snapshot if lowest is None else f"{lowest}:{lowest}:"
+        return snapshot if lowest is None else snapshots.below(snapshot, lowest)
 
     async def _remove(self, positions: Sequence[int]) -> None:
         """Take rows out of the old store, where nobody has seen them, with their mapping."""

@@ -271,8 +271,11 @@ async def refuse_gone_back(old: AnyTable, home: AnyTable, way: WayBack) -> CopyP
     Of one that is being closed, and whose fence says so already, nobody asks that again.
 
     Raises:
-        StoreGoneBackError: the old store may hold events that home has lost; nothing was changed.
+        StoreGoneBackError: the old store may hold events that home has lost, or the tenant has
+            returned by it and the control database has forgotten that; nothing was changed.
     """
+    if way.state != "returning":
+        await _refuse_decided(home, way)
     at = await progress.read(old, way.id)
     standing = await fences.of_migration(old, way.id, "target")
     if at is None or at.witness is None or standing is None or standing.state != standby.STANDBY:
@@ -287,6 +290,18 @@ async def refuse_gone_back(old: AnyTable, home: AnyTable, way: WayBack) -> CopyP
             " `eventsource-migrate repair` names them, and puts back those that have a place"
         )
     return at
+
+
+async def _refuse_decided(home: AnyTable, way: WayBack) -> None:
+    """The control database may have gone back to before a return, whose decision is no guard."""
+    leaving = await fences.of_migration(home, way.id, "source")
+    if leaving is not None and leaving.state == "moved":
+        raise StoreGoneBackError(
+            f"tenant {way.tenant_id} has returned from store {way.source_store_id!r} to"
+            f" {way.target_store_id!r} by the way back of migration {way.migration_id}, and the"
+            f" control database says {way.state!r}: it was restored to a moment before. Nothing was"
+            " changed: `eventsource-migrate repair` brings it in line with the stores"
+        )
 
 
 async def dismantle(connections: DriverConnections, way: WayBack) -> None:

@@ -75,3 +75,13 @@ def not_shown_by(snapshot: str) -> str:
     ids = [f"transaction_id >= '{int(following)}'::xid8"]
     ids += [f"transaction_id = '{int(running)}'::xid8" for running in listed.split(",") if running]
     return f"tenant_id = $1 and ({' or '.join(ids)})"
+
+
+def below(snapshot: str, transaction_id: int) -> str:
+    """What a snapshot (text form) shows of the transactions before one that it shows.
+
+    Those that were in flight are not shown: they may write later, under their old ids.
+    """
+    listed = snapshot.split(":")[2].split(",")
+    running = [each for each in listed if each and int(each) < transaction_id]
+    return f"{running[0] if running else transaction_id}:{transaction_id}:{','.join(running)}"
