@@ -76,8 +76,8 @@ hooks: build ## let git check format, lint and types before each commit
 audit: setup ## ask the advisory databases about all dependencies; fails when they cannot be asked
 	@scripts/audit $(VENV) $(VENV)/audit
 
-model: ## run the model of the protocol, with the numbers of states that it went through
-	cargo test -p eventsource-model -- --nocapture --test-threads 1
+model: ## run the models of the protocol, also the large ones, with the numbers of their states
+	cargo test -p eventsource-model -- --nocapture --test-threads 1 --include-ignored
 
 # ONLY="name name" chooses among the rules.
 sabotage: build ## break one rule after the other in a copy, and see which test notices

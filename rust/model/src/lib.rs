@@ -3,10 +3,11 @@
 //! Two writers with routers of their own append while two drivers move their tenant. Commits are
 //! delayed, replies lost, drivers killed or frozen, the source crashes. [`Protocol`] is what
 //! `stateright` explores; the names of its steps are those of the code. [`restores`] is another model,
-//! of databases that go back in time.
+//! of databases that go back in time, and [`back`] one of a tenant that moves, and may return.
 
 #![forbid(unsafe_code)]
 
+pub mod back;
 mod checked;
 pub mod driver;
 pub mod end;
