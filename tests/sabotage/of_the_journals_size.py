@@ -7,6 +7,7 @@ from tests.sabotage.variant import Edit, Variant
 _JOURNALED = "python/eventsource/migration/journaled"
 _TESTS = "tests/layouts/test_journal_size.py::"
 _CARRIED = f"{_TESTS}test_a_paused_migration_stops_writing_down_and_carries_all_again"
+_COMPACTED = "tests/layouts/test_compaction.py::"
 _WAITED = f"{_TESTS}test_a_writer_that_has_seen_it_full_is_waited_for"
 
 VARIANTS = (
@@ -69,6 +70,42 @@ VARIANTS = (
             ),
         ),
         (_CARRIED,),
+    ),
+    Variant(
+        "journal-not-compacted",
+        "a row that changes all the time fills the journal, and everything is carried again",
+        (
+            Edit(
+                f"{_JOURNALED}/compaction.py",
+                "            await _delete_older(source, fence_id, self.snapshot)\n",
+                "",
+            ),
+        ),
+        (f"{_COMPACTED}test_a_row_that_changes_all_the_time_does_not_fill_the_journal",),
+    ),
+    Variant(
+        "journal-compacted-by-ids",
+        "a change of a transaction that began early and came late is not carried",
+        (
+            Edit(
+                f"{_JOURNALED}/compaction.py",
+                "{changes.shown(snapshot, 'older.xid')}",
+                "older.xid < '{following}'::xid8",
+            ),
+        ),
+        (f"{_COMPACTED}test_a_change_that_a_pass_may_ask_for_stays",),
+    ),
+    Variant(
+        "journal-kept-for-the-oldest",
+        "the journal keeps everything while one transaction runs for days",
+        (
+            Edit(
+                f"{_JOURNALED}/changes.py",
+                " and ({shown(upto)} or table_no",
+                " and (xid < '{int(upto.split(':')[0])}'::xid8 or table_no",
+            ),
+        ),
+        (f"{_COMPACTED}test_what_a_pass_has_carried_goes_although_a_transaction_runs_for_days",),
     ),
     Variant(
         "journal-in-memory",

@@ -233,6 +233,15 @@ VARIANTS = (
         (f"{_WHOLE}::test_a_target_that_was_restored_to_before_the_move_gets_its_numbers_again",),
     ),
     Variant(
+        "layout-repair-at-the-limit",
+        "a target that went back after the decision is filled at the limit of the copy",
+        (Edit(f"{_JOURNALED}/repair.py", "    passes.session.set_rate(None)\n", ""),),
+        (
+            "tests/layouts/test_marten_faults.py::"
+            "test_a_target_that_was_restored_to_before_the_move_gets_everything_again",
+        ),
+    ),
+    Variant(
         "layout-whole-new-table",
         "a table that is made while its tenant moves stays where it is",
         (

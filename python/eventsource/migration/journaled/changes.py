@@ -117,6 +117,14 @@ def since(snapshot: str | None) -> str:
     return f"({' or '.join(ids)})"
 
 
+def shown(snapshot: str, column: str = "xid") -> str:
+    """The condition for rows that a snapshot (text form) shows: no pass from it on needs them."""
+    _, following, listed = snapshot.split(":")
+    running = ", ".join(f"'{int(each)}'" for each in listed.split(",") if each)
+    others = f" and {column} <> all (array[{running}]::xid8[])" if running else ""
+    return f"({column} < '{int(following)}'::xid8{others})"
+
+
 async def read(
     connection: Executor, source: AnyTable, fence_id: int, snapshot: str | None, limit: int
 ) -> ChangedKeys | None:
@@ -196,34 +204,51 @@ async def empty(source: AnyTable, fence_id: int) -> None:
     await source.connection.execute(
         f"update {source.fences} set updated_at = now() where fence_id = $1", fence_id
     )
-    await _count_again(source, fence_id)
+    await count_again(source, fence_id)
 
 
 async def consume(source: AnyTable, fence_id: int, upto: str, pass_number: int) -> None:
-    """Delete what the target holds: all that is older than what the snapshot may not show.
+    """Delete what the target holds: all that the snapshot shows.
 
+    Not only what is older than the oldest transaction that ran then: that one may run for days.
     A row says so: a target that was put back to before that pass lacks it for good.
     """
     journal = source.beside("eventsource_changes")
     tag = await source.connection.execute(
         f"with gone as (delete from {journal} where fence_id = $1"
-        f" and (xid < '{int(upto.split(':')[0])}'::xid8 or table_no = {_CONSUMED}) returning true)"
+        f" and ({shown(upto)} or table_no = {_CONSUMED}) returning true)"
         f" insert into {journal} (fence_id, table_no, key)"
         f" select $1, {_CONSUMED}, to_jsonb($2::integer) where exists (select from gone)",
         fence_id, pass_number,
     )  # fmt: skip
     if tag != "INSERT 0 0":
-        await _count_again(source, fence_id)
+        await count_again(source, fence_id)
 
 
-async def _count_again(source: AnyTable, fence_id: int) -> None:
-    """What is left is what counts. Keys of transactions that have not ended yet are let through."""
-    await source.connection.execute(
-        f"select setval(to_regclass($1), (select count(*) from (select from"
-        f" {source.beside('eventsource_changes')} where fence_id = $2 limit {COUNTED}) kept))"
-        " where to_regclass($1) is not null",
-        counter(source, fence_id), fence_id,
+async def count_again(source: AnyTable, fence_id: int) -> int:
+    """What is left is what counts: how much. Keys of transactions that have not ended yet are let
+    through."""
+    return int(
+        await source.connection.fetchval(
+            f"select setval(to_regclass($1), (select count(*) from (select from"
+            f" {source.beside('eventsource_changes')} where fence_id = $2 limit {COUNTED}) kept))"
+            " where to_regclass($1) is not null",
+            counter(source, fence_id), fence_id,
+        )
+        or 0
     )  # fmt: skip
+
+
+async def counted(source: AnyTable, fence_id: int) -> int:
+    """About how many keys are written down, without reading them; 0 where nobody counts."""
+    return int(
+        await source.connection.fetchval(
+            "select coalesce(pg_sequence_last_value(to_regclass($1)), 0)"
+            " where to_regclass($1) is not null",
+            counter(source, fence_id),
+        )
+        or 0
+    )
 
 
 async def consumed(source: AnyTable, fence_id: int) -> int:

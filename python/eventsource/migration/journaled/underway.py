@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.migration.journaled.compaction import Compaction
 from eventsource.migration.tables import witnesses
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Underway:
     rate: Callable[[], float | None] = lambda: None
     above: int = 0
     own: list[Connection] = field(default_factory=list)
+    compaction: Compaction = field(default_factory=Compaction)
 
     async def barrier(self) -> None:
         """Commit at the source, flushed: nothing that was read before can be lost there."""
@@ -50,7 +52,13 @@ class Underway:
         )
 
     async def rest(self) -> bool:
-        """Between two chunks: wait as the rate asks; False when asked to stop."""
+        """Between two chunks: wait as the rate asks; False when asked to stop.
+
+        The journal is looked at first: it grows while a pass reads.
+        """
+        await self.compaction.when_due(
+            self.connections.source, self.fence_id, self.migration.config.journal_max_bytes
+        )
         # Asked again now and then: a stop or another rate comes meanwhile.
         due = self.session.due()
         if due > 0 and not self.session.stopping:
