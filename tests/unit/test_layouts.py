@@ -72,6 +72,13 @@ def test_a_declaration_is_read() -> None:
         ("tables.1.tenant.referenced", ["a", "b"], "tenant must be"),
         ("tables.1.numbered", {"position": "mine"}, 'must be "own"'),
         ("tables.1.numbered", {"position": "like:events"}, "declare it before"),
+        (
+            "tables.1.numbered",
+            {"position": {"per_tenant": "select 'n'"}},
+            "the name of the sequence",
+        ),
+        ("tables.1.numbered", {"position": {"tenant": "select $1"}}, "the name of the sequence"),
+        ("tables.1.numbered", {"position": {"per_tenant": 5}}, "the name of the sequence"),
         ("tables.1.table", "streams", "declared twice"),
         ("tables.0.tenant", "whole", 'write tenant = "whole" once'),
         ("tables.1.tenant", "whole", 'write tenant = "whole" once'),

@@ -86,6 +86,8 @@ def _explained(layout: Layout) -> str:
         rows.append(("table", f"{table.name}, key ({', '.join(table.key)}): {_tenant(table)}"))
         for each in table.numbered:
             source = f"as {each.like}" if each.like else "moved past what the target has given"
+            if each.per_tenant is not None:
+                source = "of a sequence for each tenant, kept where the target's is unused"
             rows.append(("", f"{each.column}: numbers, {source}"))
         if table.stamps:
             rows.append(("", f"{', '.join(table.stamps)}: each side fills it for itself"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventsource import failpoints
-from eventsource.identifiers import quote_identifier
+from eventsource.identifiers import quote_identifier, quote_literal
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError, PreflightError
 from eventsource.migration.journaled import numbers, partitions, watching, whole
@@ -18,6 +18,7 @@ from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.steps.cutover import Cutover, CutoverResult
 from eventsource.migration.steps.decision import Decision
 from eventsource.migration.tables import brief_locks, fences
+from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
@@ -72,7 +73,7 @@ class JournaledCutover(Cutover):
         own = next((each for each in main.numbered if each.like is None), None)
         sequence = None
         if own is not None:
-            sequence = await numbers.sequence_of(connections.source, main, own.column, own.sequence)
+            sequence = await numbers.sequence_of(connections.source, main, own, migration.tenant_id)
         deciding = await connections.fence.connection.prepare(
             _DECIDE.format(fences=connections.fence.fences)
         )
@@ -194,6 +195,8 @@ async def after_flip(target: OwnTable, migration: Migration, decided: Decision) 
     statement = target.layout.after_flip.replace(
         "{schema}", quote_identifier(target.address.schema)
     ).replace("{last_position}", str(last))
+    # Last: its name may be anything.
+    statement = statement.replace("{tenant}", quote_literal(stored(migration.tenant_id)))
     await target.connection.execute(statement)
     await failpoints.reach("layout.flip.committed")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.errors import PreflightError
+from eventsource.tenant_ids import TenantId, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +29,7 @@ def owned(shape: Shape) -> Iterator[tuple[LayoutTable, Numbering]]:
 async def sequences(side: AnyTable, shape: Shape) -> dict[str, str]:
     """By table with numbers of its own: the sequence that gives them, quoted."""
     return {
-        table.name: await sequence_of(side, table, numbering.column, numbering.sequence)
+        table.name: await sequence_of(side, table, numbering, shape.tenant_id)
         for table, numbering in owned(shape)
     }
 
@@ -43,13 +46,17 @@ async def given(source: AnyTable, shape: Shape) -> dict[str, int]:
     }
 
 
-async def sequence_of(side: AnyTable, table: LayoutTable, column: str, given: str | None) -> str:
-    """The sequence that gives a column its numbers, quoted.
+async def sequence_of(
+    side: AnyTable, table: LayoutTable, numbering: Numbering, tenant_id: TenantId
+) -> str:
+    """The sequence that gives a column its numbers, for that tenant, quoted.
 
     Raises:
         PreflightError: there is none.
     """
-    name = side.beside(table.name)
+    name, column, given = side.beside(table.name), numbering.column, numbering.sequence
+    if numbering.per_tenant is not None:
+        given = await _of_tenant(side, name, numbering.per_tenant, stored(tenant_id))
     if given is not None:
         found = await side.connection.fetchval("select to_regclass($1)::text", side.beside(given))
         if found is None:
@@ -66,14 +73,39 @@ async def sequence_of(side: AnyTable, table: LayoutTable, column: str, given: st
     return str(found)
 
 
+async def _of_tenant(side: AnyTable, name: str, statement: str, tenant: str) -> str:
+    """What the library keeps about its tenants says it."""
+    asked = statement.replace("{schema}", quote_identifier(side.address.schema))
+    try:
+        found = await side.connection.fetchval(asked, tenant)
+    except asyncpg.UndefinedTableError as error:
+        raise PreflightError(
+            [f"{name} has no sequence for each tenant, as the layout says: {error}"]
+        ) from None
+    if found is None:
+        raise PreflightError(
+            [
+                f"{name} has no sequence for tenant {tenant!r} yet: register the tenant there with"
+                " the library first, as for a new one"
+            ]
+        )
+    return str(found)
+
+
 async def taken(
-    target: AnyTable, table: LayoutTable, numbering: Numbering
+    target: AnyTable, shape: Shape, table: LayoutTable, numbering: Numbering
 ) -> tuple[str, int | None, int]:
     """The target's sequence, what it has given last, and the highest number that is taken there.
 
-    That is the offset of what arrives: 0 where the table is unused.
+    That is the offset of what arrives: 0 where the table is unused. Of a sequence of the tenant's
+    own only that counts: the tenant has no row there.
     """
-    sequence = await sequence_of(target, table, numbering.column, numbering.sequence)
+    sequence = await sequence_of(target, table, numbering, shape.tenant_id)
+    if numbering.per_tenant is not None:
+        last = await target.connection.fetchval(
+            "select pg_sequence_last_value($1::text::regclass)", sequence
+        )
+        return sequence, last, last or 0
     row: Any = await target.connection.fetchrow(
         "select pg_sequence_last_value($1::text::regclass) as given,"
         f" (select max({quote_identifier(numbering.column)}) from {target.beside(table.name)})"
@@ -88,5 +120,29 @@ async def taken(
 async def expected(target: AnyTable, shape: Shape) -> dict[str, int]:
     """By table with numbers of its own: the offset that a move would get that began now."""
     return {
-        table.name: (await taken(target, table, numbering))[2] for table, numbering in owned(shape)
+        table.name: (await taken(target, shape, table, numbering))[2]
+        for table, numbering in owned(shape)
     }
+
+
+async def not_given(source: AnyTable, shape: Shape) -> list[str]:
+    """Why numbers of a table come from somewhere else than its sequence, by table."""
+    problems = []
+    for table, numbering in owned(shape):
+        column = quote_identifier(numbering.column)
+        rows = source.beside(table.name)
+        if numbering.per_tenant is not None:
+            rows = f"{shape.rows(table, shape.source)} mine"
+        # The sequence afterwards: it is ahead of what is stored.
+        highest = await source.connection.fetchval(f"select max({column}) from {rows}")
+        sequence = await sequence_of(source, table, numbering, shape.tenant_id)
+        given = await source.connection.fetchval(
+            "select pg_sequence_last_value($1::text::regclass)", sequence
+        )
+        if highest is not None and highest > (given or 0):
+            problems.append(
+                f"{numbering.column} of {source.beside(table.name)} is {highest}, and {sequence}"
+                f" has given {given or 0} at most: its numbers come from another sequence, such as"
+                " one for each tenant, or the sequence was not set after a restore"
+            )
+    return problems

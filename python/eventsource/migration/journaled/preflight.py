@@ -104,6 +104,8 @@ async def examine(
     await _check_references(source, shape, findings)
     await _check_target(target, shape, findings)
     if not findings.problems:
+        findings.problems += await numbers.not_given(source, shape)
+    if not findings.problems:
         expected = Statements(shape, await numbers.expected(target, shape), "0")
         findings.problems += await partitions.problems_of(source, target, expected)
     if layout.is_whole:
@@ -126,11 +128,19 @@ def refuse(shape: Shape, fire: bool) -> None:
 async def _check_keys(table: AnyTable, side: str, each: LayoutTable, findings: Findings) -> None:
     name = table.beside(each.name)
     if not await table.connection.fetchval(_UNIQUE, name, list(each.key)):
+        within = [*each.key, str(each.tenancy.column)]
+        hint = ""
+        if await table.connection.fetchval(_UNIQUE, name, within):
+            hint = (
+                f": it has one on ({', '.join(within)}), so these are unique within a tenant only."
+                " A layout for that names the sequence of each tenant, as marten-partitioned"
+                " does"
+            )
         findings.note(
             Finding(
                 "key", side,
                 f"the {side} table {name} has no unique index on exactly ({', '.join(each.key)}),"
-                " the key of the layout",
+                f" the key of the layout{hint}",
             )
         )  # fmt: skip
     if each.tenancy.column is not None and await table.connection.fetchval(

@@ -191,10 +191,10 @@ async def _agree(
     last: dict[str, int] = {}
     before: dict[str, int | None] = {}
     for table, numbering in numbers_of.owned(shape):
-        sequence, given, offset = await numbers_of.taken(target, table, numbering)
+        sequence, given, offset = await numbers_of.taken(target, shape, table, numbering)
         offsets[table.name] = offset
         last[table.name] = reserved_block.last_of(
-            table.name, others, head=given or 0, offset=offset,
+            table.name, () if numbering.per_tenant else others, head=given or 0, offset=offset,
             numbers=numbers[table.name], headroom=shape.layout.headroom,
         )  # fmt: skip
         before[sequence] = given

@@ -61,12 +61,15 @@ class Tenancy:
 class Numbering:
     """A column of numbers that a sequence of its table gives.
 
-    With ``like`` it holds the numbers of another table of the layout, and moves with those.
+    With ``like`` it holds the numbers of another table of the layout, and moves with those. With
+    ``per_tenant`` each tenant has a sequence of its own, which this statement names: its numbers
+    are unique within the tenant only.
     """
 
     column: str
     sequence: str | None = None
     like: str | None = None
+    per_tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

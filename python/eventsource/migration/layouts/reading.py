@@ -140,7 +140,15 @@ def _tenancy(where: str, given: Any) -> Tenancy:
 
 
 def _numbering(where: str, column: str, rule: Any) -> Numbering:
-    """``"own"``, ``"own:SEQUENCE"`` or ``"like:TABLE"``."""
+    """``"own"``, ``"own:SEQUENCE"``, ``"like:TABLE"`` or ``{ per_tenant = STATEMENT }``."""
+    if isinstance(rule, dict):
+        statement = rule.get("per_tenant")
+        if set(rule) != {"per_tenant"} or not isinstance(statement, str) or "$1" not in statement:
+            raise LayoutError(
+                f"{where}: numbered: {column} must be {{ per_tenant = STATEMENT }}, where the"
+                " statement gives the name of the sequence of tenant $1"
+            )
+        return Numbering(_checked(where, column), per_tenant=statement)
     kind, _, what = str(rule).partition(":")
     if kind == "own":
         return Numbering(_checked(where, column), sequence=what or None)
