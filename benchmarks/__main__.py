@@ -18,6 +18,7 @@ from benchmarks import (
     catch_up,
     copy_jobs,
     cutover,
+    foreign_tables,
     foreign_transaction,
     guard_cost,
     in_use,
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P17": returns.run,
     "P18": rehearsal.run,
     "P19": waves.run,
+    "P20": foreign_tables.run,
     "JOBS": copy_jobs.run,
 }
 

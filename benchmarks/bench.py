@@ -220,6 +220,7 @@ async def forget(dsn: str) -> None:
         ):
             await connection.execute(f'drop trigger "{trigger["tgname"]}" on events')
         await connection.execute("delete from eventsource_fences where tenant_id = $1", TENANT)
+        await connection.execute("delete from eventsource_changes")
     finally:
         await connection.close()
 

@@ -13,7 +13,7 @@ import re
 import statistics
 import tempfile
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -33,18 +33,24 @@ MANY = 1000
 #: both ways alike.
 INSERTS = {"off": 8000, "on": 2000}
 
-_SCRIPT = f"""
+_SCRIPT = """
 insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
                     "timestamp", actor_id, payload, metadata)
-values (gen_random_uuid(), gen_random_uuid(), 'Order', 'OrderPlaced', '{OTHER}', 1, now(), 'ann',
-        '{{"line": 1, "note": "{"x" * 280}"}}', '{{}}');
+values (gen_random_uuid(), gen_random_uuid(), 'Order', 'OrderPlaced', '{tenant}', 1, now(), 'ann',
+        '{{"line": 1, "note": "{note}"}}', '{{}}');
 """
+
+
+def insertion(tenant: UUID) -> str:
+    """A transaction of one insert, for pgbench."""
+    return _SCRIPT.format(tenant=tenant, note="x" * 280)
+
 
 _RATE = re.compile(r"tps = ([0-9.]+)")
 _COUNT = re.compile(r"transactions actually processed: (\d+)")
 
 
-async def _pgbench(bench: Bench, dsn: str, script: str, commit: str) -> tuple[float, int]:
+async def pgbench(bench: Bench, dsn: str, script: str, commit: str) -> tuple[float, int]:
     """(inserts per second, inserts) of one block; `commit` is on or off."""
     command = [
         str(bench.source.program("pgbench")), "-n", "-M", "prepared", "-c", "2", "-j", "1",
@@ -83,16 +89,16 @@ async def _in_turns(
     connection = await asyncpg.connect(dsn)
     table = EventTable(connection, TableAddress(dsn, "public", "events"))
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(_SCRIPT)
+        script.write(insertion(OTHER))
         script.flush()
-        await _pgbench(bench, dsn, script.name, commit)
+        await pgbench(bench, dsn, script.name, commit)
         inserted = await connection.fetchval("select count(*) from events")
         for number in range(blocks):
             order = ["guarded", "free"] if number % 2 else ["free", "guarded"]
             for name in order:
                 if name == "guarded":
                     await _guard(table, tenants)
-                rate, count = await _pgbench(bench, dsn, script.name, commit)
+                rate, count = await pgbench(bench, dsn, script.name, commit)
                 await _free(table)
                 seen[name].append(rate)
                 inserted += count

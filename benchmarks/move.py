@@ -2,7 +2,7 @@
 
 Run by the benchmarks: ``python -m benchmarks.move SOURCE_DSN TARGET_DSN CONTROL_DSN UNTIL CONFIG``.
 UNTIL is `dual_write` (the bulk pass, proven) or `migrated` (the whole move); CONFIG has the fields
-of a MigrationConfig that are not as usual, as JSON.
+of a MigrationConfig that are not as usual, as JSON, and perhaps a layout of the tables, `declared`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from eventsource.migration import (
     MigrationState,
     TenantStoreRouter,
 )
+from eventsource.migration.layouts.reading import layout_of
+from eventsource.migration.layouts.store import LayoutStore
 from eventsource.migration.repositories import (
     PostgreSQLAuditLogRepository,
     PostgreSQLMigrationRepository,
@@ -61,7 +63,11 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    source_dsn: str, target_dsn: str, control_dsn: str, config: MigrationConfig | None = None
+    source_dsn: str,
+    target_dsn: str,
+    control_dsn: str,
+    config: MigrationConfig | None = None,
+    declared: dict[str, Any] | None = None,
 ) -> AsyncIterator[Process]:
     """Open stores, router and coordinator as an application does."""
     async with AsyncExitStack() as stack:
@@ -69,8 +75,18 @@ async def process(
             await stack.enter_async_context(asyncpg.create_pool(dsn, min_size=1, max_size=4))
             for dsn in (source_dsn, target_dsn, control_dsn)
         ]
-        source = PostgreSQLEventStore(pools[0], "events")
-        target = PostgreSQLEventStore(pools[1], "events")
+        stores: list[PostgreSQLEventStore] = [
+            PostgreSQLEventStore(pool, "events") for pool in pools[:2]
+        ]
+        if declared is not None:
+            layout = layout_of("foreign", declared)
+            stores = [
+                LayoutStore(pool, layout, dsn=dsn)
+                for pool, dsn in zip(pools, (source_dsn, target_dsn), strict=False)
+            ]
+            for store in stores:
+                await store.create_schema()
+        source, target = stores
         routes = PostgreSQLRoutingRepository(pools[2])
         router = TenantStoreRouter(source, routes, {SHARED: source, DEDICATED: target})
         await stack.enter_async_context(router)
@@ -81,7 +97,12 @@ async def process(
 
 
 async def move(
-    source_dsn: str, target_dsn: str, control_dsn: str, until: str, config: MigrationConfig
+    source_dsn: str,
+    target_dsn: str,
+    control_dsn: str,
+    until: str,
+    config: MigrationConfig,
+    declared: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Move TENANT and report seconds, offset and peak memory.
 
@@ -89,7 +110,7 @@ async def move(
     the proof. ``start_to_dual_write_seconds`` has preflight, guard and connections in it too.
     """
     figures: dict[str, Any] = {}
-    async with process(source_dsn, target_dsn, control_dsn, config) as opened:
+    async with process(source_dsn, target_dsn, control_dsn, config, declared) as opened:
         began = time.monotonic()
         migration = await opened.copied()
         figures["start_to_dual_write_seconds"] = time.monotonic() - began
@@ -121,5 +142,7 @@ def peak_rss_mb() -> float:
 
 if __name__ == "__main__":
     source, target, control, until, fields = sys.argv[1:]
-    config = MigrationConfig(**json.loads(fields))
-    print(json.dumps(asyncio.run(move(source, target, control, until, config))))
+    given = json.loads(fields)
+    declared = given.pop("declared", None)
+    config = MigrationConfig(**given)
+    print(json.dumps(asyncio.run(move(source, target, control, until, config, declared))))
