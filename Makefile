@@ -20,12 +20,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
-	torture restarts drills format bench bench-calls clean infra strangers wheel sdist packages licences \
+	torture torture-layouts restarts drills format bench bench-calls clean infra strangers wheel sdist packages licences \
 	docs fleet thorough
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 prerequisites: ## look whether Python, Rust and a C compiler are there, and name what is missing
 	@scripts/prerequisites $(GATE) $(INTERPRETER)
@@ -102,6 +102,11 @@ SEEDS ?= 25
 JOBS ?= 1
 torture: build ## play random schedules of writers, faults and restarts
 	$(BIN)/python -m tests.faults.run_torture --first $(SEED) --seeds $(SEEDS) --jobs $(JOBS) $(if $(WRITE),--write)
+
+# The same for tables of other libraries; PRESETS="marten emmett" chooses among them.
+torture-layouts: build ## play such schedules with the tables and statements of other libraries
+	$(BIN)/python -m tests.layouts.torture.run --first $(SEED) --seeds $(SEEDS) --jobs $(JOBS) \
+		$(if $(PRESETS),--presets $(PRESETS))
 
 RESTARTS ?= 200
 restarts: build ## kill a driver at a random moment and resume at once, RESTARTS times; move 20 tenants

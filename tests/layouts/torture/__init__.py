@@ -1,0 +1,1 @@
+"""Random schedules of writers, faults and restarts, for tables of other libraries."""
