@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.sabotage import (
+    of_identity,
     of_the_cutover,
     of_the_data_plane,
     of_the_edges,
@@ -46,4 +47,5 @@ VARIANTS = (
     *of_the_layouts.VARIANTS,
     *of_the_partitions.VARIANTS,
     *of_the_recovery.VARIANTS,
+    *of_identity.VARIANTS,
 )

@@ -21,6 +21,7 @@ from eventsource.migration import (
     PreflightError,
 )
 from eventsource.migration.repositories.audit import AuditEntry
+from eventsource.migration.states import of_journal
 from tests.support.journal_rows import NOW, migration
 
 _S = MigrationState
@@ -40,6 +41,17 @@ def test_how_many_events_are_carried_is_said_as_it_is(
     changed: dict[str, object], said: str
 ) -> None:
     assert views.share(migration(**changed)) == said
+
+
+def test_what_a_newer_version_carries_on_is_shown_with_what_to_do() -> None:
+    newer = migration(protocol=2, driver_alive=False, state=of_journal("warming_up"))
+    shown = views.details(newer, None)
+    assert "warming_up" in shown
+    assert "version 2, and this process speaks 1" in shown
+    assert "`eventsource-migrate work` of the newer version" in shown
+    assert "warming_up, protocol 2" in views.table([newer], 200)
+    assert [step.what for step in next_steps.of(newer)] == ["look"]
+    assert "speaks" not in views.details(migration(), None)
 
 
 def test_the_time_that_is_left_counts_indexes_and_comparison() -> None:

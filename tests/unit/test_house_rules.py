@@ -21,6 +21,7 @@ FOLDERS = ("python", "tests", "benchmarks", "rust")
 #: stand before it. A new room gets its place here.
 ROOMS = (
     *(
+        "protocol",
         "states",
         "configuration",
         "models",

@@ -79,7 +79,10 @@ class Said:
         self.fence(source, "source", "moved", generation, migration, target)
         return self.fence(target, "target", "open", generation, migration, source)
 
-    def row(self, state: str, migration: UUID = M1, source: str = "a", target: str = "b") -> Said:
+    def row(
+        self, state: str, migration: UUID = M1, source: str = "a", target: str = "b",
+        protocol: int = 1,
+    ) -> Said:  # fmt: skip
         @dataclass
         class Row:
             id: UUID
@@ -87,8 +90,16 @@ class Said:
             source_store_id: str
             target_store_id: str
             driver_alive: bool = False
+            tenant_id: UUID = TENANT
+            protocol: int = 1
 
-        self.journal[migration] = Row(migration, MigrationState(state), source, target)
+            @property
+            def is_newer(self) -> bool:
+                return self.protocol > 1
+
+        self.journal[migration] = Row(
+            migration, MigrationState(state), source, target, protocol=protocol
+        )
         return self
 
     def route(self, store: str, generation: int, migration: UUID | None = M1) -> Said:
@@ -132,6 +143,27 @@ class Said:
 )  # fmt: skip
 def test_where_everybody_agrees_nothing_is_changed(said: Said) -> None:
     assert said.judged() == judgement.Judgement([], [])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        # A source that would be sent on, a migration that would be reconciled, one cleaned again.
+        Said().fence("b", "target", "open", 1, peer="a").row("migrated", protocol=2).route("b", 1),
+        Said(barriers={M1: False}).fence("a", "source", "open", 0, peer="b")
+        .fence("b", "target", "closed", 0, peer="a").row("dual_write", protocol=2).route("a", 0),
+        Said().fence("a", "source", "open", 0, peer="b").row("rolled_back", protocol=2)
+        .route("a", 0),
+        # Another migration of the tenant is of this version.
+        Said().fence("b", "target", "open", 1, peer="a").row("migrated").route("a", 0)
+        .row("rolled_back", M2, protocol=2),
+    ],
+)  # fmt: skip
+def test_a_tenant_that_a_newer_version_has_in_hand_is_left_alone(said: Said) -> None:
+    judged = said.judged()
+    assert judged.steps == []
+    assert len(judged.notes) == 1
+    assert "needs version 2 of the protocol" in judged.notes[0]
 
 
 @pytest.mark.parametrize("left_at_a", [None, ("source", "open", 0)])

@@ -212,7 +212,8 @@ class _Collector:
             states = GaugeMetricFamily(
                 "eventsource_migrations", "Migrations in each state.", labels=["state"]
             )
-            for state in MigrationState:
+            unknown = set(totals.states) - set(map(str, MigrationState))
+            for state in [*MigrationState, *sorted(unknown)]:
                 states.add_metric([str(state)], totals.states.get(str(state), 0))
             yield states
             cutovers = CounterMetricFamily(

@@ -61,6 +61,8 @@ def after(error: BaseException | None, about: Migration | None = None) -> list[S
 
 def of(migration: Migration, way: WayBack | None = None) -> list[Step]:
     """What a migration in its state can go on with; ``way`` is its way back, where it has one."""
+    if migration.is_newer:
+        return [Step("look", f"{COMMAND} status {migration.id}")]
     match migration.state:
         case MigrationState.MIGRATED:
             back = (

@@ -153,9 +153,11 @@ class _UnderWay:
 async def _under_way(at: Workspace, limit: int) -> _UnderWay:
     """Those that something is done for come first: of parked ones there may be hundreds."""
     counts = await at.coordinator.count_migrations(active=True)
-    moving = await at.coordinator.list_migrations(states=_MOVING, limit=limit)
+    unknown = {each.state for each in counts} - set(MigrationState)
+    states = [*_MOVING, *sorted(unknown)]
+    moving = await at.coordinator.list_migrations(states=states, limit=limit)
     found = list(moving.migrations)
-    if (room := limit - len(found)) and any(each.state not in _MOVING for each in counts):
+    if (room := limit - len(found)) and any(each.state not in states for each in counts):
         paused = await at.coordinator.list_migrations(states=[MigrationState.PAUSED], limit=room)
         found += paused.migrations
     return _UnderWay(sorted(found, key=lambda each: (each.created_at, each.id)), counts)

@@ -19,6 +19,7 @@ from eventsource.cli.output import (
 )
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.driver.lease import process_name
+from eventsource.migration.protocol import SPOKEN
 from eventsource.migration.rehearsals import Rehearsal
 from eventsource.migration.repositories.router_reports import RouterReport
 from eventsource.migration.repositories.ways_back import WayBack
@@ -67,6 +68,16 @@ def share(migration: Migration) -> str:
     return f"{amount(copied)} of {amount(total)} events, {migration.progress_percentage:.1f} %"
 
 
+def newer(found: Migration | WayBack) -> str | None:
+    """What is carried on by a newer version alone, and what to do; None of all else."""
+    if not found.is_newer:
+        return None
+    return (
+        f"version {found.protocol}, and this process speaks {SPOKEN}: it is left alone; upgrade"
+        " this process to change it"
+    )
+
+
 def driver(migration: Migration) -> str | None:
     """Who drives it, or that nobody does; None when there is nothing to drive."""
     if migration.state.is_final and migration.abort_requested is None:
@@ -75,6 +86,8 @@ def driver(migration: Migration) -> str | None:
         return migration.driver_name
     if migration.state is _S.PAUSED:
         return "none, it is paused"
+    if migration.is_newer:
+        return "nobody drives it: start `eventsource-migrate work` of the newer version"
     return "nobody drives it: start `eventsource-migrate work`, or `resume` it"
 
 
@@ -193,6 +206,7 @@ def details(
         ("tenant", migration.tenant_id),
         ("move", f"{migration.source_store_id!r} to {migration.target_store_id!r}"),
         ("state", migration.state),
+        ("protocol", newer(migration)),
         ("carried", share(migration)),
         ("pace", pace(migration)),
         ("limit", None if limit is None else f"{amount(limit)} events/s"),
@@ -281,7 +295,7 @@ def table(
         "tenant": [str(each.tenant_id) if is_wide else short(each.tenant_id) for each in found],
         **({"from": [each.source_store_id for each in found]} if is_wide else {}),
         "to": [each.target_store_id for each in found],
-        "state": [each.state for each in found],
+        "state": [_state(each) for each in found],
         "carried": [_carried(each, is_wide) for each in found],
         **({"lag": [_lag(lags.get(each.id)) for each in found]} if lags else {}),
         "started": [_started(each.created_at, is_wide) for each in found],
@@ -298,6 +312,10 @@ def table(
 def short(id_: object) -> str:
     """The first characters of an id, which every command takes for it."""
     return str(id_)[:SHORT]
+
+
+def _state(migration: Migration) -> str:
+    return f"{migration.state}{f', protocol {migration.protocol}' if migration.is_newer else ''}"
 
 
 def _carried(migration: Migration, is_wide: bool) -> str:

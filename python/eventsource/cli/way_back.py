@@ -148,6 +148,7 @@ def _details(way: WayBack) -> str:
         ("tenant", way.tenant_id),
         ("way back", f"{way.source_store_id!r} to {way.target_store_id!r}"),
         ("state", way.shown),
+        ("protocol", views.newer(way)),
         ("kept until", way.kept_until and local(way.kept_until)),
         ("carried", f"{amount(way.carried)} events"),
         ("lag", None if way.lag is None else f"{amount(way.lag)} events"),

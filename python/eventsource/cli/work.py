@@ -82,6 +82,8 @@ async def _print_changes(at: Workspace) -> None:
 
 def _state_line(migration: Migration) -> str:
     why = " ".join((migration.error_message or "").split())
+    if needs := views.newer(migration):
+        why = f"needs {needs}"
     return (
         f"{clock()}  {views.short(migration.id)}  tenant {migration.tenant_id}  {migration.state}"
         f"{f': {why}' if why else ''}"

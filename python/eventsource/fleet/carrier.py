@@ -21,6 +21,7 @@ from eventsource.migration.errors import (
     ConsistencyError,
     DeadlineReachedError,
     PreflightError,
+    ProtocolVersionError,
     RetryLaterError,
 )
 from eventsource.sqlstates import sqlstate_of
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from eventsource.tenant_ids import TenantId
 
 _log = logging.getLogger("eventsource.fleet")
+
+#: When a tenant is delivered again that a worker of a newer version has to carry.
+LEFT_TO_ANOTHER = timedelta(seconds=60)
 
 
 def _now() -> datetime:
@@ -96,6 +100,10 @@ class Carrier:
             return max(error.opens - self.now(), timedelta(seconds=1))
         except WaveStoppedError:
             return None  # it is put into the queue again when the wave is resumed
+        except ProtocolVersionError as error:
+            # Its outcome is for a worker of the newer version to record.
+            _log.warning("tenant %s is left to a newer version: %s", tenant_id, brief(error))
+            return LEFT_TO_ANOTHER
         except RetryLaterError as error:
             if await self._was_the_last_attempt(wave, item, error):
                 return None

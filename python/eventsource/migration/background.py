@@ -19,6 +19,7 @@ from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
 from eventsource.migration.driver.lease import Lease, LeasesSeen
+from eventsource.migration.driver.newer import LeftAlone
 from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import RoutingError, StoreMismatchError
 from eventsource.migration.event_table import AnyTable, of_store
@@ -84,6 +85,7 @@ class BackgroundDrivers:
         self._router = router
         self._driving: set[asyncio.Task[None]] = set()
         self._leases = LeasesSeen()
+        self._left_alone = LeftAlone()
         #: Sessions for what comes next: preflight, driver, way back.
         self.kept = KeptSessions()
         self._places = Places()
@@ -174,7 +176,7 @@ class BackgroundDrivers:
                 due = [
                     each
                     for each in await self._migrations.get_active()
-                    if each.state is not MigrationState.PAUSED and self.knows(each)
+                    if each.state is not MigrationState.PAUSED and self._may_drive(each)
                 ]
                 if once:
                     for migration in due:
@@ -243,7 +245,7 @@ class BackgroundDrivers:
         async def endpoints(migration: Migration) -> Endpoints:
             return await Endpoints.of(self._migrations, *self.stores_of(migration), self.kept)
 
-        return Follower(self._migrations, tables, endpoints, self.knows)
+        return Follower(self._migrations, tables, endpoints, self.knows, self._left_alone.leaves)
 
     async def refuse_gone_back(self, way: WayBack) -> None:
         """Before it is ended or returned by; raises StoreGoneBackError where home has gone back."""
@@ -290,7 +292,7 @@ class BackgroundDrivers:
         names = {task.get_name() for task in self._driving}
         if (
             self._leases.is_over(migration)
-            and self.knows(migration)
+            and self._may_drive(migration)
             and _driver_name(migration.id) not in names
         ):
             self._begin(migration)
@@ -382,6 +384,9 @@ class BackgroundDrivers:
     def store_of(self, store_id: str) -> PostgreSQLEventStore:
         """The store of an id; RoutingError where this process does not know it."""
         return self.store(store_id, self._router.store(store_id))
+
+    def _may_drive(self, migration: Migration) -> bool:
+        return self.knows(migration) and not self._left_alone.leaves(migration)
 
     def knows(self, migration: Migration) -> bool:
         """Whether the router has both stores."""

@@ -214,8 +214,9 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
 
         Raises:
             InvalidStateTransitionError: nothing is under way that could pause.
+            ProtocolVersionError: a newer version carries it on, as of every call that changes one.
         """
-        migration = await self._migrations.get(migration_id)
+        migration = await self._migrations.get_to_change(migration_id)
         if migration.state is _S.PAUSED and not migration.parked:
             return migration
         if not await self._migrations.request_pause(migration_id, operator):
@@ -249,7 +250,7 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
             RoutingError: the tenant's route is no longer that of the source.
             StoreMismatchError: a store of it is another place in this process.
         """
-        migration = await self._migrations.get(migration_id)
+        migration = await self._migrations.get_to_change(migration_id)
         if not migration.may_resume:
             raise InvalidStateTransitionError(migration_id, migration.state, "resume")
         if migration.state is _S.FAILED and None in (
@@ -296,6 +297,7 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
             InvalidStateTransitionError: the migration is over.
         """
         MigrationConfig(max_events_per_second=max_events_per_second)
+        await self._migrations.get_to_change(migration_id)
         changed = await self._migrations.set_rate(migration_id, max_events_per_second, operator)
         migration = await self._migrations.get(migration_id)
         if not changed:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from eventsource.catalog.findings import Finding
 from eventsource.errors import EventSourceError
+from eventsource.migration.protocol import SPOKEN
 from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
@@ -274,6 +275,28 @@ class ConsistencyError(MigrationError):
     def __init__(self, message: str, report: VerificationReport | None = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+class ProtocolVersionError(MigrationError):
+    """A newer version of this package carries the migration on; this process leaves it alone.
+
+    Attributes:
+        migration_id: the migration.
+        needed: the version of the protocol that it needs.
+        spoken: the version that this process speaks.
+    """
+
+    code = "newer_protocol"
+
+    def __init__(self, migration_id: UUID, needed: int) -> None:
+        super().__init__(
+            f"migration {migration_id} needs version {needed} of the protocol, and this process"
+            f" speaks version {SPOKEN}: nothing was changed; upgrade this process, or ask from one"
+            " of the newer version"
+        )
+        self.migration_id = migration_id
+        self.needed = needed
+        self.spoken = SPOKEN
 
 
 class PositionMappingError(MigrationError):

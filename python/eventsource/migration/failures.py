@@ -21,6 +21,7 @@ from eventsource.migration.errors import (
     MigrationError,
     MissingRowError,
     PreflightError,
+    ProtocolVersionError,
     RoutersNotReadyError,
     StoreGoneBackError,
     StoreMismatchError,
@@ -108,6 +109,16 @@ def reason_of(error: BaseException) -> str:
 #: What a store is, and not what the data are: the migration waits with it, and goes on when the
 #: store is what it was, or somebody has decided.
 WAITING_FOR_SOMEBODY = (StoreGoneBackError, StoreMismatchError)
+
+
+def refuse_newer(migration: Migration) -> None:
+    """Before anything is asked of a migration or done with it.
+
+    Raises:
+        ProtocolVersionError: a newer version carries it on.
+    """
+    if migration.is_newer:
+        raise ProtocolVersionError(migration.id, migration.protocol)
 
 
 def recorded(migration: Migration) -> MigrationError | None:

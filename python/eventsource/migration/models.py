@@ -12,7 +12,8 @@ from uuid import UUID
 from eventsource.dataplane import StreamResult, Violation
 from eventsource.migration.configuration import MigrationConfig as MigrationConfig
 from eventsource.migration.configuration import VerificationLevel as VerificationLevel
-from eventsource.migration.states import MigrationState, TenantMigrationState
+from eventsource.migration.protocol import SPOKEN
+from eventsource.migration.states import MigrationState, TenantMigrationState, of_journal
 from eventsource.tenant_ids import TenantId, restored
 
 #: How a message begins that says what a driver waits for.
@@ -72,6 +73,7 @@ class Migration:
     ``cutover_pause_ms`` is how long the fence was held, ``longest_wait_ms`` the longest that an
     append had waited for it when it was let go. ``returns`` is the migration that is taken back
     by this one, which has no offset then: its events get the next positions of its target.
+    ``protocol`` is the version of the protocol that a process has to speak to carry it on.
     """
 
     id: UUID
@@ -117,6 +119,12 @@ class Migration:
     longest_wait_ms: float | None = None
     returns: UUID | None = None
     pause_at: datetime | None = None
+    protocol: int = SPOKEN
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer version carries it on, and this one leaves it alone."""
+        return self.protocol > SPOKEN
 
     @property
     def asked_for(self) -> CutoverRequest | None:
@@ -153,10 +161,10 @@ class Migration:
         """From a row of the ``select_columns`` statement."""
         values = dict(row)
         values["tenant_id"] = restored(values["tenant_id"])
-        values["state"] = MigrationState(values["state"])
+        values["state"] = of_journal(values["state"])
         values["config"] = MigrationConfig.from_json(values["config"])
         if values["paused_from"] is not None:
-            values["paused_from"] = MigrationState(values["paused_from"])
+            values["paused_from"] = of_journal(values["paused_from"])
         for side in ("source_identity", "target_identity"):
             if values[side] is not None:
                 values[side] = StoreIdentity(**json.loads(values[side]))

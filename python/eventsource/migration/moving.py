@@ -134,6 +134,7 @@ class Move:
         found = await self.migrations.get_by_tenant(wish.tenant_id)
         active = next((each for each in found if not each.state.is_final), None)
         if active is not None:
+            failures.refuse_newer(active)
             if (active.source_store_id, active.target_store_id) != (wish.source_id, wish.target_id):
                 raise MigrationAlreadyExistsError(wish.tenant_id, active.id)
             return False, active
@@ -174,6 +175,7 @@ class Move:
             await asyncio.sleep(background.POLL_SECONDS)
 
     def _refuse_what_is_over(self, migration: Migration) -> None:
+        failures.refuse_newer(migration)
         if migration.state is _S.FAILED:
             raise failures.of_failed(migration)
         if migration.state is _S.ROLLED_BACK:

@@ -85,6 +85,16 @@ ROUTE_STATES: dict[MigrationState, TenantMigrationState] = {
 }
 
 
+def of_journal(text: str) -> MigrationState:
+    """The state of this name. One that only a newer version knows can be shown, and no more."""
+    try:
+        return MigrationState(text)
+    except ValueError:
+        unknown = str.__new__(MigrationState, text)
+        unknown._name_, unknown._value_ = text.upper(), text
+        return unknown
+
+
 def may_follow(current: MigrationState, following: MigrationState) -> bool:
     """Whether ``following`` is a legal next state."""
-    return following in TRANSITIONS[current]
+    return following in TRANSITIONS.get(current, ())

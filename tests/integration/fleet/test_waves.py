@@ -67,6 +67,21 @@ async def test_what_is_delivered_twice_moves_once_and_has_one_outcome(world: Wor
     assert (await waves_in(world).get("night")).state is WaveState.DONE
 
 
+async def test_what_a_newer_version_carries_is_left_to_its_workers(world: World) -> None:
+    [tenant] = await seeded(world, 1)
+    wave = await running_wave(world, [tenant])
+    await world.dual_write(tenant)
+    await world.coordinator.close()
+    await world.control.execute("update tenant_migrations set protocol = protocol + 1")
+    assert await carrier_of(world, await world.process()).deliver(wave.id, tenant) is not None
+    [item] = (await items_of(world, wave)).values()
+    assert (item.outcome, item.error_code) == (None, None)
+    await world.control.execute("update tenant_migrations set protocol = 1")
+    assert await carrier_of(world).deliver(wave.id, tenant) is None
+    [item] = (await items_of(world, wave)).values()
+    assert item.outcome is Outcome.MOVED
+
+
 async def test_a_refusal_is_held_by_name_and_stops_nothing(world: World) -> None:
     tenants = await seeded(world, 5)
     refused = tenants[:3]

@@ -55,12 +55,14 @@ class Follower:
         tables: source and target of a migration over the stores' own pools.
         endpoints: where its databases are, for connections of its own.
         knows: whether this process has both stores.
+        leaves: whether a way back is for a newer version.
     """
 
     migrations: PostgreSQLMigrationRepository
     tables: Callable[[Migration], Awaitable[tuple[AnyTable, AnyTable]]]
     endpoints: Callable[[Migration], Awaitable[Endpoints]]
     knows: Callable[[Migration], bool]
+    leaves: Callable[[WayBack], bool]
     ways: WaysBack = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class Follower:
         carried = 0
         for way in await self.ways.due():
             move = await self.migrations.get(way.migration_id)
-            if not self.knows(move):
+            if not self.knows(move) or self.leaves(way):
                 continue
             carried += await self._one(way, move)
         return carried

@@ -74,7 +74,7 @@ class Lease:
         migrations: PostgreSQLMigrationRepository,
         limits: Mapping[str, int] | None = None,
     ) -> bool:
-        """Become the driver, or stay it; False when another one is.
+        """Become the driver, or stay it; False when another one is, or only a newer version may.
 
         Raises:
             NoPlaceError: one of the stores has as many migrations as it has room for.

@@ -82,7 +82,7 @@ class Cleanups:
             MigrationError: it is too early, the tenant lives there, or nothing says that there is a
                 backup.
         """
-        migration = await self._migrations.get(migration_id)
+        migration = await self._migrations.get_to_change(migration_id)
         if migration.state is not MigrationState.MIGRATED:
             raise InvalidStateTransitionError(migration_id, migration.state, "be cleaned up")
         home_id = await self._home_of(migration)

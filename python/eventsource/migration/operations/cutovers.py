@@ -60,7 +60,7 @@ class Cutovers:
             InvalidStateTransitionError: paused or over.
             ValueError: ``max_pause_seconds`` is out of its range.
         """
-        migration = await self._migrations.get(migration_id)
+        migration = await self._migrations.get_to_change(migration_id)
         _refuse_budget(migration, max_pause_seconds)
         await self._drivers.refuse_other_places(migration)
         # Who asks for it has no time set for it: that of an earlier move would pause it instead.
@@ -70,7 +70,7 @@ class Cutovers:
             migration_id, uuid4(), force or compared, operator, comparison,
             max_pause_seconds=max_pause_seconds,
         ):  # fmt: skip
-            current = await self._migrations.get(migration_id)
+            current = await self._migrations.get_to_change(migration_id)
             if current.state is _S.MIGRATED:
                 return current
             if current.state not in _UNDER_WAY:
@@ -113,7 +113,7 @@ class Cutovers:
             InvalidStateTransitionError: paused or over, or a cutover is asked for.
             ValueError: ``max_pause_seconds`` is out of its range.
         """
-        migration = await self._migrations.get(migration_id)
+        migration = await self._migrations.get_to_change(migration_id)
         _refuse_budget(migration, max_pause_seconds)
         await self._drivers.refuse_other_places(migration)
         options = {"force": force, "max_pause_seconds": max_pause_seconds}
@@ -121,7 +121,7 @@ class Cutovers:
         while not await self._migrations.request_rehearsal(
             migration_id, request, options, operator
         ):
-            current = await self._migrations.get(migration_id)
+            current = await self._migrations.get_to_change(migration_id)
             if current.state not in _UNDER_WAY or current.cutover_request is not None:
                 raise InvalidStateTransitionError(migration_id, current.state, "rehearse a cutover")
             if current.rehearsal_request is not None:
@@ -179,7 +179,7 @@ class Cutovers:
         Raises:
             MigrationError: no router of that name has reported.
         """
-        migration = await self._migrations.get(migration_id)
+        migration = await self._migrations.get_to_change(migration_id)
         await RouterReports(self._migrations.pool).leave_out(migration.id, router, operator)
         await self._migrations.audit(
             migration.id, "router:left_out", {"router": router}, operator=operator

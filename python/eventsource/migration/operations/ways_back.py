@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from eventsource.migration.errors import InvalidStateTransitionError, MigrationError, PreflightError
+from eventsource.migration.errors import (
+    InvalidStateTransitionError,
+    MigrationError,
+    PreflightError,
+    ProtocolVersionError,
+)
 from eventsource.migration.models import MigrationConfig
 from eventsource.migration.operations import prospects
 from eventsource.migration.operations.cutovers import Cutovers
@@ -46,7 +51,9 @@ class Returns(Cutovers):
         await self._migrations.get(migration_id)
         ways = WaysBack(self._migrations.pool)
         way = await ways.of_migration(migration_id)
-        if way is not None and way.state == "returning" and way.return_state == "rolled_back":
+        if way is None or way.is_newer:
+            return way
+        if way.state == "returning" and way.return_state == "rolled_back":
             # Its return was aborted, and who did that died before this was written.
             await ways.give_up(way.id)
             way = await ways.of_migration(migration_id)
@@ -74,6 +81,7 @@ class Returns(Cutovers):
             InvalidStateTransitionError: the migration is over.
         """
         seconds = MigrationConfig(keep_way_back=time).keep_way_back  # type: ignore[arg-type]
+        await self._migrations.get_to_change(migration_id)
         changed = await self._migrations.set_keep_way_back(
             migration_id, seconds, operator, required=required and seconds > 0
         )
@@ -118,6 +126,7 @@ class Returns(Cutovers):
                 " that had none; move the tenant back with a migration of its own, after `cleanup"
                 f" {migration_id}`"
             )
+        refuse_newer(way)
         if way.state == "standby":
             await self._ask(way, keep_way_back, operator, require_way_back)
         elif way.state != "returning":
@@ -183,6 +192,7 @@ class Returns(Cutovers):
         way = await self.way_back(migration_id)
         if way is None:
             raise MigrationError(f"migration {migration_id} has no way back")
+        refuse_newer(way)
         ways = WaysBack(self._migrations.pool)
         if way.state in ("closed", "refused"):
             return way
@@ -197,6 +207,16 @@ class Returns(Cutovers):
         found = await ways.get(way.id)
         assert found is not None
         return found
+
+
+def refuse_newer(way: WayBack) -> None:
+    """Before anything is done with it.
+
+    Raises:
+        ProtocolVersionError: a newer version carries it on.
+    """
+    if way.is_newer:
+        raise ProtocolVersionError(way.migration_id, way.protocol)
 
 
 def why_not(way: WayBack) -> str:

@@ -12,6 +12,7 @@ import asyncpg
 
 from eventsource.connections import redact
 from eventsource.hosts import hosts_of
+from eventsource.migration import failures
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.errors import (
     MigrationAlreadyExistsError,
@@ -71,6 +72,7 @@ async def generation_of(
     Raises:
         PreflightError: the control database cannot be used.
         MigrationAlreadyExistsError: the tenant has an active migration.
+        ProtocolVersionError: it has one that a newer version carries on.
         RoutingError: the tenant lives in another store.
     """
     return await _when_connections_are_free(
@@ -122,6 +124,7 @@ async def _generation_of(
         if not findings.problems:
             for migration in await migrations.get_by_tenant(tenant_id):
                 if not migration.state.is_final:
+                    failures.refuse_newer(migration)
                     raise MigrationAlreadyExistsError(tenant_id, migration.id)
             routing = await routes.get_routing(tenant_id)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.migration.errors import ProtocolVersionError
 from eventsource.migration.recovery import kept_ways
 from eventsource.migration.recovery import survey as surveys
 from eventsource.migration.recovery.decisions import (
@@ -50,11 +51,15 @@ class Judgement:
 def judge(survey: Survey) -> Judgement:
     """What a repair changes, tenant by tenant; nothing where everybody agrees."""
     judgement = Judgement([], [])
+    newer = {each.tenant_id: each for each in survey.journal.values() if each.is_newer}
     spoken_of = sorted(
         {fence.tenant_id for _, fence in survey.fences} | set(survey.routes), key=str
     )
     for tenant_id in spoken_of:
-        _judge_tenant(survey, tenant_id, judgement)
+        if tenant_id in newer:
+            judgement.notes.append(_of_newer(newer[tenant_id]))
+        else:
+            _judge_tenant(survey, tenant_id, judgement)
     judgement.notes.extend(_strangers(survey))
     return judgement
 
@@ -85,6 +90,13 @@ def _judge_tenant(survey: Survey, tenant_id: TenantId, judgement: Judgement) -> 
         steps.append(home)
     generation = home[0].generation if home is not None and isinstance(home[0], Home) else None
     steps.extend(kept_ways.of_tenant(survey, tenant_id, decided, undecided, generation))
+
+
+def _of_newer(migration: Migration) -> str:
+    return (
+        f"nothing of tenant {migration.tenant_id} was changed:"
+        f" {ProtocolVersionError(migration.id, migration.protocol)}"
+    )
 
 
 def _undecided(survey: Survey, tenant_id: TenantId, decided: Decided | None) -> list[UUID]:

@@ -186,7 +186,7 @@ class UndoingAndRepairing:
                 target, the source has gone back. Nothing was changed.
             MigrationError: without a target: it is there, or a driver is at work.
         """
-        migration = await self._migrations.get(migration_id)
+        migration = await self._migrations.get_to_change(migration_id)
         if without_target:
             return await self._recovery.abort_without_target(migration, reason, operator)
         await self._drivers.refuse_other_places(migration)
@@ -238,5 +238,5 @@ class UndoingAndRepairing:
             RoutingError: it has no such store.
             StoreMismatchError: nothing of this migration is there; nothing was changed.
         """
-        migration = await self._migrations.get(migration_id)
+        migration = await self._migrations.get_to_change(migration_id)
         return await self._recovery.rebind(migration, store_id, operator)

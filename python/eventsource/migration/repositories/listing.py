@@ -10,7 +10,7 @@ from uuid import UUID
 
 from eventsource.migration.errors import MigrationNotFoundError
 from eventsource.migration.models import Migration
-from eventsource.migration.states import MigrationState
+from eventsource.migration.states import MigrationState, of_journal
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
 from eventsource.tenant_ids import TenantId, stored
@@ -121,8 +121,7 @@ async def counts(pool: Executor, wanted: Wanted) -> list[MigrationCount]:
     where, arguments = _where(wanted, None)
     rows = await Retried(pool).fetch(f"{_SQL['count']} {where} {_SQL['by_pair']}", *arguments)
     return [
-        MigrationCount(MigrationState(row["state"]), *(row[name] for name in _COUNTED))
-        for row in rows
+        MigrationCount(of_journal(row["state"]), *(row[name] for name in _COUNTED)) for row in rows
     ]
 
 

@@ -21,6 +21,7 @@ from eventsource.migration.errors import (
     RoutingError,
 )
 from eventsource.migration.models import Migration, MigrationConfig, StoreIdentity
+from eventsource.migration.protocol import SPOKEN
 from eventsource.migration.repositories import waves
 from eventsource.migration.repositories.outcomes import explain_refusal, report
 from eventsource.migration.repositories.requests import Requests
@@ -80,7 +81,7 @@ class PostgreSQLMigrationRepository(Requests):
                     _SQL["insert"], migration_id, stored(tenant_id), source_store_id,
                     target_store_id, config.to_json(), generation, details, operator,
                     source_identity.to_json() if source_identity else None,
-                    target_identity.to_json() if target_identity else None, pause_at,
+                    target_identity.to_json() if target_identity else None, pause_at, SPOKEN,
                 )  # fmt: skip
                 await self._take_route(
                     connection, tenant_id, source_store_id, target_store_id, generation,
@@ -111,6 +112,12 @@ class PostgreSQLMigrationRepository(Requests):
         if row is None:
             raise MigrationNotFoundError(migration_id)
         return Migration.from_row(row)
+
+    async def get_to_change(self, migration_id: UUID) -> Migration:
+        """The same, for who wants something of it; ProtocolVersionError of a newer version's."""
+        migration = await self.get(migration_id)
+        failures.refuse_newer(migration)
+        return migration
 
     async def get_active(self) -> list[Migration]:
         """Every migration that is not in a final state, oldest first."""
@@ -165,6 +172,7 @@ class PostgreSQLMigrationRepository(Requests):
         Raises:
             InvalidStateTransitionError: not a legal transition, or the state has changed.
             MigrationAlreadyExistsError, RoutingError: a failed one cannot become active again.
+            ProtocolVersionError: a newer version carries it on.
             LeaseLostError: ``owner`` no longer drives the migration.
         """
         if not may_follow(migration.state, following):
@@ -176,7 +184,7 @@ class PostgreSQLMigrationRepository(Requests):
                     await waves.stop_for(connection, migration.id, str(message))
                 moved = await connection.fetchrow(
                     _SQL["transition"], migration.id, migration.state.value, following.value, owner,
-                    json.dumps(dict(details or {})), code, message, operator, request,
+                    json.dumps(dict(details or {})), code, message, operator, request, SPOKEN,
                 )  # fmt: skip
                 if moved is not None:
                     await self._follow_with_route(connection, migration, following)
@@ -238,13 +246,13 @@ class PostgreSQLMigrationRepository(Requests):
         seconds: float,
         stale: datetime | None = None,
     ) -> bool:
-        """Become the driver if there is no live one.
+        """Become the driver if there is no live one, and this version may.
 
         Args:
             stale: an expiry that was not renewed in time, whatever the server's clock says of it.
         """
         row = await self._sql.fetchrow(
-            _SQL["acquire_lease"], migration_id, owner, name, seconds, stale
+            _SQL["acquire_lease"], migration_id, owner, name, seconds, stale, SPOKEN
         )
         return row is not None
 

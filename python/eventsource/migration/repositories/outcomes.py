@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
-from eventsource.migration import changes
+from eventsource.migration import changes, failures
 from eventsource.migration.errors import InvalidStateTransitionError, LeaseLostError
 from eventsource.migration.states import MigrationState
 
@@ -20,6 +20,7 @@ _log = logging.getLogger("eventsource.migration")
 
 def explain_refusal(current: Migration, following: MigrationState, owner: UUID | None) -> NoReturn:
     """Raise why a compare-and-set has changed nothing."""
+    failures.refuse_newer(current)
     if owner is not None and current.driver_owner != owner:
         raise LeaseLostError(f"another driver carries migration {current.id} on")
     raise InvalidStateTransitionError(current.id, current.state, f"become {following}")

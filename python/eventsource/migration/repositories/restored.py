@@ -11,6 +11,7 @@ import asyncpg
 from eventsource.connections import transaction
 from eventsource.migration.errors import MigrationAlreadyExistsError
 from eventsource.migration.models import MigrationConfig, StoreIdentity
+from eventsource.migration.protocol import SPOKEN
 from eventsource.migration.states import MigrationState
 from eventsource.named_sql import statements
 from eventsource.tenant_ids import TenantId, stored
@@ -61,7 +62,7 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 row.fence_position,
                 row.source_identity.to_json() if row.source_identity else None,
                 row.target_identity.to_json() if row.target_identity else None, operator,
-                row.returns,
+                row.returns, SPOKEN,
             )  # fmt: skip
             if row.state is not MigrationState.FAILED:
                 await connection.execute(
@@ -85,7 +86,7 @@ async def write_way_back(
     """Write the row of a way back, over an older one; it is kept as long as its move says."""
     await control.execute(
         _WAYS["restore"], way_id, move, stored(tenant_id), generation, state, reason,
-        MigrationConfig().keep_way_back, operator,
+        MigrationConfig().keep_way_back, operator, SPOKEN,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from eventsource.connections import transaction
 from eventsource.migration.errors import MigrationError
+from eventsource.migration.protocol import SPOKEN
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
 from eventsource.tenant_ids import TenantId, restored, stored
@@ -53,6 +54,7 @@ class WayBack:
         carried: events that were carried to the store that the tenant left.
         lag: events that were not, when it was last followed.
         followed_at: when that was.
+        protocol: the version of the protocol that a process has to speak to carry it on.
         moved_state, return_state: states of the migration, and of the return if one was asked for.
     """
 
@@ -63,6 +65,7 @@ class WayBack:
     reason: str | None
     generation: int
     keep_seconds: float
+    protocol: int
     carried: int
     lag: int | None
     followed_at: datetime | None
@@ -76,6 +79,11 @@ class WayBack:
     is_over: bool
     is_followed: bool
     unfollowed_seconds: float | None
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer version carries it on, and this one leaves it alone."""
+        return self.protocol > SPOKEN
 
     @property
     def is_open(self) -> bool:
@@ -163,6 +171,7 @@ class WaysBack:
             generation,
             keep_seconds,
             owner,
+            SPOKEN,
         )
 
     async def change(
@@ -178,13 +187,15 @@ class WaysBack:
         self, way_id: UUID, reason: str, *, now: bool, operator: str | None = None
     ) -> bool:
         """Begin to close it, also before its time; False when a return is asked for."""
-        return bool(await self._sql.fetch(_SQL["end"], way_id, reason, now, operator))
+        return bool(await self._sql.fetch(_SQL["end"], way_id, reason, now, operator, SPOKEN))
 
     async def follow(
         self, way_id: UUID, owner: UUID, seconds: float, states: Sequence[str] = ("standby",)
     ) -> bool:
         """Become the one that follows it for so long."""
-        return bool(await self._sql.fetch(_SQL["follow"], way_id, owner, seconds, list(states)))
+        return bool(
+            await self._sql.fetch(_SQL["follow"], way_id, owner, seconds, list(states), SPOKEN)
+        )
 
     async def followed(
         self, way_id: UUID, owner: UUID, carried: int, lag: int, reason: str | None = None
@@ -202,7 +213,7 @@ class WaysBack:
         """Make a migration of it, which takes the route; False when it is not open any more."""
         async with transaction(self.pool) as connection:
             if not await connection.fetch(
-                _SQL["ask_return"], way.id, json.dumps(dict(config)), operator
+                _SQL["ask_return"], way.id, json.dumps(dict(config)), operator, SPOKEN
             ):
                 return False
             if not await connection.fetch(

@@ -25,14 +25,16 @@ async def finish(
 ) -> None:
     """Open the target of a decided move.
 
-    A process whose roles may not do it, or that does not know the stores, waits for a driver
-    instead.
+    A process whose roles may not do it, that does not know the stores, or whose version is older
+    than the migration's, waits for a driver instead.
     """
     row = await routes.get_routing(tenant_id)
     if row is None or row.migration_id is None:
         return
     migrations = PostgreSQLMigrationRepository(routes.pool)
     migration = await migrations.get(row.migration_id)
+    if migration.is_newer:
+        return
     source = stores.get(migration.source_store_id)
     target = stores.get(migration.target_store_id)
     if isinstance(source, PostgreSQLEventStore) and isinstance(target, PostgreSQLEventStore):

@@ -17,6 +17,7 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.errors import EventSourceError
+from eventsource.migration import failures
 from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
 from eventsource.migration.models import LAST_POSITION, Migration
 from eventsource.migration.states import MigrationState
@@ -89,9 +90,11 @@ class SubscriptionMigrator:
         Raises:
             InvalidStateTransitionError: the tenant has not moved (yet).
             MigrationNotFoundError, PositionMappingError: as `plan_migration`.
+            ProtocolVersionError: a newer version carries the migration on.
         """
         names = _distinct(subscription_names)
         migration = await self._migration_of(migration_id, tenant_id)
+        failures.refuse_newer(migration)
         if migration.state is not MigrationState.MIGRATED:
             # Until the decision the tenant may stay, and a checkpoint made too early would wait
             # for it at the target without end.

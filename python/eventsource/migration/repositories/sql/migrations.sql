@@ -1,8 +1,8 @@
 -- name: insert
 with created as (
     insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state, config,
-                                   generation, source_identity, target_identity, pause_at)
-    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6, $9::text::jsonb, $10::text::jsonb, $11)
+                                   generation, source_identity, target_identity, pause_at, protocol)
+    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6, $9::text::jsonb, $10::text::jsonb, $11, $12)
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
@@ -27,7 +27,7 @@ select id, tenant_id, source_store_id, target_store_id, state,
        copy_rate, copied_at,
        source_identity::text as source_identity, target_identity::text as target_identity,
        cutover_budget, rehearsal_request, rehearsal_options::text as rehearsal_options,
-       rehearsal_outcome::text as rehearsal_outcome, longest_wait_ms, returns
+       rehearsal_outcome::text as rehearsal_outcome, longest_wait_ms, returns, protocol
 from tenant_migrations
 cross join lateral (
     select coalesce(pause_at <= clock_timestamp() and state in ('pending', 'bulk_copy', 'dual_write'),
@@ -65,6 +65,8 @@ with moved as (
         error_code = $6, error_message = $7
     where id = $1 and state = $2::text and ($4::uuid is null or driver_owner = $4)
       and ($9::uuid is null or cutover_request = $9)
+      -- A newer version may have taken it over since it was read.
+      and protocol <= $10
       -- Another move may have given it more time since its driver has read that it is late.
       and ($3::text <> 'paused' or $4 is null or pause_requested or pause_at <= now())
       and ($2::text <> 'failed' or $3::text = 'rolled_back'
@@ -83,7 +85,7 @@ values ($1, $2, $3::text::jsonb, $4)
 -- name: acquire_lease
 update tenant_migrations
 set driver_owner = $2, driver_name = $3, driver_expires_at = now() + make_interval(secs => $4)
-where id = $1 and state not in ('migrated', 'rolled_back')
+where id = $1 and state not in ('migrated', 'rolled_back') and protocol <= $6
   and (driver_owner is null or driver_owner = $2 or driver_expires_at is null
        or driver_expires_at < now() or driver_expires_at = $5)
 returning id
@@ -301,9 +303,10 @@ select pg_notify('eventsource_migrations', id::text) from answered
 with restored as (
     insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,
             paused_from, config, generation, position_offset, fence_position, source_identity,
-            target_identity, returns, completed_at)
+            target_identity, returns, protocol, completed_at)
     values ($1, $2, $3, $4, $5::text, $6, $7::text::jsonb, $8, $9, $10, $11::text::jsonb,
-            $12::text::jsonb, $14::uuid, case when $5::text in ('migrated', 'failed') then now() end)
+            $12::text::jsonb, $14::uuid, $15,
+            case when $5::text in ('migrated', 'failed') then now() end)
     on conflict (id) do update
         set state = excluded.state, paused_from = excluded.paused_from, error_code = null,
             error_message = null, pause_requested = false, pause_at = null, abort_requested = null,
@@ -311,6 +314,7 @@ with restored as (
             position_offset = coalesce(excluded.position_offset, tenant_migrations.position_offset),
             fence_position = coalesce(excluded.fence_position, tenant_migrations.fence_position),
             returns = coalesce(excluded.returns, tenant_migrations.returns), updated_at = now()
+        where tenant_migrations.protocol <= excluded.protocol
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)

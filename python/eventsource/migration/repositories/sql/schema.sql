@@ -46,6 +46,7 @@ alter table tenant_migrations
     add column if not exists rehearsal_outcome  jsonb,
     add column if not exists longest_wait_ms    double precision,
     add column if not exists returns            uuid,
+    add column if not exists protocol           integer not null default 1,
     add column if not exists updated_at         timestamptz not null default now();
 
 -- Ids of tenants were UUIDs only.
@@ -168,6 +169,8 @@ create table if not exists tenant_ways_back (
     created_at         timestamptz not null default now(),
     updated_at         timestamptz not null default now()
 );
+alter table tenant_ways_back
+    add column if not exists protocol          integer not null default 1;
 create index if not exists idx_ways_back_migration on tenant_ways_back (migration_id);
 create index if not exists idx_ways_back_tenant on tenant_ways_back (tenant_id);
 -- Those that a process looks at again and again; most have ended.

@@ -1,6 +1,7 @@
 -- name: select_columns
 -- Of a way back the source is the store to which the tenant has moved.
 select w.id, w.migration_id, w.tenant_id, w.state, w.reason, w.generation, w.keep_seconds,
+       greatest(w.protocol, m.protocol, r.protocol) as protocol,
        w.carried, w.lag, w.followed_at, w.driver_owner, w.created_at,
        m.target_store_id as source_store_id, m.source_store_id as target_store_id,
        m.state as moved_state, r.state as return_state,
@@ -17,8 +18,8 @@ left join tenant_migrations r on r.id = w.id
 
 -- name: insert
 insert into tenant_ways_back (id, migration_id, tenant_id, state, generation, keep_seconds,
-                              driver_owner, driver_expires_at)
-values ($1, $2, $3, 'preparing', $4, $5, $6, now() + make_interval(secs => 60))
+                              driver_owner, driver_expires_at, protocol)
+values ($1, $2, $3, 'preparing', $4, $5, $6, now() + make_interval(secs => 60), $7)
 
 -- name: change
 with changed as (
@@ -39,7 +40,7 @@ with ended as (
     set state = 'closing', reason = $2, driver_owner = null, driver_expires_at = null,
         updated_at = now()
     from tenant_migrations m
-    where w.id = $1 and m.id = w.migration_id and w.state = 'standby'
+    where w.id = $1 and m.id = w.migration_id and w.state = 'standby' and w.protocol <= $5
       and ($3 or m.completed_at + make_interval(secs => w.keep_seconds) <= now())
     returning w.migration_id, w.id
 )
@@ -50,7 +51,7 @@ from ended returning id
 -- name: follow
 update tenant_ways_back
 set driver_owner = $2, driver_expires_at = now() + make_interval(secs => $3)
-where id = $1 and state = any ($4::text[])
+where id = $1 and state = any ($4::text[]) and protocol <= $5
   and (driver_owner is null or driver_expires_at is null or driver_expires_at < now())
 returning id
 
@@ -72,14 +73,16 @@ with taken as (
     set state = 'returning', driver_owner = null, driver_expires_at = null, updated_at = now()
     from tenant_migrations m
     where w.id = $1 and m.id = w.migration_id and w.state = 'standby' and m.state = 'migrated'
+      and greatest(w.protocol, m.protocol) <= $4
+      and not exists (select from tenant_migrations r where r.id = w.id and r.protocol > $4)
       and m.completed_at + make_interval(secs => w.keep_seconds) > now()
     returning w.id, w.tenant_id, w.migration_id, w.generation
 ), asked as (
     insert into tenant_migrations as j (id, tenant_id, source_store_id, target_store_id, state,
-            config, generation, source_identity, target_identity, returns, started_at)
+            config, generation, source_identity, target_identity, returns, protocol, started_at)
     select t.id, t.tenant_id, m.target_store_id, m.source_store_id, 'dual_write',
            m.config || '{"mirror_writes": false}' || $2::text::jsonb, t.generation,
-           m.target_identity, m.source_identity, m.id, now()
+           m.target_identity, m.source_identity, m.id, $4, now()
     from taken t join tenant_migrations m on m.id = t.migration_id
     on conflict (id) do update
         set state = 'dual_write', abort_requested = null, pause_requested = false,
@@ -100,15 +103,16 @@ where id = $1 and state = 'returning'
 -- What a repair has read in the fences: a row that was lost, or that is of an earlier time.
 with restored as (
     insert into tenant_ways_back as w (id, migration_id, tenant_id, generation, state, reason,
-                                       keep_seconds)
+                                       keep_seconds, protocol)
     select $1, m.id, $3, $4, $5::text, $6::text,
-           coalesce(nullif((m.config ->> 'keep_way_back')::double precision, 0), $7)
+           coalesce(nullif((m.config ->> 'keep_way_back')::double precision, 0), $7), $9
     from tenant_migrations m where m.id = $2
     on conflict (id) do update
         set state = excluded.state, reason = excluded.reason, driver_owner = null,
             driver_expires_at = null, updated_at = now(),
             generation = case when excluded.state = 'standby' then excluded.generation
                               else w.generation end
+        where w.protocol <= excluded.protocol
     returning migration_id, id
 )
 insert into migration_audit_log (migration_id, event_type, details, operator)

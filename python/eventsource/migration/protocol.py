@@ -1,0 +1,10 @@
+"""The version of the protocol that this version of the package speaks.
+
+It stands beside every migration and every way back in the control database. A process that meets a
+higher one leaves it alone: a newer version carries it on, by rules that are not known here.
+"""
+
+from __future__ import annotations
+
+#: Raised by a version whose migrations an earlier version must not carry on.
+SPOKEN = 1
