@@ -34,8 +34,8 @@ TABLES = (
 #: Where statements stand.
 FILES = {
     "eventsource.migration.repositories.sql": (
-        "listing.sql", "lookups.sql", "migrations.sql", "positions.sql", "route_hooks.sql",
-        "router_reports.sql", "routing.sql", "waves.sql", "ways_back.sql",
+        "control_place.sql", "listing.sql", "lookups.sql", "migrations.sql", "positions.sql",
+        "route_hooks.sql", "router_reports.sql", "routing.sql", "waves.sql", "ways_back.sql",
     ),
     "eventsource.fleet.sql": ("view.sql", "waves.sql"),
 }  # fmt: skip

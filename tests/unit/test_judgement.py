@@ -13,6 +13,7 @@ from eventsource.migration.models import StoreIdentity, TenantRouting
 from eventsource.migration.recovery import judgement
 from eventsource.migration.recovery.judged import (
     CleanAgain,
+    ControlPlace,
     Home,
     Journal,
     KeptWay,
@@ -92,6 +93,7 @@ class Said:
             driver_alive: bool = False
             tenant_id: UUID = TENANT
             protocol: int = 1
+            control_identity: StoreIdentity | None = None
 
             @property
             def is_newer(self) -> bool:
@@ -111,11 +113,11 @@ class Said:
     def steps(self) -> list[Step]:
         return [step for step, _ in self.judged().steps]
 
-    def judged(self) -> judgement.Judgement:
+    def judged(self, control: StoreIdentity | None = None) -> judgement.Judgement:
         stores = {name: place(name) for name in ("a", "b", "c")}
         return judgement.judge(
             Survey(self.fences, self.progress, self.barriers, self.residents, stores,
-                   self.journal, self.routes, "a", self.ways)
+                   self.journal, self.routes, "a", self.ways, control)
         )  # fmt: skip
 
 
@@ -164,6 +166,18 @@ def test_a_tenant_that_a_newer_version_has_in_hand_is_left_alone(said: Said) -> 
     assert judged.steps == []
     assert len(judged.notes) == 1
     assert "needs version 2 of the protocol" in judged.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("here", "began", "due"), [("x", "x", False), ("x", "y", True), (None, "y", False)]
+)
+def test_another_place_of_the_control_database_is_recorded(
+    here: str | None, began: str, due: bool
+) -> None:
+    said = Said().row("paused")
+    said.journal[M1].control_identity = place(began)
+    steps = said.judged(place(here) if here else None).steps
+    assert [step for step, _ in steps] == ([ControlPlace()] if due else [])
 
 
 @pytest.mark.parametrize("left_at_a", [None, ("source", "open", 0)])

@@ -23,6 +23,7 @@ from eventsource.cli.questions import unreported
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration, MigrationCount, MigrationState
+from eventsource.migration.repositories import control_place
 from eventsource.migration.repositories.listing import LONGEST_PAGE, PAGE
 from eventsource.migration.repositories.ways_back import WayBack
 from eventsource.migration.routing.route_hook import LateRoute, late
@@ -73,6 +74,8 @@ def status(
             under_way = await _under_way(at, limit)
             await under_way.count_lags(at, every=lags)
             at.out.answer(under_way.documents(), under_way.shown(at))
+            if elsewhere := await control_place.warning(at.control):
+                at.out.warn(elsewhere)
             return ExitCode.DONE
         found = await chosen(at, migration, tenant)
         lag = await _lag(at, found)
@@ -80,6 +83,7 @@ def status(
         reports = await at.coordinator.routers(found.id)
         silent = await unreported(at, found)
         hook = await _late_route(at, found)
+        control = await control_place.warning_of(at.control, found)
         at.out.answer(
             {
                 **views.document(found, lag),
@@ -87,8 +91,9 @@ def status(
                 "routers": [record(each) for each in reports],
                 "unreported_sessions": silent,
                 "route_hook": hook,
+                "control": control,
             },
-            views.details(found, lag, way, reports, silent, hook),
+            views.details(found, lag, way, reports, silent, hook, control),
         )
         return ExitCode.DONE
 

@@ -9,6 +9,7 @@ from eventsource.cli import next_steps, prospects, views
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.output import described, grid, local
 from eventsource.migration.rehearsals import Rehearsal, foretold
+from eventsource.migration.repositories import control_place
 
 if TYPE_CHECKING:
     from eventsource.cli.workspace import Workspace
@@ -36,6 +37,8 @@ async def show(at: Workspace, migration: Migration) -> ExitCode:
         at.stores[migration.source_store_id], at.stores[migration.target_store_id], migration.config
     )
     steps = next_steps.of(migration)
+    if elsewhere := await control_place.warning_of(at.control, migration):
+        at.out.warn(elsewhere)
     at.out.answer(
         {
             "outcome": "under_way",

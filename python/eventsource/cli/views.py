@@ -186,6 +186,7 @@ def details(
     reports: Sequence[RouterReport] = (),
     silent: int | None = None,
     hook: LateRoute | None = None,
+    control: str | None = None,
 ) -> str:
     """Everything that an operator asks about one migration."""
     asked = [
@@ -207,6 +208,7 @@ def details(
         ("move", f"{migration.source_store_id!r} to {migration.target_store_id!r}"),
         ("state", migration.state),
         ("protocol", newer(migration)),
+        ("control", control),
         ("carried", share(migration)),
         ("pace", pace(migration)),
         ("limit", None if limit is None else f"{amount(limit)} events/s"),

@@ -16,9 +16,13 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import clock, described
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration
+from eventsource.migration.repositories import control_place
 
 #: How often `work` looks for changes to print (seconds).
 LOOK_SECONDS = 1.0
+
+#: How often it looks which place the control database is (seconds).
+CONTROL_SECONDS = 30.0
 
 
 def work(
@@ -42,7 +46,7 @@ def work(
             )
             if address is not None:
                 at.out.say(f"{clock()}  metrics at {address}")
-            await _first_to_end(at.coordinator.work(), _print_changes(at))
+            await _first_to_end(at.coordinator.work(), _print_changes(at), _warn(at))
         return ExitCode.DONE
 
     stopped = "stopped; another process may go on at once"
@@ -78,6 +82,17 @@ async def _print_changes(at: Workspace) -> None:
                 at.out.answer(described(migration), _state_line(migration))
         last = known
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _warn(at: Workspace) -> None:
+    """Once for each place that the control database turns out to be."""
+    said = None
+    while True:
+        elsewhere = await patiently(at, partial(control_place.warning, at.control))
+        if elsewhere is not None and elsewhere != said:
+            at.out.warn(elsewhere)
+        said = elsewhere
+        await asyncio.sleep(CONTROL_SECONDS)
 
 
 def _state_line(migration: Migration) -> str:

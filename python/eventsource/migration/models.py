@@ -62,7 +62,8 @@ class Migration:
     Positions are global positions; ``position_offset`` is target minus source, None until the
     block at the target is reserved; ``fence_position`` is the source's head at the decision.
     ``generation`` is that of the route at the start; the flip makes it one higher. The identities
-    are those of both stores at the start, None in a migration of an older version.
+    are those of both stores at the start, None in a migration of an older version, and so is that
+    of the control database.
     ``throttle_rate`` is what the copy is held to at the moment to spare the source (events per
     second) and ``throttle_reason`` why; both are None while the source copes with the copy.
     ``copy_rate`` is how fast the bulk copy is (events per second) and ``copied_at`` when it brought
@@ -120,6 +121,7 @@ class Migration:
     returns: UUID | None = None
     pause_at: datetime | None = None
     protocol: int = SPOKEN
+    control_identity: StoreIdentity | None = None
 
     @property
     def is_newer(self) -> bool:
@@ -165,7 +167,7 @@ class Migration:
         values["config"] = MigrationConfig.from_json(values["config"])
         if values["paused_from"] is not None:
             values["paused_from"] = of_journal(values["paused_from"])
-        for side in ("source_identity", "target_identity"):
+        for side in ("source_identity", "target_identity", "control_identity"):
             if values[side] is not None:
                 values[side] = StoreIdentity(**json.loads(values[side]))
         for document in ("cutover_outcome", "rehearsal_options", "rehearsal_outcome"):

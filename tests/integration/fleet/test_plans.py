@@ -41,6 +41,7 @@ _OTHERS = (
 #: Statements that compare everything on purpose, and how seldom.
 _ALL_ON_PURPOSE = {
     "route_hooks.pending": "once in five minutes, where a hook is declared",
+    "control_place.bind": "once, by a repair, after the control database has become another place",
 }
 
 #: What a plan without parameters does not say: how large a wave or a page is, or what is lately.

@@ -40,10 +40,12 @@ from eventsource.migration.failures import (
     may_pass,
 )
 from eventsource.migration.models import WAITING
+from eventsource.migration.repositories import control_place
 from eventsource.migration.states import MigrationState, may_follow
 from eventsource.migration.tables import identities
 
 if TYPE_CHECKING:
+    from eventsource.migration.models import Migration
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 _log = logging.getLogger("eventsource.migration.driver")
@@ -79,6 +81,7 @@ class Driver:
     doing: Doing = Doing.CARRYING_ON
     #: When the first of the attempts failed that have failed since the last success.
     waits_since: datetime | None = None
+    has_looked_at_control: bool = False
 
     @property
     def migration_id(self) -> UUID:
@@ -183,9 +186,9 @@ class Driver:
         connections = await self._open()
         ended_well = False
         try:
-            await identities.check(
-                await self.migrations.get(self.migration_id), connections.source, connections.target
-            )
+            migration = await self.migrations.get(self.migration_id)
+            await identities.check(migration, connections.source, connections.target)
+            await self._warn_of_control(migration)
             await self.lease.take_over(connections)
             heartbeat = await Heartbeat.start(
                 connections.heartbeat, self.migration_id, self.lease.owner
@@ -206,6 +209,15 @@ class Driver:
             raise
         finally:
             await connections.close(keep=ended_well)
+
+    async def _warn_of_control(self, migration: Migration) -> None:
+        """Once: it refuses nothing, and is for somebody to know."""
+        if self.has_looked_at_control:
+            return
+        elsewhere = await control_place.warning_of(self.migrations.pool, migration)
+        self.has_looked_at_control = True
+        if elsewhere is not None:
+            _log.warning("%s", elsewhere, extra={"migration_id": self.migration_id})
 
     async def _report(self, error: Exception) -> None:
         self.waits_since = self.waits_since or datetime.now(UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eventsource.catalog.presence import columns_of
 from eventsource.connections import Executor
 from eventsource.migration.preflight.findings import Findings
-from eventsource.migration.repositories import hidden_rows
+from eventsource.migration.repositories import control_place, hidden_rows
 from eventsource.migration.repositories.schema import of_another_library
 
 #: The control tables, and what schema.sql adds to those of the guide.
@@ -17,7 +17,7 @@ CONTROL_COLUMNS = {
         "driver_expires_at", "position_offset", "fence_position", "cutover_pause_ms", "updated_at",
         "source_identity", "target_identity", "cutover_budget", "rehearsal_request",
         "rehearsal_options", "rehearsal_outcome", "longest_wait_ms", "returns",
-        "protocol",
+        "protocol", "control_identity",
     ),
     "tenant_routing": ("generation", "migration_id"),
     "migration_position_mappings": ("source_position", "target_position", "event_id"),
@@ -56,6 +56,8 @@ async def check_control(connection: Executor, findings: Findings) -> None:
         )
         return
     findings.problems += await hidden_rows.problems(connection, CONTROL_COLUMNS)
+    if elsewhere := await control_place.warning(connection):
+        findings.warnings.append(elsewhere)
     for name, columns in CONTROL_COLUMNS.items():
         if lacking := [column for column in columns if column not in present[name]]:
             findings.problems.append(

@@ -104,4 +104,9 @@ class ReconcileWay:
     old: str
 
 
-Step = SendOn | Home | Journal | Reconcile | CleanAgain | KeptWay | ReconcileWay
+@dataclass(frozen=True, slots=True)
+class ControlPlace:
+    """The control database is another place than when its migrations began."""
+
+
+Step = SendOn | Home | Journal | Reconcile | CleanAgain | KeptWay | ReconcileWay | ControlPlace

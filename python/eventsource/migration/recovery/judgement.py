@@ -23,6 +23,7 @@ from eventsource.migration.recovery.decisions import (
 )
 from eventsource.migration.recovery.judged import (
     CleanAgain,
+    ControlPlace,
     Decided,
     Home,
     Journal,
@@ -60,6 +61,7 @@ def judge(survey: Survey) -> Judgement:
             judgement.notes.append(_of_newer(newer[tenant_id]))
         else:
             _judge_tenant(survey, tenant_id, judgement)
+    judgement.steps.extend(_control_place(survey))
     judgement.notes.extend(_strangers(survey))
     return judgement
 
@@ -90,6 +92,21 @@ def _judge_tenant(survey: Survey, tenant_id: TenantId, judgement: Judgement) -> 
         steps.append(home)
     generation = home[0].generation if home is not None and isinstance(home[0], Home) else None
     steps.extend(kept_ways.of_tenant(survey, tenant_id, decided, undecided, generation))
+
+
+def _control_place(survey: Survey) -> Iterator[tuple[Step, Change]]:
+    """Last: a repair that does not come to its end is still warned of."""
+    began = sorted(
+        each.id
+        for each in survey.journal.values()
+        if each.control_identity not in (None, survey.control) and not each.is_newer
+    )
+    if survey.control is not None and began:
+        yield ControlPlace(), Change(
+            ChangeKind.CONTROL, None, None,
+            f"the control database is {survey.control.describe()} now, and {len(began)} migrations"
+            " began when it was another place: this one is recorded",
+        )  # fmt: skip
 
 
 def _of_newer(migration: Migration) -> str:

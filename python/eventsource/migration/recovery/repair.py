@@ -14,6 +14,7 @@ from eventsource.migration.recovery import authority, judgement, keeping, strand
 from eventsource.migration.recovery import survey as surveys
 from eventsource.migration.recovery.judged import (
     CleanAgain,
+    ControlPlace,
     Home,
     Journal,
     KeptWay,
@@ -25,7 +26,7 @@ from eventsource.migration.recovery.judged import (
 from eventsource.migration.recovery.judgement import Judgement
 from eventsource.migration.recovery.reconciled_way import only_in_the_old_store
 from eventsource.migration.recovery.report import RepairReport, StrandedEvent
-from eventsource.migration.repositories import restored
+from eventsource.migration.repositories import control_place, restored
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.repositories.restored import RestoredMigration
 from eventsource.migration.states import MigrationState
@@ -129,6 +130,8 @@ class Repair:
                 await self._reconcile(step)
             case KeptWay():
                 await keeping.write(self.stores, self.migrations, step, self.operator)
+            case ControlPlace():
+                await control_place.bind(control, self.operator)
             case ReconcileWay():
                 self._stranded += await self.reconcile_way(step.way_id)
             case CleanAgain():

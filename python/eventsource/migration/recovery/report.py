@@ -23,6 +23,7 @@ class ChangeKind(StrEnum):
     WAY_BACK = "way back"
     RECONCILE = "reconcile"
     CLEAN_AGAIN = "clean again"
+    CONTROL = "control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,12 @@ class Change:
     """One thing that a repair changes.
 
     Attributes:
+        tenant_id: whose it is; None where it is about all.
         sentence: for the operator.
     """
 
     kind: ChangeKind
-    tenant_id: TenantId
+    tenant_id: TenantId | None
     migration_id: UUID | None
     sentence: str
 

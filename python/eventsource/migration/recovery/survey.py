@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.models import Migration, StoreIdentity, TenantRouting
+from eventsource.migration.repositories import control_place
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.steps import rescue
 from eventsource.migration.tables import fences, identities, progress, tenants, witnesses
@@ -35,6 +36,7 @@ class Survey:
         residents: the tenants that have rows in each store.
         identities: which place each store is.
         ways: the ways back of which the control database knows.
+        control: which place that is.
     """
 
     fences: Sequence[tuple[str, Fence]]
@@ -46,6 +48,7 @@ class Survey:
     routes: Mapping[TenantId, TenantRouting]
     default_store_id: str
     ways: Mapping[UUID, WayBack] = field(default_factory=dict)
+    control: StoreIdentity | None = None
 
     def of_tenant(self, tenant_id: TenantId) -> list[tuple[str, Fence]]:
         return [each for each in self.fences if each[1].tenant_id == tenant_id]
@@ -95,6 +98,7 @@ async def look(
         {each.tenant_id: each for each in await routes.get_all()},
         default_store_id,
         {each.id: each for each in await WaysBack(migrations.pool).get_all()},
+        await control_place.here(migrations.pool),
     )  # fmt: skip
     barriers = {}
     for (store_id, migration_id), at in copied.items():

@@ -22,7 +22,7 @@ from eventsource.migration.errors import (
 )
 from eventsource.migration.models import Migration, MigrationConfig, StoreIdentity
 from eventsource.migration.protocol import SPOKEN
-from eventsource.migration.repositories import waves
+from eventsource.migration.repositories import control_place, waves
 from eventsource.migration.repositories.outcomes import explain_refusal, report
 from eventsource.migration.repositories.requests import Requests
 from eventsource.migration.states import ROUTE_STATES, MigrationState, may_follow
@@ -75,13 +75,14 @@ class PostgreSQLMigrationRepository(Requests):
             RoutingError: the tenant's route does not name the source store.
         """
         details = json.dumps({"source": source_store_id, "target": target_store_id})
+        place = await control_place.as_json(self.pool)
         try:
             async with transaction(self.pool) as connection:
                 await connection.execute(
                     _SQL["insert"], migration_id, stored(tenant_id), source_store_id,
                     target_store_id, config.to_json(), generation, details, operator,
                     source_identity.to_json() if source_identity else None,
-                    target_identity.to_json() if target_identity else None, pause_at, SPOKEN,
+                    target_identity.to_json() if target_identity else None, pause_at, SPOKEN, place,
                 )  # fmt: skip
                 await self._take_route(
                     connection, tenant_id, source_store_id, target_store_id, generation,

@@ -12,6 +12,7 @@ from eventsource.connections import transaction
 from eventsource.migration.errors import MigrationAlreadyExistsError
 from eventsource.migration.models import MigrationConfig, StoreIdentity
 from eventsource.migration.protocol import SPOKEN
+from eventsource.migration.repositories import control_place
 from eventsource.migration.states import MigrationState
 from eventsource.named_sql import statements
 from eventsource.tenant_ids import TenantId, stored
@@ -52,6 +53,7 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
     Raises:
         MigrationAlreadyExistsError: the tenant has another active one in the journal.
     """
+    place = await control_place.as_json(control)
     try:
         async with transaction(control) as connection:
             await connection.execute(
@@ -62,7 +64,7 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 row.fence_position,
                 row.source_identity.to_json() if row.source_identity else None,
                 row.target_identity.to_json() if row.target_identity else None, operator,
-                row.returns, SPOKEN,
+                row.returns, SPOKEN, place,
             )  # fmt: skip
             if row.state is not MigrationState.FAILED:
                 await connection.execute(

@@ -15,6 +15,7 @@ from uuid import UUID
 from eventsource.connections import transaction
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.protocol import SPOKEN
+from eventsource.migration.repositories import control_place
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
 from eventsource.tenant_ids import TenantId, restored, stored
@@ -211,9 +212,10 @@ class WaysBack:
         self, way: WayBack, config: Mapping[str, Any], operator: str | None
     ) -> bool:
         """Make a migration of it, which takes the route; False when it is not open any more."""
+        place = await control_place.as_json(self.pool)
         async with transaction(self.pool) as connection:
             if not await connection.fetch(
-                _SQL["ask_return"], way.id, json.dumps(dict(config)), operator, SPOKEN
+                _SQL["ask_return"], way.id, json.dumps(dict(config)), operator, SPOKEN, place
             ):
                 return False
             if not await connection.fetch(

@@ -1,8 +1,10 @@
 -- name: insert
 with created as (
     insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state, config,
-                                   generation, source_identity, target_identity, pause_at, protocol)
-    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6, $9::text::jsonb, $10::text::jsonb, $11, $12)
+                                   generation, source_identity, target_identity, pause_at, protocol,
+                                   control_identity)
+    values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6, $9::text::jsonb, $10::text::jsonb, $11, $12,
+            $13::text::jsonb)
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
@@ -27,7 +29,8 @@ select id, tenant_id, source_store_id, target_store_id, state,
        copy_rate, copied_at,
        source_identity::text as source_identity, target_identity::text as target_identity,
        cutover_budget, rehearsal_request, rehearsal_options::text as rehearsal_options,
-       rehearsal_outcome::text as rehearsal_outcome, longest_wait_ms, returns, protocol
+       rehearsal_outcome::text as rehearsal_outcome, longest_wait_ms, returns, protocol,
+       control_identity::text as control_identity
 from tenant_migrations
 cross join lateral (
     select coalesce(pause_at <= clock_timestamp() and state in ('pending', 'bulk_copy', 'dual_write'),
@@ -303,9 +306,9 @@ select pg_notify('eventsource_migrations', id::text) from answered
 with restored as (
     insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,
             paused_from, config, generation, position_offset, fence_position, source_identity,
-            target_identity, returns, protocol, completed_at)
+            target_identity, returns, protocol, control_identity, completed_at)
     values ($1, $2, $3, $4, $5::text, $6, $7::text::jsonb, $8, $9, $10, $11::text::jsonb,
-            $12::text::jsonb, $14::uuid, $15,
+            $12::text::jsonb, $14::uuid, $15, $16::text::jsonb,
             case when $5::text in ('migrated', 'failed') then now() end)
     on conflict (id) do update
         set state = excluded.state, paused_from = excluded.paused_from, error_code = null,

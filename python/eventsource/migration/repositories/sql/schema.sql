@@ -47,6 +47,7 @@ alter table tenant_migrations
     add column if not exists longest_wait_ms    double precision,
     add column if not exists returns            uuid,
     add column if not exists protocol           integer not null default 1,
+    add column if not exists control_identity   jsonb,
     add column if not exists updated_at         timestamptz not null default now();
 
 -- Ids of tenants were UUIDs only.

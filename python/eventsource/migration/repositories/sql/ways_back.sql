@@ -79,10 +79,12 @@ with taken as (
     returning w.id, w.tenant_id, w.migration_id, w.generation
 ), asked as (
     insert into tenant_migrations as j (id, tenant_id, source_store_id, target_store_id, state,
-            config, generation, source_identity, target_identity, returns, protocol, started_at)
+            config, generation, source_identity, target_identity, returns, protocol,
+            control_identity, started_at)
     select t.id, t.tenant_id, m.target_store_id, m.source_store_id, 'dual_write',
            m.config || '{"mirror_writes": false}' || $2::text::jsonb, t.generation,
-           m.target_identity, m.source_identity, m.id, $4, now()
+           m.target_identity, m.source_identity, m.id, $4,
+           $5::text::jsonb, now()
     from taken t join tenant_migrations m on m.id = t.migration_id
     on conflict (id) do update
         set state = 'dual_write', abort_requested = null, pause_requested = false,
