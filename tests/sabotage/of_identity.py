@@ -5,6 +5,11 @@ from __future__ import annotations
 from tests.sabotage.variant import Edit, Variant
 
 _NEWER = "tests/integration/driver/test_newer_versions.py"
+_ELSEWHERE = "tests/integration/recovery/test_control_elsewhere.py"
+_AUTHORITY = "tests/integration/recovery/test_authority.py"
+_FOLLOWERS = "tests/integration/afterwards/test_followers.py"
+_STAGES = "python/eventsource/migration/driver/stages.py"
+_FOLLOWER = "python/eventsource/migration/driver/follower.py"
 _JOURNAL = "python/eventsource/migration/repositories/sql/migrations.sql"
 _WAYS = "python/eventsource/migration/repositories/sql/ways_back.sql"
 
@@ -57,5 +62,76 @@ VARIANTS = (
             Edit(_WAYS, " and protocol <= $5\n  and", " and $5::integer is not null\n  and"),
         ),
         (f"{_NEWER}::test_a_way_back_of_a_newer_version_is_neither_followed_nor_used_nor_ended",),
+    ),
+    Variant(
+        "copy-of-the-control-unseen",
+        "a copy of the control database counts as the same place",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/control_place.py",
+                "    if place is None or place == migration.control_identity:\n",
+                "    if place is None or place.system == migration.control_identity.system:\n",
+            ),
+        ),
+        (f"{_ELSEWHERE}::test_a_copy_is_warned_of_until_it_is_repaired",),
+    ),
+    Variant(
+        "source-is-not-reminded",
+        "a driver that meets an open target leaves the source that takes the tenant as it is",
+        (Edit(_STAGES, "if (said := await self._remind()) is not None:", "if (said := None):"),),
+        (
+            f"{_AUTHORITY}::test_a_driver_reminds_it_and_goes_on_to_the_end",
+            f"{_AUTHORITY}::test_an_abort_finds_the_decision_and_reminds_its_source",
+        ),
+    ),
+    Variant(
+        "recovery-gives-a-tenant-back",
+        "a recovery that finds no decision does not ask the target",
+        (
+            Edit(
+                _STAGES,
+                "            await fences.refuse_open(target, self.migration.tenant_id,"
+                " self.migration.id)\n",
+                "",
+            ),
+        ),
+        (f"{_AUTHORITY}::test_a_driver_reminds_it_and_goes_on_to_the_end[cutover_paused]",),
+    ),
+    Variant(
+        "way-back-into-a-store-that-takes-the-tenant",
+        "a way back is followed, used and ended although its store has forgotten the departure",
+        (
+            Edit(_FOLLOWER, "        await self._remind(old, way, move)\n", ""),
+            Edit(_FOLLOWER, "            await self._remind(connections.source, way, move)\n", ""),
+        ),
+        (
+            f"{_AUTHORITY}::"
+            "test_who_follows_a_way_back_carries_nothing_to_a_store_that_takes_the_tenant",
+            f"{_AUTHORITY}::test_a_way_back_is_not_used_or_ended_before_its_store_has_left_again",
+        ),
+    ),
+    Variant(
+        "sent-away-from-home",
+        "a tenant that has returned is sent away again by the move that it took back",
+        (
+            Edit(
+                "python/eventsource/migration/steps/authority.py",
+                '    if home is None or home.state != "open"',
+                '    if home is None or home.state == "never"',
+            ),
+        ),
+        (f"{_AUTHORITY}::test_who_has_come_home_is_not_sent_away_by_its_first_move",),
+    ),
+    Variant(
+        "long-catch-up-taken-away",
+        "a catch-up of a way back that takes longer than a minute is taken from a living process",
+        (
+            Edit(
+                _FOLLOWER,
+                "            rows = await self._held(way.id, owner, carrying)\n",
+                "            rows = await carrying\n",
+            ),
+        ),
+        (f"{_FOLLOWERS}::test_a_long_catch_up_is_not_taken_away_from_a_process_that_lives",),
     ),
 )

@@ -84,6 +84,7 @@ def status(
         silent = await unreported(at, found)
         hook = await _late_route(at, found)
         control = await control_place.warning_of(at.control, found)
+        disagreement = await at.coordinator.disagreement(found.id)
         at.out.answer(
             {
                 **views.document(found, lag),
@@ -92,8 +93,9 @@ def status(
                 "unreported_sessions": silent,
                 "route_hook": hook,
                 "control": control,
+                "stores": disagreement,
             },
-            views.details(found, lag, way, reports, silent, hook, control),
+            views.details(found, lag, way, reports, silent, hook, control, disagreement),
         )
         return ExitCode.DONE
 

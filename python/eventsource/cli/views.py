@@ -187,6 +187,7 @@ def details(
     silent: int | None = None,
     hook: LateRoute | None = None,
     control: str | None = None,
+    stores: str | None = None,
 ) -> str:
     """Everything that an operator asks about one migration."""
     asked = [
@@ -209,6 +210,7 @@ def details(
         ("state", migration.state),
         ("protocol", newer(migration)),
         ("control", control),
+        ("stores", stores),
         ("carried", share(migration)),
         ("pace", pace(migration)),
         ("limit", None if limit is None else f"{amount(limit)} events/s"),

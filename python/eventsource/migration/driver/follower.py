@@ -19,10 +19,12 @@ import asyncpg
 from eventsource.connections import brief, redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
-from eventsource.migration.failures import PASSING
+from eventsource.migration.errors import LeaseLostError, StoreGoneBackError
+from eventsource.migration.failures import PASSING, first_of
 from eventsource.migration.repositories.ways_back import WaysBack
-from eventsource.migration.steps import way_back
-from eventsource.migration.tables import identities, progress
+from eventsource.migration.states import MigrationState
+from eventsource.migration.steps import authority, way_back
+from eventsource.migration.tables import fences, identities, progress
 from eventsource.migration.tables.snapshots import not_shown_by
 
 if TYPE_CHECKING:
@@ -114,13 +116,38 @@ class Follower:
         connections = await DriverConnections.open(reversed_(await self.endpoints(move)), way.id)
         try:
             opposite = way_back.opposite(move, way.id, owner)
-            rows = await way_back.catch_up(connections, opposite, owner)
+            carrying = way_back.catch_up(connections, opposite, owner)
+            rows = await self._held(way.id, owner, carrying)
             at = await progress.read(connections.target, way.id) or at
             lag = await _count(connections.source, at)
         finally:
             await connections.close()
         await self.ways.followed(way.id, owner, rows, lag)
         return 1
+
+    async def _held(self, way_id: UUID, owner: UUID, carrying: Awaitable[int]) -> int:
+        """For as long as it takes: nobody else begins beside it meanwhile.
+
+        Raises:
+            LeaseLostError: another process follows it all the same.
+        """
+
+        async def hold() -> None:
+            while True:
+                await asyncio.sleep(HELD_SECONDS / 3)
+                # A control database that is away for a moment takes the claim from nobody.
+                with contextlib.suppress(*PASSING, asyncpg.PostgresError):
+                    if not await self.ways.hold(way_id, owner, HELD_SECONDS):
+                        raise LeaseLostError(f"another process follows way back {way_id}")
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                holding = group.create_task(hold())
+                carried = await carrying
+                holding.cancel()
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from None
+        return carried
 
     async def refuse_gone_back(self, way: WayBack) -> CopyProgress | None:
         """Its progress, None where there is none; before it is followed, ended or returned by.
@@ -132,7 +159,29 @@ class Follower:
         move = await self.migrations.get(way.migration_id)
         old, home = await self.tables(move)
         await identities.check(move, old, home)
+        await self._remind(old, way, move)
         return await way_back.refuse_gone_back(old, home, way)
+
+    async def _remind(self, old: AnyTable, way: WayBack, move: Migration) -> None:
+        """Before anything is carried to a store that would take the tenant's events itself.
+
+        Raises:
+            StoreGoneBackError: it had forgotten that the tenant has left, and says so again.
+        """
+        left = await fences.read(old, way.tenant_id)
+        if way.moved_state != MigrationState.MIGRATED or (
+            left is not None and left.generation >= way.generation
+        ):
+            return
+        connections = await DriverConnections.open(await self.endpoints(move), way.id)
+        try:
+            said = await authority.remind(
+                connections.source, connections.target, move, self.migrations
+            )
+        finally:
+            await connections.close()
+        if said is not None:
+            raise StoreGoneBackError(said)
 
     async def close(self, way: WayBack, move: Migration) -> None:
         """Remove what an ended way back has at the stores.
@@ -143,6 +192,7 @@ class Follower:
         connections = await DriverConnections.open(await self.endpoints(move), way.id)
         try:
             await identities.check(move, connections.source, connections.target)
+            await self._remind(connections.source, way, move)
             await way_back.refuse_gone_back(connections.source, connections.target, way)
             await way_back.dismantle(connections, way)
         finally:

@@ -8,10 +8,14 @@ from eventsource import failpoints
 from eventsource.migration import failures, telemetry
 from eventsource.migration.driver import cutting_over, requests
 from eventsource.migration.driver.stretch import Doing, Stretch
-from eventsource.migration.errors import InvalidStateTransitionError, RepairNeededError
+from eventsource.migration.errors import (
+    InvalidStateTransitionError,
+    RepairNeededError,
+    StoreGoneBackError,
+)
 from eventsource.migration.models import Migration
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import decision, way_back
+from eventsource.migration.steps import authority, decision, way_back
 from eventsource.migration.tables import brief_locks, fences, progress
 
 
@@ -39,9 +43,25 @@ class Stages(Stretch):
                     ):
                         return
                 await self._has_succeeded()
+        except StoreGoneBackError as error:
+            if (said := await self._remind()) is not None:
+                # The next attempt finds the decision, and goes on from there.
+                raise StoreGoneBackError(said) from error
+            raise
         finally:
             if self.passes is not None:
                 await self.passes.close()
+
+    async def _remind(self) -> str | None:
+        """A store that has forgotten a decision hears of it from the one that is open by it."""
+        source, target = self.connections.fence, self.connections.target
+        journal, migration = self.connections.migrations, self.migration
+        if (said := await authority.remind(source, target, migration, journal)) is not None:
+            return said
+        if migration.returns is None:
+            return None
+        move = await journal.get(migration.returns)
+        return await authority.remind(target, source, move, journal)
 
     async def _has_succeeded(self) -> None:
         """What an earlier attempt waited for is over: nobody should read of it any more."""
@@ -89,6 +109,9 @@ class Stages(Stretch):
             await self.connections.migrations.withdraw_abort(migration_id)
             await self.heartbeat.refresh(self.connections.migrations)
             return False
+        await fences.refuse_open(
+            self.connections.target, self.migration.tenant_id, self.migration.id
+        )
         await way_back.give_up_return(self.connections, self.migration, self.lease.owner)
         return True
 
@@ -174,6 +197,7 @@ class Stages(Stretch):
         await failpoints.reach("recovery.decided")
         asked = self.migration.asked_for
         if decided is None:
+            await fences.refuse_open(target, self.migration.tenant_id, self.migration.id)
             await self.to(MigrationState.DUAL_WRITE, {"recovered": "nothing was decided"})
             self.doing = Doing.CARRYING_ON
             return

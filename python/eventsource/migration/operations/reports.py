@@ -16,6 +16,7 @@ from eventsource.migration.event_table import of_store
 from eventsource.migration.operations import afterwards
 from eventsource.migration.operations.afterwards import utc
 from eventsource.migration.repositories.audit import PostgreSQLAuditLogRepository
+from eventsource.migration.steps import authority
 from eventsource.migration.tables import fences, identities, progress
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ BLIND_SPOTS: dict[str, str | None] = {
 
 #: How long a store is waited for (seconds); a report is made without one that does not answer.
 ASKED_SECONDS = 10.0
+
+#: How long who looks at a migration waits for its stores (seconds).
+LOOKED_AT_SECONDS = 2.0
 
 #: Entries of the audit log that say how far something has come.
 _OF_VERIFICATION = ("verified", "state:dual_write")
@@ -90,6 +94,24 @@ class Reports:
                 for entry in log
             ],
         }
+
+    async def disagreement(self, migration_id: UUID) -> str | None:
+        """Which store has gone back to before the move was decided or opened, and what to do.
+
+        None where the stores agree, or where one of them cannot be asked now. Changes nothing.
+        """
+        migration = await self._migrations.get(migration_id)
+        if not self._drivers.knows(migration):
+            return None
+        try:
+            async with asyncio.timeout(LOOKED_AT_SECONDS):
+                source, target = [
+                    await of_store(each) for each in self._drivers.stores_of(migration)
+                ]
+                await identities.check(migration, source, target)
+                return await authority.disagreement(source, target, migration)
+        except (EventSourceError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return None
 
     async def _store(self, migration: Migration, side: str) -> dict[str, Any]:
         store_id = migration.source_store_id if side == "source" else migration.target_store_id

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from eventsource.migration.recovery import survey as surveys
-from eventsource.migration.recovery.judged import Decided, Journal, SendOn, Step
+from eventsource.migration.recovery.judged import Decided, Journal, NameStranded, SendOn, Step
 from eventsource.migration.recovery.report import Change, ChangeKind
 from eventsource.migration.states import MigrationState
 
@@ -82,6 +82,13 @@ def send_on(survey: Survey, decided: Decided) -> Iterator[tuple[Step, Change]]:
         takes = any(f.state == "open" and f.generation == newest for f in rows)
         if (store_id == decided.source and not knows) or takes:
             forgetful.add(store_id)
+    if decided.migration_id in survey.sent_on and decided.source not in forgetful:
+        yield NameStranded(decided, decided.source), Change(
+            ChangeKind.FENCE, decided.tenant_id, decided.migration_id,
+            f"store {decided.source!r} had gone back to before tenant {decided.tenant_id} moved to"
+            f" {decided.target!r}, and a driver has sent it on: what was appended there meanwhile"
+            " is named",
+        )  # fmt: skip
     for store_id in sorted(forgetful):
         yield SendOn(decided, store_id), Change(
             ChangeKind.FENCE, decided.tenant_id, decided.migration_id,

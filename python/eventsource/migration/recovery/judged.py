@@ -105,8 +105,26 @@ class ReconcileWay:
 
 
 @dataclass(frozen=True, slots=True)
+class NameStranded:
+    """What was appended to a store that had gone back, and that a driver has sent on since."""
+
+    decided: Decided
+    store_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ControlPlace:
     """The control database is another place than when its migrations began."""
 
 
-Step = SendOn | Home | Journal | Reconcile | CleanAgain | KeptWay | ReconcileWay | ControlPlace
+Step = (
+    SendOn
+    | NameStranded
+    | Home
+    | Journal
+    | Reconcile
+    | CleanAgain
+    | KeptWay
+    | ReconcileWay
+    | ControlPlace
+)

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from eventsource.connections import transaction
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.consistency import both_sides
+from eventsource.migration.consistency.only_in import only_in
 from eventsource.migration.errors import MigrationError, RepairNeededError
 from eventsource.migration.recovery import stranded
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
@@ -70,7 +71,7 @@ async def reconcile(
     await preparation.prepare(connections, migration, owner, lambda: True)
     rows = [
         row
-        async for row in stranded.only_in(
+        async for row in only_in(
             target, source, migration.tenant_id, at.position_offset, at.last_target_position
         )
     ]

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 from eventsource.migration.connections import waits
 from eventsource.migration.connections.driver_connections import DriverConnections
+from eventsource.migration.consistency.only_in import only_in
 from eventsource.migration.driver.follower import HELD_SECONDS
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.recovery import stranded
@@ -43,7 +44,7 @@ async def only_in_the_old_store(
 ) -> list[StrandedEvent]:
     """Events that the way back of a move has carried and its home has lost; changes nothing."""
     above = await standby.decided_head(old, move)
-    rows = [row async for row in stranded.only_in(old, home, tenant_id, above)]
+    rows = [row async for row in only_in(old, home, tenant_id, above)]
     return await stranded.described(home, tenant_id, rows, kept_in)
 
 
@@ -116,7 +117,7 @@ async def _reconcile(
     if at is None:
         raise way_back.lost(way)
     above = await standby.decided_head(old, move.id)
-    rows = [row async for row in stranded.only_in(old, home, way.tenant_id, above)]
+    rows = [row async for row in only_in(old, home, way.tenant_id, above)]
     events = await stranded.described(home, way.tenant_id, rows, way.target_store_id)
     await rescue.keep(old, way.id, [event.event_id for event in events])
     there = await _put_back(connections, way, mapping, rows, events)

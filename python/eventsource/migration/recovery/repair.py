@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.connections.driver_connections import close_all, open_table
+from eventsource.migration.consistency.only_in import only_in
 from eventsource.migration.errors import MigrationError, RepairNeededError
 from eventsource.migration.event_table import of_store
-from eventsource.migration.recovery import authority, judgement, keeping, stranded
+from eventsource.migration.recovery import judgement, keeping, stranded
 from eventsource.migration.recovery import survey as surveys
 from eventsource.migration.recovery.judged import (
     CleanAgain,
@@ -18,6 +19,7 @@ from eventsource.migration.recovery.judged import (
     Home,
     Journal,
     KeptWay,
+    NameStranded,
     Reconcile,
     ReconcileWay,
     SendOn,
@@ -30,9 +32,10 @@ from eventsource.migration.repositories import control_place, restored
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.repositories.restored import RestoredMigration
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import mapping
+from eventsource.migration.steps import authority, mapping
 
 if TYPE_CHECKING:
+    from eventsource.migration.event_table import OwnTable
     from eventsource.migration.recovery.survey import Survey
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
@@ -80,7 +83,7 @@ class Repair:
         """What would be changed; changes nothing."""
         _, found = await self.look()
         for step, _ in found.steps:
-            if isinstance(step, SendOn):
+            if isinstance(step, SendOn | NameStranded):
                 self._stranded += await self._left_in(step)
             if isinstance(step, ReconcileWay):
                 old, home = [await of_store(self.stores[each]) for each in (step.old, step.home)]
@@ -120,6 +123,8 @@ class Repair:
         match step:
             case SendOn():
                 await self._send_on(survey, step)
+            case NameStranded():
+                await self._name_stranded(step)
             case Journal():
                 await self._write_journal(survey, step)
             case Home():
@@ -163,18 +168,32 @@ class Repair:
                     survey.identities.get(decided.target),
                 ),
             )  # fmt: skip
-            events = await self._left_in(step)
-            if self.put_back:
-                home = await open_table(await self.stores[decided.target].address())
-                try:
-                    events = await stranded.put_back(table, home, events)
-                finally:
-                    await close_all([home.connection])
-            self._stranded += events
+            await self._put_home(table, step)
         finally:
             await close_all([table.connection])
 
-    async def _left_in(self, step: SendOn) -> list[StrandedEvent]:
+    async def _name_stranded(self, step: NameStranded) -> None:
+        table = await open_table(await self.stores[step.store_id].address())
+        try:
+            await self._put_home(table, step)
+        finally:
+            await close_all([table.connection])
+        await self.migrations.audit(
+            step.decided.migration_id, "stranded_named", {"store": step.store_id}, self.operator
+        )
+
+    async def _put_home(self, table: OwnTable, step: SendOn | NameStranded) -> None:
+        assert step.decided.target is not None
+        events = await self._left_in(step)
+        if self.put_back:
+            home = await open_table(await self.stores[step.decided.target].address())
+            try:
+                events = await stranded.put_back(table, home, events)
+            finally:
+                await close_all([home.connection])
+        self._stranded += events
+
+    async def _left_in(self, step: SendOn | NameStranded) -> list[StrandedEvent]:
         """What was appended to a store after it had gone back."""
         decided = step.decided
         assert decided.target is not None
@@ -182,7 +201,7 @@ class Repair:
             return []
         here = await of_store(self.stores[step.store_id])
         home = await of_store(self.stores[decided.target])
-        rows = [row async for row in stranded.only_in(here, home, decided.tenant_id)]
+        rows = [row async for row in only_in(here, home, decided.tenant_id)]
         return await stranded.described(home, decided.tenant_id, rows, step.store_id)
 
     async def _write_journal(self, survey: Survey, step: Journal) -> None:

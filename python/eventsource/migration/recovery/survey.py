@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.models import Migration, StoreIdentity, TenantRouting
-from eventsource.migration.repositories import control_place
+from eventsource.migration.repositories import control_place, lookups
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.steps import rescue
 from eventsource.migration.tables import fences, identities, progress, tenants, witnesses
@@ -37,6 +37,8 @@ class Survey:
         identities: which place each store is.
         ways: the ways back of which the control database knows.
         control: which place that is.
+        sent_on: the migrations whose source a driver has reminded that it had decided, and of whose
+            events nobody has heard since.
     """
 
     fences: Sequence[tuple[str, Fence]]
@@ -49,6 +51,7 @@ class Survey:
     default_store_id: str
     ways: Mapping[UUID, WayBack] = field(default_factory=dict)
     control: StoreIdentity | None = None
+    sent_on: frozenset[UUID] = frozenset()
 
     def of_tenant(self, tenant_id: TenantId) -> list[tuple[str, Fence]]:
         return [each for each in self.fences if each[1].tenant_id == tenant_id]
@@ -99,6 +102,7 @@ async def look(
         default_store_id,
         {each.id: each for each in await WaysBack(migrations.pool).get_all()},
         await control_place.here(migrations.pool),
+        frozenset(await lookups.sent_on(migrations.pool)),
     )  # fmt: skip
     barriers = {}
     for (store_id, migration_id), at in copied.items():

@@ -65,6 +65,11 @@ async def reported(pool: Executor, digest: str) -> Any:
     return await Retried(pool).fetchrow(_SQL["reported"], digest)
 
 
+async def sent_on(pool: Executor) -> list[UUID]:
+    """Migrations whose source a driver has reminded of its decision since a repair looked at it."""
+    return [row["migration_id"] for row in await Retried(pool).fetch(_SQL["sent_on"])]
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Of all migrations that the journal knows.

@@ -56,7 +56,7 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
     place = await control_place.as_json(control)
     try:
         async with transaction(control) as connection:
-            await connection.execute(
+            restored = await connection.fetch(
                 _SQL["restore"], row.id, stored(row.tenant_id), row.source_store_id,
                 row.target_store_id, row.state.value,
                 row.paused_from.value if row.paused_from else None,
@@ -66,7 +66,8 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 row.target_identity.to_json() if row.target_identity else None, operator,
                 row.returns, SPOKEN, place,
             )  # fmt: skip
-            if row.state is not MigrationState.FAILED:
+            # One that a newer version has taken over stays as it is, and so does its route.
+            if restored and row.state is not MigrationState.FAILED:
                 await connection.execute(
                     _ROUTES["begin"], stored(row.tenant_id), row.source_store_id,
                     row.target_store_id, row.generation, row.id,

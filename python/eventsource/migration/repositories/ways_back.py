@@ -198,6 +198,10 @@ class WaysBack:
             await self._sql.fetch(_SQL["follow"], way_id, owner, seconds, list(states), SPOKEN)
         )
 
+    async def hold(self, way_id: UUID, owner: UUID, seconds: float) -> bool:
+        """Stay the one that follows it, for so long from now; False when another one does."""
+        return bool(await self._sql.fetch(_SQL["hold"], way_id, owner, seconds))
+
     async def followed(
         self, way_id: UUID, owner: UUID, carried: int, lag: int, reason: str | None = None
     ) -> None:

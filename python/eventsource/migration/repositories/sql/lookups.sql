@@ -20,6 +20,13 @@ from migration_audit_log where migration_id = $1 order by id
 select migration_id, created_at, operator from migration_audit_log
 where event_type = 'reported' and details ->> 'sha256' = $1 order by id limit 1
 
+-- name: sent_on
+-- Stores that a driver has reminded of a decision, until a repair has named what they alone have.
+select distinct migration_id from migration_audit_log s
+where event_type = 'sent_on'
+  and not exists (select from migration_audit_log n where n.migration_id = s.migration_id
+                  and n.event_type = 'stranded_named' and n.id > s.id)
+
 -- name: states
 select state, count(*)::int as n from tenant_migrations group by state
 

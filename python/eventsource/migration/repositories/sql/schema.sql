@@ -207,6 +207,8 @@ create index if not exists idx_audit_log_reported on migration_audit_log ((detai
     where event_type = 'reported';
 create index if not exists idx_audit_log_answers on migration_audit_log ((details ->> 'code'))
     where event_type = 'cutover_answered';
+create index if not exists idx_audit_log_sent_on on migration_audit_log (migration_id)
+    where event_type = 'sent_on';
 -- What a route hook asks for at each poll.
 create index if not exists idx_routing_updated on tenant_routing (updated_at);
 create index if not exists idx_route_hooks_failed on migration_route_hooks (tenant_id)

@@ -55,6 +55,11 @@ where id = $1 and state = any ($4::text[]) and protocol <= $5
   and (driver_owner is null or driver_expires_at is null or driver_expires_at < now())
 returning id
 
+-- name: hold
+update tenant_ways_back set driver_expires_at = now() + make_interval(secs => $3)
+where id = $1 and driver_owner = $2
+returning id
+
 -- name: followed
 update tenant_ways_back
 set driver_owner = null, driver_expires_at = null, followed_at = now(), carried = $3, lag = $4,

@@ -1,0 +1,203 @@
+"""A store that has forgotten a decision hears of it again.
+
+The highest generation in any store speaks. A target that is open is a witness of the decision, also
+where its source has gone back to before that and takes the tenant's events again. Who has both rows
+before it lets the source say at once that the tenant has left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from eventsource.migration import event_table
+from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.consistency.only_in import only_in
+from eventsource.migration.tables import brief_locks, fences, guard, identities, progress
+from eventsource.migration.tables.progress import ZERO_DIGEST
+from eventsource.tenant_ids import TenantId, stored
+
+if TYPE_CHECKING:
+    from eventsource.migration.event_table import AnyTable, OwnTable
+    from eventsource.migration.models import Migration, StoreIdentity
+    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.tables.fences import Fence
+
+_log = logging.getLogger("eventsource.migration.driver")
+
+#: Ids of events that the audit log has of one store that had gone back; `repair` names all.
+NAMED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """What a source's fence says of a tenant that has left.
+
+    Attributes:
+        source_head: where the source ended, None when nobody knows it any more.
+        last_pass: of the target's progress row.
+    """
+
+    tenant_id: TenantId
+    migration_id: UUID
+    generation: int
+    store_id: str
+    moved_to: str
+    source_head: int | None
+    position_offset: int
+    last_pass: int
+    peer: StoreIdentity | None
+
+
+async def send_on(table: OwnTable, left: Departure) -> None:
+    """Let this store's fence say again that the tenant has left; no decision is undone by that.
+
+    Appends that are in flight are waited for, and what they wrote stays. The decision names a token
+    that no pass has: should the target be put back to before it was opened, it is not opened as it
+    is, but gets all that is here.
+    """
+    head = left.source_head
+    if head is None:
+        sequence = await event_table.position_sequence(table)
+        head = await event_table.head(table.connection, sequence)
+    connection = table.connection
+    total = await connection.fetchval(
+        f"select count(*) from {table.name} where tenant_id = $1 and global_position <= $2",
+        left.tenant_id, head, timeout=LONG_STATEMENT_SECONDS,
+    )  # fmt: skip
+
+    async def write() -> None:
+        # The table before the fence, as everywhere.
+        await connection.execute(f"lock table {table.name} in share row exclusive mode")
+        known = await fences.read(table, left.tenant_id)
+        if known is not None:
+            await fences.lock_exclusively(connection, known)
+        await connection.execute(
+            "with numbered as materialized (select nextval(pg_get_serial_sequence($17,"
+            f" 'fence_id'))::integer as id) insert into {table.fences} as f (fence_id, lock_id,"
+            " table_name, tenant_id, role, state, generation, migration_id, store_id, moved_to,"
+            " source_head, position_offset, patience_ms, decided_pass, decided_token, decided_rows,"
+            " decided_digest, decided_total, peer, table_oid) overriding system value"
+            " select id, coalesce($1::integer, id), $2::text, $3::text, 'source', 'moved',"
+            " $4::bigint, $5::uuid, $6::text, $7::text, $8::bigint, $9::bigint, $10::integer,"
+            " $11::integer, $12::uuid, $13::bigint, $14::bytea, $15::bigint, $16::text::jsonb,"
+            " $18::text::regclass from numbered"
+            " on conflict (table_name, tenant_id, migration_id, role) do update set"
+            " state = 'moved', generation = excluded.generation, moved_to = excluded.moved_to,"
+            " source_head = excluded.source_head, position_offset = excluded.position_offset,"
+            " decided_pass = excluded.decided_pass, decided_token = excluded.decided_token,"
+            " decided_rows = excluded.decided_rows, decided_digest = excluded.decided_digest,"
+            " decided_total = excluded.decided_total, updated_at = now()"
+            " where f.generation <= excluded.generation and f.state <> 'moved'",
+            known.lock_id if known is not None else None, table.address.table,
+            stored(left.tenant_id), left.generation, left.migration_id, left.store_id,
+            left.moved_to, head, left.position_offset, int(fences.GUARD_PATIENCE_SECONDS * 1000),
+            left.last_pass, uuid4(), 0, ZERO_DIGEST, total,
+            left.peer.to_json() if left.peer else None,
+            table.fences, table.name,
+        )  # fmt: skip
+        await guard.renew(table)
+
+    await brief_locks.transact(connection, write, what=f"for a lock on {table.name}")
+
+
+async def has_forgotten(source: AnyTable, target: AnyTable, migration: Migration) -> Fence | None:
+    """The target's fence, where the tenant lives and of which the source knows no more.
+
+    None where both agree, or where somebody else has to say where the tenant lives.
+    """
+    arrived = await fences.of_migration(target, migration.id, "target")
+    if arrived is None or arrived.state != "open":
+        return None
+    home = await fences.read(target, migration.tenant_id)
+    left = await fences.read(source, migration.tenant_id)
+    if home is None or home.state != "open" or home.generation < arrived.generation:
+        return None
+    return arrived if left is None or left.generation < arrived.generation else None
+
+
+async def remind(
+    source: OwnTable,
+    target: AnyTable,
+    migration: Migration,
+    migrations: PostgreSQLMigrationRepository,
+) -> str | None:
+    """Let a source that has forgotten its decision say again that the tenant has left.
+
+    What was appended there since stays, and the audit log names it. None where there is nothing to
+    say; else a sentence about it.
+    """
+    if source.layout is not None or target.layout is not None:
+        return None
+    arrived = await has_forgotten(source, target, migration)
+    if arrived is None:
+        return None
+    at = await progress.read(target, migration.id)
+    await send_on(
+        source,
+        Departure(
+            migration.tenant_id, migration.id, arrived.generation, migration.source_store_id,
+            migration.target_store_id, migration.fence_position, arrived.position_offset,
+            at.pass_number if at else 0, await identities.of(target),
+        ),
+    )  # fmt: skip
+    only_there = [row["event_id"] async for row in only_in(source, target, migration.tenant_id)]
+    await _record(migrations, migration, arrived, only_there)
+    return _said(migration, arrived, len(only_there))
+
+
+async def _record(
+    migrations: PostgreSQLMigrationRepository,
+    migration: Migration,
+    arrived: Fence,
+    only_there: Sequence[UUID],
+) -> None:
+    details = {
+        "store": migration.source_store_id,
+        "generation": arrived.generation,
+        "events": len(only_there),
+        "only_there": [str(each) for each in only_there[:NAMED]],
+    }
+    await migrations.audit(migration.id, "sent_on", details)
+    _log.warning(
+        "%s", _said(migration, arrived, len(only_there)), extra={"migration_id": migration.id}
+    )
+
+
+def _said(migration: Migration, arrived: Fence, events: int) -> str:
+    return (
+        f"tenant {migration.tenant_id} was opened at the target {migration.target_store_id!r}"
+        f" (generation {arrived.generation}), and store {migration.source_store_id!r} had gone back"
+        f" to before that: its fence says again that the tenant has left. {events} events were"
+        " appended there meanwhile, and are there alone; `eventsource-migrate repair --export PATH`"
+        " names them, and with --put-back appends those that fit to where the tenant lives"
+    )
+
+
+async def disagreement(source: AnyTable, target: AnyTable, migration: Migration) -> str | None:
+    """What the fences of a move say against each other, or against the journal; for a person.
+
+    Reads, and nothing else.
+    """
+    tenant, names = migration.tenant_id, (migration.source_store_id, migration.target_store_id)
+    arrived = await has_forgotten(source, target, migration)
+    if arrived is not None:
+        return (
+            f"store {names[0]!r} has gone back to before tenant {tenant} moved to {names[1]!r}"
+            f" (generation {arrived.generation}), and takes its events again: keep its writers away"
+            " from there, and run `eventsource-migrate repair`"
+        )
+    left = await fences.of_migration(source, migration.id, "source")
+    if left is None or left.state != "moved" or not migration.state.is_final:
+        return None
+    home = await fences.read(target, tenant)
+    if home is not None and home.generation >= left.generation:
+        return None
+    return (
+        f"store {names[1]!r} has gone back to before tenant {tenant} came there (generation"
+        f" {left.generation}), and does not take its events: run `eventsource-migrate repair`, then"
+        " `eventsource-migrate work`, which brings it what it lacks"
+    )
