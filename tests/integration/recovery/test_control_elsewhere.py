@@ -46,11 +46,10 @@ async def copied(world: World, cluster: Cluster) -> AsyncIterator[str]:
         await there.close()
 
 
-async def paused(world: World, **settings: float) -> Migration:
+async def paused(world: World) -> Migration:
     await world.seed(20)
-    keeper = await world.process(**settings)
-    migration = await world.dual_write(process=keeper)
-    return await keeper.coordinator.pause_migration(migration.id)
+    migration = await world.dual_write()
+    return await world.coordinator.pause_migration(migration.id)
 
 
 async def ran(program: Path, *arguments: str, given: bytes = b"") -> bytes:
