@@ -40,8 +40,9 @@ with ended as (
     set state = 'closing', reason = $2, driver_owner = null, driver_expires_at = null,
         updated_at = now()
     from tenant_migrations m
-    where w.id = $1 and m.id = w.migration_id and w.state = 'standby' and w.protocol <= $5
+    where w.id = $1 and m.id = w.migration_id and w.state = 'standby'
       and ($3 or m.completed_at + make_interval(secs => w.keep_seconds) <= now())
+      and w.protocol <= $5
     returning w.migration_id, w.id
 )
 insert into migration_audit_log (migration_id, event_type, details, operator)
