@@ -6,7 +6,7 @@ uvicorn --factory examples.orders.app:create --port 8001
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from uuid import UUID, uuid4
@@ -33,7 +33,7 @@ def create() -> FastAPI:
     background: dict[str, asyncio.Task[None]] = {}
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with opened() as stores:
             known.append(stores)
             for name, lock, work in (

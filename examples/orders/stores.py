@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -60,7 +60,7 @@ class Stores:
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Stores]:
+async def opened() -> AsyncGenerator[Stores, None]:
     """Open everything that the environment names, and close it in the right order."""
     async with AsyncExitStack() as stack:
 
