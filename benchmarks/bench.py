@@ -219,7 +219,7 @@ async def forget(dsn: str) -> None:
             " and tgname like 'zzz_eventsource_guard%'"
         ):
             await connection.execute(f'drop trigger "{trigger["tgname"]}" on events')
-        await connection.execute("delete from eventsource_fences where tenant_id = $1", TENANT)
+        await connection.execute("delete from eventsource_fences where tenant_id = $1", str(TENANT))
         await connection.execute("delete from eventsource_changes")
     finally:
         await connection.close()
