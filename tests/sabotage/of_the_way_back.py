@@ -240,6 +240,47 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "what-lags-is-not-foretold",
+        "what a reader of all tenants of the target gets twice is foretold without what it lags",
+        (
+            Edit(
+                "python/eventsource/migration/subscriptions/migrator.py",
+                "                migration, LAST_POSITION, target_of_all.position\n",
+                "                migration, current, target_of_all.position\n",
+            ),
+        ),
+        (
+            "tests/integration/subscriptions/test_move.py::"
+            "test_a_reader_that_lags_and_reads_all_tenants_of_the_target_is_counted_exactly",
+        ),
+    ),
+    Variant(
+        "redelivery-as-foretold",
+        "the report takes what a subscription has read at the source for what it had at the move",
+        (
+            Edit(
+                "python/eventsource/migration/subscriptions/redelivered.py",
+                "        return max(recorded, now)\n",
+                "        return recorded\n",
+            ),
+        ),
+        (
+            "tests/integration/subscriptions/test_move.py::test_what_nobody_has_foretold_is_counted_too",
+        ),
+    ),
+    Variant(
+        "longest-append-of-a-rehearsal",
+        "an append that met the fence of a rehearsal is taken for one of the cutover",
+        (
+            Edit(
+                "python/eventsource/migration/routing/longest.py",
+                "            self._watched.pop(route.tenant_id, None)\n",
+                "            pass\n",
+            ),
+        ),
+        ("tests/unit/test_longest_append.py::test_a_fence_that_opens_again_leaves_nothing",),
+    ),
+    Variant(
         "back-in-the-order-of-transactions",
         "what goes back goes by transaction and position",
         (

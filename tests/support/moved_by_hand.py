@@ -13,7 +13,11 @@ import asyncpg
 
 from eventsource import DomainEvent, ExpectedVersion, register_event
 from eventsource.migration import PositionMapper, SubscriptionMigrator, create_schema
-from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
+from eventsource.migration.repositories import (
+    PostgreSQLAuditLogRepository,
+    PostgreSQLPositionMappingRepository,
+)
+from eventsource.migration.subscriptions.redelivered import Redelivered, Redelivery
 from eventsource.stores.interface import StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository, Subscription
@@ -118,6 +122,15 @@ class Move:
     def migrator(self) -> SubscriptionMigrator:
         mapper = PositionMapper(PostgreSQLPositionMappingRepository(self.control))
         return SubscriptionMigrator(position_mapper=mapper, checkpoint_repo=self.checkpoints)
+
+    async def redelivered(self, name: str) -> Redelivered:
+        """What the checkpoints of the subscription say by now."""
+        mapper = PositionMapper(PostgreSQLPositionMappingRepository(self.control))
+        log = await PostgreSQLAuditLogRepository(self.control).get_by_migration(self.migration_id)
+        migration = await mapper.repository.migration(self.migration_id)
+        counted = Redelivery(mapper, self.checkpoints, migration, (), ())
+        [found] = [each for each in await counted.of(log) if each.subscription == name]
+        return found
 
     async def numbers(self, name: str, store_id: str, tenant: UUID | None) -> list[int]:
         """The moved tenant's events that the subscription still gets from the store."""

@@ -224,6 +224,8 @@ async def test_the_audit_log_says_who_moved_what(moved: Moved) -> None:
                 "target_position": 109,
                 "created": True,
                 "redelivered_events": 0,
+                "read_with_all": False,
+                "target_read_with_all": None,
                 "error": None,
             }
         ]

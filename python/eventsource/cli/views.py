@@ -250,8 +250,9 @@ def routers(reports: Sequence[RouterReport]) -> str:
             answer += f", left out by {each.left_out_by}"
         elif not each.is_live:
             answer += ", not seen any more"
-        rows.append((each.router, answer, clock(each.seen_at), each.reason))
-    return columns(("router", "ready", "seen", "reason"), rows)
+        longest = None if each.longest_append_ms is None else f"{each.longest_append_ms:.1f} ms"
+        rows.append((each.router, answer, clock(each.seen_at), longest, each.reason))
+    return columns(("router", "ready", "seen", "longest append", "reason"), rows)
 
 
 def unreported(sessions: int | None) -> list[str]:

@@ -65,7 +65,7 @@ def test_a_browser_shows_the_report_and_draws_its_picture(
     size = {name: float(number) for name, number in re.findall(r'data-(\w+)="([\d.]+)"', body[0])}
     # The whole width of the text, and all of its height: the lens of the cutover as well.
     assert 900 <= size["width"] <= 1000
-    assert size["height"] == pytest.approx(size["width"] * 250 / 900, rel=0.02)
+    assert size["height"] == pytest.approx(size["width"] * 284 / 900, rel=0.02)
     assert size["bars"] >= 5
 
     picture = tmp_path / "move.png"

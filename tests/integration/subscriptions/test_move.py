@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from eventsource.migration.subscriptions.redelivered import Redelivered
 from tests.support.moved_by_hand import Move
 
 
@@ -51,12 +52,14 @@ async def test_from_every_checkpoint_nothing_is_skipped_and_repeats_are_predicte
             assert summary.all_successful
             assert summary.results[0].target_position == planned.planned_target_position
             deliveries = Counter(handled)
+            predicted = planned.redelivered_events
             if name.startswith("all"):
                 deliveries.update(await move.numbers(name, "shared", None))
             deliveries.update(await move.numbers(name, "dedicated-a", move.tenant))
             assert set(deliveries) == {*moved, *after}, "skipped"
             repeated = sum(deliveries.values()) - len(deliveries)
             assert repeated == planned.redelivered_events, (name, deliveries)
+            assert await move.redelivered(name) == Redelivered(name, predicted, repeated, 0)
 
 
 @pytest.mark.parametrize("held", [0, 3])
@@ -73,12 +76,78 @@ async def test_a_reader_of_all_tenants_of_the_target_is_counted_also_where_it_ha
     await move.perform(carried=carried)
     plan = await move.migrator.plan_migration(move.migration_id, move.tenant, ["orders"])
     [planned] = plan.planned_migrations
+    predicted = planned.redelivered_events
     assert "also reads all tenants" in (planned.warning or "")
     await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, ["orders"])
+    assert await move.redelivered("orders") == Redelivered("orders", predicted, 0, predicted)
     again = Counter(await move.numbers("orders", "dedicated-a", None))
+    assert await move.redelivered("orders") == Redelivered("orders", predicted, again.total(), 0)
     again.update(await move.numbers("orders", "dedicated-a", move.tenant))
     assert set(moved) <= set(handled)
     assert sum(again[number] for number in moved) == planned.redelivered_events
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["of one tenant", "of all tenants"])
+async def test_a_reader_that_lags_and_reads_all_tenants_of_the_target_is_counted_exactly(
+    move: Move, own: bool
+) -> None:
+    await move.numbers("orders", "dedicated-a", None)
+    moved = await move.interleave()
+    tenant = move.tenant if own else None
+    await move.checkpoints.save("orders", "shared", 8, tenant)
+    handled = Counter(number for number in moved if number < 8)
+    await move.perform()
+    summary = await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, ["orders"])
+    predicted = summary.results[0].redelivered_events
+    if not own:
+        handled.update(await move.numbers("orders", "shared", None))
+    for reader in (None, move.tenant):
+        handled.update(await move.numbers("orders", "dedicated-a", reader))
+    assert set(handled) == set(moved)
+    assert predicted == handled.total() - len(moved)
+    assert await move.redelivered("orders") == Redelivered("orders", predicted, predicted, 0)
+
+
+async def test_what_nobody_has_foretold_is_counted_too(move: Move) -> None:
+    """A reader of all tenants of the target that begins later, and one at the source that was
+    to be stopped."""
+    moved = await move.interleave()
+    await move.checkpoints.save("orders", "shared", 8, move.tenant)
+    await move.perform()
+    await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, ["orders"])
+    assert await move.redelivered("orders") == Redelivered("orders", 0, 0, 0)
+    at_the_source = await move.numbers("orders", "shared", move.tenant)
+    assert await move.redelivered("orders") == Redelivered("orders", 0, 0, len(at_the_source))
+    at_the_target = await move.numbers("orders", "dedicated-a", move.tenant)
+    assert at_the_source == at_the_target
+    assert await move.redelivered("orders") == Redelivered("orders", 0, len(at_the_source), 0)
+    assert await move.numbers("orders", "dedicated-a", None) == moved
+    more = len(at_the_source) + len(moved)
+    assert await move.redelivered("orders") == Redelivered("orders", 0, more, 0)
+
+
+async def test_one_that_an_earlier_version_has_carried_over_is_not_guessed(move: Move) -> None:
+    await move.interleave()
+    await move.checkpoints.save("orders", "shared", 8)
+    await move.perform()
+    await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, ["orders"])
+    await move.control.execute(
+        "update migration_audit_log set details ="
+        " details #- '{subscriptions,0,read_with_all}' #- '{subscriptions,0,target_read_with_all}'"
+    )
+    found = await move.redelivered("orders")
+    assert (found.predicted, found.so_far, found.left) == (2, None, None)
+    assert "an earlier version" in str(found.unknown)
+
+
+async def test_checkpoints_that_cannot_be_read_are_said(move: Move) -> None:
+    await move.interleave()
+    await move.perform()
+    await move.migrator.migrate_subscriptions(move.migration_id, move.tenant, ["orders"])
+    await move.control.execute("drop table subscription_checkpoints")
+    found = await move.redelivered("orders")
+    assert (found.so_far, found.left) == (None, None)
+    assert "cannot be read" in str(found.unknown)
 
 
 async def test_a_reader_of_one_tenant_leaves_no_checkpoint_where_it_found_nothing(

@@ -30,7 +30,7 @@ class Made:
 
 async def make(at: Workspace, migration_id: UUID, kind: str) -> tuple[str, str]:
     """The report of a migration as "html", "json" or "text", and its digest."""
-    text = _KINDS[kind](await at.coordinator.report(migration_id))
+    text = _KINDS[kind](await at.coordinator.report(migration_id, at.checkpoints))
     digest = seal.digest_of(text.encode())
     await at.migrations.audit(
         migration_id, "reported", {"sha256": digest, "kind": kind}, at.operator

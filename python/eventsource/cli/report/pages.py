@@ -92,11 +92,13 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     yield "fence held", None if held is None else f"{held:.1f} ms"
     yield (
         "longest wait",
-        None if longest is None else f"{longest:.1f} ms of a writer, until it was let go",
+        None if longest is None else f"{longest:.1f} ms of a writer at the fence",
     )
+    yield "longest append", _longest_append(cutover)
     yield "in the way", _blockers(cutover.get("in_the_way"))
     yield "decided on", _decided(report["stores"]["source"].get("decided_on"))
     yield "subscriptions", _subscriptions(report["subscriptions"])
+    yield "redelivered", _redelivered(report["redelivery"])
     yield "way back", _way_back(report["way_back"], migration["id"])
     for each in report["there_and_back"]:
         yield "there, back", _step(each, migration["id"])
@@ -153,6 +155,17 @@ def _rehearsals(found: list[Mapping[str, Any]]) -> str | None:
     return f"{len(fitted)} of {len(found)} fitted: {', '.join(fitted) or 'none'}"
 
 
+def _longest_append(cutover: Mapping[str, Any]) -> str | None:
+    """What the applications have seen of it; the fence cannot know that."""
+    if cutover["fence_held_ms"] is None:
+        return None
+    longest, routers = cutover["longest_append_ms"], cutover["routers_that_measured"]
+    if longest is None:
+        return "not measured: no router has reported one"
+    of = "1 router" if routers == 1 else f"{routers} routers"
+    return f"{longest:.1f} ms from call to answer, of {of}: {cutover['longest_append_by']}"
+
+
 def _blockers(found: list[Mapping[str, Any]] | None) -> str | None:
     if not found:
         return None
@@ -190,6 +203,8 @@ def _way_back(found: Mapping[str, Any] | None, migration_id: str) -> str | None:
 def _step(found: Mapping[str, Any], this: str) -> str:
     held = found["fence_held_ms"]
     pause = "" if held is None else f", fence held {held:.1f} ms"
+    if found["longest_append_ms"] is not None:
+        pause += f", longest append {found['longest_append_ms']:.1f} ms"
     mark = " (this one)" if found["id"] == this else ""
     ended = _local(found["ended_at"]) or "not ended"
     return (
@@ -209,6 +224,20 @@ def _subscriptions(found: list[Mapping[str, Any]]) -> str | None:
         for entry in found
         for each in entry["subscriptions"]
     ]
+    return "; ".join(lines) or None
+
+
+def _redelivered(found: list[Mapping[str, Any]]) -> str | None:
+    """By how much a prediction was kept."""
+    lines = []
+    for each in found:
+        if each["so_far"] is None:
+            said = f"not known: {each['unknown']}"
+        elif each["left"]:
+            said = f"{amount(each['so_far'])} so far, {amount(each['left'])} to come"
+        else:
+            said = f"{amount(each['so_far'])} by its checkpoints"
+        lines.append(f"{each['subscription']}: predicted {amount(each['predicted'])}, {said}")
     return "; ".join(lines) or None
 
 

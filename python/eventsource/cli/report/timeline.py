@@ -32,7 +32,7 @@ def picture(report: Mapping[str, Any]) -> str:
         *_axis(began, span),
         *_lens(report["cutover"]),
     ]
-    height = 250 if report["cutover"].get("fence_held_ms") is not None else 130
+    height = 284 if report["cutover"].get("fence_held_ms") is not None else 130
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="100%"'
         f' role="img" aria-label="the course of the move">{"".join(parts)}</svg>'
@@ -108,13 +108,15 @@ def _lens(cutover: Mapping[str, Any]) -> Iterator[str]:
     if held is None:
         return
     longest = cutover.get("longest_wait_of_a_writer_ms") or 0.0
-    span = max(held, longest, 0.1)
+    append = cutover.get("longest_append_ms") or 0.0
+    span = max(held, longest, append, 0.1)
     waited = cutover.get("lock_wait_ms") or 0.0
     yield f'<text x="{LEFT}" y="148" {_FONT} font-weight="bold">the cutover</text>'
     rows = (
         ("fence held", ((0.0, waited, "#e8b07a", "appends in flight"),
                         (waited, held, "#d9822b", "last pass, decision, opening"))),
-        ("longest wait", ((0.0, longest, "#7a5195", "of a writer"),)),
+        ("longest wait", ((0.0, longest, "#7a5195", "of a writer at the fence"),)),
+        ("longest append", ((0.0, append, "#3b7dd8", "from call to answer"),)),
     )  # fmt: skip
     for number, (label, pieces) in enumerate(rows):
         y = 160 + 34 * number

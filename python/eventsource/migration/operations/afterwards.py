@@ -1,20 +1,30 @@
-"""What came after a move: its way back, how often the tenant has gone there and back, clean-ups."""
+"""What came after a move: what routers and subscriptions have seen, its way back, clean-ups."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from eventsource.migration.repositories.audit import PostgreSQLAuditLogRepository
+from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
+from eventsource.migration.repositories.router_reports import RouterReports
 from eventsource.migration.repositories.ways_back import WaysBack
+from eventsource.migration.states import MigrationState
+from eventsource.migration.subscriptions.positions import PositionMapper
+from eventsource.migration.subscriptions.redelivered import Redelivery
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.audit import AuditEntry
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.subscriptions.checkpoints import CheckpointRepository
 
 
 async def of(
@@ -30,6 +40,46 @@ async def of(
             if entry.event_type == "cleaned_up"
         ],
     }
+
+
+async def longest_append(
+    migrations: PostgreSQLMigrationRepository, migration_id: UUID
+) -> dict[str, Any]:
+    """What those that append have measured at the cutover, from call to answer."""
+    reports = await RouterReports(migrations.pool).of_migration(migration_id)
+    measured = {
+        each.longest_append_ms: each.router
+        for each in reports
+        if each.longest_append_ms is not None
+    }
+    longest = max(measured, default=None)
+    return {
+        "longest_append_ms": None if longest is None else round(longest, 3),
+        "longest_append_by": None if longest is None else measured[longest],
+        "routers_that_measured": sum(each.longest_append_ms is not None for each in reports),
+    }
+
+
+async def redelivery(
+    migrations: PostgreSQLMigrationRepository,
+    migration: Migration,
+    log: Sequence[AuditEntry],
+    checkpoints: CheckpointRepository | None,
+) -> list[dict[str, Any]]:
+    """What was foretold to subscriptions, beside what their checkpoints say now."""
+    if checkpoints is None:
+        return []
+    moves = [
+        each
+        for each in await migrations.get_by_tenant(migration.tenant_id)
+        if each.state is MigrationState.MIGRATED
+    ]
+    following = [each for each in moves if each.created_at > migration.created_at]
+    audit = PostgreSQLAuditLogRepository(migrations.pool)
+    next_log = await audit.get_by_migration(following[0].id) if following else []
+    mapper = PositionMapper(PostgreSQLPositionMappingRepository(migrations.pool))
+    counted = Redelivery(mapper, checkpoints, migration, following, next_log)
+    return [asdict(each) for each in await counted.of(log)]
 
 
 async def _way_back(
@@ -78,6 +128,7 @@ async def _there_and_back(
             "state": each.state.value,
             "ended_at": utc(each.completed_at),
             "fence_held_ms": each.cutover_pause_ms,
+            "longest_append_ms": (await longest_append(migrations, each.id))["longest_append_ms"],
         }
         for each in chain
     ]

@@ -17,6 +17,7 @@ from eventsource.migration.operations import afterwards
 from eventsource.migration.operations.afterwards import utc
 from eventsource.migration.repositories.audit import PostgreSQLAuditLogRepository
 from eventsource.migration.steps import authority
+from eventsource.migration.subscriptions.redelivered import CARRIED_OVER
 from eventsource.migration.tables import fences, identities, progress
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.audit import AuditEntry
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.subscriptions.checkpoints import CheckpointRepository
 
 #: What a level of verification does not see; `what-verification-sees.md` has the whole table.
 BLIND_SPOTS: dict[str, str | None] = {
@@ -49,10 +51,16 @@ class Reports:
     _migrations: PostgreSQLMigrationRepository
     _drivers: BackgroundDrivers
 
-    async def report(self, migration_id: UUID) -> dict[str, Any]:
+    async def report(
+        self, migration_id: UUID, checkpoints: CheckpointRepository | None = None
+    ) -> dict[str, Any]:
         """Everything that is known of a migration, as a document for JSON; changes nothing.
 
         Times are UTC. What a store that cannot be reached would say is replaced by the reason.
+
+        Args:
+            checkpoints: of the subscriptions that were carried over. With them ``redelivery`` has
+                how many events each has got twice by now.
         """
         from eventsource import __version__
 
@@ -77,12 +85,18 @@ class Reports:
                 for entry in log
                 if entry.event_type == "rehearsal_answered"
             ],
-            "cutover": _cutover(migration, log),
+            "cutover": {
+                **_cutover(migration, log),
+                **await afterwards.longest_append(self._migrations, migration.id),
+            },
             "subscriptions": [
                 {"at": utc(entry.created_at), "by": entry.operator, **entry.details}
                 for entry in log
-                if entry.event_type == "subscriptions_migrated"
+                if entry.event_type == CARRIED_OVER
             ],
+            "redelivery": await afterwards.redelivery(
+                self._migrations, migration, log, checkpoints
+            ),
             **await afterwards.of(self._migrations, migration, log),
             "log": [
                 {

@@ -25,7 +25,7 @@ CONTROL_COLUMNS = {
     "migration_waves": ("history",),
     "migration_wave_items": ("outcome", "migration_id"),
     "tenant_ways_back": ("state", "keep_seconds", "generation", "protocol"),
-    "migration_router_reports": ("ready", "left_out_by", "sessions"),
+    "migration_router_reports": ("ready", "left_out_by", "sessions", "longest_append_ms"),
     "migration_route_hooks": ("generation", "error"),
 }  # fmt: skip
 

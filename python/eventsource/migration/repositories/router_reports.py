@@ -1,7 +1,8 @@
 """What routers say of themselves: whether they could write where a tenant is about to live.
 
 The driver of a cutover knows the databases, and not the processes that append: what their roles may
-do at the target, whether a packet gets there, and which database their configuration means.
+do at the target, whether a packet gets there, and which database their configuration means. Nor
+does it know how long their appends took.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class RouterReport:
         is_live: whether that was less than 15 seconds ago.
         left_out_by: who decided that the cutover does not wait for it.
         sessions: how many it has at the source; 0 from a version that does not say so.
+        longest_append_ms: the longest append for the tenant that ended between the raising of the
+            fence and one second after the move, from call to answer, in milliseconds; None until it
+            is reported, and where there was none.
     """
 
     migration_id: UUID
@@ -51,6 +55,7 @@ class RouterReport:
     is_live: bool
     left_out_by: str | None
     sessions: int = 0
+    longest_append_ms: float | None = None
 
     @property
     def is_waited_for(self) -> bool:
@@ -74,6 +79,10 @@ class RouterReports:
         await self._pool.execute(
             _SQL["report"], migration_id, router, reason is None, reason, sessions
         )
+
+    async def longest_append(self, migration_id: UUID, router: str, seconds: float) -> None:
+        """Say how long the longest append of a router took at the cutover."""
+        await self._pool.execute(_SQL["longest_append"], migration_id, router, seconds * 1000)
 
     async def of_migration(self, migration_id: UUID) -> list[RouterReport]:
         """All that was said, by name; empty where the table is not there yet."""

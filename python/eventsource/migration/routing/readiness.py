@@ -23,6 +23,7 @@ from eventsource.errors import StoreSchemaError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.failures import PASSING
 from eventsource.migration.repositories.router_reports import INTERVAL, RouterReports
+from eventsource.migration.routing.longest import LongestAppends
 from eventsource.migration.states import TenantMigrationState
 from eventsource.migration.tables import fences
 from eventsource.sqlstates import NOT_PERMITTED, sqlstate_of
@@ -56,6 +57,7 @@ class Readiness:
         self._number = next(_numbers)
         #: The tenants that this router has appended for.
         self._writers: set[TenantId] = set()
+        self._longest = LongestAppends(self.name, repository)
 
     @property
     def name(self) -> str:
@@ -63,16 +65,23 @@ class Readiness:
         number = f" router {self._number}" if self._number > 1 else ""
         return f"{socket.gethostname()} pid {os.getpid()}{number}"
 
-    def writes(self, route: TenantRouting) -> None:
-        """The router has appended for the tenant."""
+    def writes(self, route: TenantRouting, began: float | None = None) -> None:
+        """The router has appended for the tenant.
+
+        Args:
+            began: when it was called (of ``time.monotonic``), for a call that did nothing else.
+        """
         if route.tenant_id not in self._writers:
             self._writers.add(route.tenant_id)
             self.route_changed(route)
+        if began is not None:
+            self._longest.appended(route.tenant_id, began)
 
     def route_changed(self, route: TenantRouting) -> None:
         """Begin to report, or end it."""
         if route.tenant_id not in self._writers:
             return
+        self._longest.route_changed(route)
         if route.migration_id is None or route.target_store_id is None:
             self._under_way.pop(route.tenant_id, None)
             return
@@ -90,6 +99,7 @@ class Readiness:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self._longest.close()
 
     async def _report(self) -> None:
         reports = RouterReports(self._repository.pool)

@@ -176,7 +176,7 @@ class TenantStoreRouter(RoutedReads):
                 await self._follow(error, route, began)
                 continue
             self._bells.ring(route.store_id, store)
-            self._readiness.writes(route)
+            self._readiness.writes(route, began)
             if self._subscriptions or route.migration_state in _MIRRORED:
                 self._mirror(
                     route, Appended(aggregate_id, aggregate_type, result.new_version, len(events))

@@ -28,6 +28,7 @@ from eventsource.migration.subscriptions.plan import (
     SubscriptionMigrationSummary,
 )
 from eventsource.migration.subscriptions.positions import PositionMapper
+from eventsource.migration.subscriptions.redelivered import CARRIED_OVER
 from eventsource.subscriptions.checkpoints import Checkpoint, CheckpointRepository
 from eventsource.tenant_ids import TenantId, as_uuid, stored
 
@@ -104,7 +105,7 @@ class SubscriptionMigrator:
         results = tuple([await self._migrate(migration, name) for name in names])
         summary = SubscriptionMigrationSummary(migration.id, migration.tenant_id, results)
         await self._mapper.repository.audit(
-            migration.id, "subscriptions_migrated", _audit_details(summary), operator
+            migration.id, CARRIED_OVER, _audit_details(summary), operator
         )
         return summary
 
@@ -143,6 +144,8 @@ class SubscriptionMigrator:
             redelivered_events=planned.redelivered_events,
             warning=planned.warning,
             error=None,
+            read_with_all=_read_with_all(planned),
+            target_read_with_all=planned.target_of_all,
         )
 
     async def _make(
@@ -174,10 +177,13 @@ class SubscriptionMigrator:
         )
         repeated = await self._mapper.count_repeated(migration, current, planned)
         still_to_come = waiting if source is not None and source.tenant_id is None else 0
-        # The subscription over all tenants of the target, where its feed is still below the block.
+        # The subscription over all tenants of the target, where its feed is still below the block:
+        # what it gives is delivered at the source or from the tenant's checkpoint as well.
         past = 0
         if target_of_all is not None:
-            past = await self._mapper.count_repeated(migration, current, target_of_all.position)
+            past = await self._mapper.count_repeated(
+                migration, LAST_POSITION, target_of_all.position
+            )
         remarks = [
             *_about_migration(migration),
             *_about_source(migration, source, waiting),
@@ -195,7 +201,13 @@ class SubscriptionMigrator:
             source_checkpoint=source,
             target_checkpoint=target,
             replaces=leftover,
+            target_of_all=target_of_all.position if target_of_all is not None else None,
         )
+
+
+def _read_with_all(planned: PlannedMigration) -> bool:
+    source = planned.source_checkpoint
+    return source is not None and source.tenant_id is None
 
 
 def _is_older(target: Checkpoint, migration: Migration) -> bool:
@@ -285,6 +297,8 @@ def _audit_details(summary: SubscriptionMigrationSummary) -> dict[str, object]:
                 "target_position": result.target_position,
                 "created": result.created,
                 "redelivered_events": result.redelivered_events,
+                "read_with_all": result.read_with_all,
+                "target_read_with_all": result.target_read_with_all,
                 "error": result.error,
             }
             for result in summary.results

@@ -28,6 +28,7 @@ class PlannedMigration:
             over all tenants; None when there is neither.
         target_checkpoint: the tenant's checkpoint that the target has already, or None.
         replaces: the tenant's checkpoint there from an earlier stay, which is replaced, or None.
+        target_of_all: the position of the checkpoint over all tenants of the target, or None.
     """
 
     subscription_name: str
@@ -39,6 +40,7 @@ class PlannedMigration:
     source_checkpoint: Checkpoint | None
     target_checkpoint: Checkpoint | None
     replaces: Checkpoint | None = None
+    target_of_all: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class SubscriptionMigrationResult:
         created: True when this call made it, False when it was there and was kept.
         redelivered_events: as in the plan.
         error: why it failed, or None.
+        read_with_all: whether the source checkpoint was the one over all tenants.
+        target_read_with_all: the position of the one over all tenants of the target, or None.
     """
 
     subscription_name: str
@@ -86,6 +90,8 @@ class SubscriptionMigrationResult:
     redelivered_events: int
     warning: str | None
     error: str | None
+    read_with_all: bool = False
+    target_read_with_all: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,9 @@ create table if not exists migration_router_reports (
     primary key (migration_id, router)
 );
 
-alter table migration_router_reports add column if not exists sessions integer;
+alter table migration_router_reports
+    add column if not exists sessions           integer,
+    add column if not exists longest_append_ms  double precision;
 
 -- How far another library's routing table has followed; see route_hook.py.
 create table if not exists migration_route_hooks (
