@@ -12,7 +12,6 @@ import asyncpg
 import pytest
 
 from eventsource.migration import InvalidStateTransitionError, MigrationState
-from eventsource.migration.connections import session_marks
 from tests.support.application import SOURCE, TARGET, writing
 from tests.support.held_migration import EVENTS, STATES, audit, held_in, mirrors
 from tests.support.waiting import until
@@ -93,8 +92,7 @@ async def back_and_forth(world: World) -> None:
     """The tenant moves to the target, and its old rows go."""
     await world.seed(10)
     migration = await world.migrate()
-    cleaner = await world.connect(**{session_marks.MIGRATOR_SETTING: str(migration.id)})
-    await cleaner.execute("delete from events where tenant_id = $1", world.tenant)
+    await world.coordinator.cleanup(migration.id, backed_up=True, now=True)
 
 
 async def test_a_tenant_goes_back_the_way_it_came(world: World) -> None:
