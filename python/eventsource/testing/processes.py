@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,19 @@ class WriterProcess:
         self._seen = _Seen(config.records_path)
 
     @classmethod
-    def start(cls, config: WriterConfig, *, timeout: float = 30.0) -> Self:
-        """Start it and wait until its stores are open. Files go into ``config.directory``."""
+    def start(
+        cls,
+        config: WriterConfig,
+        *,
+        timeout: float = 30.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Start it and wait until its stores are open. Files go into ``config.directory``.
+
+        Args:
+            environment: of the process; None is that of this one. Another ``PYTHONPATH`` in it
+                gives it another version of the package.
+        """
         config = replace(config, stop_with_stdin=True)
         config.directory.mkdir(parents=True, exist_ok=True)
         config.stop_path.unlink(missing_ok=True)
@@ -49,6 +60,7 @@ class WriterProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env=environment,
             )
         writer = cls(config, process, log)
         try:
