@@ -109,7 +109,7 @@ def derive(seed: int) -> Schedule:
 
 
 def _struck(rng: random.Random, plan: Schedule) -> Schedule:
-    """With a database that goes back. No way back is open then, and nobody ignores the operator:
+    """With a database that goes back, a way back in every other one. Nobody ignores the operator:
     a process of another version would append wherever the restored database lets it.
     """
     sides = rng.choice(
@@ -119,12 +119,13 @@ def _struck(rng: random.Random, plan: Schedule) -> Schedule:
     if len(sides) == 1 and rng.random() < 0.4:
         how = "failed over"
     at = rng.randint(1, len(plan.acts))
+    strike = Strike(sides, how, rng.randint(0, at - 1), at)
     return replace(
         plan,
-        config={**plan.config, "keep_way_back": 0.0},
+        config=plan.config if rng.random() < 0.5 else {**plan.config, "keep_way_back": 0.0},
         writers=tuple({**writer, "frozen": False} for writer in plan.writers),
         then=(),
-        strike=Strike(sides, how, rng.randint(0, at - 1), at),
+        strike=strike,
     )
 
 

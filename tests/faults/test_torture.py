@@ -25,7 +25,7 @@ def test_a_schedule_is_derived_from_its_seed_alone() -> None:
     assert not any(plan.then for plan in plans if plan.end == "abort")
 
 
-def test_databases_that_go_back_are_in_some_schedules_without_a_way_back() -> None:
+def test_databases_that_go_back_are_in_some_schedules_with_and_without_a_way_back() -> None:
     struck = [plan for plan in map(schedule.derive, range(400)) if plan.strike is not None]
     assert 40 < len(struck) < 120
     sides = {plan.strike.sides for plan in struck if plan.strike}
@@ -34,7 +34,9 @@ def test_databases_that_go_back_are_in_some_schedules_without_a_way_back() -> No
     for plan in struck:
         assert plan.strike is not None
         assert 0 <= plan.strike.back_to < plan.strike.at <= len(plan.acts)
-        assert (plan.then, plan.config["keep_way_back"]) == ((), 0.0)
+        assert plan.then == ()
+    kept = [plan for plan in struck if plan.config.get("keep_way_back") != 0]
+    assert 0.3 < len(kept) / len(struck) < 0.7
 
 
 @pytest.mark.skipif(not _core.HAS_FAILPOINTS, reason="built without failpoints: `make build`")
