@@ -162,7 +162,8 @@ def composed() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
     active = "where state not in ('migrated', 'rolled_back', 'failed')"
     yield "get", f"{select} where id = $1", (one,)
     yield "get_active", f"{select} {active} {order}", ()
-    yield "get_many", f"{select} where id = any ($1::uuid[]) {order}", ([one, wave],)
+    ids = [str(one), str(wave)]
+    yield "get_many", f"{select} where id = any ($1::text[]::uuid[]) {order}", (ids,)
     yield "get_by_tenant", f"{select} where tenant_id = $1 {order}", (tenant,)
     yield "route", f"{routes} r.tenant_id = $1", (tenant,)
     yield "routes", f"{routes} r.tenant_id = any($1::text[])", ([tenant],)
