@@ -10,9 +10,14 @@ _TESTS = "tests/integration/guard/test_guard.py"
 _INSTALLATION = "tests/integration/guard/test_installation.py"
 _ARRIVALS = "tests/integration/guard/test_arrivals.py"
 
-_LOCK = "    perform pg_advisory_xact_lock_shared(1163281235, lock);\n"
+_WAIT = "        perform pg_advisory_xact_lock_shared(1163281235, lock);\n"
+_LOCK = (
+    "    if not pg_try_advisory_xact_lock_shared(1163281235, lock) then\n"
+    "        perform set_config('lock_timeout', patience, true);\n"
+    f"{_WAIT}    end if;\n"
+)
 _CHECK = """\
-    select * into fence from {schema}.eventsource_fences f
+        into fence from {schema}.eventsource_fences f
         where f.lock_id = lock
 """
 
@@ -26,7 +31,7 @@ VARIANTS = (
                 _SQL,
                 _CHECK,
                 """\
-    select f.* into fence
+        into fence
         from pg_advisory_xact_lock_shared(1163281235, lock), {schema}.eventsource_fences f
         where f.lock_id = lock
 """,
@@ -50,10 +55,19 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "guard-goes-on-without-the-lock",
+        "a writer that does not get the lock at once looks at the fence without it",
+        (Edit(_SQL, _WAIT, ""),),
+        (
+            f"{_TESTS}::test_a_writer_that_waited_sees_what_was_decided_meanwhile",
+            f"{_TESTS}::test_a_writer_does_not_overtake_a_cutover_that_waits",
+        ),
+    ),
+    Variant(
         "guard-without-patience",
         "a writer waits at the fence for as long as its holder likes",
         (
-            Edit(_SQL, "    perform set_config('lock_timeout', patience, true);\n", ""),
+            Edit(_SQL, "        perform set_config('lock_timeout', patience, true);\n", ""),
             Edit(_SQL, "set lock_timeout = '10s'\n", "set lock_timeout = 0\n"),
         ),
         (f"{_TESTS}::test_an_append_that_waited_too_long_is_told_that_writes_are_paused",),

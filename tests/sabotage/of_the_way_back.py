@@ -148,7 +148,7 @@ VARIANTS = (
             Edit(
                 _GUARD,
                 "              and w.migration_id::text = mine\n"
-                "              and pg_has_role({schema}.eventsource_caller(), c.relowner,",
+                "              and pg_has_role(caller, c.relowner,",
                 "              and w.migration_id::text = mine\n"
                 "              and pg_has_role(c.relowner,",
             ),

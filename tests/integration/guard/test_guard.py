@@ -214,6 +214,21 @@ async def test_a_writer_that_waited_sees_what_was_decided_meanwhile(world: World
     assert await world.ids("source") == []
 
 
+async def test_a_writer_does_not_overtake_a_cutover_that_waits(world: World) -> None:
+    """Otherwise a tenant that writes all the time would never leave."""
+    it = await guarded(world)
+    cutover, late = await world.connect(), await world.connect()
+    async with world.open_transaction(world.tenant):
+        await cutover.execute("begin")
+        asking = asyncio.create_task(fences.lock_exclusively(cutover, it.fence))
+        await is_blocked(world, cutover.get_server_pid())
+        waiting = asyncio.create_task(insert(late, world.tenant))
+        await is_blocked(world, late.get_server_pid())
+    await asking
+    await it.move(cutover)
+    await refused(waiting, "EVF01")
+
+
 async def test_a_writer_in_flight_keeps_the_lock_from_the_cutover(world: World) -> None:
     it = await guarded(world)
     cutover = await world.connect()
