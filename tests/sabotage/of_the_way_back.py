@@ -19,17 +19,32 @@ _STAGED = "rust/core/src/pass/staged.rs"
 _REHEARSAL = "tests/integration/cutover/test_rehearsal.py"
 _CLEANS = "tests/integration/afterwards/test_cleanup.py"
 _BACK = "tests/integration/afterwards/test_way_back.py"
+_FOLLOWER = "python/eventsource/migration/driver/follower.py"
+_AGAIN = "tests/integration/recovery/test_ways_back_made_again.py"
+_READY = "tests/integration/afterwards/test_made_ready.py"
 _FORETOLD = "tests/integration/cli/test_way_back_foretold.py"
 _CUTTING = "python/eventsource/migration/driver/cutting_over.py"
 _GOES = "tests/integration/afterwards/test_what_goes_back.py"
 
 VARIANTS = (
     Variant(
+        "way-back-of-a-driver-of-before",
+        "a driver that has lost its lease records a way back over that of the next one",
+        (Edit(_WAYS_SQL, " and m.driver_owner = $8", " and $8::uuid is not null"),),
+        (f"{_READY}::test_a_driver_that_has_lost_its_lease_meanwhile_makes_none",),
+    ),
+    Variant(
+        "returned-by-what-has-ended",
+        "a return is asked for whose way back has ended at the old store",
+        (Edit(_FOLLOWER, "        await way_back.refuse_ended(old, way)\n", ""),),
+        (f"{_AGAIN}::test_what_has_ended_at_the_old_store_takes_nobody_back[half]",),
+    ),
+    Variant(
         "lost-connection-costs-the-way-back",
         "a way back is given up where a session ended while it was made",
         (Edit(_WAY, "        if _is_lost(error):\n            raise\n", ""),),
         (
-            f"{_BACK}::"
+            f"{_READY}::"
             "test_a_session_that_the_server_ends_while_it_is_made_does_not_cost_the_way_back"
             "[source-trial's]",
         ),

@@ -247,9 +247,10 @@ class BackgroundDrivers:
 
         return Follower(self._migrations, tables, endpoints, self.knows, self._left_alone.leaves)
 
-    async def refuse_gone_back(self, way: WayBack) -> None:
+    async def refuse_gone_back(self, way: WayBack, *, returns: bool = False) -> None:
         """Before it is ended or returned by; raises StoreGoneBackError where home has gone back."""
-        await self._follower.refuse_gone_back(way)
+        refuse = self._follower.refuse_return if returns else self._follower.refuse_gone_back
+        await refuse(way)
 
     async def close_way_back(self, way_id: UUID) -> None:
         """Remove what an ended way back has at the stores, if this process can."""

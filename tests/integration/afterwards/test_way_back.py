@@ -15,7 +15,6 @@ from eventsource.migration import (
     PreflightError,
 )
 from eventsource.migration.connections import session_marks
-from eventsource.migration.connections.driver_connections import DriverConnections
 from eventsource.migration.driver.stages import Stages
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.steps import decision, way_back
@@ -205,40 +204,6 @@ async def test_what_would_not_work_is_known_before_the_decision_and_the_move_goe
     assert reason in (way.reason or "")
     with pytest.raises(InvalidStateTransitionError, match="without a way back"):
         await keeper.coordinator.return_migration(migration.id)
-
-
-_OWN_SESSION = "select pg_backend_pid()"
-_OTHER = {"source": "target", "target": "source"}
-
-
-@pytest.mark.parametrize("whose", ["driver's", "trial's"])
-@pytest.mark.parametrize("side", ["source", "target"])
-async def test_a_session_that_the_server_ends_while_it_is_made_does_not_cost_the_way_back(
-    world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch, side: str, whose: str
-) -> None:
-    await world.seed(20)
-    migration = await world.dual_write(process=keeper)
-    name = "_try_out" if whose == "driver's" else "catch_up"
-    real, ended = getattr(way_back, name), list[int]()
-
-    async def once(connections: DriverConnections, *arguments: Any) -> Any:
-        if not ended:
-            ended.append(await getattr(connections, side).connection.fetchval(_OWN_SESSION))
-            # The trial goes in the other direction.
-            at = side if whose == "driver's" else _OTHER[side]
-            await getattr(world, at).execute("select pg_terminate_backend($1)", ended[0])
-        return await real(connections, *arguments)
-
-    monkeypatch.setattr(way_back, name, once)
-    migration = await keeper.coordinator.initiate_cutover(migration.id)
-    assert ended, "a session was ended"
-    way = await keeper.coordinator.way_back(migration.id)
-    assert way is not None
-    assert way.is_open, way.reason
-    await appended(keeper, world.tenant)
-    back = await keeper.coordinator.return_migration(migration.id)
-    assert back.state == "migrated"
-    assert whole(await versions(world, "source"))
 
 
 async def test_it_ends_by_itself_and_never_while_a_return_is_asked_for(

@@ -43,6 +43,11 @@ HARMS = {
         "alter table eventsource_copy_progress rename to away",
         "alter table away rename to eventsource_copy_progress",
     ),
+    # As after an upgrade of the program alone.
+    "an older table": (
+        "alter table eventsource_copy_progress rename column witness_token to away",
+        "alter table eventsource_copy_progress rename column away to witness_token",
+    ),
 }
 
 
@@ -214,8 +219,8 @@ def made(sqlstate: str) -> asyncpg.PostgresError:
 @pytest.mark.parametrize(
     "error",
     [
-        *map(made, ("08006", "28000", "28P01", "3D000", "42501", "42P01", "3F000", "53300")),
-        *map(made, ("57P01", "57P03", "58030", "XX000", "XX001")),
+        *map(made, ("08006", "28000", "28P01", "3D000", "42501", "42P01", "3F000", "42703")),
+        *map(made, ("42883", "53300", "57P01", "57P03", "58030", "XX000", "XX001")),
         OSError(), TimeoutError(), MissingRowError("x"), ConnectionDetailsError("x"),
         CredentialsError("x"),
     ],
@@ -235,7 +240,7 @@ def test_a_fact_about_the_data_does(error: Exception) -> None:
     assert not may_be_mended(error)
 
 
-@pytest.mark.parametrize("sqlstate", ["28P01", "28000", "3D000", "42501", "42P01"])
+@pytest.mark.parametrize("sqlstate", ["28P01", "28000", "3D000", "42501", "42P01", "42703"])
 def test_a_call_that_somebody_waits_for_is_told_at_once(sqlstate: str) -> None:
     assert not may_pass(made(sqlstate))
 

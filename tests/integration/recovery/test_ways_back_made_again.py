@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from eventsource.migration import (
+    InvalidStateTransitionError,
     Migration,
     MigrationError,
     PositionMapper,
@@ -114,6 +115,29 @@ async def test_a_control_database_from_before_the_arming_has_it_again(
     assert await shown(fresh, migration) == "armed"
     await assert_nothing_to_repair(fresh)
     await assert_returns(world, fresh, migration)
+
+
+@pytest.mark.parametrize("ended", ["half", "wholly"])
+async def test_what_has_ended_at_the_old_store_takes_nobody_back(world: World, ended: str) -> None:
+    """The control database has gone back to before the end, and believes that it stands by."""
+    keeper, migration = await armed_and_followed(world)
+    await followed(keeper)
+    then = await ControlRows.of(world)
+    if ended == "half":
+        await world.source.execute(
+            "update eventsource_fences set state = 'retired', generation = -1"
+            " where role = 'target' and state = 'standby'"
+        )
+    else:
+        await keeper.coordinator.close_way_back(migration.id)
+    await then.put_back(world)
+    with pytest.raises(StoreGoneBackError, match="eventsource-migrate repair"):
+        await keeper.coordinator.return_migration(migration.id)
+    await appended(keeper, world.tenant)
+    await assert_home(world, keeper, "target", TARGET)
+    await keeper.coordinator.repair()
+    with pytest.raises(InvalidStateTransitionError, match="without a way back"):
+        await keeper.coordinator.return_migration(migration.id)
 
 
 async def test_one_that_is_made_again_can_be_closed_and_its_rows_cleaned_up(world: World) -> None:

@@ -89,7 +89,7 @@ async def _keep_a_way_back(at: Stretch) -> None:
     if at.connections.source.layout is not None:
         why_not: str | None = way_back.OWN_TABLES_ONLY
     else:
-        why_not = await way_back.keep(at.connections, at.migration)
+        why_not = await way_back.keep(at.connections, at.migration, at.lease.owner)
     if why_not is None or not config.keep_way_back:
         return
     if config.require_way_back:

@@ -162,6 +162,18 @@ class Follower:
         await self._remind(old, way, move)
         return await way_back.refuse_gone_back(old, home, way)
 
+    async def refuse_return(self, way: WayBack) -> None:
+        """Before a return is asked for.
+
+        Raises:
+            StoreGoneBackError: its home has gone back, or the way back has ended already, which the
+                control database has forgotten.
+            StoreMismatchError: a store is another place here.
+        """
+        await self.refuse_gone_back(way)
+        old, _ = await self.tables(await self.migrations.get(way.migration_id))
+        await way_back.refuse_ended(old, way)
+
     async def _remind(self, old: AnyTable, way: WayBack, move: Migration) -> None:
         """Before anything is carried to a store that would take the tenant's events itself.
 

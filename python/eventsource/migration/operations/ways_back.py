@@ -161,7 +161,7 @@ class Returns(Cutovers):
             config["keep_way_back"] = kept.keep_way_back
         move = await self._migrations.get(way.migration_id)
         await self._drivers.refuse_other_places(move)
-        await self._drivers.refuse_gone_back(way)
+        await self._drivers.refuse_gone_back(way, returns=True)
         ways = WaysBack(self._migrations.pool)
         if not await ways.ask_return(way, config, operator):
             now = await ways.get(way.id)

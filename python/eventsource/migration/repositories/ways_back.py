@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.connections import transaction
-from eventsource.migration.errors import MigrationError
+from eventsource.migration.errors import LeaseLostError, MigrationError
 from eventsource.migration.protocol import SPOKEN
 from eventsource.migration.repositories import control_place
 from eventsource.named_sql import statements
@@ -22,6 +22,7 @@ from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
+    from eventsource.migration.models import Migration
 
 _SQL = statements("eventsource.migration.repositories.sql", "ways_back.sql")
 _ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
@@ -160,20 +161,18 @@ class WaysBack:
         return [_made(row) for row in rows]
 
     async def insert(
-        self, way_id: UUID, migration_id: UUID, tenant_id: TenantId, generation: int,
-        keep_seconds: float, owner: UUID,
-    ) -> None:  # fmt: skip
-        """Record that one is being prepared."""
-        await self.pool.execute(
-            _SQL["insert"],
-            way_id,
-            migration_id,
-            stored(tenant_id),
-            generation,
-            keep_seconds,
-            owner,
-            SPOKEN,
-        )
+        self, way_id: UUID, migration: Migration, driver: UUID, keep_seconds: float, owner: UUID
+    ) -> None:
+        """Record that one is being prepared.
+
+        Raises:
+            LeaseLostError: the driver is not the migration's any more; nothing was recorded.
+        """
+        if not await self.pool.fetch(
+            _SQL["insert"], way_id, migration.id, stored(migration.tenant_id),
+            migration.generation + 1, keep_seconds, owner, SPOKEN, driver,
+        ):  # fmt: skip
+            raise LeaseLostError(f"another driver carries migration {migration.id} on")
 
     async def change(
         self, way_id: UUID, before: Sequence[str], state: str, reason: str | None = None,

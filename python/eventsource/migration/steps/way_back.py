@@ -24,7 +24,7 @@ from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
 from eventsource.migration import event_table
 from eventsource.migration.connections.driver_connections import DriverConnections
-from eventsource.migration.errors import MigrationError, StoreGoneBackError
+from eventsource.migration.errors import LeaseLostError, MigrationError, StoreGoneBackError
 from eventsource.migration.failures import PASSING
 from eventsource.migration.models import Migration
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
@@ -91,11 +91,14 @@ def opposite(migration: Migration, way_id: UUID, owner: UUID) -> Migration:
     )
 
 
-async def keep(connections: DriverConnections, migration: Migration) -> str | None:
+async def keep(connections: DriverConnections, migration: Migration, driver: UUID) -> str | None:
     """Make the way back of a migration ready; why there is none, or None when there is.
 
-    The move does not depend on it: the only errors are those of a lost connection, which ends the
-    cutover's attempt in any case. The next attempt makes it again.
+    The move does not depend on it: the only errors are those of a lost connection or lease, which
+    end the cutover's attempt in any case. The next attempt makes it again.
+
+    Args:
+        driver: the token of the migration's driver.
     """
     ways = WaysBack(connections.control)
     existing = await ways.of_migration(migration.id)
@@ -112,11 +115,8 @@ async def keep(connections: DriverConnections, migration: Migration) -> str | No
             if refused := await refusals(
                 connections.source, connections.target, fires=migration.config.fires
             ):
-                return await _refused(ways, migration, way_id, "; ".join(refused))
-            await ways.insert(
-                way_id, migration.id, migration.tenant_id, migration.generation + 1,
-                migration.config.keep_way_back, owner,
-            )  # fmt: skip
+                return await _refused(ways, migration, driver, "; ".join(refused))
+            await ways.insert(way_id, migration, driver, migration.config.keep_way_back, owner)
             await failpoints.reach("keep.recorded.committed")
             await _make(connections, migration, way_id, owner)
             await ways.change(way_id, ["preparing"], "standby")
@@ -135,15 +135,17 @@ async def keep(connections: DriverConnections, migration: Migration) -> str | No
 def _is_lost(error: BaseException) -> bool:
     if isinstance(error, DataPlaneError):
         return error.kind == "connection_lost"
-    lost = (ConnectionError, asyncpg.PostgresConnectionError, asyncpg.InternalClientError)
+    lost = (
+        ConnectionError, asyncpg.PostgresConnectionError, asyncpg.InternalClientError,
+        LeaseLostError,
+    )  # fmt: skip
     # The class itself is what a connection says that is closed already.
     return isinstance(error, lost) or type(error) is asyncpg.InterfaceError
 
 
-async def _refused(ways: WaysBack, migration: Migration, way_id: UUID, reason: str) -> str:
-    await ways.insert(
-        way_id, migration.id, migration.tenant_id, migration.generation + 1, 0, way_id
-    )
+async def _refused(ways: WaysBack, migration: Migration, driver: UUID, reason: str) -> str:
+    way_id = uuid4()
+    await ways.insert(way_id, migration, driver, 0, way_id)
     await ways.change(way_id, ["preparing"], "refused", reason)
     return reason
 
@@ -260,9 +262,22 @@ def lost(way: WayBack) -> MigrationError:
     """The error for a store that does not know its way back any more."""
     return StoreGoneBackError(
         f"store {way.target_store_id!r} holds nothing of the way back of migration"
-        f" {way.migration_id}: it was restored or failed over to a moment before. Nothing was"
-        " changed: `eventsource-migrate repair` closes the way back, and says what else is missing"
+        f" {way.migration_id}: it was restored or failed over to a moment before, or the control"
+        " database was, and the way back has ended since. Nothing was changed:"
+        " `eventsource-migrate repair` closes the way back, and says what else is missing"
     )
+
+
+async def refuse_ended(old: AnyTable, way: WayBack) -> None:
+    """Its fence at the old store is the first thing that goes out of force when it ends.
+
+    Raises:
+        StoreGoneBackError: it is not there, or out of force for good: the store could not be
+            opened after a return had been decided.
+    """
+    standing = await fences.of_migration(old, way.id, "target")
+    if standing is None or standing.state == standby.RETIRED:
+        raise lost(way)
 
 
 async def refuse_gone_back(old: AnyTable, home: AnyTable, way: WayBack) -> CopyProgress | None:

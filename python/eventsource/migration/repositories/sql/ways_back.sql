@@ -17,9 +17,12 @@ join tenant_migrations m on m.id = w.migration_id
 left join tenant_migrations r on r.id = w.id
 
 -- name: insert
+-- By the driver of its migration alone: of one that wakes late, the newer row would hide the other.
 insert into tenant_ways_back (id, migration_id, tenant_id, state, generation, keep_seconds,
                               driver_owner, driver_expires_at, protocol)
-values ($1, $2, $3, 'preparing', $4, $5, $6, now() + make_interval(secs => 60), $7)
+select $1, m.id, $3, 'preparing', $4, $5, $6, now() + make_interval(secs => 60), $7
+from tenant_migrations m where m.id = $2 and m.driver_owner = $8
+returning id
 
 -- name: change
 with changed as (
