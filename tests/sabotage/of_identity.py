@@ -56,8 +56,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/driver/follower.py",
-                "if not self.knows(move) or self.leaves(way):\n",
-                "if not self.knows(move):\n",
+                "if self.knows(move) and not self.leaves(way)]",
+                "if self.knows(move)]",
             ),
             Edit(_WAYS, " and protocol <= $5\n  and", " and $5::integer is not null\n  and"),
         ),
@@ -128,8 +128,8 @@ VARIANTS = (
         (
             Edit(
                 _FOLLOWER,
-                "            rows = await self._held(way.id, owner, carrying)\n",
-                "            rows = await carrying\n",
+                "await self._held(way.id, owner, self._carry(passes, way, owner, stay))",
+                "await self._carry(passes, way, owner, stay)",
             ),
         ),
         (f"{_FOLLOWERS}::test_a_long_catch_up_is_not_taken_away_from_a_process_that_lives",),

@@ -8,6 +8,7 @@ from tests.sabotage import (
     of_the_data_plane,
     of_the_edges,
     of_the_fleet,
+    of_the_followers,
     of_the_guard,
     of_the_journal,
     of_the_journals_size,
@@ -48,4 +49,5 @@ VARIANTS = (
     *of_the_partitions.VARIANTS,
     *of_the_recovery.VARIANTS,
     *of_identity.VARIANTS,
+    *of_the_followers.VARIANTS,
 )

@@ -53,9 +53,6 @@ HESITATION_SECONDS = 0.05
 #: How many a process takes up at one look at the journal, those included that wait for a place.
 MOST_AT_A_LOOK = 5
 
-#: How often ways back are looked at while there is something to carry, and at least (seconds).
-FOLLOW_SECONDS, LONGEST_FOLLOW_SECONDS = 0.25, 5.0
-
 #: How long a waiting call puts up with a silent control database (seconds).
 OUTAGE_SECONDS = 30.0
 
@@ -219,20 +216,8 @@ class BackgroundDrivers:
         """Begin to keep ways back current, until this process stops driving."""
         if self._following is None or self._following.done():
             self._following = asyncio.get_running_loop().create_task(
-                self._follow_again_and_again(), name="eventsource-following"
+                self._follower.again_and_again(), name="eventsource-following"
             )
-
-    async def _follow_again_and_again(self) -> None:
-        idle = FOLLOW_SECONDS
-        while True:
-            try:
-                moved = await self._follower.turn()
-            except Exception as error:
-                if not may_pass(error):
-                    _log.warning("cannot follow ways back: %s", redact(str(error)))
-                moved = 0
-            idle = FOLLOW_SECONDS if moved else min(idle * 1.5, LONGEST_FOLLOW_SECONDS)
-            await asyncio.sleep(idle)
 
     @property
     def _follower(self) -> Follower:

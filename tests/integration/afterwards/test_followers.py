@@ -13,7 +13,7 @@ import pytest
 
 from eventsource.migration.driver import follower
 from eventsource.migration.repositories.ways_back import WayBack, WaysBack
-from eventsource.migration.steps import way_back
+from eventsource.migration.steps.passes import Passes
 from tests.support.application import Process
 from tests.support.there_and_back import appended, moved
 from tests.support.waiting import until
@@ -39,18 +39,18 @@ async def followed_slowly(
     ways = WaysBack(world.here.migrations.pool)
     way = await ways.of_migration(move.id)
     assert way is not None
-    slow, catch_up = Slow(), way_back.catch_up
+    slow, catch_up = Slow(), Passes.catch_up
 
-    async def caught_up(*arguments: Any) -> int:
+    async def caught_up(passes: Passes) -> Any:
         slow.reached.set()
         try:
             await slow.may_end.wait()
         except asyncio.CancelledError:
             slow.was_cancelled = True
             raise
-        return await catch_up(*arguments)
+        return await catch_up(passes)
 
-    monkeypatch.setattr(way_back, "catch_up", caught_up)
+    monkeypatch.setattr(Passes, "catch_up", caught_up)
     working = asyncio.create_task(keeper.coordinator.work(poll_seconds=0.02))
     try:
         async with asyncio.timeout(20):

@@ -131,13 +131,14 @@ async def test_what_has_ended_at_the_old_store_takes_nobody_back(world: World, e
     else:
         await keeper.coordinator.close_way_back(migration.id)
     await then.put_back(world)
+    fresh = await kept(world)
     with pytest.raises(StoreGoneBackError, match="eventsource-migrate repair"):
-        await keeper.coordinator.return_migration(migration.id)
-    await appended(keeper, world.tenant)
-    await assert_home(world, keeper, "target", TARGET)
-    await keeper.coordinator.repair()
+        await fresh.coordinator.return_migration(migration.id)
+    await appended(fresh, world.tenant)
+    await assert_home(world, fresh, "target", TARGET)
+    await fresh.coordinator.repair()
     with pytest.raises(InvalidStateTransitionError, match="without a way back"):
-        await keeper.coordinator.return_migration(migration.id)
+        await fresh.coordinator.return_migration(migration.id)
 
 
 async def test_one_that_is_made_again_can_be_closed_and_its_rows_cleaned_up(world: World) -> None:

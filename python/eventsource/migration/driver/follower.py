@@ -1,7 +1,8 @@
 """Following ways back: keeping what a tenant could return to current.
 
 Nothing depends on it: a return catches up in any case, and the tenant's writers never wait for it.
-So it holds no place and no connection between two looks. Ways back are taken one after the other.
+So it holds no place, and ways back are taken one after the other. The only one that is due keeps
+its connections for some looks: to open them for each costs the servers more than what is carried.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,11 +22,11 @@ from eventsource.connections import brief, redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
 from eventsource.migration.errors import LeaseLostError, StoreGoneBackError
-from eventsource.migration.failures import PASSING, first_of
+from eventsource.migration.failures import PASSING, first_of, may_pass
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import authority, way_back
-from eventsource.migration.tables import fences, identities, progress
+from eventsource.migration.tables import fences, identities
 from eventsource.migration.tables.snapshots import not_shown_by
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.ways_back import WayBack
+    from eventsource.migration.steps.passes import Passes
     from eventsource.migration.tables.progress import CopyProgress
 
 _log = logging.getLogger("eventsource.migration.driver")
@@ -41,6 +44,13 @@ HELD_SECONDS = 60.0
 
 #: The same for its end (seconds). Each step of that may be repeated, also by two at once.
 CLOSING_SECONDS = 5.0
+
+#: How often ways back are looked at while there is something to carry, and at least (seconds).
+FOLLOW_SECONDS, LONGEST_FOLLOW_SECONDS = 0.25, 5.0
+
+#: How long the only one that is due is followed at a stretch, and without anything to carry
+#: (seconds). Those who repair or close it wait for the end of that.
+STAY_SECONDS, QUIET_SECONDS = 5.0, 1.0
 
 #: How many new events are counted for the lag; more are many.
 COUNTED = 100_000
@@ -70,17 +80,33 @@ class Follower:
     def __post_init__(self) -> None:
         self.ways = WaysBack(self.migrations.pool)
 
-    async def turn(self) -> int:
-        """Look at every way back that is due; how many had something to carry."""
+    async def again_and_again(self) -> None:
+        """Follow for as long as this process works; ended by cancelling it."""
+        idle = FOLLOW_SECONDS
+        while True:
+            try:
+                carried = await self.turn(stay=STAY_SECONDS)
+            except Exception as error:
+                if not may_pass(error):
+                    _log.warning("cannot follow ways back: %s", redact(str(error)))
+                carried = 0
+            idle = FOLLOW_SECONDS if carried else min(idle * 1.5, LONGEST_FOLLOW_SECONDS)
+            await asyncio.sleep(idle)
+
+    async def turn(self, *, stay: float = 0.0) -> int:
+        """Look at every way back that is due; how many had something to carry.
+
+        Args:
+            stay: how long to go on with one that is the only one (seconds).
+        """
+        due = [(way, await self.migrations.get(way.migration_id)) for way in await self.ways.due()]
+        ours = [(way, move) for way, move in due if self.knows(move) and not self.leaves(way)]
         carried = 0
-        for way in await self.ways.due():
-            move = await self.migrations.get(way.migration_id)
-            if not self.knows(move) or self.leaves(way):
-                continue
-            carried += await self._one(way, move)
+        for way, move in ours:
+            carried += await self._one(way, move, stay if len(ours) == 1 else 0.0)
         return carried
 
-    async def _one(self, way: WayBack, move: Migration) -> int:
+    async def _one(self, way: WayBack, move: Migration, stay: float) -> int:
         owner = uuid4()
         held = CLOSING_SECONDS if way.state == "closing" else HELD_SECONDS
         if not await self.ways.follow(way.id, owner, held, [way.state]):
@@ -93,19 +119,20 @@ class Follower:
                 await self.refuse_gone_back(way)
                 await self.ways.end(way.id, "its time is over", now=False)
                 return 0
-            return await self._follow(way, move, owner)
+            return await self._follow(way, move, owner, stay)
         except asyncio.CancelledError:
             # Those who repair, return or close next do not wait for a process that has ended.
             with contextlib.suppress(*_FAILURES):
                 await self.ways.leave(way.id, owner, way.reason)
             raise
         except _FAILURES as error:
-            # The tenant does not notice: who looks at the way back reads it.
-            _log.warning("way back of migration %s is not followed: %s", move.id, brief(error))
-            await self.ways.leave(way.id, owner, redact(str(error)) or type(error).__name__)
+            # The tenant does not notice: who looks at the way back reads it. Who returns by it or
+            # ends it has ended our sessions, and is not to read of that.
+            if await self.ways.leave(way.id, owner, redact(str(error)) or type(error).__name__):
+                _log.warning("way back of migration %s is not followed: %s", move.id, brief(error))
             return 0
 
-    async def _follow(self, way: WayBack, move: Migration, owner: UUID) -> int:
+    async def _follow(self, way: WayBack, move: Migration, owner: UUID, stay: float) -> int:
         home = (await self.tables(move))[1]
         at = await self.refuse_gone_back(way)
         if at is None:
@@ -114,18 +141,43 @@ class Follower:
             await self.ways.followed(way.id, owner, at.rows_copied, 0)
             return 0
         connections = await DriverConnections.open(reversed_(await self.endpoints(move)), way.id)
+        ended_well = False
         try:
             opposite = way_back.opposite(move, way.id, owner)
-            carrying = way_back.catch_up(connections, opposite, owner)
-            rows = await self._held(way.id, owner, carrying)
-            at = await progress.read(connections.target, way.id) or at
-            lag = await _count(connections.source, at)
+            passes = await way_back.passes(connections, opposite, owner)
+            try:
+                await self._held(way.id, owner, self._carry(passes, way, owner, stay))
+            finally:
+                await passes.session.close()
+            ended_well = True
         finally:
-            await connections.close()
-        await self.ways.followed(way.id, owner, rows, lag)
+            await connections.close(keep=ended_well)
         return 1
 
-    async def _held(self, way_id: UUID, owner: UUID, carrying: Awaitable[int]) -> int:
+    async def _carry(self, passes: Passes, way: WayBack, owner: UUID, stay: float) -> None:
+        """Pass after pass, until there is nothing to carry, the stay is over or it is not ours.
+
+        A look is one pass: what comes meanwhile is carried by the next. A pass costs little more
+        for many events than for few.
+        """
+        began = carried_at = time.monotonic()
+        lag = 1
+        while True:
+            if lag:
+                await passes.catch_up()
+                carried_at = time.monotonic()
+            now = time.monotonic()
+            if now - began >= stay or now - carried_at >= QUIET_SECONDS:
+                break
+            await asyncio.sleep(FOLLOW_SECONDS)
+            lag = await _count(passes.connections.source, passes.at)
+            if not await self.ways.stay(way.id, owner, HELD_SECONDS, passes.at.rows_copied, lag):
+                # Somebody returns, closes or repairs it.
+                return
+        lag = await _count(passes.connections.source, passes.at)
+        await self.ways.followed(way.id, owner, passes.at.rows_copied, lag)
+
+    async def _held(self, way_id: UUID, owner: UUID, carrying: Awaitable[None]) -> None:
         """For as long as it takes: nobody else begins beside it meanwhile.
 
         Raises:
@@ -143,11 +195,10 @@ class Follower:
         try:
             async with asyncio.TaskGroup() as group:
                 holding = group.create_task(hold())
-                carried = await carrying
+                await carrying
                 holding.cancel()
         except BaseExceptionGroup as errors:
             raise first_of(errors) from None
-        return carried
 
     async def refuse_gone_back(self, way: WayBack) -> CopyProgress | None:
         """Its progress, None where there is none; before it is followed, ended or returned by.

@@ -207,9 +207,13 @@ class WaysBack:
         """Publish how far it is, and let others follow."""
         await self._sql.execute(_SQL["followed"], way_id, owner, carried, lag, reason)
 
-    async def leave(self, way_id: UUID, owner: UUID, reason: str | None) -> None:
-        """Let others follow; say why this process does not."""
-        await self._sql.execute(_SQL["leave"], way_id, owner, reason)
+    async def stay(self, way_id: UUID, owner: UUID, seconds: float, carried: int, lag: int) -> bool:
+        """Publish how far it is, and follow on; False when somebody else has to do with it."""
+        return bool(await self._sql.fetch(_SQL["stay"], way_id, owner, carried, lag, seconds))
+
+    async def leave(self, way_id: UUID, owner: UUID, reason: str | None) -> bool:
+        """Let others follow; say why this process does not. False when it is not ours any more."""
+        return bool(await self._sql.fetch(_SQL["leave"], way_id, owner, reason))
 
     async def ask_return(
         self, way: WayBack, config: Mapping[str, Any], operator: str | None

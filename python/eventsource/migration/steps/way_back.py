@@ -244,18 +244,21 @@ async def _try_out(connections: DriverConnections, way: Migration, owner: UUID) 
         await back.close(keep=tried)
 
 
-async def catch_up(
-    connections: DriverConnections, way: Migration, owner: UUID, least: int = 0
-) -> int:
-    """Passes of a way back until one carries no more than so many events; how many were carried."""
-    passes = await Passes.open(connections, way, owner, journal=TABLE)
+async def passes(connections: DriverConnections, way: Migration, owner: UUID) -> Passes:
+    """Those of a way back, ready to run; the caller closes their session."""
+    return await Passes.open(connections, way, owner, journal=TABLE)
+
+
+async def catch_up(connections: DriverConnections, way: Migration, owner: UUID) -> None:
+    """Passes of a way back until one carries few events."""
+    running = await passes(connections, way, owner)
     try:
         while True:
-            result = await passes.catch_up()
-            if result is None or result.inserted <= max(least, way.config.sync_lag_threshold):
-                return passes.at.rows_copied
+            result = await running.catch_up()
+            if result is None or result.inserted <= way.config.sync_lag_threshold:
+                return
     finally:
-        await passes.session.close()
+        await running.session.close()
 
 
 def lost(way: WayBack) -> MigrationError:

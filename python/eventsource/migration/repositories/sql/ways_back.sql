@@ -70,9 +70,17 @@ set driver_owner = null, driver_expires_at = null, followed_at = now(), carried 
     reason = $5
 where id = $1 and driver_owner = $2
 
+-- name: stay
+update tenant_ways_back
+set driver_expires_at = now() + make_interval(secs => $5), followed_at = now(), carried = $3,
+    lag = $4, reason = null
+where id = $1 and driver_owner = $2 and state = 'standby'
+returning id
+
 -- name: leave
 update tenant_ways_back set driver_owner = null, driver_expires_at = null, reason = $3
 where id = $1 and driver_owner = $2
+returning id
 
 -- name: ask_return
 -- The way back becomes a migration of its own, in dual-write. Never after its end: the clock is the one
