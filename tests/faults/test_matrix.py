@@ -86,7 +86,6 @@ async def arena(
         yield opened
 
 
-@pytest.mark.alone
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.skipif(not _core.HAS_FAILPOINTS, reason="built without failpoints: `make build`")
 @pytest.mark.parametrize("cell", SLICE, ids=str)

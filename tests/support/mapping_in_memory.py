@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -36,7 +36,9 @@ def migration_record(
         "fence_position": fence_position,
         "completed_at": completed_at,
     }
-    unknown: dict[str, Any] = dict.fromkeys(field.name for field in fields(Migration))
+    unknown: dict[str, Any] = dict.fromkeys(
+        field.name for field in fields(Migration) if field.default is MISSING
+    )
     return Migration(**unknown | known)
 
 
