@@ -32,8 +32,9 @@ from eventsource.testing import StoreAddress
 
 BAR, LAG_SECONDS = 0.95, 1.0
 
-#: Appends of one block, and tasks that make them.
-BLOCK, TASKS = 400, 4
+#: Appends of one block, and tasks that make them. A block takes longer than the time between two
+#: looks of who follows: in a shorter one that may happen to do nothing.
+BLOCK, TASKS = 2000, 4
 
 #: How often the newest event is looked for at the other store, and how long it is waited for.
 LOOKS, PATIENCE_SECONDS = 30, 60.0

@@ -26,7 +26,6 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_an_abort_goes_through_beside_a_driver_frozen_while_it_reads",
         "test_killed_in_dual_write",
         "test_killed_with_the_fence_held",
-        "test_killed_between_the_decision_and_the_flip",
         "test_killed_in_the_bulk_copy",
     ),
     "acceptance/test_link_faults.py": ("test_a_move_outlives_a_link_that_swallows_everything*",),

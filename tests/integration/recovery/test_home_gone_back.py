@@ -10,7 +10,7 @@ import pytest
 
 from eventsource.migration import Migration, StoreGoneBackError
 from eventsource.migration.recovery.report import ChangeKind
-from eventsource.migration.steps import way_back
+from eventsource.migration.steps.passes import Passes
 from tests.support.application import SOURCE, Process
 from tests.support.gone_back import forget_control, home_loses, rescued
 from tests.support.there_and_back import appended, assert_home, moved, versions, whole
@@ -192,12 +192,11 @@ async def test_a_process_that_ends_lets_go_of_what_it_follows(
     await appended(keeper, world.tenant)
     began = asyncio.Event()
 
-    async def slow(*arguments: object) -> int:
+    async def slow(passes: Passes) -> None:
         began.set()
         await asyncio.sleep(60)
-        return 0
 
-    monkeypatch.setattr(way_back, "catch_up", slow)
+    monkeypatch.setattr(Passes, "catch_up", slow)
     following = asyncio.create_task(followed(keeper))
     await asyncio.wait_for(began.wait(), 20)
     following.cancel()
