@@ -61,6 +61,7 @@ class Checkpointed:
 
     Attributes:
         handled: events that it has had.
+        again: by migration, how many events it has read twice because of it.
         found: where a prediction was wrong, or an event would be skipped.
     """
 
@@ -68,6 +69,7 @@ class Checkpointed:
     tenant: UUID
     name: str = "Reports"
     handled: set[str] = field(default_factory=set)
+    again: dict[UUID, int] = field(default_factory=dict)
     found: list[str] = field(default_factory=list)
 
     @property
@@ -96,6 +98,7 @@ class Checkpointed:
         if skipped or again != planned.redelivered_events:
             told = f"predicted {planned.redelivered_events} events again, and it is {again}"
             self.found.append(f"{len(skipped)} skipped; {told}")
+        self.again[migration.id] = sum(row.event_id in self.handled for row in following[:read])
         await self._read(migration.target_store_id, following[:read])
 
     async def _read(self, store_id: str, rows: Sequence[Row]) -> None:
@@ -110,11 +113,16 @@ class Journey:
     Attributes:
         returns: after the move; with an even number it ends where the move has taken it.
         tasks: of each writer process.
+        pace, events: appends of each task in a second, and the most events of one. All of them
+            together stay below what two busy processors carry over: no return can overtake writers
+            that are faster.
         rest: seconds between the returns, in which events come in.
     """
 
     returns: int
     tasks: int
+    pace: float = 10.0
+    events: int = 10
     rest: float = 0.0
 
 
@@ -128,11 +136,12 @@ async def test_a_tenant_goes_there_and_back_under_writers_and_nothing_is_lost(
 
 
 @pytest.mark.alone
+@pytest.mark.timeout(900)
 async def test_ten_returns_under_many_writers(
     source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
 ) -> None:
     async with two_servers(source_dsn, target_dsn, control_dsn, tmp_path, CONFIG) as world:
-        await _play(world, Journey(returns=10, tasks=8, rest=2.0))
+        await _play(world, Journey(returns=10, tasks=8, pace=3.0, events=3, rest=2.0))
 
 
 async def _play(world: World, journey: Journey) -> None:
@@ -141,7 +150,14 @@ async def _play(world: World, journey: Journey) -> None:
     await _settle_at_the_target(world, resident)
     await PostgreSQLCheckpointRepository(world.control_pool).create_schema()
     configs = [
-        world.writer_config(f"writer-{n}", [tenant, bystander], tasks=journey.tasks, seed=n)
+        world.writer_config(
+            f"writer-{n}",
+            [tenant, bystander],
+            tasks=journey.tasks,
+            seed=n,
+            appends_per_second=journey.pace,
+            max_events=journey.events,
+        )
         for n in range(PROCESSES)
     ]
     projection, taken_along = Projection(), Checkpointed(world, tenant)
@@ -181,11 +197,30 @@ async def _play(world: World, journey: Journey) -> None:
     assert report.written_at_target > 0
     own = [each for each in attempts if each.tenant_id == str(tenant) and each.latency]
     assert max(each.latency or 0.0 for each in own) < _longest_allowed()
+    await _the_report_says_so(world, migration, taken_along, max(each.latency or 0 for each in own))
     await _others_are_untouched(world, bystander, resident, attempts)
     await _everything_was_delivered(projection, await read_rows(home, tenant))
     running.stop()
     await asyncio.wait_for(task, 10)
     assert taken_along.found == []
+
+
+async def _the_report_says_so(
+    world: World, last: Migration, subscription: Checkpointed, longest: float
+) -> None:
+    """What writers have waited and what was delivered twice, for each step.
+
+    Args:
+        longest: the longest append that the writers have seen themselves (seconds).
+    """
+    steps = (await world.coordinator.report(last.id))["there_and_back"]
+    appends = {UUID(each["id"]): each["longest_append_ms"] for each in steps}
+    assert appends.keys() == subscription.again.keys()
+    assert all(0 < each <= longest * 1000 for each in appends.values())
+    for migration_id, again in subscription.again.items():
+        document = await world.coordinator.report(migration_id, subscription.checkpoints)
+        [redelivered] = document["redelivery"]
+        assert redelivered["so_far"] == again, redelivered
 
 
 def _longest_allowed() -> float:
