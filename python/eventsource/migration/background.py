@@ -234,8 +234,7 @@ class BackgroundDrivers:
 
     async def refuse_gone_back(self, way: WayBack, *, returns: bool = False) -> None:
         """Before it is ended or returned by; raises StoreGoneBackError where home has gone back."""
-        refuse = self._follower.refuse_return if returns else self._follower.refuse_gone_back
-        await refuse(way)
+        await self._follower.refuse_gone_back(way, returns=returns)
 
     async def close_way_back(self, way_id: UUID) -> None:
         """Remove what an ended way back has at the stores, if this process can."""

@@ -99,7 +99,11 @@ class Follower:
         Args:
             stay: how long to go on with one that is the only one (seconds).
         """
-        due = [(way, await self.migrations.get(way.migration_id)) for way in await self.ways.due()]
+        if not (ways := await self.ways.due()):
+            return 0
+        found = await self.migrations.get_many([way.migration_id for way in ways])
+        moves = {move.id: move for move in found}
+        due = [(way, moves[way.migration_id]) for way in ways]
         ours = [(way, move) for way, move in due if self.knows(move) and not self.leaves(way)]
         carried = 0
         for way, move in ours:
@@ -200,30 +204,23 @@ class Follower:
         except BaseExceptionGroup as errors:
             raise first_of(errors) from None
 
-    async def refuse_gone_back(self, way: WayBack) -> CopyProgress | None:
+    async def refuse_gone_back(self, way: WayBack, *, returns: bool = False) -> CopyProgress | None:
         """Its progress, None where there is none; before it is followed, ended or returned by.
 
         Raises:
-            StoreGoneBackError: its home has gone back, and has to be brought in line first.
+            StoreGoneBackError: its home has gone back, and has to be brought in line first; for who
+                ``returns``, too, that it has ended already, which the control database has
+                forgotten.
             StoreMismatchError: a store is another place here.
         """
         move = await self.migrations.get(way.migration_id)
         old, home = await self.tables(move)
         await identities.check(move, old, home)
         await self._remind(old, way, move)
-        return await way_back.refuse_gone_back(old, home, way)
-
-    async def refuse_return(self, way: WayBack) -> None:
-        """Before a return is asked for.
-
-        Raises:
-            StoreGoneBackError: its home has gone back, or the way back has ended already, which the
-                control database has forgotten.
-            StoreMismatchError: a store is another place here.
-        """
-        await self.refuse_gone_back(way)
-        old, _ = await self.tables(await self.migrations.get(way.migration_id))
-        await way_back.refuse_ended(old, way)
+        at = await way_back.refuse_gone_back(old, home, way)
+        if returns:
+            await way_back.refuse_ended(old, way)
+        return at
 
     async def _remind(self, old: AnyTable, way: WayBack, move: Migration) -> None:
         """Before anything is carried to a store that would take the tenant's events itself.

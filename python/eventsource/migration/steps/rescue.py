@@ -11,18 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.migration.consistency.only_in import PORTION, only_in
 from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.tables import progress, snapshots
-from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.tables.progress import CopyProgress
-
-#: Events that are looked for at once.
-PORTION = 20_000
 
 #: Lost events that are named in a message.
 NAMED = 5
@@ -84,22 +81,6 @@ async def keep(target: AnyTable, migration_id: UUID, events: Sequence[UUID]) -> 
 
 
 async def _lost(source: AnyTable, target: AnyTable, at: CopyProgress) -> AsyncIterator[UUID]:
-    position = at.position_offset
-    while True:
-        rows = await target.connection.fetch(
-            f"select global_position, event_id from {target.name} where tenant_id = $1"
-            " and global_position > $2 and global_position <= $3"
-            " order by global_position limit $4",
-            as_uuid(at.tenant_id), position, at.last_target_position, PORTION,
-        )  # fmt: skip
-        if not rows:
-            return
-        position = rows[-1]["global_position"]
-        found = await source.connection.fetch(
-            f"select event_id from {source.name} where event_id = any ($1::uuid[])",
-            [row["event_id"] for row in rows],
-        )
-        there = {row["event_id"] for row in found}
-        for row in rows:
-            if row["event_id"] not in there:
-                yield row["event_id"]
+    last = at.last_target_position
+    async for row in only_in(target, source, at.tenant_id, at.position_offset, last):
+        yield row["event_id"]
