@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.matrix import BEYOND, BUDGET, OTHERS, RECOVERY, Outcome
-from tests.faults.torture import Result
+from tests.faults.torture import Played
 
 RUNS = Path(__file__).parent / "runs"
 
@@ -61,7 +61,7 @@ def write_matrix(outcomes: Sequence[Outcome], seconds: float) -> Path:
     return write("matrix", lines, {"seconds": round(seconds, 1), "cells": cells})
 
 
-def write_torture(results: Sequence[Result], seconds: float) -> Path:
+def write_torture(results: Sequence[Played], seconds: float) -> Path:
     """The page of a run of the torture."""
     broken = [result for result in results if result.violations]
     acts = Counter(act.what for result in results for act in result.schedule.acts)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from eventsource import _core
 from tests.faults import record, schedule, torture
-from tests.faults.torture import Dsns, Result, Servers
+from tests.faults.playing import Servers, played
+from tests.faults.torture import Played
 
 #: Seeds that share databases.
 GROUP = 20
@@ -29,7 +30,7 @@ async def main(first: int, seeds: int, jobs: int, write: bool) -> int:
         return 2
     # A pool says whenever it cannot reach a server, and here they are down often.
     logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
-    began, results = time.monotonic(), list[Result]()
+    began, results = time.monotonic(), list[Played]()
     last = first + seeds
     groups = [range(start, min(start + GROUP, last)) for start in range(first, last, GROUP)]
     groups.reverse()
@@ -45,7 +46,7 @@ async def main(first: int, seeds: int, jobs: int, write: bool) -> int:
     return 1 if broken else 0
 
 
-async def _play_groups(groups: list[range], results: list[Result], files: str) -> None:
+async def _play_groups(groups: list[range], results: list[Played], files: str) -> None:
     """Play what no other job has taken yet."""
     with Servers.start() as servers:
         while groups:
@@ -54,26 +55,9 @@ async def _play_groups(groups: list[range], results: list[Result], files: str) -
                 for seed in seeds:
                     directory = Path(files, str(seed))
                     os.mkdir(directory)
-                    results.append(await _play(servers, dsns, directory, seed))
-
-
-async def _play(servers: Servers, dsns: Dsns, directory: Path, seed: int) -> Result:
-    plan = schedule.derive(seed)
-    try:
-        result = await torture.play(servers, dsns, directory, plan)
-    except Exception as error:
-        result = Result(plan, violations=[f"I11 not_played: {type(error).__name__}: {error}"])
-        for cluster in (servers.source, servers.target, servers.control):
-            if not cluster.is_running:
-                cluster.restart()
-    print(
-        f"{plan}\n    {result.end}, settled in {result.recovery:.2f} s of {result.seconds:.1f} s,"
-        f" {result.acknowledged}/{result.attempted} events, reached {result.accidents}",
-        flush=True,
-    )
-    for violation in result.violations:
-        print(f"    BROKEN {violation}", flush=True)
-    return result
+                    plan = schedule.derive(seed)
+                    playing = torture.play(servers, dsns, directory, plan)
+                    results.append(await played(servers, plan, playing))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from eventsource import _core
 from tests.faults import schedule, torture
-from tests.faults.torture import Servers
+from tests.faults.playing import Servers
 
 
 def test_a_schedule_is_derived_from_its_seed_alone() -> None:

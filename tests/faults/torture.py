@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -20,6 +19,7 @@ from eventsource.testing import Cluster, WriterProcess
 from tests.drills.stage import Stage
 from tests.faults import afterwards, promises
 from tests.faults.matrix import PATIENCE, PORTION, RECOVERY
+from tests.faults.playing import Player, Result, Servers, ends
 from tests.faults.processes import Process, start_driver, start_writer
 from tests.faults.schedule import SERVERS, Act, Part, Schedule
 from tests.faults.strikes import Struck
@@ -29,37 +29,11 @@ from tests.support.worlds.two_servers import DEDICATED, SHARED, World, all_attem
 #: How long nobody notices that a database has gone back (seconds).
 UNNOTICED = 0.7
 
+#: What comes of a schedule here.
+Played = Result[Schedule]
+
 #: Of source, target and control.
 Dsns = tuple[str, str, str]
-
-
-@dataclass(slots=True)
-class Servers:
-    """Three servers, so that each can go down alone."""
-
-    source: Cluster
-    target: Cluster
-    control: Cluster
-
-    @classmethod
-    @contextlib.contextmanager
-    def start(cls) -> Iterator[Self]:
-        with Cluster.start(16) as source, Cluster.start(18) as target, Cluster.start(16) as control:
-            yield cls(source, target, control)
-
-
-@dataclass(slots=True)
-class Result:
-    """What came of a seed; ``recovery`` is the time of the last process to the end (seconds)."""
-
-    schedule: Schedule
-    end: str = "unknown"
-    recovery: float = 0.0
-    seconds: float = 0.0
-    attempted: int = 0
-    acknowledged: int = 0
-    accidents: list[str] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
 
 
 @contextlib.asynccontextmanager
@@ -75,9 +49,9 @@ async def databases(servers: Servers) -> AsyncIterator[Dsns]:
         await cluster.drop_database(urlsplit(dsn).path.lstrip("/"))
 
 
-async def play(servers: Servers, dsns: Dsns, directory: Path, schedule: Schedule) -> Result:
+async def play(servers: Servers, dsns: Dsns, directory: Path, schedule: Schedule) -> Played:
     """Play it, bring the move to an end, and count."""
-    began, result = time.monotonic(), Result(schedule)
+    began, result = time.monotonic(), Played(schedule)
     async with two_servers(*dsns, directory, make=False) as world:
         await _prepare(world, schedule)
         tenants = [schedule.tenant, schedule.bystander]
@@ -111,7 +85,7 @@ async def _prepare(world: World, schedule: Schedule) -> None:
     await checkpoints.save(SUBSCRIPTION, SHARED, handled, schedule.tenant)
 
 
-async def _judge(world: World, play_: _Play, result: Result) -> None:
+async def _judge(world: World, play_: _Play, result: Played) -> None:
     schedule, attempts = result.schedule, all_attempts(play_.writers)
     result.attempted = sum(len(attempt.event_ids) for attempt in attempts)
     result.acknowledged = sum(len(a.event_ids) for a in attempts if a.outcome == "ok")
@@ -150,15 +124,14 @@ async def _strays(dsn: str, table: str) -> list[str]:
     return [f"I14 another_store: {rows} rows and {fences} fences"] if rows or fences else []
 
 
-class _Play:
+class _Play(Player[Schedule]):
     """One schedule's processes."""
 
-    def __init__(self, servers: Servers, world: World, schedule: Schedule, result: Result) -> None:
-        self.servers, self.world, self.schedule, self.result = servers, world, schedule, result
+    def __init__(self, servers: Servers, world: World, schedule: Schedule, result: Played) -> None:
+        super().__init__(servers, schedule, result)
+        self.world = world
         self.writers: list[WriterProcess] = []
-        self.drivers: list[Process] = []
         self.ended: list[WriterProcess] = []
-        self.later: list[asyncio.Task[None]] = []
         self.decoy = ""
         self.struck: Struck | None = None
         # Where the tenant is to be, and what was done after its move.
@@ -214,13 +187,13 @@ class _Play:
             case "kill" if running:
                 running[act.which % len(running)].kill()
             case "freeze" if running:
-                self._freeze(running[act.which % len(running)], act.seconds)
+                self.freeze(running[act.which % len(running)], act.seconds)
             case "kill_writer" if len(writing) > 1:
                 writing[act.which % len(writing)].kill()
             case "freeze_writer" if writing:
-                self._freeze(_process_of(writing[act.which % len(writing)]), act.seconds)
+                self.freeze(_process_of(writing[act.which % len(writing)]), act.seconds)
             case "crash":
-                await self._crash(SERVERS[act.which % 3], act.seconds)
+                await self.crash(SERVERS[act.which % 3], act.seconds)
             case "lock_out":
                 await self._lock_out(SERVERS[act.which % 3], act.seconds)
             case "misconfigure":
@@ -238,23 +211,6 @@ class _Play:
         )  # fmt: skip
         self.drivers.append(process)
         return process
-
-    def _freeze(self, process: Process, seconds: float) -> None:
-        process.freeze()
-        if process in self.drivers and self.schedule.frozen_on:
-            return
-
-        async def thaw() -> None:
-            await asyncio.sleep(seconds)
-            process.thaw()
-
-        self.later.append(asyncio.create_task(thaw()))
-
-    async def _crash(self, name: str, seconds: float) -> None:
-        cluster: Cluster = getattr(self.servers, name)
-        await asyncio.to_thread(cluster.crash)
-        await asyncio.sleep(seconds)
-        await asyncio.to_thread(cluster.restart)
 
     async def _lock_out(self, name: str, seconds: float) -> None:
         """Everybody's password is another one for a while, and open sessions end."""
@@ -289,15 +245,11 @@ class _Play:
         if self.later:
             await asyncio.wait(self.later)
         if not self.schedule.frozen_on:
-            self._thaw()
+            self.thaw()
         self.result.recovery = await self._settle()
-        self._thaw()
+        self.thaw()
         await self.written()
-        for driver in self.drivers:
-            # What is over for one is over for all; the thawed find out by themselves.
-            if not await _ends(driver):
-                self.result.violations.append(f"I11 not_over: {driver.log} {driver.output()}")
-                driver.kill()
+        await self.end_drivers()
         # One that was frozen before its start may have begun another migration behind an abort.
         await self._settle()
         if await self._has_moved():
@@ -327,7 +279,7 @@ class _Play:
         taken = await self._settle(part.step)
         self.result.recovery = max(self.result.recovery, taken)
         process.thaw()
-        if not await _ends(process):
+        if not await ends(process):
             self.result.violations.append(f"I11 not_over: {process.log} {process.output()}")
         await self._settle(part.step)
         await self.written()
@@ -358,10 +310,6 @@ class _Play:
             if writer.is_running and not writer.config.frozen:
                 await asyncio.to_thread(writer.wait_for_acknowledged, 1, self.schedule.tenant)
 
-    def _thaw(self) -> None:
-        for driver in self.drivers:
-            driver.thaw()
-
     def _accidents(self) -> list[str]:
         """The failpoints that were reached."""
         return sorted(file.stem for file in self.world.directory.glob("driver-*/*.reached"))
@@ -371,17 +319,6 @@ class _Play:
             task.cancel()
         for process in [*self.drivers, *map(_process_of, [*self.writers, *self.ended])]:
             process.__exit__()
-
-
-async def _ends(driver: Process) -> bool:
-    """Wait for it; one that was thawed may come to its second failpoint and freeze once more."""
-    deadline = time.monotonic() + RECOVERY
-    while driver.poll() is None:
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(0.2)
-        driver.thaw()
-    return True
 
 
 def _process_of(writer: WriterProcess) -> Process:

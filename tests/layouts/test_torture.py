@@ -11,7 +11,7 @@ import pytest
 
 from eventsource import _core
 from eventsource.failpoints import FAILPOINTS
-from tests.faults.torture import Servers
+from tests.faults.playing import Servers
 from tests.layouts.torture import play, schedule
 from tests.layouts.torture.libraries import LIBRARIES
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,15 +18,18 @@ from eventsource.migration.layouts.presets import presets
 from eventsource.testing import Cluster
 from tests.faults import promises
 from tests.faults.matrix import PATIENCE, RECOVERY
+from tests.faults.playing import Player, Result, Servers
 from tests.faults.processes import Process
 from tests.faults.schedule import SERVERS, Act
-from tests.faults.torture import Servers
 from tests.layouts.torture import driver, judge, writer
 from tests.layouts.torture.libraries import LIBRARIES, Library
 from tests.layouts.torture.schedule import Schedule
 from tests.layouts.torture.writer import SHARED_STREAMS, Attempt
 from tests.support.fingerprint import fingerprint
 from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld, layout_world
+
+#: What comes of a schedule here.
+Played = Result[Schedule]
 
 #: The most that it may take to reach one side (seconds): with steps as small as some of these.
 SLOW = 2 * RECOVERY
@@ -36,23 +38,9 @@ SLOW = 2 * RECOVERY
 _MAY_BE = (*writer.EXPECTED, "40P01")
 
 
-@dataclass
-class Result:
-    """What came of a seed; ``recovery`` is the time of the last process to the end (seconds)."""
-
-    schedule: Schedule
-    end: str = "unknown"
-    recovery: float = 0.0
-    seconds: float = 0.0
-    attempted: int = 0
-    acknowledged: int = 0
-    accidents: list[str] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
-
-
-async def play(servers: Servers, directory: Path, schedule: Schedule) -> Result:
+async def play(servers: Servers, directory: Path, schedule: Schedule) -> Played:
     """Play it on fresh databases, bring the move to an end, and count."""
-    began, result = time.monotonic(), Result(schedule)
+    began, result = time.monotonic(), Played(schedule)
     async with contextlib.AsyncExitStack() as stack:
         dsns = await stack.enter_async_context(_databases(servers))
         library = LIBRARIES[schedule.preset]
@@ -80,18 +68,16 @@ async def _databases(servers: Servers) -> AsyncIterator[dict[str, str]]:
         await cluster.drop_database(urlsplit(dsns[side]).path.lstrip("/"))
 
 
-class _Play:
+class _Play(Player[Schedule]):
     def __init__(
         self, servers: Servers, world: LayoutWorld, library: Library, schedule: Schedule,
-        result: Result, directory: Path,
+        result: Played, directory: Path,
     ) -> None:  # fmt: skip
-        self.servers, self.dsns, self.library = servers, world.dsns, library
-        self.world, self.schedule, self.result, self.directory = world, schedule, result, directory
+        super().__init__(servers, schedule, result)
+        self.world, self.dsns, self.library, self.directory = world, world.dsns, library, directory
         self.tenant, self.bystander, self.native = library.tenants
         self.writers: dict[str, Process] = {}
         self.frozen: set[str] = set()
-        self.drivers: list[Process] = []
-        self.later: list[asyncio.Task[None]] = []
         self.seeded: dict[str, list[str]] = {each: [] for each in library.tenants}
         self.before: list[Any] = []
 
@@ -170,13 +156,13 @@ class _Play:
             case "kill" if running:
                 running[act.which % len(running)].kill()
             case "freeze" if running:
-                self._freeze(running[act.which % len(running)], act.seconds)
+                self.freeze(running[act.which % len(running)], act.seconds)
             case "kill_writer" if len(writing) > 1:
                 writing[act.which % len(writing)].kill()
             case "freeze_writer" if writing:
-                self._freeze(writing[act.which % len(writing)], act.seconds)
+                self.freeze(writing[act.which % len(writing)], act.seconds)
             case "crash":
-                await self._crash(SERVERS[act.which % 3], act.seconds)
+                await self.crash(SERVERS[act.which % 3], act.seconds)
             case "burst":
                 await self._others_do([self.library.burst], [self.tenant], ("source",))
             case "newcomer":
@@ -213,36 +199,16 @@ class _Play:
         self.drivers.append(process)
         return process
 
-    def _freeze(self, process: Process, seconds: float) -> None:
-        process.freeze()
-        if process in self.drivers and self.schedule.frozen_on:
-            return
-
-        async def thaw() -> None:
-            await asyncio.sleep(seconds)
-            process.thaw()
-
-        self.later.append(asyncio.create_task(thaw()))
-
-    async def _crash(self, name: str, seconds: float) -> None:
-        cluster: Cluster = getattr(self.servers, name)
-        await asyncio.to_thread(cluster.crash)
-        await asyncio.sleep(seconds)
-        await asyncio.to_thread(cluster.restart)
-
     async def _come_to_rest(self) -> None:
         """All servers are up: a last process brings the move to one side, and writers go on."""
         if self.later:
             await asyncio.wait(self.later)
         if not self.schedule.frozen_on:
-            self._thaw()
+            self.thaw()
         self.result.recovery = await self._settle()
-        self._thaw()
+        self.thaw()
         await self._written()
-        for process in self.drivers:
-            if not await self._ends(process):
-                self.result.violations.append(f"I11 not_over: {process.log} {process.output()}")
-                process.kill()
+        await self.end_drivers()
         # One that was frozen before its start may have begun another migration after an abort.
         await self._settle()
         await self._written()
@@ -264,20 +230,6 @@ class _Play:
         if code != 0:
             self.result.violations.append(f"I11 not_settled: {code} {last.output()[-1500:]}")
         return time.monotonic() - began
-
-    async def _ends(self, process: Process) -> bool:
-        """Wait for it; one that was thawed may come to its second failpoint and freeze again."""
-        deadline = time.monotonic() + RECOVERY
-        while process.poll() is None:
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.2)
-            process.thaw()
-        return True
-
-    def _thaw(self) -> None:
-        for process in self.drivers:
-            process.thaw()
 
     async def judge(self) -> None:
         result, library, attempts = self.result, self.library, self._attempts()

@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 from eventsource import _core
-from tests.faults.torture import Servers
+from tests.faults.playing import Servers, played
 from tests.layouts.torture import play, schedule
 from tests.layouts.torture.libraries import LIBRARIES
-from tests.layouts.torture.play import Result
+from tests.layouts.torture.play import Played
 
 #: Schedules that share servers.
 GROUP = 20
@@ -32,7 +32,7 @@ async def main(presets: list[str], first: int, seeds: int, jobs: int) -> int:
     plans = [(preset, seed) for seed in range(first, first + seeds) for preset in presets]
     groups = [plans[start : start + GROUP] for start in range(0, len(plans), GROUP)]
     groups.reverse()
-    results: list[Result] = []
+    results: list[Played] = []
     with tempfile.TemporaryDirectory() as files:
         async with asyncio.TaskGroup() as playing:
             for _ in range(jobs):
@@ -48,7 +48,7 @@ async def main(presets: list[str], first: int, seeds: int, jobs: int) -> int:
 
 
 async def _play_groups(
-    groups: list[list[tuple[str, int]]], results: list[Result], files: str
+    groups: list[list[tuple[str, int]]], results: list[Played], files: str
 ) -> None:
     """Play what no other job has taken yet."""
     while groups:
@@ -57,26 +57,9 @@ async def _play_groups(
             for preset, seed in group:
                 directory = Path(files, f"{preset}-{seed}")
                 os.mkdir(directory)
-                results.append(await _play(servers, directory, preset, seed))
-
-
-async def _play(servers: Servers, directory: Path, preset: str, seed: int) -> Result:
-    plan = schedule.derive(preset, seed)
-    try:
-        result = await play.play(servers, directory, plan)
-    except Exception as error:
-        result = Result(plan, violations=[f"I11 not_played: {type(error).__name__}: {error}"])
-        for cluster in (servers.source, servers.target, servers.control):
-            if not cluster.is_running:
-                cluster.restart()
-    print(
-        f"{plan}\n    {result.end}, settled in {result.recovery:.2f} s of {result.seconds:.1f} s,"
-        f" {result.acknowledged}/{result.attempted} attempts, reached {result.accidents}",
-        flush=True,
-    )
-    for violation in result.violations:
-        print(f"    BROKEN {violation}", flush=True)
-    return result
+                plan = schedule.derive(preset, seed)
+                playing = play.play(servers, directory, plan)
+                results.append(await played(servers, plan, playing))
 
 
 if __name__ == "__main__":
