@@ -13,6 +13,7 @@ from eventsource.migration.journaled import passes
 from tests.support import marten
 from tests.support.waiting import until
 from tests.support.worlds.layouts import LayoutWorld, rows
+from tests.support.worlds.two_servers import FENCE_LOCK_CLASS
 
 TABLES = ("mt_streams", "mt_events")
 
@@ -144,6 +145,41 @@ async def test_nobody_else_writes_the_tenant_at_the_target_before_it_has_arrived
     await marten.append(shop.target, "somebody", uuid4())
     await shop.coordinators[0].initiate_cutover(migration.id)
     await marten.append(shop.target, "acme", uuid4())
+
+
+async def test_a_writer_does_not_overtake_a_cutover_that_waits(shop: LayoutWorld) -> None:
+    """Otherwise a tenant that writes all the time would never leave."""
+    await in_dual_write(shop)
+    lock = await shop.source.fetchval(
+        "select lock_id from eventsource_fences where role = 'source'"
+    )
+    early, cutover, late = [await asyncpg.connect(shop.dsns["source"]) for _ in range(3)]
+
+    async def waits(connection: asyncpg.Connection) -> None:
+        await until(
+            lambda: shop.source.fetchval(
+                "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1",
+                connection.get_server_pid(),
+            ),
+            "a session to wait for a lock",
+        )
+
+    await early.execute("begin")
+    await marten.append(early, "acme", uuid4(), 1)
+    await cutover.execute("begin")
+    asking = asyncio.create_task(
+        cutover.execute(f"select pg_advisory_xact_lock({FENCE_LOCK_CLASS}, {lock})")
+    )
+    await waits(cutover)
+    writing = asyncio.create_task(marten.append(late, "acme", uuid4(), 1))
+    await waits(late)
+    await early.execute("commit")
+    await asking
+    assert not writing.done()
+    await cutover.execute("rollback")
+    await writing
+    for connection in (early, cutover, late):
+        await connection.close()
 
 
 async def test_two_tenants_leave_at_the_same_time(shop: LayoutWorld) -> None:

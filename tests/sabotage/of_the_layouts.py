@@ -16,6 +16,18 @@ _UNSEEN = f"{_JOURNAL}test_what_passes_the_guard_by_is_noticed_and_carried_again
 
 VARIANTS = (
     Variant(
+        "change-goes-on-without-the-lock",
+        "a writer of another library's table does not wait for a cutover that has the fence",
+        (
+            Edit(
+                "python/eventsource/stores/sql/journal.sql",
+                "        perform pg_advisory_xact_lock_shared(1163281235, lock);\n",
+                "",
+            ),
+        ),
+        ("tests/layouts/test_journal.py::test_a_writer_does_not_overtake_a_cutover_that_waits",),
+    ),
+    Variant(
         "layout-chunks-without-a-barrier",
         "a chunk is committed at the target that a crash of the source may take back",
         (

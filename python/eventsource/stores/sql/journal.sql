@@ -28,8 +28,11 @@ as $guard$
 declare
     fence record;
 begin
-    perform set_config('lock_timeout', patience, true);
-    perform pg_advisory_xact_lock_shared(1163281235, lock);
+    -- As eventsource_guard_check does.
+    if not pg_try_advisory_xact_lock_shared(1163281235, lock) then
+        perform set_config('lock_timeout', patience, true);
+        perform pg_advisory_xact_lock_shared(1163281235, lock);
+    end if;
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         perform from {schema}.eventsource_fences where fence_id = guarded for share;
         if not found then
