@@ -58,7 +58,11 @@ async def test_new_events_are_carried_by_the_sessions_of_those_before(
     assert seen == [seen[0]] * 3
     # Quiet for a while, it holds nothing any more.
     assert await asyncio.wait_for(following, 10) == 1
-    assert await world.source.fetchval(_CARRYING, mark) is None
+
+    async def gone() -> bool:
+        return await world.source.fetchval(_CARRYING, mark) is None
+
+    await until(gone, "the end of its sessions at the server")
     way = await keeper.coordinator.way_back(migration.id)
     assert way is not None
     assert (way.is_followed, way.carried, way.lag, way.reason) == (False, 48, 0, None)

@@ -164,7 +164,8 @@ async def test_a_pass_beside_an_old_foreign_transaction_reads_only_what_is_new(
     assert _rows_touched(json.loads(plan)[0]["Plan"]) <= 30
     assert await world.coordinator.get_sync_lag(migration.id) == 15
     # What the driver itself reads: sessions tell when they end.
-    before = await _rows_read(world)
+    await until(lambda: _none_drives(world), "the driver's sessions to end")
+    before = await _rows_read_in_all(world)
     passes = (await row(world))["pass_number"]
     await world.coordinator.resume_migration(migration.id)
     await until(lambda: _rows_at_target(world, 20_015), "the new rows")
@@ -187,6 +188,15 @@ async def _rows_read(world: World) -> int:
             "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where relname = 'events'"
         )
     )
+
+
+async def _rows_read_in_all(world: World) -> int:
+    """When no session that idles has more to tell; it waits for a second with that."""
+    found = -1
+    while found != (now := await _rows_read(world)):
+        found = now
+        await asyncio.sleep(2)
+    return found
 
 
 async def _none_drives(world: World) -> bool:

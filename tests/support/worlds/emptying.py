@@ -116,6 +116,7 @@ class Emptied:
             if filled:
                 await connection.execute(f"truncate {', '.join(filled)} cascade")
             await connection.execute(_REWIND)
+            await connection.execute("select pg_stat_reset()")
         except asyncpg.PostgresError:
             return False
         return True
