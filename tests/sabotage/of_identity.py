@@ -7,6 +7,8 @@ from tests.sabotage.variant import Edit, Variant
 _NEWER = "tests/integration/driver/test_newer_versions.py"
 _ELSEWHERE = "tests/integration/recovery/test_control_elsewhere.py"
 _AUTHORITY = "tests/integration/recovery/test_authority.py"
+_OF_LAYOUTS = "tests/layouts/test_authority.py"
+_JOURNALED = "python/eventsource/migration/journaled"
 _FOLLOWERS = "tests/integration/afterwards/test_followers.py"
 _STAGES = "python/eventsource/migration/driver/stages.py"
 _FOLLOWER = "python/eventsource/migration/driver/follower.py"
@@ -133,5 +135,89 @@ VARIANTS = (
             ),
         ),
         (f"{_FOLLOWERS}::test_a_long_catch_up_is_not_taken_away_from_a_process_that_lives",),
+    ),
+    Variant(
+        "layout-source-is-not-reminded",
+        "a source of a layout that has forgotten the decision goes on taking the tenant's rows",
+        (
+            Edit(
+                f"{_JOURNALED}/way.py",
+                "return await remind(source, target, migration, journal, authority.LAYOUT)",
+                "return None",
+            ),
+        ),
+        (f"{_OF_LAYOUTS}::test_nothing_is_carried_again_to_where_the_tenant_lives",),
+    ),
+    Variant(
+        "home-is-emptied-for-another-first-pass",
+        "a first pass that begins again empties a target where the tenant lives",
+        (
+            Edit(
+                f"{_JOURNALED}/first_pass.py",
+                "\" and role = 'target' and state = 'closed')\"",
+                "\" and role = 'target')\"",
+            ),
+        ),
+        (f"{_OF_LAYOUTS}::test_nothing_is_carried_again_to_where_the_tenant_lives",),
+    ),
+    Variant(
+        "reminded-without-the-guards",
+        "a store of a layout from before the start says `moved`, and no trigger asks it",
+        (
+            Edit(
+                f"{_JOURNALED}/authority.py",
+                "    await guarded.each(guarded.renew, fence)\n",
+                "",
+            ),
+        ),
+        (f"{_OF_LAYOUTS}::test_a_repair_reminds_a_source_that_was_restored",),
+    ),
+    Variant(
+        "reminded-without-its-offset",
+        "a decision that is written again says that the positions were not moved",
+        (
+            Edit(
+                "python/eventsource/migration/steps/authority.py",
+                "            at.position_offset if at else arrived.position_offset,\n",
+                "            arrived.position_offset,\n",
+            ),
+        ),
+        (f"{_OF_LAYOUTS}::test_nothing_is_carried_again_to_where_the_tenant_lives",),
+    ),
+    Variant(
+        "numbers-taken-for-rows",
+        "what a store that had gone back wrote under a number given before is not named",
+        (
+            Edit(
+                f"{_JOURNALED}/only_there.py",
+                'return f"(select md5(mine::text) from (select {row}) mine)"',
+                """return "''\"""",
+            ),
+        ),
+        (f"{_OF_LAYOUTS}::test_a_row_is_known_by_its_number_only_where_nothing_else_says_it",),
+    ),
+    Variant(
+        "events-taken-for-their-numbers",
+        "an event of a number that another one has at the target is not named",
+        (
+            Edit(
+                f"{_JOURNALED}/only_there.py",
+                """return f"subject.{quote_identifier(event_id)}::text\"""",
+                """return "''\"""",
+            ),
+        ),
+        (f"{_OF_LAYOUTS}::test_a_row_is_known_by_its_number_only_where_nothing_else_says_it",),
+    ),
+    Variant(
+        "layouts-are-reconciled",
+        "a repair reads columns of our own tables in those of another library",
+        (
+            Edit(
+                "python/eventsource/migration/recovery/judgement.py",
+                " is False and source not in survey.layouts:",
+                " is False:",
+            ),
+        ),
+        ("tests/unit/test_judgement.py::test_of_another_librarys_tables_nothing_is_reconciled",),
     ),
 )

@@ -42,6 +42,7 @@ class Said:
     journal: dict[UUID, Any] = field(default_factory=dict)
     routes: dict[TenantId, TenantRouting] = field(default_factory=dict)
     barriers: dict[UUID, bool] = field(default_factory=dict)
+    layouts: frozenset[str] = frozenset()
     residents: dict[str, frozenset[TenantId]] = field(default_factory=dict)
     ways: dict[UUID, Any] = field(default_factory=dict)
     progress: dict[tuple[str, UUID], Any] = field(default_factory=dict)
@@ -117,7 +118,7 @@ class Said:
         stores = {name: place(name) for name in ("a", "b", "c")}
         return judgement.judge(
             Survey(self.fences, self.progress, self.barriers, self.residents, stores,
-                   self.journal, self.routes, "a", self.ways, control)
+                   self.journal, self.routes, "a", self.ways, control, layouts=self.layouts)
         )  # fmt: skip
 
 
@@ -277,6 +278,15 @@ def test_a_source_without_its_barrier_is_reconciled(stands: bool) -> None:
     said = Said(barriers={M1: stands}).fence("a", "source", "open", 0, peer="b")
     said.fence("b", "target", "closed", 0, peer="a").row("dual_write").route("a", 0)
     assert said.steps() == ([] if stands else [Reconcile(M1)])
+
+
+def test_of_another_librarys_tables_nothing_is_reconciled() -> None:
+    said = Said(barriers={M1: False}, layouts=frozenset("ab"))
+    said.fence("a", "source", "open", 0, peer="b").fence("b", "target", "closed", 0, peer="a")
+    found = said.row("dual_write").route("a", 0).judged()
+    assert found.steps == []
+    [note] = found.notes
+    assert "restore a later state of store 'a'" in note
 
 
 def finished() -> Said:

@@ -20,7 +20,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, described
 from eventsource.cli.workspace import Workspace
 from eventsource.errors import StoreSchemaError
-from eventsource.migration import MigrationState, RepairReport, StrandedEvent
+from eventsource.migration import MigrationState, RepairReport, StrandedEvent, StrandedRow
 from eventsource.migration.recovery import checkpoints
 from eventsource.migration.recovery.checkpoints import CheckpointAhead
 
@@ -103,6 +103,7 @@ def _document(report: RepairReport, skipping: Sequence[CheckpointAhead]) -> dict
         "changes": [asdict(change) for change in report.changes],
         "notes": list(report.notes),
         "events": [asdict(event) for event in report.stranded],
+        "rows": [asdict(row) for row in report.rows],
         "checkpoints": [asdict(each) for each in skipping],
     }
 
@@ -127,16 +128,22 @@ def _events(report: RepairReport) -> list[str]:
             f" {amount(back)} put back, {amount(fits)} would fit (--put-back),"
             f" {amount(count - back - fits)} have no place any more; name them: --export PATH"
         )
+    for store_id, count in sorted(Counter(each.kept_in for each in report.rows).items()):
+        lines.append(
+            f"{'rows':<12} {amount(count)} of another library's tables in store {store_id!r} that"
+            " are not where their tenant lives: they stay as they are; name them: --export PATH"
+        )
     return lines
 
 
 def _export(report: RepairReport, path: Path | None) -> None:
     if path is not None:
-        path.write_text("".join(_line(event) for event in report.stranded))
+        found: list[StrandedEvent | StrandedRow] = [*report.stranded, *report.rows]
+        path.write_text("".join(map(_line, found)))
 
 
-def _line(event: StrandedEvent) -> str:
-    return json.dumps(asdict(event), default=str) + "\n"
+def _line(found: StrandedEvent | StrandedRow) -> str:
+    return json.dumps(asdict(found), default=str) + "\n"
 
 
 def rebind(

@@ -42,7 +42,12 @@ from eventsource.migration.states import MigrationState, TenantMigrationState
 if TYPE_CHECKING:
     from eventsource.migration.consistency import ConsistencyVerifier
     from eventsource.migration.coordinator import MigrationCoordinator
-    from eventsource.migration.recovery.report import Change, RepairReport, StrandedEvent
+    from eventsource.migration.recovery.report import (
+        Change,
+        RepairReport,
+        StrandedEvent,
+        StrandedRow,
+    )
     from eventsource.migration.repositories.listing import MigrationCount, MigrationPage
     from eventsource.migration.repositories.router_reports import RouterReport
     from eventsource.migration.repositories.schema import create_schema
@@ -94,6 +99,7 @@ __all__ = [
     "StoreMismatchError",
     "StoredTenant",
     "StrandedEvent",
+    "StrandedRow",
     "SubscriptionMigrator",
     "TenantMigrationState",
     "TenantRouting",
@@ -122,6 +128,7 @@ _HOMES = {
     "RouteHook": "routing.route_hook",
     "RouterReport": "repositories.router_reports",
     "StrandedEvent": "recovery.report",
+    "StrandedRow": "recovery.report",
     "SubscriptionMigrator": "subscriptions.migrator",
     "TenantStoreRouter": "routing.router",
     "TenantSubscription": "routing.following",

@@ -46,7 +46,7 @@ def test_repair_says_what_it_would_change_and_asks(ready: CommandLine) -> None:
     assert "nothing to repair" in ready("repair").stdout
     assert "ann" in ready("audit", migration).output
     assert ready.json("repair") == {
-        "done": False, "changes": [], "notes": [], "events": [], "checkpoints": [],
+        "done": False, "changes": [], "notes": [], "events": [], "rows": [], "checkpoints": [],
     }  # fmt: skip
 
 

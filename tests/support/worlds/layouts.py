@@ -42,6 +42,8 @@ class LayoutWorld:
     coordinators: list[MigrationCoordinator] = field(default_factory=list)
     pools: list[asyncpg.Pool] = field(default_factory=list)
     schema: str | None = None
+    #: Where further stores are, by id.
+    others: dict[str, str] = field(default_factory=dict)
 
     async def process(self, **settings: Any) -> MigrationCoordinator:
         """What one process has of its own."""
@@ -54,6 +56,9 @@ class LayoutWorld:
             name: LayoutStore(pool, self.layout, dsn=self.dsns[side], schema=self.schema)
             for name, side, pool in ((SOURCE, "source", pools[0]), (TARGET, "target", pools[1]))
         }
+        for name, dsn in self.others.items():
+            self.pools.append(await asyncpg.create_pool(dsn, min_size=0, max_size=8))
+            stores[name] = LayoutStore(self.pools[-1], self.layout, dsn=dsn, schema=self.schema)
         routes = PostgreSQLRoutingRepository(pools[2])
         router = TenantStoreRouter(stores[SOURCE], routes, stores)
         coordinator = MigrationCoordinator(
@@ -72,6 +77,20 @@ class LayoutWorld:
         return await coordinator.start_migration(
             tenant, self.stores[SOURCE], self.stores[TARGET], SOURCE, TARGET
         )
+
+    async def stop(self) -> None:
+        """No process is there any more; ``source``, ``target`` and ``control`` stay."""
+        for coordinator in self.coordinators:
+            await coordinator.close()
+        for pool in self.pools:
+            pool.terminate()
+        self.coordinators.clear()
+        self.pools.clear()
+
+    async def look_again(self, side: str) -> None:
+        """A connection to look with, after the server was another one for a moment."""
+        getattr(self, side).terminate()
+        setattr(self, side, await asyncpg.connect(self.dsns[side]))
 
     async def reaches(
         self, migration: Migration, state: MigrationState, seconds: float = 60
@@ -92,10 +111,7 @@ class LayoutWorld:
         return await self.coordinators[0].initiate_cutover(migration.id)
 
     async def close(self) -> None:
-        for coordinator in self.coordinators:
-            await coordinator.close()
-        for pool in self.pools:
-            pool.terminate()
+        await self.stop()
         for connection in (self.source, self.target, self.control):
             await connection.close()
 

@@ -28,6 +28,24 @@ def _copy(directory: Path, to: Path) -> None:
     subprocess.run(["cp", "-a", str(directory), str(to)], check=True)
 
 
+def back_up(server: Cluster) -> Path:
+    """Copy the volume of a server, which is stopped for it."""
+    server._checked("stop", "-m", "fast")
+    copy = server.directory / f"copy-{len(list(server.directory.iterdir()))}"
+    _copy(server.data_dir, copy)
+    server.restart()
+    return copy
+
+
+def put_back(server: Cluster, copy: Path) -> None:
+    """The volume is as it was."""
+    if server.is_running:
+        server.crash()
+    shutil.rmtree(server.data_dir)
+    _copy(copy, server.data_dir)
+    server.restart()
+
+
 @contextmanager
 def three_volumes():  # type: ignore[no-untyped-def]
     """A server for each side."""
@@ -60,12 +78,7 @@ class RestorableWorld:
         await self.stop_process()
         copies = {}
         for side in sides:
-            server = self.servers[side]
-            server._checked("stop", "-m", "fast")
-            copy = server.directory / f"copy-{len(list(server.directory.iterdir()))}"
-            _copy(server.data_dir, copy)
-            copies[side] = copy
-            server.restart()
+            copies[side] = back_up(self.servers[side])
         await self.again()
         return copies
 
@@ -73,12 +86,7 @@ class RestorableWorld:
         """Put the volumes back as they were."""
         await self.stop_process()
         for side, copy in copies.items():
-            server = self.servers[side]
-            if server.is_running:
-                server.crash()
-            shutil.rmtree(server.data_dir)
-            _copy(copy, server.data_dir)
-            server.restart()
+            put_back(self.servers[side], copy)
         await self.again()
 
     async def again(self, **settings: Any) -> Process:

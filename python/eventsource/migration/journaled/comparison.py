@@ -60,7 +60,7 @@ async def compare(
     moved = fence is not None and fence.role == "source" and fence.state == "moved"
     at = await progress.of_tenant(target, tenant_id)
     agreed = None if at is None else await carriage.read(target, at.migration_id)
-    offsets = agreed.offsets if agreed is not None else _none(layout.tables)
+    offsets = agreed.offsets if agreed is not None else unmoved(layout.tables)
     shape = await shape_of(source, target, layout, tenant_id)
     stamp = agreed.stamp if agreed is not None else "0"
     statements = Statements(shape, offsets, stamp, shape.same_order)
@@ -89,7 +89,8 @@ async def compare(
     )
 
 
-def _none(tables: tuple[LayoutTable, ...]) -> dict[str, int]:
+def unmoved(tables: tuple[LayoutTable, ...]) -> dict[str, int]:
+    """Offsets where nobody knows of any."""
     return {each.name: 0 for each in tables if any(n.like is None for n in each.numbered)}
 
 

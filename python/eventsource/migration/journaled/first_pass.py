@@ -9,6 +9,7 @@ from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.journaled import carriage
 from eventsource.migration.journaled.transfer import Rows, refuse_difference
+from eventsource.migration.tables import fences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +134,12 @@ async def _prove(
 
 
 async def empty(passes: Underway) -> None:
-    """Delete what was carried, children first: it is carried again."""
+    """Delete what was carried, children first: it is carried again.
+
+    Raises:
+        StoreGoneBackError: the target is not closed any more: the tenant lives there.
+    """
+    target = passes.connections.target
     shape, writing = passes.transfer.statements.shape, passes.transfer.writing
     for table in reversed(shape.layout.tables):
         key = ", ".join(map(quote_identifier, table.key))
@@ -142,9 +148,12 @@ async def empty(passes: Underway) -> None:
             tag = await writing.execute(
                 f"delete from {name} where ({key}) in (select {key} from"
                 f" {shape.rows(table, shape.target)} mine limit {DELETED_AT_A_TIME})"
-                f" and exists (select from {passes.connections.target.progress}"
-                " where migration_id = $1 and owner = $2)",
+                f" and exists (select from {target.progress}"
+                " where migration_id = $1 and owner = $2)"
+                f" and exists (select from {target.fences} where migration_id = $1"
+                " and role = 'target' and state = 'closed')",
                 passes.migration.id, passes.owner, timeout=timeouts.LONG_STATEMENT_SECONDS,
             )  # fmt: skip
             if tag == "DELETE 0":
                 break
+    await fences.refuse_unless_closed(target, passes.migration.tenant_id, passes.migration.id)

@@ -86,6 +86,9 @@ class JournaledPasses(Underway):
             at = await progress.claim(target, migration.id, owner)
             agreed = await carriage.read(target, migration.id)
         fence = await fences.of_migration(source, migration.id, "source")
+        if at is not None:
+            # A source from before the start has no fence either.
+            await witnesses.stand_again(source, migration.id, at.witness, at.source_system)
         if at is None or agreed is None or fence is None:
             raise MissingRowError(
                 "the progress row at the target or the fence at the source is not there: check that"
@@ -93,7 +96,6 @@ class JournaledPasses(Underway):
                 " was restored to a moment before; if a row was removed by hand, abort the"
                 " migration"
             )
-        await witnesses.stand_again(source, migration.id, at.witness, at.source_system)
         assert source.layout is not None
         shape = await shape_of(source, target, source.layout, migration.tenant_id)
         opened: list[Connection] = []

@@ -141,6 +141,12 @@ async def of(source: AnyTable, target: AnyTable, layout: Layout, tenant_id: Tena
     return Shape(layout, tenant_id, here, there)
 
 
+async def of_one(table: AnyTable, layout: Layout, tenant_id: TenantId) -> Shape:
+    """As :func:`of`, where only one of the databases is looked at."""
+    side = await _side(table, layout, "source")
+    return Shape(layout, tenant_id, side, side)
+
+
 async def _side(table: AnyTable, layout: Layout, side: str) -> Side:
     found, missing = {}, []
     for each in layout.tables:

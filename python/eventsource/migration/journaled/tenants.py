@@ -8,6 +8,7 @@ from uuid import UUID
 
 from eventsource.catalog import reading
 from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.journaled.shapes import Shape, Side
 from eventsource.migration.tables.tenants import SAMPLE
 from eventsource.tenant_ids import TenantId, restored, stored
@@ -39,6 +40,19 @@ where counted.events > 0 order by 3 desc, 1
 """
 
 _THERE = "select distinct {tenant}::text as tenant from {table} subject where {wanted}"
+
+# From tenant to tenant over the index, without the rows between.
+_IDS = """
+with recursive found as (
+    (select {tenant} as tenant from {table} subject where {tenant} is not null
+     order by {tenant} limit 1)
+    union all
+    select (select {tenant} from {table} subject where {tenant} > found.tenant
+            order by {tenant} limit 1)
+    from found where found.tenant is not null
+)
+select tenant::text as tenant from found where tenant is not null
+"""
 
 _HAS_INDEX = """
 select exists (
@@ -72,6 +86,22 @@ async def sizes(
         return await _fetch(table, each, asked)
     whole = _ALL.format(tenant=tenant, table=table.name, wanted=_among(tenant, type_))
     return await _fetch(table, whole, asked)
+
+
+async def ids(table: AnyTable) -> list[TenantId]:
+    """Every tenant with events in the table; one that is a single tenant's does not say."""
+    assert table.layout is not None
+    tenancy = table.layout.main.tenancy
+    if tenancy.whole:
+        return []
+    tenant = _expression(table)
+    statement = _THERE.format(tenant=tenant, table=table.name, wanted=f"{tenant} is not null")
+    if tenancy.column is not None and await table.connection.fetchval(
+        _HAS_INDEX, table.name, tenancy.column
+    ):
+        statement = _IDS.format(tenant=tenant, table=table.name)
+    rows: list[Any] = await table.connection.fetch(statement, timeout=LONG_STATEMENT_SECONDS)
+    return [restored(row["tenant"]) for row in rows]
 
 
 async def present(table: AnyTable, tenants: Sequence[TenantId]) -> set[TenantId]:

@@ -11,6 +11,8 @@ from eventsource.migration.connections.driver_connections import close_all, open
 from eventsource.migration.consistency.only_in import only_in
 from eventsource.migration.errors import MigrationError, RepairNeededError
 from eventsource.migration.event_table import of_store
+from eventsource.migration.journaled import carriage, only_there
+from eventsource.migration.journaled.authority import LAYOUT
 from eventsource.migration.recovery import judgement, keeping, stranded
 from eventsource.migration.recovery import survey as surveys
 from eventsource.migration.recovery.judged import (
@@ -27,7 +29,7 @@ from eventsource.migration.recovery.judged import (
 )
 from eventsource.migration.recovery.judgement import Judgement
 from eventsource.migration.recovery.reconciled_way import only_in_the_old_store
-from eventsource.migration.recovery.report import RepairReport, StrandedEvent
+from eventsource.migration.recovery.report import RepairReport, StrandedEvent, StrandedRow
 from eventsource.migration.repositories import control_place, restored
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.repositories.restored import RestoredMigration
@@ -71,6 +73,7 @@ class Repair:
     operator: str | None = None
     put_back: bool = False
     _stranded: list[StrandedEvent] = field(default_factory=list)
+    _rows: list[StrandedRow] = field(default_factory=list)
     _undone: list[str] = field(default_factory=list)
 
     async def look(self) -> tuple[Survey, Judgement]:
@@ -84,7 +87,7 @@ class Repair:
         _, found = await self.look()
         for step, _ in found.steps:
             if isinstance(step, SendOn | NameStranded):
-                self._stranded += await self._left_in(step)
+                await self._name(step)
             if isinstance(step, ReconcileWay):
                 old, home = [await of_store(self.stores[each]) for each in (step.old, step.home)]
                 self._stranded += await only_in_the_old_store(
@@ -116,6 +119,7 @@ class Repair:
             (*found.notes, *self._undone),
             tuple(self._stranded),
             done,
+            tuple(self._rows),
         )
 
     async def _take(self, survey: Survey, step: Step) -> None:
@@ -157,9 +161,10 @@ class Repair:
         assert decided.target is not None
         at = survey.progress.get((decided.target, decided.migration_id))
         journal = survey.journal.get(decided.migration_id)
-        table = await open_table(await self.stores[step.store_id].address())
+        table = await self._open(step.store_id)
+        kind = authority.OWN if table.layout is None else LAYOUT
         try:
-            await authority.send_on(
+            await kind.send_on(
                 table,
                 authority.Departure(
                     decided.tenant_id, decided.migration_id, decided.generation, step.store_id,
@@ -173,7 +178,7 @@ class Repair:
             await close_all([table.connection])
 
     async def _name_stranded(self, step: NameStranded) -> None:
-        table = await open_table(await self.stores[step.store_id].address())
+        table = await self._open(step.store_id)
         try:
             await self._put_home(table, step)
         finally:
@@ -182,8 +187,21 @@ class Repair:
             step.decided.migration_id, "stranded_named", {"store": step.store_id}, self.operator
         )
 
+    async def _open(self, store_id: str) -> OwnTable:
+        store = self.stores[store_id]
+        return await open_table(await store.address(), store.layout)
+
+    async def _name(self, step: SendOn | NameStranded) -> None:
+        if self.stores[step.store_id].layout is None:
+            self._stranded += await self._left_in(step)
+        else:
+            self._rows += await self._rows_left_in(step)
+
     async def _put_home(self, table: OwnTable, step: SendOn | NameStranded) -> None:
         assert step.decided.target is not None
+        if table.layout is not None:
+            self._rows += await self._rows_left_in(step)
+            return
         events = await self._left_in(step)
         if self.put_back:
             home = await open_table(await self.stores[step.decided.target].address())
@@ -204,6 +222,21 @@ class Repair:
         rows = [row async for row in only_in(here, home, decided.tenant_id)]
         return await stranded.described(home, decided.tenant_id, rows, step.store_id)
 
+    async def _rows_left_in(self, step: SendOn | NameStranded) -> list[StrandedRow]:
+        decided = step.decided
+        assert decided.target is not None
+        if not decided.target_is_open:
+            return []
+        here, home = await self._open(step.store_id), await self._open(decided.target)
+        try:
+            agreed = await carriage.read(home, decided.migration_id)
+            return [
+                StrandedRow(decided.tenant_id, row.table, row.key, step.store_id)
+                async for row in only_there.rows(here, home, decided.tenant_id, agreed)
+            ]
+        finally:
+            await close_all([here.connection, home.connection])
+
     async def _write_journal(self, survey: Survey, step: Journal) -> None:
         control = self.migrations.pool
         at = survey.progress.get((step.target, step.migration_id))
@@ -222,6 +255,8 @@ class Repair:
             ),
             self.operator,
         )  # fmt: skip
+        if step.target in survey.layouts:
+            return  # their positions are not mapped
         if step.state is not _S.MIGRATED or at is None or head is None:
             return
         mapped = PostgreSQLPositionMappingRepository(control)

@@ -62,6 +62,24 @@ class StrandedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class StrandedRow:
+    """A row of another library's table that is not where its tenant lives.
+
+    It was written while its store had gone back, or has been deleted since where the tenant lives.
+    Nothing is done with it.
+
+    Attributes:
+        table, key: which row it is; the key is JSON.
+        kept_in: the store that has it.
+    """
+
+    tenant_id: TenantId
+    table: str
+    key: str
+    kept_in: str
+
+
+@dataclass(frozen=True, slots=True)
 class RepairReport:
     """What a repair found.
 
@@ -70,9 +88,11 @@ class RepairReport:
         notes: what only somebody else can decide.
         stranded: events that are only where their tenant does not live.
         done: whether the changes were made.
+        rows: the same of other libraries' tables.
     """
 
     changes: Sequence[Change]
     notes: Sequence[str]
     stranded: Sequence[StrandedEvent]
     done: bool
+    rows: Sequence[StrandedRow] = ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.migration.journaled import tenants as layout_tenants
 from eventsource.migration.models import Migration, StoreIdentity, TenantRouting
 from eventsource.migration.repositories import control_place, lookups
 from eventsource.migration.repositories.ways_back import WaysBack
@@ -39,6 +40,7 @@ class Survey:
         control: which place that is.
         sent_on: the migrations whose source a driver has reminded that it had decided, and of whose
             events nobody has heard since.
+        layouts: the stores whose tables are another library's.
     """
 
     fences: Sequence[tuple[str, Fence]]
@@ -52,6 +54,7 @@ class Survey:
     ways: Mapping[UUID, WayBack] = field(default_factory=dict)
     control: StoreIdentity | None = None
     sent_on: frozenset[UUID] = frozenset()
+    layouts: frozenset[str] = frozenset()
 
     def of_tenant(self, tenant_id: TenantId) -> list[tuple[str, Fence]]:
         return [each for each in self.fences if each[1].tenant_id == tenant_id]
@@ -94,7 +97,7 @@ async def look(
         found += [(store_id, fence) for fence in await fences.everything(table)]
         for at in await progress.everything(table):
             copied[store_id, at.migration_id] = at
-        residents[store_id] = frozenset(await tenants.ids(table.connection, table.name))
+        residents[store_id] = frozenset(await _residents(table))
     survey = Survey(
         found, copied, {}, residents, places,
         {each.id: each for each in await migrations.get_all()},
@@ -103,6 +106,7 @@ async def look(
         {each.id: each for each in await WaysBack(migrations.pool).get_all()},
         await control_place.here(migrations.pool),
         frozenset(await lookups.sent_on(migrations.pool)),
+        frozenset(name for name in places if tables[name].layout is not None),
     )  # fmt: skip
     barriers = {}
     for (store_id, migration_id), at in copied.items():
@@ -111,11 +115,18 @@ async def look(
             continue
         stands = await witnesses.stands(tables[source], migration_id, at.witness)
         arriving = survey.own(migration_id, "target")
+        is_own = tables[source].layout is None
         # Reads all of the tenant, and nobody reconciles what is over.
-        if stands and arriving is not None and arriving[1].state == "closed":
+        if is_own and stands and arriving is not None and arriving[1].state == "closed":
             stands = not await rescue.has_lost(tables[source], tables[store_id], at)
         barriers[migration_id] = stands
     return replace(survey, barriers=barriers)
+
+
+async def _residents(table: AnyTable) -> list[TenantId]:
+    if table.layout is not None:
+        return await layout_tenants.ids(table)
+    return await tenants.ids(table.connection, table.name)
 
 
 def source_of(survey: Survey, migration_id: UUID) -> str | None:
