@@ -159,4 +159,31 @@ VARIANTS = (
         (Edit(_MOVING, "if not error.passes:", "if True:"),),
         (f"{_TESTS}::test_a_database_that_is_away_is_a_reason_to_try_later",),
     ),
+    Variant(
+        "repair-asks-for-the-head-of-today",
+        "who was decided on asks again for what its source has drawn for others since",
+        (
+            Edit(
+                "python/eventsource/migration/steps/repair.py",
+                "            decided_head=decided.source_head,\n",
+                "            decided_head=None,\n",
+            ),
+        ),
+        (
+            f"{_SWAPS}::"
+            "test_a_tenant_that_was_decided_on_waits_for_no_departure_that_leaves_it_enough",
+        ),
+    ),
+    Variant(
+        "repair-keeps-headroom-free",
+        "who was decided on waits for a departure, and there is enough for both",
+        (
+            Edit(
+                "python/eventsource/migration/tables/reserved_block.py",
+                "(0 if is_decided else headroom // LEAST_PART)",
+                "(headroom // LEAST_PART)",
+            ),
+        ),
+        (f"{_SWAPS}::test_a_tenant_that_was_decided_on_takes_no_more_than_half_either",),
+    ),
 )

@@ -193,6 +193,47 @@ async def test_a_small_arrival_does_not_wait_and_leaves_enough(world: World) -> 
     assert moved.state is MigrationState.MIGRATED
 
 
+@pytest.mark.parametrize(
+    "left", ["as much as usual", pytest.param("just enough", marks=pytest.mark.thorough)]
+)
+async def test_a_tenant_that_was_decided_on_waits_for_no_departure_that_leaves_it_enough(
+    world: World, left: str
+) -> None:
+    """Its target has gone back and lost its block. Its source draws for others, not for it."""
+    leaving = await living_at_the_target(world)
+    await world.seed(20)
+    done = await world.migrate()
+    decided = await world.ids("source")
+    back = await world.here.coordinator.start_migration(
+        leaving, world.here.target, world.here.source, TARGET, SOURCE
+    )
+    await world.reach(back, "dual_write")
+    await world.target.execute(
+        f'delete from "{TARGET_TABLE}" where tenant_id = $1', world.tenant
+    )  # fmt: skip
+    for name in ("fences", "copy_progress", "copied_ranges"):
+        await world.target.execute(
+            f"delete from eventsource_{name} where migration_id = $1", done.id
+        )  # fmt: skip
+    if left == "just enough":
+        sequence = f"pg_get_serial_sequence('\"{TARGET_TABLE}\"', 'global_position')::regclass"
+        head = await world.target.fetchval(f"select pg_sequence_last_value({sequence})")
+        await world.target.execute(
+            "update eventsource_fences set bounds = jsonb_build_object($1::text, $2::bigint)"
+            " where migration_id = $3",
+            TARGET_TABLE, head + 2_000, back.id,
+        )  # fmt: skip
+    await world.control.execute(
+        "update tenant_migrations set state = 'cutover_paused' where id = $1", done.id
+    )
+    await world.coordinator.resume_migration(done.id)
+    await world.reach(done, "migrated")
+    assert await world.ids("target", world.tenant) == decided
+    await world.here.append(world.tenant)
+    moved = await world.coordinator.initiate_cutover(back.id, force=True)
+    assert moved.state is MigrationState.MIGRATED
+
+
 async def test_a_way_back_that_stands_keeps_nobody_from_arriving(world: World) -> None:
     """It draws new positions, and stands for days."""
     keeper = await world.process(keep_way_back=7 * 86400.0)
@@ -233,6 +274,26 @@ def test_how_much_an_arrival_takes(
         return last_of(
             "events", [left(bound) for bound in bounds],
             head=1_000, offset=1_000, numbers=numbers, headroom=HEADROOM,
+        )  # fmt: skip
+
+    if last is None:
+        with pytest.raises(TargetBusyError, match="cut over or aborted"):
+            found()
+    else:
+        assert found() == last
+
+
+@pytest.mark.parametrize(
+    ("spare", "last"), [(2 * 10**6, 1_000 + 10**6), (1_000, 1_500), (998, None), (None, None)]
+)
+def test_a_tenant_that_was_decided_on_takes_no_more_than_half_either(
+    spare: int | None, last: int | None
+) -> None:
+    def found() -> int:
+        others = [left(None if spare is None else 1_000 + spare)]
+        return last_of(
+            "events", others, head=1_000, offset=1_000, numbers=500, headroom=HEADROOM,
+            is_decided=True,
         )  # fmt: skip
 
     if last is None:

@@ -34,12 +34,16 @@ if TYPE_CHECKING:
 
 
 async def prepare(
-    connections: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool]
-) -> None:
+    connections: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool],
+    *, decided_head: int | None = None,
+) -> None:  # fmt: skip
     """Close the target, reserve numbers there, then guard the source; may be repeated.
 
     The source's fence row is committed before its triggers exist, and all triggers exist before
     the first row is read.
+
+    Args:
+        decided_head: as in :func:`eventsource.migration.steps.preparation.prepare`.
     """
     source, target = connections.source, connections.target
     assert source.layout is not None
@@ -63,7 +67,7 @@ async def prepare(
 
     await arriving.each(close, closed, carry_on)
     await failpoints.reach("guard.target.triggers.committed")
-    await _reserve(connections, migration, owner, shape, origin.system, carry_on)
+    await _reserve(connections, migration, owner, shape, origin.system, carry_on, decided_head)
 
     opened = await fences.raise_fence(
         source, tenant_id=migration.tenant_id, migration_id=migration.id,
@@ -72,7 +76,8 @@ async def prepare(
     )  # fmt: skip
     await changes.limit(source, opened.fence_id, migration.config.journal_max_bytes)
     await failpoints.reach("guard.source.row.committed")
-    await _bind(connections, migration, shape)
+    if decided_head is None:
+        await _bind(connections, migration, shape)
     leaving = Guarded(source, source.layout)
     await leaving.each(leaving.renew, opened, carry_on)
     await failpoints.reach("guard.source.triggers.committed")
@@ -115,7 +120,7 @@ async def count_tenant(connections: DriverConnections, migration: Migration) -> 
 
 async def _reserve(
     connections: DriverConnections, migration: Migration, owner: UUID, shape: Shape, system: str,
-    carry_on: Callable[[], bool],
+    carry_on: Callable[[], bool], decided_head: int | None,
 ) -> None:  # fmt: skip
     """Keep numbers free at the target for those of the source, and write the progress row.
 
@@ -123,6 +128,8 @@ async def _reserve(
     """
     target = connections.target
     numbers = await numbers_of.given(connections.source, shape)
+    if decided_head is not None and shape.layout.events in numbers:
+        numbers[shape.layout.events] = decided_head
     at = await progress.read(target, migration.id)
     before = await carriage.read(target, migration.id)
     if at is not None and before is not None and not _is_used_up(at, before, numbers, shape):
@@ -134,7 +141,9 @@ async def _reserve(
             await target.connection.execute(f"lock table {name} in share row exclusive mode")
         await preflight.refuse_rows(target, shape)
         others = await reserved_block.departures(target, migration.id)
-        agreed = await _agree(target, shape, numbers, others, before)
+        agreed = await _agree(
+            target, shape, numbers, others, before, is_decided=decided_head is not None
+        )
         main = shape.layout.events
         await target.connection.execute(
             f"insert into {target.progress} (migration_id, tenant_id, table_name, owner,"
@@ -180,7 +189,7 @@ async def _bind(connections: DriverConnections, migration: Migration, shape: Sha
 
 async def _agree(
     target: AnyTable, shape: Shape, numbers: dict[str, int],
-    others: list[reserved_block.Departure], earlier: Carriage | None,
+    others: list[reserved_block.Departure], earlier: Carriage | None, *, is_decided: bool,
 ) -> Carriage:  # fmt: skip
     """Offset 0 where the target's table is unused; else numbers begin after all it has given.
 
@@ -195,7 +204,7 @@ async def _agree(
         offsets[table.name] = offset
         last[table.name] = reserved_block.last_of(
             table.name, () if numbering.per_tenant else others, head=given or 0, offset=offset,
-            numbers=numbers[table.name], headroom=shape.layout.headroom,
+            numbers=numbers[table.name], headroom=shape.layout.headroom, is_decided=is_decided,
         )  # fmt: skip
         before[sequence] = given
         # Numbers of others begin after those that are kept; a rollback keeps the gap.

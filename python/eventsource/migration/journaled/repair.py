@@ -33,7 +33,9 @@ async def carry_out(
     target = connections.target
     fence = await fences.of_migration(target, migration.id, "target")
     if fence is None or await progress.read(target, migration.id) is None:
-        await preparation.prepare(connections, migration, owner, lambda: True)
+        await preparation.prepare(
+            connections, migration, owner, lambda: True, decided_head=decided.source_head
+        )
     passes = await JournaledPasses.open(connections, migration, owner)
     # Writers wait until the target opens: this is no time to spare the servers.
     passes.session.set_rate(None)

@@ -25,24 +25,29 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.event_table import AnyTable
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
     from eventsource.migration.tables.progress import CopyProgress
 
 
 async def prepare(
-    connections: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool]
-) -> None:
+    connections: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool],
+    *, decided_head: int | None = None,
+) -> None:  # fmt: skip
     """Close the target, then guard the source; every step may be repeated.
 
     The source's fence row is committed before its triggers exist, and the triggers before the
     first snapshot is taken: no writer meets a trigger without a row, and no row of the tenant is
     written unguarded after S(0).
+
+    Args:
+        decided_head: where the source ended, of a tenant that was decided on: it draws no more.
     """
     source, target = connections.source, connections.target
     origin = await snapshots.take(source.connection)
-    head = await event_table.head(source.connection, await event_table.position_sequence(source))
-
+    is_decided = decided_head is not None
+    head = await _head_of(source) if decided_head is None else decided_head
     closed = await fences.raise_fence(
         target, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.target_store_id, role="target", generation=migration.generation,
@@ -57,7 +62,9 @@ async def prepare(
     async def reserve() -> None:
         # Under the table's lock: what was refused at the start may have come since.
         compared = fitness.refuse(here, await event_table.catalog_of(target, "target"), fire)
-        empty = await reserved_block.reserve(target, migration, owner, head, origin.system)
+        empty = await reserved_block.reserve(
+            target, migration, owner, head, origin.system, is_decided=is_decided
+        )
         await reserved_block.advance(target, compared.drawn)
         if empty and large:
             await deferred_indexes.defer(target, migration.id, closed)
@@ -66,8 +73,7 @@ async def prepare(
     await guard.install(target, closed, migration.tenant_id, carry_on, then=reserve)
     await failpoints.reach("guard.target.triggers.committed")
     await witnesses.stand_at_target(target, migration.id)
-    opened = await _raise_at_source(connections, migration)
-
+    opened = await _raise_at_source(connections, migration, bind=not is_decided)
     there = await event_table.catalog_of(target, "target")
     agreed: list[tuple[tuple[str, ...], str]] = []
 
@@ -86,8 +92,14 @@ async def prepare(
     await connections.migrations.record_offset(migration.id, owner, at.position_offset)
 
 
-async def _raise_at_source(connections: DriverConnections, migration: Migration) -> Fence:
-    """From here on no tenant that arrives at the source takes positions that this one needs."""
+async def _head_of(source: AnyTable) -> int:
+    sequence = await event_table.position_sequence(source)
+    return await event_table.head(source.connection, sequence)
+
+
+async def _raise_at_source(
+    connections: DriverConnections, migration: Migration, *, bind: bool
+) -> Fence:
     source = connections.source
     opened = await fences.raise_fence(
         source, tenant_id=migration.tenant_id, migration_id=migration.id,
@@ -95,6 +107,14 @@ async def _raise_at_source(connections: DriverConnections, migration: Migration)
         budget_seconds=migration.config.cutover_timeout_seconds, peer=migration.target_identity,
     )  # fmt: skip
     await failpoints.reach("guard.source.row.committed")
+    if bind:
+        await _bind(connections, migration)
+    return opened
+
+
+async def _bind(connections: DriverConnections, migration: Migration) -> None:
+    """From here on no tenant that arrives at the source takes positions that this one needs."""
+    source = connections.source
     at = await progress.read_again(connections.target, migration.id)
     table = source.address.table
     await reserved_block.bind(
@@ -102,7 +122,6 @@ async def _raise_at_source(connections: DriverConnections, migration: Migration)
         {table: await event_table.position_sequence(source)}, reserved_block.HEADROOM,
     )  # fmt: skip
     await failpoints.reach("guard.source.bound.committed")
-    return opened
 
 
 async def count_tenant(

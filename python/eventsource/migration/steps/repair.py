@@ -55,7 +55,7 @@ class Repair:
             ConsistencyError: what was carried is not what the source holds.
         """
         await fences.refuse_cleaned(self.connections.source, self.migration)
-        await self._prepare()
+        await self._prepare(decided)
         carried_back = CarriedBack(self.connections, self.migration, self.owner, decided)
         bound = await carried_back.bound()
         passes = await Passes.open(self.connections, self.migration, self.owner)
@@ -81,7 +81,7 @@ class Repair:
         finally:
             await passes.session.close()
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, decided: Decision) -> None:
         """A target from before the move gets its fence first, and then S(0) is taken again."""
         target, migration = self.connections.target, self.migration
         fence = await fences.of_migration(target, migration.id, "target")
@@ -91,7 +91,10 @@ class Repair:
         if at is None:
             # Another offset may come of it.
             await PostgreSQLPositionMappingRepository(self.connections.control).delete(migration.id)
-        await preparation.prepare(self.connections, migration, self.owner, self.carry_on)
+        await preparation.prepare(
+            self.connections, migration, self.owner, self.carry_on,
+            decided_head=decided.source_head,
+        )  # fmt: skip
 
     async def _compare(self, decided: Decision, proof: Proof, offset: int) -> None:
         """A last pass over nothing proves nothing: the whole is counted on both sides."""

@@ -8,6 +8,11 @@ those who leave still need. Therefore a departure writes down how far its number
 or waits. Both hold the same lock: either the arrival sees the bounds, or the departure sees the
 sequence as the arrival has left it, and reserves again. Two tenants that change places are
 therefore moved one after the other.
+
+A tenant that was decided on, and whose target has lost its block, waits in the same way, although
+it writes nowhere meanwhile: its numbers are given, and without theirs the departure would fail.
+Only a person can choose between the two, and abort that one. But the source draws no more for it:
+what counts is where that had ended, and it goes on with what just suffices.
 """
 
 from __future__ import annotations
@@ -77,8 +82,9 @@ async def leaving(table: AnyTable) -> list[Departure]:
 
 
 def last_of(
-    table: str, others: Iterable[Departure], *, head: int, offset: int, numbers: int, headroom: int
-) -> int:
+    table: str, others: Iterable[Departure], *, head: int, offset: int, numbers: int, headroom: int,
+    is_decided: bool = False,
+) -> int:  # fmt: skip
     """The last number of the block for ``numbers`` of the source, and some that it still draws.
 
     Args:
@@ -88,6 +94,7 @@ def last_of(
         offset: what is added to a number of the source.
         numbers: the last number that the source has drawn.
         headroom: how many more are kept where nobody is leaving.
+        is_decided: the source draws no more for the tenant: it may do without any.
 
     Raises:
         TargetBusyError: another tenant that leaves needs the numbers; it passes with its move.
@@ -100,7 +107,7 @@ def last_of(
         most = head if bound is None else head + (bound - head) // 2
         if last > most:
             last = most
-        if last < offset + numbers + headroom // LEAST_PART:
+        if last < offset + numbers + (0 if is_decided else headroom // LEAST_PART):
             raise TargetBusyError(
                 f"tenant {other.tenant_id} is leaving table {table!r} of the target (migration"
                 f" {other.migration_id}), and needs the positions that this tenant would take;"
@@ -147,8 +154,9 @@ async def bind(
 
 
 async def reserve(
-    target: OwnTable, migration: Migration, owner: UUID, source_head: int, source_system: str
-) -> bool:
+    target: OwnTable, migration: Migration, owner: UUID, source_head: int, source_system: str,
+    *, is_decided: bool = False,
+) -> bool:  # fmt: skip
     """Reserve the tenant's block of positions and write the progress row.
 
     Returns whether the table was found empty and unused; idempotent (then False). A block that was
@@ -181,6 +189,7 @@ async def reserve(
         last_of(
             target.address.table, others,
             head=head, offset=offset, numbers=source_head, headroom=HEADROOM,
+            is_decided=is_decided,
         ),
         head,
     )  # fmt: skip
