@@ -28,6 +28,7 @@ class Comparison:
     """What a move between two tables would do.
 
     Attributes:
+        source: the source's table, as it was compared.
         findings: in the order in which they were looked for.
         carried: the columns that are, in the source's order.
         compared: these, and those that both sides generate.
@@ -36,6 +37,7 @@ class Comparison:
         fires: names of the triggers at the target that a carried row sets off.
     """
 
+    source: TableCatalog
     findings: tuple[Finding, ...]
     carried: tuple[str, ...]
     compared: tuple[str, ...]
@@ -70,7 +72,7 @@ def compare(source: TableCatalog, target: TableCatalog, *, fire: bool = False) -
     findings += _constraints(source, target)
     findings += _sequence_ends(source, target)
     return Comparison(
-        tuple(findings), tuple(carried), tuple(compared), tuple(filled),
+        source, tuple(findings), tuple(carried), tuple(compared), tuple(filled),
         tuple(_drawn(source, target, carried)), tuple(each.name for each in firing(target)),
     )  # fmt: skip
 

@@ -295,7 +295,7 @@ class BackgroundDrivers:
         limits = partial(
             self._places.of, migration, self._migrations.pool, source.pool, target.pool
         )
-        driver = Driver(find, stores, self._migrations, self._verify, lease, limits)
+        driver = Driver(find, stores, self._migrations, lease, limits)
         try:
             await driver.run()
         except asyncpg.PostgresError as error:
@@ -326,11 +326,6 @@ class BackgroundDrivers:
         if all(each.error is not None for each in left):
             # What was not even tried is found by a look at all of them alone.
             self._all_routes_at = now + WHOLE_SECONDS
-
-    async def _verify(self, migration: Migration) -> None:
-        from eventsource.migration.driver.verification import verify
-
-        await verify(*self.stores_of(migration), migration)
 
     async def refuse_other_places(self, migration: Migration) -> None:
         """Before anything is asked for: what this process calls the stores is where they are.

@@ -53,14 +53,14 @@ async def test_a_driver_that_has_lost_its_lease_meanwhile_makes_none(
     """Its row would be the newer one, and hide the way back of the driver that has it now."""
     await world.seed(20)
     migration = await world.dual_write(process=keeper)
-    refusals, keep, lost = way_back.refusals, way_back.keep, list[LeaseLostError]()
+    look, keep, lost = way_back.look, way_back.keep, list[LeaseLostError]()
 
-    async def late(*arguments: Any, **more: Any) -> list[str]:
+    async def late(*arguments: Any, **more: Any) -> Any:
         if not lost:
             await world.control.execute(
                 "update tenant_migrations set driver_owner = gen_random_uuid()"
             )
-        return await refusals(*arguments, **more)
+        return await look(*arguments, **more)
 
     async def watched(*arguments: Any) -> str | None:
         try:
@@ -69,7 +69,7 @@ async def test_a_driver_that_has_lost_its_lease_meanwhile_makes_none(
             lost.append(error)
             raise
 
-    monkeypatch.setattr(way_back, "refusals", late)
+    monkeypatch.setattr(way_back, "look", late)
     monkeypatch.setattr(way_back, "keep", watched)
     migration = await keeper.coordinator.initiate_cutover(migration.id)
     assert len(lost) == 1

@@ -226,14 +226,11 @@ async def test_an_abort_asked_for_before_the_fence_is_obeyed(
     migration = await world.dual_write()
     verified, go_on = asyncio.Event(), asyncio.Event()
 
-    async def verify(_: Migration) -> None:
+    async def verify(*_: object) -> None:
         verified.set()
         await go_on.wait()
 
-    monkeypatch.setattr(
-        "eventsource.migration.background.BackgroundDrivers._verify",
-        lambda self, m: verify(m),
-    )
+    monkeypatch.setattr("eventsource.migration.driver.verification.verify", verify)
     await world.here.coordinator.close()
     await world.here.coordinator.resume_migration(migration.id)
     elsewhere = await world.process()

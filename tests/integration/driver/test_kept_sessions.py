@@ -60,6 +60,23 @@ async def test_a_session_is_as_new_when_it_is_lent_again(source_dsn: str) -> Non
     again.terminate()
 
 
+async def test_its_next_user_hears_what_the_last_one_listened_to_as_well(source_dsn: str) -> None:
+    """A client asks the server once for each channel; requests would be seen late."""
+    parameters, kept = ConnectionParameters(source_dsn), KeptSessions()
+    other = await asyncpg.connect(source_dsn)
+    connection = await open_connection(parameters)
+    for _ in range(2):
+        heard = asyncio.Event()
+        await connection.add_listener("news", lambda *_, heard=heard: heard.set())
+        await other.execute("notify news")
+        await asyncio.wait_for(heard.wait(), 5)
+        await kept.give_back(parameters, connection)
+        again = await kept.take(parameters, SETTINGS)
+        assert again is connection
+    connection.terminate()
+    await other.close()
+
+
 @pytest.mark.parametrize("harm", ["in a transaction", "closed", "cut off while it is kept"])
 async def test_a_session_that_is_not_as_new_is_not_lent(source_dsn: str, harm: str) -> None:
     parameters, kept = ConnectionParameters(source_dsn), KeptSessions()

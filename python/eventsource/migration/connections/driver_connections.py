@@ -55,7 +55,8 @@ set timezone = 'UTC';
 set datestyle = 'ISO, MDY';
 set intervalstyle = 'postgres';
 set default_tablespace = '';
-select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'
+select set_config('transaction_timeout', '0', false)
+where current_setting('transaction_timeout', true) is not null
 """
 
 

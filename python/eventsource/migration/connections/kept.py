@@ -29,11 +29,8 @@ AT_MOST = 3
 #: A server that takes longer has other worries than this (seconds).
 _PATIENCE = 1.0
 
-# What DISCARD ALL does, but for the prepared statements, which the client knows.
+# What DISCARD ALL does besides, but for the prepared statements, which the client knows.
 _AS_NEW = """
-select pg_advisory_unlock_all();
-close all;
-unlisten *;
 reset role;
 reset all;
 discard temp;
@@ -46,6 +43,7 @@ class KeptSessions:
 
     def __init__(self) -> None:
         self._free: defaultdict[ConnectionParameters, list[Connection]] = defaultdict(list)
+        self._expiring: dict[Connection, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -54,6 +52,7 @@ class KeptSessions:
         free = self._free[parameters]
         while free:
             connection = free.pop()
+            self._expiring.pop(connection).cancel()
             try:
                 async with asyncio.timeout(_PATIENCE):
                     await connection.execute(settings)
@@ -71,20 +70,24 @@ class KeptSessions:
             await close_briefly(connection)
             return
         free.append(connection)
-        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, parameters, connection)
+        self._expiring[connection] = asyncio.get_running_loop().call_later(
+            KEPT_SECONDS, self._expire, parameters, connection
+        )
 
     def _expire(self, parameters: ConnectionParameters, connection: Connection) -> None:
-        # It may have been lent and kept again since: then it goes a little earlier than it might.
-        if connection in self._free[parameters]:
-            self._free[parameters].remove(connection)
-            task = asyncio.get_running_loop().create_task(close_briefly(connection))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        self._free[parameters].remove(connection)
+        del self._expiring[connection]
+        task = asyncio.get_running_loop().create_task(close_briefly(connection))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Close all that are kept, and keep none from now on."""
         self._is_closed = True
         kept = [each for free in self._free.values() for each in free]
+        for handle in self._expiring.values():
+            handle.cancel()
+        self._expiring.clear()
         self._free.clear()
         await asyncio.gather(*(close_briefly(each) for each in kept), *self._closing)
 
@@ -94,6 +97,9 @@ async def _is_as_new(connection: Connection) -> bool:
         return False
     try:
         async with asyncio.timeout(_PATIENCE):
+            # The client, too, has to forget what was listened to: it asks the server once for each
+            # channel, and the next user would hear nothing.
+            await connection.reset()
             await connection.execute(_AS_NEW)
     except Exception:
         return False

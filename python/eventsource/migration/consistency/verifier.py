@@ -6,8 +6,9 @@ import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from eventsource.catalog import forms
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import event_table
 from eventsource.migration.connections import timeouts
@@ -18,6 +19,9 @@ from eventsource.migration.tables import fences, identities, progress
 from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
+    import asyncpg
+
+    from eventsource.migration.event_table import AnyTable
     from eventsource.migration.tables.progress import CopyProgress
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -42,8 +46,24 @@ class ConsistencyVerifier:
     def __init__(
         self, source_store: PostgreSQLEventStore, target_store: PostgreSQLEventStore
     ) -> None:
-        self._source = source_store
-        self._target = target_store
+        self._pool: asyncpg.Pool[Any] | None = source_store.pool
+
+        async def both() -> tuple[AnyTable, AnyTable]:
+            return await of_store(source_store), await of_store(target_store)
+
+        self._both = both
+
+    @classmethod
+    def over(cls, source: AnyTable, target: AnyTable) -> ConsistencyVerifier:
+        """One that asks over these connections, and cannot go on from a state."""
+        verifier = cls.__new__(cls)
+        verifier._pool = None
+
+        async def both() -> tuple[AnyTable, AnyTable]:
+            return source, target
+
+        verifier._both = both
+        return verifier
 
     async def verify_tenant_consistency(
         self,
@@ -86,9 +106,7 @@ class ConsistencyVerifier:
         if at is not None:
             config = replace(config, migration_id=at.migration_id)
         if level is VerificationLevel.HASH and at is not None and config.snapshot is not None:
-            sealed = await seal.unbroken(
-                await of_store(self._source), await of_store(self._target), tenant_id, at
-            )
+            sealed = await seal.unbroken(*await self._both(), tenant_id, at)
             if sealed is not None:
                 config = replace(config, after=sealed.position, sample_percentage=100.0)
                 return await self._compare(config, level, sealed.events)
@@ -101,9 +119,8 @@ class ConsistencyVerifier:
         if head is None:
             return report
         found = await late.written_since(
-            await of_store(self._source), await of_store(self._target), config.tenant_id, head,
-            config.columns, NAMED,
-        )  # fmt: skip
+            *await self._both(), config.tenant_id, head, config.columns, NAMED
+        )
         if not found:
             return report
         violations = (*found, *report.violations)[:NAMED]
@@ -141,7 +158,8 @@ class ConsistencyVerifier:
     ) -> VerificationReport:
         if level is VerificationLevel.COUNT:
             raise ValueError("a comparison of level count has no state to go on from")
-        tally = await resumable.compare(self._source.pool, config, path)
+        assert self._pool is not None
+        tally = await resumable.compare(self._pool, config, path)
         return VerificationReport(
             is_consistent=not tally.violations and not tally.streams_differing,
             level=level,
@@ -158,19 +176,20 @@ class ConsistencyVerifier:
         self, tenant_id: TenantId, level: VerificationLevel, sample_percentage: float
     ) -> tuple[VerifyConfig, CopyProgress | None]:
         """What to compare, and how far a migration of the tenant is."""
-        source, target = await of_store(self._source), await of_store(self._target)
+        source, target = await self._both()
         at = await progress.of_tenant(target, tenant_id)
         fence = await fences.of_migration(source, at.migration_id, "source") if at else None
         arriving = await fences.of_migration(target, at.migration_id, "target") if at else None
         await identities.check_peers(source, target, fence, arriving)
         moved = fence is not None and fence.state == "moved"
-        columns = (await event_table.compared(source, target)).compared
+        seen = await event_table.compared(source, target)
+        columns = seen.compared
         config = VerifyConfig(
             source=source.address,
             target=target.address,
             tenant_id=as_uuid(tenant_id),
             columns=columns,
-            forms=await event_table.forms_of(source, columns),
+            forms=forms.of_columns(map(seen.source.column, columns)),
             offset=at.position_offset if at else 0,
             level=level.value,
             # After the move the source is complete: all of it has to be there, and what the

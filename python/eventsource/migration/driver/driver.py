@@ -30,7 +30,6 @@ from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease, NoPlaceError
 from eventsource.migration.driver.stages import Stages
 from eventsource.migration.driver.stretch import Doing
-from eventsource.migration.driver.ways import Verify
 from eventsource.migration.errors import LeaseLostError, MigrationError, StoreMismatchError
 from eventsource.migration.failures import (
     PASSING,
@@ -67,14 +66,12 @@ class Driver:
         stores: the ids of source and target, for messages.
         migrations: the journal over the application's pool, used before the driver's own
             connections are open and when they are lost.
-        verify: compares both stores before the fence is asked for.
         limits: how many migrations the stores have room for.
     """
 
     find_endpoints: Callable[[], Awaitable[Endpoints]]
     stores: tuple[str, str]
     migrations: PostgreSQLMigrationRepository
-    verify: Verify
     lease: Lease
     limits: Callable[[], Awaitable[Mapping[str, int]]]
     #: What the last attempt was at: it decides how a failure is answered.
@@ -196,7 +193,7 @@ class Driver:
             if heartbeat.migration.is_waiting:
                 # The first success: what this driver or another one has waited for is there.
                 await self._say(None)
-            stages = Stages(connections, self.lease, heartbeat, self.verify, self.doing)
+            stages = Stages(connections, self.lease, heartbeat, self.doing)
             try:
                 with telemetry.span("move", heartbeat.migration):
                     await _beside(heartbeat, connections.endpoints, stages)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from eventsource.migration import failures
-from eventsource.migration.driver.ways import Verify, way_of
+from eventsource.migration.driver.ways import way_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -34,21 +34,19 @@ class Stretch:
     """One stretch of driving on one set of connections.
 
     Attributes:
-        verify: compares both stores before the fence is asked for.
         doing: what it is at, for the driver that answers its failure.
     """
 
     connections: DriverConnections
     lease: Lease
     heartbeat: Heartbeat
-    verify: Verify
     doing: Doing = Doing.CARRYING_ON
     passes: Passes | None = None
     #: How it is done for the kind of tables that these are.
     way: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.way = way_of(self.connections, self.verify)
+        self.way = way_of(self.connections)
 
     @property
     def migration(self) -> Migration:

@@ -9,19 +9,17 @@ from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.models import VerificationLevel
 
 if TYPE_CHECKING:
+    from eventsource.migration.event_table import AnyTable
     from eventsource.migration.models import Migration
-    from eventsource.stores.postgresql import PostgreSQLEventStore
 
 
-async def verify(
-    source: PostgreSQLEventStore, target: PostgreSQLEventStore, migration: Migration
-) -> None:
+async def verify(source: AnyTable, target: AnyTable, migration: Migration) -> None:
     """Compare as the migration's configuration says; ConsistencyError where they differ."""
     level = migration.config.verification_level
     if migration.returns is not None:
         # Positions are others there; every row that is not older was compared by its pass.
         level = VerificationLevel.COUNT
-    report = await ConsistencyVerifier(source, target).verify_before_cutover(
+    report = await ConsistencyVerifier.over(source, target).verify_before_cutover(
         migration.tenant_id,
         level=level,
         sample_percentage=migration.config.sample_percentage,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -25,19 +24,9 @@ if TYPE_CHECKING:
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.tables.fences import Fence
 
-#: Compares both stores; raises ConsistencyError.
-Verify = Callable[["Migration"], Awaitable[None]]
 
-
-@dataclass(frozen=True, slots=True)
 class OwnTables:
-    """The tables of this package's stores.
-
-    Args:
-        comparing: compares both stores before the fence is asked for.
-    """
-
-    comparing: Verify
+    """The tables of this package's stores."""
 
     async def prepare(
         self,
@@ -79,7 +68,10 @@ class OwnTables:
 
     async def verify(self, connections: DriverConnections, migration: Migration) -> None:
         """Compare both stores before the fence is asked for; raises ConsistencyError."""
-        await self.comparing(migration)
+        # Comes with what compares, which most processes never need.
+        from eventsource.migration.driver.verification import verify
+
+        await verify(connections.source, connections.target, migration)
 
     async def cutover(
         self,
@@ -143,8 +135,8 @@ class OwnTables:
         return await Repair(connections, migration, owner, carry_on=lambda: True).run(decided)
 
 
-def way_of(connections: DriverConnections, verify: Verify) -> Any:
+def way_of(connections: DriverConnections) -> Any:
     """That of the source's tables."""
     if connections.source.layout is None:
-        return OwnTables(verify)
+        return OwnTables()
     return LayoutTables()

@@ -59,7 +59,7 @@ async def of(
     if config.keep_way_back == 0:
         return Prospect(0)
     old, home = await of_store(source), await of_store(target)
-    found = tuple(await way_back.refusals(old, home, fires=config.fires))
+    found = tuple((await way_back.look(old, home, fires=config.fires))[0])
     if found:
         return Prospect(config.keep_way_back, found)
     return Prospect(config.keep_way_back, role=await _role_for_all(old, source.application_role))

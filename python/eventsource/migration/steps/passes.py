@@ -58,11 +58,13 @@ class Passes:
         owner: UUID,
         rate: Callable[[], float | None] = lambda: None,
         journal: str = "tenant_migrations",
+        forms: tuple[str, ...] | None = None,
     ) -> Passes:
         """Claim the progress row and open the data plane's connections.
 
         Args:
             journal: the control table whose row names the owner.
+            forms: of the columns' values, if they were just looked at.
 
         Raises:
             MissingRowError: the progress row is not there.
@@ -81,8 +83,9 @@ class Passes:
         await rescue.look_after_a_restart(connections.source, connections.target, at)
         endpoints, fresh = connections.endpoints, migration.returns is not None
         columns = await _carried(connections, at)
-        with concerning("source"):
-            forms = await forms_of(connections.source, columns)
+        if forms is None:
+            with concerning("source"):
+                forms = await forms_of(connections.source, columns)
         config = PassSessionConfig(
             migration_id=migration.id,
             tenant_id=as_uuid(migration.tenant_id),

@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from eventsource import failpoints
+from eventsource.catalog import forms
 from eventsource.connections import brief, redact
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
@@ -44,6 +45,7 @@ from eventsource.migration.tables import (
 from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
+    from eventsource.catalog.two_sides import Comparison
     from eventsource.migration.event_table import AnyTable, OwnTable
     from eventsource.migration.tables.progress import CopyProgress
 
@@ -112,13 +114,14 @@ async def keep(connections: DriverConnections, migration: Migration, driver: UUI
             if existing is not None and existing.state in _UNFINISHED:
                 await dismantle(connections, existing)
                 await ways.change(existing.id, _UNFINISHED, "refused", "it was not finished")
-            if refused := await refusals(
+            refused, seen = await look(
                 connections.source, connections.target, fires=migration.config.fires
-            ):
+            )
+            if refused or seen is None:
                 return await _refused(ways, migration, driver, "; ".join(refused))
             await ways.insert(way_id, migration, driver, migration.config.keep_way_back, owner)
             await failpoints.reach("keep.recorded.committed")
-            await _make(connections, migration, way_id, owner)
+            await _make(connections, migration, way_id, owner, seen)
             await ways.change(way_id, ["preparing"], "standby")
             await failpoints.reach("keep.armed.committed")
     except _REFUSED as error:
@@ -150,13 +153,16 @@ async def _refused(ways: WaysBack, migration: Migration, driver: UUID, reason: s
     return reason
 
 
-async def refusals(old: AnyTable, home: AnyTable, *, fires: bool) -> list[str]:
+async def look(
+    old: AnyTable, home: AnyTable, *, fires: bool
+) -> tuple[list[str], Comparison | None]:
     """What would keep a tenant's events from going back to ``old``, in sentences.
 
-    It changes nothing, so it can be asked before a move begins.
+    It changes nothing, so it can be asked before a move begins. With both tables, compared in that
+    direction.
     """
     if old.layout is not None or home.layout is not None:
-        return [OWN_TABLES_ONLY]
+        return [OWN_TABLES_ONLY], None
     compared = await event_table.compared(home, old, fire=fires)
     found = [str(each) for each in compared.findings if each.refuses]
     row = await old.connection.fetchrow(_DRAWN_IN_ORDER, old.name)
@@ -167,7 +173,7 @@ async def refusals(old: AnyTable, home: AnyTable, *, fires: bool) -> list[str]:
             f"the sequence of {old.address.table!r} does not hand its numbers out one after the"
             " other: alter sequence … cache 1 increment by 1 no cycle"
         )
-    return found
+    return found, compared
 
 
 def required(why_not: str) -> str:
@@ -179,7 +185,11 @@ def required(why_not: str) -> str:
 
 
 async def _make(
-    connections: DriverConnections, migration: Migration, way_id: UUID, owner: UUID
+    connections: DriverConnections,
+    migration: Migration,
+    way_id: UUID,
+    owner: UUID,
+    compared: Comparison,
 ) -> None:
     old, home = connections.source, connections.target
     budget = migration.config.cutover_timeout_seconds
@@ -200,14 +210,14 @@ async def _make(
     taken = await snapshots.take(home.connection)
     witness = Witness(1, uuid4())
     await witnesses.stand(home, way_id, witness, None, taken.system)
-    compared = await event_table.compared(home, old)
     await standby.add_progress(
         old, tenant_id=tenant, migration_id=way_id, owner=owner, system=taken.system,
         snapshot=taken.text, witness=witness, columns=compared.carried,
         shape=await integrity.shape(home),
     )  # fmt: skip
     await failpoints.reach("keep.snapshot.committed")
-    await _try_out(connections, opposite(migration, way_id, owner), owner)
+    seen = forms.of_columns(map(compared.source.column, compared.carried))
+    await _try_out(connections, opposite(migration, way_id, owner), owner, seen)
 
 
 async def _put_up_guard(home: OwnTable, seconds: float = READY_SECONDS) -> None:
@@ -228,30 +238,41 @@ async def settle(connections: DriverConnections) -> None:
         await _put_up_guard(connections.target, SETTLE_SECONDS)
 
 
-async def _try_out(connections: DriverConnections, way: Migration, owner: UUID) -> None:
-    """One pass, with all that the return will need: what fails now would have failed then."""
-    there = replace(
-        connections.endpoints,
-        source=connections.endpoints.target,
-        target=connections.endpoints.source,
-    )
-    back = await DriverConnections.open(there, way.id)
-    tried = False
-    try:
-        await catch_up(back, way, owner)
-        tried = True
-    finally:
-        await back.close(keep=tried)
+async def _try_out(
+    connections: DriverConnections, way: Migration, owner: UUID, columns: tuple[str, ...]
+) -> None:
+    """One pass, with all that the return will need: what fails now would have failed then.
+
+    It has the driver's sessions, which wait for it, and those of the data plane for itself.
+    """
+    old, home = connections.source, connections.target
+    there = replace(connections.endpoints, source=home.address, target=old.address)
+    back = replace(connections, endpoints=there, source=home, fence=home, target=old)
+    await catch_up(back, way, owner, columns)
 
 
-async def passes(connections: DriverConnections, way: Migration, owner: UUID) -> Passes:
-    """Those of a way back, ready to run; the caller closes their session."""
-    return await Passes.open(connections, way, owner, journal=TABLE)
+async def passes(
+    connections: DriverConnections,
+    way: Migration,
+    owner: UUID,
+    columns: tuple[str, ...] | None = None,
+) -> Passes:
+    """Those of a way back, ready to run; the caller closes their session.
+
+    Args:
+        columns: the forms of its columns, if they were just looked at.
+    """
+    return await Passes.open(connections, way, owner, journal=TABLE, forms=columns)
 
 
-async def catch_up(connections: DriverConnections, way: Migration, owner: UUID) -> None:
+async def catch_up(
+    connections: DriverConnections,
+    way: Migration,
+    owner: UUID,
+    columns: tuple[str, ...] | None = None,
+) -> None:
     """Passes of a way back until one carries few events."""
-    running = await passes(connections, way, owner)
+    running = await passes(connections, way, owner, columns)
     try:
         while True:
             result = await running.catch_up()

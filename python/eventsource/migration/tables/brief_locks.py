@@ -38,8 +38,8 @@ def end_after(milliseconds: int) -> str:
     A driver that goes silent between parsing a statement and running it is not idle to the server.
     """
     return (
-        f"select set_config(name, '{milliseconds}', true) from pg_settings"
-        " where name = 'transaction_timeout'"
+        f"select set_config('transaction_timeout', '{milliseconds}', true)"
+        " where current_setting('transaction_timeout', true) is not null"
     )
 
 

@@ -34,7 +34,8 @@ const SETTINGS: &str = "\
     set lock_timeout = 0; \
     set idle_session_timeout = 0; \
     set idle_in_transaction_session_timeout = '30s'; \
-    select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'";
+    select set_config('transaction_timeout', '0', false) \
+    where current_setting('transaction_timeout', true) is not null";
 
 /// An open connection. Dropping it ends it at once, and the server rolls back what was open.
 pub struct Connection {
