@@ -25,8 +25,6 @@ do $clear$
 declare
     found record;
 begin
-    perform pg_terminate_backend(pid, 5000) from pg_stat_activity
-    where datname = current_database() and pid <> pg_backend_pid();
     for found in select evtname from pg_event_trigger loop
         execute format('drop event trigger %I', found.evtname);
     end loop;
@@ -40,7 +38,6 @@ begin
         where nspname !~ '^pg_' and nspname <> 'information_schema' loop
         execute format('drop schema %I cascade', found.nspname);
     end loop;
-    execute format('alter database %I reset all', current_database());
     create schema public authorization pg_database_owner;
     grant usage on schema public to public;
 end
@@ -112,15 +109,26 @@ class Databases:
             await cluster.drop_database(urlsplit(dsn).path.lstrip("/"))
 
 
+async def let_go(connection: asyncpg.Connection) -> None:
+    """End what other sessions of the database hold or have left, and its settings."""
+    await connection.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    for (gid,) in await connection.fetch(
+        "select gid from pg_prepared_xacts where database = current_database()"
+    ):
+        await connection.execute(f"rollback prepared '{gid}'")
+    name = await connection.fetchval("select current_database()")
+    await connection.execute(f'alter database "{name}" reset all')
+
+
 async def _cleared(dsn: str) -> str:
     """What it looks like after everything in it was dropped."""
     settings = {"default_transaction_read_only": "off", "statement_timeout": f"{_PATIENCE}s"}
     connection = await asyncpg.connect(dsn, timeout=_PATIENCE, server_settings=settings)
     try:
-        for row in await connection.fetch(
-            "select gid from pg_prepared_xacts where database = current_database()"
-        ):
-            await connection.execute(f"rollback prepared '{row[0]}'")
+        await let_go(connection)
         await connection.execute(_CLEAR)
         return str(await connection.fetchval(_LOOKS))
     finally:

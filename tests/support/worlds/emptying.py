@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from tests.support.databases import let_go
 from tests.support.fingerprint import CATALOG
 
 _GUARDS = """
@@ -86,16 +87,7 @@ class Emptied:
             self.dsn, server_settings={"default_transaction_read_only": "off"}
         )
         try:
-            await connection.execute(
-                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-                " where datname = current_database() and pid <> pg_backend_pid()"
-            )
-            for row in await connection.fetch(
-                "select gid from pg_prepared_xacts where database = current_database()"
-            ):
-                await connection.execute(f"rollback prepared '{row[0]}'")
-            name = await connection.fetchval("select current_database()")
-            await connection.execute(f'alter database "{name}" reset all')
+            await let_go(connection)
             if self.looks is not None and await self._tidied(connection):
                 return True
             await connection.execute(
