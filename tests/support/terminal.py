@@ -45,9 +45,14 @@ class Terminal:
         )
         os.close(theirs)
 
+    @property
+    def said(self) -> str:
+        """The words, wherever a line ends."""
+        return " ".join(self.output.split())
+
     def read_until(self, text: str, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
-        while text not in self.output:
+        while text not in self.output and text not in self.said:
             assert time.monotonic() < deadline, self.output
             self._read_some(0.1)
 

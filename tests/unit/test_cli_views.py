@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -95,6 +95,28 @@ def test_a_screen_says_who_drives_or_that_nobody_does() -> None:
     assert "eventsource-migrate work" in alone
     assert views.driver(migration(state=_S.MIGRATED)) is None
     assert views.driver(migration(state=_S.PAUSED, driver_alive=False)) == "none, it is paused"
+
+
+def test_between_two_attempts_nobody_is_sent_for_another_driver() -> None:
+    """While a store was down `status` said to start `work`, beside a `run` that tried again."""
+    for seconds, begins in ((3, "none, between two attempts"), (60, "nobody drives it: start")):
+        waits = migration(
+            driver_alive=False,
+            error_message="waiting: store 'dedicated': connection refused",
+            updated_at=datetime.now(UTC) - timedelta(seconds=seconds),
+        )
+        assert (views.driver(waits) or "").startswith(begins)
+    ended = migration(driver_alive=False, updated_at=datetime.now(UTC))
+    assert (views.driver(ended) or "").startswith("nobody drives it: start")
+
+
+def test_the_audit_is_cut_between_words() -> None:
+    said = "the cutover failed; in the way: pid 21785 (nightly-report)"
+    for width in range(60, 110):
+        (_, shown) = lines([entry("cutover_answered", "ada", message=said)], width)
+        assert len(shown) <= width
+        kept = shown.partition("message ")[2]
+        assert kept == said or (kept[-1] == "…" and said.startswith(f"{kept[:-1]} ")), shown
 
 
 def test_the_last_cutover_is_shown_until_one_succeeds() -> None:

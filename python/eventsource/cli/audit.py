@@ -47,8 +47,16 @@ def lines(entries: Sequence[AuditEntry], width: int) -> list[str]:
         by = (entry.operator or "")[:_LONGEST_ACCOUNT]
         start = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}  {_event(entry.event_type):<{what}}"
         text = f"{start}  {by:<{who}}  {_said(entry.details)}".rstrip()
-        shown.append(text if len(text) <= width else f"{text[: width - 1]}…")
+        shown.append(_cut(text, width, len(start)))
     return shown
+
+
+def _cut(text: str, width: int, least: int) -> str:
+    """In so many columns; cut between words, as half an id is none."""
+    if len(text) <= width:
+        return text
+    end = text.rfind(" ", least, width)
+    return f"{text[: end if end > least else width - 1]}…"
 
 
 def _event(kind: str) -> str:

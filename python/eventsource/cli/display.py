@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Seconds between two plain lines.
 LINE_SECONDS = 2.0
 
+#: Columns of a terminal with room for a longer bar.
+_WIDE = 120
+
 #: The rate is that of the last seconds: an average since the start would hide a stall.
 RATE_SECONDS = 5.0
 
@@ -166,10 +169,17 @@ class LiveDisplay:
 def _line(out: Output, has_bar: bool) -> Progress:
     # Loaded here: only a terminal shows it.
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+    from rich.table import Column
 
-    name, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+    name = TextColumn("{task.description}")
+    # In several lines where it is long: who is in the way stands at its end.
+    whole = Column(no_wrap=False, overflow="fold")
+    text = TextColumn("{task.fields[text]}", markup=False, table_column=whole)
     # Not rich's own colours: its red reads as an alarm.
-    bar = BarColumn(bar_width=30, complete_style="blue", finished_style="green")
+    length = 30 if out.width >= _WIDE else 12
+    bar = BarColumn(
+        length, complete_style="blue", finished_style="green", table_column=Column(no_wrap=True)
+    )
     middle = bar if has_bar else SpinnerColumn("line", style="default")
     return Progress(name, middle, text, console=out.console, transient=True)
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.cli.fitting import aligned, folded, table
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.models import Migration
@@ -89,7 +90,8 @@ class Output:
 
     @cached_property
     def _aside(self) -> Console:
-        return _console(stderr=True, width=_WIDTH_OF_A_FILE)
+        at_terminal = sys.stderr is not None and sys.stderr.isatty()
+        return _console(stderr=True, width=None if at_terminal else _WIDTH_OF_A_FILE)
 
     @property
     def is_live(self) -> bool:
@@ -100,6 +102,11 @@ class Output:
         """Columns that a line may have."""
         return self.console.width
 
+    @property
+    def screen(self) -> int | None:
+        """Columns of the terminal; None where output is none, and every line stays whole."""
+        return _screen_of(self.console)
+
     def answer(self, document: object, *shown: str) -> None:
         """Print the result: ``document`` as JSON, or what is ``shown`` to people."""
         with _written():
@@ -107,7 +114,7 @@ class Output:
                 print(to_json(document), flush=True)
                 return
             for part in shown:
-                self.console.print(painted(part), soft_wrap=True)
+                self.console.print(painted(part, self.screen), soft_wrap=True)
 
     def write(self, text: str) -> None:
         """Print a text as it is, whatever was asked for: its last byte counts."""
@@ -121,7 +128,7 @@ class Output:
             return
         with _written():
             where = self._aside if self.as_json else self.console
-            where.print(redact(localised(text)), soft_wrap=True)
+            where.print(_fitted(redact(localised(text)), where), soft_wrap=True)
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
@@ -131,14 +138,14 @@ class Output:
         """
         where = self.console if self.is_live else self._aside
         with _written():
-            where.print(_begun(("warning: ", "magenta"), redact(text)), soft_wrap=True)
+            where.print(_begun(("warning: ", "magenta"), redact(text), where), soft_wrap=True)
 
     def wait(self, text: str) -> None:
         """Print what is waited for, to standard error."""
         if self.is_quiet:
             return
         with _written():
-            said = _begun(("waiting ", "magenta"), redact(localised(text)))
+            said = _begun(("waiting ", "magenta"), redact(localised(text)), self._aside)
             self._aside.print(said, soft_wrap=True)
 
     def fail(
@@ -162,11 +169,12 @@ class Output:
                 error = {"code": code, "message": message, "exit_code": exit_code, "next": steps}
                 print(to_json({"error": {**error, **details}}), flush=True)
                 return
-            said = _begun(("error: ", "bold red"), localised(message))
+            said = _begun(("error: ", "bold red"), localised(message), self._aside)
             self._aside.print(said, soft_wrap=True)
             if show_steps and "eventsource-migrate " not in message:
                 for step in steps:
-                    self._aside.print(labelled(step.what, step.command), soft_wrap=True)
+                    line = _fitted(labelled(step.what, step.command), self._aside)
+                    self._aside.print(line, soft_wrap=True)
 
     def close(self) -> None:
         """Standard output takes nothing any more: what is still in its buffer goes nowhere."""
@@ -191,23 +199,35 @@ _STYLES = {
 _STYLED = re.compile(rf"(?<![\w'-])(?:{'|'.join(_STYLES)})(?![\w'-])")
 
 
-def painted(text: str) -> Text:
+def painted(text: str, screen: int | None = None) -> Text:
     """The text with its times as they are here, and its states in their colours, where there are
-    colours."""
+    colours; in lines that fit a terminal of so many columns."""
     from rich.text import Text
 
     text = localised(text)
+    if screen is not None:
+        text = folded(text, screen)
     shown = Text(text)
     for found in _STYLED.finditer(text):
         shown.stylize(_STYLES[found[0]], *found.span())
     return shown
 
 
-def _begun(beginning: tuple[str, str], text: str) -> Text:
+def _begun(beginning: tuple[str, str], text: str, where: Console) -> Text:
     """A line that begins with a word in a colour."""
     from rich.text import Text
 
-    return Text.assemble(beginning, text)
+    word, _ = beginning
+    return Text.assemble(beginning, _fitted(word + text, where)[len(word) :])
+
+
+def _screen_of(console: Console) -> int | None:
+    return console.width if console.file.isatty() else None
+
+
+def _fitted(text: str, where: Console) -> str:
+    screen = _screen_of(where)
+    return text if screen is None else folded(text, screen)
 
 
 def labelled(label: str, text: str) -> str:
@@ -246,15 +266,26 @@ def _plain(value: object) -> Any:
 def grid(*rows: tuple[str, object]) -> str:
     """Names on the left, values on the right; rows whose value is None are left out."""
     # A server's message may have lines of its own, which would break the columns.
-    return _aligned(
+    return aligned(
         [(name, " ".join(str(value).split())) for name, value in rows if value is not None]
     )
 
 
-def columns(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with headings; None is an empty cell."""
+def columns(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], screen: int | None = None
+) -> str:
+    """A table with headings; None is an empty cell.
+
+    On a screen of fewer columns the sentence at the end of a row takes several lines, and where
+    there is no room for that each row is shown by itself, a cell in a line.
+    """
     cells = [["" if cell is None else visible(cell) for cell in row] for row in rows]
-    return _aligned([headings, *cells])
+    if (shown := table([headings, *cells], screen)) is not None:
+        return shown
+    return "\n\n".join(
+        grid(*((name, cell or None) for name, cell in zip(headings, row, strict=True)))
+        for row in cells
+    )
 
 
 def visible(value: object) -> str:
@@ -264,15 +295,6 @@ def visible(value: object) -> str:
         return text
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return "".join(shown)
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    # Plain text and never cut: an id that a person wants to copy has to be whole.
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def record(value: DataclassInstance) -> dict[str, object]:

@@ -110,7 +110,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             ("tenant", tenant_id),
             ("move", f"{source_id!r} to {to!r}"),
             ("events", f"{amount(events)}, about {megabytes(events * average)}"),
-            ("copy", f"about {duration(shortest)} to {duration(longest)}"),
+            ("copy", _between(duration(shortest), duration(longest))),
             *_of_findings(findings),
             ("room", _of_room(room)),
             *prospects.rows(prospect),
@@ -138,6 +138,10 @@ def _of_findings(findings: Findings) -> list[tuple[str, object]]:
             "{needed} needed at the target, {free} free".format(**_connections(findings)),
         ),
     ]
+
+
+def _between(least: str, most: str) -> str:
+    return f"about {least}" if least == most else f"about {least} to {most}"
 
 
 def _of_room(room: Mapping[str, float]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sys
 
 import asyncpg
 
 from eventsource.cli import prospects
+from eventsource.cli.fitting import folded
 from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace
 from eventsource.errors import EventSourceError
@@ -42,7 +44,8 @@ async def confirmed(question: str) -> bool:
         return False
     loop = asyncio.get_running_loop()
     typed = asyncio.Event()
-    print(f"{question} [y/N] ", end="", flush=True)
+    screen = shutil.get_terminal_size().columns
+    print(folded(f"{question} [y/N]", screen - 2), end=" ", flush=True)
     loop.add_reader(sys.stdin.fileno(), typed.set)
     try:
         await typed.wait()

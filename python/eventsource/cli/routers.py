@@ -38,7 +38,8 @@ def routers(
         reports = await at.coordinator.routers(found.id)
         at.out.answer(
             [record(each) for each in reports],
-            "\n".join([views.routers(reports), *views.unreported(await unreported(at, found))]),
+            views.routers(reports, at.out.screen),
+            *views.unreported(await unreported(at, found)),
         )
         return ExitCode.DONE
 

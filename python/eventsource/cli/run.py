@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from eventsource.cli import next_steps, prospects, questions, views
+from eventsource.cli import logs, next_steps, prospects, questions, views
 from eventsource.cli.choice import KeepWayBack, MaxPause, StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.config import ConfigError
 from eventsource.cli.display import Display, display_for
@@ -75,7 +75,7 @@ class _Move:
         at.settings.require_store(source)
         if source == self.to:
             raise ConfigError(f"--from and --to are both {source!r}: name two stores")
-        with display_for(at.out) as display:
+        with logs.waits_said_elsewhere(), display_for(at.out) as display:
             self.journey = Journey(at, tenant_id, source, self.to, display, may_be_empty=self.empty)
             self.journey.max_pause = self.max_pause
             self.journey.keep_way_back = keep

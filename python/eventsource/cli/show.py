@@ -207,7 +207,10 @@ async def _watch(at: Workspace, migration: str | None, tenant: str | None) -> No
         while True:
             found = await patiently(at, partial(chosen, at, migration, tenant))
             if live is not None:
-                live.update(painted(views.details(found, await _lag(at, found))), refresh=True)
+                live.update(
+                    painted(views.details(found, await _lag(at, found)), at.out.screen),
+                    refresh=True,
+                )
             elif found != last:
                 at.out.answer(described(found), views.line(found))
             last = found
@@ -224,7 +227,7 @@ async def _watch_all(at: Workspace, limit: int) -> None:
             if live is not None:
                 if len(under_way.found) == 1:
                     await under_way.count_lags(at, every=True)
-                live.update(painted(under_way.shown(at)), refresh=True)
+                live.update(painted(under_way.shown(at), at.out.screen), refresh=True)
             else:
                 for each in under_way.found:
                     if each not in last:

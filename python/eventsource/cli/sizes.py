@@ -51,6 +51,7 @@ def tenants(
                 )
                 for each in found[:limit]
             ),
+            at.out.screen,
         )
         rest = len(found) - limit
         at.out.answer(

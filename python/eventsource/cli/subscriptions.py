@@ -57,7 +57,7 @@ def plan(
             "redelivered",
             "note",
         )
-        at.out.answer(planned, columns(headings, rows))
+        at.out.answer(planned, columns(headings, rows, at.out.screen))
         return ExitCode.DONE
 
     perform(ctx, look)
@@ -101,7 +101,7 @@ def migrate(
             for each in summary.results
         )
         headings = ("subscription", "at the source", "at the target", "", "redelivered", "note")
-        at.out.answer(summary, columns(headings, rows))
+        at.out.answer(summary, columns(headings, rows, at.out.screen))
         return ExitCode.DONE if summary.all_successful else ExitCode.FAILED
 
     perform(ctx, carry_over)

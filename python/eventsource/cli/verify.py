@@ -126,11 +126,13 @@ def _show(at: Workspace, report: VerificationReport) -> None:
             )
             for stream in report.stream_results
         ),
+        at.out.screen,
     )
     if report.differences:
         table = columns(
             ("table", "key", "column", "detail"),
             ((each.table, each.key, each.column, each.detail) for each in report.differences),
+            at.out.screen,
         )
         at.out.answer(report, f"NOT consistent: {summary_of(report)}", table)
         return
@@ -148,5 +150,6 @@ def _show(at: Workspace, report: VerificationReport) -> None:
             )
             for violation in report.violations
         ),
+        at.out.screen,
     )
     at.out.answer(report, f"NOT consistent: {summary_of(report)}", streams, violations)

@@ -34,6 +34,10 @@ _WIDE = 170
 #: What a table says at least: which one, whose, where to, and how it stands.
 _FEWEST_COLUMNS = 4
 
+#: What a driver waits for it says at each attempt; after so long without a word it may be gone
+#: (seconds).
+_BETWEEN_ATTEMPTS = 30.0
+
 _S = MigrationState
 
 
@@ -88,6 +92,10 @@ def driver(migration: Migration) -> str | None:
         return "none, it is paused"
     if migration.is_newer:
         return "nobody drives it: start `eventsource-migrate work` of the newer version"
+    silent = (datetime.now().astimezone() - migration.updated_at).total_seconds()
+    if migration.is_waiting and silent < _BETWEEN_ATTEMPTS:
+        # Nobody has the lease then, and the one that waits tries again by itself.
+        return f"none, between two attempts; the last one ended {duration(max(silent, 0))} ago"
     return "nobody drives it: start `eventsource-migrate work`, or `resume` it"
 
 
@@ -239,7 +247,7 @@ def _late(hook: LateRoute) -> str:
     return f"its table does not have the route of {local(hook.since)} yet: {why}"
 
 
-def routers(reports: Sequence[RouterReport]) -> str:
+def routers(reports: Sequence[RouterReport], screen: int | None = None) -> str:
     """One row for each router, or a sentence where none has said anything."""
     if not reports:
         return "no process that appends for the tenant has said anything yet"
@@ -252,13 +260,15 @@ def routers(reports: Sequence[RouterReport]) -> str:
             answer += ", not seen any more"
         longest = None if each.longest_append_ms is None else f"{each.longest_append_ms:.1f} ms"
         rows.append((each.router, answer, clock(each.seen_at), longest, each.reason))
-    return columns(("router", "ready", "seen", "longest append", "reason"), rows)
+    return columns(("router", "ready", "seen", "longest append", "reason"), rows, screen)
 
 
 def unreported(sessions: int | None) -> list[str]:
     """A line about sessions at the source of which nobody has said anything."""
     if not sessions:
         return []
+    if sessions == 1:
+        return ["1 session that may append has not reported, and is not waited for"]
     return [f"{sessions} sessions that may append have not reported, and are not waited for"]
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
+from eventsource.cli import logs
 from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration, MigrationState
@@ -32,7 +33,8 @@ async def beside(
     """Await what was asked for; say meanwhile what it waits for, and when that has changed."""
     watching = asyncio.create_task(_tell(at, migration_id, say or at.out.wait))
     try:
-        return await asked
+        with logs.waits_said_elsewhere():
+            return await asked
     finally:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):

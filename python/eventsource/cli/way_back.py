@@ -95,7 +95,7 @@ def status(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOpti
     async def look(at: Workspace) -> ExitCode:
         if migration is None and tenant is None:
             found = await at.coordinator.ways_back()
-            at.out.answer(found, _table(found) if found else "no way back is kept")
+            at.out.answer(found, _table(found, at.out.screen) if found else "no way back is kept")
             return ExitCode.DONE
         migration_id = (await chosen(at, migration, tenant)).id
         way = await at.coordinator.way_back(migration_id)
@@ -158,7 +158,7 @@ def _details(way: WayBack) -> str:
     )
 
 
-def _table(found: list[WayBack]) -> str:
+def _table(found: list[WayBack], screen: int | None) -> str:
     return columns(
         ("migration", "tenant", "back to", "state", "kept until", "lag", "message"),
         (
@@ -173,4 +173,5 @@ def _table(found: list[WayBack]) -> str:
             )
             for way in found
         ),
+        screen,
     )

@@ -40,7 +40,7 @@ def status(
             await _watch(at, name)
             return ExitCode.DONE
         views, more = await _views(at, name)
-        at.out.answer(views if name is None else views[0], _shown(views, name))
+        at.out.answer(views if name is None else views[0], _shown(views, name, at.out.screen))
         if more:
             at.out.warn(f"and {amount(more)} older waves that are done: fleet status WAVE")
         return ExitCode.DONE
@@ -66,7 +66,7 @@ async def _watch(at: Workspace, name: str | None) -> None:
             live = stack.enter_context(Live(console=at.out.console, auto_refresh=False))
         while True:
             views, _ = await patiently(at, partial(_views, at, name))
-            shown = _shown(views, name)
+            shown = _shown(views, name, at.out.screen)
             if live is not None:
                 live.update(shown, refresh=True)
             elif shown != last:
@@ -77,9 +77,9 @@ async def _watch(at: Workspace, name: str | None) -> None:
             await asyncio.sleep(WATCH_SECONDS)
 
 
-def _shown(views: list[WaveView], name: str | None) -> str:
+def _shown(views: list[WaveView], name: str | None, screen: int | None) -> str:
     if name is not None:
-        return _details(views[0])
+        return _details(views[0], screen)
     if not views:
         return "no wave yet; `eventsource-migrate fleet plan` makes one"
     return columns(
@@ -97,6 +97,7 @@ def _shown(views: list[WaveView], name: str | None) -> str:
             )
             for view in views
         ),
+        screen,
     )
 
 
@@ -104,7 +105,7 @@ def _bad(view: WaveView) -> int:
     return sum(view.count(what) for what in ("refused", "failed", "held"))
 
 
-def _details(view: WaveView) -> str:
+def _details(view: WaveView, screen: int | None) -> str:
     wave, settings = view.wave, view.wave.settings
     pace = view.tenants_per_second
     parts = [
@@ -126,9 +127,9 @@ def _details(view: WaveView) -> str:
         )
     ]
     if view.moving:
-        parts.append(_moving(view))
+        parts.append(_moving(view, screen))
     if view.troubles:
-        parts.append(_troubles(view))
+        parts.append(_troubles(view, screen))
     return "\n\n".join(parts)
 
 
@@ -137,10 +138,11 @@ def _counts(view: WaveView) -> str | None:
     return ", ".join(bad) if _bad(view) else None
 
 
-def _moving(view: WaveView) -> str:
+def _moving(view: WaveView, screen: int | None) -> str:
     shown = columns(
         ("tenant", "from", "to", "phase", "copied", "rate", "left", "waits for"),
         (_line(each) for each in view.moving[:MOST_LINES]),
+        screen,
     )
     return shown + _more(len(view.moving))
 
@@ -159,13 +161,14 @@ def _line(each: Moving) -> tuple[object, ...]:
     )
 
 
-def _troubles(view: WaveView) -> str:
+def _troubles(view: WaveView, screen: int | None) -> str:
     shown = columns(
         ("tenant", "outcome", "code", "why"),
         (
             (each.tenant_id, each.outcome, each.error_code, each.error_message)
             for each in view.troubles[:MOST_LINES]
         ),
+        screen,
     )
     return shown + _more(len(view.troubles))
 

@@ -99,7 +99,7 @@ class Wait:
         if text == self._said:
             return
         if self._said is None and text is not None:
-            _log.warning("%s", text)
+            _log.warning("%s", text, extra={"is_wait": True})
         self._said = text
         if (say := _voice.get()) is not None:
             with contextlib.suppress(Exception):

@@ -226,7 +226,7 @@ class Driver:
         }.get(failures.side_of(error) or "", "")
         since = self.waits_since.strftime("%Y-%m-%d %H:%M:%S UTC")
         reason = f"{where}{failures.reason_of(error)} (since {since})"
-        about = {"migration_id": self.migration_id}
+        about = {"migration_id": self.migration_id, "is_wait": True}
         _log.warning(
             "migration %s waits: %s%s", self.migration_id, where, brief(error), extra=about
         )
