@@ -121,6 +121,35 @@ async def test_a_target_that_was_restored_to_before_the_move_gets_everything_aga
     await marten.append(shop.target, "acme", uuid4())
 
 
+async def test_a_migration_whose_target_is_gone_ends_without_it(shop: LayoutWorld) -> None:
+    """Also where other tenants are leaving: their guards stay."""
+    for tenant in ("acme", "umbrella"):
+        await marten.append(shop.source, tenant, uuid4(), 3)
+    other = await shop.start("umbrella")
+    await shop.reaches(other, MigrationState.DUAL_WRITE)
+    coordinator = shop.coordinators[0]
+    await coordinator.pause_migration(other.id)
+
+    async def found() -> dict[str, object]:
+        # Which transaction has made the guards is another one.
+        seen = await fingerprint(shop.source, journal=False)
+        return {name: seen[name] for name in seen if name != "public.eventsource_changes"}
+
+    before = await found()
+    migration = await shop.start("acme")
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    await coordinator.pause_migration(migration.id)
+    await shop.target.execute("drop schema public cascade; create schema public")
+    ended = await coordinator.abort_migration(migration.id, without_target=True)
+    assert ended.state is MigrationState.ROLLED_BACK
+    assert await found() == before
+    await marten.append(shop.source, "acme", uuid4())
+    await coordinator.abort_migration(other.id, without_target=True)
+    for tenant in ("acme", "umbrella"):
+        await marten.append(shop.source, tenant, uuid4())
+    assert await shop.source.fetchval("select count(*) from eventsource_fences") == 0
+
+
 async def _sent_on(writers: marten.Writers) -> bool:
     return writers.sent_on["acme"] == ["EVF01"] * 3
 

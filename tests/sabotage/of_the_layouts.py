@@ -277,4 +277,19 @@ VARIANTS = (
         ),
         (f"{_WHOLE}::test_tables_that_are_one_tenants_do_not_move_under_another_name",),
     ),
+    Variant(
+        "without-its-target-as-one-table",
+        "a migration of a layout that ends without its target leaves guards without a fence",
+        (
+            Edit(
+                "python/eventsource/migration/recovery/lost_target.py",
+                "open_table(await source.address(), source.layout)",
+                "open_table(await source.address())",
+            ),
+        ),
+        (
+            "tests/layouts/test_marten_faults.py::"
+            "test_a_migration_whose_target_is_gone_ends_without_it",
+        ),
+    ),
 )

@@ -49,7 +49,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     agreed = await carriage.read(target, migration.id)
     closed = await fences.begin_abort(target, migration.tenant_id, migration.id)
     await failpoints.reach("abort.begun.committed")
-    if not await _remove_guards(connections, migration):
+    if not await remove_guards(connections.fence, migration):
         return await _come_too_late(connections, migration)
     await failpoints.reach("abort.guard.committed")
     if closed is not None:
@@ -75,9 +75,8 @@ async def _come_too_late(connections: DriverConnections, migration: Migration) -
     return False
 
 
-async def _remove_guards(connections: DriverConnections, migration: Migration) -> bool:
-    """False when the tenant has moved."""
-    table = connections.fence
+async def remove_guards(table: OwnTable, migration: Migration) -> bool:
+    """Take them off a source, and its fence; False when the tenant has moved."""
     fence = await fences.of_migration(table, migration.id, "source")
     if fence is None:
         return True

@@ -17,12 +17,14 @@ from eventsource.migration.errors import (
 )
 from eventsource.migration.event_table import of_store
 from eventsource.migration.failures import PASSING
+from eventsource.migration.journaled import undoing
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import decision
 from eventsource.migration.tables import fences, guard, witnesses
 
 if TYPE_CHECKING:
+    from eventsource.migration.event_table import OwnTable
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -61,7 +63,7 @@ async def abort_without_target(
             f"driver {migration.driver_name} has migration {migration.id} in hand; nothing was"
             " changed: stop it and ask again"
         )
-    table = await open_table(await source.address())
+    table = await open_table(await source.address(), source.layout)
     try:
         # Nobody decides while the lock is held, and nobody can once the row is gone.
         if await decision.find(table, migration) is not None:
@@ -73,12 +75,12 @@ async def abort_without_target(
                 f"the source {table.address.table!r} came here in a dump, or has gone back: its"
                 " target may have held events that it lacks. Nothing was changed"
             )
-        fence = await fences.of_migration(table, migration.id, "source")
-        if fence is not None and not await guard.remove(table, fence):
+        if not await _remove_guards(table, migration):
             raise InvalidStateTransitionError(migration.id, "decided", "be aborted")
         await PostgreSQLPositionMappingRepository(migrations.pool).delete(migration.id)
         await witnesses.forget(table, migration.id)
-        await guard.drop_idle(table)
+        if table.layout is None:
+            await guard.drop_idle(table)
     finally:
         await close_all([table.connection])
         await lease.try_to_release(migrations)
@@ -87,6 +89,14 @@ async def abort_without_target(
         migration, MigrationState.ROLLED_BACK, details={"reason": reason}, operator=operator,
         error=("aborted", reason),
     )  # fmt: skip
+
+
+async def _remove_guards(table: OwnTable, migration: Migration) -> bool:
+    """False when the tenant has moved."""
+    if table.layout is not None:
+        return await undoing.remove_guards(table, migration)
+    fence = await fences.of_migration(table, migration.id, "source")
+    return fence is None or await guard.remove(table, fence)
 
 
 async def _is_there(migration: Migration, target: PostgreSQLEventStore) -> bool:
