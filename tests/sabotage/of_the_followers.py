@@ -1,4 +1,4 @@
-"""Following a way back with one of its rules broken."""
+"""Following a way back, and sessions that are used again, with one of their rules broken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,37 @@ from tests.sabotage.variant import Edit, Variant
 _FOLLOWER = "python/eventsource/migration/driver/follower.py"
 _FOLLOWING = "tests/integration/afterwards/test_following.py"
 
+_KEPT = "python/eventsource/migration/connections/kept.py"
+_SESSIONS = "tests/integration/driver/test_kept_sessions.py"
+
 VARIANTS = (
+    Variant(
+        "kept-session-is-deaf",
+        "the next user of a session hears nothing of what the last one listened to as well",
+        (
+            Edit(
+                _KEPT,
+                "            await connection.reset()\n",
+                "            await connection.execute(connection.get_reset_query())\n",
+            ),
+        ),
+        (f"{_SESSIONS}::test_its_next_user_hears_what_the_last_one_listened_to_as_well",),
+    ),
+    Variant(
+        "trial-leaves-its-transaction",
+        "a driver goes on in the transaction of a trial that was given up",
+        (
+            Edit(
+                "python/eventsource/migration/steps/way_back.py",
+                "        await _end_what_is_open(connections)\n",
+                "",
+            ),
+        ),
+        (
+            "tests/integration/afterwards/test_made_ready.py::"
+            "test_a_trial_that_takes_too_long_costs_the_move_nothing",
+        ),
+    ),
     Variant(
         "follows-what-is-closed",
         "who follows a way back goes on although it was closed, or somebody returns by it",

@@ -76,3 +76,28 @@ async def test_a_driver_that_has_lost_its_lease_meanwhile_makes_none(
     assert await world.control.fetchval("select array_agg(state) from tenant_ways_back") == [
         "standby"
     ]
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_a_trial_that_takes_too_long_costs_the_move_nothing(
+    world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    """It works on the driver's own sessions: what is cancelled there leaves them usable."""
+    monkeypatch.setattr(way_back, "READY_SECONDS", 0.5)
+    used = list[int]()
+
+    async def slow(connections: DriverConnections, *_: Any) -> None:
+        session = getattr(connections, side).connection
+        used.append(await session.fetchval(_OWN_SESSION))
+        await session.execute("begin; create temporary table unfinished (id int)")
+        await session.execute("select pg_sleep(30)")
+
+    monkeypatch.setattr(way_back, "catch_up", slow)
+    await world.seed(20)
+    migration = await world.dual_write(process=keeper)
+    done = await keeper.coordinator.initiate_cutover(migration.id)
+    await world.assert_moved(done)
+    assert len(used) == 1
+    way = await keeper.coordinator.way_back(migration.id)
+    assert way is not None
+    assert (way.is_open, way.reason) == (False, "it was not ready in time")

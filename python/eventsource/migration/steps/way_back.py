@@ -129,10 +129,18 @@ async def keep(connections: DriverConnections, migration: Migration, driver: UUI
             raise
         _log.warning("migration %s has no way back: %s", migration.id, brief(error))
         reason = redact(str(error)) or "it was not ready in time"
+        await _end_what_is_open(connections)
         # What it has left is removed by the process that closes it.
         await ways.change(way_id, ["preparing"], "closing", reason)
         return reason
     return None
+
+
+async def _end_what_is_open(connections: DriverConnections) -> None:
+    """The driver goes on with its sessions, whatever the trial was at when it was given up."""
+    for table in (connections.source, connections.target):
+        if table.connection.is_in_transaction():
+            await table.connection.execute("rollback")
 
 
 def _is_lost(error: BaseException) -> bool:
