@@ -37,6 +37,9 @@ WATCH_SECONDS = 0.5
 #: Migrations whose stores are asked for the lag at the same time: each takes a session at both.
 LAGS_AT_ONCE = 4
 
+#: Lines of a screen for the headings of a table, the sentence below it, and the next prompt.
+_AROUND_A_TABLE = 5
+
 #: Only in these both stores hold the tenant's events, and something is done in those that are not
 #: paused.
 _WITH_LAG = (MigrationState.DUAL_WRITE, MigrationState.PAUSED)
@@ -223,7 +226,9 @@ async def _watch_all(at: Workspace, limit: int) -> None:
     last: list[Migration] = []
     with _live(at) as live:
         while True:
-            under_way = await patiently(at, partial(_under_way, at, limit))
+            # A screen that is drawn again does not scroll: what is below its end would not be seen.
+            room = limit if live is None else at.out.console.height - _AROUND_A_TABLE
+            under_way = await patiently(at, partial(_under_way, at, max(1, min(limit, room))))
             if live is not None:
                 if len(under_way.found) == 1:
                     await under_way.count_lags(at, every=True)

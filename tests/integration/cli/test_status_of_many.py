@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from eventsource.cli import show
 from eventsource.migration import MigrationCoordinator
 from tests.support.command_line import CommandLine
+from tests.support.screen import Screen
+from tests.support.terminal import Terminal
 
 PARKED, CATCHING_UP, COPYING = 300, 12, 2
 
@@ -58,6 +62,28 @@ def many(cli: CommandLine) -> CommandLine:
 def states_of(found: list[dict[str, Any]]) -> dict[str, int]:
     states = [each["state"] for each in found]
     return {state: states.count(state) for state in states}
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 80), (50, 200)], ids=["80x24", "200x50"])
+def test_a_screen_that_is_drawn_again_ends_with_how_many_there_are(
+    many: CommandLine, rows: int, columns: int
+) -> None:
+    """It showed the first rows of fifty and an ellipsis: what is drawn again does not scroll."""
+    terminal = Terminal(many, "status", "--watch", size=(rows, columns))
+    terminal.read_until("has all")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 0, terminal.output
+    screen = Screen(columns)
+    screen.feed(terminal.output)
+    lines = screen.lines()
+    assert screen.wrapped == []
+    assert "…" not in "".join(lines)
+    assert not [line for line in lines if set(line) == {"."}], lines
+    assert len(lines) < rows
+    shown = [line for line in lines if re.match("[0-9a-f]{8}", line)]
+    assert len(shown) == rows - 5
+    hidden = f"{PARKED + CATCHING_UP + COPYING - len(shown)} of them are not shown"
+    assert hidden in " ".join(" ".join(lines).split())
 
 
 def test_it_shows_what_moves_first_and_counts_the_rest_without_a_look_at_the_stores(
