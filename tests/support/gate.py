@@ -128,6 +128,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_by_default_the_move_goes_on_and_says_so*",
         "test_a_way_forth_that_was_asked_for_keeps_the_tenant_from_returning_without",
     ),
+    "integration/cli/test_status_of_many.py": ("test_a_screen_that_is_drawn_again_*[[]200x50]",),
     "integration/consistency/test_resumable_verification.py": (
         "*[[]different-full]",
         "*[[]alike-hash]",
