@@ -220,4 +220,19 @@ VARIANTS = (
         ),
         ("tests/unit/test_judgement.py::test_of_another_librarys_tables_nothing_is_reconciled",),
     ),
+    Variant(
+        "reads-trust-new-connections",
+        "a read goes to a server that was restored while the pool connected again",
+        (
+            Edit(
+                "python/eventsource/stores/asked.py",
+                "if not await self._sessions.leads_elsewhere(connection):",
+                "if True:",
+            ),
+        ),
+        (
+            "tests/integration/routing/test_changed_servers.py::"
+            "test_the_first_read_over_a_new_connection_asks_first",
+        ),
+    ),
 )

@@ -363,8 +363,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/stores/sessions.py",
-                "        if self._trusted != self._latest:\n",
-                "        if False:\n",
+                "        return self._trusted != self._latest\n",
+                "        return False\n",
             ),
         ),
         (f"{_CHANGED}::test_the_first_append_over_a_new_connection_asks_first",),
@@ -375,9 +375,9 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/stores/sessions.py",
-                "        if self._trusted != self._latest:\n",
+                "        return self._trusted != self._latest\n",
                 "        before, self._trusted = self._trusted, self._latest\n"
-                "        if before != self._latest:\n",
+                "        return before != self._latest\n",
             ),
         ),
         (f"{_CHANGED}::test_many_appends_at_once_over_new_connections_all_ask",),

@@ -2,7 +2,7 @@
 
 A pool connects again by itself. At the same address there may be another server by then, or the
 same one restored to an earlier time, which takes appends that nobody finds again. A router that
-follows tenants from store to store has to ask again then, before it appends.
+follows tenants from store to store has to ask again then, before it appends or reads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ServerChanged(Exception):
 class Sessions:
     """The connections that are known, and the server that they are trusted to lead to.
 
-    Asked once for each connection, by the first append over it that is `followed`.
+    Asked once for each connection, by the first append or read over it that follows a tenant.
     """
 
     __slots__ = ("_known", "_latest", "_trusted")
@@ -62,18 +62,20 @@ class Sessions:
             ServerChanged: to another server than the trusted one; the next time it is known. Every
                 such connection says so, as several may be opened before anybody has asked.
         """
-        if not _is_followed.get():
-            return
+        if _is_followed.get() and await self.leads_elsewhere(connection):
+            raise ServerChanged
+
+    async def leads_elsewhere(self, connection: AnyConnection) -> bool:
+        """Whether it was not seen before and leads to another server than the trusted one."""
         # A pool lends a connection by a proxy, another one each time.
         session = getattr(connection, "_con", None) or connection
         if session in self._known:
-            return
+            return False
         self._latest = tuple(await connection.fetchrow(_SERVER) or ())
         self._known.add(session)
         if self._trusted is None:
             self._trusted = self._latest
-        if self._trusted != self._latest:
-            raise ServerChanged
+        return self._trusted != self._latest
 
     def trust(self) -> None:
         """The server that was seen last is the one that was meant."""

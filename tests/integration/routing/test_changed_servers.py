@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import asyncpg
@@ -56,6 +57,53 @@ async def test_the_first_append_over_a_new_connection_asks_first(
     assert await events_at_the_target(world) == 0
 
 
+async def _all(world: World, backwards: bool = False) -> int:
+    router = world.router
+    read = router.read_backwards if backwards else router.read_all
+    return len([event async for event in read(tenant_id=world.tenant)])
+
+
+READS: dict[str, Callable[[World], Awaitable[object]]] = {
+    "stream": lambda w: w.router.get_events(w.other, "Note", tenant_id=w.tenant),
+    "feed": _all,
+    "backwards": lambda w: _all(w, backwards=True),
+    "version": lambda w: w.router.get_stream_version(w.other, "Note", tenant_id=w.tenant),
+    "exists": lambda w: w.router.event_exists(uuid4(), tenant_id=w.tenant),
+}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [pytest.param(name, marks=() if name == "feed" else pytest.mark.thorough) for name in READS],
+)
+async def test_the_first_read_over_a_new_connection_asks_first(
+    world: World, target_cluster: Cluster, read: str
+) -> None:
+    await moved_and_gone_back(world, target_cluster)
+    for _ in range(2):
+        with pytest.raises(RoutingError, match=f"store '{TARGET}' here is not the one"):
+            await READS[read](world)
+    with pytest.raises(RoutingError):
+        await world.here.append(world.tenant)
+
+
+@pytest.mark.thorough
+async def test_a_read_that_is_under_way_asks_before_its_next_page(
+    world: World, target_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsource.stores.reading.ChunkSize._FIRST_ROWS", 2)
+    await world.migrate()
+    for _ in range(9):
+        await world.here.append(world.tenant)
+    feed = world.router.read_all(tenant_id=world.tenant)
+    await anext(feed)
+    await go_back(world, target_cluster)
+    await closed(world)
+    with pytest.raises(RoutingError, match=f"store '{TARGET}' here is not the one"):
+        async for _ in feed:
+            pass
+
+
 async def test_a_transaction_over_a_new_connection_asks_first(
     world: World, target_cluster: Cluster
 ) -> None:
@@ -91,6 +139,7 @@ async def test_a_server_that_was_only_started_again_is_used_on(
     before = len(await world.ids("target"))
     await asyncio.to_thread(target_cluster.restart)
     await closed(world)
+    assert await _all(world) == before
     await world.here.append(world.tenant)
     assert await events_at_the_target(world) == before + 1
 

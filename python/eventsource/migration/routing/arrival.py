@@ -4,7 +4,8 @@ A route names a store, and each process has an address of its own for that name.
 leads to another database accepts appends just the same, and nobody finds them again. So a process
 asks before it uses the route of a flip for the first time. A store may also go back in time, to
 before the tenant came: so it is asked again every 30 seconds, for all of its tenants at once,
-after a lost connection, and before an append over a connection to a server that was started since.
+after a lost connection, and before anything is appended or read over a connection to a server that
+was started since.
 """
 
 from __future__ import annotations

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.stores.asked import asked
 from eventsource.stores.interface import EventStore, EventStream, StoredEvent
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.stores.sessions import ServerChanged
+
+if TYPE_CHECKING:
+    from eventsource.migration.models import TenantRouting
+    from eventsource.migration.routing.arrival import Arrivals
+    from eventsource.tenant_ids import TenantId
 
 
 class RoutedReads:
@@ -19,9 +28,28 @@ class RoutedReads:
 
     stores: dict[str, EventStore]
     default_store: EventStore
+    _arrivals: Arrivals
+
+    async def route(self, tenant_id: TenantId) -> TenantRouting:
+        """Where the tenant lives, as far as this process knows."""
+        raise NotImplementedError
 
     async def _home(self, tenant_id: UUID) -> EventStore:
         raise NotImplementedError
+
+    async def _reader(self, tenant_id: UUID) -> EventStore:
+        """Where to read. A server that was started since may have gone back to before the tenant
+        came there: it is asked before anything is read from it.
+        """
+        home, route = await self._home(tenant_id), await self.route(tenant_id)
+        if route.generation <= 0 or not isinstance(home, PostgreSQLEventStore):
+            return home
+
+        async def ask() -> None:
+            self._arrivals.doubt(route.store_id, ServerChanged())
+            await self._home(tenant_id)
+
+        return asked(home, ask)
 
     async def _home_of_stream(
         self, aggregate_id: UUID, aggregate_type: str | None, tenant_id: UUID | None
@@ -31,11 +59,11 @@ class RoutedReads:
         A stream that is in no store belongs to the default one.
         """
         if tenant_id is not None:
-            return await self._home(tenant_id)
+            return await self._reader(tenant_id)
         others = [store for store in self.stores.values() if store is not self.default_store]
         for store in (self.default_store, *others):
             async for event in store.read_stream(aggregate_id, aggregate_type):
-                return store if event.tenant_id is None else await self._home(event.tenant_id)
+                return store if event.tenant_id is None else await self._reader(event.tenant_id)
         return self.default_store
 
     async def get_events(
@@ -80,7 +108,7 @@ class RoutedReads:
         until: datetime | None = None,
     ) -> AsyncIterator[StoredEvent]:
         """A tenant's feed from where it lives; without a tenant the default store's own feed."""
-        home = self.default_store if tenant_id is None else await self._home(tenant_id)
+        home = self.default_store if tenant_id is None else await self._reader(tenant_id)
         async for event in home.read_all(
             from_position, tenant_id=tenant_id, limit=limit, event_types=event_types,
             since=since, until=until,
@@ -98,7 +126,7 @@ class RoutedReads:
         until: datetime | None = None,
     ) -> AsyncIterator[StoredEvent]:
         """A tenant's newest events first; without a tenant those of the default store."""
-        home = self.default_store if tenant_id is None else await self._home(tenant_id)
+        home = self.default_store if tenant_id is None else await self._reader(tenant_id)
         async for event in home.read_backwards(
             before_position, tenant_id=tenant_id, limit=limit, event_types=event_types,
             since=since, until=until,
@@ -119,7 +147,7 @@ class RoutedReads:
     async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:
         """Whether the event is where its tenant lives, or anywhere when no tenant is given."""
         if tenant_id is not None:
-            return await (await self._home(tenant_id)).event_exists(event_id)
+            return await (await self._reader(tenant_id)).event_exists(event_id)
         for store in self.stores.values():
             if await store.event_exists(event_id):
                 return True
