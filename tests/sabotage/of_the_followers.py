@@ -24,6 +24,21 @@ VARIANTS = (
         (f"{_SESSIONS}::test_its_next_user_hears_what_the_last_one_listened_to_as_well",),
     ),
     Variant(
+        "sleeping-way-back-guards",
+        "the tenant's writers meet the fence of a way back while an abort removes it",
+        (
+            Edit(
+                "python/eventsource/stores/sql/fences.sql",
+                "or f.state = 'standby' and f.generation <> -1\n",
+                "or f.state = 'standby'\n",
+            ),
+        ),
+        (
+            "tests/integration/afterwards/test_made_ready.py::"
+            "test_an_abort_removes_it_without_an_error_for_the_tenants_writers",
+        ),
+    ),
+    Variant(
         "trial-leaves-its-transaction",
         "a driver goes on in the transaction of a trial that was given up",
         (

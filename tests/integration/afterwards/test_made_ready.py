@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from eventsource import failpoints
 from eventsource.migration.connections.driver_connections import DriverConnections
-from eventsource.migration.errors import LeaseLostError
+from eventsource.migration.errors import LeaseLostError, MigrationError
 from eventsource.migration.steps import way_back
 from tests.support.application import Process
 from tests.support.there_and_back import appended, versions, whole
-from tests.support.worlds.three_databases import World
+from tests.support.worlds.three_databases import World, insert
 
 _OWN_SESSION = "select pg_backend_pid()"
 _OTHER = {"source": "target", "target": "source"}
@@ -101,3 +102,32 @@ async def test_a_trial_that_takes_too_long_costs_the_move_nothing(
     way = await keeper.coordinator.way_back(migration.id)
     assert way is not None
     assert (way.is_open, way.reason) == (False, "it was not ready in time")
+
+
+async def test_an_abort_removes_it_without_an_error_for_the_tenants_writers(
+    world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tenant lives where the way back would have led to, and is no guest there."""
+    await world.seed(20)
+    migration = await world.dual_write(process=keeper)
+    kept, reach, appended_at = way_back.keep, failpoints.reach, list[str]()
+
+    async def and_abort(*arguments: Any) -> Any:
+        why_not = await kept(*arguments)
+        await world.here.migrations.request_abort(migration.id, "changed our minds", "somebody")
+        return why_not
+
+    async def append_there(point: Any) -> None:
+        # At others the table is locked, and that for this very moment.
+        if point in ("abort.guard.committed", "close.retired.committed", "abort.rows.committed"):
+            await insert(world.source, world.tenant)
+            appended_at.append(point)
+        await reach(point)
+
+    monkeypatch.setattr(way_back, "keep", and_abort)
+    monkeypatch.setattr(failpoints, "reach", append_there)
+    with pytest.raises(MigrationError):
+        await keeper.coordinator.initiate_cutover(migration.id)
+    await world.reach(migration, "rolled_back")
+    assert len(appended_at) == 3
+    assert len(await world.ids("source")) == 20 + len(appended_at)

@@ -130,7 +130,9 @@ as $guarded$
           where table_name = event
           order by tenant_id, (generation = -1 and role = 'source') desc, generation desc,
                    case state when 'open' then 2 when 'moved' then 1 else 0 end, role) f
-    where f.role = 'source' or f.state = 'standby'
+    -- One that stands by and is asleep stops nobody where no other fence is in force: the move that
+    -- it belongs to was aborted, and the tenant lives here.
+    where f.role = 'source' or f.state = 'standby' and f.generation <> -1
 $guarded$;
 
 -- Opens an arriving tenant for applications, after the decision, and returns the state of its fence
