@@ -69,6 +69,8 @@ class Night:
 
     def look(self, terminal: Terminal, *args: object, moment: str) -> Screen:
         """Keep what is to be seen now."""
+        if terminal.process.returncode is None:
+            terminal.settle()
         screen = Screen(self.columns)
         screen.feed(terminal.output)
         words = (str(each) for each in ("eventsource-migrate", *args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -27,6 +28,8 @@ class Terminal:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.output = ""
+        # A character may be in two pieces.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         self._ours = ours
@@ -56,6 +59,14 @@ class Terminal:
             assert time.monotonic() < deadline, self.output
             self._read_some(0.1)
 
+    def settle(self) -> None:
+        """Read until nothing more is written for the moment: a screen is drawn in pieces."""
+        deadline = time.monotonic() + 5
+        before = -1
+        while len(self.output) != before and time.monotonic() < deadline:
+            before = len(self.output)
+            self._read_some(0.05)
+
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
@@ -70,7 +81,7 @@ class Terminal:
     def _read_some(self, seconds: float) -> bool:
         if select.select([self._ours], [], [], seconds)[0]:
             try:
-                self.output += os.read(self._ours, 65536).decode("utf-8", "replace")
+                self.output += self._decoder.decode(os.read(self._ours, 65536))
             except OSError:
                 return False
         return True

@@ -21,7 +21,7 @@ PAGE = REPOSITORY / "docs/howto/understand-the-output.md"
 
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 #: What is left of an id, or of a session's number, where a line was cut or broken in it.
-_PART_OF_AN_ID = re.compile(r"(?:\b[0-9a-f]{8}-[0-9a-f-]{0,27}|\bpid \d*)(?:…|$)")
+_PART_OF_AN_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f-]{0,27}(?:…|$)|\bpid(?: \d*…|$)")
 
 
 @pytest.mark.thorough
