@@ -158,7 +158,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/stores/sql/fences.sql",
-                "    where f.role = 'source' or f.state = 'standby'\n",
+                "    where f.role = 'source' or f.state = 'standby' and f.generation <> -1\n",
                 "    where f.role = 'source' and f.state = 'open'\n",
             ),
         ),
