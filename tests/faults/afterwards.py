@@ -20,7 +20,9 @@ select newest.state, last.id, last.returns, last.target_store_id, w.id as way_id
 from (select * from tenant_migrations where tenant_id = $1 order by created_at desc limit 1) newest,
      (select * from tenant_migrations where tenant_id = $1 and state = 'migrated'
       order by created_at desc limit 1) last
-     left join tenant_ways_back w on w.migration_id = last.id,
+     -- A driver that has died may have left one that was never finished.
+     left join lateral (select * from tenant_ways_back b where b.migration_id = last.id
+                        order by created_at desc limit 1) w on true,
      (select * from tenant_migrations where tenant_id = $1 and state = 'migrated'
       order by created_at limit 1) move
 """

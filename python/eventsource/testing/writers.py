@@ -129,14 +129,15 @@ class Writer:
     ) -> None:
         """Append, again after a conflict or an unknown outcome, always with the same events."""
         expected: int | None = ExpectedVersion.ANY
-        outcome = Outcome.REFUSED
+        may_be_stored = False
         for attempt in range(_RETRIES):
-            # After an unknown outcome the version stays: the first attempt may have been stored.
-            if not expect_any and outcome is Outcome.REFUSED:
+            # After an unknown outcome the version stays, also when a later attempt is refused.
+            if not expect_any and not may_be_stored:
                 expected = await self._version(tenant, stream)
             if expected is None:
                 return
             outcome = await self._attempt(task, tenant, stream, events, expected, slow)
+            may_be_stored |= outcome is Outcome.UNKNOWN
             if outcome is Outcome.OK or self.stopping.is_set() or tenant in self._moved:
                 return
             await self._pause(0.005 * (attempt + 1))
