@@ -124,8 +124,7 @@ drills: build ## restore, lose and swap databases under live writers, and type w
 	$(BIN)/pytest tests/drills -m "drills or not drills"
 
 thorough: build ## the tests that `make test` leaves out because others try the same kind
-	$(BIN)/pytest -n $(WORKERS) --maxprocesses 4 -m thorough
-	DISPATCHES=10 $(BIN)/pytest tests/acceptance/test_dispatched_twice.py --timeout 1200
+	DISPATCHES=10 $(BIN)/pytest -n $(WORKERS) --maxprocesses 4 -m thorough
 
 infra: build ## long tests: servers that crash at every point, links that break, disks that are full
 	$(BIN)/pytest -m infra

@@ -30,6 +30,7 @@ LONGEST_MOVE = 1.5
 _CONFIG = {"lease_seconds": 2.0, "pass_interval_seconds": 0.05, "batch_size": 5}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(120 * DISPATCHES)
 async def test_a_tenant_that_is_dispatched_to_three_processes_moves_once(world: World) -> None:
     """Two of the three are killed; one has so little time at first that it parks the move."""

@@ -31,6 +31,7 @@ TENANTS = int(os.environ.get("FLEET_TENANTS", "200"))
 LARGEST = int(os.environ.get("FLEET_LARGEST", "100000"))
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 async def test_a_wave_comes_to_its_end_although_a_worker_is_killed(
     source_cluster: Cluster, target_cluster: Cluster, tmp_path: Path

@@ -38,6 +38,7 @@ async def _fill(dsn: str) -> None:
         await control.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_each_answers_in_less_than_a_second(ready: CommandLine) -> None:
     empty = quickest(lambda: ready("fleet", "status"))
