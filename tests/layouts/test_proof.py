@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from eventsource.migration import ConsistencyError, MigrationState, VerificationLevel, background
-from eventsource.migration.journaled import first_pass, verification
+from eventsource.migration.journaled import comparison, first_pass, verification
 from eventsource.migration.journaled.transfer import Rows, Transfer
 from eventsource.migration.layouts.declaration import LayoutTable
 from eventsource.migration.layouts.reading import layout_of
 from tests.support import marten
+from tests.support.waiting import until
 from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld, layout_world, rows
 
 ORDERS = layout_of(
@@ -137,6 +139,52 @@ async def test_verification_finds_nothing_while_the_tenant_writes(shop: LayoutWo
             )
             assert report.is_consistent, report.differences
             await asyncio.sleep(0.2)
+
+
+async def test_what_a_pass_carries_during_a_comparison_is_no_difference(
+    shop: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two looks it has arrived, and the journal has forgotten it."""
+    for _ in range(3):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    migration = await shop.start("acme")
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    held, stream = comparison._Comparison._held, uuid4()
+    meanwhile: list[str] = []
+
+    async def slow(self: Any, table: LayoutTable, *place: Any) -> dict[bytes, bytes]:
+        found = await held(self, table, *place)
+        if not meanwhile:
+            meanwhile.append(table.name)
+            await marten.append(shop.source, "acme", stream, 2)
+            await until(partial(_has_arrived, shop, stream), "the new events at the target")
+            await until(partial(_journal_is_empty, shop), "an empty journal")
+        return found
+
+    monkeypatch.setattr(comparison._Comparison, "_held", slow)
+    stores = shop.stores[SOURCE], shop.stores[TARGET]
+    report = await verification.verify(*stores, "acme", VerificationLevel.FULL)
+    assert meanwhile
+    assert report.is_consistent, report.differences
+    # What is missing is missed all the same.
+    meanwhile.clear()
+    await shop.target.execute(
+        "select set_config('eventsource.migration', $1, false)", str(migration.id)
+    )
+    await shop.target.execute("delete from mt_events where stream_id = $1", stream)
+    stream = uuid4()
+    report = await verification.verify(*stores, "acme", VerificationLevel.FULL)
+    assert [each.detail for each in report.differences] == ["is not at the target"] * 2
+
+
+async def _has_arrived(shop: LayoutWorld, stream: UUID) -> bool:
+    return len(await rows(shop.target, "mt_events", "stream_id = $1", stream)) == 2
+
+
+async def _journal_is_empty(shop: LayoutWorld) -> bool:
+    return not await shop.source.fetchval(
+        "select count(*) from eventsource_changes where fence_id > 0 and table_no >= 0"
+    )
 
 
 async def test_a_chunk_is_committed_only_after_a_barrier_that_came_after_its_read(

@@ -16,6 +16,21 @@ _UNSEEN = f"{_JOURNAL}test_what_passes_the_guard_by_is_noticed_and_carried_again
 
 VARIANTS = (
     Variant(
+        "carried-meanwhile-is-a-difference",
+        "a comparison names rows that a pass has carried while it looked",
+        (
+            Edit(
+                "python/eventsource/migration/journaled/comparison.py",
+                "and carried != await self._carried():\n",
+                "and False:\n",
+            ),
+        ),
+        (
+            "tests/layouts/test_proof.py::"
+            "test_what_a_pass_carries_during_a_comparison_is_no_difference",
+        ),
+    ),
+    Variant(
         "change-goes-on-without-the-lock",
         "a writer of another library's table does not wait for a cutover that has the fence",
         (

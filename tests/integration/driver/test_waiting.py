@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -227,6 +228,7 @@ async def test_a_cutover_that_cannot_catch_up_ends_with_the_reason(
             """
         )
     )
+    await until(partial(_has_written, world, 100), "a writer at its work")
     began = time.monotonic()
     with pytest.raises(CutoverTimeoutError, match="a pass still found") as caught:
         await here.coordinator.initiate_cutover(migration.id, force=True)
@@ -237,6 +239,10 @@ async def test_a_cutover_that_cannot_catch_up_ends_with_the_reason(
         await writing
     assert (await here.migrations.get(migration.id)).state == "dual_write"
     assert (await here.coordinator.initiate_cutover(migration.id)).state == "migrated"
+
+
+async def _has_written(world: World, count: int) -> bool:
+    return len(await world.ids("source")) > count
 
 
 async def test_an_abort_ends_the_building_of_indexes(

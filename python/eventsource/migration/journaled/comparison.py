@@ -2,11 +2,13 @@
 
 Rows of tables that change cannot be summed up as they go. So both sides are read range by range:
 the target first, then the source together with the journal, in one snapshot. What differs and is in
-the journal is still to be carried; what differs and is not is a difference.
+the journal is still to be carried; what differs and is not is a difference, unless a pass has
+carried it between the two looks: then the journal has forgotten it, and it is looked at again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Rows of a range.
 RANGE_ROWS = 10_000
+
+#: How often rows are looked at again while passes go on, and after which pause (seconds).
+LOOKS, PAUSE_SECONDS = 20, 0.05
 
 #: Differences that a report names.
 NAMED = 100
@@ -106,6 +111,20 @@ class _Comparison:
 
     async def count(self, table: LayoutTable) -> None:
         """Only how many there are; while the tenant moves, what is in the journal may differ."""
+        for look in range(LOOKS):
+            carried = await self._carried()
+            here, there, waiting = await self._counts(table)
+            # After the move the target has what was written there since, too.
+            apart = here - there if self.moved_by is not None else abs(here - there)
+            if apart <= waiting or carried == await self._carried() or look == LOOKS - 1:
+                break
+            await asyncio.sleep(PAUSE_SECONDS)
+        self.tally.source += here
+        self.tally.target += there
+        if apart > waiting:
+            self._note(table, None, None, f"{here} rows at the source, {there} at the target")
+
+    async def _counts(self, table: LayoutTable) -> tuple[int, int, int]:
         shape = self.statements.shape
         counts = []
         for side, held in ((self.target, shape.target), (self.source, shape.source)):
@@ -116,33 +135,60 @@ class _Comparison:
                 )
             )
         there, here = counts
-        self.tally.source += here
-        self.tally.target += there
         waiting = 0
         if self.fence_id is not None:
             waiting = await changes.count(
                 self.source.connection, self.source, self.fence_id, self.since
             )
-        # After the move the target has what was written there since, too.
-        apart = here - there if self.moved_by is not None else abs(here - there)
-        if apart > waiting:
-            self._note(table, None, None, f"{here} rows at the source, {there} at the target")
+        return here, there, waiting
+
+    async def _carried(self) -> tuple[object, ...]:
+        """Another value whenever a pass has carried something."""
+        if self.fence_id is None:
+            return ()
+        at = await progress.of_tenant(self.target, self.statements.shape.tenant_id)
+        return () if at is None else (at.pass_number, at.rows_copied, at.proven_snapshot)
 
     async def rows(self, table: LayoutTable) -> None:
         """Every row, in ranges of the key."""
         after: tuple[str, ...] | None = None
         since = await self._changed_since(table)
         while True:
+            carried = await self._carried()
             upto = await self._place_after(table, after)
             there = await self._held(table, after, upto)
             here, waiting = await self._sent(table, after, upto)
             waiting |= since
+            apart = {key for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
+            if (doubtful := apart - waiting) and carried != await self._carried():
+                waiting |= doubtful - await self._apart_again(table, after, upto, doubtful)
             self.tally.source += len(here)
             self.tally.target += len(there)
             self._differences(table, here, there, waiting)
             if upto is None:
                 return
             after = upto
+
+    async def _apart_again(
+        self,
+        table: LayoutTable,
+        after: tuple[str, ...] | None,
+        upto: tuple[str, ...] | None,
+        doubtful: set[bytes],
+    ) -> set[bytes]:
+        """Those that differ still.
+
+        The source first: of what it shows and the journal does not name, the target has at least
+        that. It may have something newer; then the next look sees that at the source, too.
+        """
+        for _ in range(LOOKS):
+            here, waiting = await self._sent(table, after, upto)
+            there = await self._held(table, after, upto)
+            doubtful = {key for key in doubtful - waiting if here.get(key) != there.get(key)}
+            if not doubtful:
+                break
+            await asyncio.sleep(PAUSE_SECONDS)
+        return doubtful
 
     async def _changed_since(self, table: LayoutTable) -> set[bytes]:
         """Keys of rows that the application has written at the target since the tenant lives there.
