@@ -12,7 +12,7 @@ from eventsource.testing import invariants, read_rows
 from eventsource.testing.invariants import History
 from tests.drills import page
 from tests.drills.stage import described
-from tests.drills.table import ANOTHER_EVENT, MOMENTS, Drill
+from tests.drills.table import ABORTED_SINCE, ANOTHER_EVENT, MOMENTS, Drill
 from tests.support.waiting import until
 from tests.support.worlds.two_servers import SHARED
 
@@ -197,6 +197,10 @@ async def answer(stage: Stage, drill: Drill) -> list[str]:
         said = await stage.type(command, exit_code=None if "repair" in command else 0)
         if "has another event by now" in said:
             [abort] = page.rows()[ANOTHER_EVENT]
+            await stage.type(abort)
+            break
+        if "knows anything of it" in said:
+            [abort] = page.rows()[ABORTED_SINCE]
             await stage.type(abort)
             break
     row = await stage.migration()

@@ -22,6 +22,7 @@ TARGET_GONE = (
     " migration has not cut over"
 )
 ANOTHER_EVENT = "`RepairNeededError`: the source has another event by now"
+ABORTED_SINCE = "`neither … nor … knows anything of it`, a note of `repair`"
 HOME_GONE_BACK = (
     "the store where a tenant lives was restored or failed over while its way back is open: a"
     " return, `way-back close` and the follower say `StoreGoneBackError`"

@@ -244,6 +244,22 @@ async def test_a_migration_that_its_target_has_forgotten_is_named_with_its_end(
     await world.assert_moved(await world.migrate())
 
 
+async def test_a_migration_that_was_aborted_after_the_backup_is_named_with_its_end(
+    world: World,
+) -> None:
+    await world.seed(10)
+    migration = await world.dual_write()
+    await world.coordinator.abort_migration(migration.id)
+    # The control database is put back to when it was under way.
+    await world.control.execute("update tenant_migrations set state = 'bulk_copy'")
+    report = await world.coordinator.repair()
+    assert report.changes == ()
+    assert [f"abort {migration.id}`" in note for note in report.notes] == [True]
+    await world.coordinator.abort_migration(migration.id)
+    assert (await world.coordinator.repair()).notes == ()
+    await world.assert_moved(await world.migrate())
+
+
 async def test_a_migration_that_was_aborted_is_cleaned_again(world: World) -> None:
     await world.seed(10)
     migration = await world.dual_write()

@@ -61,6 +61,7 @@ def judge(survey: Survey) -> Judgement:
             judgement.notes.append(_of_newer(newer[tenant_id]))
         else:
             _judge_tenant(survey, tenant_id, judgement)
+    judgement.notes.extend(_unknown_to_both(survey))
     judgement.steps.extend(_control_place(survey))
     judgement.notes.extend(_strangers(survey))
     return judgement
@@ -191,11 +192,9 @@ def _lost_target(survey: Survey, migration_id: UUID) -> Iterator[str]:
     row = survey.journal.get(migration_id)
     if (
         row is not None
-        and row.state not in (_S.PENDING, _S.FAILED)
-        and not row.state.is_final
-        and row.target_store_id in survey.identities
-        and survey.own(migration_id, "target") is None
-        and (row.target_store_id, migration_id) not in survey.progress
+        and _has_begun(survey, row)
+        and not _knows_target(survey, row)
+        and survey.own(migration_id, "source") is not None
     ):
         yield (
             f"migration {migration_id} is {row.state}, and its target {row.target_store_id!r} knows"
@@ -203,6 +202,38 @@ def _lost_target(survey: Survey, migration_id: UUID) -> Iterator[str]:
             f" has everything: end it with `eventsource-migrate abort {migration_id}"
             " --without-target`, and move the tenant again"
         )
+
+
+def _unknown_to_both(survey: Survey) -> Iterator[str]:
+    """Migrations under way that were aborted after the backup of the control database."""
+    for row in sorted(survey.journal.values(), key=lambda each: each.id):
+        if (
+            not row.is_newer
+            and row.source_store_id in survey.identities
+            and _has_begun(survey, row)
+            and not _knows_target(survey, row)
+            and survey.own(row.id, "source") is None
+        ):
+            yield (
+                f"migration {row.id} is {row.state}, and neither {row.source_store_id!r} nor"
+                f" {row.target_store_id!r} knows anything of it: it was aborted, and the control"
+                " database has gone back to before that. The tenant is where it was: end it with"
+                f" `eventsource-migrate abort {row.id}`"
+            )
+
+
+def _has_begun(survey: Survey, row: Migration) -> bool:
+    return (
+        row.state not in (_S.PENDING, _S.FAILED)
+        and not row.state.is_final
+        and row.target_store_id in survey.identities
+    )
+
+
+def _knows_target(survey: Survey, row: Migration) -> bool:
+    return (
+        survey.own(row.id, "target") is not None or (row.target_store_id, row.id) in survey.progress
+    )
 
 
 def _where_it_stood(survey: Survey, migration_id: UUID, target: str) -> MigrationState:
