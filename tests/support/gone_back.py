@@ -143,6 +143,8 @@ class ControlRows:
                     f" from jsonb_populate_record(null::{name}, $1::text::jsonb)",
                     row,
                 )
+        # A backup is older than the leases in it.
+        await world.control.execute("update tenant_migrations set driver_expires_at = null")
 
 
 _OF_CONTROL = (
