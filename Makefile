@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
 	torture torture-layouts restarts drills format bench bench-calls clean infra strangers wheel sdist packages licences \
-	docs fleet thorough asyncpg-newest rust-checked types-checked
+	docs fleet thorough asyncpg-newest
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
@@ -61,19 +61,13 @@ lint: setup ## look at format and style alone
 	$(BIN)/ruff check .
 	cargo fmt --all --check
 
-check: lint ## format, lint, types, stubs and the tests: what continuous integration runs
-	@$(MAKE) --no-print-directory -j 2 build rust-checked types-checked
-	@$(PHASE) "check the stubs of the extension module" $(BIN)/python -m mypy.stubtest eventsource._core
-	$(PYTEST)
-
-# Beside the build, which has the compiler's other directory.
-rust-checked: setup
+check: lint build ## format, lint, types, stubs and the tests: what continuous integration runs
 	@$(PHASE) "look for mistakes in the Rust code (clippy), about a minute the first time" \
 		cargo clippy --workspace --all-targets --features eventsource-core/failpoints -- -D warnings
-	@$(RUST_TESTS)
-
-types-checked: setup
 	@$(PHASE) "check the types (mypy), about half a minute the first time" $(BIN)/mypy
+	@$(PHASE) "check the stubs of the extension module" $(BIN)/python -m mypy.stubtest eventsource._core
+	@$(RUST_TESTS)
+	$(PYTEST)
 
 hooks: build ## let git check format, lint and types before each commit
 	$(BIN)/pip install --quiet "pre-commit>=4,<5"
