@@ -21,8 +21,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/journaled/comparison.py",
-                "and carried != await self._carried():\n",
-                "and False:\n",
+                "if apart and carried != await self._carried():\n",
+                "if False:\n",
             ),
         ),
         (
@@ -157,8 +157,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_JOURNALED}/comparison.py",
-                "            if here.get(key) == there.get(key) or key in waiting:\n",
-                "            if (key in here) == (key in there) or key in waiting:\n",
+                "for key in here.keys() | there.keys() if here.get(key) != there.get(key)}\n",
+                "for key in here.keys() | there.keys() if (key in here) != (key in there)}\n",
             ),
         ),
         (f"{_PROOF}test_a_difference_is_found_before_the_fence_with_table_key_and_column",),
@@ -167,10 +167,11 @@ VARIANTS = (
         "layout-journal-is-no-excuse",
         "a row that is still to be carried is called a difference",
         (
+            Edit(f"{_JOURNALED}/comparison.py", "apart -= waiting | since\n", "apart -= since\n"),
             Edit(
                 f"{_JOURNALED}/comparison.py",
-                "            if here.get(key) == there.get(key) or key in waiting:\n",
-                "            if here.get(key) == there.get(key):\n",
+                "for key in apart - waiting if",
+                "for key in apart if",
             ),
         ),
         (f"{_PROOF}test_verification_finds_nothing_while_the_tenant_writes",),

@@ -111,12 +111,12 @@ class _Comparison:
 
     async def count(self, table: LayoutTable) -> None:
         """Only how many there are; while the tenant moves, what is in the journal may differ."""
-        for look in range(LOOKS):
+        for _ in range(LOOKS):
             carried = await self._carried()
             here, there, waiting = await self._counts(table)
             # After the move the target has what was written there since, too.
             apart = here - there if self.moved_by is not None else abs(here - there)
-            if apart <= waiting or carried == await self._carried() or look == LOOKS - 1:
+            if apart <= waiting or carried == await self._carried():
                 break
             await asyncio.sleep(PAUSE_SECONDS)
         self.tally.source += here
@@ -158,25 +158,25 @@ class _Comparison:
             upto = await self._place_after(table, after)
             there = await self._held(table, after, upto)
             here, waiting = await self._sent(table, after, upto)
-            waiting |= since
             apart = {key for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
-            if (doubtful := apart - waiting) and carried != await self._carried():
-                waiting |= doubtful - await self._apart_again(table, after, upto, doubtful)
+            apart -= waiting | since
+            if apart and carried != await self._carried():
+                apart = await self._apart_still(table, after, upto, apart)
             self.tally.source += len(here)
             self.tally.target += len(there)
-            self._differences(table, here, there, waiting)
+            self._differences(table, here, there, apart)
             if upto is None:
                 return
             after = upto
 
-    async def _apart_again(
+    async def _apart_still(
         self,
         table: LayoutTable,
         after: tuple[str, ...] | None,
         upto: tuple[str, ...] | None,
-        doubtful: set[bytes],
+        apart: set[bytes],
     ) -> set[bytes]:
-        """Those that differ still.
+        """Those that differ when they are looked at again.
 
         The source first: of what it shows and the journal does not name, the target has at least
         that. It may have something newer; then the next look sees that at the source, too.
@@ -184,11 +184,11 @@ class _Comparison:
         for _ in range(LOOKS):
             here, waiting = await self._sent(table, after, upto)
             there = await self._held(table, after, upto)
-            doubtful = {key for key in doubtful - waiting if here.get(key) != there.get(key)}
-            if not doubtful:
+            apart = {key for key in apart - waiting if here.get(key) != there.get(key)}
+            if not apart:
                 break
             await asyncio.sleep(PAUSE_SECONDS)
-        return doubtful
+        return apart
 
     async def _changed_since(self, table: LayoutTable) -> set[bytes]:
         """Keys of rows that the application has written at the target since the tenant lives there.
@@ -269,12 +269,10 @@ class _Comparison:
         table: LayoutTable,
         here: dict[bytes, bytes],
         there: dict[bytes, bytes],
-        waiting: set[bytes],
+        apart: set[bytes],
     ) -> None:
         moved = self.fence_id is None and self.since is not None
-        for key in here.keys() | there.keys():
-            if here.get(key) == there.get(key) or key in waiting:
-                continue
+        for key in apart:
             if key not in here:
                 if not moved:
                     self._note(table, key, None, "is at the target alone")
