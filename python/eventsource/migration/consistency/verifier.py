@@ -6,26 +6,27 @@ import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from eventsource.catalog import forms
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import event_table
 from eventsource.migration.connections import timeouts
 from eventsource.migration.consistency import late, resumable, seal
-from eventsource.migration.event_table import of_store
+from eventsource.migration.event_table import EventTable, of_store
 from eventsource.migration.models import VerificationLevel, VerificationReport
 from eventsource.migration.tables import fences, identities, progress
 from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.tables.progress import CopyProgress
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
 __all__ = ["ConsistencyVerifier", "VerificationLevel", "VerificationReport"]
+
+#: What is compared: a store, or its table over one connection.
+Side: TypeAlias = "PostgreSQLEventStore | AnyTable"
 
 #: Differences that are named; more are only counted in the streams they are in.
 NAMED = 100
@@ -40,30 +41,16 @@ class ConsistencyVerifier:
 
     Args:
         source_store: where the tenant comes from.
-        target_store: where it goes.
+        target_store: where it goes. Either may be the table of a store over one connection, in
+            place of the store's pool; a comparison over that cannot go on from a state.
     """
 
-    def __init__(
-        self, source_store: PostgreSQLEventStore, target_store: PostgreSQLEventStore
-    ) -> None:
-        self._pool: asyncpg.Pool[Any] | None = source_store.pool
+    def __init__(self, source_store: Side, target_store: Side) -> None:
+        self._source = source_store
+        self._target = target_store
 
-        async def both() -> tuple[AnyTable, AnyTable]:
-            return await of_store(source_store), await of_store(target_store)
-
-        self._both = both
-
-    @classmethod
-    def over(cls, source: AnyTable, target: AnyTable) -> ConsistencyVerifier:
-        """One that asks over these connections, and cannot go on from a state."""
-        verifier = cls.__new__(cls)
-        verifier._pool = None
-
-        async def both() -> tuple[AnyTable, AnyTable]:
-            return source, target
-
-        verifier._both = both
-        return verifier
+    async def _both(self) -> tuple[AnyTable, AnyTable]:
+        return await _table_of(self._source), await _table_of(self._target)
 
     async def verify_tenant_consistency(
         self,
@@ -158,8 +145,8 @@ class ConsistencyVerifier:
     ) -> VerificationReport:
         if level is VerificationLevel.COUNT:
             raise ValueError("a comparison of level count has no state to go on from")
-        assert self._pool is not None
-        tally = await resumable.compare(self._pool, config, path)
+        assert not isinstance(self._source, EventTable)
+        tally = await resumable.compare(self._source.pool, config, path)
         return VerificationReport(
             is_consistent=not tally.violations and not tally.streams_differing,
             level=level,
@@ -202,3 +189,7 @@ class ConsistencyVerifier:
             parallelism=1,
         )
         return config, at
+
+
+async def _table_of(side: Side) -> AnyTable:
+    return side if isinstance(side, EventTable) else await of_store(side)

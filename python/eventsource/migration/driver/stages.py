@@ -13,9 +13,10 @@ from eventsource.migration.errors import (
     RepairNeededError,
     StoreGoneBackError,
 )
+from eventsource.migration.journaled.authority import kind_of
 from eventsource.migration.models import Migration
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import decision, way_back
+from eventsource.migration.steps import authority, decision, way_back
 from eventsource.migration.tables import brief_locks, fences, progress
 
 
@@ -56,14 +57,13 @@ class Stages(Stretch):
         """A store that has forgotten a decision hears of it from the one that is open by it."""
         source, target = self.connections.fence, self.connections.target
         journal, migration = self.connections.migrations, self.migration
-        said: str | None = await self.way.remind(source, target, migration, journal)
-        if said is not None:
+        kind = kind_of(source)
+        if (said := await authority.remind(source, target, migration, journal, kind)) is not None:
             return said
         if migration.returns is None:
             return None
         move = await journal.get(migration.returns)
-        back: str | None = await self.way.remind(target, source, move, journal)
-        return back
+        return await authority.remind(target, source, move, journal, kind)
 
     async def _has_succeeded(self) -> None:
         """What an earlier attempt waited for is over: nobody should read of it any more."""

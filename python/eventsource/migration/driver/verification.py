@@ -19,7 +19,7 @@ async def verify(source: AnyTable, target: AnyTable, migration: Migration) -> No
     if migration.returns is not None:
         # Positions are others there; every row that is not older was compared by its pass.
         level = VerificationLevel.COUNT
-    report = await ConsistencyVerifier.over(source, target).verify_before_cutover(
+    report = await ConsistencyVerifier(source, target).verify_before_cutover(
         migration.tenant_id,
         level=level,
         sample_percentage=migration.config.sample_percentage,

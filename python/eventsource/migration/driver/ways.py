@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.migration.journaled.way import LayoutTables
-from eventsource.migration.steps import abort, authority, fitness, mapping, preparation
+from eventsource.migration.steps import abort, fitness, mapping, preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.steps.cutover import Cutover
 from eventsource.migration.steps.passes import Passes
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.event_table import OwnTable
     from eventsource.migration.models import CutoverRequest, Migration
-    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.tables.fences import Fence
 
@@ -101,16 +100,6 @@ class OwnTables:
         with contextlib.suppress(brief_locks.LockNeverGranted):
             loading = await deferred_indexes.deferred(table, migration.id) is not None
             await guard.mend(table, fence, migration.tenant_id, carry_on, loading=loading)
-
-    async def remind(
-        self,
-        source: OwnTable,
-        target: OwnTable,
-        migration: Migration,
-        journal: PostgreSQLMigrationRepository,
-    ) -> str | None:
-        """Let a source that has forgotten the decision hear of it; None where it has not."""
-        return await authority.remind(source, target, migration, journal)
 
     async def opened(
         self, connections: DriverConnections, migration: Migration, decided: Decision

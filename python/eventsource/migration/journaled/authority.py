@@ -62,3 +62,8 @@ LAYOUT = authority.Kind(
     "rows there are not where the tenant lives (written meanwhile, or deleted there since), and"
     " stay; `eventsource-migrate repair --export PATH` names them by table and key",
 )
+
+
+def kind_of(table: AnyTable) -> authority.Kind:
+    """How a store of such a table is sent on."""
+    return authority.OWN if table.layout is None else LAYOUT

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.journaled import (
-    authority,
     comparison,
     cutover,
     preflight,
@@ -23,7 +22,6 @@ from eventsource.migration.journaled.passes import JournaledPasses
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.models import VerificationLevel
 from eventsource.migration.preflight.findings import Findings
-from eventsource.migration.steps.authority import remind
 from eventsource.migration.tables import brief_locks, fences
 from eventsource.tenant_ids import stored
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.event_table import OwnTable
     from eventsource.migration.models import CutoverRequest, Migration
-    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.steps.cutover import Cutover
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.tables.fences import Fence
@@ -121,15 +118,6 @@ class LayoutTables:
         # Asked to stop while others hold the table, it obeys at the next chunk.
         with contextlib.suppress(brief_locks.LockNeverGranted):
             await preparation.mend(guarded, fence, stored(migration.tenant_id), carry_on)
-
-    async def remind(
-        self,
-        source: OwnTable,
-        target: OwnTable,
-        migration: Migration,
-        journal: PostgreSQLMigrationRepository,
-    ) -> str | None:
-        return await remind(source, target, migration, journal, authority.LAYOUT)
 
     async def opened(
         self, connections: Connections, migration: Migration, decided: Decision

@@ -12,7 +12,7 @@ from eventsource.migration.consistency.only_in import only_in
 from eventsource.migration.errors import MigrationError, RepairNeededError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import carriage, only_there
-from eventsource.migration.journaled.authority import LAYOUT
+from eventsource.migration.journaled.authority import kind_of
 from eventsource.migration.recovery import judgement, keeping, stranded
 from eventsource.migration.recovery import survey as surveys
 from eventsource.migration.recovery.judged import (
@@ -162,9 +162,8 @@ class Repair:
         at = survey.progress.get((decided.target, decided.migration_id))
         journal = survey.journal.get(decided.migration_id)
         table = await self._open(step.store_id)
-        kind = authority.OWN if table.layout is None else LAYOUT
         try:
-            await kind.send_on(
+            await kind_of(table).send_on(
                 table,
                 authority.Departure(
                     decided.tenant_id, decided.migration_id, decided.generation, step.store_id,
