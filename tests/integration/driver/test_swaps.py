@@ -254,6 +254,24 @@ def left(bound: int | None) -> Departure:
     return Departure(uuid4(), uuid4(), None if bound is None else {"events": bound})
 
 
+def assert_last_of(
+    bounds: list[int | None], numbers: int, last: int | None, *, is_decided: bool = False
+) -> None:
+    """``last`` is where the block ends beside those who leave; None: it has to wait."""
+
+    def found() -> int:
+        return last_of(
+            "events", [left(bound) for bound in bounds],
+            head=1_000, offset=1_000, numbers=numbers, headroom=HEADROOM, is_decided=is_decided,
+        )  # fmt: skip
+
+    if last is None:
+        with pytest.raises(TargetBusyError, match="cut over or aborted"):
+            found()
+    else:
+        assert found() == last
+
+
 @pytest.mark.parametrize(
     ("bounds", "numbers", "last"),
     [
@@ -270,17 +288,7 @@ def left(bound: int | None) -> Departure:
 def test_how_much_an_arrival_takes(
     bounds: list[int | None], numbers: int, last: int | None
 ) -> None:
-    def found() -> int:
-        return last_of(
-            "events", [left(bound) for bound in bounds],
-            head=1_000, offset=1_000, numbers=numbers, headroom=HEADROOM,
-        )  # fmt: skip
-
-    if last is None:
-        with pytest.raises(TargetBusyError, match="cut over or aborted"):
-            found()
-    else:
-        assert found() == last
+    assert_last_of(bounds, numbers, last)
 
 
 @pytest.mark.parametrize(
@@ -289,18 +297,7 @@ def test_how_much_an_arrival_takes(
 def test_a_tenant_that_was_decided_on_takes_no_more_than_half_either(
     spare: int | None, last: int | None
 ) -> None:
-    def found() -> int:
-        others = [left(None if spare is None else 1_000 + spare)]
-        return last_of(
-            "events", others, head=1_000, offset=1_000, numbers=500, headroom=HEADROOM,
-            is_decided=True,
-        )  # fmt: skip
-
-    if last is None:
-        with pytest.raises(TargetBusyError, match="cut over or aborted"):
-            found()
-    else:
-        assert found() == last
+    assert_last_of([None if spare is None else 1_000 + spare], 500, last, is_decided=True)
 
 
 def test_a_departure_that_has_given_up_its_block_keeps_nobody_waiting() -> None:

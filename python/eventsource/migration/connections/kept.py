@@ -32,7 +32,6 @@ _PATIENCE = 1.0
 # What DISCARD ALL does besides, but for the prepared statements, which the client knows.
 _AS_NEW = """
 reset role;
-reset all;
 discard temp;
 discard sequences;
 """

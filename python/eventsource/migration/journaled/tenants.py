@@ -10,7 +10,7 @@ from eventsource.catalog import reading
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.journaled.shapes import Shape, Side
-from eventsource.migration.tables.tenants import SAMPLE
+from eventsource.migration.tables.tenants import IDS, SAMPLE
 from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
@@ -40,19 +40,6 @@ where counted.events > 0 order by 3 desc, 1
 """
 
 _THERE = "select distinct {tenant}::text as tenant from {table} subject where {wanted}"
-
-# From tenant to tenant over the index, without the rows between.
-_IDS = """
-with recursive found as (
-    (select {tenant} as tenant from {table} subject where {tenant} is not null
-     order by {tenant} limit 1)
-    union all
-    select (select {tenant} from {table} subject where {tenant} > found.tenant
-            order by {tenant} limit 1)
-    from found where found.tenant is not null
-)
-select tenant::text as tenant from found where tenant is not null
-"""
 
 _HAS_INDEX = """
 select exists (
@@ -99,7 +86,8 @@ async def ids(table: AnyTable) -> list[TenantId]:
     if tenancy.column is not None and await table.connection.fetchval(
         _HAS_INDEX, table.name, tenancy.column
     ):
-        statement = _IDS.format(tenant=tenant, table=table.name)
+        found = IDS.format(tenant=tenant, table=table.name)
+        statement = f"select tenant::text as tenant from ({found}) each"
     rows: list[Any] = await table.connection.fetch(statement, timeout=LONG_STATEMENT_SECONDS)
     return [restored(row["tenant"]) for row in rows]
 

@@ -20,11 +20,10 @@ from eventsource.migration.failures import PASSING
 from eventsource.migration.journaled import undoing
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps import decision
+from eventsource.migration.steps import abort, decision
 from eventsource.migration.tables import fences, guard, witnesses
 
 if TYPE_CHECKING:
-    from eventsource.migration.event_table import OwnTable
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -75,7 +74,8 @@ async def abort_without_target(
                 f"the source {table.address.table!r} came here in a dump, or has gone back: its"
                 " target may have held events that it lacks. Nothing was changed"
             )
-        if not await _remove_guards(table, migration):
+        remove = abort.remove_guard if table.layout is None else undoing.remove_guards
+        if not await remove(table, migration):
             raise InvalidStateTransitionError(migration.id, "decided", "be aborted")
         await PostgreSQLPositionMappingRepository(migrations.pool).delete(migration.id)
         await witnesses.forget(table, migration.id)
@@ -89,14 +89,6 @@ async def abort_without_target(
         migration, MigrationState.ROLLED_BACK, details={"reason": reason}, operator=operator,
         error=("aborted", reason),
     )  # fmt: skip
-
-
-async def _remove_guards(table: OwnTable, migration: Migration) -> bool:
-    """False when the tenant has moved."""
-    if table.layout is not None:
-        return await undoing.remove_guards(table, migration)
-    fence = await fences.of_migration(table, migration.id, "source")
-    return fence is None or await guard.remove(table, fence)
 
 
 async def _is_there(migration: Migration, target: PostgreSQLEventStore) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.event_table import AnyTable, OwnTable
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
     from eventsource.migration.tables.progress import CopyProgress
@@ -56,7 +56,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     await failpoints.reach("abort.begun.committed")
     if closed is None and at is not None:
         await _refuse_rows_of_others(target, at)
-    if not await _remove_guard(connections, migration):
+    if not await remove_guard(connections.fence, migration):
         return await _come_too_late(connections, migration)
     await failpoints.reach("abort.guard.committed")
     await way_back.forget(connections, migration)
@@ -127,9 +127,10 @@ async def _refuse_rows_of_others(target: AnyTable, at: CopyProgress) -> None:
         )
 
 
-async def _remove_guard(connections: DriverConnections, migration: Migration) -> bool:
-    fence = await fences.of_migration(connections.source, migration.id, "source")
-    return fence is None or await guard.remove(connections.fence, fence)
+async def remove_guard(table: OwnTable, migration: Migration) -> bool:
+    """Take it off a source, and its fence; False when the tenant has moved."""
+    fence = await fences.of_migration(table, migration.id, "source")
+    return fence is None or await guard.remove(table, fence)
 
 
 async def _undo_load(connections: DriverConnections, migration: Migration, closed: Fence) -> None:

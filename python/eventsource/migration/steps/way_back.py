@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from eventsource import failpoints
-from eventsource.catalog import forms
+from eventsource.catalog.forms import of_columns
 from eventsource.connections import brief, redact
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
@@ -224,8 +224,8 @@ async def _make(
         shape=await integrity.shape(home),
     )  # fmt: skip
     await failpoints.reach("keep.snapshot.committed")
-    seen = forms.of_columns(map(compared.source.column, compared.carried))
-    await _try_out(connections, opposite(migration, way_id, owner), owner, seen)
+    forms = of_columns(map(compared.source.column, compared.carried))
+    await _try_out(connections, opposite(migration, way_id, owner), owner, forms)
 
 
 async def _put_up_guard(home: OwnTable, seconds: float = READY_SECONDS) -> None:
@@ -247,7 +247,7 @@ async def settle(connections: DriverConnections) -> None:
 
 
 async def _try_out(
-    connections: DriverConnections, way: Migration, owner: UUID, columns: tuple[str, ...]
+    connections: DriverConnections, way: Migration, owner: UUID, forms: tuple[str, ...]
 ) -> None:
     """One pass, with all that the return will need: what fails now would have failed then.
 
@@ -256,31 +256,28 @@ async def _try_out(
     old, home = connections.source, connections.target
     there = replace(connections.endpoints, source=home.address, target=old.address)
     back = replace(connections, endpoints=there, source=home, fence=home, target=old)
-    await catch_up(back, way, owner, columns)
+    await catch_up(back, way, owner, forms)
 
 
 async def passes(
     connections: DriverConnections,
     way: Migration,
     owner: UUID,
-    columns: tuple[str, ...] | None = None,
+    forms: tuple[str, ...] | None = None,
 ) -> Passes:
     """Those of a way back, ready to run; the caller closes their session.
 
     Args:
-        columns: the forms of its columns, if they were just looked at.
+        forms: of its columns' values, if they were just looked at.
     """
-    return await Passes.open(connections, way, owner, journal=TABLE, forms=columns)
+    return await Passes.open(connections, way, owner, journal=TABLE, forms=forms)
 
 
 async def catch_up(
-    connections: DriverConnections,
-    way: Migration,
-    owner: UUID,
-    columns: tuple[str, ...] | None = None,
+    connections: DriverConnections, way: Migration, owner: UUID, forms: tuple[str, ...]
 ) -> None:
     """Passes of a way back until one carries few events."""
-    running = await passes(connections, way, owner, columns)
+    running = await passes(connections, way, owner, forms)
     try:
         while True:
             result = await running.catch_up()

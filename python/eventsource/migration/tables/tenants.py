@@ -39,22 +39,25 @@ _FIXED = 200
 #: Rows of a tenant by which the size of the others is judged.
 SAMPLE = 1000
 
-# From tenant to tenant over the index, without the rows between.
-_IDS = """
+#: Every tenant, by an expression of a row of `subject` that has an index: from one to the next over
+#: that, without the rows between.
+IDS = """
 with recursive found as (
-    (select tenant_id from {table} where tenant_id is not null order by tenant_id limit 1)
+    (select {tenant} as tenant from {table} subject where {tenant} is not null
+     order by {tenant} limit 1)
     union all
-    select (select tenant_id from {table} where tenant_id > found.tenant_id
-            order by tenant_id limit 1)
-    from found where found.tenant_id is not null
+    select (select {tenant} from {table} subject where {tenant} > found.tenant
+            order by {tenant} limit 1)
+    from found where found.tenant is not null
 )
-select tenant_id from found where tenant_id is not null
+select tenant from found where tenant is not null
 """
 
 
 async def ids(executor: Executor, table: str) -> list[TenantId]:
     """Every tenant with rows in the table."""
-    return [row["tenant_id"] for row in await executor.fetch(_IDS.format(table=table))]
+    rows = await executor.fetch(IDS.format(tenant="tenant_id", table=table))
+    return [row["tenant"] for row in rows]
 
 
 async def sizes(
