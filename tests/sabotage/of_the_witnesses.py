@@ -22,7 +22,21 @@ _LATE = "tests/integration/consistency/test_late_events.py"
 _PLACES = "tests/integration/driver/test_places.py"
 _RESTORED = "tests/acceptance/test_restored_servers.py"
 
+_KEPT = f"{_PASSED}::test_the_barriers_of_the_last_thousand_passes_stay_and_no_others"
+
 VARIANTS = (
+    Variant(
+        "barriers-stay-for-ever",
+        "every pass of a migration leaves a row at its source",
+        (Edit(_WITNESSES, "KEPT_PASSES = 1000\n", "KEPT_PASSES = 1_000_000_000\n"),),
+        (_KEPT,),
+    ),
+    Variant(
+        "barriers-of-few-passes",
+        "a target that has gone back by an hour misses the barrier that its source had",
+        (Edit(_WITNESSES, "KEPT_PASSES = 1000\n", "KEPT_PASSES = 10\n"),),
+        (_KEPT,),
+    ),
     Variant(
         "closed-taken-for-guarded",
         "a router appends to a target whose fence is closed and whose guard is not there yet",

@@ -14,8 +14,10 @@ import asyncpg
 import pytest
 
 from eventsource.migration.errors import StoreGoneBackError
+from eventsource.migration.event_table import of_store
 from eventsource.migration.steps.passes import Passes
-from eventsource.migration.tables import progress, snapshots
+from eventsource.migration.tables import progress, snapshots, witnesses
+from eventsource.migration.tables.witnesses import Witness
 from tests.support.held_migration import SLOW
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, someone_blocked, table
@@ -343,6 +345,26 @@ async def test_a_source_that_lacks_the_barrier_under_the_fence_decides_nothing(
     [fence] = await world.source.fetch("select state, moved_to from eventsource_fences")
     assert tuple(fence) == ("open", None)
     assert (await world.here.append(world.tenant)).success
+
+
+async def test_the_barriers_of_the_last_thousand_passes_stay_and_no_others(
+    world: World,
+) -> None:
+    """A target that has gone back by fewer passes finds its own; more would fill the table."""
+    source, migration_id = await of_store(world.here.source), uuid4()
+    other, before = Witness(1, uuid4()), None
+    await witnesses.stand(source, uuid4(), other, None, "")
+    for number in (1, 2, 3, 1_002, 1_003):
+        new = Witness(number, uuid4())
+        await witnesses.stand(source, migration_id, new, before, "")
+        before = new
+    kept = await world.source.fetch(
+        "select pass_number from eventsource_witnesses where migration_id = $1 order by 1",
+        migration_id,
+    )
+    assert [row["pass_number"] for row in kept] == [3, 1_002, 1_003]
+    count = "select count(*) from eventsource_witnesses where token = $1"
+    assert await world.source.fetchval(count, other.token) == 1
 
 
 async def test_the_mapping_is_a_bijection_also_after_restarts(world: World) -> None:
