@@ -11,8 +11,8 @@ import typer
 from eventsource.cli import completion
 from eventsource.cli.config import ConfigError
 from eventsource.cli.workspace import Workspace
-from eventsource.migration import Migration, MigrationNotFoundError
-from eventsource.migration.operations.cutovers import SHORTEST_PAUSE
+from eventsource.migration import Migration, MigrationConfig, MigrationNotFoundError
+from eventsource.migration.operations.cutovers import SHORTEST_PAUSE, refuse_budget
 from eventsource.migration.repositories import lookups
 
 #: The fewest characters of an id that are taken for it.
@@ -128,6 +128,18 @@ async def _find(at: Workspace, text: str | None, tenant: str | None) -> Migratio
         f"{len(ids)} migrations have ids that begin with {text!r}; give more of it:"
         f" {', '.join(map(str, ids[:5]))}"
     )
+
+
+def refuse_pause(config: MigrationConfig, seconds: float | None) -> None:
+    """Before anything is done: `--max-pause` beside what the migration's writers wait at most.
+
+    Raises:
+        ConfigError: it is out of range.
+    """
+    try:
+        refuse_budget(config, seconds)
+    except ValueError as error:
+        raise ConfigError(f"--max-pause: {error}") from None
 
 
 async def _by_id(at: Workspace, migration_id: UUID) -> Migration:

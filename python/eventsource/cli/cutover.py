@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from eventsource.cli import next_steps, questions, views
-from eventsource.cli.choice import MaxPause, MigrationId, TenantOption, Yes, chosen
+from eventsource.cli.choice import MaxPause, MigrationId, TenantOption, Yes, chosen, refuse_pause
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import described, labelled, local, rehearsed
@@ -42,6 +42,7 @@ def cutover(
 
     async def ask(at: Workspace) -> ExitCode:
         found = await chosen(at, migration, tenant)
+        refuse_pause(found.config, max_pause)
         if rehearse:
             return await _rehearse(at, found, force, max_pause)
         if found.state is MigrationState.MIGRATED:

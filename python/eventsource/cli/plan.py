@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import typer
 
-from eventsource.cli import prospects, under_way
+from eventsource.cli import prospects, readers, under_way
 from eventsource.cli.choice import StoreFrom, StoreTo, TenantArgument
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
@@ -79,6 +80,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
     room = {"target": round(events * with_indexes), "control": events * MAPPING_ROW}
     prospect = await at.coordinator.way_back_prospect(source, target)
     earlier = await under_way.earlier_rehearsals(at, tenant_id, source_id, to)
+    subscriptions = await readers.of_move(at, tenant_id, source_id, to)
     warnings = list(findings.warnings)
     if not events:
         warnings.append(f"{no_event(tenant_id, source_id)}; `run` asks for --empty to move it")
@@ -100,6 +102,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             "waits": findings.waits,
             "connections": _connections(findings),
             "room": room,
+            "subscriptions": subscriptions,
             "way_back": prospect,
             "rehearsals": earlier,
             "remarks": findings.remarks,
@@ -113,6 +116,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             ("copy", _between(duration(shortest), duration(longest))),
             *_of_findings(findings),
             ("room", _of_room(room)),
+            ("subscriptions", readers.described(subscriptions, source_id, datetime.now(UTC))),
             *prospects.rows(prospect),
             ("cutover", under_way.prediction(earlier)),
             *under_way.rows(earlier),

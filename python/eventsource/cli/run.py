@@ -8,8 +8,15 @@ from typing import Annotated
 
 import typer
 
-from eventsource.cli import logs, next_steps, prospects, questions, views
-from eventsource.cli.choice import KeepWayBack, MaxPause, StoreFrom, StoreTo, TenantArgument
+from eventsource.cli import logs, next_steps, prospects, questions, under_way, views
+from eventsource.cli.choice import (
+    KeepWayBack,
+    MaxPause,
+    StoreFrom,
+    StoreTo,
+    TenantArgument,
+    refuse_pause,
+)
 from eventsource.cli.config import ConfigError
 from eventsource.cli.display import Display, display_for
 from eventsource.cli.exits import ExitCode
@@ -75,6 +82,8 @@ class _Move:
         at.settings.require_store(source)
         if source == self.to:
             raise ConfigError(f"--from and --to are both {source!r}: name two stores")
+        begun = await under_way.find(at, tenant_id, source, self.to)
+        refuse_pause(begun.config if begun else at.settings.migration, self.max_pause)
         with logs.waits_said_elsewhere(), display_for(at.out) as display:
             self.journey = Journey(at, tenant_id, source, self.to, display, may_be_empty=self.empty)
             self.journey.max_pause = self.max_pause

@@ -18,10 +18,18 @@ from eventsource.migration import Migration
 
 app = typer.Typer(no_args_is_help=True, help="Carry a tenant's subscriptions over.")
 
+
+def _named(names: list[str] | None) -> list[str] | None:
+    if names and not all(names):
+        raise typer.BadParameter("a name is empty; write it, or none for all subscriptions")
+    return names
+
+
 Names = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="NAME",
+        callback=_named,
         help="Subscriptions. [default: all that have a checkpoint in the source store]",
     ),
 ]

@@ -14,6 +14,7 @@ from eventsource.cli.choice import (
     TenantOption,
     Yes,
     chosen,
+    refuse_pause,
 )
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.group import Verb
@@ -45,6 +46,7 @@ def return_(
     async def ask(at: Workspace) -> ExitCode:
         keep = prospects.seconds_kept(keep_way_back)
         found = await chosen(at, migration, tenant)
+        refuse_pause(found.config, max_pause)
         migration_id = found.id
         way = await at.coordinator.way_back(migration_id)
         may_go = way is not None and (way.is_open or way.shown == "returning")

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from eventsource.cli.listing import moment_of
@@ -157,6 +158,32 @@ def test_a_summary_counts_by_state_and_stores(many: CommandLine) -> None:
     assert shown[-1].split() == ["all", str(MIGRATIONS)]
     assert many.json("list", "--summary", "--by", "nobody") == []
     assert "no such migration" in many("list", "--summary", "--by", "nobody").stdout
+
+
+def test_a_return_is_of_those_who_ask_for_it(ready: CommandLine) -> None:
+    def by(name: str) -> list[str]:
+        listed = ready.json("list", "--by", name)
+        assert {each["started_by"] for each in listed} <= {name}
+        return [each["id"] for each in listed]
+
+    ready("run", ready.tenant, "--to", DEDICATED, "--yes", "--operator", "ada")
+    moved = str(ready.migration()["id"])
+    # A writer that does not commit: the fence is not granted, and the return stays asked for.
+    with psycopg.connect(ready.target_dsn) as writer:
+        writer.execute(
+            "insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id,"
+            " version, timestamp, payload)"
+            " values (gen_random_uuid(), gen_random_uuid(), 'Note', 'noted', %s, 1, now(), '{}')",
+            (ready.tenant,),
+        )
+        ready("return", moved, "--yes", "--max-pause", "200", "--operator", "bea", exit_code=None)
+    returned = str(ready.migration()["id"])
+    assert returned != moved
+    assert (by("ada"), by("bea")) == ([moved], [returned])
+    ready("abort", returned, "--yes", "--operator", "ada")
+    ready("return", moved, "--yes", "--operator", "cid")
+    assert (by("ada"), by("bea"), by("cid")) == ([moved], [], [returned])
+    assert "cid" in ready("list").stdout
 
 
 def test_what_cannot_be_a_filter_is_a_usage_error(many: CommandLine) -> None:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from eventsource.migration.preflight import surroundings
-from tests.support.command_line import DEDICATED, CommandLine
+from tests.support.command_line import DEDICATED, SHARED, CommandLine
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -51,3 +51,47 @@ def test_a_plan_shows_what_was_rehearsed_also_before_a_later_move(ready: Command
     later = ready("plan", ready.tenant, "--to", DEDICATED).output
     assert "passed; nothing was changed" in later
     assert "2 of 2 fitted" in later
+
+
+def test_a_plan_names_who_reads_the_tenant_and_how_much_each_has_left(ready: CommandLine) -> None:
+    ready.sql("control", "drop table subscription_checkpoints")
+    assert (
+        "none has a checkpoint in 'shared'" in ready("plan", ready.tenant, "--to", DEDICATED).stdout
+    )
+    ready("init")
+    assert ready.json("plan", ready.tenant, "--to", DEDICATED)["subscriptions"] == []
+    mine = ready.sql(
+        "source",
+        "select global_position from events where tenant_id = $1 order by 1 desc limit 4",
+        ready.tenant,
+    )
+    highest, fourth = mine[0][0], mine[3][0]
+    for name, store, tenant, position in (
+        ("invoices", SHARED, ready.tenant, fourth),
+        ("search", SHARED, None, highest),
+        ("search", DEDICATED, None, 0),
+        ("mail", SHARED, ready.other, 1),
+        ("invoices", DEDICATED, ready.tenant, 7),
+        ("audit", "elsewhere", None, 1),
+    ):
+        ready.sql(
+            "control",
+            "insert into subscription_checkpoints (subscription_name, store_id, tenant_id,"
+            " position) values ($1, $2, $3, $4)",
+            name, store, tenant, position,
+        )  # fmt: skip
+    found = ready.json("plan", ready.tenant, "--to", DEDICATED)["subscriptions"]
+    seen = [
+        (each["subscription_name"], each["store_id"], each["reads_all"], each["events_left"])
+        for each in found
+    ]
+    assert seen == [
+        ("invoices", SHARED, False, 3),
+        ("search", DEDICATED, True, None),
+        ("search", SHARED, True, 0),
+    ]
+    shown = ready("plan", ready.tenant, "--to", DEDICATED).stdout
+    assert "'invoices' reads this one, 3 of its events left, saved" in shown
+    assert "'search' reads all tenants of 'dedicated' and gets its new events there" in shown
+    assert "'search' reads all tenants, 0 of its events left, saved" in shown
+    assert "mail" not in shown

@@ -18,7 +18,7 @@ from eventsource.migration.tables import fences
 if TYPE_CHECKING:
     from eventsource.migration.background import BackgroundDrivers
     from eventsource.migration.errors import Blocker
-    from eventsource.migration.models import Migration
+    from eventsource.migration.models import Migration, MigrationConfig
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 _S = MigrationState
@@ -61,7 +61,7 @@ class Cutovers:
             ValueError: ``max_pause_seconds`` is out of its range.
         """
         migration = await self._migrations.get_to_change(migration_id)
-        _refuse_budget(migration, max_pause_seconds)
+        refuse_budget(migration.config, max_pause_seconds)
         await self._drivers.refuse_other_places(migration)
         # Who asks for it has no time set for it: that of an earlier move would pause it instead.
         await self._migrations.set_pause_at(migration_id, None, operator)
@@ -114,7 +114,7 @@ class Cutovers:
             ValueError: ``max_pause_seconds`` is out of its range.
         """
         migration = await self._migrations.get_to_change(migration_id)
-        _refuse_budget(migration, max_pause_seconds)
+        refuse_budget(migration.config, max_pause_seconds)
         await self._drivers.refuse_other_places(migration)
         options = {"force": force, "max_pause_seconds": max_pause_seconds}
         request = uuid4()
@@ -195,11 +195,16 @@ class Cutovers:
         return await blockers.of_fence(source.connection, fences.LOCK_CLASS, fence.lock_id, seconds)
 
 
-def _refuse_budget(migration: Migration, seconds: float | None) -> None:
-    most = migration.config.cutover_timeout_seconds
+def refuse_budget(config: MigrationConfig, seconds: float | None) -> None:
+    """Before anything is asked for.
+
+    Raises:
+        ValueError: no cutover of a migration so configured may hold up writers for ``seconds``.
+    """
+    most = config.cutover_timeout_seconds
     if seconds is not None and not SHORTEST_PAUSE <= seconds <= most:
         raise ValueError(
-            f"the longest pause of a cutover of migration {migration.id} is between"
-            f" {SHORTEST_PAUSE:g} and {most:g} s, its cutover_timeout_seconds, and not {seconds:g}:"
-            " after that its writers would be refused"
+            f"the longest pause of a cutover is between {SHORTEST_PAUSE:g} and {most:g} s, the"
+            f" migration's cutover_timeout_seconds, and not {seconds:g}: after that its writers"
+            " would be refused"
         )

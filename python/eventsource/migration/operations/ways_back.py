@@ -13,7 +13,7 @@ from eventsource.migration.errors import (
 )
 from eventsource.migration.models import MigrationConfig
 from eventsource.migration.operations import prospects
-from eventsource.migration.operations.cutovers import Cutovers
+from eventsource.migration.operations.cutovers import Cutovers, refuse_budget
 from eventsource.migration.operations.prospects import Prospect
 from eventsource.migration.repositories.ways_back import WayBack, WaysBack
 from eventsource.migration.states import MigrationState
@@ -118,6 +118,7 @@ class Returns(Cutovers):
             StoreGoneBackError: the tenant's home has gone back: repair first.
             CutoverTimeoutError, ConsistencyError: as of a cutover; the tenant stays, and the return
                 stays asked for: ask again, or abort it, and the way back stands by as before.
+            ValueError: ``max_pause_seconds`` or ``keep_way_back`` is out of its range.
         """
         way = await self.way_back(migration_id)
         if way is None:
@@ -127,8 +128,10 @@ class Returns(Cutovers):
                 f" {migration_id}`"
             )
         refuse_newer(way)
+        move = await self._migrations.get(migration_id)
+        refuse_budget(move.config, max_pause_seconds)
         if way.state == "standby":
-            await self._ask(way, keep_way_back, operator, require_way_back)
+            await self._ask(way, move, keep_way_back, operator, require_way_back)
         elif way.state != "returning":
             raise InvalidStateTransitionError(migration_id, why_not(way), "return")
         return await self._drivers_cutover(way.id, operator, max_pause_seconds)
@@ -152,14 +155,18 @@ class Returns(Cutovers):
         )
 
     async def _ask(
-        self, way: WayBack, keep_way_back: float | str | None, operator: str | None, required: bool
+        self,
+        way: WayBack,
+        move: Migration,
+        keep_way_back: float | str | None,
+        operator: str | None,
+        required: bool,
     ) -> None:
         # What the move required of its own way back is not asked of the way forth.
         config: dict[str, object] = {"require_way_back": required}
         if keep_way_back is not None:
             kept = MigrationConfig(keep_way_back=keep_way_back)  # type: ignore[arg-type]
             config["keep_way_back"] = kept.keep_way_back
-        move = await self._migrations.get(way.migration_id)
         await self._drivers.refuse_other_places(move)
         await self._drivers.refuse_gone_back(way, returns=True)
         ways = WaysBack(self._migrations.pool)

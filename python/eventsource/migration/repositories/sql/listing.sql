@@ -23,14 +23,18 @@ created_at >= $1
 created_at < $1
 
 -- name: operator
--- The first condition finds them by an index, the second leaves out those that this operator has only
--- resumed while they were pending.
+-- The first condition finds them by two indexes, the second leaves out those that this operator has
+-- only resumed while they were pending, and returns that somebody else has asked for since.
 id in (select a.migration_id from migration_audit_log a
-       where a.event_type = 'state:pending' and a.operator = $1)
+       where a.event_type = 'state:pending' and a.operator = $1
+       union all
+       select a.migration_id from migration_audit_log a
+       where a.event_type = 'state:dual_write' and a.details ? 'returns' and a.operator = $1)
 and $1 = (select a.operator from migration_audit_log a
-          where a.migration_id = tenant_migrations.id and a.event_type = 'state:pending'
-            and a.operator is not null
-          order by a.id limit 1)
+          where a.migration_id = tenant_migrations.id and a.operator is not null
+            and (a.event_type = 'state:pending'
+                 or a.event_type = 'state:dual_write' and a.details ? 'returns')
+          order by case a.event_type when 'state:pending' then a.id else -a.id end limit 1)
 
 -- name: after
 (created_at, id) < ((select b.created_at from tenant_migrations b where b.id = $1), $1)

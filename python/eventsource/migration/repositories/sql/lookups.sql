@@ -8,9 +8,11 @@ select id::text, tenant_id::text, state, target_store_id from tenant_migrations
 where id between $1 and $2 order by created_at desc, id desc limit $3
 
 -- name: operators_of
-select migration_id, operator from migration_audit_log
-where event_type = 'state:pending' and operator is not null and migration_id = any ($1::text[]::uuid[])
-order by id desc
+-- A move is begun once; a return that was aborted is asked for again, and the last to ask is named.
+select distinct on (migration_id) migration_id, operator from migration_audit_log
+where operator is not null and migration_id = any ($1::text[]::uuid[])
+  and (event_type = 'state:pending' or event_type = 'state:dual_write' and details ? 'returns')
+order by migration_id, case event_type when 'state:pending' then id else -id end
 
 -- name: audit_of
 select id, migration_id, event_type, details::text as details, operator, created_at

@@ -205,6 +205,8 @@ create index if not exists idx_migrations_pause on tenant_migrations (cutover_pa
     where cutover_pause_ms is not null;
 create index if not exists idx_audit_log_began on migration_audit_log (operator, migration_id)
     where event_type = 'state:pending' and operator is not null;
+create index if not exists idx_audit_log_returned on migration_audit_log (operator, migration_id)
+    where event_type = 'state:dual_write' and details ? 'returns' and operator is not null;
 create index if not exists idx_audit_log_reported on migration_audit_log ((details ->> 'sha256'))
     where event_type = 'reported';
 create index if not exists idx_audit_log_answers on migration_audit_log ((details ->> 'code'))
