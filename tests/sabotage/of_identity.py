@@ -8,6 +8,7 @@ _NEWER = "tests/integration/driver/test_newer_versions.py"
 _ELSEWHERE = "tests/integration/recovery/test_control_elsewhere.py"
 _AUTHORITY = "tests/integration/recovery/test_authority.py"
 _OF_LAYOUTS = "tests/layouts/test_authority.py"
+_ROWS_KEPT = "tests/layouts/test_source_gone_back.py"
 _JOURNALED = "python/eventsource/migration/journaled"
 _FOLLOWERS = "tests/integration/afterwards/test_followers.py"
 _STAGES = "python/eventsource/migration/driver/stages.py"
@@ -211,16 +212,47 @@ VARIANTS = (
         (f"{_OF_LAYOUTS}::test_a_row_is_known_by_its_number_only_where_nothing_else_says_it",),
     ),
     Variant(
-        "layouts-are-reconciled",
-        "a repair reads columns of our own tables in those of another library",
+        "lost-rows-are-not-kept",
+        "of another library's tables what only the target holds goes without a copy",
         (
             Edit(
-                "python/eventsource/migration/recovery/judgement.py",
-                " is False and source not in survey.layouts:",
-                " is False:",
+                f"{_JOURNALED}/reconciliation.py",
+                "    lost = await rescue.keep_lost(source, target, migration, agreed)\n",
+                "    lost: Sequence[Row] = []\n",
             ),
         ),
-        ("tests/unit/test_judgement.py::test_of_another_librarys_tables_nothing_is_reconciled",),
+        (f"{_ROWS_KEPT}::test_a_repair_keeps_what_only_the_target_has_and_the_move_goes_on",),
+    ),
+    Variant(
+        "aborted-rows-are-not-kept",
+        "an abort deletes the only copy of rows of another library that the source has lost",
+        (
+            Edit(
+                f"{_JOURNALED}/undoing.py",
+                "        if gone_back and agreed is not None:\n",
+                "        if False:\n",
+            ),
+        ),
+        (f"{_ROWS_KEPT}::test_an_abort_keeps_what_only_the_target_has",),
+    ),
+    Variant(
+        "rows-as-they-were-are-not-kept",
+        "a row that was changed at a source which has lost that goes without a copy",
+        (Edit(f"{_JOURNALED}/only_there.py", ", as_they_are=True\n", "\n"),),
+        (f"{_ROWS_KEPT}::test_a_repair_keeps_what_only_the_target_has_and_the_move_goes_on",),
+    ),
+    Variant(
+        "copied-over-what-was-there",
+        "a copy that begins again leaves rows at the target that the source has lost",
+        (
+            Edit(
+                f"{_JOURNALED}/reconciliation.py",
+                "    await first_pass.empty_target(target, shape, target.connection, migration,"
+                " owner)\n",
+                "",
+            ),
+        ),
+        (f"{_ROWS_KEPT}::test_a_repair_keeps_what_only_the_target_has_and_the_move_goes_on",),
     ),
     Variant(
         "reads-trust-new-connections",

@@ -280,13 +280,14 @@ def test_a_source_without_its_barrier_is_reconciled(stands: bool) -> None:
     assert said.steps() == ([] if stands else [Reconcile(M1)])
 
 
-def test_of_another_librarys_tables_nothing_is_reconciled() -> None:
+def test_of_another_librarys_tables_the_copy_begins_again() -> None:
     said = Said(barriers={M1: False}, layouts=frozenset("ab"))
     said.fence("a", "source", "open", 0, peer="b").fence("b", "target", "closed", 0, peer="a")
     found = said.row("dual_write").route("a", 0).judged()
-    assert found.steps == []
-    [note] = found.notes
-    assert "restore a later state of store 'a'" in note
+    [(step, change)] = found.steps
+    assert step == Reconcile(M1)
+    assert "kept in eventsource_rescued_rows" in change.sentence
+    assert "the copy begins again" in change.sentence
 
 
 def finished() -> Said:

@@ -131,7 +131,7 @@ def _events(report: RepairReport) -> list[str]:
     for store_id, count in sorted(Counter(each.kept_in for each in report.rows).items()):
         lines.append(
             f"{'rows':<12} {amount(count)} of another library's tables in store {store_id!r} that"
-            " are not where their tenant lives: they stay as they are; name them: --export PATH"
+            " are not where their tenant lives: kept there as they are; name them: --export PATH"
         )
     return lines
 

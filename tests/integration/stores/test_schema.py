@@ -264,6 +264,7 @@ async def test_tables_of_an_older_version_get_what_they_lack(pool: Pool) -> None
             drop column witness_pass, drop column witness_token, drop column source_started;
         drop table eventsource_witnesses;
         drop table eventsource_rescued_events;
+        drop table eventsource_rescued_rows;
         drop function eventsource_open_target(
             text, text, uuid, bigint, bigint, integer, uuid, bigint, bytea, bigint);
         alter table eventsource_fences alter column tenant_id type uuid using tenant_id::uuid;

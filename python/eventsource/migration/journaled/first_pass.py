@@ -13,9 +13,14 @@ from eventsource.migration.tables import fences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
+    from eventsource.connections import AnyConnection
+    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.journaled.shapes import Shape
     from eventsource.migration.journaled.underway import Underway
     from eventsource.migration.layouts.declaration import LayoutTable
+    from eventsource.migration.models import Migration
 
 #: Bytes of a chunk, by the average of the table's rows.
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -134,13 +139,21 @@ async def _prove(
 
 
 async def empty(passes: Underway) -> None:
-    """Delete what was carried, children first: it is carried again.
+    """Delete what was carried: it is carried again.
 
     Raises:
         StoreGoneBackError: the target is not closed any more: the tenant lives there.
     """
-    target = passes.connections.target
-    shape, writing = passes.transfer.statements.shape, passes.transfer.writing
+    await empty_target(
+        passes.connections.target, passes.transfer.statements.shape, passes.transfer.writing,
+        passes.migration, passes.owner,
+    )  # fmt: skip
+
+
+async def empty_target(
+    target: AnyTable, shape: Shape, writing: AnyConnection, migration: Migration, owner: UUID
+) -> None:
+    """As :func:`empty`, where no passes run; children first."""
     for table in reversed(shape.layout.tables):
         key = ", ".join(map(quote_identifier, table.key))
         name = shape.target.name(table.name)
@@ -152,8 +165,8 @@ async def empty(passes: Underway) -> None:
                 " where migration_id = $1 and owner = $2)"
                 f" and exists (select from {target.fences} where migration_id = $1"
                 " and role = 'target' and state = 'closed')",
-                passes.migration.id, passes.owner, timeout=timeouts.LONG_STATEMENT_SECONDS,
+                migration.id, owner, timeout=timeouts.LONG_STATEMENT_SECONDS,
             )  # fmt: skip
             if tag == "DELETE 0":
                 break
-    await fences.refuse_unless_closed(target, passes.migration.tenant_id, passes.migration.id)
+    await fences.refuse_unless_closed(target, migration.tenant_id, migration.id)

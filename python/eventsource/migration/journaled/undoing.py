@@ -10,7 +10,8 @@ import asyncpg
 from eventsource import failpoints
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
-from eventsource.migration.journaled import carriage, changes
+from eventsource.migration.errors import StoreGoneBackError
+from eventsource.migration.journaled import carriage, changes, rescue
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.steps import decision
@@ -18,11 +19,12 @@ from eventsource.migration.tables import brief_locks, fences, progress, witnesse
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.event_table import OwnTable
+    from eventsource.migration.event_table import AnyTable, OwnTable
     from eventsource.migration.journaled.carriage import Carriage
     from eventsource.migration.layouts.declaration import LayoutTable
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
+    from eventsource.migration.tables.progress import CopyProgress
 
 #: Rows that are deleted in one transaction.
 AT_A_TIME = 20_000
@@ -33,10 +35,11 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
 
     The target comes first: one that is being aborted is opened by nobody. Then the source's fence
     says that nothing is decided any more, under the lock, and lets everybody pass; only then do
-    the guards go, one table after the other.
+    the guards go, one table after the other. What only the target has, because the source has lost
+    it, is kept.
 
     Raises:
-        StoreGoneBackError: a decision was made, or the source lacks what the target holds.
+        StoreGoneBackError: a decision was made; nothing was changed.
     """
     source, target = connections.source, connections.target
     if await decision.find(connections.fence, migration) is not None:
@@ -44,8 +47,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     await failpoints.reach("abort.decided")
     at = await progress.claim(target, migration.id, owner)
     await failpoints.reach("abort.claimed.committed")
-    if at is not None:
-        await witnesses.stand_again(source, migration.id, at.witness, at.source_system)
+    gone_back = at is not None and await _has_gone_back(source, at)
     agreed = await carriage.read(target, migration.id)
     closed = await fences.begin_abort(target, migration.tenant_id, migration.id)
     await failpoints.reach("abort.begun.committed")
@@ -53,6 +55,8 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
         return await _come_too_late(connections, migration)
     await failpoints.reach("abort.guard.committed")
     if closed is not None:
+        if gone_back and agreed is not None:
+            await _keep_lost(connections, migration, agreed)
         await progress.spoil(target, migration.id)
         await _delete_rows(connections, migration)
         await failpoints.reach("abort.rows.committed")
@@ -67,6 +71,27 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     await connections.migrations.record_abort(migration, owner)
     await failpoints.reach("abort.state.committed")
     return True
+
+
+async def _has_gone_back(source: AnyTable, at: CopyProgress) -> bool:
+    """Whether the source may lack what the target holds."""
+    try:
+        await witnesses.stand_again(source, at.migration_id, at.witness, at.source_system)
+    except StoreGoneBackError:
+        return True
+    return False
+
+
+async def _keep_lost(
+    connections: DriverConnections, migration: Migration, agreed: Carriage
+) -> None:
+    lost = await rescue.keep_lost(connections.source, connections.target, migration, agreed)
+    await failpoints.reach("abort.rescued.committed")
+    if lost:
+        await connections.migrations.audit(
+            migration.id, "rows_rescued",
+            {"rows": len(lost), "table": rescue.RESCUED, "only_at_the_target": [*map(str, lost)]},
+        )  # fmt: skip
 
 
 async def _come_too_late(connections: DriverConnections, migration: Migration) -> bool:

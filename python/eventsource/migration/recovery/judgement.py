@@ -89,7 +89,6 @@ def _judge_tenant(survey: Survey, tenant_id: TenantId, judgement: Judgement) -> 
     for migration_id in undecided:
         steps.extend(_of_undecided(survey, migration_id, decided))
         judgement.notes.extend(_lost_target(survey, migration_id))
-        judgement.notes.extend(_not_reconciled(survey, migration_id))
     if home is not None and decided is not None:
         steps.append(home)
     generation = home[0].generation if home is not None and isinstance(home[0], Home) else None
@@ -167,24 +166,18 @@ def _of_undecided(
             " again: it is aborted once more, and what only its target holds is kept",
         )  # fmt: skip
         return
-    if survey.barriers.get(migration_id) is False and source not in survey.layouts:
+    if survey.barriers.get(migration_id) is False:
+        is_own = source not in survey.layouts
+        kept, then = (
+            ("eventsource_rescued_events", "the passes go on") if is_own
+            else ("eventsource_rescued_rows", "the copy begins again")
+        )  # fmt: skip
         yield Reconcile(migration_id), Change(
             ChangeKind.RECONCILE, fence.tenant_id, migration_id,
             f"the source of migration {migration_id} has gone back: what only the target holds is"
-            " kept in eventsource_rescued_events and taken out of the target, and the passes go on"
-            " from what the source holds now",
+            f" kept in {kept} and taken out of the target, and {then} from what the source holds"
+            " now",
         )  # fmt: skip
-
-
-def _not_reconciled(survey: Survey, migration_id: UUID) -> Iterator[str]:
-    """Of rows that change nobody can say which of two is the later one."""
-    source = surveys.source_of(survey, migration_id)
-    if survey.barriers.get(migration_id) is False and source in survey.layouts:
-        yield (
-            f"the source of migration {migration_id} has gone back, and its tables are those of"
-            " another library, of which nothing is reconciled. Nothing was changed, and the"
-            f" migration waits: restore a later state of store {source!r}"
-        )
 
 
 def _lost_target(survey: Survey, migration_id: UUID) -> Iterator[str]:

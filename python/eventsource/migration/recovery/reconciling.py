@@ -9,12 +9,16 @@ from eventsource.migration.connections.driver_connections import DriverConnectio
 from eventsource.migration.driver.lease import Lease
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.failures import first_of
+from eventsource.migration.journaled import reconciliation
 from eventsource.migration.recovery.reconcile import reconcile
+from eventsource.migration.recovery.report import StrandedEvent, StrandedRow
 from eventsource.migration.tables import identities
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
     from eventsource.migration.models import Migration
-    from eventsource.migration.recovery.report import StrandedEvent
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -27,8 +31,10 @@ async def reconcile_migration(
     *,
     put_back: bool = False,
     operator: str | None = None,
-) -> list[StrandedEvent]:
+) -> Sequence[StrandedEvent | StrandedRow]:
     """Bring the target in line with a source that has gone back; what only the target had.
+
+    Rows of another library's tables are never put back: they stay where they are kept.
 
     Raises:
         MigrationError: a driver has it in hand.
@@ -50,7 +56,7 @@ async def reconcile_migration(
         # A large tenant takes longer than a lease.
         async with asyncio.TaskGroup() as group:
             renewing = group.create_task(_renew(lease, migrations, migration))
-            events = await reconcile(connections, migration, lease.owner, put_back=put_back)
+            found = await _reconcile(connections, migration, lease.owner, put_back)
             renewing.cancel()
         await migrations.record_error(migration.id, lease.owner, None)
     except BaseExceptionGroup as errors:
@@ -62,12 +68,21 @@ async def reconcile_migration(
     await migrations.audit(
         migration.id, "reconciled",
         {
-            "only_at_the_target": [str(event.event_id) for event in events],
-            "put_back": sum(event.was_put_back for event in events),
+            "only_at_the_target": [each.called for each in found],
+            "put_back": sum(each.was_put_back for each in found if isinstance(each, StrandedEvent)),
         },
         operator,
     )  # fmt: skip
-    return events
+    return found
+
+
+async def _reconcile(
+    connections: DriverConnections, migration: Migration, owner: UUID, put_back: bool
+) -> Sequence[StrandedEvent | StrandedRow]:
+    if connections.target.layout is None:
+        return await reconcile(connections, migration, owner, put_back=put_back)
+    rows = await reconciliation.reconcile(connections, migration, owner)
+    return [StrandedRow.of(row, migration.tenant_id, migration.target_store_id) for row in rows]
 
 
 async def _renew(

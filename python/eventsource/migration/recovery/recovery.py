@@ -21,7 +21,7 @@ from eventsource.stores.postgresql import PostgreSQLEventStore
 if TYPE_CHECKING:
     from eventsource.migration.background import BackgroundDrivers
     from eventsource.migration.models import Migration
-    from eventsource.migration.recovery.report import RepairReport, StrandedEvent
+    from eventsource.migration.recovery.report import RepairReport, StrandedEvent, StrandedRow
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.migration.repositories.ways_back import WayBack
@@ -53,7 +53,9 @@ class Recovery:
         from eventsource.migration.recovery.reconciling import reconcile_migration
         from eventsource.migration.recovery.repair import Repair
 
-        async def reconcile(migration_id: UUID, put_back: bool) -> Sequence[StrandedEvent]:
+        async def reconcile(
+            migration_id: UUID, put_back: bool
+        ) -> Sequence[StrandedEvent | StrandedRow]:
             migration = await self._migrations.get(migration_id)
             source, target = self._drivers.stores_of(migration)
             return await reconcile_migration(

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _S = MigrationState
 
 #: Reconciles one migration; returns what only its target had. And aborts one once more.
-Reconciling = Callable[[UUID, bool], Awaitable[Sequence[StrandedEvent]]]
+Reconciling = Callable[[UUID, bool], Awaitable[Sequence[StrandedEvent | StrandedRow]]]
 Cleaning = Callable[[UUID], Awaitable[None]]
 
 #: Reconciles one way back, by its id.
@@ -152,9 +152,12 @@ class Repair:
     async def _reconcile(self, step: Reconcile) -> None:
         """One that somebody has to decide on does not keep the others from being repaired."""
         try:
-            self._stranded += await self.reconcile(step.migration_id, self.put_back)
+            found = await self.reconcile(step.migration_id, self.put_back)
         except RepairNeededError as error:
             self._undone.append(str(error))
+            return
+        self._stranded += [each for each in found if isinstance(each, StrandedEvent)]
+        self._rows += [each for each in found if isinstance(each, StrandedRow)]
 
     async def _send_on(self, survey: Survey, step: SendOn) -> None:
         decided = step.decided
@@ -230,7 +233,7 @@ class Repair:
         try:
             agreed = await carriage.read(home, decided.migration_id)
             return [
-                StrandedRow(decided.tenant_id, row.table, row.key, step.store_id)
+                StrandedRow.of(row, decided.tenant_id, step.store_id)
                 async for row in only_there.rows(here, home, decided.tenant_id, agreed)
             ]
         finally:

@@ -12,6 +12,8 @@ from eventsource.tenant_ids import TenantId
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from eventsource.migration.journaled.only_there import Row
+
 
 class ChangeKind(StrEnum):
     """What a change is about."""
@@ -60,23 +62,41 @@ class StrandedEvent:
     conflict: str | None
     was_put_back: bool = False
 
+    @property
+    def called(self) -> str:
+        """What a list calls it."""
+        return str(self.event_id)
+
 
 @dataclass(frozen=True, slots=True)
 class StrandedRow:
     """A row of another library's table that is not where its tenant lives.
 
-    It was written while its store had gone back, or has been deleted since where the tenant lives.
-    Nothing is done with it.
+    It was written while its store had gone back, or lost by its source after it was carried, or has
+    been changed or deleted since where the tenant lives. It is never put over another one.
 
     Attributes:
-        table, key: which row it is; the key is JSON.
-        kept_in: the store that has it.
+        table, key: which row it is; the key is JSON, with the numbers of the store that the tenant
+            was leaving.
+        kept_in: the store that has it, in its table or in eventsource_rescued_rows.
+        event_id: of a row that is an event, as text.
     """
 
     tenant_id: TenantId
     table: str
     key: str
     kept_in: str
+    event_id: str | None = None
+
+    @classmethod
+    def of(cls, row: Row, tenant_id: TenantId, kept_in: str) -> StrandedRow:
+        """As it was found."""
+        return cls(tenant_id, row.table, row.key, kept_in, row.event_id)
+
+    @property
+    def called(self) -> str:
+        """What a list calls it."""
+        return f"{self.table} {self.key}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,19 +16,24 @@ if TYPE_CHECKING:
     from eventsource.migration.tables.witnesses import Witness
 
 
-async def begin_copy_again(target: AnyTable, at: CopyProgress) -> None:
-    """Nothing was carried: the next pass is the bulk copy, with a new snapshot and barrier."""
+async def begin_copy_again(target: AnyTable, at: CopyProgress, *, above: int = 0) -> None:
+    """Nothing was carried: the next pass is the bulk copy, with a new snapshot and barrier.
+
+    Args:
+        above: the last pass whose barrier the source has.
+    """
     await target.connection.execute(
         f"delete from {target.ranges} where migration_id = $1", at.migration_id
     )
     await target.connection.execute(
-        f"update {target.progress} set pass_number = pass_number + 1, previous_snapshot = null,"
-        " snapshot = null, staged = false, last_transaction_id = null, last_position = 0,"
-        " pass_rows = 0, pass_bytes = 0, pass_inserted = 0, pass_digest = $3, rows_copied = 0,"
-        " proven_snapshot = null, proven_rows = 0, proven_position = 0, sealed_snapshot = null,"
-        " sealed_position = null, sealed_xid = null, witness_pass = null, witness_token = null,"
-        " source_started = null, updated_at = now() where migration_id = $1 and owner = $2",
-        at.migration_id, at.owner, ZERO_DIGEST,
+        f"update {target.progress} set pass_number = greatest(pass_number, $4) + 1,"
+        " previous_snapshot = null, snapshot = null, staged = false, last_transaction_id = null,"
+        " last_position = 0, pass_rows = 0, pass_bytes = 0, pass_inserted = 0, pass_digest = $3,"
+        " rows_copied = 0, proven_snapshot = null, proven_rows = 0, proven_position = 0,"
+        " sealed_snapshot = null, sealed_position = null, sealed_xid = null, witness_pass = null,"
+        " witness_token = null, source_started = null, updated_at = now()"
+        " where migration_id = $1 and owner = $2",
+        at.migration_id, at.owner, ZERO_DIGEST, above,
     )  # fmt: skip
 
 

@@ -129,17 +129,14 @@ async def _gone_back(source: AnyTable, missing: Witness, system: str) -> StoreGo
         how = f"it failed over: its timeline is {timeline}, and was {began_on}"
     else:
         how = "it was restored from a backup or a copy of its volume"
-    way_on = "restore a later state of the source"
-    if source.layout is None:
-        way_on += (
-            ", or go on from what it holds (`eventsource-migrate repair`), which keeps at the"
-            " target, in the table eventsource_rescued_events, what the source has lost, as an"
-            " abort does"
-        )
+    kept = "events" if source.layout is None else "rows"
     return StoreGoneBackError(
         f"the source {source.address.table!r} does not hold the barrier of pass"
         f" {missing.pass_number}, which this migration committed there: it has gone back to a"
-        f" moment before ({how}). Nothing was changed, and the migration waits: {way_on}"
+        f" moment before ({how}). Nothing was changed, and the migration waits: restore a later"
+        " state of the source, or go on from what it holds (`eventsource-migrate repair`), which"
+        f" keeps at the target, in the table eventsource_rescued_{kept}, what the source has lost,"
+        " as an abort does"
     )
 
 

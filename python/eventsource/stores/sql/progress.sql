@@ -93,6 +93,19 @@ create table if not exists {schema}.eventsource_rescued_events (
     rescued_at    timestamptz not null default now()
 );
 
+-- The same of another library's tables. Numbers in `key` are those of the source, in `row` those of
+-- the target. `digest` is of the row as text.
+create table if not exists {schema}.eventsource_rescued_rows (
+    migration_id  uuid not null,
+    tenant_id     text not null,
+    table_name    text not null,
+    key           jsonb not null,
+    digest        text not null,
+    row           jsonb not null,
+    rescued_at    timestamptz not null default now(),
+    primary key (migration_id, table_name, digest)
+);
+
 -- The chunks of the first pass, committed with their rows: those up to `proven_position` have been
 -- read back and are what the source sent. A range begins where the one before it ends.
 create table if not exists {schema}.eventsource_copied_ranges (
