@@ -15,6 +15,10 @@ MOMENTS: tuple[Moment, ...] = ("before", "copy", "dual_write", "decided", "after
 How = Literal["restored", "failed over", "lost", "emptied", "swapped", "rotated"]
 
 RESTORED = "a store, or a store and the control database, was restored or failed over"
+GONE_BACK = (
+    "`StoreGoneBackError`: the source does not hold a barrier, or lacks events that the target"
+    " holds"
+)
 CONTROL_RESTORED = "the control database was restored"
 CONTROL_LOST = "the control database is lost for good"
 TARGET_GONE = (
@@ -145,6 +149,15 @@ def _with_a_way_back() -> list[Drill]:
         for sides, how, back_to, row in struck
     ]
 
+
+#: Under tables of other libraries; for each of several.
+LIBRARY_DRILLS: tuple[Drill, ...] = (
+    Drill(("source",), "restored", "dual_write", "dual_write", GONE_BACK),
+    Drill(("source",), "restored", "before", "dual_write", RESTORED),
+    Drill(("source",), "failed over", "dual_write", "dual_write", GONE_BACK),
+    Drill(("source",), "restored", "dual_write", "after", RESTORED),
+    Drill(("source",), "restored", "before", "after", RESTORED),
+)
 
 #: Representatives, for every run of the tests.
 _DEFAULT = frozenset(

@@ -16,7 +16,6 @@ import pytest
 
 from eventsource.migration import Migration, MigrationState, VerificationLevel, background
 from eventsource.migration.journaled import verification
-from eventsource.migration.layouts.presets import presets
 from eventsource.migration.recovery.report import RepairReport
 from eventsource.testing import Cluster
 from tests.conftest import QUICK_LOG_IN
@@ -98,7 +97,7 @@ async def shop(
     library: Library = request.param
     with Cluster.start(16, QUICK_LOG_IN) as server:
         there = {**dsns, "source": await server.create_database()}
-        async with layout_world(presets()[library.preset], library.make, there) as world:
+        async with layout_world(library.layout, library.make, there) as world:
             yield Shop(library, world, server)
 
 

@@ -8,6 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.migration.layouts.declaration import Layout
+from eventsource.migration.layouts.presets import presets
 from tests.support import marten, others
 
 #: A stream that is there before everything.
@@ -32,6 +34,10 @@ class Library:
     events: str
     rows: dict[str, str]
     rewritten: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        return presets()[self.preset]
 
     def __str__(self) -> str:
         return self.preset
