@@ -8,6 +8,7 @@ _NEWER = "tests/integration/driver/test_newer_versions.py"
 _ELSEWHERE = "tests/integration/recovery/test_control_elsewhere.py"
 _AUTHORITY = "tests/integration/recovery/test_authority.py"
 _OF_LAYOUTS = "tests/layouts/test_authority.py"
+_SERVERS = "tests/integration/routing/test_changed_servers.py"
 _ROWS_KEPT = "tests/layouts/test_source_gone_back.py"
 _JOURNALED = "python/eventsource/migration/journaled"
 _FOLLOWERS = "tests/integration/afterwards/test_followers.py"
@@ -255,6 +256,45 @@ VARIANTS = (
         (f"{_ROWS_KEPT}::test_a_repair_keeps_what_only_the_target_has_and_the_move_goes_on",),
     ),
     Variant(
+        "subscriptions-trust-new-connections",
+        "a subscription reads from a server that was restored while the pool connected again",
+        (
+            Edit(
+                "python/eventsource/migration/routing/known_routes.py",
+                "        return asked(store, ask, sessions)\n",
+                "        return store\n",
+            ),
+        ),
+        (f"{_SERVERS}::test_a_subscription_asks_before_it_reads_over_a_new_connection",),
+    ),
+    Variant(
+        "subscriptions-share-what-a-router-has-seen",
+        "a subscription reads over a connection over which only a router has asked",
+        (
+            Edit(
+                "python/eventsource/migration/routing/known_routes.py",
+                "        sessions = self._sessions[store_id]\n",
+                "        sessions = store.appender.sessions\n",
+            ),
+        ),
+        (f"{_SERVERS}::test_a_subscription_asks_before_it_reads_over_a_new_connection",),
+    ),
+    Variant(
+        "subscriptions-follow-older-routes",
+        "a subscription goes back to where a restored control database says that its tenant lives",
+        (
+            Edit(
+                "python/eventsource/migration/routing/known_routes.py",
+                "            if known is None or known.generation <= route.generation:\n",
+                "            if True:\n",
+            ),
+        ),
+        (
+            "tests/integration/subscriptions/test_following.py::"
+            "test_it_stays_where_the_tenant_lives_when_the_control_database_goes_back",
+        ),
+    ),
+    Variant(
         "reads-trust-new-connections",
         "a read goes to a server that was restored while the pool connected again",
         (
@@ -264,9 +304,6 @@ VARIANTS = (
                 "if True:",
             ),
         ),
-        (
-            "tests/integration/routing/test_changed_servers.py::"
-            "test_the_first_read_over_a_new_connection_asks_first",
-        ),
+        (f"{_SERVERS}::test_the_first_read_over_a_new_connection_asks_first",),
     ),
 )

@@ -43,8 +43,15 @@ class _AskedPool:
         return rows
 
 
-def asked(store: PostgreSQLEventStore, ask: Ask) -> PostgreSQLEventStore:
-    """The same store for one read; ``ask`` is awaited before it goes on over another server."""
+def asked(
+    store: PostgreSQLEventStore, ask: Ask, sessions: Sessions | None = None
+) -> PostgreSQLEventStore:
+    """The same store to read from; ``ask`` is awaited before it goes on over another server.
+
+    Args:
+        sessions: what the reader knows of the connections; None: what the store's appends do.
+    """
     reader = copy.copy(store)
-    reader.pool = cast("Pool[Any]", _AskedPool(store.pool, store.appender.sessions, ask))
+    known = sessions or store.appender.sessions
+    reader.pool = cast("Pool[Any]", _AskedPool(store.pool, known, ask))
     return reader

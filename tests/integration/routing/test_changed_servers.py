@@ -9,7 +9,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration import RoutingError
+from eventsource.migration import RoutingError, TenantSubscription
+from eventsource.stores.interface import StoredEvent
+from eventsource.subscriptions import PostgreSQLCheckpointRepository
 from eventsource.testing import Cluster
 from tests.support.application import TARGET, Noted
 from tests.support.waiting import until
@@ -176,3 +178,53 @@ async def test_a_store_asks_once_for_each_connection(world: World) -> None:
     assert 1 <= asked <= 2
     world.here.source.pool = theirs
     pool.terminate()
+
+
+def subscription_of(world: World, seen: list[StoredEvent]) -> TenantSubscription:
+    """Another process would make the same."""
+
+    async def handle(event: StoredEvent) -> None:
+        seen.append(event)
+
+    checkpoints = PostgreSQLCheckpointRepository(world.here.control_pool)
+    return world.router.subscription("Revenue", checkpoints, handle, poll_interval=0.02)
+
+
+async def strays(world: World) -> None:
+    """What somebody writes at the target while it does not know that the tenant lives there."""
+    connection = await world.connect("target")
+    await connection.execute(
+        f"insert into {table('target')} (event_id, aggregate_id, aggregate_type, event_type,"
+        " version, tenant_id, payload, timestamp) values (gen_random_uuid(), gen_random_uuid(),"
+        " 'Note', 'Noted', 1, $1, '{}', now())",
+        world.tenant,
+    )
+
+
+@pytest.mark.parametrize("router_first", [False, pytest.param(True, marks=pytest.mark.thorough)])
+async def test_a_subscription_asks_before_it_reads_over_a_new_connection(
+    world: World, target_cluster: Cluster, router_first: bool
+) -> None:
+    seen: list[StoredEvent] = []
+    await PostgreSQLCheckpointRepository(world.here.control_pool).create_schema()
+    await world.here.append(world.tenant)
+    await world.migrate()
+    running = asyncio.create_task(subscription_of(world, seen).run())
+
+    async def delivered() -> bool:
+        return len(seen) == 2
+
+    await world.here.append(world.tenant)
+    await until(delivered, "both events")
+    await go_back(world, target_cluster)
+    await strays(world)
+    if router_first:
+        with pytest.raises(RoutingError):
+            await world.here.append(world.tenant)
+    with pytest.raises(RoutingError, match=f"store '{TARGET}' here is not the one"):
+        await asyncio.wait_for(running, 20)
+    assert len(seen) == 2
+    # The same once more: it has not come to trust that server.
+    with pytest.raises(RoutingError, match=f"store '{TARGET}' here is not the one"):
+        await subscription_of(world, seen).run()
+    assert len(seen) == 2

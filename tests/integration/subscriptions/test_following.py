@@ -159,6 +159,28 @@ async def test_a_subscription_that_comes_after_the_move_gets_the_past_once(
     assert projection.repeated == 0
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["all", "tenants"])
+@pytest.mark.parametrize("says", ["an older route", "no route"])
+async def test_it_stays_where_the_tenant_lives_when_the_control_database_goes_back(
+    world: World, projection: Projection, alone: bool, says: str
+) -> None:
+    await world.seed(10)
+    subscription = projection.subscription([world.tenant] if alone else None)
+    await world.migrate()
+    await world.here.append(world.tenant, count=2)
+    await subscription.catch_up()
+    if says == "no route":
+        await world.control.execute("delete from tenant_routing")
+    else:
+        await world.control.execute(
+            "update tenant_routing set store_id = $1, generation = 0, migration_id = null", SOURCE
+        )
+    await world.here.append(world.tenant, count=2)
+    await subscription.catch_up()
+    assert projection.order[world.tenant] == await world.ids("target")
+    assert projection.repeated == 0
+
+
 async def test_it_takes_over_from_a_subscription_over_the_whole_store(
     world: World, projection: Projection
 ) -> None:

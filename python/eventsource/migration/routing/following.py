@@ -15,16 +15,13 @@ import asyncpg
 from eventsource.connections import connect, connection_parameters
 from eventsource.errors import ConnectionDetailsError, FeedBlockedError
 from eventsource.migration.failures import PASSING, first_of
-from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.repositories.routing import CHANNEL
-from eventsource.migration.routing.arrival import Arrivals
+from eventsource.migration.routing.known_routes import KnownRoutes
 from eventsource.migration.routing.places import Places
-from eventsource.migration.states import TenantMigrationState
-from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions.delivery import Delivery, OnError
 from eventsource.subscriptions.hearing import hearing
-from eventsource.subscriptions.outages import DeliveryError, Outage, of_a_store, pause
+from eventsource.subscriptions.outages import DeliveryError, Outage, pause
 
 if TYPE_CHECKING:
     from asyncpg.pool import Pool
@@ -81,8 +78,8 @@ class TenantSubscription:
         self._tenants = None if tenants is None else list(tenants)
         self._batch_size = batch_size
         self._poll_interval = poll_interval
-        self._routes = routes
-        self._default = default_store_id
+        self._pool = routes.pool
+        self._routes = KnownRoutes(routes, stores, default_store_id, self._tenants)
         self._readers = {
             store_id: _Reader(
                 store_id, store, Delivery(name, store_id, handler, on_error), asyncio.Event()
@@ -93,7 +90,6 @@ class TenantSubscription:
             name, checkpoints, PostgreSQLMigrationRepository(routes.pool), stores,
             default_store_id, keep_apart=self._tenants is not None,
         )  # fmt: skip
-        self._arrivals = Arrivals()
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -175,6 +171,7 @@ class TenantSubscription:
 
     async def _turn(self, reader: _Reader) -> tuple[int, bool]:
         """One batch of each tenant that is read alone, one of the feed; whether there is more."""
+        await self._routes.confirm(reader.store_id)
         delivered, more = 0, False
         for tenant_id in list(self._places.joining[reader.store_id]):
             batch = await self._alone(reader, tenant_id)
@@ -191,7 +188,7 @@ class TenantSubscription:
         after = places.position(store_id, tenant_id)
         batch = [
             event
-            async for event in reader.store.read_all(
+            async for event in self._routes.asking(store_id).read_all(
                 after, tenant_id=tenant_id, limit=self._batch_size
             )
         ]
@@ -212,7 +209,7 @@ class TenantSubscription:
         passed = self._places.passed[reader.store_id]
         last = 0
         with contextlib.suppress(FeedBlockedError):
-            async for event in reader.store.read_backwards(
+            async for event in self._routes.asking(reader.store_id).read_backwards(
                 passed + 1, tenant_id=tenant_id, limit=1
             ):
                 last = event.global_position
@@ -223,7 +220,7 @@ class TenantSubscription:
         places, store_id = self._places, reader.store_id
         batch = [
             event
-            async for event in reader.store.read_all(
+            async for event in self._routes.asking(store_id).read_all(
                 places.passed[store_id], limit=self._batch_size
             )
         ]
@@ -254,39 +251,7 @@ class TenantSubscription:
             return True
 
     async def _load(self) -> None:
-        await self._places.load(await self._known_routes())
-
-    async def _known_routes(self) -> list[TenantRouting]:
-        """The routes whose stores are the ones that are meant.
-
-        Raises:
-            RoutingError: a store here is another place than where a tenant has moved to.
-        """
-        if self._tenants is None:
-            # Tenants of other kinds of tables are not in any of these stores.
-            routes = [
-                route for route in await self._routes.get_all() if isinstance(route.tenant_id, UUID)
-            ]
-        else:
-            found = await self._routes.get_routings(self._tenants)
-            routes = [found.get(tenant) or self._unrouted(tenant) for tenant in self._tenants]
-        for route in routes:
-            reader = self._readers.get(route.store_id)
-            if (
-                reader is not None
-                and isinstance(reader.store, PostgreSQLEventStore)
-                and self._arrivals.is_due(route)
-            ):
-                try:
-                    await self._arrivals.ask(route, reader.store)
-                except Exception as error:
-                    # Its own reader waits for it; the other stores go on.
-                    if not of_a_store(error):
-                        raise
-        return routes
-
-    def _unrouted(self, tenant_id: UUID) -> TenantRouting:
-        return TenantRouting(tenant_id, self._default, TenantMigrationState.NORMAL, None, 0, None)
+        await self._places.load(await self._routes.read())
 
     async def _follow(self) -> None:
         """Follow every route, when a change is heard and when it is due."""
@@ -299,7 +264,7 @@ class TenantSubscription:
                 await pause(ROUTES_EVERY, news)
 
     async def _follow_once(self) -> None:
-        for route in await self._known_routes():
+        for route in await self._routes.read():
             if await self._places.follow(route):
                 self.wake(route.store_id)
 
@@ -309,7 +274,7 @@ class TenantSubscription:
             with contextlib.suppress(*PASSING, asyncpg.PostgresError):
                 try:
                     parameters = await connection_parameters(
-                        cast("Pool[asyncpg.Record]", self._routes.pool)
+                        cast("Pool[asyncpg.Record]", self._pool)
                     )
                     connection = await connect(
                         parameters, application_name="eventsource-subscription"
