@@ -3,12 +3,14 @@
 //! Two writers with routers of their own append while two drivers move their tenant. Commits are
 //! delayed, replies lost, drivers killed or frozen, the source crashes. [`Protocol`] is what
 //! `stateright` explores; the names of its steps are those of the code. [`restores`] is another model,
-//! of databases that go back in time, and [`back`] one of a tenant that moves, and may return.
+//! of databases that go back in time, [`back`] one of a tenant that moves, and may return, and
+//! [`configurations`] one of processes whose addresses lead to different databases.
 
 #![forbid(unsafe_code)]
 
 pub mod back;
 mod checked;
+pub mod configurations;
 pub mod driver;
 pub mod end;
 pub mod left_out;
