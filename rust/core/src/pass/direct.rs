@@ -24,6 +24,8 @@ use crate::task::Task;
 
 pub struct Direct {
     idle: Vec<Lane>,
+    /// How many more there may be: a small tenant's only chunk needs one.
+    unopened: usize,
     pending: VecDeque<Task<(Lane, Chunk)>>,
     positions: Arc<Positions>,
 }
@@ -36,16 +38,13 @@ struct Lane {
 }
 
 impl Direct {
-    pub async fn open(config: &PassConfig, positions: Arc<Positions>) -> Result<Direct> {
-        let mut idle = Vec::new();
-        for _ in 0..config.jobs {
-            idle.push(Lane::open(config).await?);
-        }
-        Ok(Direct {
-            idle,
+    pub fn new(config: &PassConfig, positions: Arc<Positions>) -> Direct {
+        Direct {
+            idle: Vec::new(),
+            unopened: config.jobs,
             pending: VecDeque::new(),
             positions,
-        })
+        }
     }
 
     /// Writes and proves all chunks, or those up to a requested stop.
@@ -56,17 +55,18 @@ impl Direct {
         chunks: &mut mpsc::Receiver<Chunk>,
         mut totals: Totals,
     ) -> Result<Totals> {
-        let mut prover = Prover::start(run.config, totals.proven).await?;
+        let mut prover = Prover::start(run.config, totals.proven)?;
         for range in run.progress.leftover(client, &totals).await? {
             prover.prove(range).await?;
         }
         let mut open = true;
         loop {
-            let room = open && !self.idle.is_empty() && !run.throttle.stopping();
+            let free = self.unopened > 0 || !self.idle.is_empty();
+            let room = open && free && !run.throttle.stopping();
             tokio::select! {
                 biased;
                 chunk = chunks.recv(), if room => match chunk {
-                    Some(chunk) => self.begin(chunk),
+                    Some(chunk) => self.begin(run.config, chunk),
                     None => open = false,
                 },
                 written = first(&mut self.pending), if !self.pending.is_empty() => {
@@ -92,14 +92,24 @@ impl Direct {
         Ok(totals)
     }
 
-    fn begin(&mut self, chunk: Chunk) {
-        if let Some(lane) = self.idle.pop() {
-            let positions = self.positions.clone();
-            self.pending.push_back(Task::spawn(async move {
-                tokio::try_join!(lane.write(&chunk), positions.copy(&chunk.keys))?;
-                Ok((lane, chunk))
-            }));
-        }
+    fn begin(&mut self, config: &PassConfig, chunk: Chunk) {
+        let lane = self.idle.pop().ok_or_else(|| {
+            self.unopened -= 1;
+            config.clone()
+        });
+        let positions = self.positions.clone();
+        self.pending.push_back(Task::spawn(async move {
+            let write = async {
+                let lane = match lane {
+                    Ok(lane) => lane,
+                    Err(config) => Lane::open(&config).await?,
+                };
+                lane.write(&chunk).await?;
+                Ok(lane)
+            };
+            let (lane, ()) = tokio::try_join!(write, positions.copy(&chunk.keys))?;
+            Ok((lane, chunk))
+        }));
     }
 }
 

@@ -80,7 +80,7 @@ impl Pipeline {
                 .await?
         } else {
             self.positions.forget_after(totals.cursor.position).await?;
-            let direct = Direct::open(run.config, self.positions.clone()).await?;
+            let direct = Direct::new(run.config, self.positions.clone());
             direct.run(run, client, &mut chunks, totals).await?
         };
         // The reader may be at its end while its last chunk still waits in the channel, unwritten.

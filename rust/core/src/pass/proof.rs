@@ -39,11 +39,8 @@ pub struct Prover {
 
 impl Prover {
     /// `from` is the position up to which everything is proven.
-    pub async fn start(config: &PassConfig, from: i64) -> Result<Prover> {
-        let target = open_target(config).await?;
-        target.batch(ALONG_THE_KEY).await?;
+    pub fn start(config: &PassConfig, from: i64) -> Result<Prover> {
         let reader = Reader {
-            target,
             table: config.target.sql(),
             columns: config.columns.clone(),
             forms: config.forms.clone(),
@@ -53,7 +50,7 @@ impl Prover {
         };
         let proven = Arc::new(AtomicI64::new(from));
         let (ranges, waiting) = mpsc::channel(RANGES_WAITING);
-        let task = Task::spawn(reader.run(waiting, proven.clone()));
+        let task = Task::spawn(reader.run(config.clone(), waiting, proven.clone()));
         Ok(Prover {
             ranges,
             task,
@@ -90,7 +87,6 @@ impl Prover {
 }
 
 struct Reader {
-    target: Connection,
     table: String,
     columns: Vec<String>,
     forms: Forms,
@@ -100,19 +96,26 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(self, mut ranges: mpsc::Receiver<Range>, proven: Arc<AtomicI64>) -> Result<()> {
+    async fn run(
+        self,
+        config: PassConfig,
+        mut ranges: mpsc::Receiver<Range>,
+        proven: Arc<AtomicI64>,
+    ) -> Result<()> {
+        let target = open_target(&config).await?;
+        target.batch(ALONG_THE_KEY).await?;
         while let Some(range) = ranges.recv().await {
-            self.prove(&range).await?;
+            self.prove(&target, &range).await?;
             proven.store(range.upto, Ordering::Release);
             failpoint!("bulk.range.proven");
         }
-        self.target.close().await;
+        target.close().await;
         Ok(())
     }
 
-    async fn prove(&self, range: &Range) -> Result<()> {
+    async fn prove(&self, target: &Connection, range: &Range) -> Result<()> {
         let (mut rows, mut sequence) = (0, Sequence::default());
-        let mut stream = self.read(range).await?;
+        let mut stream = self.read(target, range).await?;
         while stream.fill().await? {
             while stream.advance()? {
                 let tuple = stream.tuple();
@@ -125,7 +128,7 @@ impl Reader {
             return Ok(());
         }
         Err(match &range.chunk {
-            Some(chunk) => self.name(range, chunk).await?,
+            Some(chunk) => self.name(target, range, chunk).await?,
             None => Error::Inconsistent {
                 total: range.rows.abs_diff(rows).max(1),
                 differences: Vec::new(),
@@ -134,10 +137,10 @@ impl Reader {
     }
 
     /// Names the rows of a range that are not what was sent.
-    async fn name(&self, range: &Range, chunk: &Chunk) -> Result<Error> {
+    async fn name(&self, target: &Connection, range: &Range, chunk: &Chunk) -> Result<Error> {
         let mut found = HashMap::new();
         let mut scratch = Vec::new();
-        let mut stream = self.read(range).await?;
+        let mut stream = self.read(target, range).await?;
         while stream.fill().await? {
             while stream.advance()? {
                 let tuple = stream.tuple();
@@ -154,7 +157,7 @@ impl Reader {
                 wrong.push(row);
             }
         }
-        let stream = self.read(range).await?;
+        let stream = self.read(target, range).await?;
         let (columns, offset, forms) = (&self.columns, self.offset, &self.forms);
         let mut differences =
             difference::name(columns, self.layout, offset, chunk, forms, &wrong, stream).await?;
@@ -169,7 +172,7 @@ impl Reader {
         Ok(Error::Inconsistent { total, differences })
     }
 
-    async fn read(&self, range: &Range) -> Result<TupleStream> {
+    async fn read(&self, target: &Connection, range: &Range) -> Result<TupleStream> {
         let copy = format!(
             "copy (select {columns} from {table} where tenant_id = '{tenant}' \
                    and global_position > {after} and global_position <= {upto} \
@@ -180,6 +183,6 @@ impl Reader {
             after = range.after.saturating_add(self.offset),
             upto = range.upto.saturating_add(self.offset),
         );
-        TupleStream::start(Side::Target, self.target.client(), &copy, &self.forms).await
+        TupleStream::start(Side::Target, target.client(), &copy, &self.forms).await
     }
 }
