@@ -9,6 +9,7 @@ from eventsource.dataplane import PassSessionConfig, PassSpec, VerifyConfig
 
 __all__ = [
     "HAS_FAILPOINTS",
+    "KeptSessions",
     "PassResult",
     "PassSession",
     "Progress",
@@ -23,6 +24,11 @@ __all__ = [
 HAS_FAILPOINTS: Final[bool]
 
 def blanked(copy: bytes, columns: list[str], forms: list[str]) -> bytes: ...
+
+@final
+class KeptSessions:
+    def __init__(self) -> None: ...
+    def close(self) -> Future[None]: ...
 
 @final
 class PassSession:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from eventsource import _core
 from eventsource._core import (
+    KeptSessions,
     PassResult,
     Progress,
     StreamResult,
@@ -26,6 +27,7 @@ from eventsource.errors import EventSourceError
 
 __all__ = [
     "DataPlaneError",
+    "KeptSessions",
     "PassResult",
     "PassSession",
     "PassSessionConfig",
@@ -96,7 +98,8 @@ class PassSessionConfig:
 
     With `fresh_positions` the target gives each row its next position instead, in the order of the
     source, and rows are known by their event id; `offset` is 0 then, and every pass is taken for a
-    staged one. `journal` is the control table whose row names the owner.
+    staged one. `journal` is the control table whose row names the owner. What ends well is `kept`
+    for a moment for the next session of this process that wants the same address.
 
     The driver is taken for the only one: opening a session ends other sessions of the same
     migration on target and control, provided that `owner` is the one in the progress row.
@@ -119,6 +122,7 @@ class PassSessionConfig:
     journal: str = "tenant_migrations"
     fresh_positions: bool = False
     forms: tuple[str, ...] = ()
+    kept: KeptSessions | None = field(default=None, repr=False, compare=False)
 
     async def resolved(self) -> PassSessionConfig:
         """With connection strings as Rust reads them, and passwords of now."""
@@ -199,7 +203,7 @@ class VerifyConfig:
     result before it make its streams counted once; all of them have the same `salt`.
 
     A driver names its `migration_id`, so that its successor can end the comparison's sessions.
-    `forms` are as for a pass.
+    `forms` and `kept` are as for a pass.
     """
 
     source: TableAddress
@@ -220,6 +224,7 @@ class VerifyConfig:
     parallelism: int = 1
     migration_id: UUID | None = None
     forms: tuple[str, ...] = ()
+    kept: KeptSessions | None = field(default=None, repr=False, compare=False)
 
     async def resolved(self) -> VerifyConfig:
         """With connection strings as Rust reads them, and passwords of now."""

@@ -1,5 +1,7 @@
 //! What a pass is asked to do and what it reports.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -7,6 +9,7 @@ use crate::row::digest::Digest;
 use crate::row::form::Forms;
 use crate::row::layout::{KEY_COLUMNS, require_columns};
 use crate::server::identifier::TableAddress;
+use crate::server::kept::KeptSessions;
 use crate::snapshot::Snapshot;
 
 /// The most bytes on their way from the source to the target; a single row may be wider.
@@ -45,6 +48,8 @@ pub struct PassConfig {
     /// Rows get the next positions of the target and are known by their event id; they are carried
     /// in the order of their source positions, by one session. For staged passes only.
     pub fresh_positions: bool,
+    /// Where sessions of this process are kept for a moment.
+    pub kept: Option<Arc<KeptSessions>>,
 }
 
 /// One pass: the rows visible in `snapshot` and not in `previous_snapshot`.

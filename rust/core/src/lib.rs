@@ -45,5 +45,6 @@ pub use pass::session::PassSession;
 pub use row::digest::Digest;
 pub use row::form::Forms;
 pub use server::identifier::TableAddress;
+pub use server::kept::KeptSessions;
 pub use snapshot::Snapshot;
 pub use verify::{Verification, VerifyConfig, VerifyResult};

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use uuid::Uuid;
 
 use crate::error::to_python;
+use crate::kept::KeptSessions;
 
 #[derive(FromPyObject)]
 pub struct TableAddress {
@@ -45,6 +46,7 @@ pub struct PassSessionConfig {
     jobs: usize,
     journal: String,
     fresh_positions: bool,
+    kept: Option<Py<KeptSessions>>,
 }
 
 impl TryFrom<PassSessionConfig> for core::PassConfig {
@@ -69,6 +71,7 @@ impl TryFrom<PassSessionConfig> for core::PassConfig {
             jobs: config.jobs,
             journal: config.journal,
             fresh_positions: config.fresh_positions,
+            kept: config.kept.map(|kept| kept.get().shared()),
         })
     }
 }
@@ -114,6 +117,7 @@ pub struct VerifyConfig {
     max_violations: usize,
     parallelism: usize,
     migration_id: Option<Uuid>,
+    kept: Option<Py<KeptSessions>>,
 }
 
 impl TryFrom<VerifyConfig> for core::VerifyConfig {
@@ -141,6 +145,7 @@ impl TryFrom<VerifyConfig> for core::VerifyConfig {
             sample_percentage: config.sample_percentage,
             max_violations: config.max_violations,
             parallelism: config.parallelism,
+            kept: config.kept.map(|kept| kept.get().shared()),
         })
     }
 }

@@ -4,6 +4,7 @@
 mod config;
 mod error;
 mod form;
+mod kept;
 mod runtime;
 mod session;
 mod verify;
@@ -15,6 +16,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     runtime::configure();
     module.add("HAS_FAILPOINTS", cfg!(feature = "failpoints"))?;
     module.add_function(wrap_pyfunction!(form::blanked, module)?)?;
+    module.add_class::<kept::KeptSessions>()?;
     module.add_class::<session::PassSession>()?;
     module.add_class::<session::PassResult>()?;
     module.add_class::<session::Progress>()?;

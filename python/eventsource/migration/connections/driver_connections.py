@@ -28,6 +28,7 @@ from eventsource.migration.failures import concerning
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
 if TYPE_CHECKING:
+    from eventsource.dataplane import KeptSessions as DataPlaneSessions
     from eventsource.migration.layouts.declaration import Layout
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -99,6 +100,11 @@ class Endpoints:
         return cls(
             control, schema, source_address, target_address, source.layout, target.layout, kept
         )
+
+    @property
+    def kept_by_the_data_plane(self) -> DataPlaneSessions | None:
+        """Where its sessions of this process are kept for a moment."""
+        return None if self.kept is None else self.kept.data_plane
 
     async def open(self, parameters: ConnectionParameters) -> Connection:
         """One connection as a driver has them, new or kept; the caller closes it."""

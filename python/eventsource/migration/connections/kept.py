@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventsource.connections import ConnectionParameters
+    from eventsource.dataplane import KeptSessions as DataPlaneSessions
 
     Connection = asyncpg.Connection[Any]
 
@@ -45,6 +46,17 @@ class KeptSessions:
         self._expiring: dict[Connection, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self._data_plane: DataPlaneSessions | None = None
+
+    @property
+    def data_plane(self) -> DataPlaneSessions:
+        """Where the data plane keeps its own."""
+        if self._data_plane is None:
+            # With the first that drives: most processes never load the data plane.
+            from eventsource.dataplane import KeptSessions as DataPlaneSessions
+
+            self._data_plane = DataPlaneSessions()
+        return self._data_plane
 
     async def take(self, parameters: ConnectionParameters, settings: str) -> Connection | None:
         """A session that still answers, with these settings; None when a new one is needed."""
@@ -89,6 +101,8 @@ class KeptSessions:
         self._expiring.clear()
         self._free.clear()
         await asyncio.gather(*(close_briefly(each) for each in kept), *self._closing)
+        if self._data_plane is not None:
+            await self._data_plane.close()
 
 
 async def _is_as_new(connection: Connection) -> bool:

@@ -42,12 +42,14 @@ async def end(connection: Executor, mark: int, keep: Collection[int] = ()) -> No
     """End all sessions of this role in this database that carry the mark, except this one and
     those to ``keep`` (process ids of the server)."""
     await connection.execute(
+        # The function and not the view, as in server/claim.rs.
         "select pg_terminate_backend(l.pid, 5000)"
-        " from pg_locks l join pg_stat_activity a on a.pid = l.pid"
+        " from pg_locks l, pg_stat_get_activity(l.pid) a"
         " where l.locktype = 'advisory' and l.objsubid = 1 and l.classid::bigint = $1"
         " and l.objid::bigint = $2 and l.pid <> pg_backend_pid()"
         " and l.pid::text <> all ($3::text[])"
-        " and a.datname = current_database() and a.usename = current_user",
+        " and a.datid = (select oid from pg_database where datname = current_database())"
+        " and a.usesysid = (select oid from pg_roles where rolname = current_user)",
         # As texts: of arrays the driver knows these alone, and would look up others in the catalog.
         mark >> 32, mark & 0xFFFF_FFFF, list(map(str, keep)),
     )  # fmt: skip

@@ -104,6 +104,7 @@ class Passes:
             max_events_per_second=migration.config.max_events_per_second,
             journal=journal,
             fresh_positions=fresh,
+            kept=endpoints.kept_by_the_data_plane,
         )
         session = await PassSession.open(await config.resolved())
         return cls(connections, migration, session, owner, at, rate)

@@ -21,17 +21,17 @@ pub struct Run<'a> {
 
 /// A connection that the guard of the target lets pass.
 pub async fn open_target(config: &PassConfig) -> Result<Connection> {
-    let target = Connection::open(Side::Target, &config.target.dsn).await?;
-    claim::mark(&target, config.migration_id).await?;
+    let target = Connection::open(Side::Target, &config.target.dsn, config.kept.as_ref()).await?;
+    let mark = claim::mark(config.migration_id, Side::Target);
     let announce = format!("set eventsource.migration = '{}'", config.migration_id);
-    target.batch(&announce).await?;
+    target.batch(&format!("{announce}; {mark}")).await?;
     Ok(target)
 }
 
 /// A connection that reads the tenant's rows by their index.
 pub async fn open_source(config: &PassConfig) -> Result<Connection> {
-    let source = Connection::open(Side::Source, &config.source.dsn).await?;
-    claim::mark(&source, config.migration_id).await?;
-    source.batch(BY_INDEX).await?;
+    let source = Connection::open(Side::Source, &config.source.dsn, config.kept.as_ref()).await?;
+    let mark = claim::mark(config.migration_id, Side::Source);
+    source.batch(&format!("{BY_INDEX}; {mark}")).await?;
     Ok(source)
 }

@@ -41,11 +41,14 @@ impl Staged {
     pub async fn prepare(target: &Connection, config: &PassConfig) -> Result<Staged> {
         let columns = column_list(&config.columns);
         let table = config.target.sql();
-        // The planner knows nothing about the temporary table and must not scan the target for it.
+        // Nobody needs it after a crash, so nobody waits until it is on the disk. The planner knows
+        // nothing about it and must not scan the target for it.
         let create = format!(
-            "create temporary table eventsource_stage on commit delete rows as \
+            "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
+             begin; set local synchronous_commit = off; \
+             create temporary table eventsource_stage on commit delete rows as \
                  select {columns} from {table} with no data; \
-             set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off"
+             commit"
         );
         target.batch(&create).await?;
         let copy = format!("copy {STAGE} ({columns}) from stdin (format binary)");

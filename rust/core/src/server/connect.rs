@@ -4,17 +4,16 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode as Negotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::error::{Error, On, Result, Side, chain, server_report};
 use crate::server::dsn::{Dsn, SslMode, SslOptions};
+use crate::server::kept::{KeptSessions, Session};
 use crate::server::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Settings that the data plane depends on and that a role or database may have changed.
 ///
@@ -40,22 +39,48 @@ const SETTINGS: &str = "\
 /// An open connection. Dropping it ends it at once, and the server rolls back what was open.
 pub struct Connection {
     side: Side,
-    client: Arc<Client>,
-    driver: Driver,
+    session: Session,
+    home: Option<Home>,
 }
 
-/// The task that moves bytes between client and socket.
-struct Driver(JoinHandle<()>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// Where a session is kept when its user has done with it.
+struct Home {
+    kept: Arc<KeptSessions>,
+    dsn: String,
 }
 
 impl Connection {
+    /// A session with the settings: one that was kept and still answers, or a new one. It is kept
+    /// again when it is closed.
+    pub async fn open(
+        side: Side,
+        dsn: &str,
+        kept: Option<&Arc<KeptSessions>>,
+    ) -> Result<Connection> {
+        let Some(kept) = kept else {
+            return Connection::log_in(side, dsn).await;
+        };
+        let mut found = None;
+        while let Some(session) = kept.take(dsn) {
+            let connection = Connection::new(side, session);
+            if connection.batch(SETTINGS).await.is_ok() {
+                found = Some(connection);
+                break;
+            }
+        }
+        let mut connection = match found {
+            Some(connection) => connection,
+            None => Connection::log_in(side, dsn).await?,
+        };
+        connection.home = Some(Home {
+            kept: kept.clone(),
+            dsn: dsn.to_owned(),
+        });
+        Ok(connection)
+    }
+
     /// Connects, with TLS as the DSN's `sslmode` says, and makes the settings.
-    pub async fn open(side: Side, dsn: &str) -> Result<Connection> {
+    async fn log_in(side: Side, dsn: &str) -> Result<Connection> {
         let refuse = |message: String| Error::Connect {
             side,
             message,
@@ -124,11 +149,11 @@ impl Connection {
             .connect(NoTls)
             .await
             .map_err(|error| Attempt::failed(side, &error))?;
-        let driver = Driver(tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
             // The client's next answer reports the failure.
             let _ = connection.await;
-        }));
-        Ok(Connection::new(side, client, driver))
+        });
+        Ok(Connection::new(side, Session::new(client, driver)))
     }
 
     async fn attempt_tls(
@@ -148,17 +173,17 @@ impl Connection {
             .connect(connector)
             .await
             .map_err(|error| Attempt::failed(side, &error))?;
-        let driver = Driver(tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
             let _ = connection.await;
-        }));
-        Ok(Connection::new(side, client, driver))
+        });
+        Ok(Connection::new(side, Session::new(client, driver)))
     }
 
-    fn new(side: Side, client: Client, driver: Driver) -> Connection {
+    fn new(side: Side, session: Session) -> Connection {
         Connection {
             side,
-            client: Arc::new(client),
-            driver,
+            session,
+            home: None,
         }
     }
 
@@ -167,33 +192,34 @@ impl Connection {
     }
 
     pub fn client(&self) -> &Arc<Client> {
-        &self.client
+        self.session.client()
     }
 
     /// Runs statements that return nothing.
     pub async fn batch(&self, sql: &str) -> Result<()> {
-        self.client.batch_execute(sql).await.on(self.side)
+        self.client().batch_execute(sql).await.on(self.side)
     }
 
     pub async fn prepare(&self, sql: &str) -> Result<tokio_postgres::Statement> {
-        self.client.prepare(sql).await.on(self.side)
+        self.client().prepare(sql).await.on(self.side)
     }
 
     /// Fails unless the server is a primary.
     pub async fn refuse_standby(&self, check: &tokio_postgres::Statement) -> Result<()> {
-        let row = self.client.query_one(check, &[]).await.on(self.side)?;
+        let row = self.client().query_one(check, &[]).await.on(self.side)?;
         if row.try_get(0).on(self.side)? {
             return Err(Error::Standby { side: self.side });
         }
         Ok(())
     }
 
-    /// Ends the session, and waits until the server has closed it.
+    /// Has the session kept where there is a place for it, or ends it. Its marks are gone when this
+    /// returns.
     pub async fn close(self) {
-        let Connection { client, driver, .. } = self;
-        drop(client);
-        let mut driver = driver;
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut driver.0).await;
+        match self.home {
+            Some(home) => home.kept.give_back(home.dsn, self.session).await,
+            None => self.session.end().await,
+        }
     }
 }
 

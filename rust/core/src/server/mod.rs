@@ -6,5 +6,6 @@ pub mod connect;
 pub(crate) mod copy_in;
 pub mod dsn;
 pub mod identifier;
+pub mod kept;
 pub(crate) mod stream;
 mod tls;

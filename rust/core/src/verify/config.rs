@@ -1,5 +1,7 @@
 //! What a comparison compares, and where.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use crate::error::{Error, Result, Side};
@@ -8,6 +10,7 @@ use crate::row::layout::require_columns;
 use crate::server::claim;
 use crate::server::connect::Connection;
 use crate::server::identifier::TableAddress;
+use crate::server::kept::KeptSessions;
 use crate::snapshot::Snapshot;
 use crate::verify::outcome::Seen;
 
@@ -71,6 +74,8 @@ pub struct VerifyConfig {
     pub max_violations: usize,
     /// Ranges of positions that are compared at the same time, each on two connections.
     pub parallelism: usize,
+    /// Where sessions of this process are kept for a moment.
+    pub kept: Option<Arc<KeptSessions>>,
 }
 
 impl VerifyConfig {
@@ -99,9 +104,9 @@ impl VerifyConfig {
             Side::Source | Side::Control => &self.source.dsn,
             Side::Target => &self.target.dsn,
         };
-        let connection = Connection::open(side, dsn).await?;
+        let connection = Connection::open(side, dsn, self.kept.as_ref()).await?;
         if let Some(migration_id) = self.migration_id {
-            claim::mark(&connection, migration_id).await?;
+            connection.batch(&claim::mark(migration_id, side)).await?;
         }
         Ok(connection)
     }
