@@ -335,11 +335,11 @@ VARIANTS = (
         "way-back-from-after-the-decision",
         "the way back is made ready when applications append to the target already",
         (
-            Edit(_CUTTING, "            await _keep_a_way_back(at)\n", "            pass\n"),
+            Edit(_CUTTING, "            await _keep_a_way_back(at, seen)\n", "            pass\n"),
             Edit(
                 _CUTTING,
                 '    await failpoints.reach("flip.answer.committed")\n',
-                '    await _keep_a_way_back(at)\n'
+                '    await _keep_a_way_back(at, None)\n'
                 '    await failpoints.reach("flip.answer.committed")\n',
             ),
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -128,8 +130,42 @@ async def forms_of(table: AnyTable, columns: Iterable[str]) -> tuple[str, ...]:
     return () if found is None else forms.of_columns(map(found.column, columns))
 
 
+#: How long what the catalogs say may go from one step to the next one (seconds). Reading it again
+#: would say no more: it is not read under a lock, and may change at any moment.
+FRESH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the catalogs said of both tables at a moment (of the monotonic clock, in seconds)."""
+
+    source: TableCatalog
+    target: TableCatalog
+    at: float
+
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self.at < FRESH_SECONDS
+
+
+async def seen(source: AnyTable, target: AnyTable) -> Seen:
+    """Look at both tables at the same time.
+
+    Raises:
+        PreflightError: one of them is not there.
+    """
+    at = time.monotonic()
+    # Both answers are waited for: a statement that went on would keep its connection busy.
+    here, there = await asyncio.gather(
+        catalog_of(source, "source"), catalog_of(target, "target"), return_exceptions=True
+    )
+    for each in (here, there):
+        if isinstance(each, BaseException):
+            raise each
+    return Seen(here, there, at)  # type: ignore[arg-type]
+
+
 async def compared(source: AnyTable, target: AnyTable, *, fire: bool = False) -> Comparison:
     """Both tables as they are now, compared."""
-    return compare(
-        await catalog_of(source, "source"), await catalog_of(target, "target"), fire=fire
-    )
+    both = await seen(source, target)
+    return compare(both.source, both.target, fire=fire)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from eventsource.catalog import forms
+from eventsource.catalog.two_sides import compare
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import event_table
 from eventsource.migration.connections import timeouts
@@ -19,7 +20,8 @@ from eventsource.migration.tables import fences, identities, progress
 from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
-    from eventsource.migration.event_table import AnyTable
+    from eventsource.dataplane import KeptSessions
+    from eventsource.migration.event_table import AnyTable, Seen
     from eventsource.migration.tables.progress import CopyProgress
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -80,16 +82,27 @@ class ConsistencyVerifier:
         return await self._with_late_events(report, config)
 
     async def verify_before_cutover(
-        self, tenant_id: TenantId, level: VerificationLevel, sample_percentage: float
+        self,
+        tenant_id: TenantId,
+        level: VerificationLevel,
+        sample_percentage: float,
+        *,
+        seen: Seen | None = None,
+        kept: KeptSessions | None = None,
     ) -> VerificationReport:
         """Compare what is not proven yet; at level HASH that is what came after the bulk copy.
 
         The bulk copy was proven row by row when it was made. Where nobody has touched a row since,
         on either side, its proof stands; otherwise everything is compared. The levels COUNT and
         FULL always compare everything.
+
+        Args:
+            seen: both tables, if they were just looked at.
+            kept: where the data plane's sessions are kept for a moment.
         """
         level = VerificationLevel(level)
-        config, at = await self._config(tenant_id, level, sample_percentage)
+        config, at = await self._config(tenant_id, level, sample_percentage, seen)
+        config = replace(config, kept=kept)
         if at is not None:
             config = replace(config, migration_id=at.migration_id)
         if level is VerificationLevel.HASH and at is not None and config.snapshot is not None:
@@ -160,7 +173,11 @@ class ConsistencyVerifier:
         )
 
     async def _config(
-        self, tenant_id: TenantId, level: VerificationLevel, sample_percentage: float
+        self,
+        tenant_id: TenantId,
+        level: VerificationLevel,
+        sample_percentage: float,
+        seen: Seen | None = None,
     ) -> tuple[VerifyConfig, CopyProgress | None]:
         """What to compare, and how far a migration of the tenant is."""
         source, target = await self._both()
@@ -169,8 +186,9 @@ class ConsistencyVerifier:
         arriving = await fences.of_migration(target, at.migration_id, "target") if at else None
         await identities.check_peers(source, target, fence, arriving)
         moved = fence is not None and fence.state == "moved"
-        seen = await event_table.compared(source, target)
-        columns = seen.compared
+        if seen is None or not seen.is_fresh:
+            seen = await event_table.seen(source, target)
+        columns = compare(seen.source, seen.target).compared
         config = VerifyConfig(
             source=source.address,
             target=target.address,

@@ -25,6 +25,7 @@ from eventsource.migration.tables import fences, standby
 
 if TYPE_CHECKING:
     from eventsource.migration.driver.stretch import Stretch
+    from eventsource.migration.event_table import Seen
     from eventsource.migration.models import CutoverRequest
     from eventsource.migration.steps.cutover import CutoverResult
     from eventsource.migration.steps.passes import Passes
@@ -40,11 +41,11 @@ async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
     reports = RouterReports(at.connections.migrations.pool)
     try:
         await reports.refuse_unready(at.migration.id)
-        await at.way.check(at.connections, at.migration)
+        seen: Seen | None = await at.way.check(at.connections, at.migration)
         if not asked.force:
-            await at.way.verify(at.connections, at.migration)
+            await at.way.verify(at.connections, at.migration, seen)
         if not asked.rehearsal:
-            await _keep_a_way_back(at)
+            await _keep_a_way_back(at, seen)
         await failpoints.reach("cutover.verified")
         # What was written during the comparison has to be carried as well.
         compared = time.monotonic() - began
@@ -84,12 +85,12 @@ async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
         await _end_cutover(at, asked, result, result.decided)
 
 
-async def _keep_a_way_back(at: Stretch) -> None:
+async def _keep_a_way_back(at: Stretch, seen: Seen | None) -> None:
     config = at.migration.config
     if at.connections.source.layout is not None:
         why_not: str | None = way_back.OWN_TABLES_ONLY
     else:
-        why_not = await way_back.keep(at.connections, at.migration, at.lease.owner)
+        why_not = await way_back.keep(at.connections, at.migration, at.lease.owner, seen)
     if why_not is None or not config.keep_way_back:
         return
     if config.require_way_back:

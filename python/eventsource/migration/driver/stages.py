@@ -129,7 +129,7 @@ class Stages(Stretch):
         if await self._has_decided():
             return
         try:
-            await self.way.prepare(
+            forms = await self.way.prepare(
                 self.connections,
                 self.migration,
                 self.lease.owner,
@@ -137,7 +137,7 @@ class Stages(Stretch):
             )
         except brief_locks.LockNeverGranted:
             return
-        await self.open_passes()
+        await self.open_passes(forms)
         assert self.passes is not None
         if not self.passes.at.pass_is_open:
             await self.passes.begin()

@@ -53,14 +53,18 @@ class Stretch:
         """The journal's row as it was last read."""
         return self.heartbeat.migration
 
-    async def open_passes(self) -> Passes:
-        """The passes of this stretch; opened by the first that needs them."""
+    async def open_passes(self, forms: tuple[str, ...] | None = None) -> Passes:
+        """The passes of this stretch; opened by the first that needs them.
+
+        Args:
+            forms: of the columns' values, if they were just looked at.
+        """
         if self.passes is None:
             await self._mend_guards()
             throttle = self.heartbeat.throttle
             await throttle.ready.wait()
             self.passes = await self.way.open_passes(
-                self.connections, self.migration, self.lease.owner, lambda: throttle.rate
+                self.connections, self.migration, self.lease.owner, lambda: throttle.rate, forms
             )
         self.passes.migration = self.migration
         return self.passes

@@ -18,7 +18,7 @@ from eventsource.migration.tables import brief_locks, deferred_indexes, fences, 
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.event_table import OwnTable
+    from eventsource.migration.event_table import OwnTable, Seen
     from eventsource.migration.models import CutoverRequest, Migration
     from eventsource.migration.steps.decision import Decision
     from eventsource.migration.tables.fences import Fence
@@ -33,9 +33,13 @@ class OwnTables:
         migration: Migration,
         owner: UUID,
         carry_on: Callable[[], bool],
-    ) -> None:
-        """Fences, guard and numbers; raises LockNeverGranted when ``carry_on`` says no."""
-        await preparation.prepare(connections, migration, owner, carry_on)
+    ) -> tuple[str, ...]:
+        """Fences, guard and numbers, and the forms of what is carried.
+
+        Raises:
+            LockNeverGranted: ``carry_on`` said no.
+        """
+        return await preparation.prepare(connections, migration, owner, carry_on)
 
     async def count(
         self, connections: DriverConnections, migration: Migration, passes: Passes
@@ -49,9 +53,10 @@ class OwnTables:
         migration: Migration,
         owner: UUID,
         rate: Callable[[], float | None],
+        forms: tuple[str, ...] | None = None,
     ) -> Passes:
-        """What runs the passes."""
-        return await Passes.open(connections, migration, owner, rate)
+        """What runs the passes; ``forms`` if they were just looked at."""
+        return await Passes.open(connections, migration, owner, rate, forms=forms)
 
     async def copy(self, passes: Passes, stopped: asyncio.Event) -> bool:
         """The first pass; False when asked to stop on the way."""
@@ -61,16 +66,18 @@ class OwnTables:
         """What is better done before anybody reads there."""
         await deferred_indexes.first_statistics(connections.target)
 
-    async def check(self, connections: DriverConnections, migration: Migration) -> None:
+    async def check(self, connections: DriverConnections, migration: Migration) -> Seen:
         """Before writers are made to wait: what would have refused the start."""
-        await fitness.check(connections, migration)
+        return await fitness.check(connections, migration)
 
-    async def verify(self, connections: DriverConnections, migration: Migration) -> None:
+    async def verify(
+        self, connections: DriverConnections, migration: Migration, seen: Seen
+    ) -> None:
         """Compare both stores before the fence is asked for; raises ConsistencyError."""
         # Comes with what compares, which most processes never need.
         from eventsource.migration.driver.verification import verify
 
-        await verify(connections.source, connections.target, migration)
+        await verify(connections, migration, seen)
 
     async def cutover(
         self,

@@ -59,6 +59,7 @@ class LayoutTables:
         migration: Migration,
         owner: UUID,
         rate: Callable[[], float | None],
+        forms: object = None,
     ) -> JournaledPasses:
         return await JournaledPasses.open(connections, migration, owner, rate)
 
@@ -82,7 +83,7 @@ class LayoutTables:
             await whole.examine(source, target, migration.tenant_id, findings)
             findings.raise_if_refused()
 
-    async def verify(self, connections: Connections, migration: Migration) -> None:
+    async def verify(self, connections: Connections, migration: Migration, seen: object) -> None:
         """Compare before the fence is asked for, whatever the level: this is the proof of all rows
         that no pass has looked at since the first.
 

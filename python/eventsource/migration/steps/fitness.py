@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from eventsource.catalog.model import TableCatalog
     from eventsource.catalog.two_sides import Comparison
     from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.event_table import Seen
     from eventsource.migration.models import Migration
 
 
@@ -29,15 +30,15 @@ def refuse(source: TableCatalog, target: TableCatalog, fire: bool) -> Comparison
     return compared
 
 
-async def check(connections: DriverConnections, migration: Migration) -> None:
+async def check(connections: DriverConnections, migration: Migration) -> Seen:
     """Before writers are made to wait: everything that refused a start, and enough numbers ahead.
+
+    What was seen is for the steps that come at once.
 
     Raises:
         PreflightError: see :func:`refuse`.
     """
-    compared = refuse(
-        await event_table.catalog_of(connections.source, "source"),
-        await event_table.catalog_of(connections.target, "target"),
-        migration.config.fires,
-    )
+    seen = await event_table.seen(connections.source, connections.target)
+    compared = refuse(seen.source, seen.target, migration.config.fires)
     await reserved_block.advance(connections.target, compared.drawn)
+    return seen

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
+from eventsource.catalog import forms
 from eventsource.migration import event_table
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.steps import fitness
@@ -24,8 +25,10 @@ from eventsource.tenant_ids import as_uuid
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from eventsource.catalog.model import TableCatalog
+    from eventsource.catalog.two_sides import Comparison
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.event_table import AnyTable, OwnTable
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
     from eventsource.migration.tables.progress import CopyProgress
@@ -34,12 +37,15 @@ if TYPE_CHECKING:
 async def prepare(
     connections: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool],
     *, decided_head: int | None = None,
-) -> None:  # fmt: skip
+) -> tuple[str, ...]:  # fmt: skip
     """Close the target, then guard the source; every step may be repeated.
 
     The source's fence row is committed before its triggers exist, and the triggers before the
     first snapshot is taken: no writer meets a trigger without a row, and no row of the tenant is
     written unguarded after S(0).
+
+    Returns:
+        The forms of the columns that are carried.
 
     Args:
         decided_head: where the source ended, of a tenant that was decided on: it draws no more.
@@ -58,10 +64,12 @@ async def prepare(
     large = await _has_many(connections, migration)
     fire = migration.config.fires
     here = await event_table.catalog_of(source, "source")
+    under_its_lock: list[TableCatalog] = []
 
     async def reserve() -> None:
         # Under the table's lock: what was refused at the start may have come since.
-        compared = fitness.refuse(here, await event_table.catalog_of(target, "target"), fire)
+        under_its_lock.append(await event_table.catalog_of(target, "target"))
+        compared = fitness.refuse(here, under_its_lock[-1], fire)
         empty = await reserved_block.reserve(
             target, migration, owner, head, origin.system, is_decided=is_decided
         )
@@ -74,22 +82,35 @@ async def prepare(
     await failpoints.reach("guard.target.triggers.committed")
     await witnesses.stand_at_target(target, migration.id)
     opened = await _raise_at_source(connections, migration, bind=not is_decided)
-    there = await event_table.catalog_of(target, "target")
-    agreed: list[tuple[tuple[str, ...], str]] = []
-
-    async def created() -> None:
-        compared = fitness.refuse(await event_table.catalog_of(source, "source"), there, fire)
-        agreed.append((compared.carried, await integrity.shape(source)))
-        await failpoints.reach("guard.source.created")
-
-    await guard.install(source, opened, migration.tenant_id, carry_on, then=created)
-    await failpoints.reach("guard.source.triggers.committed")
-
-    await progress.agree(target, migration.id, *agreed[-1])
+    # What is done about indexes since refuses nothing.
+    compared, shape = await _guard_source(source, opened, migration, carry_on, under_its_lock[-1])
+    await progress.agree(target, migration.id, compared.carried, shape)
     at = await progress.claim(target, migration.id, owner)
     assert at is not None
     await failpoints.reach("guard.progress.committed")
     await connections.migrations.record_offset(migration.id, owner, at.position_offset)
+    return forms.of_columns(map(compared.source.column, compared.carried))
+
+
+async def _guard_source(
+    source: OwnTable,
+    opened: Fence,
+    migration: Migration,
+    carry_on: Callable[[], bool],
+    there: TableCatalog,
+) -> tuple[Comparison, str]:
+    """Guard it; both tables compared, and the shape of this one, under its lock."""
+    agreed: list[tuple[Comparison, str]] = []
+
+    async def created() -> None:
+        here = await event_table.catalog_of(source, "source")
+        compared = fitness.refuse(here, there, migration.config.fires)
+        agreed.append((compared, await integrity.shape(source)))
+        await failpoints.reach("guard.source.created")
+
+    await guard.install(source, opened, migration.tenant_id, carry_on, then=created)
+    await failpoints.reach("guard.source.triggers.committed")
+    return agreed[-1]
 
 
 async def _head_of(source: AnyTable) -> int:

@@ -20,6 +20,7 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.catalog.forms import of_columns
+from eventsource.catalog.two_sides import compare
 from eventsource.connections import brief, redact
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
@@ -46,7 +47,7 @@ from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
     from eventsource.catalog.two_sides import Comparison
-    from eventsource.migration.event_table import AnyTable, OwnTable
+    from eventsource.migration.event_table import AnyTable, OwnTable, Seen
     from eventsource.migration.tables.progress import CopyProgress
 
 _log = logging.getLogger("eventsource.migration.driver")
@@ -93,7 +94,9 @@ def opposite(migration: Migration, way_id: UUID, owner: UUID) -> Migration:
     )
 
 
-async def keep(connections: DriverConnections, migration: Migration, driver: UUID) -> str | None:
+async def keep(
+    connections: DriverConnections, migration: Migration, driver: UUID, seen: Seen | None = None
+) -> str | None:
     """Make the way back of a migration ready; why there is none, or None when there is.
 
     The move does not depend on it: the only errors are those of a lost connection or lease, which
@@ -101,6 +104,7 @@ async def keep(connections: DriverConnections, migration: Migration, driver: UUI
 
     Args:
         driver: the token of the migration's driver.
+        seen: both tables, if they were just looked at.
     """
     ways = WaysBack(connections.control)
     existing = await ways.of_migration(migration.id)
@@ -114,14 +118,14 @@ async def keep(connections: DriverConnections, migration: Migration, driver: UUI
             if existing is not None and existing.state in _UNFINISHED:
                 await dismantle(connections, existing)
                 await ways.change(existing.id, _UNFINISHED, "refused", "it was not finished")
-            refused, seen = await look(
-                connections.source, connections.target, fires=migration.config.fires
+            refused, compared = await look(
+                connections.source, connections.target, fires=migration.config.fires, seen=seen
             )
-            if refused or seen is None:
+            if refused or compared is None:
                 return await _refused(ways, migration, driver, "; ".join(refused))
             await ways.insert(way_id, migration, driver, migration.config.keep_way_back, owner)
             await failpoints.reach("keep.recorded.committed")
-            await _make(connections, migration, way_id, owner, seen)
+            await _make(connections, migration, way_id, owner, compared)
             await ways.change(way_id, ["preparing"], "standby")
             await failpoints.reach("keep.armed.committed")
     except _REFUSED as error:
@@ -162,7 +166,7 @@ async def _refused(ways: WaysBack, migration: Migration, driver: UUID, reason: s
 
 
 async def look(
-    old: AnyTable, home: AnyTable, *, fires: bool
+    old: AnyTable, home: AnyTable, *, fires: bool, seen: Seen | None = None
 ) -> tuple[list[str], Comparison | None]:
     """What would keep a tenant's events from going back to ``old``, in sentences.
 
@@ -171,7 +175,9 @@ async def look(
     """
     if old.layout is not None or home.layout is not None:
         return [OWN_TABLES_ONLY], None
-    compared = await event_table.compared(home, old, fire=fires)
+    if seen is None or not seen.is_fresh:
+        seen = await event_table.seen(old, home)
+    compared = compare(seen.target, seen.source, fire=fires)
     found = [str(each) for each in compared.findings if each.refuses]
     row = await old.connection.fetchrow(_DRAWN_IN_ORDER, old.name)
     if row is None or not row["fills_itself"] or row["cache"] is None:
