@@ -20,6 +20,7 @@ from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.newer import LeftAlone
+from eventsource.migration.driver.news import News, wait
 from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import RoutingError, StoreMismatchError
 from eventsource.migration.event_table import AnyTable, of_store
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("eventsource.migration.driver")
 
-#: How often a waiting call reads the journal (seconds).
-POLL_SECONDS = 0.05
+#: How often a waiting call reads the journal (seconds); and beside a driver of this process, which
+#: lets it hear of what is new.
+POLL_SECONDS, BESIDE_SECONDS = 0.05, 0.5
 
 #: How often a process looks at the migrations that it stands by for (seconds).
 STAND_BY_SECONDS = 0.5
@@ -86,6 +88,8 @@ class BackgroundDrivers:
         #: Sessions for what comes next: preflight, driver, way back.
         self.kept = KeptSessions()
         self._places = Places()
+        #: For the calls that wait.
+        self.news = News()
         self._stands_by_for: set[UUID] = set()
         self._standing_by: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -134,13 +138,20 @@ class BackgroundDrivers:
         task.add_done_callback(self._driving.discard)
 
     async def wait(self, migration_id: UUID, done: Callable[[Migration], bool]) -> Migration:
-        """Poll the journal until ``done``; keep a driver at work meanwhile."""
-        while True:
-            migration = await self.read(migration_id)
-            if done(migration):
-                return migration
-            self.carry(migration)
-            await asyncio.sleep(POLL_SECONDS)
+        """Read the journal until ``done``; keep a driver at work meanwhile."""
+        with self.news.of(migration_id) as event:
+            while True:
+                event.clear()
+                migration = await self.read(migration_id)
+                if done(migration):
+                    return migration
+                self.carry(migration)
+                await self.until_news(migration_id, event)
+
+    async def until_news(self, migration_id: UUID, event: asyncio.Event) -> None:
+        """Until it is time to read the journal again."""
+        beside = self.news.is_driven(migration_id)
+        await wait(event, BESIDE_SECONDS if beside else POLL_SECONDS)
 
     def carry(self, migration: Migration) -> None:
         """Keep a driver at work for a call that waits.
@@ -295,11 +306,12 @@ class BackgroundDrivers:
         limits = partial(
             self._places.of, migration, self._migrations.pool, source.pool, target.pool
         )
-        driver = Driver(find, stores, self._migrations, lease, limits)
+        driver = Driver(find, stores, self._migrations, lease, limits, self.news)
         try:
             await driver.run()
         except asyncpg.PostgresError as error:
             self._refused[migration.id] = error
+            self.news.heard(migration.id)
         await self._follow_routes_as_far_as_possible()
 
     async def _follow_routes_as_far_as_possible(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID, uuid4
 
 from eventsource.connections import redact, transaction
-from eventsource.migration import background, failures
+from eventsource.migration import failures
 from eventsource.migration.errors import (
     DeadlineReachedError,
     InvalidStateTransitionError,
@@ -155,7 +155,12 @@ class Move:
             await self.migrations.set_pause_at(migration.id, self.wish.until, operator)
 
     async def _carry_on(self, migration_id: UUID) -> Migration:
+        with self.drivers.news.of(migration_id) as event:
+            return await self._carry_on_with(migration_id, event)
+
+    async def _carry_on_with(self, migration_id: UUID, event: asyncio.Event) -> Migration:
         while True:
+            event.clear()
             migration = await self.drivers.read(migration_id)
             if migration.state is _S.MIGRATED:
                 await self.drivers.let_end(migration_id)
@@ -172,7 +177,7 @@ class Move:
             if migration.state is _S.DUAL_WRITE and self.request is None:
                 await self._ask_for_the_cutover(migration)
             self.drivers.carry(migration)
-            await asyncio.sleep(background.POLL_SECONDS)
+            await self.drivers.until_news(migration_id, event)
 
     def _refuse_what_is_over(self, migration: Migration) -> None:
         failures.refuse_newer(migration)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from eventsource.migration.connections.driver_connections import DriverConnectio
 from eventsource.migration.driver import requests
 from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.driver.lease import Lease, NoPlaceError
+from eventsource.migration.driver.news import News
 from eventsource.migration.driver.stages import Stages
 from eventsource.migration.driver.stretch import Doing
 from eventsource.migration.errors import LeaseLostError, MigrationError, StoreMismatchError
@@ -67,6 +69,7 @@ class Driver:
         migrations: the journal over the application's pool, used before the driver's own
             connections are open and when they are lost.
         limits: how many migrations the stores have room for.
+        news: lets the calls of this process hear what the driver hears.
     """
 
     find_endpoints: Callable[[], Awaitable[Endpoints]]
@@ -74,6 +77,7 @@ class Driver:
     migrations: PostgreSQLMigrationRepository
     lease: Lease
     limits: Callable[[], Awaitable[Mapping[str, int]]]
+    news: News
     #: What the last attempt was at: it decides how a failure is answered.
     doing: Doing = Doing.CARRYING_ON
     #: When the first of the attempts failed that have failed since the last success.
@@ -109,7 +113,8 @@ class Driver:
                 if not await self._has_the_lease():
                     return
                 if not await requests.pause_without_stores(self.migrations, self.lease):
-                    await self._drive()
+                    with self.news.driven(self.migration_id):
+                        await self._drive()
                 return
             except requests.Paused:
                 return
@@ -188,8 +193,9 @@ class Driver:
             await self._warn_of_control(migration)
             await self.lease.take_over(connections)
             heartbeat = await Heartbeat.start(
-                connections.heartbeat, self.migration_id, self.lease.owner
-            )
+                connections.heartbeat, self.migration_id, self.lease.owner,
+                partial(self.news.heard, self.migration_id),
+            )  # fmt: skip
             if heartbeat.migration.is_waiting:
                 # The first success: what this driver or another one has waited for is there.
                 await self._say(None)

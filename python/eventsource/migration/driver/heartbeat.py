@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from eventsource.migration import telemetry
+from eventsource.migration.driver.news import wait
 from eventsource.migration.driver.throttle import Throttle
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
@@ -52,14 +53,23 @@ class Heartbeat:
     throttle: Throttle = field(default_factory=Throttle)
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _also: Callable[[], None] = lambda: None
     _session: PassSession | None = None
     _is_bulk: bool = False
 
     @classmethod
     async def start(
-        cls, connection: asyncpg.Connection[Any], migration_id: UUID, owner: UUID
+        cls,
+        connection: asyncpg.Connection[Any],
+        migration_id: UUID,
+        owner: UUID,
+        also: Callable[[], None] = lambda: None,
     ) -> Heartbeat:
-        """Listen, then read: nothing is missed between the two."""
+        """Listen, then read: nothing is missed between the two.
+
+        Args:
+            also: called whenever there may be something new in the journal.
+        """
         repository = PostgreSQLMigrationRepository(connection)
         asked, news = asyncio.Event(), asyncio.Event()
 
@@ -67,10 +77,11 @@ class Heartbeat:
             if payload == str(migration_id):
                 asked.set()
                 news.set()
+                also()
 
         await connection.add_listener(CHANNEL, heard)
         migration = await repository.get(migration_id)
-        return cls(repository, owner, migration, _asked=asked, _news=news)
+        return cls(repository, owner, migration, _asked=asked, _news=news, _also=also)
 
     async def run(self) -> None:
         """Until cancelled. Raises LeaseLostError when another driver took over."""
@@ -85,6 +96,8 @@ class Heartbeat:
                 latest = await self.repository.get(self.migration.id)
                 await self._pass_on(latest)
             await _wait(self._news, TICK_SECONDS)
+            # A pooler may have dropped what was announced.
+            self._also()
 
     async def _renew(self) -> None:
         seconds = self.migration.config.lease_seconds
@@ -142,7 +155,5 @@ class Heartbeat:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+    await wait(event, seconds)
     event.clear()

@@ -1,0 +1,59 @@
+"""Calls of this process that wait for a migration hear at once of what its driver hears.
+
+The driver listens already: a call that waits beside it needs no connection of its own for that, and
+need not read the journal again and again. One whose migration another process drives still does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+from uuid import UUID
+
+
+class News:
+    """Of one process, for its coordinator."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
+        self._driven: set[UUID] = set()
+
+    @contextlib.contextmanager
+    def of(self, migration_id: UUID) -> Iterator[asyncio.Event]:
+        """An event for one call. It clears it before it reads the journal, and misses nothing."""
+        event = asyncio.Event()
+        self._waiting[migration_id].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[migration_id].discard(event)
+            if not self._waiting[migration_id]:
+                del self._waiting[migration_id]
+
+    @contextlib.contextmanager
+    def driven(self, migration_id: UUID) -> Iterator[None]:
+        """While a driver of this process passes on what it hears."""
+        self._driven.add(migration_id)
+        try:
+            yield
+        finally:
+            self._driven.discard(migration_id)
+            self.heard(migration_id)
+
+    def is_driven(self, migration_id: UUID) -> bool:
+        """Whether a driver of this process passes on what it hears."""
+        return migration_id in self._driven
+
+    def heard(self, migration_id: UUID) -> None:
+        """Let the calls that wait read the journal now."""
+        for event in self._waiting.get(migration_id, ()):
+            event.set()
+
+
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    """Until the event is set, but no longer than so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
