@@ -1,8 +1,10 @@
 //! `KeptSessions`: the idle sessions of this process's data plane.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use eventsource_core as core;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::runtime::awaitable;
@@ -21,10 +23,12 @@ impl KeptSessions {
 #[pymethods]
 impl KeptSessions {
     #[new]
-    fn new() -> KeptSessions {
-        KeptSessions {
-            kept: Arc::default(),
-        }
+    fn new(seconds: f64) -> PyResult<KeptSessions> {
+        let time = Duration::try_from_secs_f64(seconds)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(KeptSessions {
+            kept: Arc::new(core::KeptSessions::new(time)),
+        })
     }
 
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -30,7 +30,8 @@ AT_MOST = 3
 #: A server that takes longer has other worries than this (seconds).
 _PATIENCE = 1.0
 
-# What DISCARD ALL does besides, but for the prepared statements, which the client knows.
+# What DISCARD ALL does besides, but for the prepared statements, which the client knows. With the
+# settings of the next user, in one message.
 _AS_NEW = """
 reset role;
 discard temp;
@@ -55,7 +56,7 @@ class KeptSessions:
             # With the first that drives: most processes never load the data plane.
             from eventsource.dataplane import KeptSessions as DataPlaneSessions
 
-            self._data_plane = DataPlaneSessions()
+            self._data_plane = DataPlaneSessions(KEPT_SECONDS)
         return self._data_plane
 
     async def take(self, parameters: ConnectionParameters, settings: str) -> Connection | None:
@@ -66,7 +67,7 @@ class KeptSessions:
             self._expiring.pop(connection).cancel()
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    await connection.execute(settings)
+                    await connection.execute(_AS_NEW + settings)
                 return connection
             except BaseException as error:
                 connection.terminate()
@@ -77,7 +78,7 @@ class KeptSessions:
     async def give_back(self, parameters: ConnectionParameters, connection: Connection) -> None:
         """Keep it for a moment, or close it."""
         free = self._free[parameters]
-        if self._is_closed or len(free) >= AT_MOST or not await _is_as_new(connection):
+        if self._is_closed or len(free) >= AT_MOST or not await _is_free(connection):
             await close_briefly(connection)
             return
         free.append(connection)
@@ -105,7 +106,7 @@ class KeptSessions:
             await self._data_plane.close()
 
 
-async def _is_as_new(connection: Connection) -> bool:
+async def _is_free(connection: Connection) -> bool:
     if connection.is_closed() or connection.is_in_transaction():
         return False
     try:
@@ -113,7 +114,6 @@ async def _is_as_new(connection: Connection) -> bool:
             # The client, too, has to forget what was listened to: it asks the server once for each
             # channel, and the next user would hear nothing.
             await connection.reset()
-            await connection.execute(_AS_NEW)
     except Exception:
         return False
     return True

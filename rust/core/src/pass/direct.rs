@@ -122,7 +122,7 @@ async fn first<T: Send + 'static>(pending: &mut VecDeque<Task<T>>) -> Result<T> 
 
 impl Lane {
     async fn open(config: &PassConfig) -> Result<Lane> {
-        let target = open_target(config).await?;
+        let target = open_target(config, "").await?;
         let copy = format!(
             "copy {} ({}) from stdin (format binary)",
             config.target.sql(),

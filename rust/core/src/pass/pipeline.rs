@@ -35,7 +35,7 @@ impl Pipeline {
     pub async fn open(config: &PassConfig) -> Result<Pipeline> {
         let (source, target, positions) = tokio::try_join!(
             open_source(config),
-            open_target(config),
+            open_target(config, ""),
             Positions::open(config),
         )?;
         let select = ProgressRow::of(config).select();

@@ -34,10 +34,10 @@ pub struct Positions {
 
 impl Positions {
     pub async fn open(config: &PassConfig) -> Result<Positions> {
-        let control =
-            Connection::open(Side::Control, &config.control_dsn, config.kept.as_ref()).await?;
         let mark = claim::mark(config.migration_id, Side::Control);
-        control.batch(&format!("{PATIENCE}; {mark}")).await?;
+        let settings = format!("{PATIENCE}; {mark}");
+        let (dsn, kept) = (&config.control_dsn, config.kept.as_ref());
+        let control = Connection::open(Side::Control, dsn, kept, &settings).await?;
         let table = qualified(&config.control_schema, "migration_position_mappings");
         let migrations = qualified(&config.control_schema, &config.journal);
         // A fresh position is another one when the chunk is carried again.

@@ -102,8 +102,7 @@ impl Reader {
         mut ranges: mpsc::Receiver<Range>,
         proven: Arc<AtomicI64>,
     ) -> Result<()> {
-        let target = open_target(&config).await?;
-        target.batch(ALONG_THE_KEY).await?;
+        let target = open_target(&config, ALONG_THE_KEY).await?;
         while let Some(range) = ranges.recv().await {
             self.prove(&target, &range).await?;
             proven.store(range.upto, Ordering::Release);

@@ -19,19 +19,29 @@ pub struct Run<'a> {
     pub progress: ProgressRow,
 }
 
-/// A connection that the guard of the target lets pass.
-pub async fn open_target(config: &PassConfig) -> Result<Connection> {
-    let target = Connection::open(Side::Target, &config.target.dsn, config.kept.as_ref()).await?;
+/// A connection that the guard of the target lets pass; `also` are settings of its own.
+pub async fn open_target(config: &PassConfig, also: &str) -> Result<Connection> {
     let mark = claim::mark(config.migration_id, Side::Target);
     let announce = format!("set eventsource.migration = '{}'", config.migration_id);
-    target.batch(&format!("{announce}; {mark}")).await?;
-    Ok(target)
+    let settings = format!("{announce}; {mark}; {also}");
+    Connection::open(
+        Side::Target,
+        &config.target.dsn,
+        config.kept.as_ref(),
+        &settings,
+    )
+    .await
 }
 
 /// A connection that reads the tenant's rows by their index.
 pub async fn open_source(config: &PassConfig) -> Result<Connection> {
-    let source = Connection::open(Side::Source, &config.source.dsn, config.kept.as_ref()).await?;
     let mark = claim::mark(config.migration_id, Side::Source);
-    source.batch(&format!("{BY_INDEX}; {mark}")).await?;
-    Ok(source)
+    let settings = format!("{BY_INDEX}; {mark}");
+    Connection::open(
+        Side::Source,
+        &config.source.dsn,
+        config.kept.as_ref(),
+        &settings,
+    )
+    .await
 }

@@ -51,26 +51,28 @@ struct Home {
 
 impl Connection {
     /// A session with the settings: one that was kept and still answers, or a new one. It is kept
-    /// again when it is closed.
+    /// again when it is closed. `also` is run with them, in the same message.
     pub async fn open(
         side: Side,
         dsn: &str,
         kept: Option<&Arc<KeptSessions>>,
+        also: &str,
     ) -> Result<Connection> {
+        let settings = format!("{SETTINGS}; {also}");
         let Some(kept) = kept else {
-            return Connection::log_in(side, dsn).await;
+            return Connection::log_in(side, dsn, &settings).await;
         };
         let mut found = None;
         while let Some(session) = kept.take(dsn) {
             let connection = Connection::new(side, session);
-            if connection.batch(SETTINGS).await.is_ok() {
+            if connection.batch(&settings).await.is_ok() {
                 found = Some(connection);
                 break;
             }
         }
         let mut connection = match found {
             Some(connection) => connection,
-            None => Connection::log_in(side, dsn).await?,
+            None => Connection::log_in(side, dsn, &settings).await?,
         };
         connection.home = Some(Home {
             kept: kept.clone(),
@@ -80,7 +82,7 @@ impl Connection {
     }
 
     /// Connects, with TLS as the DSN's `sslmode` says, and makes the settings.
-    async fn log_in(side: Side, dsn: &str) -> Result<Connection> {
+    async fn log_in(side: Side, dsn: &str, settings: &str) -> Result<Connection> {
         let refuse = |message: String| Error::Connect {
             side,
             message,
@@ -94,7 +96,7 @@ impl Connection {
             let connecting = Connection::negotiate(side, config, &dsn.ssl);
             match tokio::time::timeout(patience(config, hosts.len()), connecting).await {
                 Ok(Ok(connection)) => {
-                    connection.batch(SETTINGS).await?;
+                    connection.batch(settings).await?;
                     return Ok(connection);
                 }
                 Ok(Err(error)) => last = error,

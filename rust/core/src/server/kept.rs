@@ -11,9 +11,6 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-/// How long an idle session is kept: other users of the server want it back.
-const KEPT: Duration = Duration::from_secs(1);
-
 /// How many are kept for one address: what a small move has open there at the same time.
 const AT_MOST: usize = 4;
 
@@ -81,8 +78,9 @@ impl Session {
 }
 
 /// Of one process, for its coordinator.
-#[derive(Default)]
 pub struct KeptSessions {
+    /// How long an idle session is kept: other users of the server want it back.
+    time: Duration,
     free: Mutex<Free>,
 }
 
@@ -99,6 +97,13 @@ struct Idle {
 }
 
 impl KeptSessions {
+    pub fn new(time: Duration) -> KeptSessions {
+        KeptSessions {
+            time,
+            free: Mutex::default(),
+        }
+    }
+
     /// The one that was kept last, and has not ended since.
     pub(crate) fn take(&self, dsn: &str) -> Option<Session> {
         let mut free = self.free();
@@ -119,11 +124,11 @@ impl KeptSessions {
             refused.end().await;
             return;
         }
-        let kept = Arc::downgrade(self);
+        let (kept, time) = (Arc::downgrade(self), self.time);
         tokio::spawn(async move {
-            tokio::time::sleep(KEPT).await;
+            tokio::time::sleep(time).await;
             if let Some(kept) = kept.upgrade() {
-                kept.end(|idle| idle.since.elapsed() >= KEPT).await;
+                kept.end(|idle| idle.since.elapsed() >= time).await;
             }
         });
     }

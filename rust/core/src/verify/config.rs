@@ -98,16 +98,14 @@ impl VerifyConfig {
         Ok(())
     }
 
-    /// A connection to one side, marked if it is for a migration.
-    pub(super) async fn open(&self, side: Side) -> Result<Connection> {
+    /// A connection to one side, marked if it is for a migration; `also` are settings of its own.
+    pub(super) async fn open(&self, side: Side, also: &str) -> Result<Connection> {
         let dsn = match side {
             Side::Source | Side::Control => &self.source.dsn,
             Side::Target => &self.target.dsn,
         };
-        let connection = Connection::open(side, dsn, self.kept.as_ref()).await?;
-        if let Some(migration_id) = self.migration_id {
-            connection.batch(&claim::mark(migration_id, side)).await?;
-        }
-        Ok(connection)
+        let mark = self.migration_id.map(|id| claim::mark(id, side));
+        let settings = format!("{also}; {}", mark.unwrap_or_default());
+        Connection::open(side, dsn, self.kept.as_ref(), &settings).await
     }
 }

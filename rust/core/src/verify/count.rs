@@ -28,7 +28,7 @@ pub async fn compare(
     let mut outcome = Outcome::new(config.max_violations);
     let mut recheck = Recheck::new(config.clone(), fingerprints);
     let mut suspects = Vec::new();
-    let target = config.open(Side::Target).await?;
+    let target = config.open(Side::Target, "").await?;
     let (mut from, mut to) = tokio::try_join!(
         Counts::start(config, source, counters),
         Counts::start(config, &target, counters),

@@ -92,8 +92,7 @@ impl Merge {
         counters: &Arc<VerifyCounters>,
     ) -> Result<Merge> {
         let lane = async |side| {
-            let connection = config.open(side).await?;
-            connection.batch(BY_INDEX).await?;
+            let connection = config.open(side, BY_INDEX).await?;
             let scanner = Scanner::new(&config, side, fingerprints, counters.clone())?;
             Ok::<Lane, Error>(Lane::start(scanner, connection, range))
         };

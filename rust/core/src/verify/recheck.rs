@@ -144,8 +144,8 @@ impl Recheck {
     async fn connected(&mut self) -> Result<(&Connection, &Connection)> {
         if self.connections.is_none() {
             self.connections = Some(tokio::try_join!(
-                self.config.open(Side::Source),
-                self.config.open(Side::Target),
+                self.config.open(Side::Source, ""),
+                self.config.open(Side::Target, ""),
             )?);
         }
         match &self.connections {

@@ -47,7 +47,7 @@ async fn extents(
         selection.table,
         selection.condition(),
     );
-    let connection = config.open(side).await?;
+    let connection = config.open(side, "").await?;
     let rows = connection.client().query(&sql, &[&ids]).await.on(side)?;
     connection.close().await;
     let mut extents = HashMap::new();

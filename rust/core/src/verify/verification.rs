@@ -49,7 +49,7 @@ impl Verification {
 }
 
 async fn run(mut config: VerifyConfig, counters: Arc<VerifyCounters>) -> Result<VerifyResult> {
-    let source = config.open(Side::Source).await?;
+    let source = config.open(Side::Source, "").await?;
     let recovery = source.prepare(IN_RECOVERY).await?;
     source.refuse_standby(&recovery).await?;
     if config.snapshot.is_none() {
