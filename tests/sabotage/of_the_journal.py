@@ -32,9 +32,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/connections/driver_connections.py",
-                "        await session_marks.end(source,"
-                ' session_marks.data_plane_mark(migration_id, "source"))\n',
-                "",
+                "        await session_marks.end(source, (driver, reader), keep)\n",
+                "        await session_marks.end(source, (driver,), keep)\n",
             ),
         ),
         (

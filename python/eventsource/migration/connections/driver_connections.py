@@ -6,8 +6,9 @@ for a writer that waits for the fence.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -168,11 +169,13 @@ class DriverConnections:
         Those to the stores carry the migration's mark, but for ``fence``: its COMMIT may be the
         decision, which is waited for under the lock and never cut off.
         """
-        opened: list[Connection] = []
-        try:
+
+        async def of_control() -> Connection:
             with concerning("control"):
-                for _ in range(2):
-                    opened.append(await endpoints.open(endpoints.control))
+                return await endpoints.open(endpoints.control)
+
+        opened = await all_or_none(of_control(), of_control())
+        try:
             tables = await _open_tables(endpoints, migration_id)
         except BaseException:
             await close_all(opened)
@@ -201,11 +204,11 @@ class DriverConnections:
         The data plane's at the target end when the progress row is claimed.
         """
         source, target = self.source.connection, self.target.connection
-        mark = session_marks.driver_mark(migration_id)
+        driver = session_marks.driver_mark(migration_id)
+        reader = session_marks.data_plane_mark(migration_id, "source")
         keep = [await own.fetchval("select pg_backend_pid()") for own in (source, target)]
-        for own in (source, target):
-            await session_marks.end(own, mark, keep)
-        await session_marks.end(source, session_marks.data_plane_mark(migration_id, "source"))
+        await session_marks.end(source, (driver, reader), keep)
+        await session_marks.end(target, (driver,), keep)
 
     async def close(self, *, keep: bool = False) -> None:
         """Close them all; what was not committed is gone, which is the safe outcome.
@@ -218,10 +221,11 @@ class DriverConnections:
             await close_all([*tables, self.control, self.heartbeat])
             return
         where = self.endpoints
-        for table in (self.fence, self.source, self.target):
-            await where.done_with(table.address.parameters, table.connection)
-        for connection in (self.control, self.heartbeat):
-            await where.done_with(where.control, connection)
+        await asyncio.gather(
+            *(where.done_with(each.address.parameters, each.connection)
+              for each in (self.fence, self.source, self.target)),
+            *(where.done_with(where.control, each) for each in (self.control, self.heartbeat)),
+        )  # fmt: skip
 
 
 async def open_connection(parameters: ConnectionParameters) -> Connection:
@@ -241,19 +245,42 @@ async def _open_tables(
     endpoints: Endpoints, migration_id: UUID
 ) -> tuple[OwnTable, OwnTable, OwnTable]:
     """Source, fence and target: all of them, or none."""
-    opened: list[OwnTable] = []
-    try:
+    mark = session_marks.driver_mark(migration_id)
+
+    async def of_source(marked: bool) -> Connection:
         with concerning("source"):
-            opened.append(await endpoints.open_table(endpoints.source, endpoints.source_layout))
-            await session_marks.mark(opened[0].connection, session_marks.driver_mark(migration_id))
-            opened.append(await endpoints.open_table(endpoints.source, endpoints.source_layout))
+            connection = await endpoints.open(endpoints.source.parameters)
+            try:
+                if marked:
+                    await session_marks.mark(connection, mark)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+    async def of_target() -> Connection:
         with concerning("target"):
-            opened.append(await _open_target(endpoints, migration_id))
+            return (await _open_target(endpoints, migration_id)).connection
+
+    source, fence, target = await all_or_none(of_source(True), of_source(False), of_target())
+    return (
+        EventTable(source, endpoints.source, endpoints.source_layout),
+        EventTable(fence, endpoints.source, endpoints.source_layout),
+        EventTable(target, endpoints.target, endpoints.target_layout),
+    )
+
+
+async def all_or_none(*opening: Coroutine[Any, Any, Connection]) -> list[Connection]:
+    """Open at the same time; what is open is closed where one of them cannot be opened."""
+    tasks = [asyncio.ensure_future(each) for each in opening]
+    try:
+        return list(await asyncio.gather(*tasks))
     except BaseException:
-        await close_all([table.connection for table in opened])
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await close_all([each for each in ended if not isinstance(each, BaseException)])
         raise
-    source, fence, target = opened
-    return source, fence, target
 
 
 async def open_table(address: TableAddress, layout: Layout | None = None) -> OwnTable:

@@ -38,20 +38,20 @@ async def mark(connection: Executor, mark: int) -> None:
     await connection.execute("select pg_advisory_lock_shared($1)", mark)
 
 
-async def end(connection: Executor, mark: int, keep: Collection[int] = ()) -> None:
-    """End all sessions of this role in this database that carry the mark, except this one and
-    those to ``keep`` (process ids of the server)."""
+async def end(connection: Executor, marks: Collection[int], keep: Collection[int] = ()) -> None:
+    """End all sessions of this role in this database that carry one of the marks, except this one
+    and those to ``keep`` (process ids of the server)."""
     await connection.execute(
         # The function and not the view, as in server/claim.rs.
         "select pg_terminate_backend(l.pid, 5000)"
         " from pg_locks l, pg_stat_get_activity(l.pid) a"
-        " where l.locktype = 'advisory' and l.objsubid = 1 and l.classid::bigint = $1"
-        " and l.objid::bigint = $2 and l.pid <> pg_backend_pid()"
-        " and l.pid::text <> all ($3::text[])"
+        " where l.locktype = 'advisory' and l.objsubid = 1"
+        " and ((l.classid::bigint << 32) | l.objid::bigint)::text = any ($1::text[])"
+        " and l.pid <> pg_backend_pid() and l.pid::text <> all ($2::text[])"
         " and a.datid = (select oid from pg_database where datname = current_database())"
         " and a.usesysid = (select oid from pg_roles where rolname = current_user)",
         # As texts: of arrays the driver knows these alone, and would look up others in the catalog.
-        mark >> 32, mark & 0xFFFF_FFFF, list(map(str, keep)),
+        list(map(str, marks)), list(map(str, keep)),
     )  # fmt: skip
 
 

@@ -165,9 +165,9 @@ async def claim(target: OwnTable, migration_id: UUID, owner: UUID) -> CopyProgre
                     migration_id, owner,
                 )  # fmt: skip
         except asyncpg.LockNotAvailableError:
-            await session_marks.end(target.connection, mark)
+            await session_marks.end(target.connection, (mark,))
             continue
-        await session_marks.end(target.connection, mark)
+        await session_marks.end(target.connection, (mark,))
         return await read(target, migration_id)
 
 
