@@ -142,8 +142,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/repositories/migrations.py",
-                '            await self.pool.execute(_SQL["lock_places"], name)\n',
-                "            await asyncio.sleep(0.5)\n",
+                '        await self.pool.execute(_SQL["lock_places"], sorted(limits))\n',
+                "        await asyncio.sleep(0.5)\n",
             ),
             Edit(
                 "python/eventsource/migration/repositories/migrations.py",

@@ -265,8 +265,7 @@ class PostgreSQLMigrationRepository(Requests):
         Inside a transaction: the answer holds until its end. An empty name is all migrations. None
         is full for what is not limited.
         """
-        for name in sorted(limits):
-            await self.pool.execute(_SQL["lock_places"], name)
+        await self.pool.execute(_SQL["lock_places"], sorted(limits))
         rows = await self.pool.fetch(
             _SQL["full_stores"], migration_id, list(limits), [*map(str, limits.values())], owner
         )
