@@ -24,9 +24,8 @@ VARIANTS = (
         (
             Edit(
                 _PASSES,
-                "    above: int = 0\n\n    @classmethod\n    async def open",
-                "    above: int = 0\n    early: PassResult | None = None\n\n    @classmethod\n"
-                "    async def open",
+                "    above: int = 0\n",
+                "    above: int = 0\n    early: PassResult | None = None\n",
             ),
             Edit(
                 _PASSES,

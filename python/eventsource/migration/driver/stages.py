@@ -170,15 +170,18 @@ class Stages(Stretch):
         if await self._has_decided():
             return
         passes = await self.open_passes()
-        with (
-            self.heartbeat.attending(passes.session),
-            telemetry.span("pass", self.migration),
-        ):
-            result = await passes.catch_up()
-        if result is None:
-            return
-        telemetry.passed(self.migration, result.rows, result.inserted, result.seconds)
-        await passes.publish()
+        # A cutover that is asked for begins with passes of its own. One that was begun a moment ago
+        # has left it little.
+        if self.migration.asked_for is None or not passes.is_recent:
+            with (
+                self.heartbeat.attending(passes.session),
+                telemetry.span("pass", self.migration),
+            ):
+                result = await passes.catch_up()
+            if result is None:
+                return
+            telemetry.passed(self.migration, result.rows, result.inserted, result.seconds)
+            await passes.publish()
         if (asked := self.migration.asked_for) is not None:
             with telemetry.span("rehearsal" if asked.rehearsal else "cutover", self.migration):
                 await cutting_over.carry_out(self, passes, asked)

@@ -67,6 +67,9 @@ class PassOutcome:
 class JournaledPasses(Underway):
     """Runs the passes of one migration of a layout on a driver's connections."""
 
+    #: A cutover of a layout's table is left no more than one pass needs.
+    is_recent = False
+
     @classmethod
     async def open(
         cls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.progress import CopyProgress
+
+
+#: What a pass that began no longer ago has left is little (seconds).
+RECENT_SECONDS = 1.0
 
 
 async def _carried(connections: DriverConnections, at: CopyProgress) -> tuple[str, ...]:
@@ -49,6 +54,13 @@ class Passes:
     at: CopyProgress
     rate: Callable[[], float | None] = lambda: None
     above: int = 0
+    #: When the newest pass took its snapshot (by the monotonic clock).
+    _begun_at: float = float("-inf")
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the newest pass is done, and little can have been written since its snapshot."""
+        return not self.at.pass_is_open and time.monotonic() - self._begun_at < RECENT_SECONDS
 
     @classmethod
     async def open(
@@ -134,11 +146,13 @@ class Passes:
             StoreGoneBackError: the source lacks what it had committed.
         """
         source = self.connections.source
+        begun_at = time.monotonic()
         taken = await snapshots.take(source.connection)
         await failpoints.reach("snapshot.taken")
         witness = await self._stand()
         await failpoints.reach("snapshot.barrier.committed")
         await self._store(up_to or taken.text, witness)
+        self._begun_at = begun_at if up_to is None else float("-inf")
         await failpoints.reach("snapshot.stored.committed")
 
     async def prepare_last(self, up_to: str | None = None) -> None:
