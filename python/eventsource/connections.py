@@ -36,6 +36,7 @@ __all__ = [
     "connect",
     "connection_parameters",
     "create_pool",
+    "one_of",
     "redact",
     "transaction",
 ]
@@ -304,6 +305,19 @@ async def transaction(executor: Executor) -> AsyncIterator[Executor]:
         connection = cast("asyncpg.Connection[Any]", executor)
         async with connection.transaction():
             yield connection
+
+
+@asynccontextmanager
+async def one_of(executor: Executor) -> AsyncIterator[Executor]:
+    """One connection for statements that follow each other: a pool resets each that it gets back.
+
+    Nothing in the block may ask the same pool for another one: it may have no more than this.
+    """
+    if isinstance(executor, asyncpg.Pool):
+        async with executor.acquire() as pooled:
+            yield pooled
+    else:
+        yield executor
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,9 +114,11 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
             default_store_id=self._router.default_store_id,
         )  # fmt: skip
         await self.refuse_beside_a_way_back(tenant_id)
-        findings = await self.preflight(tenant_id, source, target)
+        # The control database was looked at for the route.
+        findings = await self._examine(tenant_id, source, target, with_control=False)
         findings.raise_if_refused()
-        await admission.refuse_older_route(tenant_id, generation, source, target)
+        tables = await of_store(source), await of_store(target)
+        await admission.refuse_older_route(tenant_id, generation, *tables)
         await failpoints.reach("preflight.passed")
         migration = await self._migrations.create(
             migration_id=uuid4(),
@@ -126,8 +128,8 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
             config=self._config,
             generation=generation,
             operator=operator,
-            source_identity=await identities.of(await of_store(source)),
-            target_identity=await identities.of(await of_store(target)),
+            source_identity=await identities.of(tables[0]),
+            target_identity=await identities.of(tables[1]),
             pause_at=until,
         )
         await failpoints.reach("start.committed")
@@ -138,12 +140,23 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         self, tenant_id: TenantId, source: PostgreSQLEventStore, target: PostgreSQLEventStore
     ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
+        return await self._examine(tenant_id, source, target, with_control=True)
+
+    async def _examine(
+        self,
+        tenant_id: TenantId,
+        source: PostgreSQLEventStore,
+        target: PostgreSQLEventStore,
+        *,
+        with_control: bool,
+    ) -> Findings:
         is_layout = source.layout is not None or target.layout is not None
         # Each has connections of its own: started together, they would take all there are.
         async with self._examining:
             return await admission.examine(
                 self._migrations, tenant_id, source, target, config=self._config,
                 look=layout_preflight.look if is_layout else None, kept=self._drivers.kept,
+                with_control=with_control,
             )  # fmt: skip
 
     async def follow_routes(self) -> list[PendingRoute]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from eventsource.catalog import forms, reading
 from eventsource.catalog.model import TableCatalog
 from eventsource.catalog.two_sides import Comparison, compare
-from eventsource.connections import Executor, TableAddress
+from eventsource.connections import Executor, TableAddress, one_of
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.layouts.declaration import Layout
@@ -79,6 +80,17 @@ AnyTable: TypeAlias = EventTable[Executor]
 async def of_store(store: PostgreSQLEventStore) -> AnyTable:
     """A store's table over the store's own pool."""
     return EventTable(Retried(store.pool), await store.address(), store.layout)
+
+
+@asynccontextmanager
+async def held(table: AnyTable) -> AsyncIterator[AnyTable]:
+    """The table over one connection of its pool; see :func:`eventsource.connections.one_of`."""
+    executor = table.connection
+    if isinstance(executor, Retried):
+        async with one_of(executor.executor) as connection:
+            yield replace(table, connection=Retried(connection))
+    else:
+        yield table
 
 
 async def head(connection: Executor, sequence: str) -> int:

@@ -91,6 +91,8 @@ class Move:
     home: str
     start: Callable[[], Awaitable[Migration]]
     resume: Callable[[UUID], Awaitable[Migration]]
+    #: The migration that this call has begun.
+    started: UUID | None = None
     #: The cutover that is waited for.
     request: UUID | None = None
 
@@ -101,7 +103,9 @@ class Move:
                 return migration
             if self.wish.begun is not None:
                 await self.wish.begun(migration)
-            await self.drivers.refuse_other_places(migration)
+            # What this call has begun a moment ago names the places that it found.
+            if migration.id != self.started:
+                await self.drivers.refuse_other_places(migration)
             await self._set_the_time(migration)
             self.drivers.stand_by(migration.id)
             return await self._carry_on(migration.id)
@@ -114,7 +118,9 @@ class Move:
                 return migration
             if self.wish.is_late:
                 raise DeadlineReachedError(self.wish.tenant_id, None)
-            return await self.start()
+            migration = await self.start()
+            self.started = migration.id
+            return migration
         except (MigrationAlreadyExistsError, PreflightError, RoutingError):
             # Another process may have begun since, and may be done by now.
             there, migration = await self._look()

@@ -142,20 +142,18 @@ async def _generation_of(
     return routing.generation if routing else 0
 
 
-async def refuse_older_route(
-    tenant_id: TenantId, generation: int, *stores: PostgreSQLEventStore
-) -> None:
+async def refuse_older_route(tenant_id: TenantId, generation: int, *tables: AnyTable) -> None:
     """A decision has to be newer than everything that a fence says of the tenant.
 
     Raises:
         PreflightError: a fence is newer than the tenant's route.
     """
-    for store in stores:
-        fence = await fences.read(await of_store(store), tenant_id)
+    for table in tables:
+        fence = await fences.read(table, tenant_id)
         if fence is not None and fence.generation > generation:
             raise PreflightError(
                 [
-                    f"the fence of tenant {tenant_id} in {store.table} is of generation"
+                    f"the fence of tenant {tenant_id} in {table.name} is of generation"
                     f" {fence.generation}, and its route of {generation}: the control database has"
                     " gone back, or a store has; `eventsource-migrate repair` says what lives where"
                 ]
@@ -171,15 +169,17 @@ async def examine(
     config: MigrationConfig,
     look: Look | None = None,
     kept: KeptSessions | None = None,
+    with_control: bool = True,
 ) -> Findings:
     """Everything that would refuse this move, without changing anything.
 
     Args:
         kept: where sessions are kept for who moves the tenant next.
         look: looks at tables of another library's kind, in place of what is known of our own.
+        with_control: whether the control database is looked at, too.
     """
     return await _when_connections_are_free(
-        lambda: _examine(migrations, tenant_id, source, target, config, look, kept)
+        lambda: _examine(migrations, tenant_id, source, target, config, look, kept, with_control)
     )
 
 
@@ -191,6 +191,7 @@ async def _examine(
     config: MigrationConfig,
     look: Look | None,
     kept: KeptSessions | None,
+    with_control: bool,
 ) -> Findings:
     findings = Findings()
     hosts = {"the control database": _control_hosts(migrations)}
@@ -199,7 +200,8 @@ async def _examine(
 
     async def check() -> None:
         with findings.unusable("the control database"):
-            await check_control(migrations.pool, findings)
+            if with_control:
+                await check_control(migrations.pool, findings)
         tables: list[AnyTable] = []
         for side, store in (("source", source), ("target", target)):
             with findings.unusable(f"the {side}'s database"):

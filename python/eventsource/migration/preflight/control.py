@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eventsource.catalog.presence import columns_of
-from eventsource.connections import Executor
+from eventsource.connections import Executor, one_of
 from eventsource.migration.preflight.findings import Findings
 from eventsource.migration.repositories import control_place, hidden_rows
 from eventsource.migration.repositories.schema import of_another_library
@@ -32,6 +32,11 @@ CONTROL_COLUMNS = {
 
 async def check_control(connection: Executor, findings: Findings) -> None:
     """The control tables exist, with the columns that this version needs."""
+    async with one_of(connection) as one:
+        await _check(one, findings)
+
+
+async def _check(connection: Executor, findings: Findings) -> None:
     if await connection.fetchval("select pg_is_in_recovery()"):
         findings.problems.append(
             "the control database is on a standby, and migrations must be written there; connect"

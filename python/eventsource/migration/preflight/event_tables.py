@@ -16,7 +16,7 @@ from eventsource.catalog.model import TableCatalog
 from eventsource.catalog.presence import columns_of
 from eventsource.catalog.two_sides import Comparison, compare, tenant_keys
 from eventsource.identifiers import quote_identifier
-from eventsource.migration.event_table import AnyTable
+from eventsource.migration.event_table import AnyTable, held
 from eventsource.migration.preflight import tenant_rows
 from eventsource.migration.preflight.findings import INIT, Findings
 from eventsource.migration.repositories import hidden_rows
@@ -74,9 +74,11 @@ async def check_stores(
     """Both event tables can take part, and the tenant may move between them."""
     here = there = None
     with findings.unusable("the source's database"):
-        here = await _sound_table(source, "source", findings)
+        async with held(source) as one:
+            here = await _sound_table(one, "source", findings)
     with findings.unusable("the target's database"):
-        there = await _sound_table(target, "target", findings)
+        async with held(target) as one:
+            there = await _sound_table(one, "target", findings)
     if here is None or there is None:
         return
     if await _identity(source) == await _identity(target):
@@ -88,8 +90,10 @@ async def check_stores(
     await _check_tenant_keys(target, there, tenant_id, findings)
     if findings.problems:
         return
-    await tenant_rows.check_source(source, tenant_id, findings)
-    await tenant_rows.check_target(target, tenant_id, findings)
+    async with held(source) as one:
+        await tenant_rows.check_source(one, tenant_id, findings)
+    async with held(target) as one:
+        await tenant_rows.check_target(one, tenant_id, findings)
 
 
 async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableCatalog | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from eventsource.catalog import reading
 from eventsource.catalog.findings import warning
 from eventsource.migration.connections import blockers
-from eventsource.migration.event_table import AnyTable
+from eventsource.migration.event_table import AnyTable, held
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
 
 if TYPE_CHECKING:
@@ -43,11 +43,13 @@ async def look(
     companions: bool = True,
 ) -> None:
     """Note companions, open transactions and too few connections."""
-    if companions:
-        await _companions(source, findings)
-    for side, table in (("source", source), ("target", target)):
-        await _transactions(table, side, findings)
-    free = await target.connection.fetchval(_FREE)
+    async with held(source) as one:
+        if companions:
+            await _companions(one, findings)
+        await _transactions(one, "source", findings)
+    async with held(target) as one:
+        await _transactions(one, "target", findings)
+        free = await one.connection.fetchval(_FREE)
     needed = copy_jobs + DRIVERS_OWN
     findings.connections = (needed, free)
     if free < needed:
