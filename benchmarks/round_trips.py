@@ -14,10 +14,12 @@ class RoundTrips:
     """``count`` rises when a client speaks and the server spoke last, on any connection.
 
     Several messages that a client sends without waiting for an answer are one round trip.
+    ``log_ins`` are the connections that were opened.
     """
 
     dsn: str
     count: int = 0
+    log_ins: int = 0
 
 
 @contextlib.asynccontextmanager
@@ -28,6 +30,7 @@ async def counted(dsn: str) -> AsyncIterator[RoundTrips]:
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client_speaks = False
+        seen.log_ins += 1
 
         async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter,
                           from_client: bool) -> None:  # fmt: skip

@@ -59,7 +59,7 @@ async def run(bench: Bench) -> dict[str, Any]:
         with bench.timed(f"{name}: {len(counts)} tenants, {sum(counts):,} events"):
             dsn = await bench.source.create_database(template)
             await _fill(dsn, tenants, counts)
-            expected = await _digests(dsn)
+            expected = await digests(dsn)
         rounds: dict[str, list[float]] = {"alone": [], "wave": []}
         for number in range(bench.rounds):
             for peer in shuffled(list(rounds), number):
@@ -96,7 +96,8 @@ async def _fill(dsn: str, tenants: Sequence[UUID], counts: Sequence[int]) -> Non
         await connection.close()
 
 
-async def _digests(dsn: str) -> list[Any]:
+async def digests(dsn: str) -> list[Any]:
+    """Of each tenant the number of rows and a sum over their columns."""
     connection = await asyncpg.connect(dsn)
     try:
         return [tuple(row) for row in await connection.fetch(_DIGEST)]
@@ -108,7 +109,7 @@ async def _one(
     bench: Bench, peer: str, template: str, tenants: Sequence[UUID], expected: list[Any]
 ) -> float:
     """Seconds from the first to the last tenant; all of them are at the target, and right."""
-    source_dsn = await _copy(bench, template)
+    source_dsn = await copy_of(bench, template)
     target_dsn, control_dsn = await bench.database("store"), await bench.database("control")
     try:
         await bench.settle()
@@ -117,14 +118,15 @@ async def _one(
                 took = await _alone(opened, tenants)
             else:
                 took = await _wave(opened, control_dsn, tenants)
-        right(await _digests(target_dsn) == expected, "the target holds something else")
+        right(await digests(target_dsn) == expected, "the target holds something else")
         return took
     finally:
         for dsn in (source_dsn, target_dsn, control_dsn):
             await bench.drop(dsn)
 
 
-async def _copy(bench: Bench, template: str) -> str:
+async def copy_of(bench: Bench, template: str) -> str:
+    """A fresh database on the source, made from a template."""
     name = f"shared_{uuid4().hex[:8]}"
     connection = await asyncpg.connect(bench.source.dsn())
     try:
