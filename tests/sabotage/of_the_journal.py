@@ -62,7 +62,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/driver/driver.py",
-                "            await self.lease.take_over(connections)\n",
+                "            await self.lease.take_over(connections, seconds)\n",
                 "",
             ),
         ),

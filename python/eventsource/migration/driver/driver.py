@@ -191,7 +191,8 @@ class Driver:
             migration = await self.migrations.get(self.migration_id)
             await identities.check(migration, connections.source, connections.target)
             await self._warn_of_control(migration)
-            await self.lease.take_over(connections)
+            seconds = migration.config.lease_seconds
+            await self.lease.take_over(connections, seconds)
             heartbeat = await Heartbeat.start(
                 connections.heartbeat, self.migration_id, self.lease.owner,
                 partial(self.news.heard, self.migration_id),

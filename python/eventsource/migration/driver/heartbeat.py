@@ -86,8 +86,13 @@ class Heartbeat:
     async def run(self) -> None:
         """Until cancelled. Raises LeaseLostError when another driver took over."""
         every = self.migration.config.lease_seconds / 3
-        renewed = float("-inf")
+        # Who starts it has renewed the lease and read the journal a moment ago.
+        renewed = time.monotonic()
+        await self._pass_on(self.migration)
         while True:
+            await _wait(self._news, TICK_SECONDS)
+            # A pooler may have dropped what was announced.
+            self._also()
             # Without an answer for so long the lease is over, and this driver's time with it.
             async with asyncio.timeout(max(self.migration.config.lease_seconds, LEAST_PATIENCE)):
                 if time.monotonic() - renewed >= every:
@@ -95,9 +100,6 @@ class Heartbeat:
                     renewed = time.monotonic()
                 latest = await self.repository.get(self.migration.id)
                 await self._pass_on(latest)
-            await _wait(self._news, TICK_SECONDS)
-            # A pooler may have dropped what was announced.
-            self._also()
 
     async def _renew(self) -> None:
         seconds = self.migration.config.lease_seconds

@@ -89,25 +89,31 @@ class Lease:
         await failpoints.reach("lease.committed")
         return taken
 
-    async def take_over(self, connections: DriverConnections) -> None:
+    async def take_over(self, connections: DriverConnections, seconds: float | None = None) -> None:
         """Be the only one who does anything at the stores; for connections just opened.
 
         The lease is renewed first: opening the connections may have taken most of it, and the
         driver that got it next would end the sessions just opened.
 
+        Args:
+            seconds: how long the lease is, if the journal was just read.
+
         Raises:
             LeaseLostError: another driver has the migration; its sessions are left alone.
         """
-        await self.renew(connections.migrations)
+        await self.renew(connections.migrations, seconds)
         await connections.end_others(self.migration_id)
 
-    async def renew(self, migrations: PostgreSQLMigrationRepository) -> None:
+    async def renew(
+        self, migrations: PostgreSQLMigrationRepository, seconds: float | None = None
+    ) -> None:
         """Keep the lease for its whole length from now.
 
         Raises:
             LeaseLostError: another driver has it.
         """
-        seconds = (await migrations.get(self.migration_id)).config.lease_seconds
+        if seconds is None:
+            seconds = (await migrations.get(self.migration_id)).config.lease_seconds
         if not await migrations.renew_lease(self.migration_id, self.owner, seconds):
             raise LeaseLostError(f"another driver carries migration {self.migration_id} on")
 
