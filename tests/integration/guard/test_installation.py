@@ -112,10 +112,12 @@ async def _way_back_without_a_guard(world: World) -> Guarded:
     """Its fence knows its table from the beginning: the next guard need not write that into it,
     which would be one more reason for an abort to wait."""
     table = EventTable(await world.connect("source"), await world.here.source.address())
-    fence = await standby.add_fence(
+    await standby.add_fence(
         table, tenant_id=world.tenant, migration_id=MIGRATION, store_id=SOURCE, role="source",
         patience_ms=3000,
     )  # fmt: skip
+    fence = await fences.of_migration(table, MIGRATION, "source")
+    assert fence is not None
     return Guarded(world, "source", table, fence, world.tenant)
 
 

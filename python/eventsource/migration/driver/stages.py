@@ -129,7 +129,7 @@ class Stages(Stretch):
         if await self._has_decided():
             return
         try:
-            forms = await self.way.prepare(
+            prepared = await self.way.prepare(
                 self.connections,
                 self.migration,
                 self.lease.owner,
@@ -137,7 +137,7 @@ class Stages(Stretch):
             )
         except brief_locks.LockNeverGranted:
             return
-        await self.open_passes(forms)
+        await self.open_passes(prepared)
         assert self.passes is not None
         if not self.passes.at.pass_is_open:
             await self.passes.begin()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eventsource.migration.event_table import OwnTable
     from eventsource.migration.models import Migration
     from eventsource.migration.states import MigrationState
-    from eventsource.migration.steps.passes import Passes
+    from eventsource.migration.steps.passes import Passes, Prepared
 
 
 class Doing(Enum):
@@ -53,18 +53,19 @@ class Stretch:
         """The journal's row as it was last read."""
         return self.heartbeat.migration
 
-    async def open_passes(self, forms: tuple[str, ...] | None = None) -> Passes:
+    async def open_passes(self, prepared: Prepared | None = None) -> Passes:
         """The passes of this stretch; opened by the first that needs them.
 
         Args:
-            forms: of the columns' values, if they were just looked at.
+            prepared: by this driver, a moment ago; None of a driver that goes on.
         """
         if self.passes is None:
-            await self._mend_guards()
+            if prepared is None:
+                await self._mend_guards()
             throttle = self.heartbeat.throttle
             await throttle.ready.wait()
             self.passes = await self.way.open_passes(
-                self.connections, self.migration, self.lease.owner, lambda: throttle.rate, forms
+                self.connections, self.migration, self.lease.owner, lambda: throttle.rate, prepared
             )
         self.passes.migration = self.migration
         return self.passes

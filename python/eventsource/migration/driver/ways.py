@@ -12,7 +12,7 @@ from eventsource.migration.journaled.way import LayoutTables
 from eventsource.migration.steps import abort, fitness, mapping, preparation
 from eventsource.migration.steps.bulk_copy import BulkCopier
 from eventsource.migration.steps.cutover import Cutover
-from eventsource.migration.steps.passes import Passes
+from eventsource.migration.steps.passes import Passes, Prepared
 from eventsource.migration.steps.repair import Repair
 from eventsource.migration.tables import brief_locks, deferred_indexes, fences, guard
 
@@ -33,8 +33,8 @@ class OwnTables:
         migration: Migration,
         owner: UUID,
         carry_on: Callable[[], bool],
-    ) -> tuple[str, ...]:
-        """Fences, guard and numbers, and the forms of what is carried.
+    ) -> Prepared:
+        """Fences, guard and numbers, for the first pass.
 
         Raises:
             LockNeverGranted: ``carry_on`` said no.
@@ -53,10 +53,10 @@ class OwnTables:
         migration: Migration,
         owner: UUID,
         rate: Callable[[], float | None],
-        forms: tuple[str, ...] | None = None,
+        prepared: Prepared | None = None,
     ) -> Passes:
-        """What runs the passes; ``forms`` if they were just looked at."""
-        return await Passes.open(connections, migration, owner, rate, forms=forms)
+        """What runs the passes."""
+        return await Passes.open(connections, migration, owner, rate, prepared=prepared)
 
     async def copy(self, passes: Passes, stopped: asyncio.Event) -> bool:
         """The first pass; False when asked to stop on the way."""

@@ -59,7 +59,7 @@ class LayoutTables:
         migration: Migration,
         owner: UUID,
         rate: Callable[[], float | None],
-        forms: object = None,
+        prepared: object = None,
     ) -> JournaledPasses:
         return await JournaledPasses.open(connections, migration, owner, rate)
 

@@ -37,6 +37,19 @@ async def _carried(connections: DriverConnections, at: CopyProgress) -> tuple[st
     return (await compared(connections.source, connections.target)).carried
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a step that has just made everything ready leaves for the first pass.
+
+    Attributes:
+        at: the progress row, which has this driver's token.
+        forms: of the carried columns' values.
+    """
+
+    at: CopyProgress
+    forms: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Passes:
     """Runs one migration's passes on a driver's connections.
@@ -70,20 +83,23 @@ class Passes:
         owner: UUID,
         rate: Callable[[], float | None] = lambda: None,
         journal: str = "tenant_migrations",
-        forms: tuple[str, ...] | None = None,
+        prepared: Prepared | None = None,
     ) -> Passes:
         """Claim the progress row and open the data plane's connections.
 
         Args:
             journal: the control table whose row names the owner.
-            forms: of the columns' values, if they were just looked at.
+            prepared: what was claimed and looked at a moment ago.
 
         Raises:
             MissingRowError: the progress row is not there.
             StoreGoneBackError: the source lacks its barrier, or events that the target holds.
         """
-        with concerning("target"):
-            at = await progress.claim(connections.target, migration.id, owner)
+        if prepared is not None:
+            at: CopyProgress | None = prepared.at
+        else:
+            with concerning("target"):
+                at = await progress.claim(connections.target, migration.id, owner)
         if at is None:
             raise MissingRowError(
                 "the progress row at the target is not there: check that the dsn leads to the"
@@ -95,7 +111,9 @@ class Passes:
         await rescue.look_after_a_restart(connections.source, connections.target, at)
         endpoints, fresh = connections.endpoints, migration.returns is not None
         columns = await _carried(connections, at)
-        if forms is None:
+        if prepared is not None:
+            forms = prepared.forms
+        else:
             with concerning("source"):
                 forms = await forms_of(connections.source, columns)
         config = PassSessionConfig(
@@ -194,7 +212,9 @@ class Passes:
 
     async def publish(self) -> None:
         """Publish in the journal how far the copy is."""
-        await self.refresh()
+        # Of a pass that is done the row is at hand.
+        if self.at.pass_is_open:
+            await self.refresh()
         await self.connections.migrations.record_progress(
             self.migration.id, self.owner, self.at.carried, self.migration.total_events
         )

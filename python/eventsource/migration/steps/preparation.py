@@ -10,6 +10,7 @@ from eventsource.catalog import forms
 from eventsource.migration import event_table
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.steps import fitness
+from eventsource.migration.steps.passes import Prepared
 from eventsource.migration.tables import (
     deferred_indexes,
     fences,
@@ -37,15 +38,12 @@ if TYPE_CHECKING:
 async def prepare(
     connections: DriverConnections, migration: Migration, owner: UUID, carry_on: Callable[[], bool],
     *, decided_head: int | None = None,
-) -> tuple[str, ...]:  # fmt: skip
+) -> Prepared:  # fmt: skip
     """Close the target, then guard the source; every step may be repeated.
 
     The source's fence row is committed before its triggers exist, and the triggers before the
     first snapshot is taken: no writer meets a trigger without a row, and no row of the tenant is
     written unguarded after S(0).
-
-    Returns:
-        The forms of the columns that are carried.
 
     Args:
         decided_head: where the source ended, of a tenant that was decided on: it draws no more.
@@ -89,7 +87,7 @@ async def prepare(
     assert at is not None
     await failpoints.reach("guard.progress.committed")
     await connections.migrations.record_offset(migration.id, owner, at.position_offset)
-    return forms.of_columns(map(compared.source.column, compared.carried))
+    return Prepared(at, forms.of_columns(map(compared.source.column, compared.carried)))
 
 
 async def _guard_source(

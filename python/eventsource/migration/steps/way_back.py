@@ -32,7 +32,7 @@ from eventsource.migration.models import Migration
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
 from eventsource.migration.repositories.ways_back import TABLE, WayBack, WaysBack
 from eventsource.migration.states import MigrationState
-from eventsource.migration.steps.passes import Passes
+from eventsource.migration.steps.passes import Passes, Prepared
 from eventsource.migration.tables import (
     brief_locks,
     fences,
@@ -231,7 +231,8 @@ async def _make(
     )  # fmt: skip
     await failpoints.reach("keep.snapshot.committed")
     forms = of_columns(map(compared.source.column, compared.carried))
-    await _try_out(connections, opposite(migration, way_id, owner), owner, forms)
+    prepared = Prepared(await progress.read_again(old, way_id), forms)
+    await _try_out(connections, opposite(migration, way_id, owner), owner, prepared)
 
 
 async def _put_up_guard(home: OwnTable, seconds: float = READY_SECONDS) -> None:
@@ -253,7 +254,7 @@ async def settle(connections: DriverConnections) -> None:
 
 
 async def _try_out(
-    connections: DriverConnections, way: Migration, owner: UUID, forms: tuple[str, ...]
+    connections: DriverConnections, way: Migration, owner: UUID, prepared: Prepared
 ) -> None:
     """One pass, with all that the return will need: what fails now would have failed then.
 
@@ -262,28 +263,28 @@ async def _try_out(
     old, home = connections.source, connections.target
     there = replace(connections.endpoints, source=home.address, target=old.address)
     back = replace(connections, endpoints=there, source=home, fence=home, target=old)
-    await catch_up(back, way, owner, forms)
+    await catch_up(back, way, owner, prepared)
 
 
 async def passes(
     connections: DriverConnections,
     way: Migration,
     owner: UUID,
-    forms: tuple[str, ...] | None = None,
+    prepared: Prepared | None = None,
 ) -> Passes:
     """Those of a way back, ready to run; the caller closes their session.
 
     Args:
-        forms: of its columns' values, if they were just looked at.
+        prepared: what was made a moment ago.
     """
-    return await Passes.open(connections, way, owner, journal=TABLE, forms=forms)
+    return await Passes.open(connections, way, owner, journal=TABLE, prepared=prepared)
 
 
 async def catch_up(
-    connections: DriverConnections, way: Migration, owner: UUID, forms: tuple[str, ...]
+    connections: DriverConnections, way: Migration, owner: UUID, prepared: Prepared
 ) -> None:
     """Passes of a way back until one carries few events."""
-    running = await passes(connections, way, owner, forms)
+    running = await passes(connections, way, owner, prepared)
     try:
         while True:
             result = await running.catch_up()

@@ -10,12 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from eventsource.migration.tables import fences
 from eventsource.tenant_ids import TenantId, as_uuid, stored
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
-    from eventsource.migration.tables.fences import Fence
     from eventsource.migration.tables.witnesses import Witness
 
 #: Generation of a fence that is not in force yet. The same stands in fences.sql and guard.sql.
@@ -29,7 +27,7 @@ STANDBY, RETIRED = "standby", "retired"
 async def add_fence(
     table: AnyTable, *, tenant_id: TenantId, migration_id: UUID, store_id: str, role: str,
     patience_ms: int,
-) -> Fence:  # fmt: skip
+) -> None:  # fmt: skip
     """Commit a fence row that is asleep; twice is once."""
     name = table.fences
     await table.connection.execute(
@@ -45,9 +43,6 @@ async def add_fence(
         table.address.table, stored(tenant_id), role, "open" if role == "source" else STANDBY,
         ASLEEP, migration_id, store_id, name, patience_ms, table.name,
     )  # fmt: skip
-    fence = await fences.of_migration(table, migration_id, role)
-    assert fence is not None
-    return fence
 
 
 async def add_progress(
