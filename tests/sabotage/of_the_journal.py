@@ -32,8 +32,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/connections/driver_connections.py",
-                "        await session_marks.end(source, (driver, reader), keep)\n",
-                "        await session_marks.end(source, (driver,), keep)\n",
+                "            session_marks.end(source, (driver, reader), keep),\n",
+                "            session_marks.end(source, (driver,), keep),\n",
             ),
         ),
         (

@@ -207,8 +207,10 @@ class DriverConnections:
         driver = session_marks.driver_mark(migration_id)
         reader = session_marks.data_plane_mark(migration_id, "source")
         keep = [await own.fetchval("select pg_backend_pid()") for own in (source, target)]
-        await session_marks.end(source, (driver, reader), keep)
-        await session_marks.end(target, (driver,), keep)
+        await asyncio.gather(
+            session_marks.end(source, (driver, reader), keep),
+            session_marks.end(target, (driver,), keep),
+        )
 
     async def close(self, *, keep: bool = False) -> None:
         """Close them all; what was not committed is gone, which is the safe outcome.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -18,7 +20,7 @@ from eventsource.catalog.two_sides import Comparison, compare, tenant_keys
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.event_table import AnyTable, held
 from eventsource.migration.preflight import tenant_rows
-from eventsource.migration.preflight.findings import INIT, Findings
+from eventsource.migration.preflight.findings import INIT, Findings, at_once
 from eventsource.migration.repositories import hidden_rows
 from eventsource.migration.tables import fences
 from eventsource.stores.beside import outdated_objects
@@ -72,13 +74,9 @@ async def check_stores(
     fire: bool = False,
 ) -> None:
     """Both event tables can take part, and the tenant may move between them."""
-    here = there = None
-    with findings.unusable("the source's database"):
-        async with held(source) as one:
-            here = await _sound_table(one, "source", findings)
-    with findings.unusable("the target's database"):
-        async with held(target) as one:
-            there = await _sound_table(one, "target", findings)
+    here, there = await at_once(
+        findings, partial(_usable_table, source, "source"), partial(_usable_table, target, "target")
+    )
     if here is None or there is None:
         return
     if await _identity(source) == await _identity(target):
@@ -90,10 +88,28 @@ async def check_stores(
     await _check_tenant_keys(target, there, tenant_id, findings)
     if findings.problems:
         return
-    async with held(source) as one:
-        await tenant_rows.check_source(one, tenant_id, findings)
-    async with held(target) as one:
-        await tenant_rows.check_target(one, tenant_id, findings)
+    await at_once(
+        findings,
+        partial(_rows, tenant_rows.check_source, source, tenant_id),
+        partial(_rows, tenant_rows.check_target, target, tenant_id),
+    )
+
+
+async def _usable_table(table: AnyTable, side: str, findings: Findings) -> TableCatalog | None:
+    with findings.unusable(f"the {side}'s database"):
+        async with held(table) as one:
+            return await _sound_table(one, side, findings)
+    return None
+
+
+async def _rows(
+    check: Callable[[AnyTable, UUID, Findings], Awaitable[None]],
+    table: AnyTable,
+    tenant_id: UUID,
+    findings: Findings,
+) -> None:
+    async with held(table) as one:
+        await check(one, tenant_id, findings)
 
 
 async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableCatalog | None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -16,6 +16,8 @@ from eventsource.connections import redact
 from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.failures import may_pass
+
+T = TypeVar("T")
 
 INIT = "run `eventsource-migrate init` or store.create_schema()"
 
@@ -60,6 +62,16 @@ class Findings:
         self.note(*findings)
         self.columns, self.filled, self.fires = compared.carried, compared.filled, compared.fires
 
+    def add(self, other: Findings) -> None:
+        """What another check has found besides."""
+        self.problems += other.problems
+        self.warnings += other.warnings
+        self.remarks += other.remarks
+        self.found += other.found
+        self.passing += other.passing
+        self.companions = self.companions or other.companions
+        self.connections = self.connections or other.connections
+
     @contextlib.contextmanager
     def unusable(self, what: str) -> Iterator[None]:
         """What keeps ``what`` from being used in the block is a problem, not an exception."""
@@ -92,6 +104,23 @@ class Findings:
                 [each for each in self.found if each.refuses],
                 passes=self.passing == len(self.problems),
             )
+
+
+async def at_once(findings: Findings, *checks: Callable[[Findings], Awaitable[T]]) -> list[T]:
+    """Run checks of different servers at the same time; what they find is added in their order."""
+    parts = [Findings() for _ in checks]
+    # All of them are waited for: one that went on would find things for nobody.
+    results = await asyncio.gather(
+        *(check(part) for check, part in zip(checks, parts, strict=True)), return_exceptions=True
+    )
+    for part in parts:
+        findings.add(part)
+    done: list[T] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        done.append(result)
+    return done
 
 
 async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:

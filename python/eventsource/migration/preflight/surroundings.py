@@ -9,6 +9,7 @@ from eventsource.catalog.findings import warning
 from eventsource.migration.connections import blockers
 from eventsource.migration.event_table import AnyTable, held
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
+from eventsource.migration.preflight.findings import at_once
 
 if TYPE_CHECKING:
     from eventsource.migration.preflight.findings import Findings
@@ -43,14 +44,23 @@ async def look(
     companions: bool = True,
 ) -> None:
     """Note companions, open transactions and too few connections."""
-    async with held(source) as one:
-        if companions:
-            await _companions(one, findings)
-        await _transactions(one, "source", findings)
-    async with held(target) as one:
-        await _transactions(one, "target", findings)
-        free = await one.connection.fetchval(_FREE)
-    needed = copy_jobs + DRIVERS_OWN
+
+    async def of_source(found: Findings) -> None:
+        async with held(source) as one:
+            if companions:
+                await _companions(one, found)
+            await _transactions(one, "source", found)
+
+    async def of_target(found: Findings) -> None:
+        async with held(target) as one:
+            await _transactions(one, "target", found)
+            await _connections(one, copy_jobs + DRIVERS_OWN, found)
+
+    await at_once(findings, of_source, of_target)
+
+
+async def _connections(target: AnyTable, needed: int, findings: Findings) -> None:
+    free = await target.connection.fetchval(_FREE)
     findings.connections = (needed, free)
     if free < needed:
         findings.note(

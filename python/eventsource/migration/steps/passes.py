@@ -30,6 +30,21 @@ if TYPE_CHECKING:
 RECENT_SECONDS = 1.0
 
 
+async def _claimed(
+    connections: DriverConnections, migration: Migration, owner: UUID
+) -> CopyProgress:
+    with concerning("target"):
+        at = await progress.claim(connections.target, migration.id, owner)
+    if at is None:
+        raise MissingRowError(
+            "the progress row at the target is not there: check that the dsn leads to the database"
+            " where the migration began, and that it was not restored to a moment before. If what"
+            " was copied is gone, end the migration with `eventsource-migrate abort"
+            f" {migration.id} --without-target` and move the tenant again"
+        )
+    return at
+
+
 async def _carried(connections: DriverConnections, at: CopyProgress) -> tuple[str, ...]:
     """What the first pass carried is what every pass carries, whatever was added meanwhile."""
     if at.columns:
@@ -95,27 +110,13 @@ class Passes:
             MissingRowError: the progress row is not there.
             StoreGoneBackError: the source lacks its barrier, or events that the target holds.
         """
-        if prepared is not None:
-            at: CopyProgress | None = prepared.at
-        else:
-            with concerning("target"):
-                at = await progress.claim(connections.target, migration.id, owner)
-        if at is None:
-            raise MissingRowError(
-                "the progress row at the target is not there: check that the dsn leads to the"
-                " database where the migration began, and that it was not restored to a moment"
-                " before. If what was copied is gone, end the migration with `eventsource-migrate"
-                f" abort {migration.id} --without-target` and move the tenant again"
-            )
+        at = prepared.at if prepared else await _claimed(connections, migration, owner)
         await witnesses.stand_again(connections.source, migration.id, at.witness, at.source_system)
         await rescue.look_after_a_restart(connections.source, connections.target, at)
         endpoints, fresh = connections.endpoints, migration.returns is not None
         columns = await _carried(connections, at)
-        if prepared is not None:
-            forms = prepared.forms
-        else:
-            with concerning("source"):
-                forms = await forms_of(connections.source, columns)
+        with concerning("source"):
+            forms = prepared.forms if prepared else await forms_of(connections.source, columns)
         config = PassSessionConfig(
             migration_id=migration.id,
             tenant_id=as_uuid(migration.tenant_id),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -41,13 +42,15 @@ async def check(migration: Migration, source: AnyTable, target: AnyTable) -> Non
     Raises:
         StoreMismatchError: one of them is another place; nothing was changed.
     """
-    for store_id, recorded, table in (
-        (migration.source_store_id, migration.source_identity, source),
-        (migration.target_store_id, migration.target_identity, target),
+    there = await asyncio.gather(of(source), of(target), return_exceptions=True)
+    for store_id, recorded, table, here in (
+        (migration.source_store_id, migration.source_identity, source, there[0]),
+        (migration.target_store_id, migration.target_identity, target, there[1]),
     ):
         if recorded is None:
             continue
-        here = await of(table)
+        if isinstance(here, BaseException):
+            raise here
         if here != recorded and not (
             here is not None
             # Another table of the same server has the same rows beside it, and is another place.
