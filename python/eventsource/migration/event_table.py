@@ -19,6 +19,8 @@ from eventsource.migration.layouts.declaration import Layout
 from eventsource.retried import Retried
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     import asyncpg
 
     from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -99,6 +101,19 @@ async def head(connection: Executor, sequence: str) -> int:
         f"select case when is_called then last_value else 0 end from {sequence}"
     )
     return int(value)
+
+
+async def holds_any(table: AnyTable, tenant_id: UUID) -> bool:
+    """Whether there is a row of the tenant.
+
+    The id is a literal: to a plan for any tenant, a table whose rows were counted when they were
+    all of one tenant, as of the first that has come, has a match in each row, and it reads them
+    all to find none.
+    """
+    tag = await table.connection.execute(
+        f"select from {table.name} where tenant_id = '{tenant_id}'::uuid limit 1"
+    )
+    return tag != "SELECT 0"
 
 
 async def position_sequence(table: AnyTable) -> str:

@@ -92,9 +92,7 @@ async def check_target(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
             f"the target still has the fence of migration {fence.migration_id};"
             " abort that one first"
         )
-    if await table.connection.fetchval(
-        f"select exists (select from {table.name} where tenant_id = $1)", tenant_id
-    ):
+    if await event_table.holds_any(table, tenant_id):
         findings.problems.append(
             await _left_behind(table, tenant_id, fence)
             if fence is not None and fence.state == "moved"

@@ -175,9 +175,7 @@ async def reserve(
     others = await departures(target, migration.id)
     sequence = await event_table.position_sequence(target)
     name = target.name
-    if await target.connection.fetchval(
-        f"select exists (select from {name} where tenant_id = $1)", as_uuid(migration.tenant_id)
-    ):
+    if await event_table.holds_any(target, as_uuid(migration.tenant_id)):
         raise PreflightError([progress.already_there(migration.tenant_id, target.address.table)])
     in_use = await _is_in_use(target, migration.id)
     head = await event_table.head(target.connection, sequence)
