@@ -16,8 +16,8 @@ EVENTS = 20_000
 _FILL = """
 insert into {table} (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
                      "timestamp", payload)
-select gen_random_uuid(), md5($1::uuid::text || n / 20)::uuid, 'Order', 'OrderPlaced', $1::uuid, n % 20 + 1,
-       now(), '{{}}'
+select gen_random_uuid(), md5($1::uuid::text || n / 20)::uuid, 'Order', 'OrderPlaced', $1::uuid,
+       n % 20 + 1, now(), '{{}}'
 from generate_series(0, $2::int - 1) n
 """
 

@@ -62,16 +62,8 @@ impl Connection {
         let Some(kept) = kept else {
             return Connection::log_in(side, dsn, &settings).await;
         };
-        let mut found = None;
-        while let Some(session) = kept.take(dsn) {
-            let connection = Connection::new(side, session);
-            if connection.batch(&settings).await.is_ok() {
-                found = Some(connection);
-                break;
-            }
-        }
-        let mut connection = match found {
-            Some(connection) => connection,
+        let mut connection = match kept.take(dsn, &settings).await {
+            Some(session) => Connection::new(side, session),
             None => Connection::log_in(side, dsn, &settings).await?,
         };
         connection.home = Some(Home {

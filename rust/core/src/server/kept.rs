@@ -21,13 +21,15 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The first column says whether a transaction was open: the time of one that begins with this
-/// message is the message's. That a temporary table is gone need not be on the disk.
+/// message is the message's. Nobody waits until it is on the disk that a temporary table is gone.
 const AS_NEW: &str = "\
     select pg_catalog.now() = pg_catalog.statement_timestamp(); \
-    set synchronous_commit = off; \
+    begin; \
+    set local synchronous_commit = off; \
+    discard temp; \
+    commit; \
     select pg_catalog.pg_advisory_unlock_all(); \
     close all; \
-    discard temp; \
     discard sequences; \
     reset role; \
     reset all";
@@ -104,8 +106,18 @@ impl KeptSessions {
         }
     }
 
-    /// The one that was kept last, and has not ended since.
-    pub(crate) fn take(&self, dsn: &str) -> Option<Session> {
+    /// The one that was kept last and still answers, with these settings.
+    pub(crate) async fn take(&self, dsn: &str, settings: &str) -> Option<Session> {
+        while let Some(session) = self.find(dsn) {
+            let set = session.client.batch_execute(settings);
+            if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, set).await {
+                return Some(session);
+            }
+        }
+        None
+    }
+
+    fn find(&self, dsn: &str) -> Option<Session> {
         let mut free = self.free();
         free.sessions
             .retain(|idle| !idle.session.client.is_closed());
