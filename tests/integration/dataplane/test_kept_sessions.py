@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -81,6 +84,22 @@ async def test_a_session_whose_server_ended_it_is_not_lent_again(
     for pid in await sessions(world):
         await world.target.execute("select pg_terminate_backend($1, 5000)", pid)
     again = await world.open(kept=kept)
+    assert (await again.run(await world.bulk())).rows == 5
+    await again.close()
+
+
+async def test_a_session_that_answers_no_more_is_not_waited_for(
+    world: World, kept: KeptSessions
+) -> None:
+    await world.append(5)
+    await (await world.open(kept=kept)).close()
+    [silent] = await sessions(world)
+    os.kill(silent, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(20):
+            again = await world.open(kept=kept)
+    finally:
+        os.kill(silent, signal.SIGCONT)
     assert (await again.run(await world.bulk())).rows == 5
     await again.close()
 
