@@ -84,9 +84,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
     warnings = list(findings.warnings)
     if not events:
         warnings.append(f"{no_event(tenant_id, source_id)}; `run` asks for --empty to move it")
-    rate = at.settings.migration.max_events_per_second
-    shortest = events / min(FAST_RATE, rate or FAST_RATE)
-    longest = events / min(SLOW_RATE, rate or SLOW_RATE)
+    shortest, longest = _seconds_of(events, at.settings.migration.max_events_per_second)
     at.out.answer(
         {
             "tenant_id": tenant_id,
@@ -127,6 +125,11 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
     for warning in warnings:
         at.out.warn(warning)
     return ExitCode.DONE
+
+
+def _seconds_of(events: int, rate: float | None) -> tuple[float, float]:
+    """Of the copy, at least and at most; ``rate`` is the limit that somebody has set."""
+    return events / min(FAST_RATE, rate or FAST_RATE), events / min(SLOW_RATE, rate or SLOW_RATE)
 
 
 def _of_findings(findings: Findings) -> list[tuple[str, object]]:
