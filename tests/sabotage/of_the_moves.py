@@ -28,9 +28,21 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "a-librarys-numbers-have-no-end",
+        "another library's rows get numbers that the target gives to others",
+        (
+            Edit(
+                "python/eventsource/migration/journaled/underway.py",
+                "        if found is not None:\n            raise DataPlaneError(",
+                "        if False:\n            raise DataPlaneError(",
+            ),
+        ),
+        ("tests/layouts/test_headroom.py::test_what_the_target_keeps_free_is_never_exceeded",),
+    ),
+    Variant(
         "a-departure-that-does-not-look-again",
         "a tenant that arrives between a block and its fence is not noticed",
-        (Edit(_BLOCK, "used_up or is_used_up(bound, head, headroom)", "False"),),
+        (Edit(_BLOCK, "used_up or is_used_up(bound, head, headroom[table])", "False"),),
         (f"{_SWAPS}::test_who_arrives_while_another_reserves_is_seen",),
     ),
     Variant(

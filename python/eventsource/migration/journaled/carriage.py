@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.migration.errors import LeaseLostError
+from eventsource.migration.journaled.numbers import LEAST_HEADROOM
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -23,6 +24,7 @@ class Carriage:
         layout: the layout's name.
         offsets: by table: how far the numbers of its own sequence are moved.
         last: by table: the last number that the target keeps for the source's.
+        headroom: by table: how many numbers were kept free for those that the source still gave.
         stamp: what columns get that each side fills for itself.
         before: by sequence of the target: its value before the numbers were kept, for an abort.
         watched: what the tables were when the guard was made; None before that.
@@ -41,6 +43,7 @@ class Carriage:
     after: tuple[str, ...] | None = None
     scan: tuple[str, ...] = ()
     tables: tuple[int, ...] = ()
+    headroom: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -53,6 +56,14 @@ class Carriage:
         values["scan"] = tuple(values["scan"])
         values["tables"] = tuple(values.get("tables", ()))
         return cls(**{name: value for name, value in values.items() if name in cls.__slots__})
+
+    def bound(self, table: str) -> int:
+        """The last number of the source that the target keeps free."""
+        return self.last[table] - self.offsets[table]
+
+    def headroom_of(self, table: str) -> int:
+        """Of a table; an older version has written none down."""
+        return self.headroom.get(table, LEAST_HEADROOM)
 
     def at(self, table_no: int, scan: tuple[str, ...], after: tuple[str, ...] | None) -> Carriage:
         """The first pass stands there."""

@@ -8,6 +8,7 @@ import asyncpg
 
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.errors import PreflightError
+from eventsource.migration.tables.reserved_block import HEADROOM
 from eventsource.tenant_ids import TenantId, stored
 
 if TYPE_CHECKING:
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.journaled.shapes import Shape
     from eventsource.migration.layouts.declaration import LayoutTable, Numbering
+
+
+#: The least that is kept free where a layout does not say how much, unless less is left.
+LEAST_HEADROOM = 10_000_000
+
+# A column may end before its sequence does.
+_MOST = """
+select least(s.seqmax, case a.atttypid when 'smallint'::regtype then 32767
+                                       when 'integer'::regtype then 2147483647 else s.seqmax end)
+from pg_sequence s, pg_attribute a
+where s.seqrelid = $1::text::regclass and a.attrelid = $2::text::regclass and a.attname = $3
+"""
 
 
 def owned(shape: Shape) -> Iterator[tuple[LayoutTable, Numbering]]:
@@ -115,6 +128,26 @@ async def taken(
     used = row["given"] is not None or row["highest"] is not None
     offset = max(row["given"] or 0, row["highest"] or 0) if used else 0
     return sequence, row["given"], offset
+
+
+async def headroom(
+    target: AnyTable, shape: Shape, table: LayoutTable, numbering: Numbering, sequence: str,
+    *, given: int, used: int,
+) -> int:  # fmt: skip
+    """How many numbers of the source are kept free, beside those that it has given.
+
+    As many as it has given in all its life, within bounds: while one tenant moves it will not
+    give more. And not more than a share of what is left: further tenants will come.
+
+    Args:
+        used: the last number of the target that is taken then.
+    """
+    if shape.layout.headroom is not None:
+        return shape.layout.headroom
+    most: int = await target.connection.fetchval(
+        _MOST, sequence, target.beside(table.name), numbering.column
+    )
+    return min(max(given, LEAST_HEADROOM), HEADROOM, max((most - used) // 4, 0))
 
 
 async def expected(target: AnyTable, shape: Shape) -> dict[str, int]:

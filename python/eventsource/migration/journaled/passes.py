@@ -26,6 +26,7 @@ from eventsource.migration.journaled import (
     first_pass,
     growth,
     large_pass,
+    numbers,
     overflow,
     watching,
 )
@@ -122,8 +123,8 @@ class JournaledPasses(Underway):
             session.moved,
         )
         return cls(
-            connections, migration, owner, at, agreed, transfer, session, fence.fence_id, rate,
-            own=opened,
+            connections, migration, owner, at, agreed, transfer, session, fence.fence_id,
+            await numbers.sequences(source, shape), rate, own=opened,
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -206,6 +207,7 @@ class JournaledPasses(Underway):
     async def prepare_last(self) -> None:
         """Store the last pass while writers still run: that is one commit less under the fence."""
         self.session.set_rate(None)
+        await self.refuse_exhausted(ahead=True)
         await self._store(None, await self._stand())
         await failpoints.reach("cutover.pass.committed")
 
@@ -281,6 +283,7 @@ class JournaledPasses(Underway):
         return str(await self.transfer.reading.fetchval("select pg_current_snapshot()::text"))
 
     async def _stand(self) -> Witness:
+        await self.refuse_exhausted()
         number = max(self.at.pass_number, self.above) + 1
         witness = Witness(number, uuid4())
         await witnesses.stand(

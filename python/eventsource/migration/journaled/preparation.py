@@ -132,7 +132,7 @@ async def _reserve(
         numbers[shape.layout.events] = decided_head
     at = await progress.read(target, migration.id)
     before = await carriage.read(target, migration.id)
-    if at is not None and before is not None and not _is_used_up(at, before, numbers, shape):
+    if at is not None and before is not None and not _is_used_up(at, before, numbers):
         return
 
     async def reserve() -> None:
@@ -163,15 +163,12 @@ async def _reserve(
     )  # fmt: skip
 
 
-def _is_used_up(
-    at: progress.CopyProgress, agreed: Carriage, numbers: dict[str, int], shape: Shape
-) -> bool:
+def _is_used_up(at: progress.CopyProgress, agreed: Carriage, numbers: dict[str, int]) -> bool:
     """Whether other tenants have taken the numbers before anything was copied."""
     return at.is_untouched and any(
-        reserved_block.is_used_up(agreed.last[name] - agreed.offsets[name], number,
-                                  shape.layout.headroom)
+        reserved_block.is_used_up(agreed.bound(name), number, agreed.headroom_of(name))
         for name, number in numbers.items()
-    )  # fmt: skip
+    )
 
 
 async def _bind(connections: DriverConnections, migration: Migration, shape: Shape) -> None:
@@ -181,8 +178,8 @@ async def _bind(connections: DriverConnections, migration: Migration, shape: Sha
     sequences = await numbers_of.sequences(connections.source, shape)
     await reserved_block.bind(
         connections.source, migration.id,
-        {name: agreed.last[name] - agreed.offsets[name] for name in sequences}, sequences,
-        shape.layout.headroom,
+        {name: agreed.bound(name) for name in sequences}, sequences,
+        {name: agreed.headroom_of(name) for name in sequences},
     )  # fmt: skip
     await failpoints.reach("guard.source.bound.committed")
 
@@ -198,13 +195,18 @@ async def _agree(
     """
     offsets: dict[str, int] = {}
     last: dict[str, int] = {}
+    headroom: dict[str, int] = {}
     before: dict[str, int | None] = {}
     for table, numbering in numbers_of.owned(shape):
         sequence, given, offset = await numbers_of.taken(target, shape, table, numbering)
         offsets[table.name] = offset
+        headroom[table.name] = await numbers_of.headroom(
+            target, shape, table, numbering, sequence,
+            given=numbers[table.name], used=offset + numbers[table.name],
+        )  # fmt: skip
         last[table.name] = reserved_block.last_of(
             table.name, () if numbering.per_tenant else others, head=given or 0, offset=offset,
-            numbers=numbers[table.name], headroom=shape.layout.headroom, is_decided=is_decided,
+            numbers=numbers[table.name], headroom=headroom[table.name], is_decided=is_decided,
         )  # fmt: skip
         before[sequence] = given
         # Numbers of others begin after those that are kept; a rollback keeps the gap.
@@ -217,4 +219,4 @@ async def _agree(
     if earlier is not None:
         before = dict(earlier.before)
     stamp = await target.connection.fetchval("select pg_current_xact_id()::text")
-    return Carriage(shape.layout.name, offsets, last, str(stamp), before)
+    return Carriage(shape.layout.name, offsets, last, str(stamp), before, headroom=headroom)

@@ -37,6 +37,7 @@ async def carry_out(
             connections, migration, owner, lambda: True, decided_head=decided.source_head
         )
     passes = await JournaledPasses.open(connections, migration, owner)
+    passes.is_decided = True
     # Writers wait until the target opens: this is no time to spare the servers.
     passes.session.set_rate(None)
     try:

@@ -106,7 +106,8 @@ class Layout:
         readers: tables with the positions of readers, and which of their rows are such: the target
             must have none.
         after_flip: a statement for the target once the tenant lives there; may be repeated.
-        headroom: positions that are kept free at the target for what the source still writes.
+        headroom: numbers of each table that are kept free at the target for those that the source
+            still gives; None lets them follow from what it has given.
         is_schema: of a tenant that owns all rows: whether every table of the schema is its own, and
             one that is not declared refuses the move.
         stream, version, event_id: columns of the events that say which one it is, for reports.
@@ -122,7 +123,7 @@ class Layout:
     stays: tuple[tuple[str, str], ...] = ()
     readers: tuple[tuple[str, str], ...] = ()
     after_flip: str | None = None
-    headroom: int = 10_000_000
+    headroom: int | None = None
     stream: tuple[str, ...] = ()
     version: str | None = None
     event_id: str | None = None

@@ -56,8 +56,8 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
                 " travel: leave the table out and build it again at the target"
             )
     [main] = mains
-    headroom = entry.get("headroom", 10_000_000)
-    if not isinstance(headroom, int) or not 1 <= headroom <= 10**12:
+    headroom = entry.get("headroom")
+    if headroom is not None and (not isinstance(headroom, int) or not 1 <= headroom <= 10**12):
         raise LayoutError(f"{where}: headroom must be a whole number, not {headroom!r}")
     return Layout(
         name=name,

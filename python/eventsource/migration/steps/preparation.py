@@ -138,7 +138,7 @@ async def _bind(connections: DriverConnections, migration: Migration) -> None:
     table = source.address.table
     await reserved_block.bind(
         source, migration.id, {table: at.last_target_position - at.position_offset},
-        {table: await event_table.position_sequence(source)}, reserved_block.HEADROOM,
+        {table: await event_table.position_sequence(source)}, {table: reserved_block.HEADROOM},
     )  # fmt: skip
     await failpoints.reach("guard.source.bound.committed")
 

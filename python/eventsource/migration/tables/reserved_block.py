@@ -123,13 +123,14 @@ def is_used_up(bound: int, head: int, headroom: int) -> bool:
 
 async def bind(
     source: OwnTable, migration_id: UUID, bounds: Mapping[str, int], heads: Mapping[str, str],
-    headroom: int,
+    headroom: Mapping[str, int],
 ) -> None:  # fmt: skip
     """Write down how far the numbers of this departure reach, unless they are used up already.
 
     Args:
         bounds: by table: the last number of the source that has a place in the block.
         heads: by table: the sequence that draws its numbers.
+        headroom: by table: how many numbers a whole block keeps free.
 
     Raises:
         TargetBusyError: another tenant has arrived meanwhile, and has set a sequence too far: what
@@ -140,7 +141,7 @@ async def bind(
         used_up = False
         for table, bound in bounds.items():
             head = await event_table.head(source.connection, heads[table])
-            used_up = used_up or is_used_up(bound, head, headroom)
+            used_up = used_up or is_used_up(bound, head, headroom[table])
         await source.connection.execute(
             f"update {source.fences} set bounds = $2::text::jsonb"
             " where migration_id = $1 and role = 'source' and state = 'open'",
