@@ -55,6 +55,7 @@ async def play(stage: Stage, drill: Drill) -> list[str]:
     await stage.acknowledged(5)
     if await _under_way(stage):
         with stage.working():
+            await stage.routers_are_ready()
             await stage.type("cutover MIGRATION")
     await stage.acknowledged(5)
     await stage.end_writers()

@@ -170,8 +170,14 @@ class Stage:
                 await self.acknowledged(15)
 
     async def routers_are_ready(self) -> None:
-        """None of them says that it could not write at the target, as one does after an outage."""
-        query = "select count(*) = 0 from migration_router_reports where not ready"
+        """None of them says that it could not write at the target, as one does after an outage.
+
+        One that has ended said so last at most 15 seconds ago.
+        """
+        query = (
+            "select count(*) = 0 from migration_router_reports"
+            " where not ready and seen_at > now() - interval '15 seconds'"
+        )
 
         async def ready() -> bool:
             return bool((await self.sql("control", query))[0][0])

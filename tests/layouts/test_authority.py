@@ -17,7 +17,13 @@ import asyncpg
 import pytest
 
 from eventsource.connections import TableAddress
-from eventsource.migration import Migration, MigrationState, StoreGoneBackError, background
+from eventsource.migration import (
+    Migration,
+    MigrationState,
+    StoreGoneBackError,
+    StoreMismatchError,
+    background,
+)
 from eventsource.migration.event_table import EventTable
 from eventsource.migration.journaled import only_there
 from eventsource.migration.layouts.presets import presets
@@ -273,6 +279,36 @@ async def test_nothing_is_carried_again_to_where_the_tenant_lives(shop: LayoutWo
     assert done.position_offset == moved.position_offset
     assert [await rows(shop.target, table, "true") for table in TABLES] == home
     assert await shop.source.fetchval("select state from eventsource_fences") == "moved"
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_a_store_from_a_dump_is_bound_and_the_move_goes_on(
+    shop: LayoutWorld, side: str
+) -> None:
+    for _ in range(5):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    migration = await shop.start("acme")
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    coordinator = shop.coordinators[0]
+    await coordinator.pause_migration(migration.id)
+    await shop.control.execute(
+        f"update tenant_migrations set {side}_identity = {side}_identity || $1::text::jsonb",
+        json.dumps({"system": "7000000000000000001"}),
+    )
+    # A dump carries the column, and not the header of its row.
+    await getattr(shop, side).execute("update eventsource_witnesses set passed_at = now()")
+    with pytest.raises(StoreMismatchError, match="rebind"):
+        await coordinator.resume_migration(migration.id)
+    await marten.append(shop.source, "acme", uuid4(), 3)
+    await coordinator.rebind_migration(migration.id, SOURCE if side == "source" else TARGET)
+    await coordinator.resume_migration(migration.id)
+    await coordinator.initiate_cutover(migration.id)
+    here, there = [
+        [await rows(each, table, "tenant_id = $1", "acme") for table in TABLES]
+        for each in (shop.source, shop.target)
+    ]
+    assert here == there
+    assert await shop.target.fetchval("select count(*) from eventsource_rescued_rows") == 0
 
 
 async def test_a_row_is_known_by_its_number_only_where_nothing_else_says_it(

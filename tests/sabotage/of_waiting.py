@@ -15,6 +15,21 @@ _LEASES = "tests/integration/driver/test_leases.py"
 
 VARIANTS = (
     Variant(
+        "work-ends-with-a-changed-password",
+        "a process that drives ends when the password of its control database is changed",
+        (
+            Edit(
+                "python/eventsource/migration/background.py",
+                "may_be_mended if was_let_in else may_pass",
+                "may_pass",
+            ),
+        ),
+        (
+            "tests/integration/driver/test_environment.py::"
+            "test_work_outlives_a_password_that_is_changed_and_no_wrong_one",
+        ),
+    ),
+    Variant(
         "nobody-stands-by",
         "a migration that was left to a dead driver is driven by nobody",
         (Edit(_BACKGROUND, "        while self._stands_by_for:\n", "        while False:\n"),),

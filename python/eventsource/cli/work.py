@@ -69,10 +69,12 @@ async def _first_to_end(*endless: Coroutine[Any, Any, None]) -> None:
 async def _print_changes(at: Workspace) -> None:
     """A line for every change of state."""
     last: dict[UUID, Migration] = {}
+    ask = partial(patiently, at)
     while True:
-        known = {each.id: each for each in await patiently(at, at.migrations.get_active)}
+        known = {each.id: each for each in await ask(at.migrations.get_active)}
+        ask = partial(patiently, at, was_let_in=True)
         over = [each for each in last if each not in known]
-        ended = await patiently(at, partial(at.migrations.get_many, over)) if over else []
+        ended = await ask(partial(at.migrations.get_many, over)) if over else []
         for migration in [*known.values(), *ended]:
             before = last.get(migration.id)
             if before is None or (before.state, before.error_message) != (
@@ -86,9 +88,10 @@ async def _print_changes(at: Workspace) -> None:
 
 async def _warn(at: Workspace) -> None:
     """Once for each place that the control database turns out to be."""
-    said = None
+    said, ask = None, partial(patiently, at)
     while True:
-        elsewhere = await patiently(at, partial(control_place.warning, at.control))
+        elsewhere = await ask(partial(control_place.warning, at.control))
+        ask = partial(patiently, at, was_let_in=True)
         if elsewhere is not None and elsewhere != said:
             at.out.warn(elsewhere)
         said = elsewhere

@@ -20,7 +20,7 @@ from eventsource.errors import ConnectionDetailsError
 from eventsource.hosts import SilentHostsError, hosts_of, unless_silent
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.failures import PASSING, may_pass
+from eventsource.migration.failures import PASSING, may_be_mended, may_pass
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
@@ -218,14 +218,22 @@ class Workspace:
             raise PreflightError(problems)
 
 
-async def patiently(at: Workspace, ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask again while a database is away: drivers wait for it, and so do those who watch them."""
+async def patiently(
+    at: Workspace, ask: Callable[[], Awaitable[T]], *, was_let_in: bool = False
+) -> T:
+    """Ask again while a database is away: drivers wait for it, and so do those who watch them.
+
+    Args:
+        was_let_in: this process has been answered before: then what somebody has to mend, such as
+            a password that was changed, is waited for as well.
+    """
+    waits = may_be_mended if was_let_in else may_pass
     warned = ""
     while True:
         try:
             return await ask()
         except Exception as error:
-            if not may_pass(error):
+            if not waits(error):
                 raise
             if (reason := redact(str(error)) or type(error).__name__) != warned:
                 at.out.warn(f"waiting for a database: {reason}")

@@ -24,7 +24,7 @@ from eventsource.migration.driver.news import News, wait
 from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import RoutingError, StoreMismatchError
 from eventsource.migration.event_table import AnyTable, of_store
-from eventsource.migration.failures import PASSING, may_pass
+from eventsource.migration.failures import PASSING, may_be_mended, may_pass
 from eventsource.migration.models import Migration
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.routing.route_hook import WHOLE_SECONDS
@@ -177,8 +177,10 @@ class BackgroundDrivers:
     async def work(self, *, once: bool = False, poll_seconds: float = 1.0) -> None:
         """Drive whatever is due and has no live driver; ``once`` returns when nothing is left.
 
-        A control database that is away is waited for, as the drivers do, unless ``once``.
+        A control database that is away is waited for, as the drivers do, unless ``once``. So is one
+        that has let this process in before and does not any more: somebody will mend that.
         """
+        was_let_in = False
         while True:
             try:
                 due = [
@@ -186,6 +188,7 @@ class BackgroundDrivers:
                     for each in await self._migrations.get_active()
                     if each.state is not MigrationState.PAUSED and self._may_drive(each)
                 ]
+                was_let_in = True
                 if once:
                     for migration in due:
                         self.stand_by(migration.id)
@@ -195,7 +198,8 @@ class BackgroundDrivers:
                     await self._follow_routes_as_far_as_possible()
                     self._follow_ways_back()
             except Exception as error:
-                if once or not may_pass(error):
+                waits = may_be_mended if was_let_in else may_pass
+                if once or not waits(error):
                     raise
             if once:
                 await asyncio.gather(*list(self._driving), return_exceptions=True)

@@ -4,7 +4,7 @@ away; what is wrong with the data can be mended and resumed."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -243,6 +243,37 @@ def test_a_fact_about_the_data_does(error: Exception) -> None:
 @pytest.mark.parametrize("sqlstate", ["28P01", "28000", "3D000", "42501", "42P01", "42703"])
 def test_a_call_that_somebody_waits_for_is_told_at_once(sqlstate: str) -> None:
     assert not may_pass(made(sqlstate))
+
+
+@pytest.mark.parametrize("was_let_in", [True, False])
+async def test_work_outlives_a_password_that_is_changed_and_no_wrong_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, was_let_in: bool
+) -> None:
+    """One that is wrong from the start is an error at once."""
+    migrations = world.here.coordinator._drivers._migrations
+    look, answers = migrations.get_active, [was_let_in, False, False]
+
+    async def get_active() -> Sequence[Migration]:
+        if answers and not answers.pop(0):
+            raise made("28P01")
+        return await look()
+
+    monkeypatch.setattr(migrations, "get_active", get_active)
+    working: asyncio.Task[None] = asyncio.create_task(
+        world.here.coordinator.work(poll_seconds=0.01)
+    )
+
+    async def has_gone_on() -> bool:
+        return working.done() or not answers
+
+    await until(has_gone_on, "an answer")
+    if was_let_in:
+        await asyncio.sleep(0.1)
+        assert not working.done()
+        working.cancel()
+    else:
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await working
 
 
 async def test_a_call_of_a_role_that_may_not_drive_ends_with_the_reason(world: World) -> None:
