@@ -2,6 +2,7 @@
 
 Eight tasks in three processes append about 1,000 times a second, as for P5. A tenant moves, and
 returns at once, after a time of following, or after many new events that nobody has carried yet.
+Beside each return its tenant's move is measured, which ran under the same load.
 """
 
 from __future__ import annotations
@@ -78,16 +79,16 @@ async def run(bench: Bench) -> dict[str, Any]:
             before = {tenant: await read_rows(servers.source, tenant) for tenant in tenants}
             pairs = list(zip(planned, tenants, strict=True))
             cuts, attempts = await _all(bench, servers, pairs)
-            for case, cut in zip(planned, cuts, strict=True):
+            for case, (_, back) in zip(planned, cuts, strict=True):
                 report = await check_returned(
                     home=servers.source, left=servers.target, control_dsn=control_dsn,
-                    tenant_id=cut.tenant, migration_id=cut.migration, attempts=attempts,
-                    baseline=before[cut.tenant],
+                    tenant_id=back.tenant, migration_id=back.migration, attempts=attempts,
+                    baseline=before[back.tenant],
                 )  # fmt: skip
                 # No writer knows of the events that were inserted by SQL: there are as many.
                 found = {**report.kinds}
                 beside = found.pop(("I2", "unattempted"), 0)
-                right(not found and beside == case.events, f"{cut.tenant}: {report.kinds}")
+                right(not found and beside == case.events, f"{back.tenant}: {report.kinds}")
     finally:
         for dsn in (source_dsn, target_dsn, control_dsn):
             await bench.drop(dsn)
@@ -96,8 +97,8 @@ async def run(bench: Bench) -> dict[str, Any]:
 
 async def _all(
     bench: Bench, servers: Servers, pairs: Sequence[tuple[Case, UUID]]
-) -> tuple[list[Cut], list[Attempt]]:
-    cuts = []
+) -> tuple[list[tuple[Cut, Cut]], list[Attempt]]:
+    cuts: list[tuple[Cut, Cut]] = []
     tenants = [tenant for _, tenant in pairs]
     configs = [servers.writer(number, tenants) for number in range(len(servers.tasks))]
     config = MigrationConfig(keep_way_back=3600)
@@ -117,9 +118,12 @@ async def _all(
     return cuts, [attempt for writer in writers for attempt in writer.attempts()]
 
 
-async def _one(opened: Process, target_dsn: str, case: Case, tenant: UUID) -> Cut:
-    moved = await opened.copied(tenant)
-    await opened.coordinator.initiate_cutover(moved.id)
+async def _one(opened: Process, target_dsn: str, case: Case, tenant: UUID) -> tuple[Cut, Cut]:
+    """The move there and the return, in the same load."""
+    copied = await opened.copied(tenant)
+    asked = clock()
+    moved = await opened.coordinator.initiate_cutover(copied.id)
+    there = Cut(tenant, moved.id, asked, clock(), *await pause_of(opened, moved))
     await asyncio.sleep(case.seconds)
     if case.events:
         connection = await asyncpg.connect(target_dsn)
@@ -130,28 +134,32 @@ async def _one(opened: Process, target_dsn: str, case: Case, tenant: UUID) -> Cu
         await asyncio.sleep(NORMAL)
     asked = clock()
     done = await opened.coordinator.return_migration(moved.id)
-    return Cut(tenant, done.id, asked, clock(), *await pause_of(opened, done))
+    return there, Cut(tenant, done.id, asked, clock(), *await pause_of(opened, done))
 
 
 def _judge(
-    planned: Sequence[Case], cuts: Sequence[Cut], attempts: Sequence[Attempt]
+    planned: Sequence[Case], cuts: Sequence[tuple[Cut, Cut]], attempts: Sequence[Attempt]
 ) -> dict[str, Any]:
     answered = [a for a in attempts if a.outcome is Outcome.OK and a.returned_at is not None]
     refused = [a.error for a in attempts if a.outcome is not Outcome.OK]
     errors = [error for error in refused if error and "OptimisticLockError" not in error]
     right(not errors, f"{len(errors)} appends failed, first: {errors[:1]}")
     each = [
-        {"case": case.name, **judge_one(cut, answered)}
-        for case, cut in zip(planned, cuts, strict=True)
+        {"case": case.name, "move": judge_one(there, answered), **judge_one(back, answered)}
+        for case, (there, back) in zip(planned, cuts, strict=True)
     ]
     bars = []
     for name in dict.fromkeys(case.name for case in planned):
         of = [one for one in each if one["case"] == name]
         over = [one["over_p99_ms"] for one in of]
         pause = statistics.median(one["pause_ms"] for one in of)
+        moved = [one["move"]["over_p99_ms"] for one in of]
+        moves_pause = statistics.median(one["move"]["pause_ms"] for one in of)
         measured = (
             f"longest append {max(over):.1f} ms over its writer's p99 (median"
-            f" {statistics.median(over):.1f} ms) in {len(of)} returns; fence held {pause:.1f} ms"
+            f" {statistics.median(over):.1f} ms) in {len(of)} returns; fence held {pause:.1f} ms."
+            f" Their moves: {max(moved):.1f} ms (median {statistics.median(moved):.1f} ms); fence"
+            f" held {moves_pause:.1f} ms"
         )
         met = all(value <= BAR_MS for value in over) and all(one["attempts"] == 1 for one in of)
         bar = Bar("P17", f"return {name}", measured, f"≤ {BAR_MS:.0f} ms over p99, first try", met)

@@ -238,8 +238,7 @@ class Cutover:
             async with asyncio.timeout(seconds):
                 await failpoints.reach("cutover.fence.held")
                 result = await self.passes.under_the_fence()
-                await self._look_at_the_target()
-                decided = await self._decide()
+                decided = await self._decide_on_a_target_of_ours()
                 await failpoints.reach("cutover.decision.before")
                 if self.asked.rehearsal:
                     await failpoints.reach("rehearsal.proven")
@@ -288,6 +287,18 @@ class Cutover:
             rows=rows,
             attempts=attempts,
         )
+
+    async def _decide_on_a_target_of_ours(self) -> Decision | None:
+        """Look and mark at the same time, at two servers: writers wait. Both end before anything is
+        raised, and what is marked is not committed."""
+        looked, decided = await asyncio.gather(
+            self._look_at_the_target(), self._decide(), return_exceptions=True
+        )
+        if looked is not None:
+            raise looked
+        if isinstance(decided, BaseException):
+            raise decided
+        return decided
 
     async def _decide(self) -> Decision | None:
         """In the transaction that holds the lock: mark the tenant as moved."""
