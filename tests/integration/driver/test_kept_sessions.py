@@ -150,3 +150,15 @@ async def test_a_process_that_moves_tenants_opens_few_sessions_and_leaves_none(
     await asyncio.sleep(0.1)
     for side in ("source", "target", "control"):
         assert await ours(world, side) == 0
+
+
+def test_an_address_is_taken_for_one_of_its_own_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept, one, other = KeptSessions(), ConnectionParameters("dbname=a"), ConnectionParameters("")
+    assert not kept.were_alone(one)
+    kept.found_alone(one)
+    assert kept.were_alone(one)
+    assert not kept.were_alone(other)
+    monkeypatch.setattr(module, "ALONE_SECONDS", 0.0)
+    assert not kept.were_alone(one)

@@ -22,7 +22,7 @@ from eventsource.testing import Cluster
 from tests.support.worlds.two_servers import DEDICATED, SHARED, World, two_servers
 
 #: Most statements of one move, by database.
-CEILING = {"source": 175, "target": 190, "control": 170}
+CEILING = {"source": 158, "target": 172, "control": 152}
 
 #: Moves before the one that counts: sessions are open then.
 FIRST = 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ KEPT_SECONDS = 1.0
 
 #: How many are kept for one address: what a driver has at one store.
 AT_MOST = 3
+
+#: How long it holds that the sessions of an address are nobody else's (seconds): a pooler does not
+#: change its mode while sessions through it are kept.
+ALONE_SECONDS = 10.0
 
 #: A server that takes longer has other worries than this (seconds).
 _PATIENCE = 1.0
@@ -46,6 +51,7 @@ class KeptSessions:
         self._free: defaultdict[ConnectionParameters, list[Connection]] = defaultdict(list)
         self._expiring: dict[Connection, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._alone: dict[ConnectionParameters, float] = {}
         self._is_closed = False
         self._data_plane: DataPlaneSessions | None = None
 
@@ -74,6 +80,14 @@ class KeptSessions:
                 if not isinstance(error, Exception):
                     raise
         return None
+
+    def found_alone(self, parameters: ConnectionParameters) -> None:
+        """Remember that no session of the address serves anybody else while it is idle."""
+        self._alone[parameters] = time.monotonic()
+
+    def were_alone(self, parameters: ConnectionParameters) -> bool:
+        """Whether that was found a moment ago."""
+        return time.monotonic() - self._alone.get(parameters, float("-inf")) < ALONE_SECONDS
 
     async def give_back(self, parameters: ConnectionParameters, connection: Connection) -> None:
         """Keep it for a moment, or close it."""

@@ -169,7 +169,13 @@ async def _check_sessions(
 
     A guard held by such a session would be held for the pooler's next client.
     """
-    if await _are_lent(connection, endpoints.connection(parameters)):
+    kept = endpoints.kept
+    if kept is not None and kept.were_alone(parameters):
+        return
+    if not await _are_lent(connection, endpoints.connection(parameters)):
+        if kept is not None:
+            kept.found_alone(parameters)
+    else:
         findings.problems.append(
             f"{what} is reached through a pooler that lends sessions per transaction, where no"
             f" lock and no setting stays; {_DIRECT}"

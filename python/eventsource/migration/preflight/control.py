@@ -30,6 +30,11 @@ CONTROL_COLUMNS = {
 }  # fmt: skip
 
 
+_SERVER = """
+select pg_is_in_recovery() as standby, current_setting('transaction_read_only') = 'on' as read_only
+"""
+
+
 async def check_control(connection: Executor, findings: Findings) -> None:
     """The control tables exist, with the columns that this version needs."""
     async with one_of(connection) as one:
@@ -37,13 +42,14 @@ async def check_control(connection: Executor, findings: Findings) -> None:
 
 
 async def _check(connection: Executor, findings: Findings) -> None:
-    if await connection.fetchval("select pg_is_in_recovery()"):
+    server = await connection.fetchrow(_SERVER)
+    if server["standby"]:
         findings.problems.append(
             "the control database is on a standby, and migrations must be written there; connect"
             " to the primary"
         )
         return
-    if await connection.fetchval("select current_setting('transaction_read_only')") == "on":
+    if server["read_only"]:
         findings.problems.append(
             "the control database is read-only (default_transaction_read_only is on)"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from uuid import UUID
@@ -47,11 +47,11 @@ FUNCTIONS = (
     "pg_sequence_last_value(regclass)",
 )
 
-_LOCKED_AWAY = """
-select current_user::text as role, name
-from unnest($1::text[]) with ordinality as f(name, place)
-where not has_function_privilege('pg_catalog.' || name, 'execute')
-order by place
+_SERVER = """
+select pg_is_in_recovery() as standby, current_user::text as role,
+       array(select name from unnest($1::text[]) with ordinality as f(name, place)
+             where not has_function_privilege('pg_catalog.' || name, 'execute')
+             order by place) as locked_away
 """
 
 #: What a carried row needs; other columns are carried as they are.
@@ -114,11 +114,12 @@ async def _rows(
 
 async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableCatalog | None:
     """The table's catalog, None when it is nothing that could take part."""
-    if await table.connection.fetchval("select pg_is_in_recovery()"):
+    server = await table.connection.fetchrow(_SERVER, list(FUNCTIONS))
+    if server["standby"]:
         findings.problems.append(f"the {side} server is a standby; connect to the primary")
         return None
-    if (problem := await _locked_away(table, side)) is not None:
-        findings.problems.append(problem)
+    if server["locked_away"]:
+        findings.problems.append(_locked_away(server["role"], server["locked_away"], side))
         return None
     name = table.name
     found = await reading.read(table.connection, name)
@@ -167,12 +168,9 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
     return found
 
 
-async def _locked_away(table: AnyTable, side: str) -> str | None:
+def _locked_away(role: str, names: Sequence[str], side: str) -> str:
     """The problem of a role that may not call a function of the server."""
-    locked = await table.connection.fetch(_LOCKED_AWAY, list(FUNCTIONS))
-    if not locked:
-        return None
-    role, lacking = locked[0]["role"], ", ".join(row["name"] for row in locked)
+    lacking = ", ".join(names)
     return (
         f"role {role!r} may not call {lacking} in the {side}'s database; grant execute on function"
         f" {lacking} to {quote_identifier(role)}"
