@@ -72,7 +72,8 @@ def cleanup(
                     continue
                 agreed = backed_up or questions.at_a_terminal()
                 results.append(await _clean_up(at, display, each, dry_run, agreed, now, rate))
-        shown = [_line(each, dry_run) for each in results] or ["nothing was deleted"]
+        shown = [line for each in results for line in _lines(each, dry_run)]
+        shown = shown or ["nothing was deleted"]
         one = results[0] if results else None
         at.out.answer(results if everything else one, *shown)
         return ExitCode.DONE
@@ -90,6 +91,9 @@ async def _agreed(
         return True
     found = await _clean_up(at, display, migration, True, backed_up, now, rate)
     display.settle()
+    if found.not_yet is not None or not found.rows:
+        # What is refused, or is nothing, is not asked.
+        return True
     question = _QUESTION.format(
         rows=amount(found.rows), tenant=found.tenant_id, store=found.store_id, home=found.home_id
     )
@@ -137,11 +141,14 @@ async def _finished(at: Workspace, older_than: str | None) -> list[Migration]:
     ]
 
 
-def _line(found: CleanupResult, dry_run: bool) -> str:
+def _lines(found: CleanupResult, dry_run: bool) -> list[str]:
+    of = f"of tenant {found.tenant_id}"
+    if not found.rows:
+        return [labelled("cleaned", f"nothing: no row {of} is left in {found.store_id!r}")]
+    if not dry_run:
+        gone = f"{amount(found.deleted)} rows {of} in {found.store_id!r}"
+        return [labelled("cleaned", f"{gone}; {found.home_id!r} has them all")]
     size = f"{amount(found.rows)} rows, about {megabytes(found.bytes)},"
-    of = f"of tenant {found.tenant_id} in {found.store_id!r}"
-    if dry_run:
-        return labelled(
-            "dry run", f"{size} {of} would go; all are in {found.home_id!r} as they are"
-        )
-    return labelled("cleaned", f"{amount(found.deleted)} rows {of}; {found.home_id!r} has them all")
+    would = f"{size} {of} in {found.store_id!r} would go; all are in {found.home_id!r} as they are"
+    not_yet = [] if found.not_yet is None else [labelled("not yet", found.not_yet)]
+    return [labelled("dry run", would), *not_yet]

@@ -16,6 +16,9 @@ from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.repositories.ways_back import WayBack
 
+#: In these it goes on with `resume` first.
+_STANDS = (MigrationState.PAUSED, MigrationState.FAILED)
+
 
 def cutover(
     ctx: typer.Context,
@@ -48,7 +51,9 @@ def cutover(
         if found.state is MigrationState.MIGRATED:
             _say_already(at, found, await at.coordinator.way_back(found.id))
             return ExitCode.DONE
-        if not yes and questions.at_a_terminal() and not found.state.is_final:
+        # What is refused in any case is not asked.
+        is_refused = found.state.is_final or found.state in _STANDS or found.is_newer
+        if not yes and questions.at_a_terminal() and not is_refused:
             question = await questions.of_cutover(at, found, max_pause)
             if not await questions.confirmed(question):
                 at.out.say("nothing was asked for")
@@ -74,7 +79,7 @@ async def _rehearse(
         found.id, force=force, operator=at.operator, max_pause_seconds=max_pause
     )
     shown = await beside(at, found.id, asked)
-    at.out.answer(shown, labelled("rehearsed", rehearsed(shown)))
+    at.out.answer(shown, labelled("rehearse", rehearsed(shown)))
     return ExitCode.DONE
 
 

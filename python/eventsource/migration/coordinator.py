@@ -8,10 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from eventsource import failpoints
 from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
 from eventsource.migration.consistency import lag
-from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
+from eventsource.migration.errors import (
+    InvalidStateTransitionError,
+    MigrationError,
+    PreflightError,
+)
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import lag as layout_lag
 from eventsource.migration.journaled import preflight as layout_preflight
@@ -28,6 +34,7 @@ from eventsource.migration.operations.listings import Listings
 from eventsource.migration.operations.reports import Reports
 from eventsource.migration.operations.ways_back import Returns
 from eventsource.migration.preflight import admission
+from eventsource.migration.preflight.findings import Findings
 from eventsource.migration.recovery.recovery import Recovery, UndoingAndRepairing
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import identities, tenants
@@ -39,7 +46,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from eventsource.migration.moving import Begun, Permit
-    from eventsource.migration.preflight.findings import Findings
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.migration.routing.route_hook import PendingRoute, RouteHook
@@ -140,7 +146,11 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         self, tenant_id: TenantId, source: PostgreSQLEventStore, target: PostgreSQLEventStore
     ) -> Findings:
         """Everything that would refuse this move, without changing anything."""
-        return await self._examine(tenant_id, source, target, with_control=True)
+        findings = await self._examine(tenant_id, source, target, with_control=True)
+        if findings.problems and (known := await self._known_way_back(tenant_id)):
+            # The stores alone say that nobody knows of it.
+            return Findings(problems=known)
+        return findings
 
     async def _examine(
         self,
@@ -158,6 +168,16 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
                 look=layout_preflight.look if is_layout else None, kept=self._drivers.kept,
                 with_control=with_control,
             )  # fmt: skip
+
+    async def _known_way_back(self, tenant_id: TenantId) -> list[str]:
+        try:
+            await self.refuse_beside_a_way_back(tenant_id)
+        except PreflightError as refused:
+            return list(refused.problems)
+        except (asyncpg.PostgresError, OSError):
+            # What is wrong with the control database is among what was found.
+            pass
+        return []
 
     async def follow_routes(self) -> list[PendingRoute]:
         """Run the route hook for each route that has changed; returns those that are left.

@@ -34,6 +34,7 @@ class CleanupResult:
         home_id: where the tenant lives, whose events they were compared with.
         rows, bytes: what was there, without indexes.
         deleted: how many of the rows were removed; 0 of a dry run.
+        not_yet: of a dry run, why they would be kept now, and what ends that.
     """
 
     migration_id: UUID
@@ -43,6 +44,7 @@ class CleanupResult:
     rows: int
     bytes: int
     deleted: int
+    not_yet: str | None = None
 
 
 class Cleanups:
@@ -86,9 +88,10 @@ class Cleanups:
         if migration.state is not MigrationState.MIGRATED:
             raise InvalidStateTransitionError(migration_id, migration.state, "be cleaned up")
         home_id = await self._home_of(migration)
+        way = await WaysBack(self._migrations.pool).of_migration(migration_id)
+        not_yet = _kept(migration, way, now=now)
         if not dry_run:
-            way = await WaysBack(self._migrations.pool).of_migration(migration_id)
-            self._refuse_early(migration, way, now=now, backed_up=backed_up)
+            _refuse_early(migration, not_yet, backed_up=backed_up)
         async with self._opened(migration, home_id, max_rows_per_second, seen) as work:
             found = await work.measure()
             compared_rows = await work.compare()
@@ -103,7 +106,7 @@ class Cleanups:
                 )
         return CleanupResult(
             migration_id, migration.tenant_id, migration.source_store_id, home_id,
-            found.rows, found.bytes, deleted,
+            found.rows, found.bytes, deleted, not_yet,
         )  # fmt: skip
 
     async def _home_of(self, migration: Migration) -> str:
@@ -123,36 +126,13 @@ class Cleanups:
                 ),
                 None,
             )
-            way_out = f"; its rows in the other store go with `cleanup {back}`" if back else ""
+            cleanup = f"`eventsource-migrate cleanup {back}`"
+            way_out = f"; its rows in the other store go with {cleanup}" if back else ""
             raise MigrationError(
                 f"tenant {migration.tenant_id} lives in store {routing.store_id!r} again, whose"
                 f" rows are the only ones that count{way_out}"
             )
         return routing.store_id
-
-    def _refuse_early(
-        self, migration: Migration, way: WayBack | None, *, now: bool, backed_up: bool
-    ) -> None:
-        if way is not None and way.state in ("preparing", "standby", "returning", "closing"):
-            raise MigrationError(
-                f"the way back of migration {migration.id} is {way.shown}, and needs the old rows:"
-                f" `eventsource-migrate way-back close {migration.id}` ends it"
-            )
-        # Who has closed it has said that the tenant does not come back.
-        now = now or (way is not None and way.state == "closed")
-        assert migration.completed_at is not None
-        until = migration.completed_at + timedelta(seconds=migration.config.keep_way_back)
-        if not now and datetime.now(UTC) < until:
-            raise MigrationError(
-                f"the old rows of migration {migration.id} are kept until"
-                f" {until:%Y-%m-%d %H:%M} UTC (keep_way_back); to remove them before, say --now"
-            )
-        if not backed_up:
-            raise MigrationError(
-                f"without the old rows store {migration.target_store_id!r} cannot be repaired any"
-                f" more: make sure that there is a backup of it that is younger than"
-                f" {migration.completed_at:%Y-%m-%d %H:%M:%S} UTC, and say --backed-up"
-            )
 
     @contextlib.asynccontextmanager
     async def _opened(
@@ -186,3 +166,33 @@ class Cleanups:
             )  # fmt: skip
         finally:
             await close_all([old.connection])
+
+
+def _kept(migration: Migration, way: WayBack | None, *, now: bool) -> str | None:
+    """Why the old rows are kept for the present, and what ends that."""
+    if way is not None and way.state in ("preparing", "standby", "returning", "closing"):
+        return (
+            f"the way back of migration {migration.id} is {way.shown}, and needs the old rows:"
+            f" `eventsource-migrate way-back close {migration.id}` ends it"
+        )
+    # Who has closed it has said that the tenant does not come back.
+    now = now or (way is not None and way.state == "closed")
+    assert migration.completed_at is not None
+    until = migration.completed_at + timedelta(seconds=migration.config.keep_way_back)
+    if not now and datetime.now(UTC) < until:
+        return (
+            f"the old rows of migration {migration.id} are kept until"
+            f" {until:%Y-%m-%d %H:%M} UTC (keep_way_back); to remove them before, say --now"
+        )
+    return None
+
+
+def _refuse_early(migration: Migration, not_yet: str | None, *, backed_up: bool) -> None:
+    if not_yet is not None:
+        raise MigrationError(not_yet)
+    if not backed_up:
+        raise MigrationError(
+            f"without the old rows store {migration.target_store_id!r} cannot be repaired any"
+            f" more: make sure that there is a backup of it that is younger than"
+            f" {migration.completed_at:%Y-%m-%d %H:%M:%S} UTC, and say --backed-up"
+        )
