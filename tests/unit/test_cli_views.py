@@ -10,6 +10,7 @@ import pytest
 from eventsource.cli import estimates, next_steps, views
 from eventsource.cli.audit import lines
 from eventsource.cli.output import grid, painted
+from eventsource.cli.waiting import without_ages
 from eventsource.migration import (
     Blocker,
     ConsistencyError,
@@ -218,3 +219,20 @@ def test_who_is_in_the_way_is_named_with_account_and_address() -> None:
         "pid 9442 (nightly-report, idle in transaction, open for 11 s, app@10.0.0.7)"
     )
     assert str(Blocker(1, "x", "active", 61)) == "pid 1 (x, active, open for 1 min)"
+
+
+def test_an_audit_row_has_ids_by_their_beginnings_before_it_is_cut() -> None:
+    way = uuid4()
+    details = {"way_back": str(way), "fence_position": 150413, "rows": 150413}
+    entry = AuditEntry(1, uuid4(), "way_back:standby", details, None, NOW)
+    assert f"way back {way}, fence position 150413, rows 150,413" in lines([entry], 200)[1]
+    narrow = lines([entry], 80)[1]
+    assert f"way back {str(way)[:8]}, fence position 150413" in narrow
+    assert len(narrow) <= 80
+
+
+@pytest.mark.parametrize("age", ["4 s", "0.4 s", "3 min 20 s", "2 h 05 min"])
+def test_what_only_grows_older_is_no_new_line(age: str) -> None:
+    said = "in the way: pid 6007 (nightly-report, open for {}, postgres@127.0.0.1)"
+    assert without_ages(said.format(age)) == without_ages(said.format("12 s"))
+    assert without_ages(said.format(age)) != without_ages(said.replace("6007", "7").format(age))

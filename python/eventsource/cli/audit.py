@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import typer
 from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import amount
+from eventsource.cli.output import number
 from eventsource.cli.workspace import Workspace
 from eventsource.migration.repositories.audit import AuditEntry
 
@@ -19,6 +20,9 @@ _LEFT_OUT = frozenset({"request", "code", "problems", "blockers", "reason_code"}
 
 #: An account is cut here, so that the details begin at one column.
 _LONGEST_ACCOUNT = 12
+
+#: An id, and the first characters of it, which every command takes for the whole.
+_ID = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 
 def audit(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption = None) -> None:
@@ -52,7 +56,9 @@ def lines(entries: Sequence[AuditEntry], width: int) -> list[str]:
 
 
 def _cut(text: str, width: int, least: int) -> str:
-    """In so many columns; cut between words, as half an id is none."""
+    """In so many columns: ids by their beginnings, then cut between words: half an id is none."""
+    if len(text) > width:
+        text = _ID.sub(r"\1", text)
     if len(text) <= width:
         return text
     end = text.rfind(" ", least, width)
@@ -65,19 +71,19 @@ def _event(kind: str) -> str:
 
 def _said(details: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{name.replace('_', ' ')} {_value(value)}"
+        f"{name.replace('_', ' ')} {_value(name, value)}"
         for name, value in details.items()
         if name not in _LEFT_OUT and value is not None and not isinstance(value, (dict, list))
     )
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
         case float():
             return f"{value:.1f}"
         case int():
-            return amount(value)
+            return number(name, value)
         case _:
             return " ".join(str(value).split())

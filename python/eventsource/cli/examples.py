@@ -41,7 +41,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         f"subscriptions migrate --tenant {_TENANT} Billing --from-start",
     ),
     "fleet plan": (
-        "fleet plan night --largest 20 --to dedicated-a --window '22:00-05:00 Europe/Berlin'",
+        "fleet plan night --largest 20 --to dedicated-a",
+        "fleet plan night --file big.txt --window '22:00-05:00 Europe/Berlin'",
     ),
     "fleet start": ("fleet start night",),
     "fleet work": ("fleet work --at-once 4 --until-done",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar
@@ -37,6 +38,14 @@ class SharedOptionsGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, shared_first(args))
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _mistakes_that_fit():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _mistakes_that_fit():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with self._as_listed():
@@ -180,6 +189,22 @@ def shared_first(args: Sequence[str]) -> list[str]:
     return shared + others
 
 
+@contextlib.contextmanager
+def _mistakes_that_fit() -> Iterator[None]:
+    """At a terminal a usage error that leaves the block is broken between words."""
+    try:
+        yield
+    except _UsageError as error:
+        if sys.stderr is not None and sys.stderr.isatty():
+            from eventsource.cli.fitting import folded
+
+            begin = "Error: "
+            width = shutil.get_terminal_size().columns
+            said = folded(begin + error.format_message(), width).removeprefix(begin)
+            error.format_message = lambda: said
+        raise
+
+
 def _print_as_json(error: Any) -> None:
     # Loaded here: a command line that is right does not need it so early.
     from eventsource.cli.output import to_json
@@ -187,8 +212,8 @@ def _print_as_json(error: Any) -> None:
     where = error.ctx.command_path if error.ctx is not None else "eventsource-migrate"
     document = {
         "code": "usage",
-        "message": error.format_message(),
+        "message": " ".join(error.format_message().split()),
         "exit_code": error.exit_code,
-        "next": [f"{where} --help"],
+        "next": [{"what": "look", "command": f"{where} --help"}],
     }
     print(to_json({"error": document}), flush=True)

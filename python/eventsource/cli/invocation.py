@@ -80,12 +80,14 @@ def perform(
     *,
     interrupted: Callable[[], str] | None = None,
     endless: bool = False,
+    with_steps: bool = False,
 ) -> None:
     """Open the workspace, run the verb in it and exit as it says.
 
     Args:
         interrupted: what to say after Ctrl-C or SIGTERM: how to go on.
         endless: a signal is how it ends when all is well, with exit code 0.
+        with_steps: show what can be done next when it was interrupted.
     """
     invocation = invocation_of(ctx)
 
@@ -97,7 +99,10 @@ def perform(
             finally:
                 invocation.about = workspace.about
 
-    run(invocation, within_workspace, interrupted=interrupted, endless=endless)
+    run(
+        invocation, within_workspace,
+        interrupted=interrupted, endless=endless, with_steps=with_steps,
+    )  # fmt: skip
 
 
 def run(
@@ -106,6 +111,7 @@ def run(
     *,
     interrupted: Callable[[], str] | None = None,
     endless: bool = False,
+    with_steps: bool = False,
 ) -> None:
     """Run ``work`` in an event loop; expected errors become one line and an exit code."""
     out = invocation.out
@@ -119,13 +125,15 @@ def run(
             out.say(message)
         else:
             exit_code = ExitCode.TERMINATED if received else ExitCode.INTERRUPTED
-            out.fail("interrupted", message, exit_code, after(None, invocation.about))
+            steps = after(None, invocation.about)
+            out.fail("interrupted", message, exit_code, steps, show_steps=with_steps)
     except OutputClosedError as error:
         # `run | head`, a full disk, a terminal that is gone: what was under way stays as it is.
         exit_code = ExitCode.FAILED
         out.close()
         said = f"; {interrupted()}" if interrupted else ""
-        out.fail("output", f"{error}{said}", exit_code, after(None, invocation.about))
+        steps = after(None, invocation.about)
+        out.fail("output", f"{error}{said}", exit_code, steps, show_steps=with_steps)
     except EXPECTED as error:
         exit_code = exit_code_of(error)
         about = invocation.about

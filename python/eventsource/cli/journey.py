@@ -242,7 +242,7 @@ class Journey:
             self.at, self._known.id, asked, partial(self.display.waiting, "rehearse")
         )
         self.display.settle()
-        self.display.say("rehearsed", rehearsed(found))
+        self.display.say("rehearse", rehearsed(found))
 
     async def cut_over(self) -> Migration:
         """Move the tenant. It was verified before, so only the last pass is proven under the fence.

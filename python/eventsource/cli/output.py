@@ -330,6 +330,11 @@ def amount(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def number(name: str, value: int) -> str:
+    """A whole number of a row of the audit log: positions are names of places, all else counts."""
+    return str(value) if name.endswith(("position", "offset")) else amount(value)
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
     if seconds < 10:
@@ -356,6 +361,8 @@ def brief(details: Mapping[str, Any]) -> str:
             shown = "yes" if value else "no"
         elif isinstance(value, float):
             shown = f"{value:.1f}"
+        elif isinstance(value, int):
+            shown = number(name, value)
         elif isinstance(value, (list, dict)):
             shown = str(len(value))
         else:

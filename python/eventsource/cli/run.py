@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -46,7 +45,7 @@ def run(
     Started again after an interruption it goes on where it was.
     """
     move = _Move(tenant, to, source, yes, empty, rehearse, max_pause, keep_way_back)
-    perform(ctx, move.carry_out, interrupted=move.how_to_go_on)
+    perform(ctx, move.carry_out, interrupted=move.what_stays, with_steps=True)
 
 
 @dataclass(slots=True)
@@ -61,11 +60,6 @@ class _Move:
     keep_way_back: str | None = None
     journey: Journey | None = None
     lag: int = field(default=0)
-
-    @property
-    def _named(self) -> str:
-        """The tenant for a shell."""
-        return shlex.quote(self.tenant)
 
     async def carry_out(self, at: Workspace) -> ExitCode:
         at.settings.require_store(self.to)
@@ -160,14 +154,12 @@ class _Move:
             "next": steps,
         }
 
-    def how_to_go_on(self) -> str:
-        """After Ctrl-C: what stays, and the two ways from there."""
+    def what_stays(self) -> str:
+        """After Ctrl-C; the ways on from there follow."""
         migration: Migration | None = self.journey.migration if self.journey else None
         if migration is None:
             return "interrupted before anything was changed"
         return (
             f"interrupted; migration {migration.id} stays as it is (last seen: {migration.state}, "
-            f"{migration.progress_percentage:.0f} %). "
-            f"Go on: eventsource-migrate run {self._named} --to {self.to}. "
-            f"Undo: eventsource-migrate abort {migration.id}"
+            f"{migration.progress_percentage:.0f} %)"
         )

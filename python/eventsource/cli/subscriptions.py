@@ -12,7 +12,7 @@ from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.group import Verb
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import columns
+from eventsource.cli.output import amount, columns
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration
 
@@ -53,7 +53,7 @@ def plan(
                 each.subscription_name,
                 each.current_position,
                 each.planned_target_position,
-                each.redelivered_events,
+                amount(each.redelivered_events),
                 each.warning,
             )
             for each in planned.planned_migrations
@@ -103,12 +103,14 @@ def migrate(
                 each.source_position,
                 each.target_position,
                 "failed" if not each.success else "made" if each.created else "kept",
-                each.redelivered_events,
+                amount(each.redelivered_events),
                 each.error or each.warning,
             )
             for each in summary.results
         )
-        headings = ("subscription", "at the source", "at the target", "", "redelivered", "note")
+        headings = (
+            "subscription", "at the source", "at the target", "checkpoint", "redelivered", "note",
+        )  # fmt: skip
         at.out.answer(summary, columns(headings, rows, at.out.screen))
         return ExitCode.DONE if summary.all_successful else ExitCode.FAILED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,14 @@ from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.journey import summary_of
-from eventsource.cli.output import columns
+from eventsource.cli.output import amount, columns
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import ConsistencyVerifier, VerificationLevel, VerificationReport
 from eventsource.migration.journaled import verification
 from eventsource.tenant_ids import TenantId
+
+#: Streams and differences that are shown to people; JSON has all that were found.
+MOST_ROWS = 10
 
 _From = Annotated[
     str | None,
@@ -88,7 +92,7 @@ def verify(
                 sample_percentage=sample or config.sample_percentage,
                 state_file=state,
             )
-        _show(at, report)
+        _show(at, report, source_id, target_id)
         return ExitCode.DONE if report.is_consistent else ExitCode.INCONSISTENT
 
     kept = "interrupted; the same command goes on where it stopped"
@@ -109,13 +113,26 @@ async def _stores(
     return source, target
 
 
-def _show(at: Workspace, report: VerificationReport) -> None:
+def _show(at: Workspace, report: VerificationReport, source_id: str, target_id: str) -> None:
     if report.is_consistent:
         at.out.answer(report, f"consistent: {summary_of(report)}")
         return
-    streams = columns(
-        ("type", "stream", "events", "at the target", "version", "at the target"),
-        (
+    screen = at.out.screen
+    said = f"NOT consistent: {source_id!r} and {target_id!r} differ: {summary_of(report)}"
+    if report.differences:
+        table = _first(
+            ("table", "key", "column", "detail"),
+            [(each.table, each.key, each.column, each.detail) for each in report.differences],
+            screen,
+        )
+        at.out.answer(report, said, table)
+        return
+    sides = (source_id, target_id)
+    counted = (f"{what} {store_id}" for what in ("events", "version") for store_id in sides)
+    headings = ("type", "stream", *counted)
+    streams = _first(
+        headings,
+        [
             (
                 stream.aggregate_type,
                 stream.aggregate_id,
@@ -125,20 +142,12 @@ def _show(at: Workspace, report: VerificationReport) -> None:
                 stream.target_version,
             )
             for stream in report.stream_results
-        ),
-        at.out.screen,
+        ],
+        screen,
     )
-    if report.differences:
-        table = columns(
-            ("table", "key", "column", "detail"),
-            ((each.table, each.key, each.column, each.detail) for each in report.differences),
-            at.out.screen,
-        )
-        at.out.answer(report, f"NOT consistent: {summary_of(report)}", table)
-        return
-    violations = columns(
+    violations = _first(
         ("difference", "stream", "version", "position", "event", "field", "detail"),
-        (
+        [
             (
                 violation.kind,
                 f"{violation.aggregate_type} {violation.aggregate_id}",
@@ -149,7 +158,14 @@ def _show(at: Workspace, report: VerificationReport) -> None:
                 violation.detail,
             )
             for violation in report.violations
-        ),
-        at.out.screen,
+        ],
+        screen,
     )
-    at.out.answer(report, f"NOT consistent: {summary_of(report)}", streams, violations)
+    at.out.answer(report, said, streams, violations)
+
+
+def _first(headings: Sequence[str], rows: Sequence[Sequence[object]], screen: int | None) -> str:
+    """As many as somebody reads, and how many more there are."""
+    shown = columns(headings, rows[:MOST_ROWS], screen)
+    more = len(rows) - MOST_ROWS
+    return f"{shown}\nand {amount(more)} more; --json has them\n" if more > 0 else f"{shown}\n"

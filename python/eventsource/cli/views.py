@@ -175,7 +175,9 @@ def _way_back(way: WayBack | None) -> str | None:
     """Whether the tenant can return, and by how much the store that it would return to lags."""
     if way is None:
         return None
-    said = [way.shown]
+    # "closed by ada" says that it is closed.
+    is_said = way.reason is not None and way.reason.startswith(f"{way.shown} ")
+    said = [] if is_said else [way.shown]
     if way.kept_until is not None and way.is_open:
         said.append(f"kept until {local(way.kept_until)}")
     if way.lag is not None and way.is_open:
@@ -208,7 +210,7 @@ def details(
         )
         if is_asked
     ]
-    limit = migration.config.max_events_per_second
+    limit = None if migration.state.is_final else migration.config.max_events_per_second
     slow = slowed(migration)
     fence = migration.cutover_pause_ms
     return grid(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -20,6 +21,9 @@ T = TypeVar("T")
 #: What is answered sooner needs no word but the driver's own (seconds).
 SILENT_SECONDS = 2.5
 
+#: For how long something has been going on: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min.
+_AGE = re.compile(r"\bfor \d[\d.,]* (?:s|min|h)\b(?: \d\d (?:s|min)\b)?")
+
 #: How often the journal is read (seconds).
 LOOK_SECONDS = 0.5
 
@@ -31,7 +35,9 @@ async def beside(
     say: Callable[[str], None] | None = None,
 ) -> T:
     """Await what was asked for; say meanwhile what it waits for, and when that has changed."""
-    watching = asyncio.create_task(_tell(at, migration_id, say or at.out.wait))
+    watching = asyncio.create_task(
+        _tell(at, migration_id, say or at.out.wait, redrawn=say is not None)
+    )
     try:
         with logs.waits_said_elsewhere():
             return await asked
@@ -41,16 +47,24 @@ async def beside(
             await watching
 
 
-async def _tell(at: Workspace, migration_id: UUID, say: Callable[[str], None]) -> None:
+async def _tell(
+    at: Workspace, migration_id: UUID, say: Callable[[str], None], *, redrawn: bool
+) -> None:
     began, said = time.monotonic(), ""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         migration = await patiently(at, partial(at.migrations.get, migration_id))
         waited = time.monotonic() - began
         reason = what_it_waits_for(migration)
-        if reason != said and (waited > SILENT_SECONDS or migration.error_message):
+        key = reason if redrawn else without_ages(reason)
+        if key != said and (waited > SILENT_SECONDS or migration.error_message):
             say(reason)
-            said = reason
+            said = key
+
+
+def without_ages(text: str) -> str:
+    """The text without what grows while nothing else changes: it is not a line for each second."""
+    return _AGE.sub("", text)
 
 
 def what_it_waits_for(migration: Migration) -> str:

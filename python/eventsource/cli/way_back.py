@@ -137,7 +137,8 @@ def close(
         way = await at.coordinator.close_way_back(
             migration_id, reason=f"closed by {at.operator}", operator=at.operator
         )
-        rest = f"the old rows in {way.target_store_id!r} go with `cleanup {migration_id}`"
+        cleanup = f"`eventsource-migrate cleanup {migration_id}`"
+        rest = f"the old rows in {way.target_store_id!r} go with {cleanup}"
         at.out.answer(way, f"the way back of migration {migration_id} is {way.shown}; {rest}")
         return ExitCode.DONE
 
@@ -170,7 +171,7 @@ def _table(found: list[WayBack], screen: int | None) -> str:
                 way.target_store_id,
                 way.shown,
                 way.kept_until and local(way.kept_until),
-                way.lag,
+                None if way.lag is None else amount(way.lag),
                 way.reason,
             )
             for way in found

@@ -14,6 +14,7 @@ from eventsource.cli import metrics, views
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import clock, described
+from eventsource.cli.waiting import without_ages
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration
 from eventsource.migration.repositories import control_place
@@ -50,7 +51,7 @@ def work(
         return ExitCode.DONE
 
     stopped = "stopped; another process may go on at once"
-    perform(ctx, drive, interrupted=lambda: stopped, endless=True)
+    perform(ctx, drive, interrupted=lambda: f"{clock()}  {stopped}", endless=True)
 
 
 async def _first_to_end(*endless: Coroutine[Any, Any, None]) -> None:
@@ -77,13 +78,15 @@ async def _print_changes(at: Workspace) -> None:
         ended = await ask(partial(at.migrations.get_many, over)) if over else []
         for migration in [*known.values(), *ended]:
             before = last.get(migration.id)
-            if before is None or (before.state, before.error_message) != (
-                migration.state,
-                migration.error_message,
-            ):
+            if before is None or _at(before) != _at(migration):
                 at.out.answer(described(migration), _state_line(migration))
         last = known
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _at(migration: Migration) -> tuple[str, str]:
+    """What has to change for another line."""
+    return migration.state, without_ages(migration.error_message or "")
 
 
 async def _warn(at: Workspace) -> None:

@@ -37,7 +37,7 @@ def report(
         waves = waves_of(at)
         wave = await waves.get(name)
         rows = await reporting.rows_of(waves, wave)
-        text = _written(wave, rows, shape)
+        text = _written(wave, rows, shape, at.out.screen if output is None else None)
         if output is None:
             at.out.answer({"wave": wave, "tenants": rows}, text)
             return ExitCode.DONE
@@ -51,7 +51,7 @@ def report(
     perform(ctx, write)
 
 
-def _written(wave: Wave, rows: list[Reported], shape: str) -> str:
+def _written(wave: Wave, rows: list[Reported], shape: str, screen: int | None) -> str:
     match shape:
         case "json":
             return to_json({"wave": wave, "tenants": rows})
@@ -75,4 +75,5 @@ def _written(wave: Wave, rows: list[Reported], shape: str) -> str:
             )
             for each in rows
         ),
+        screen,
     )

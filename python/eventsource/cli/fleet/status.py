@@ -93,12 +93,16 @@ def _shown(views: list[WaveView], name: str | None, screen: int | None) -> str:
                 amount(view.count("begun")),
                 amount(view.count("waiting")),
                 amount(_bad(view)),
-                None if view.eta_seconds is None else f"about {duration(view.eta_seconds)}",
+                _left(view),
             )
             for view in views
         ),
         screen,
     )
+
+
+def _left(view: WaveView) -> str | None:
+    return f"about {duration(view.eta_seconds)}" if view.eta_seconds else None
 
 
 def _bad(view: WaveView) -> int:
@@ -117,8 +121,8 @@ def _details(view: WaveView, screen: int | None) -> str:
             ("window", settings.window and f"{settings.window}, for {settings.window_for}"),
             ("tenants", f"{amount(view.count('moved'))} of {amount(view.tenants)} have moved"),
             ("not moved", _counts(view)),
-            ("pace", pace and f"{pace * 60:,.1f} tenants a minute"),
-            ("left", view.eta_seconds and f"about {duration(view.eta_seconds)}"),
+            ("pace", f"{pace * 60:,.1f} tenants a minute" if pace else None),
+            ("left", _left(view)),
             (
                 "pauses",
                 view.longest_pause_ms

@@ -12,6 +12,7 @@ import typer
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.fleet.common import bounds_of, waves_of
 from eventsource.cli.invocation import perform
+from eventsource.cli.output import clock
 from eventsource.cli.workspace import Workspace, own_pool, patiently
 from eventsource.fleet import Carrier, Wave, WaveRepository, WaveState
 
@@ -49,7 +50,8 @@ def work(
                 at.settings.group_limits,
                 at_once,
             )
-            at.out.say("carrying the tenants of all running waves; Ctrl-C stops, and loses nothing")
+            carrying = "carrying the tenants of all running waves; Ctrl-C stops, and loses nothing"
+            at.out.say(f"{clock()}  {carrying}")
             working = asyncio.create_task(worker.run())
             watching = asyncio.create_task(_print_outcomes(at, waves, until_done))
             try:
@@ -67,7 +69,7 @@ def work(
         return ExitCode.DONE
 
     stopped = "stopped; what it was moving goes on in another process"
-    perform(ctx, carry, interrupted=lambda: stopped, endless=True)
+    perform(ctx, carry, interrupted=lambda: f"{clock()}  {stopped}", endless=True)
 
 
 async def _print_outcomes(at: Workspace, waves: WaveRepository, until_done: bool) -> None:
@@ -91,7 +93,7 @@ async def _print_outcomes(at: Workspace, waves: WaveRepository, until_done: bool
                 text = ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
                 at.out.answer(
                     {"wave": wave.name, "state": wave.state, "tenants": counts},
-                    f"wave {wave.name} is {wave.state}: {text}",
+                    f"{clock()}  wave {wave.name} is {wave.state}: {text}",
                 )
         # One that is over is looked at once more, and no more.
         seen = {wave.id: counts for wave, counts in found if wave.state is WaveState.RUNNING}
