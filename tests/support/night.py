@@ -24,8 +24,8 @@ from tests.support.terminal import Terminal
 
 EVENTS = 12_000
 
-#: A copy of some seconds, and a cutover that is soon given up.
-SETTINGS = "max_events_per_second = 3000\nbatch_size = 10\ncutover_timeout_seconds = 2\n"
+#: A copy of some seconds, and a cutover that is given up soon, but not before a command has looked.
+SETTINGS = "max_events_per_second = 3000\nbatch_size = 10\ncutover_timeout_seconds = 4\n"
 
 #: A session is named before the cutover when its transaction has been open for so long (seconds).
 LONG_OPEN = 1.5

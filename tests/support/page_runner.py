@@ -53,8 +53,8 @@ _VARYING = (
 # machine. Pages show some of them; nothing is compared.
 _PROGRESS = re.compile(
     r"(servers|writers) +starting |seed +writing |prepare |copy |copied +[\d,]+ events in |"
-    r"verify |check |lag +[\d,]+ events$|cutover +(asking|for driver) |return +carrying |"
-    r"waiting for a driver: "
+    r"verify |check |lag +[\d,]+ events$|cutover +(asking|for driver |for this process)|"
+    r"return +carrying |waiting for a driver: "
 )
 
 # A command that needs nothing of a shell.

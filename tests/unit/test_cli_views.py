@@ -10,7 +10,7 @@ import pytest
 from eventsource.cli import estimates, next_steps, views
 from eventsource.cli.audit import lines
 from eventsource.cli.output import grid, painted
-from eventsource.cli.waiting import without_ages
+from eventsource.cli.waiting import what_it_waits_for, without_ages
 from eventsource.migration import (
     Blocker,
     ConsistencyError,
@@ -21,6 +21,7 @@ from eventsource.migration import (
     MigrationState,
     PreflightError,
 )
+from eventsource.migration.driver.lease import process_name
 from eventsource.migration.repositories.audit import AuditEntry
 from eventsource.migration.states import of_journal
 from tests.support.journal_rows import NOW, migration
@@ -236,3 +237,13 @@ def test_what_only_grows_older_is_no_new_line(age: str) -> None:
     said = "in the way: pid 6007 (nightly-report, open for {}, postgres@127.0.0.1)"
     assert without_ages(said.format(age)) == without_ages(said.format("12 s"))
     assert without_ages(said.format(age)) != without_ages(said.replace("6007", "7").format(age))
+
+
+def test_a_command_does_not_wait_for_itself_as_for_somebody_who_may_be_gone() -> None:
+    soon = NOW + timedelta(seconds=10)
+    driven = {"driver_alive": True, "driver_expires_at": soon, "state": _S.DUAL_WRITE}
+    said = what_it_waits_for(migration(**driven, driver_name=process_name()))
+    assert said == "for this process, which drives it; the migration is dual_write"
+    said = what_it_waits_for(migration(**driven, driver_name="host-b:7"))
+    assert "for driver host-b:7" in said
+    assert "if it is gone" in said

@@ -19,7 +19,7 @@ _COMMAND = r"eventsource-migrate(?: [^\s`]*[^\s`.,;:)])*"
 #: What is read or copied as one: commands, times, numbers with their units, sessions.
 _WHOLE = re.compile(
     rf"{_COMMAND}|\bselect pg_terminate_backend\(\d+\)|\b\d{{4}}-\d\d-\d\d \d\d:\d\d\S*"
-    r"|\bpid \d+|(?<!\S)\d[\d,.]* (?:s|ms|min|h|%|MB|GB)(?![\w])"
+    r"|'[^\s']+ pid \d+'|\bpid \d+|(?<!\S)\d[\d,.]* (?:s|ms|min|h|%|MB|GB)(?![\w])"
 )
 _LABEL = re.compile(r"\s*\S.*?\s{2,}(?=\S)")
 

@@ -191,10 +191,12 @@ def shared_first(args: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _mistakes_that_fit() -> Iterator[None]:
-    """At a terminal a usage error that leaves the block is broken between words."""
+    """A usage error that leaves the block is said by nobody in between, and at a terminal broken
+    between words."""
     try:
         yield
     except _UsageError as error:
+        error.message = error.message.replace("Value error, ", "")
         if sys.stderr is not None and sys.stderr.isatty():
             from eventsource.cli.fitting import folded
 

@@ -56,7 +56,11 @@ def layouts(
         if name is None:
             invocation.out.answer(
                 [{"name": each.name, "title": each.title} for each in known.values()],
-                columns(("layout", "for"), ((each.name, each.title) for each in known.values())),
+                columns(
+                    ("layout", "for"),
+                    ((each.name, each.title) for each in known.values()),
+                    invocation.out.screen,
+                ),
             )
             return ExitCode.DONE
         if name not in known:

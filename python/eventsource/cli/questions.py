@@ -45,7 +45,8 @@ async def confirmed(question: str) -> bool:
     loop = asyncio.get_running_loop()
     typed = asyncio.Event()
     screen = shutil.get_terminal_size().columns
-    print(folded(f"{question} [y/N]", screen - 2), end=" ", flush=True)
+    # As one: who reads the question sees the blank as well before an answer comes.
+    print(f"{folded(f'{question} [y/N]', screen - 2)} ", end="", flush=True)
     loop.add_reader(sys.stdin.fileno(), typed.set)
     try:
         await typed.wait()

@@ -15,6 +15,7 @@ from eventsource.cli import logs
 from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration, MigrationState
+from eventsource.migration.driver.lease import process_name
 
 T = TypeVar("T")
 
@@ -75,13 +76,17 @@ def what_it_waits_for(migration: Migration) -> str:
         return "for a driver: this process takes it up if it has the stores"
     if migration.driver_expires_at is None or migration.driver_name is None:
         return f"for the driver, the migration is {migration.state}"
+    is_ours = migration.driver_name == process_name()
+    who = "this process" if is_ours else f"driver {migration.driver_name}"
     if migration.state is MigrationState.BULK_COPY:
         limit = migration.config.max_events_per_second
         held = "" if limit is None else f", limited to {amount(limit)} events/s"
         share = f"{migration.progress_percentage:.0f} %"
-        return f"for driver {migration.driver_name}, which copies ({share}{held})"
+        return f"for {who}, which copies ({share}{held})"
+    if is_ours:
+        return f"for this process, which drives it; the migration is {migration.state}"
     # What it is at takes long; or it is dead, and then its lease ends by itself.
     return (
-        f"for driver {migration.driver_name}; the migration is {migration.state}, and if it is gone"
+        f"for {who}; the migration is {migration.state}, and if it is gone"
         f" another one follows {migration.config.lease_seconds:g} s after its last sign of life"
     )

@@ -22,6 +22,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, columns, described, grid, labelled, local
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace
+from eventsource.migration import Migration
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.repositories.ways_back import WayBack
 
@@ -49,6 +50,9 @@ def return_(
         refuse_pause(found.config, max_pause)
         migration_id = found.id
         way = await at.coordinator.way_back(migration_id)
+        if way is not None and way.shown == "returned":
+            _say_already(at, await at.coordinator.get_migration(way.id))
+            return ExitCode.DONE
         may_go = way is not None and (way.is_open or way.shown == "returning")
         if not yes and may_go and questions.at_a_terminal():
             assert way is not None
@@ -84,6 +88,15 @@ def return_(
             if requested
             else "interrupted before anything was asked for"
         ),
+    )
+
+
+def _say_already(at: Workspace, done: Migration) -> None:
+    since = "" if done.completed_at is None else f", since {local(done.completed_at)}"
+    at.out.answer(
+        described(done),
+        f"nothing to do: the tenant has returned to {done.target_store_id!r} already, with"
+        f" migration {done.id}{since}",
     )
 
 

@@ -82,3 +82,18 @@ def test_a_way_back_that_was_closed_says_so_once(ready: CommandLine) -> None:
     closed = ready("way-back", "close", *one, "--operator", "ada").output
     assert f"`eventsource-migrate cleanup {ready.migration()['id']}`" in closed
     assert re.search(r"^way back +closed by ada$", ready("status", *one).output, re.MULTILINE)
+
+
+def test_the_layouts_are_a_table(cli: CommandLine) -> None:
+    terminal = Terminal(cli, "layouts")
+    assert terminal.end() == 0
+    lines = _shown(terminal).lines()
+    start = lines[0].index("for")
+    assert all(line[start - 2 : start] == "  " for line in lines), lines
+
+
+def test_a_wrong_state_is_named_in_plain_words(cli: CommandLine) -> None:
+    said = cli("list", "--state", "nope", exit_code=2).output
+    assert "'nope' is not one of" in said
+    assert "Value error" not in said
+    assert "Value error" not in cli.json("list", "--state", "nope", exit_code=2)["error"]["message"]

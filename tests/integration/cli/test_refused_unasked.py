@@ -57,3 +57,17 @@ def test_rows_that_are_kept_or_gone_are_not_asked_about(ready: CommandLine) -> N
     assert again.end() == 0
     assert "[y/N]" not in again.output
     assert "no row of tenant" in again.said
+
+
+def test_a_return_that_is_over_is_not_made_to_look_new(ready: CommandLine) -> None:
+    """It printed the pause of the return as if it happened now; its way back was "returning"."""
+    ready("run", ready.tenant, "--to", DEDICATED, "--yes")
+    first = ready.migration()["id"]
+    second = ready.json("return", first, "--yes")["id"]
+    again = ready("return", first).output
+    assert "nothing to do: the tenant has returned to 'shared' already" in again
+    assert "the fence was held" not in again
+    assert ready.json("return", first)["id"] == second
+    said = " ".join(ready("way-back", "close", first, exit_code=1).output.split())
+    assert f"its tenant has returned with migration {second}" in said
+    assert "abort the return first" not in said

@@ -207,8 +207,9 @@ class Returns(Cutovers):
         if way.state != "closing" and not await ways.end(
             way.id, reason, now=True, operator=operator
         ):
+            first = "" if way.shown == "returned" else ": abort the return first"
             raise InvalidStateTransitionError(
-                migration_id, why_not(way), "close its way back: abort the return first"
+                migration_id, why_not(way), f"close its way back{first}"
             )
         await self._drivers.close_way_back(way.id)
         found = await ways.get(way.id)
@@ -233,6 +234,8 @@ def why_not(way: WayBack) -> str:
         return f"finished, and its way back ended at {way.kept_until:%Y-%m-%d %H:%M} UTC"
     if way.state == "standby":
         return f"{way.moved_state}: its way back waits for the cutover"
+    if way.shown == "returned":
+        return f"over (its tenant has returned with migration {way.id})"
     if way.state == "returning":
         return f"returning (migration {way.id})"
     return f"without a way back: it is {way.state}{why}"

@@ -233,18 +233,18 @@ def _about_source(migration: Migration, source: Checkpoint | None, waiting: int)
     if source is None:
         return [
             f"it has no checkpoint in {store!r} (is the name right?), so it has handled nothing "
-            f"and starts before the tenant's first event; all {waiting} events are delivered"
+            f"and starts before the tenant's first event; all {waiting:,} events are delivered"
         ]
     if waiting == 0:
         return []
     if source.tenant_id is None:
         return [
-            f"its checkpoint over all tenants of {store!r} lags the cutover by {waiting} of the "
+            f"its checkpoint over all tenants of {store!r} lags the cutover by {waiting:,} of the "
             "tenant's events: it still gets them there, and once more at the target; to have "
             "none twice, let it catch up first"
         ]
     return [
-        f"{waiting} of the tenant's events are left in {store!r}: stop this subscription there "
+        f"{waiting:,} of the tenant's events are left in {store!r}: stop this subscription there "
         "before migrating it, the target delivers them"
     ]
 
@@ -256,7 +256,7 @@ def _about_target(
         return []
     return [
         f"its checkpoint for the tenant in {store!r} is kept at {target.position}, below "
-        f"{translated}: {repeated} events are delivered again from there"
+        f"{translated}: {repeated:,} events are delivered again from there"
     ]
 
 
@@ -272,7 +272,7 @@ def _about_leftover(store: str, leftover: Checkpoint | None) -> list[str]:
 def _about_target_of_all(store: str, target_of_all: Checkpoint | None, past: int) -> list[str]:
     if target_of_all is None:
         return []
-    carried = f"{past} carried events and " if past else ""
+    carried = f"{past:,} carried events and " if past else ""
     return [
         f"it also reads all tenants of {store!r} (checkpoint {target_of_all.position}): that one "
         f"gets the tenant's {carried}new events as well, so let it leave this tenant out"
