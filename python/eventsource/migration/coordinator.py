@@ -8,16 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from eventsource import failpoints
 from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
 from eventsource.migration.consistency import lag
-from eventsource.migration.errors import (
-    InvalidStateTransitionError,
-    MigrationError,
-    PreflightError,
-)
+from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import lag as layout_lag
 from eventsource.migration.journaled import preflight as layout_preflight
@@ -168,16 +162,6 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
                 look=layout_preflight.look if is_layout else None, kept=self._drivers.kept,
                 with_control=with_control,
             )  # fmt: skip
-
-    async def _known_way_back(self, tenant_id: TenantId) -> list[str]:
-        try:
-            await self.refuse_beside_a_way_back(tenant_id)
-        except PreflightError as refused:
-            return list(refused.problems)
-        except (asyncpg.PostgresError, OSError):
-            # What is wrong with the control database is among what was found.
-            pass
-        return []
 
     async def follow_routes(self) -> list[PendingRoute]:
         """Run the route hook for each route that has changed; returns those that are left.

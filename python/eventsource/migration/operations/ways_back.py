@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import asyncpg
+
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
     MigrationError,
@@ -153,6 +155,17 @@ class Returns(Cutovers):
                 f" {way.migration_id}` ends that and lets it move on"
             ]
         )
+
+    async def _known_way_back(self, tenant_id: TenantId) -> list[str]:
+        """What refuses a move beside a way back, where the control database knows of one."""
+        try:
+            await self.refuse_beside_a_way_back(tenant_id)
+        except PreflightError as refused:
+            return list(refused.problems)
+        except (asyncpg.PostgresError, OSError):
+            # What is wrong with the control database is among what was found.
+            pass
+        return []
 
     async def _ask(
         self,
