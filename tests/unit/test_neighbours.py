@@ -93,6 +93,15 @@ def test_a_module_of_ours_that_is_gone_is_no_traceback(site: Path) -> None:
     assert_refused(run(site, COMMAND, "list"))
 
 
+def test_an_extension_module_of_another_version_is_no_neighbour(site: Path) -> None:
+    """After a pull without a build it was said that another distribution had replaced files."""
+    site.joinpath("eventsource/cli/__init__.py").write_text("from eventsource._core import New\n")
+    done = run(site, COMMAND, "list")
+    assert done.returncode == 2
+    assert "extension module is of another version" in done.stderr
+    assert "another distribution" not in done.stderr
+
+
 def test_what_another_package_lacks_is_said_by_python(site: Path) -> None:
     site.joinpath("eventsource/cli/__init__.py").write_text("import no_such_package_at_all\n")
     done = run(site, COMMAND, "list")
