@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import signal
 import time
 from uuid import UUID, uuid4
@@ -13,6 +14,8 @@ import pytest
 
 from tests.support.command_line import DEDICATED, SHARED, CommandLine, wait_until
 from tests.support.fleet_worker import FleetWorker
+from tests.support.screen import Screen
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture
@@ -120,6 +123,8 @@ def test_a_wave_from_its_plan_to_its_report(three: CommandLine) -> None:
     with FleetWorker(three.config, "worker", "--until-done") as worker:
         assert worker.wait(90) == 0, worker.output()
     assert "3 moved" in worker.output()
+    lines = worker.output().splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in lines), worker.output()
     for tenant, events in ((three.tenant, 400), (three.other, 40), (SMALL, 2)):
         assert three.count("target", tenant) == events
     rows = three.json("fleet", "report", "night")["tenants"]
@@ -136,6 +141,12 @@ def test_a_wave_from_its_plan_to_its_report(three: CommandLine) -> None:
     assert json.loads(three("fleet", "report", "night", "--format", "json").output)["tenants"]
     listed = three.json("fleet", "status")
     assert [each["wave"]["state"] for each in listed] == ["done"]
+    assert not re.search(r"^left\b", three("fleet", "status", "night").output, re.MULTILINE)
+    report = Terminal(three, "fleet", "report", "night")
+    assert report.end() == 0
+    screen = Screen(80)
+    screen.feed(report.output)
+    assert screen.wrapped == []
 
 
 @pytest.fixture
@@ -152,6 +163,7 @@ def held(three: CommandLine) -> CommandLine:
 def test_what_was_refused_is_shown_and_tried_again(held: CommandLine) -> None:
     shown = held("fleet", "status", "night").output
     assert "1 refused" in shown
+    assert "0.0" not in shown
     assert "already holds events" in shown
     held.sql("target", "delete from events")
     assert held.json("fleet", "retry", "night", SMALL)["tenants"] == 1
