@@ -17,6 +17,7 @@ from eventsource.migration import (
     CutoverTimeoutError,
     InvalidStateTransitionError,
     MigrationAlreadyExistsError,
+    MigrationError,
     MigrationNotFoundError,
     MigrationState,
     PreflightError,
@@ -247,3 +248,16 @@ def test_a_command_does_not_wait_for_itself_as_for_somebody_who_may_be_gone() ->
     said = what_it_waits_for(migration(**driven, driver_name="host-b:7"))
     assert "for driver host-b:7" in said
     assert "if it is gone" in said
+
+
+def test_what_a_message_names_is_a_next_step_as_well() -> None:
+    """A program that asked for JSON was sent to `plan`, and a person to `return`."""
+    refused = PreflightError(
+        ["it may return: `eventsource-migrate return 1` or `eventsource-migrate way-back close 1`"]
+    )
+    assert [(step.what, step.command) for step in next_steps.after(refused)][:2] == [
+        ("return", "eventsource-migrate return 1"),
+        ("way-back close", "eventsource-migrate way-back close 1"),
+    ]
+    unknown = MigrationError("there is no wave; `eventsource-migrate fleet status` lists all")
+    assert [step.what for step in next_steps.after(unknown)] == ["fleet status"]

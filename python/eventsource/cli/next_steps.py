@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import asyncpg
@@ -24,6 +25,9 @@ from eventsource.migration.repositories.ways_back import WayBack
 
 COMMAND = "eventsource-migrate"
 
+_VERB = r"(?:(?:fleet|way-back|subscriptions) )?[a-z-]+"
+_IN_A_MESSAGE = re.compile(rf"`(?P<command>{COMMAND} (?P<verb>{_VERB})[^`]*)`")
+
 
 def after(error: BaseException | None, about: Migration | None = None) -> list[Step]:
     """Ways on from an error; ``about`` is the migration that the command was about."""
@@ -31,7 +35,7 @@ def after(error: BaseException | None, about: Migration | None = None) -> list[S
         case ConfigError() | DatabaseUnavailableError():
             return [Step("check", f"{COMMAND} init --check")]
         case PreflightError():
-            return [Step("look", _plan(about))]
+            return [*_named(error), Step("look", _plan(about))]
         case MigrationNotFoundError():
             return [Step("look", f"{COMMAND} list")]
         case MigrationAlreadyExistsError() if error.migration_id is not None:
@@ -56,7 +60,14 @@ def after(error: BaseException | None, about: Migration | None = None) -> list[S
             return [Step("make", f"{COMMAND} init")]
     if about is not None:
         return of(about)
-    return [Step("look", f"{COMMAND} list")] if error is not None else []
+    if error is None:
+        return []
+    return _named(error) or [Step("look", f"{COMMAND} list")]
+
+
+def _named(error: BaseException) -> list[Step]:
+    """The commands that the message itself names, each by its verb."""
+    return [Step(found["verb"], found["command"]) for found in _IN_A_MESSAGE.finditer(str(error))]
 
 
 def of(migration: Migration, way: WayBack | None = None) -> list[Step]:
