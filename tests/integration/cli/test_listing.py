@@ -176,7 +176,7 @@ def test_a_return_is_of_those_who_ask_for_it(ready: CommandLine) -> None:
             " values (gen_random_uuid(), gen_random_uuid(), 'Note', 'noted', %s, 1, now(), '{}')",
             (ready.tenant,),
         )
-        ready("return", moved, "--yes", "--max-pause", "200", "--operator", "bea", exit_code=None)
+        ready("return", moved, "--yes", "--max-pause", "1", "--operator", "bea", exit_code=5)
     returned = str(ready.migration()["id"])
     assert returned != moved
     assert (by("ada"), by("bea")) == ([moved], [returned])
