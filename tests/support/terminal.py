@@ -31,12 +31,14 @@ class Terminal:
         # A character may be in two pieces.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         ours, theirs = pty.openpty()
+        # pytest loads readline, which writes the size of another terminal there.
+        inherited = {name: os.environ[name] for name in os.environ.keys() - {"COLUMNS", "LINES"}}
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         self._ours = ours
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from eventsource.cli import main; main()", *map(str, args)],
             env={
-                **os.environ,
+                **inherited,
                 "EVENTSOURCE_CONFIG": str(cli.config),
                 "TERM": "xterm",
                 **(environment or {}),
