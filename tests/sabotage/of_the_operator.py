@@ -51,8 +51,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_CLI}/cutover.py",
-                "        if not yes and questions.at_a_terminal() and not found.state.is_final:\n",
-                "        if False and not found.state.is_final:\n",
+                "        if not yes and questions.at_a_terminal() and not is_refused:\n",
+                "        if False and not is_refused:\n",
             ),
         ),
         (f"{_CHOOSING}::test_what_cannot_be_taken_back_is_asked_at_a_terminal",),
