@@ -26,7 +26,7 @@ class Orders(Application):
     snapshotting_intervals = {Order: 5}  # noqa: RUF012 — as the library has it
 
 
-def application(dsn: str, schema: str) -> Orders:
+def application(dsn: str, schema: str, *, makes_tables: bool) -> Orders:
     parts = urlsplit(dsn)
     return Orders(
         env={
@@ -38,6 +38,8 @@ def application(dsn: str, schema: str) -> Orders:
             "POSTGRES_PASSWORD": unquote(parts.password or ""),
             "POSTGRES_SCHEMA": schema,
             "POSTGRES_ORIGINATOR_ID_TYPE": "uuid",
+            # Two processes that make the library's functions at one moment fail in the library.
+            "CREATE_TABLE": "yes" if makes_tables else "no",
         }
     )
 
@@ -88,7 +90,7 @@ def write(app: Orders, seed: int, stopping: threading.Event, changes: int) -> No
 
 def main() -> None:
     verb, dsn, schema, *rest = sys.argv[1:]
-    app = application(dsn, schema)
+    app = application(dsn, schema, makes_tables=verb == "make")
     if verb == "write":
         stopping = threading.Event()
         changes = int(rest[1])
