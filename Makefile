@@ -65,6 +65,8 @@ check: lint build ## format, lint, types, stubs and the tests: what continuous i
 	@$(PHASE) "look for mistakes in the Rust code (clippy), about a minute the first time" \
 		cargo clippy --workspace --all-targets --features eventsource-core/failpoints -- -D warnings
 	@$(PHASE) "check the types (mypy), about half a minute the first time" $(BIN)/mypy
+	@$(PHASE) "check the types of the examples with another checker (pyright)" \
+		env PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	@$(PHASE) "check the stubs of the extension module" $(BIN)/python -m mypy.stubtest eventsource._core
 	@$(RUST_TESTS)
 	$(PYTEST)
