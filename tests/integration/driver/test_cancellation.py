@@ -20,6 +20,7 @@ import pytest
 
 from eventsource.migration import ConsistencyVerifier, Migration, MigrationState
 from eventsource.migration.driver.driver import Driver
+from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.errors import InvalidStateTransitionError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from eventsource.tenant_ids import as_uuid
@@ -216,3 +217,27 @@ async def test_a_driver_that_is_cancelled_anywhere_is_followed_by_another(
         return reached != number
 
     await for_growing_n(step, attempt, at_least=100)
+
+
+async def test_a_driver_ends_also_where_what_runs_beside_it_fails_at_that_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement that is cancelled may fail as a lost connection does, which is waited for."""
+    beating = asyncio.Event()
+
+    async def beat(self: Heartbeat) -> None:
+        beating.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise asyncpg.ConnectionDoesNotExistError("closed in the middle of operation") from None
+
+    await world.seed(10)
+    process = await world.process()
+    migration = await process.start(world.tenant)
+    await world.reach(migration, "dual_write")
+    await process.coordinator.pause_migration(migration.id)
+    monkeypatch.setattr(Heartbeat, "run", beat)
+    await process.coordinator.resume_migration(migration.id)
+    await asyncio.wait_for(beating.wait(), 20)
+    await asyncio.wait_for(process.coordinator.close(), 5)
