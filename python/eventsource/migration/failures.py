@@ -148,7 +148,7 @@ def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error that ended a task group, without the cancellations it caused.
 
     Where the task itself is cancelled, that: a statement that is cancelled may fail as a lost
-    connection does, a group then tells of that alone, and who is to end would wait and go on.
+    connection does, a group then has that alone, and who is to end would wait and go on.
     """
     if (task := asyncio.current_task()) is not None and task.cancelling():
         return asyncio.CancelledError()

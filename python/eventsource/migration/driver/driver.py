@@ -128,6 +128,9 @@ class Driver:
                 await asyncio.sleep(random.uniform(0.5, 1.5))
                 continue
             except Exception as error:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    # What fails because its driver is to end is no outage.
+                    raise asyncio.CancelledError from error
                 if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
                     return
                 if time.monotonic() - began > LONGEST_BACKOFF:
