@@ -91,7 +91,7 @@ class BackgroundDrivers:
         #: For the calls that wait.
         self.news = News()
         self._stands_by_for: set[UUID] = set()
-        self._is_closed = False
+        self._is_closing = False
         self._standing_by: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         #: Why this process cannot even ask for a lease, until a call has raised it.
@@ -278,7 +278,7 @@ class BackgroundDrivers:
 
     async def close(self) -> None:
         """Stop driving; durable state stays, and any process may go on."""
-        self._is_closed = True
+        self._is_closing = True
         self._stands_by_for.clear()
         others = (self._standing_by, self._following)
         stopping = [*self._driving, *(task for task in others if task is not None)]
@@ -288,13 +288,14 @@ class BackgroundDrivers:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
         await self.kept.close()
+        self._is_closing = False
 
     def ensure(self, migration: Migration) -> None:
         """Begin to drive a migration unless somebody does."""
         names = {task.get_name() for task in self._driving}
         # A call that still waits would begin one that nobody ends.
         if (
-            not self._is_closed
+            not self._is_closing
             and self._leases.is_over(migration)
             and self._may_drive(migration)
             and _driver_name(migration.id) not in names
