@@ -19,7 +19,7 @@ VARIANTS = (
         "a process that drives ends when the password of its control database is changed",
         (
             Edit(
-                "python/eventsource/migration/background.py",
+                _BACKGROUND,
                 "may_be_mended if was_let_in else may_pass",
                 "may_pass",
             ),
@@ -27,6 +27,15 @@ VARIANTS = (
         (
             "tests/integration/driver/test_environment.py::"
             "test_work_outlives_a_password_that_is_changed_and_no_wrong_one",
+        ),
+    ),
+    Variant(
+        "calls-drive-in-a-closed-coordinator",
+        "a call that still waits begins a driver that nobody ends",
+        (Edit(_BACKGROUND, "        if call.may_drive:\n", "        if True:\n"),),
+        (
+            "tests/integration/driver/test_cancellation.py::"
+            "test_a_call_that_still_waits_begins_no_driver_in_a_closed_coordinator[cutover]",
         ),
     ),
     Variant(

@@ -20,7 +20,7 @@ from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.newer import LeftAlone
-from eventsource.migration.driver.news import News, wait
+from eventsource.migration.driver.news import Call, News, wait
 from eventsource.migration.driver.places import Places
 from eventsource.migration.errors import RoutingError, StoreMismatchError
 from eventsource.migration.event_table import AnyTable, of_store
@@ -91,7 +91,6 @@ class BackgroundDrivers:
         #: For the calls that wait.
         self.news = News()
         self._stands_by_for: set[UUID] = set()
-        self._is_closing = False
         self._standing_by: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         #: Why this process cannot even ask for a lease, until a call has raised it.
@@ -140,21 +139,21 @@ class BackgroundDrivers:
 
     async def wait(self, migration_id: UUID, done: Callable[[Migration], bool]) -> Migration:
         """Read the journal until ``done``; keep a driver at work meanwhile."""
-        with self.news.of(migration_id) as event:
+        with self.news.of(migration_id) as call:
             while True:
-                event.clear()
+                call.news.clear()
                 migration = await self.read(migration_id)
                 if done(migration):
                     return migration
-                self.carry(migration)
-                await self.until_news(migration_id, event)
+                self.carry(migration, call)
+                await self.until_news(migration_id, call)
 
-    async def until_news(self, migration_id: UUID, event: asyncio.Event) -> None:
+    async def until_news(self, migration_id: UUID, call: Call) -> None:
         """Until it is time to read the journal again."""
         beside = self.news.is_driven(migration_id)
-        await wait(event, BESIDE_SECONDS if beside else POLL_SECONDS)
+        await wait(call.news, BESIDE_SECONDS if beside else POLL_SECONDS)
 
-    def carry(self, migration: Migration) -> None:
+    def carry(self, migration: Migration, call: Call) -> None:
         """Keep a driver at work for a call that waits.
 
         Raises:
@@ -162,7 +161,8 @@ class BackgroundDrivers:
         """
         if refused := self._refused.pop(migration.id, None):
             raise refused
-        self.ensure(migration)
+        if call.may_drive:
+            self.ensure(migration)
 
     async def read(self, migration_id: UUID) -> Migration:
         """The migration for a call that waits: a control database that restarts does not end it."""
@@ -278,7 +278,7 @@ class BackgroundDrivers:
 
     async def close(self) -> None:
         """Stop driving; durable state stays, and any process may go on."""
-        self._is_closing = True
+        self.news.close()
         self._stands_by_for.clear()
         others = (self._standing_by, self._following)
         stopping = [*self._driving, *(task for task in others if task is not None)]
@@ -288,15 +288,12 @@ class BackgroundDrivers:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
         await self.kept.close()
-        self._is_closing = False
 
     def ensure(self, migration: Migration) -> None:
         """Begin to drive a migration unless somebody does."""
         names = {task.get_name() for task in self._driving}
-        # A call that still waits would begin one that nobody ends.
         if (
-            not self._is_closing
-            and self._leases.is_over(migration)
+            self._leases.is_over(migration)
             and self._may_drive(migration)
             and _driver_name(migration.id) not in names
         ):

@@ -145,13 +145,7 @@ def of_failed(migration: Migration) -> MigrationError:
 
 
 def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a task group, without the cancellations it caused.
-
-    Where the task itself is cancelled, that: a statement that is cancelled may fail as a lost
-    connection does, a group then has that alone, and who is to end would wait and go on.
-    """
-    if (task := asyncio.current_task()) is not None and task.cancelling():
-        return asyncio.CancelledError()
+    """The error that ended a task group, without the cancellations it caused."""
     for error in errors.exceptions:
         if isinstance(error, BaseExceptionGroup):
             return first_of(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from eventsource.migration.states import MigrationState
 if TYPE_CHECKING:
     from eventsource.connections import Executor
     from eventsource.migration.background import BackgroundDrivers
+    from eventsource.migration.driver.news import Call
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.tenant_ids import TenantId
@@ -161,12 +161,12 @@ class Move:
             await self.migrations.set_pause_at(migration.id, self.wish.until, operator)
 
     async def _carry_on(self, migration_id: UUID) -> Migration:
-        with self.drivers.news.of(migration_id) as event:
-            return await self._carry_on_with(migration_id, event)
+        with self.drivers.news.of(migration_id) as call:
+            return await self._carry_on_with(migration_id, call)
 
-    async def _carry_on_with(self, migration_id: UUID, event: asyncio.Event) -> Migration:
+    async def _carry_on_with(self, migration_id: UUID, call: Call) -> Migration:
         while True:
-            event.clear()
+            call.news.clear()
             migration = await self.drivers.read(migration_id)
             if migration.state is _S.MIGRATED:
                 await self.drivers.let_end(migration_id)
@@ -182,8 +182,8 @@ class Move:
             self._hear_the_answer(migration)
             if migration.state is _S.DUAL_WRITE and self.request is None:
                 await self._ask_for_the_cutover(migration)
-            self.drivers.carry(migration)
-            await self.drivers.until_news(migration_id, event)
+            self.drivers.carry(migration, call)
+            await self.drivers.until_news(migration_id, call)
 
     def _refuse_what_is_over(self, migration: Migration) -> None:
         failures.refuse_newer(migration)

@@ -23,8 +23,9 @@ from eventsource.migration.driver.driver import Driver
 from eventsource.migration.driver.heartbeat import Heartbeat
 from eventsource.migration.errors import InvalidStateTransitionError
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from eventsource.migration.steps.cutover import Cutover
 from eventsource.tenant_ids import as_uuid
-from tests.support.application import Process
+from tests.support.application import SOURCE, TARGET, Process
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
 
@@ -217,6 +218,46 @@ async def test_a_driver_that_is_cancelled_anywhere_is_followed_by_another(
         return reached != number
 
     await for_growing_n(step, attempt, at_least=100)
+
+
+async def _stands_before_its_fence(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: str
+) -> tuple[Process, Migration, asyncio.Task[Any]]:
+    """A process in which a call waits for a cutover, whose driver has come to its fence."""
+    arrived = asyncio.Event()
+
+    async def stand_still(self: Cutover) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Cutover, "run", stand_still)
+    await world.seed(10)
+    process = await world.process()
+    if call == "move":
+        move = process.coordinator.move(world.tenant, SOURCE, TARGET, operator="test")
+        asked: asyncio.Task[Any] = asyncio.create_task(move)
+    else:
+        migration = await process.start(world.tenant)
+        asked = asyncio.create_task(process.coordinator.initiate_cutover(migration.id))
+    await asyncio.wait_for(arrived.wait(), 20)
+    [migration] = await process.coordinator.get_migrations_by_tenant(world.tenant)
+    return process, migration, asked
+
+
+@pytest.mark.parametrize("call", ["cutover", "move"])
+async def test_a_call_that_still_waits_begins_no_driver_in_a_closed_coordinator(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    process, migration, asked = await _stands_before_its_fence(world, monkeypatch, call)
+    await asyncio.wait_for(process.coordinator.close(), 5)
+    monkeypatch.undo()
+    # Long enough for the call to read the journal, and for a driver to have its lease.
+    await asyncio.sleep(1.5)
+    found = await process.coordinator.get_migration(migration.id)
+    assert (found.state, found.driver_alive) == (MigrationState.CUTOVER_PAUSED, False)
+    # Whoever asks this one, or another, carries it on, and the call has its answer.
+    await process.coordinator.resume_migration(migration.id)
+    assert (await asyncio.wait_for(asked, 20)).state is MigrationState.MIGRATED
 
 
 async def test_a_driver_ends_also_where_what_runs_beside_it_fails_at_that_moment(

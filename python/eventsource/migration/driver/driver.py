@@ -129,7 +129,9 @@ class Driver:
                 continue
             except Exception as error:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
-                    # What fails because its driver is to end is no outage.
+                    # A statement that is cancelled may fail as a lost connection does, and then
+                    # that is heard of alone. It is no outage.
+                    await self.lease.try_to_release(self.migrations)
                     raise asyncio.CancelledError from error
                 if isinstance(error, DataPlaneError) and error.kind == "ownership_lost":
                     return

@@ -10,25 +10,39 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from uuid import UUID
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One that waits for a migration.
+
+    Attributes:
+        news: it clears it before it reads the journal, and misses nothing.
+        may_drive: whether it still begins drivers; not once the coordinator has been closed.
+    """
+
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    may_drive: bool = True
 
 
 class News:
     """Of one process, for its coordinator."""
 
     def __init__(self) -> None:
-        self._waiting: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
+        self._waiting: defaultdict[UUID, set[Call]] = defaultdict(set)
         self._driven: set[UUID] = set()
 
     @contextlib.contextmanager
-    def of(self, migration_id: UUID) -> Iterator[asyncio.Event]:
-        """An event for one call. It clears it before it reads the journal, and misses nothing."""
-        event = asyncio.Event()
-        self._waiting[migration_id].add(event)
+    def of(self, migration_id: UUID) -> Iterator[Call]:
+        """One call, for as long as it waits."""
+        call = Call()
+        self._waiting[migration_id].add(call)
         try:
-            yield event
+            yield call
         finally:
-            self._waiting[migration_id].discard(event)
+            self._waiting[migration_id].discard(call)
             if not self._waiting[migration_id]:
                 del self._waiting[migration_id]
 
@@ -48,8 +62,14 @@ class News:
 
     def heard(self, migration_id: UUID) -> None:
         """Let the calls that wait read the journal now."""
-        for event in self._waiting.get(migration_id, ()):
-            event.set()
+        for call in self._waiting.get(migration_id, ()):
+            call.news.set()
+
+    def close(self) -> None:
+        """Those that wait now begin no driver any more: nobody would end it."""
+        for calls in self._waiting.values():
+            for call in calls:
+                call.may_drive = False
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
