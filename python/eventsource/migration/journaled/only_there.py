@@ -50,21 +50,20 @@ async def rows(
     Args:
         agreed: of the migration; None where nobody knows it any more: then no number was moved.
     """
-    statements = await _statements(here, there, tenant_id, agreed)
+    statements = await statements_of(here, there, tenant_id, agreed)
     looking = _Looking(_End(here, statements), _End(there, statements, at_target=True))
     async for row in looking.through_all():
         yield row
 
 
 async def rows_of_target(
-    target: AnyTable, source: AnyTable, tenant_id: TenantId, agreed: Carriage
+    target: AnyTable, source: AnyTable, statements: Statements
 ) -> AsyncIterator[Row]:
     """The tenant's rows that only the target has, of those that were carried there.
 
     A row of which the source has another version counts, too: what the target has may be a later
     one that the source has lost. An event does not: it is known by its id.
     """
-    statements = await _statements(source, target, tenant_id, agreed)
     looking = _Looking(
         _End(target, statements, at_target=True), _End(source, statements), as_they_are=True
     )
@@ -72,9 +71,10 @@ async def rows_of_target(
         yield row
 
 
-async def _statements(
+async def statements_of(
     source: AnyTable, target: AnyTable, tenant_id: TenantId, agreed: Carriage | None
 ) -> Statements:
+    """How rows of a tenant are asked for at both, as its migration has carried them."""
     layout = source.layout
     assert layout is not None
     shape = await shape_of(source, target, layout, tenant_id)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from eventsource.identifiers import quote_literal
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.journaled import only_there
-from eventsource.migration.journaled.shapes import of as shape_of
-from eventsource.migration.journaled.statements import Statements
 from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
@@ -35,16 +33,14 @@ async def keep_lost(
     Those that are there already stay.
     """
     assert target.layout is not None
-    shape = await shape_of(source, target, target.layout, migration.tenant_id)
-    statements = Statements(shape, agreed.offsets, agreed.stamp, shape.same_order)
-    found = only_there.rows_of_target(target, source, migration.tenant_id, agreed)
-    lost = [row async for row in found]
+    statements = await only_there.statements_of(source, target, migration.tenant_id, agreed)
+    lost = [row async for row in only_there.rows_of_target(target, source, statements)]
     for table in target.layout.tables:
         mine = [row for row in lost if row.table == table.name]
         for first in range(0, len(mine), PORTION):
             keys = ", ".join(row.key for row in mine[first : first + PORTION])
             kept = statements.changed_rows(
-                table, f"{quote_literal(f'[{keys}]')}::jsonb", shape.target,
+                table, f"{quote_literal(f'[{keys}]')}::jsonb", statements.shape.target,
                 f"{statements.key(table, at_target=True)} as key, to_jsonb(subject) as row",
             )  # fmt: skip
             await target.connection.execute(
