@@ -7,12 +7,13 @@ a password file or a token may have changed since, and another host may be the p
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 import asyncpg
 
@@ -32,6 +33,7 @@ __all__ = [
     "Executor",
     "Secret",
     "TableAddress",
+    "both",
     "brief",
     "connect",
     "connection_parameters",
@@ -40,6 +42,9 @@ __all__ = [
     "redact",
     "transaction",
 ]
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 AnyConnection: TypeAlias = (
     "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -305,6 +310,20 @@ async def transaction(executor: Executor) -> AsyncIterator[Executor]:
         connection = cast("asyncpg.Connection[Any]", executor)
         async with connection.transaction():
             yield connection
+
+
+async def both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
+    """Await two things of different connections at the same time.
+
+    Both are waited for, also where one fails: a statement that went on would keep its connection
+    busy. The first one's error is raised before the second one's.
+    """
+    one, other = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(one, BaseException):
+        raise one
+    if isinstance(other, BaseException):
+        raise other
+    return one, other
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from eventsource.catalog import forms, reading
 from eventsource.catalog.model import TableCatalog
 from eventsource.catalog.two_sides import Comparison, compare
-from eventsource.connections import Executor, TableAddress, one_of
+from eventsource.connections import Executor, TableAddress, both, one_of
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.layouts.declaration import Layout
@@ -182,17 +181,11 @@ async def seen(source: AnyTable, target: AnyTable) -> Seen:
         PreflightError: one of them is not there.
     """
     at = time.monotonic()
-    # Both answers are waited for: a statement that went on would keep its connection busy.
-    here, there = await asyncio.gather(
-        catalog_of(source, "source"), catalog_of(target, "target"), return_exceptions=True
-    )
-    for each in (here, there):
-        if isinstance(each, BaseException):
-            raise each
-    return Seen(here, there, at)  # type: ignore[arg-type]
+    here, there = await both(catalog_of(source, "source"), catalog_of(target, "target"))
+    return Seen(here, there, at)
 
 
 async def compared(source: AnyTable, target: AnyTable, *, fire: bool = False) -> Comparison:
     """Both tables as they are now, compared."""
-    both = await seen(source, target)
-    return compare(both.source, both.target, fire=fire)
+    found = await seen(source, target)
+    return compare(found.source, found.target, fire=fire)

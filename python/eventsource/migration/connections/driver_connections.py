@@ -18,6 +18,7 @@ import asyncpg
 from eventsource.connections import (
     ConnectionParameters,
     TableAddress,
+    both,
     connect,
     connection_parameters,
 )
@@ -207,7 +208,7 @@ class DriverConnections:
         driver = session_marks.driver_mark(migration_id)
         reader = session_marks.data_plane_mark(migration_id, "source")
         keep = [await own.fetchval("select pg_backend_pid()") for own in (source, target)]
-        await asyncio.gather(
+        await both(
             session_marks.end(source, (driver, reader), keep),
             session_marks.end(target, (driver,), keep),
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventsource import failpoints
+from eventsource.connections import both
 from eventsource.dataplane import DataPlaneError
 from eventsource.migration.connections import blockers, waits
 from eventsource.migration.errors import (
@@ -289,15 +290,9 @@ class Cutover:
         )
 
     async def _decide_on_a_target_of_ours(self) -> Decision | None:
-        """Look and mark at the same time, at two servers: writers wait. Both end before anything is
-        raised, and what is marked is not committed."""
-        looked, decided = await asyncio.gather(
-            self._look_at_the_target(), self._decide(), return_exceptions=True
-        )
-        if looked is not None:
-            raise looked
-        if isinstance(decided, BaseException):
-            raise decided
+        """Look and mark at the same time, at two servers: writers wait. What is marked is not
+        committed."""
+        _, decided = await both(self._look_at_the_target(), self._decide())
         return decided
 
     async def _decide(self) -> Decision | None:
