@@ -39,6 +39,21 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "errors-hide-a-cancellation",
+        "a driver that is to end takes what fails at that moment for an outage, and goes on",
+        (
+            Edit(
+                "python/eventsource/migration/driver/driver.py",
+                "if (task := asyncio.current_task()) is not None and task.cancelling():\n",
+                "if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/driver/test_cancellation.py::"
+            "test_a_driver_ends_also_where_what_runs_beside_it_fails_at_that_moment",
+        ),
+    ),
+    Variant(
         "nobody-stands-by",
         "a migration that was left to a dead driver is driven by nobody",
         (Edit(_BACKGROUND, "        while self._stands_by_for:\n", "        while False:\n"),),
