@@ -22,6 +22,7 @@ from benchmarks import (
     foreign_transaction,
     guard_cost,
     in_use,
+    large_transaction,
     library,
     perf,
     rehearsal,
@@ -34,7 +35,7 @@ from benchmarks import (
     waves,
     way_back,
 )
-from benchmarks.bench import MAJOR, ROOT, SETTINGS, Bench
+from benchmarks.bench import AS_RUN, MAJOR, ROOT, SETTINGS, Bench
 from benchmarks.machine import describe
 from eventsource.testing import Cluster
 
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P9": catch_up.run,
     "P10": guard_cost.run,
     "P11": foreign_transaction.run,
+    "P12": large_transaction.run,
     "P14": small_moves.run,
     "P16": way_back.run,
     "P17": returns.run,
@@ -74,7 +76,7 @@ async def suite(options: argparse.Namespace, out: Path) -> bool:
         Cluster.start(MAJOR, SETTINGS) as source,
         Cluster.start(MAJOR, SETTINGS) as target,
     ):
-        bench = Bench(options.scale, options.rounds, source, target)
+        bench = Bench(options.scale, options.rounds, source, target, older=options.older)
         await bench.prepare()
         for name in options.only:
             print(f"{name}: {BENCHMARKS[name].__module__}", file=sys.stderr, flush=True)
@@ -106,6 +108,13 @@ def arguments() -> argparse.Namespace:
         help="a setting of both servers, for example shared_buffers=1GB",
     )
     parser.add_argument(
+        "--older",
+        type=int,
+        default=16,
+        metavar="MAJOR",
+        help="major version of the source where servers are set up as they are run",
+    )
+    parser.add_argument(
         "--profile", action="store_true", help="one more run of P1 and P2 each, under perf"
     )
     parser.add_argument("--out", type=Path, help="default: benchmarks/runs/<date>-<scale>")
@@ -118,7 +127,8 @@ def arguments() -> argparse.Namespace:
         parser.error("no perf here; install it (Debian: linux-perf), and run as root")
     if not all("=" in given for given in options.set):
         parser.error("--set takes NAME=VALUE")
-    SETTINGS.update(given.split("=", 1) for given in options.set)
+    for settings in (SETTINGS, AS_RUN):
+        settings.update(given.split("=", 1) for given in options.set)
     return options
 
 

@@ -19,6 +19,7 @@ from uuid import uuid4
 import asyncpg
 
 from benchmarks.workload import (
+    ABOVE,
     SETTLED,
     TENANT,
     Workload,
@@ -34,6 +35,9 @@ from eventsource.testing import Cluster
 #: Both servers, for every peer: PostgreSQL's own defaults, but no autovacuum that falls into one
 #: peer's run and not into another's. ``--set`` adds to it.
 SETTINGS: dict[str, str | int] = {"autovacuum": "off"}
+
+#: The settings of the servers of :mod:`benchmarks.as_run`; ``--set`` adds to it as well.
+AS_RUN: dict[str, str | int] = {"shared_buffers": "1GB", "max_wal_size": "8GB", "autovacuum": "on"}
 
 MAJOR = 18
 
@@ -74,6 +78,7 @@ class Bench:
         source_dsn: the database with workload A, on ``source``.
         results: of the benchmarks that have run, by id.
         samples: the file for a profile of the next timed copy, or nothing.
+        older: the source's major version where servers are set up as they are run.
     """
 
     scale: int
@@ -85,6 +90,7 @@ class Bench:
     expected: tuple[int, int] = (0, 0)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: str = ""
+    older: int = 16
     _templates: dict[str, str] = field(default_factory=dict)
 
     async def prepare(self) -> None:
@@ -99,7 +105,8 @@ class Bench:
         return await mapping_fingerprint(self.source_dsn, mapped=False, offset=offset)
 
     async def database(self, kind: str) -> str:
-        """A fresh database: `store`, `plain` or `in_use` on the target, `control` on the source.
+        """A fresh database: `store`, `plain`, `in_use` or `in_use_above` on the target, `control`
+        on the source.
 
         Copied from a template, so that every round starts from the same files.
         """
@@ -126,6 +133,9 @@ class Bench:
                 await make_plain_table(dsn)
             case "in_use":
                 await build(dsn, max(self.scale // 2, 1), (SETTLED,))
+            case "in_use_above":
+                # For a peer that carries positions as they are: none of them may be taken.
+                await build(dsn, max(self.scale // 2, 1), (SETTLED,), first=ABOVE)
 
     async def drop(self, dsn: str) -> None:
         """Remove a database made by :meth:`database`."""

@@ -48,6 +48,7 @@ class Process:
     source: PostgreSQLEventStore
     target: PostgreSQLEventStore
     control: asyncpg.Pool[Any]
+    router: TenantStoreRouter
     coordinator: MigrationCoordinator
 
     async def copied(self, tenant: UUID = TENANT) -> Migration:
@@ -93,7 +94,7 @@ async def process(
         migrations = PostgreSQLMigrationRepository(pools[2])
         coordinator = MigrationCoordinator(migrations, routes, router, config or MigrationConfig())
         stack.push_async_callback(coordinator.close)
-        yield Process(source, target, pools[2], coordinator)
+        yield Process(source, target, pools[2], router, coordinator)
 
 
 async def move(

@@ -18,6 +18,9 @@ SETTLED = UUID("c0000000-0000-4000-8000-00000000000c")
 
 EVENTS_PER_STREAM = 20
 
+#: A first position that no event of a workload reaches.
+ABOVE = 1_000_000_000
+
 #: Events of a tenant from which on a workload is filled before it has indexes.
 LARGE = 2_000_000
 
@@ -100,8 +103,11 @@ async def make_plain_table(dsn: str, table: str = "events") -> None:
         await connection.close()
 
 
-async def build(dsn: str, events: int, tenants: tuple[UUID, ...] = (TENANT, OTHER)) -> Workload:
-    """Fill ``events`` of the database with ``events`` rows of each of the tenants.
+async def build(
+    dsn: str, events: int, tenants: tuple[UUID, ...] = (TENANT, OTHER), first: int = 1
+) -> Workload:
+    """Fill ``events`` of the database with ``events`` rows of each of the tenants, from the
+    position ``first`` on.
 
     From LARGE on the indexes are made afterwards: nothing is timed here, and filling them row by
     row would take longer than everything that is.
@@ -110,6 +116,9 @@ async def build(dsn: str, events: int, tenants: tuple[UUID, ...] = (TENANT, OTHE
     sql = _FILL.format(per_stream=EVENTS_PER_STREAM, filler=FILLER // 32)
     connection = await asyncpg.connect(dsn)
     try:
+        await connection.execute(
+            "select setval(pg_get_serial_sequence('events', 'global_position'), $1, false)", first
+        )
         later = await _without_indexes(connection) if events >= LARGE else []
         step = 100_000
         for start in range(0, events, step):
