@@ -139,10 +139,10 @@ async def _play(
             running[1].freeze()
             await asyncio.sleep(pause)
             running[1].thaw()
-        if restart is not None:
-            await asyncio.to_thread(restart.restart)
         await asyncio.wait_for(changing, 900)
         await _stopped_and_resumed(world)
+        if restart is not None:
+            await asyncio.to_thread(restart.restart)
         if drop:
             await world.control.execute(f"drop schema {SCHEMA} cascade")
         await until(lambda: _is(world, WaveState.DONE), "the end of the wave", 3600)

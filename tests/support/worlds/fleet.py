@@ -38,8 +38,8 @@ from (select event_id, aggregate_id, aggregate_type, event_type, version, timest
       from events where tenant_id = $1 and aggregate_type = 'Past') t
 """
 
-#: Of the advisory lock that appends of a tenant share, and its cutover has to itself.
-_FENCE_LOCK_CLASS = 1163281235
+#: The advisory lock of the control database that a recorded copy waits for.
+_COPIED = 20260
 
 _SEED = """
 insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
@@ -145,30 +145,28 @@ class FleetWorld:
         await connection.close()
 
     async def make_differ(self, tenant: UUID) -> None:
-        """Change a row of it at its target, after its copy and before its cutover.
+        """Change a row of it at its target, after its copy and before both sides are compared.
 
-        Its fence is held meanwhile as an append holds it, by a session that holds nothing else.
+        The journal waits meanwhile with recording that the copy is done.
         """
-
-        async def fence() -> int | None:
-            found: int | None = await source.fetchval(
-                "select fence_id from eventsource_fences where tenant_id = $1 and role = 'source'",
-                str(tenant),
-            )
-            return found
-
-        async def copied() -> UUID | None:
-            found: UUID | None = await self.control.fetchval(
-                "select id from tenant_migrations where tenant_id = $1 and state = 'dual_write'",
-                str(tenant),
-            )
-            return found
-
-        source = await asyncpg.connect(self.dsns[SHARED])
+        await self.control.execute(_waits_after_its_copy(tenant))
+        holding = await asyncpg.connect(self.control_dsn)
         try:
-            key = await until(fence, "the fence of the tenant that will differ", 600)
-            await source.execute("select pg_advisory_lock_shared($1, $2)", _FENCE_LOCK_CLASS, key)
-            migration = await until(copied, "its copy", 600)
+            await holding.execute("select pg_advisory_lock($1)", _COPIED)
+
+            async def copied() -> bool:
+                return bool(
+                    await holding.fetchval(
+                        "select count(*) from pg_locks where locktype = 'advisory'"
+                        " and objid = $1 and not granted",
+                        _COPIED,
+                    )
+                )
+
+            await until(copied, "the copy of the tenant that will differ", 600)
+            migration = await holding.fetchval(
+                "select id from tenant_migrations where tenant_id = $1", str(tenant)
+            )
             target = await asyncpg.connect(
                 self.dsns[self.targets[tenant]],
                 server_settings={session_marks.MIGRATOR_SETTING: str(migration)},
@@ -181,7 +179,7 @@ class FleetWorld:
             await target.close()
             assert changed == "UPDATE 1"
         finally:
-            await source.close()
+            await holding.close()
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[Seen]:
@@ -302,6 +300,17 @@ async def of_an_application(dsn: str) -> str:
     parts = urlsplit(dsn)
     place = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"fleet_application:ordinary@{place}"))
+
+
+def _waits_after_its_copy(tenant: UUID) -> str:
+    """Lets the journal wait for a lock before it records that the tenant's copy is done."""
+    return f"""
+        create function waits_after_its_copy() returns trigger language plpgsql as
+            'begin perform pg_advisory_xact_lock_shared({_COPIED}); return new; end';
+        create trigger waits_after_its_copy before update of state on tenant_migrations
+            for each row when (new.tenant_id = '{tenant}' and new.state = 'dual_write'
+                               and old.state <> 'dual_write')
+            execute function waits_after_its_copy()"""
 
 
 @contextlib.asynccontextmanager
