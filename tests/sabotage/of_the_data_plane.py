@@ -8,6 +8,7 @@ _CORE = "rust/core/src"
 _CHUNK = f"{_CORE}/pass/chunk.rs"
 _SOURCE = f"{_CORE}/pass/source.rs"
 _PROGRESS = f"{_CORE}/pass/progress.rs"
+_KEPT = "tests/integration/dataplane/test_kept_sessions.py"
 _TESTS = "tests/integration/dataplane/test_passes.py"
 _INTERRUPTED = "tests/integration/dataplane/test_interruptions.py"
 _CARRIES = f"{_TESTS}::test_the_first_pass_carries_every_row_and_maps_it"
@@ -198,6 +199,24 @@ VARIANTS = (
             ),
         ),
         (f"{_INTERRUPTED}::test_mapping_rows_without_events_are_removed_at_the_next_start",),
+    ),
+    Variant(
+        "data-plane-session-keeps-its-settings",
+        "the next user of a kept session plans as the last one did",
+        (Edit(f"{_CORE}/server/kept.rs", '    reset role; \\\n    reset all"', '    reset role"'),),
+        (f"{_KEPT}::test_a_kept_session_has_no_setting_of_its_last_user",),
+    ),
+    Variant(
+        "data-plane-session-keeps-its-marks",
+        "a kept session is taken for one of a driver that still works",
+        (
+            Edit(
+                f"{_CORE}/server/kept.rs",
+                "    select pg_catalog.pg_advisory_unlock_all(); \\\n",
+                "",
+            ),
+        ),
+        (f"{_KEPT}::test_a_kept_session_has_nothing_of_its_last_user_and_serves_the_next",),
     ),
     Variant(
         "frozen-driver-keeps-its-locks",

@@ -11,7 +11,7 @@ import pytest
 
 from eventsource.dataplane import KeptSessions, PassSession
 from tests.support.waiting import until
-from tests.support.worlds.rows_by_hand import World, bare_world
+from tests.support.worlds.rows_by_hand import TARGET_TABLE, World, bare_world
 
 __all__ = ["bare_world"]
 
@@ -74,6 +74,31 @@ async def test_a_kept_session_has_nothing_of_its_last_user_and_serves_the_next(
     assert (await again.run(await world.bulk())).rows == 5
     await again.close()
     await world.assert_moved()
+
+
+async def test_a_kept_session_has_no_setting_of_its_last_user(
+    world: World, kept: KeptSessions
+) -> None:
+    """Those that prove plan without sorting, those that write chunks plan as the server does."""
+    await world.target.execute(f"""
+        create table settings (value text);
+        create function note_settings() returns trigger language plpgsql as $$
+        begin
+            insert into settings
+            select name from pg_settings where name like 'enable%' and source = 'session';
+            return new;
+        end $$;
+        create trigger note_settings before insert on "{TARGET_TABLE}"
+            for each row execute function note_settings()
+    """)
+    await world.append(5)
+    for _ in range(3):
+        await world.target.execute(f'truncate "{TARGET_TABLE}", eventsource_copied_ranges')
+        session = await world.open(kept=kept)
+        await session.run(await world.bulk())
+        await session.close()
+        await world.assert_moved()
+    assert await world.target.fetch("select distinct value from settings") == []
 
 
 async def test_a_session_whose_server_ended_it_is_not_lent_again(
