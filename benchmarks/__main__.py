@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import (
     append_cost,
     bulk,
+    bulk_as_run,
     catch_up,
     copy_jobs,
     cutover,
@@ -31,6 +32,7 @@ from benchmarks import (
     routing,
     sizes,
     small_moves,
+    steady_writers,
     verification,
     waves,
     way_back,
@@ -44,7 +46,9 @@ Benchmark = Callable[[Bench], Awaitable[dict[str, Any]]]
 #: In the order in which they run. One run may answer for two bars.
 BENCHMARKS: dict[str, Benchmark] = {
     "P1": bulk.run,
+    "P1R": bulk_as_run.run,
     "P2": in_use.run,
+    "P2R": in_use.run_as_run,
     "P3": library.run,
     "P4": verification.run,
     "P5": cutover.run,
@@ -55,6 +59,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P10": guard_cost.run,
     "P11": foreign_transaction.run,
     "P12": large_transaction.run,
+    "P13": steady_writers.run,
     "P14": small_moves.run,
     "P16": way_back.run,
     "P17": returns.run,

@@ -22,6 +22,7 @@ from benchmarks.workload import (
     ABOVE,
     SETTLED,
     TENANT,
+    Streams,
     Workload,
     build,
     fingerprint,
@@ -93,11 +94,11 @@ class Bench:
     older: int = 16
     _templates: dict[str, str] = field(default_factory=dict)
 
-    async def prepare(self) -> None:
+    async def prepare(self, streams: Streams = Streams.SPREAD) -> None:
         """Build workload A and remember what a right answer is."""
         with self.timed(f"workload A, {self.scale:,} events of each of two tenants"):
             self.source_dsn = await self.source.create_database("shared")
-            self.workload = await build(self.source_dsn, self.scale)
+            self.workload = await build(self.source_dsn, self.scale, streams=streams)
             self.expected = await fingerprint(self.source_dsn)
 
     async def mapping_expected(self, offset: int = 0) -> tuple[int, int]:

@@ -21,7 +21,7 @@ import asyncpg
 
 from benchmarks import logical
 from benchmarks.arrivals import Target, append_until, watching, write_large, write_one
-from benchmarks.as_run import servers, title
+from benchmarks.as_run import described, servers, title
 from benchmarks.bench import Bar, Bench, forget
 from benchmarks.move import process
 from benchmarks.routing import OrderPlaced
@@ -63,6 +63,7 @@ async def run(bench: Bench) -> dict[str, Any]:
                     seen[name].append(await _one(served, name, events))
     return {
         "events": events,
+        "servers": described(bench),
         "rounds": seen,
         "bars": [bar.as_dict() for bar in _bars(title(bench), events, seen)],
     }

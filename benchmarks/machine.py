@@ -35,12 +35,17 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            "postgresql": _output([str(find_bin_dir(MAJOR) / "postgres"), "--version"]),
+            "postgresql": postgresql(MAJOR),
             "asyncpg": importlib.metadata.version("asyncpg"),
             "pydantic": importlib.metadata.version("pydantic"),
         },
         "postgresql_settings": SETTINGS,
     }
+
+
+def postgresql(major: int) -> str:
+    """The version of the server that is started for a major one."""
+    return _output([str(find_bin_dir(major) / "postgres"), "--version"])
 
 
 def processor_seconds() -> tuple[float, float] | None:

@@ -61,6 +61,7 @@ def _heading(bench: Bench, began: dict[str, Any]) -> list[str]:
         f"{name} = {value}" for name, value in began["postgresql_settings"].items()
     )
     load = machine["load_at_start"][0]
+    as_run = {result["servers"] for result in bench.results.values() if "servers" in result}
     return [
         f"# {began['scale']:,} events, {began['date'][:10]}",
         "",
@@ -71,6 +72,7 @@ def _heading(bench: Bench, began: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB,",
         f"{machine['system']}, load {load} at the start; Python {versions['python']},",
         f"{versions['postgresql']} on both sides ({settings}).",
+        *(f"As run: {servers}." for servers in as_run),
     ]
 
 

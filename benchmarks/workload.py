@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -32,24 +33,28 @@ CARRIED = (
     ' "timestamp", actor_id, payload, metadata, created_at'
 )
 
-# Rows of the tenants alternate; a stream's twenty events are spread over the whole table.
+# Rows of the tenants alternate.
 _FILL = """
 insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
                     "timestamp", actor_id, payload, metadata)
-select gen_random_uuid(),
-       md5(tenant::text || n % greatest($2 / {per_stream}, 1))::uuid, 'Order', 'OrderLineAdded',
-       tenant, n / greatest($2 / {per_stream}, 1) + 1, now(), 'user-' || n % 97,
+select {event_id}, {aggregate_id}, 'Order', 'OrderLineAdded',
+       tenant, {version}, now(), 'user-' || n % 97,
        jsonb_build_object('line', n, 'sku', md5(n::text), 'note', repeat(md5(n::text), {filler})),
        jsonb_build_object('trace', md5((n * 7)::text))
-from generate_series($3::bigint, $4::bigint - 1) n, unnest($1::uuid[]) tenant
+from generate_series($2::bigint, $3::bigint - 1) n, unnest($1::uuid[]) tenant
 order by n, tenant
 """
+
+# Rises with the number, and is no other tenant's.
+_RISING = (
+    "(lpad(to_hex({number}), 12, '0') || '7' || substr(md5(tenant::text || {number}), 1, 19))::uuid"
+)
 
 # New streams of one event each, so that any number of calls can follow each other.
 _MORE = """
 insert into events (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,
                     "timestamp", actor_id, payload, metadata)
-select gen_random_uuid(), gen_random_uuid(), 'Order', 'OrderPlaced', $1::uuid, 1, now(), 'later',
+select gen_random_uuid(), gen_random_uuid(), 'Order', 'OrderPlaced', $1::uuid, 1, now(), $3,
        jsonb_build_object('line', n, 'note', repeat(md5(n::text), {filler})), '{{}}'
 from generate_series(1, $2::bigint) n
 """
@@ -59,6 +64,31 @@ select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid
 where i.indrelid = $1::regclass
   and pg_get_indexdef(i.indexrelid) like '%(tenant_id, transaction_id, global_position)'
 """
+
+
+class Streams(Enum):
+    """How a workload's streams lie in the table, and how ids are chosen."""
+
+    #: A stream's twenty events are spread over the whole table; all ids are random.
+    SPREAD = "spread"
+    #: A stream's events follow each other; ids of streams and of events rise, as version 7 has it.
+    TOGETHER = "together"
+
+    def columns(self, events: int) -> dict[str, str]:
+        """What goes into the columns that differ, for the n-th of ``events``, from 0 on."""
+        if self is Streams.TOGETHER:
+            stream = f"n / {EVENTS_PER_STREAM}"
+            return {
+                "event_id": _RISING.format(number="n"),
+                "aggregate_id": _RISING.format(number=stream),
+                "version": f"n % {EVENTS_PER_STREAM} + 1",
+            }
+        streams = max(events // EVENTS_PER_STREAM, 1)
+        return {
+            "event_id": "gen_random_uuid()",
+            "aggregate_id": f"md5(tenant::text || n % {streams})::uuid",
+            "version": f"n / {streams} + 1",
+        }
 
 
 class WrongAnswerError(Exception):
@@ -104,7 +134,11 @@ async def make_plain_table(dsn: str, table: str = "events") -> None:
 
 
 async def build(
-    dsn: str, events: int, tenants: tuple[UUID, ...] = (TENANT, OTHER), first: int = 1
+    dsn: str,
+    events: int,
+    tenants: tuple[UUID, ...] = (TENANT, OTHER),
+    first: int = 1,
+    streams: Streams = Streams.SPREAD,
 ) -> Workload:
     """Fill ``events`` of the database with ``events`` rows of each of the tenants, from the
     position ``first`` on.
@@ -113,7 +147,7 @@ async def build(
     row would take longer than everything that is.
     """
     await make_store(dsn)
-    sql = _FILL.format(per_stream=EVENTS_PER_STREAM, filler=FILLER // 32)
+    sql = _FILL.format(filler=FILLER // 32, **streams.columns(events))
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(
@@ -122,7 +156,7 @@ async def build(
         later = await _without_indexes(connection) if events >= LARGE else []
         step = 100_000
         for start in range(0, events, step):
-            await connection.execute(sql, tenants, events, start, min(start + step, events))
+            await connection.execute(sql, tenants, start, min(start + step, events))
         for statement in later:
             await connection.execute(statement)
         await connection.execute("vacuum analyze events")
@@ -156,25 +190,29 @@ async def _without_indexes(connection: Any) -> list[str]:
     return again
 
 
-async def write_more(connection: Any, tenant: UUID, events: int, per_commit: int = 50) -> None:
+async def write_more(
+    connection: Any, tenant: UUID, events: int, per_commit: int = 50, actor: str = "later"
+) -> None:
     """``events`` more events of the tenant, in transactions as small as an application's."""
     sql = _MORE.format(filler=FILLER // 32)
     for start in range(0, events, per_commit):
-        await connection.execute(sql, tenant, min(per_commit, events - start))
+        await connection.execute(sql, tenant, min(per_commit, events - start), actor)
 
 
-async def fingerprint(dsn: str, table: str = "events", offset: int = 0) -> tuple[int, int]:
+async def fingerprint(
+    dsn: str, table: str = "events", offset: int = 0, where: str = "true"
+) -> tuple[int, int]:
     """Rows of TENANT and the sum of a hash over their carried columns: the answer's check.
 
-    ``offset`` is taken from every position first. Plain SQL on the text of the rows, so that it
-    shares nothing with how the product proves its work.
+    ``offset`` is taken from every position first; ``where`` leaves rows out. Plain SQL on the text
+    of the rows, so that it shares nothing with how the product proves its work.
     """
     columns = CARRIED.replace("global_position", f"global_position - {offset} as position", 1)
     connection = await asyncpg.connect(dsn)
     try:
         [row] = await connection.fetch(
             f"select count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::numeric"
-            f" from (select {columns} from {table} where tenant_id = $1) t",
+            f" from (select {columns} from {table} where tenant_id = $1 and {where}) t",
             TENANT,
         )
         return int(row[0]), int(row[1])

@@ -1,0 +1,121 @@
+"""P1 as servers are run: a copy into an empty table from its start to its proof, at several sizes.
+
+Settings and versions are those of `as_run`. One database of the target is used again and again,
+truncated between runs, with the five indexes of the product's table for every peer. The product is
+timed from `start_migration` to the state `dual_write`, so preflight, connections, guard, mapping,
+digests, index builds and proof count; the peers from their first process or statement to their
+last. Each size is measured with two workloads: streams under random ids spread over the table, and
+streams that lie together under ascending ids, where maintaining an index is cheap.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from benchmarks import bulk, logical, peers
+from benchmarks.as_run import described, servers, title
+from benchmarks.bench import Bar, Bench, forget
+from benchmarks.workload import Streams, fingerprint, right, shuffled
+
+#: What is asked for at each number of events, beside the pipe and logical replication.
+BARS: dict[Streams, dict[int, float]] = {
+    Streams.SPREAD: {50_000: 1.0, 200_000: 1.3, 1_000_000: 1.6},
+    Streams.TOGETHER: {1_000_000: 1.2},
+}
+SIZES = (50_000, 200_000, 400_000, 1_000_000)
+
+WHERE = {
+    Streams.SPREAD: "streams under random ids, spread over the table",
+    Streams.TOGETHER: "streams that lie together under ascending ids",
+}
+
+Seen = dict[str, float]
+
+
+async def run(bench: Bench) -> dict[str, Any]:
+    sizes = [size for size in SIZES if size <= bench.scale] or [bench.scale]
+    found: dict[str, dict[str, list[Seen]]] = {}
+    bars = []
+    for streams in Streams:
+        for size in sizes:
+            async with servers(bench, size, streams) as served:
+                runs = await _measure(served, streams)
+            found[f"{streams.value} {size}"] = runs
+            bars.append(_bar(title(bench), streams, size, runs).as_dict())
+    return {"servers": described(bench), "rounds": found, "bars": bars}
+
+
+async def _measure(bench: Bench, streams: Streams) -> dict[str, list[Seen]]:
+    target_dsn = await bench.database("store")
+    ways: dict[str, Callable[[Bench, str], Awaitable[Seen]]] = {
+        "product": _product, "pipe": _pipe, "logical": _logical,
+    }  # fmt: skip
+    seen: dict[str, list[Seen]] = {name: [] for name in ways}
+    what = f"{bench.scale:,} events, {streams.value}"
+    with bench.timed(f"{what}, first run"):
+        # The log's files and the table's are there afterwards, as on a server that is in use.
+        await _one(bench, target_dsn, _pipe)
+    for number in range(bench.rounds):
+        for name in shuffled(list(ways), number):
+            with bench.timed(f"{what}, round {number + 1}: {name}"):
+                seen[name].append(await _one(bench, target_dsn, ways[name]))
+    return seen
+
+
+async def _one(bench: Bench, target_dsn: str, way: Callable[[Bench, str], Awaitable[Seen]]) -> Seen:
+    await bench.settle()
+    try:
+        return await way(bench, target_dsn)
+    finally:
+        await forget(target_dsn)
+        connection = await asyncpg.connect(target_dsn)
+        await connection.execute("truncate events restart identity")
+        await connection.close()
+
+
+async def _product(bench: Bench, target_dsn: str) -> Seen:
+    control_dsn = await bench.database("control")
+    try:
+        seen = await bench.move(bench.source_dsn, target_dsn, control_dsn)
+        await bulk.check(bench.source_dsn, target_dsn, control_dsn, seen["offset"], bench.expected)
+        return {
+            "seconds": seen["start_to_dual_write_seconds"],
+            "bulk_seconds": seen["bulk_seconds"],
+            "peak_rss_mb": seen["peak_rss_mb"],
+        }
+    finally:
+        await forget(bench.source_dsn)
+        await bench.drop(control_dsn)
+
+
+async def _pipe(bench: Bench, target_dsn: str) -> Seen:
+    seconds = await peers.pipe(bench, bench.source_dsn, target_dsn)
+    right(await fingerprint(target_dsn) == bench.expected, "the pipe copied wrongly")
+    return {"seconds": seconds}
+
+
+async def _logical(bench: Bench, target_dsn: str) -> Seen:
+    async with logical.subscribed(bench.source_dsn, target_dsn) as seconds:
+        right(await fingerprint(target_dsn) == bench.expected, "the subscription copied wrongly")
+    return {"seconds": seconds}
+
+
+def _bar(where: str, streams: Streams, size: int, runs: dict[str, list[Seen]]) -> Bar:
+    seconds = {
+        name: statistics.median(run["seconds"] for run in seen) for name, seen in runs.items()
+    }
+    rate = {name: size / value for name, value in seconds.items()}
+    pipe, copy = (seconds[name] / seconds["product"] for name in ("pipe", "logical"))
+    least = BARS[streams].get(size)
+    measured = (
+        f"{rate['product']:,.0f} events/s, {pipe:.2f} x the pipe ({rate['pipe']:,.0f}),"
+        f" {copy:.2f} x logical replication's first copy ({rate['logical']:,.0f})"
+    )
+    what = f"{where}: {size:,} events, {WHERE[streams]}"
+    if least is None:
+        return Bar("", what, measured, "", None)
+    return Bar("P1R", what, measured, f"≥ {least:.1f} x both", min(pipe, copy) >= least)
