@@ -199,8 +199,10 @@ class VerifyConfig:
     ranges are compared at the same time, each on two connections.
 
     A comparison may be one of a sequence over source positions in `(after, upto]` (None: without
-    end), which levels other than `count` allow. `streams_seen` and `streams_differing` of the
-    result before it make its streams counted once; all of them have the same `salt`.
+    end), which levels other than `count` allow. `streams_seen`, `streams_differing` and
+    `streams_only_there` of the result before it make its streams counted once; all of them have
+    the same `salt`, and the first began after `began_after`. Fewer than `most_names` streams are
+    counted here, more of them by the source's server, once.
 
     A driver names its `migration_id`, so that its successor can end the comparison's sessions.
     `forms` and `kept` are as for a pass.
@@ -216,8 +218,11 @@ class VerifyConfig:
     last_source_position: int | None = None
     after: int | None = None
     upto: int | None = None
+    began_after: int | None = None
     streams_seen: bytes = field(default=b"", repr=False)
     streams_differing: bytes = field(default=b"", repr=False)
+    streams_only_there: bytes = field(default=b"", repr=False)
+    most_names: int = 32_768
     salt: int = 0
     sample_percentage: float = 100.0
     max_violations: int = 100

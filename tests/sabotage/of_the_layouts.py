@@ -167,7 +167,7 @@ VARIANTS = (
         "layout-journal-is-no-excuse",
         "a row that is still to be carried is called a difference",
         (
-            Edit(f"{_JOURNALED}/comparison.py", "apart -= waiting | since\n", "apart -= since\n"),
+            Edit(f"{_JOURNALED}/comparison.py", "            apart -= waiting\n", ""),
             Edit(
                 f"{_JOURNALED}/comparison.py",
                 "for key in apart - waiting if",

@@ -309,6 +309,8 @@ def raise_if_inconsistent(report: VerificationReport) -> None:
 def summary_of(report: VerificationReport) -> str:
     """One line about a comparison."""
     streams = f"{amount(report.streams_consistent)} of {amount(report.streams_verified)} streams"
+    if report.streams_estimated:
+        streams = f"about {streams}"
     return (
         f"{amount(report.source_event_count)} events, {streams} equal, level {report.level}, "
         f"{duration(report.duration_seconds)}"

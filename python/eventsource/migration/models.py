@@ -262,6 +262,8 @@ class VerificationReport:
         streams_verified: streams compared; before a cutover those with events newer than the
             bulk copy.
         streams_consistent: of these, how many are equal.
+        streams_estimated: whether one of the two is about right and not exact: more than 30,000
+            streams differ, or a source with more streams than that could not count them.
         violations: up to 100 differences: stream, position, event id, field.
         stream_results: the streams that differ, bounded likewise.
         duration_seconds: how long it took, interruptions left out.
@@ -278,3 +280,4 @@ class VerificationReport:
     stream_results: Sequence[StreamResult]
     duration_seconds: float
     differences: Sequence[TableDifference] = ()
+    streams_estimated: bool = False

@@ -1,7 +1,5 @@
 //! The frozen dataclasses of `eventsource.dataplane`, read attribute by attribute.
 
-use std::collections::HashSet;
-
 use eventsource_core as core;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -110,8 +108,11 @@ pub struct VerifyConfig {
     last_source_position: Option<i64>,
     after: Option<i64>,
     upto: Option<i64>,
+    began_after: Option<i64>,
     streams_seen: Vec<u8>,
     streams_differing: Vec<u8>,
+    streams_only_there: Vec<u8>,
+    most_names: usize,
     salt: u64,
     sample_percentage: f64,
     max_violations: usize,
@@ -137,9 +138,11 @@ impl TryFrom<VerifyConfig> for core::VerifyConfig {
             last_source_position: config.last_source_position,
             after: config.after,
             upto: config.upto,
+            began_after: config.began_after,
             before: core::verify::Seen {
-                compared: fingerprints(&config.streams_seen)?,
-                inconsistent: fingerprints(&config.streams_differing)?,
+                compared: names(&config.streams_seen, config.most_names)?,
+                inconsistent: names(&config.streams_differing, config.most_names)?,
+                only_there: names(&config.streams_only_there, config.most_names)?,
             },
             salt: config.salt,
             sample_percentage: config.sample_percentage,
@@ -150,12 +153,15 @@ impl TryFrom<VerifyConfig> for core::VerifyConfig {
     }
 }
 
-fn fingerprints(bytes: &[u8]) -> PyResult<HashSet<u64>> {
+fn names(bytes: &[u8], most: usize) -> PyResult<core::verify::Names> {
     let (whole, rest) = bytes.as_chunks::<8>();
     if !rest.is_empty() {
-        return Err(PyValueError::new_err("a fingerprint has eight bytes"));
+        return Err(PyValueError::new_err(
+            "the name of a stream has eight bytes",
+        ));
     }
-    Ok(whole.iter().copied().map(u64::from_le_bytes).collect())
+    let names = whole.iter().copied().map(u64::from_le_bytes);
+    Ok(core::verify::Names::of(names, most))
 }
 
 fn snapshot(text: Option<String>) -> PyResult<Option<core::Snapshot>> {

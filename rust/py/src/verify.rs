@@ -1,7 +1,6 @@
 //! `Verification`: a comparison of two tables that runs by itself, and what it found.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use eventsource_core as core;
@@ -65,6 +64,8 @@ pub struct VerifyResult {
     #[pyo3(get)]
     streams_consistent: i64,
     #[pyo3(get)]
+    streams_estimated: bool,
+    #[pyo3(get)]
     violations: Vec<Violation>,
     #[pyo3(get)]
     inconsistent_streams: Vec<StreamResult>,
@@ -73,7 +74,7 @@ pub struct VerifyResult {
 
 #[pymethods]
 impl VerifyResult {
-    /// What the next range's comparison has to know, eight bytes for each stream.
+    /// What the next range's comparison has to know, eight bytes for each name that is kept.
     #[getter]
     fn streams_seen(&self) -> Cow<'static, [u8]> {
         bytes_of(&self.seen.compared)
@@ -83,15 +84,15 @@ impl VerifyResult {
     fn streams_differing(&self) -> Cow<'static, [u8]> {
         bytes_of(&self.seen.inconsistent)
     }
+
+    #[getter]
+    fn streams_only_there(&self) -> Cow<'static, [u8]> {
+        bytes_of(&self.seen.only_there)
+    }
 }
 
-fn bytes_of(fingerprints: &HashSet<u64>) -> Cow<'static, [u8]> {
-    Cow::Owned(
-        fingerprints
-            .iter()
-            .flat_map(|fingerprint| fingerprint.to_le_bytes())
-            .collect(),
-    )
+fn bytes_of(names: &core::verify::Names) -> Cow<'static, [u8]> {
+    Cow::Owned(names.iter().flat_map(u64::to_le_bytes).collect())
 }
 
 #[pyclass(frozen, get_all, eq, module = "eventsource._core")]
@@ -205,6 +206,7 @@ impl From<core::VerifyResult> for VerifyResult {
             target_event_count: result.target_event_count,
             streams_verified: result.streams_verified,
             streams_consistent: result.streams_consistent,
+            streams_estimated: result.streams_estimated,
             violations: result.violations.into_iter().map(Violation::from).collect(),
             inconsistent_streams: result
                 .inconsistent_streams

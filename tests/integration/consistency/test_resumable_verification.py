@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ class Ranges(list[VerifyConfig]):
     """The ranges that were begun; the one at ``stop_at`` is interrupted."""
 
     stop_at: int | None = None
+    #: Streams that are counted by their names.
+    most_names = 32_768
 
 
 @pytest.fixture
@@ -37,6 +40,7 @@ def ranges(monkeypatch: pytest.MonkeyPatch) -> Ranges:
     start = Verification.start
 
     def noted(config: VerifyConfig) -> Verification:
+        config = replace(config, most_names=begun.most_names)
         if config.upto is not None or config.after is not None:
             begun.append(config)
             if len(begun) == begun.stop_at:
@@ -99,13 +103,16 @@ async def break_rows(world: World) -> None:
 
 @pytest.mark.parametrize("level", ["hash", "full"])
 @pytest.mark.parametrize("broken", [False, True], ids=["alike", "different"])
+@pytest.mark.parametrize("most_names", [32_768, 4], ids=["named", "counted"])
 async def test_an_interrupted_comparison_goes_on_and_counts_as_one(
-    moved: World, ranges: Ranges, tmp_path: Path, level: str, broken: bool
+    moved: World, ranges: Ranges, tmp_path: Path, level: str, broken: bool, most_names: int
 ) -> None:
+    ranges.most_names = most_names
     if broken:
         await break_rows(moved)
     whole = await verify(moved, None, level=level)
     assert ranges == []
+    assert not whole.streams_estimated
     assert whole.is_consistent is not broken
     assert (whole.streams_verified, whole.streams_consistent) == (10, 7 if broken else 10)
     state = tmp_path / "state.json"
@@ -147,11 +154,28 @@ async def test_the_state_of_another_comparison_is_refused_and_left_alone(
         (kept.replace('"version": "', '"version": "9'), "was written by version 9"),
         (kept.replace("source cluster", "source", 1), "not the same"),
         (kept[:100], "does not hold the state"),
+        # Before there was a form the file had a name for each stream, however many.
+        (kept.replace(', "form": 2', ""), "has the form of an earlier build"),
     ):
         state.write_text(text)
         with pytest.raises(MigrationError, match=told_):
             await verify(moved, state)
         assert state.read_text() == text
+
+
+async def test_the_state_is_of_the_same_size_for_any_number_of_streams(
+    moved: World, ranges: Ranges, tmp_path: Path
+) -> None:
+    sizes = {}
+    for most_names, stop_at in ((4, 2 * STOP), (4, 3 * STOP), (32_768, 3 * STOP)):
+        state = tmp_path / f"{most_names} {stop_at}.json"
+        ranges.clear()
+        ranges.most_names, ranges.stop_at = most_names, stop_at
+        with pytest.raises(asyncio.CancelledError):
+            await verify(moved, state)
+        sizes[most_names, stop_at] = len(json.loads(state.read_text())["streams_seen"])
+    bounded, later, named = sizes.values()
+    assert bounded == later < named
 
 
 async def test_after_the_move_the_state_from_before_is_refused(

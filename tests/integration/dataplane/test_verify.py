@@ -27,6 +27,9 @@ from tests.support.worlds.rows_by_hand import (
 
 LEVELS = ["count", "hash", "full"]
 
+#: Of the six streams all are named, or they are so many that the source counts them.
+NAMED = pytest.mark.parametrize("most_names", [32_768, 4], ids=["named", "counted"])
+
 
 @pytest.fixture
 async def world(source_dsn: str, target_dsn: str, control_dsn: str) -> AsyncIterator[World]:
@@ -62,6 +65,7 @@ def assert_consistent(result: VerifyResult, events: int, streams: int) -> None:
     assert result.inconsistent_streams == []
     assert (result.source_event_count, result.target_event_count) == (events, events)
     assert (result.streams_verified, result.streams_consistent) == (streams, streams)
+    assert not result.streams_estimated
 
 
 async def change_target(world: World, position: int, change: str) -> None:
@@ -73,9 +77,13 @@ async def change_target(world: World, position: int, change: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("parallelism", [1, 3])
-async def test_what_was_moved_is_consistent(world: World, level: str, parallelism: int) -> None:
-    assert_consistent(await verify(world, level, parallelism=parallelism), 300, 6)
-    assert_consistent(await verify(world, level, parallelism=parallelism, snapshot=None), 300, 6)
+@NAMED
+async def test_what_was_moved_is_consistent(
+    world: World, level: str, parallelism: int, most_names: int
+) -> None:
+    how = {"parallelism": parallelism, "most_names": most_names}
+    assert_consistent(await verify(world, level, **how), 300, 6)
+    assert_consistent(await verify(world, level, snapshot=None, **how), 300, 6)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -88,8 +96,9 @@ async def test_rows_on_their_way_are_no_difference(world: World, level: str) -> 
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@NAMED
 async def test_a_missing_and_an_unexpected_row_are_seen_at_every_level(
-    world: World, level: str
+    world: World, level: str, most_names: int
 ) -> None:
     await world.target.execute(
         f'delete from "{TARGET_TABLE}" where global_position = $1', 7 + world.config.offset
@@ -100,12 +109,13 @@ async def test_a_missing_and_an_unexpected_row_are_seen_at_every_level(
         f"delete from {SOURCE_TABLE} where global_position ="
         f" (select max(global_position) from {SOURCE_TABLE}) returning event_id"
     )
-    result = await verify(world, level)
+    result = await verify(world, level, most_names=most_names)
     missing, unexpected = result.violations
     assert (missing.kind, missing.position, missing.version) == ("missing", 7, 7)
     assert (unexpected.kind, unexpected.event_id) == ("unexpected", stray)
     assert (result.source_event_count, result.target_event_count) == (300, 300)
     assert (result.streams_verified, result.streams_consistent) == (7, 5)
+    assert not result.streams_estimated
     one, other = sorted(result.inconsistent_streams, key=lambda stream: stream.target_events)
     assert (one.source_events, one.target_events, one.target_version) == (0, 1, 1)
     assert (other.source_events, other.target_events, other.source_version) == (50, 49, 50)
@@ -169,6 +179,59 @@ async def test_the_report_is_bounded_and_its_counts_are_not(world: World, level:
     assert len(result.inconsistent_streams) <= 4
     assert (result.source_event_count, result.target_event_count) == (300, 0)
     assert (result.streams_verified, result.streams_consistent) == (6, 0)
+
+
+async def test_more_differing_streams_than_are_named_are_counted_about_right(world: World) -> None:
+    """A source can count its own streams, and no server can count those that differ."""
+    for _ in range(600):
+        await world.append(1)
+    await world.target.execute(f'delete from "{TARGET_TABLE}"')
+    result = await verify(world, "hash", snapshot=None, most_names=128, salt=7)
+    assert result.streams_estimated
+    assert result.streams_verified == 606
+    assert 0 <= result.streams_consistent < 606 // 4
+    assert len(result.streams_differing) == len(result.streams_seen) == 128 * 8
+
+
+async def test_what_comes_after_a_position_is_counted_from_there(world: World) -> None:
+    """As before a cutover: of the streams only those with events newer than the bulk copy."""
+    last = await world.source.fetchval(
+        f"select max(global_position) from {SOURCE_TABLE} where tenant_id = $1", world.tenant
+    )
+    for _ in range(9):
+        await world.append(2)
+    await world.mirror(f"global_position > {last}")
+    for most_names in (32_768, 4):
+        result = await verify(
+            world, "hash", snapshot=None, after=last, began_after=last, most_names=most_names
+        )
+        assert_consistent(result, 18, 9)
+
+
+async def test_a_source_that_cannot_count_makes_the_number_an_estimate(world: World) -> None:
+    """The two sides are equal all the same: too little room for a count is no difference."""
+    await world.source.execute(
+        f"insert into {SOURCE_TABLE} (event_id, aggregate_id, aggregate_type, event_type,"
+        " tenant_id, version, timestamp, payload) select gen_random_uuid(), gen_random_uuid(),"
+        " 'Order', 'Changed', $1, 1, now(), '{}' from generate_series(1, 3000)",
+        world.tenant,
+    )
+    await world.mirror("global_position > 420")
+    role = await world.source.fetchval("select quote_ident(current_user)")
+    await world.source.execute(
+        f"alter role {role} set work_mem = '64kB'; alter role {role} set temp_file_limit = 0"
+    )
+    try:
+        result = await verify(world, "hash", snapshot=None, most_names=1000, salt=7)
+    finally:
+        await world.source.execute(
+            f"alter role {role} reset work_mem; alter role {role} reset temp_file_limit"
+        )
+    assert result.violations == []
+    assert result.streams_estimated
+    assert 2_500 < result.streams_verified < 3_500
+    assert result.streams_consistent == result.streams_verified
+    assert result.source_event_count == result.target_event_count == 3_300
 
 
 @pytest.mark.parametrize("level", LEVELS)

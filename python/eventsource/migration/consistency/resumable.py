@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 #: Source rows of one range: some seconds of work, and at 10 M events twenty files written.
 RANGE_ROWS = 500_000
 
+#: Raised with every change of what the file holds; the first had a name for each stream.
+_FORM = 2
+
 _COUNTS = ("source_event_count", "target_event_count")
+_NAMES = ("streams_seen", "streams_differing", "streams_only_there")
+_STREAMS = ("streams_verified", "streams_consistent", "streams_estimated")
 _VIOLATION = (
     "kind", "aggregate_type", "aggregate_id", "version", "position", "event_id", "field", "detail",
 )  # fmt: skip
@@ -45,7 +50,10 @@ class Tally:
 
     Attributes:
         snapshot: of the source, the same for all ranges.
-        streams_seen: eight bytes for each stream, so that one that spans ranges counts once.
+        streams_seen, streams_differing, streams_only_there: names of streams, so that one that
+            spans ranges counts once; of so many at most that the file stays small.
+        streams_verified, streams_consistent, streams_estimated: of all ranges, once the last one is
+            compared.
         seconds: spent on the finished ranges, by all processes.
     """
 
@@ -56,21 +64,20 @@ class Tally:
     target_event_count: int = 0
     streams_seen: bytes = b""
     streams_differing: bytes = b""
+    streams_only_there: bytes = b""
+    streams_verified: int = 0
+    streams_consistent: int = 0
+    streams_estimated: bool = False
     violations: list[Violation] = field(default_factory=list)
     streams: dict[tuple[str, UUID], StreamResult] = field(default_factory=dict)
     seconds: float = 0.0
-
-    @property
-    def streams_verified(self) -> int:
-        """How many streams were compared so far."""
-        return len(self.streams_seen) // 8
 
     def add(self, result: VerifyResult, most: int, seconds: float) -> None:
         """Count a range that was compared; name at most so many differences in all."""
         self.source_event_count += result.source_event_count
         self.target_event_count += result.target_event_count
-        self.streams_seen = result.streams_seen
-        self.streams_differing = result.streams_differing
+        for name in (*_NAMES, *_STREAMS):
+            setattr(self, name, getattr(result, name))
         self.violations = [*self.violations, *result.violations][:most]
         for stream in result.inconsistent_streams:
             key = stream.aggregate_type, stream.aggregate_id
@@ -100,9 +107,8 @@ async def compare(source: Executor, config: VerifyConfig, path: Path) -> Tally:
                 snapshot=tally.snapshot,
                 after=tally.after,
                 upto=upto,
-                streams_seen=tally.streams_seen,
-                streams_differing=tally.streams_differing,
                 salt=tally.salt,
+                **{name: getattr(tally, name) for name in _NAMES},
             )
         ).result()
         tally.add(result, config.max_violations, time.monotonic() - began)
@@ -148,13 +154,13 @@ async def _place(address: TableAddress) -> str:
 def _save(path: Path, subject: Mapping[str, Any], tally: Tally) -> None:
     document = {
         "version": eventsource.__version__,
+        "form": _FORM,
         "subject": subject,
         "snapshot": tally.snapshot,
         "salt": tally.salt,
         "after": tally.after,
         **{name: getattr(tally, name) for name in _COUNTS},
-        "streams_seen": base64.b64encode(tally.streams_seen).decode(),
-        "streams_differing": base64.b64encode(tally.streams_differing).decode(),
+        **{name: base64.b64encode(getattr(tally, name)).decode() for name in _NAMES},
         "violations": [_record(each, _VIOLATION) for each in tally.violations],
         "streams": [_record(each, _STREAM) for each in tally.streams.values()],
         "seconds": tally.seconds,
@@ -184,6 +190,8 @@ def _load(path: Path, subject: Mapping[str, Any]) -> Tally | None:
         ) from error
     if version != eventsource.__version__:
         raise MigrationError(f"{path} was written by version {version} of this package; {_REPAIR}")
+    if document.get("form") != _FORM:
+        raise MigrationError(f"{path} has the form of an earlier build of this package; {_REPAIR}")
     if known != subject:
         other = [name for name in subject if known.get(name) != subject[name]]
         raise MigrationError(
@@ -197,6 +205,7 @@ def _load(path: Path, subject: Mapping[str, Any]) -> Tally | None:
         **{name: document[name] for name in _COUNTS},
         streams_seen=base64.b64decode(document["streams_seen"]),
         streams_differing=base64.b64decode(document["streams_differing"]),
+        streams_only_there=base64.b64decode(document["streams_only_there"]),
         violations=[Violation(**_read(each)) for each in document["violations"]],
         streams={
             (each["aggregate_type"], UUID(each["aggregate_id"])): StreamResult(**_read(each))

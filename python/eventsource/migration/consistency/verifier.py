@@ -108,7 +108,12 @@ class ConsistencyVerifier:
         if level is VerificationLevel.HASH and at is not None and config.snapshot is not None:
             sealed = await seal.unbroken(*await self._both(), tenant_id, at)
             if sealed is not None:
-                config = replace(config, after=sealed.position, sample_percentage=100.0)
+                config = replace(
+                    config,
+                    after=sealed.position,
+                    began_after=sealed.position,
+                    sample_percentage=100.0,
+                )
                 return await self._compare(config, level, sealed.events)
         return await self._compare(config, level)
 
@@ -148,6 +153,7 @@ class ConsistencyVerifier:
             target_event_count=proven + result.target_event_count,
             streams_verified=result.streams_verified,
             streams_consistent=result.streams_consistent,
+            streams_estimated=result.streams_estimated,
             violations=tuple(result.violations),
             stream_results=tuple(result.inconsistent_streams),
             duration_seconds=time.monotonic() - began,
@@ -166,7 +172,8 @@ class ConsistencyVerifier:
             source_event_count=tally.source_event_count,
             target_event_count=tally.target_event_count,
             streams_verified=tally.streams_verified,
-            streams_consistent=tally.streams_verified - len(tally.streams_differing) // 8,
+            streams_consistent=tally.streams_consistent,
+            streams_estimated=tally.streams_estimated,
             violations=tuple(tally.violations),
             stream_results=tuple(tally.streams.values()),
             duration_seconds=tally.seconds,

@@ -155,6 +155,14 @@ class Statements:
 
         Places are values of the source as texts.
         """
+        condition = self.within(table, scan, after, upto, side)
+        return f"{self.shape.rows(table, side)} subject where {condition}"
+
+    def within(
+        self, table: LayoutTable, scan: Sequence[str], after: Sequence[str] | None,
+        upto: Sequence[str] | None, side: Side,
+    ) -> str:  # fmt: skip
+        """Whether a row of ``subject`` lies between the two places."""
         condition = ["true"]
         for values, sign in ((after, ">"), (upto, "<=")):
             if values is not None:
@@ -166,7 +174,7 @@ class Statements:
                     for name, value in zip(scan, values, strict=True)
                 )
                 condition.append(f"({columns}) {sign} ({bounds})")
-        return f"{self.shape.rows(table, side)} subject where {' and '.join(condition)}"
+        return " and ".join(condition)
 
     def _bound(self, table: LayoutTable, name: str, value: str, side: Side) -> str:
         bound = f"{quote_literal(value)}::{self.shape.type_of(table.name, name)}"

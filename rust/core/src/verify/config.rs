@@ -64,7 +64,10 @@ pub struct VerifyConfig {
     /// Source positions in `(after, upto]`; `None` is without end. Not for `Level::Count`.
     pub after: Option<i64>,
     pub upto: Option<i64>,
-    /// What a comparison of the ranges before has seen, with the same salt.
+    /// Where the first of the ranges began.
+    pub began_after: Option<i64>,
+    /// What a comparison of the ranges before has seen, with the same salt; it also says how many
+    /// streams are counted by their names.
     pub before: Seen,
     /// Makes the fingerprints of streams differ between comparisons.
     pub salt: u64,

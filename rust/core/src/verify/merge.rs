@@ -12,7 +12,8 @@ use crate::server::connect::Connection;
 use crate::task::Task;
 use crate::verify::config::VerifyConfig;
 use crate::verify::counters::VerifyCounters;
-use crate::verify::outcome::{Fingerprints, Outcome};
+use crate::verify::counting::Counting;
+use crate::verify::outcome::{Fingerprints, Outcome, Seen};
 use crate::verify::recheck::Recheck;
 use crate::verify::scan::{Batch, Entry, Range, Scanner, Selection};
 
@@ -21,21 +22,30 @@ const AHEAD: usize = 16;
 /// Suspects that are kept before they are read again.
 const SUSPECTS: usize = 10_000;
 
-/// Compares all ranges, each in a task of its own.
+/// Compares all ranges, each in a task of its own. Streams that are too many to be named are counted
+/// beside them.
 pub async fn compare(
     config: &Arc<VerifyConfig>,
     source: &Connection,
     counters: &Arc<VerifyCounters>,
+    counting: &Arc<Counting>,
 ) -> Result<Outcome> {
     let fingerprints = Fingerprints { salt: config.salt };
     let mut tasks = Vec::new();
     for range in ranges(config, source).await? {
-        let merge = Merge::start(config.clone(), range, fingerprints, counters).await?;
+        let counting = counting.clone();
+        let merge = Merge::start(config.clone(), range, fingerprints, counters, counting).await?;
         tasks.push(Task::spawn(merge.run()));
     }
-    let mut outcome = Outcome::continuing(config.max_violations, &config.before);
+    let mut outcome = Outcome::continuing(config.max_violations, config.before.clone());
+    if outcome.seen.compared.is_full() {
+        counting.begin();
+    }
     for task in tasks {
         outcome.add(task.join().await?);
+    }
+    if outcome.seen.compared.is_full() {
+        counting.begin();
     }
     Ok(outcome)
 }
@@ -82,6 +92,7 @@ struct Merge {
     suspects: Vec<i64>,
     recheck: Recheck,
     outcome: Outcome,
+    counting: Arc<Counting>,
 }
 
 impl Merge {
@@ -90,6 +101,7 @@ impl Merge {
         range: Range,
         fingerprints: Fingerprints,
         counters: &Arc<VerifyCounters>,
+        counting: Arc<Counting>,
     ) -> Result<Merge> {
         let lane = async |side| {
             let connection = config.open(side, BY_INDEX).await?;
@@ -101,8 +113,12 @@ impl Merge {
             source,
             target,
             suspects: Vec::new(),
-            outcome: Outcome::new(config.max_violations),
+            outcome: Outcome::continuing(
+                config.max_violations,
+                Seen::new(config.before.compared.most()),
+            ),
             recheck: Recheck::new(config, fingerprints),
+            counting,
         })
     }
 
@@ -123,6 +139,9 @@ impl Merge {
             if self.suspects.len() >= SUSPECTS {
                 self.settle().await?;
             }
+            if self.outcome.seen.compared.is_full() {
+                self.counting.begin();
+            }
         }
         self.settle().await?;
         self.source.finish().await?;
@@ -135,7 +154,7 @@ impl Merge {
             // A row that is not due yet may well be on its way.
             if row.due {
                 self.outcome.source_events += 1;
-                self.outcome.streams.insert(row.stream);
+                self.outcome.seen.compared.insert(row.stream);
                 self.suspects.push(row.position);
             }
         }
@@ -161,7 +180,7 @@ impl Merge {
                 // A suspect is counted on the target when it is read again.
                 self.outcome.source_events += 1;
                 self.outcome.target_events += i64::from(same);
-                self.outcome.streams.insert(source.stream);
+                self.outcome.seen.compared.insert(source.stream);
             }
             self.source.skip();
             self.target.skip();

@@ -8,7 +8,9 @@
 mod config;
 mod count;
 mod counters;
+mod counting;
 mod merge;
+mod names;
 mod outcome;
 mod recheck;
 mod scan;
@@ -17,5 +19,6 @@ mod verification;
 
 pub use config::{Level, VerifyConfig};
 pub use counters::VerifyProgress;
+pub use names::Names;
 pub use outcome::{Seen, StreamResult, VerifyResult, Violation, ViolationKind};
 pub use verification::Verification;

@@ -1,9 +1,10 @@
 //! What a comparison found.
 
-use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use uuid::Uuid;
+
+use crate::verify::names::Names;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViolationKind {
@@ -54,27 +55,41 @@ pub struct StreamResult {
     pub target_version: i64,
 }
 
-/// Fingerprints of the streams that were compared, and of those that differ.
-#[derive(Clone, Debug, Default)]
+/// Names of the streams that were compared, of those that differ, and of those of them of which the
+/// source has nothing to compare.
+#[derive(Clone, Debug)]
 pub struct Seen {
-    pub compared: HashSet<u64>,
-    pub inconsistent: HashSet<u64>,
+    pub compared: Names,
+    pub inconsistent: Names,
+    pub only_there: Names,
 }
 
-#[derive(Clone, Debug, Default)]
+impl Seen {
+    pub fn new(most: usize) -> Seen {
+        Seen {
+            compared: Names::new(most),
+            inconsistent: Names::new(most),
+            only_there: Names::new(most),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub struct VerifyResult {
     pub source_event_count: i64,
     pub target_event_count: i64,
     pub streams_verified: i64,
     pub streams_consistent: i64,
+    /// Whether a number of streams is an estimate.
+    pub streams_estimated: bool,
     pub violations: Vec<Violation>,
     pub inconsistent_streams: Vec<StreamResult>,
     /// For a comparison of the ranges after this one's.
     pub seen: Seen,
 }
 
-/// Names streams by 64 bits, so that a million of them are counted in a few megabytes. Two that
-/// share a name are counted as one; their rows are compared all the same.
+/// Names streams by 64 bits. Two that share a name are counted as one; their rows are compared all
+/// the same.
 ///
 /// Equal salts give equal names, in another process too.
 #[derive(Clone, Copy, Debug)]
@@ -95,38 +110,34 @@ impl Fingerprints {
 pub struct Outcome {
     pub source_events: i64,
     pub target_events: i64,
-    pub streams: HashSet<u64>,
-    inconsistent: HashSet<u64>,
+    pub seen: Seen,
+    /// Streams that are counted, and of these those that differ, beside those that `seen` names.
+    pub counted: i64,
+    counted_inconsistent: i64,
     named: Vec<Stream>,
     violations: Vec<Violation>,
     most: usize,
 }
 
 impl Outcome {
-    pub fn new(most: usize) -> Outcome {
+    /// Continues a comparison that has seen these streams; `most` violations are named.
+    pub fn continuing(most: usize, seen: Seen) -> Outcome {
         Outcome {
             source_events: 0,
             target_events: 0,
-            streams: HashSet::new(),
-            inconsistent: HashSet::new(),
+            seen,
+            counted: 0,
+            counted_inconsistent: 0,
             named: Vec::new(),
             violations: Vec::new(),
             most,
         }
     }
 
-    /// Continues a comparison that has seen these streams.
-    pub fn continuing(most: usize, before: &Seen) -> Outcome {
-        Outcome {
-            streams: before.compared.clone(),
-            inconsistent: before.inconsistent.clone(),
-            ..Outcome::new(most)
-        }
-    }
-
     pub fn violate(&mut self, fingerprint: u64, violation: Violation) {
-        self.streams.insert(fingerprint);
-        if self.inconsistent.insert(fingerprint) && self.named.len() < self.most {
+        self.seen.compared.insert(fingerprint);
+        let is_new = self.seen.inconsistent.insert(fingerprint);
+        if is_new && self.named.len() < self.most {
             self.named.push(violation.stream.clone());
         }
         if self.violations.len() < self.most {
@@ -134,11 +145,21 @@ impl Outcome {
         }
     }
 
+    /// Counts the streams that are named, of which nothing more will come.
+    pub fn settle_streams(&mut self) {
+        self.counted += self.seen.compared.len();
+        self.counted_inconsistent += self.seen.inconsistent.len();
+        self.seen = Seen::new(self.seen.compared.most());
+    }
+
     pub fn add(&mut self, other: Outcome) {
         self.source_events += other.source_events;
         self.target_events += other.target_events;
-        self.streams.extend(other.streams);
-        self.inconsistent.extend(other.inconsistent);
+        self.counted += other.counted;
+        self.counted_inconsistent += other.counted_inconsistent;
+        self.seen.compared.extend(&other.seen.compared);
+        self.seen.inconsistent.extend(&other.seen.inconsistent);
+        self.seen.only_there.extend(&other.seen.only_there);
         for stream in other.named {
             if self.named.len() < self.most && !self.named.contains(&stream) {
                 self.named.push(stream);
@@ -153,19 +174,32 @@ impl Outcome {
         std::mem::take(&mut self.named)
     }
 
-    pub fn into_result(self, inconsistent_streams: Vec<StreamResult>) -> VerifyResult {
-        let streams = self.streams.len() as i64;
+    /// `at_source` is how many streams the source has that were to be compared, if it was asked.
+    pub fn into_result(
+        self,
+        at_source: Option<i64>,
+        inconsistent_streams: Vec<StreamResult>,
+    ) -> VerifyResult {
+        let Seen {
+            compared,
+            inconsistent,
+            only_there,
+        } = &self.seen;
+        let (named, is_exact) = match at_source {
+            Some(at_source) => (at_source + only_there.len(), !only_there.is_full()),
+            None => (compared.len(), !compared.is_full()),
+        };
+        let streams = self.counted + named;
+        let differing = self.counted_inconsistent + inconsistent.len().min(named);
         VerifyResult {
             source_event_count: self.source_events,
             target_event_count: self.target_events,
             streams_verified: streams,
-            streams_consistent: streams - self.inconsistent.len() as i64,
+            streams_consistent: streams - differing,
+            streams_estimated: !is_exact || inconsistent.is_full(),
             violations: self.violations,
             inconsistent_streams,
-            seen: Seen {
-                compared: self.streams,
-                inconsistent: self.inconsistent,
-            },
+            seen: self.seen,
         }
     }
 }
@@ -182,19 +216,5 @@ mod tests {
         // A state that one process has written has to be readable by the next: a release of the
         // standard library that hashes in another way has to change the format of that state.
         assert_eq!(name(7), 7_990_716_529_967_986_091);
-    }
-
-    #[test]
-    fn a_million_streams_are_counted_in_some_megabytes() {
-        let fingerprints = Fingerprints { salt: 1 };
-        let mut streams = HashSet::new();
-        // An eighth of them; the table grows by doubling.
-        for number in 0..125_000_u64 {
-            streams.insert(fingerprints.of(&number.to_be_bytes(), b"Order"));
-        }
-        assert_eq!(streams.len(), 125_000);
-        // A slot is eight bytes and one for its state; of eight slots at most seven are taken.
-        let slots = streams.capacity() / 7 * 8;
-        assert!(slots * 9 < 20_000_000 / 8, "{slots} slots");
     }
 }

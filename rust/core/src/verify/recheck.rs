@@ -1,11 +1,12 @@
 //! Reads suspected rows again, the target before the source, and says what is wrong with them.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, On, Result, Side};
 use crate::row::frame::Tuple;
 use crate::row::layout::fixed;
 use crate::server::connect::Connection;
@@ -78,6 +79,7 @@ impl Recheck {
                 )
             };
             self.compare(condition, Counting::Both, outcome).await?;
+            outcome.settle_streams();
         }
         Ok(())
     }
@@ -110,9 +112,10 @@ impl Recheck {
         let mut source = start(source).await?;
         source.step().await?;
         target.step().await?;
+        let mut strays = HashSet::new();
         loop {
             let order = match (source.position, target.position) {
-                (None, None) => return Ok(()),
+                (None, None) => break,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(source), Some(target)) => source.cmp(&target),
@@ -122,6 +125,7 @@ impl Recheck {
                 fingerprints: self.fingerprints,
                 counting,
                 outcome,
+                strays: &mut strays,
             };
             match order {
                 Ordering::Less => {
@@ -139,6 +143,47 @@ impl Recheck {
                 }
             }
         }
+        drop((source, target));
+        match counting {
+            Counting::Target => self.only_there(strays, outcome).await,
+            Counting::Both => Ok(()),
+        }
+    }
+
+    /// Notes which of these streams the source has nothing of that was to be compared: a count at
+    /// the source lacks them.
+    async fn only_there(
+        &mut self,
+        mut strays: HashSet<Stream>,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        if strays.is_empty() {
+            return Ok(());
+        }
+        let config = self.config.clone();
+        let (source, _) = self.connected().await?;
+        let selection = Selection::of(&config, Side::Source);
+        let sql = format!(
+            "select distinct aggregate_id, aggregate_type::text from {} \
+             where {} and {} and aggregate_id = any ($1)",
+            selection.table,
+            selection.condition_of_all(config.began_after),
+            selection.due(),
+        );
+        let ids: Vec<Uuid> = strays.iter().map(|stream| stream.aggregate_id).collect();
+        let rows = source.client().query(&sql, &[&ids]).await;
+        for row in rows.on(Side::Source)? {
+            strays.remove(&Stream {
+                aggregate_id: row.try_get(0).on(Side::Source)?,
+                aggregate_type: row.try_get(1).on(Side::Source)?,
+            });
+        }
+        for stream in strays {
+            let id = stream.aggregate_id.as_bytes();
+            let name = self.fingerprints.of(id, stream.aggregate_type.as_bytes());
+            outcome.seen.only_there.insert(name);
+        }
+        Ok(())
     }
 
     async fn connected(&mut self) -> Result<(&Connection, &Connection)> {
@@ -254,6 +299,8 @@ struct Judge<'a> {
     fingerprints: Fingerprints,
     counting: Counting,
     outcome: &'a mut Outcome,
+    /// Streams with a difference in a row that the source did not have to have carried.
+    strays: &'a mut HashSet<Stream>,
 }
 
 impl Judge<'_> {
@@ -270,16 +317,19 @@ impl Judge<'_> {
     fn target_only(&mut self, target: &Rows) -> Result<()> {
         self.outcome.target_events += 1;
         let detail = "the source does not have the event".to_owned();
+        self.strays.insert(target.stream()?);
         self.violate(target.violation(ViolationKind::Unexpected, detail)?);
         Ok(())
     }
 
     fn both(&mut self, source: &Rows, target: &Rows) -> Result<()> {
-        if source.due()? {
+        let due = source.due()?;
+        if due {
             self.outcome.source_events += i64::from(self.counting == Counting::Both);
             self.outcome.target_events += 1;
             let stream = source.stream()?;
-            self.outcome.streams.insert(self.fingerprint(&stream));
+            let name = self.fingerprint(&stream);
+            self.outcome.seen.compared.insert(name);
         }
         let (sent, found) = (source.tuple(), target.tuple());
         for index in 0..source.columns.count {
@@ -290,6 +340,9 @@ impl Judge<'_> {
             let mut violation =
                 source.violation(ViolationKind::Different, describe(sent, found))?;
             violation.field = Some(self.config.columns[index].clone());
+            if !due {
+                self.strays.insert(source.stream()?);
+            }
             self.violate(violation);
         }
         Ok(())

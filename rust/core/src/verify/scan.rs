@@ -76,6 +76,15 @@ impl Selection {
         format!("tenant_id = '{}'{}", self.tenant, self.narrowed())
     }
 
+    /// The rows of all ranges, of which the first began after a source position.
+    pub fn condition_of_all(&self, began_after: Option<i64>) -> String {
+        let Some(after) = began_after else {
+            return self.condition();
+        };
+        let (after, _) = self.rows_after(after);
+        format!("{after}{}", self.narrowed())
+    }
+
     /// The rows of a statement: after a position, in an order that an index has.
     fn rows_after(&self, after: i64) -> (String, &'static str) {
         let after = after.saturating_add(self.offset);

@@ -11,6 +11,7 @@ use crate::snapshot::Snapshot;
 use crate::task::Task;
 use crate::verify::config::{Level, VerifyConfig};
 use crate::verify::counters::{VerifyCounters, VerifyProgress};
+use crate::verify::counting::Counting;
 use crate::verify::outcome::VerifyResult;
 use crate::verify::{count, merge, streams};
 
@@ -56,13 +57,14 @@ async fn run(mut config: VerifyConfig, counters: Arc<VerifyCounters>) -> Result<
         config.snapshot = Some(current_snapshot(&source).await?);
     }
     let config = Arc::new(config);
+    let counting = Counting::new(config.clone());
     let mut outcome = match config.level {
         Level::Count => count::compare(&config, &source, &counters).await?,
-        Level::Hash | Level::Full => merge::compare(&config, &source, &counters).await?,
+        Level::Hash | Level::Full => merge::compare(&config, &source, &counters, &counting).await?,
     };
     source.close().await;
     let inconsistent = streams::describe(&config, outcome.take_named_streams()).await?;
-    Ok(outcome.into_result(inconsistent))
+    Ok(outcome.into_result(counting.finish().await, inconsistent))
 }
 
 async fn current_snapshot(source: &Connection) -> Result<Snapshot> {
