@@ -69,6 +69,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "JOBS": copy_jobs.run,
 }
 
+#: Those that start servers of their own, as servers are run, with a workload of their own.
+AS_RUN_BENCHMARKS = {"P1R", "P2R", "P12", "P13"}
+
 #: What runs when nothing is asked for.
 BARS = [name for name in BENCHMARKS if name != "JOBS"]
 
@@ -82,7 +85,8 @@ async def suite(options: argparse.Namespace, out: Path) -> bool:
         Cluster.start(MAJOR, SETTINGS) as target,
     ):
         bench = Bench(options.scale, options.rounds, source, target, older=options.older)
-        await bench.prepare()
+        if not AS_RUN_BENCHMARKS.issuperset(options.only):
+            await bench.prepare()
         for name in options.only:
             print(f"{name}: {BENCHMARKS[name].__module__}", file=sys.stderr, flush=True)
             try:
