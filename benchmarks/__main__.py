@@ -85,7 +85,7 @@ async def suite(options: argparse.Namespace, out: Path) -> bool:
         Cluster.start(MAJOR, SETTINGS) as target,
     ):
         bench = Bench(options.scale, options.rounds, source, target, older=options.older)
-        if not AS_RUN_BENCHMARKS.issuperset(options.only):
+        if options.profile or not AS_RUN_BENCHMARKS.issuperset(options.only):
             await bench.prepare()
         for name in options.only:
             print(f"{name}: {BENCHMARKS[name].__module__}", file=sys.stderr, flush=True)
