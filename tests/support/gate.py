@@ -147,8 +147,8 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_a_way_forth_that_was_asked_for_keeps_the_tenant_from_returning_without",
     ),
     "integration/consistency/test_resumable_verification.py": (
-        "*[[]different-full]",
-        "*[[]alike-hash]",
+        "*[[]*-different-full]",
+        "*[[]*-alike-hash]",
     ),
     "integration/cutover/test_openings.py": (
         "*[[]decided_token-None]",

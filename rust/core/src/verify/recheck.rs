@@ -92,24 +92,9 @@ impl Recheck {
     ) -> Result<()> {
         let config = self.config.clone();
         let (source, target) = self.connected().await?;
-        let start = async |connection: &Connection| {
-            let selection = Selection::of(&config, connection.side());
-            let copy = format!(
-                "copy (select {} from {} where {} and {} order by global_position) \
-                 to stdout (format binary)",
-                selection.output(),
-                selection.table,
-                selection.condition(),
-                condition(selection.offset),
-            );
-            let stream =
-                TupleStream::start(connection.side(), connection.client(), &copy, &config.forms)
-                    .await?;
-            Ok::<Rows, Error>(Rows::new(stream, &config, selection.offset))
-        };
         // In this order. The answer to the first shows that its snapshot is taken.
-        let mut target = start(target).await?;
-        let mut source = start(source).await?;
+        let mut target = Rows::start(&config, target, &condition).await?;
+        let mut source = Rows::start(&config, source, &condition).await?;
         source.step().await?;
         target.step().await?;
         let mut strays = HashSet::new();
@@ -220,6 +205,25 @@ struct Columns {
 }
 
 impl Rows {
+    async fn start(
+        config: &VerifyConfig,
+        connection: &Connection,
+        condition: impl Fn(i64) -> String,
+    ) -> Result<Rows> {
+        let side = connection.side();
+        let selection = Selection::of(config, side);
+        let copy = format!(
+            "copy (select {} from {} where {} and {} order by global_position) \
+             to stdout (format binary)",
+            selection.output(),
+            selection.table,
+            selection.condition(),
+            condition(selection.offset),
+        );
+        let stream = TupleStream::start(side, connection.client(), &copy, &config.forms).await?;
+        Ok(Rows::new(stream, config, selection.offset))
+    }
+
     fn new(stream: TupleStream, config: &VerifyConfig, offset: i64) -> Rows {
         let find = |name: &str| {
             let found = config.columns.iter().position(|column| column == name);
