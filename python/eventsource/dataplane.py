@@ -98,8 +98,9 @@ class PassSessionConfig:
 
     With `fresh_positions` the target gives each row its next position instead, in the order of the
     source, and rows are known by their event id; `offset` is 0 then, and every pass is taken for a
-    staged one. `journal` is the control table whose row names the owner. What ends well is `kept`
-    for a moment for the next session of this process that wants the same address.
+    staged one. Without `mapping_rows` no row is mapped: `offset` says where each is. `journal` is
+    the control table whose row names the owner. What ends well is `kept` for a moment for the next
+    session of this process that wants the same address.
 
     The driver is taken for the only one: opening a session ends other sessions of the same
     migration on target and control, provided that `owner` is the one in the progress row.
@@ -121,6 +122,7 @@ class PassSessionConfig:
     jobs: int = 3
     journal: str = "tenant_migrations"
     fresh_positions: bool = False
+    mapping_rows: bool = True
     forms: tuple[str, ...] = ()
     kept: KeptSessions | None = field(default=None, repr=False, compare=False)
 

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import pytest
 
 from eventsource.migration import Migration, MigrationState
 from tests.support.driver_process import DriverProcess
@@ -30,9 +31,13 @@ QUICK = {"lease_seconds": 1.0, "pass_interval_seconds": 0.05}
 RESUMED_WITHIN = 30.0
 
 
-async def test_killed_in_the_bulk_copy(world: World) -> None:
+MAPPING = pytest.mark.parametrize("mapping", ["rows", "offset"])
+
+
+@MAPPING
+async def test_killed_in_the_bulk_copy(world: World, mapping: str) -> None:
     # Small chunks at a throttled rate keep the copy busy for seconds; each chunk is committed.
-    slow = {**QUICK, "batch_size": 5, "max_events_per_second": 2000}
+    slow = {**QUICK, "batch_size": 5, "max_events_per_second": 2000, "position_mapping": mapping}
 
     async def in_the_middle() -> bool:
         row = await _progress(world)
@@ -41,12 +46,14 @@ async def test_killed_in_the_bulk_copy(world: World) -> None:
     await _kill_and_resume(world, in_the_middle, MigrationState.BULK_COPY, config=slow)
 
 
-async def test_killed_in_dual_write(world: World) -> None:
+@MAPPING
+async def test_killed_in_dual_write(world: World, mapping: str) -> None:
     async def catching_up() -> bool:
         row = await _progress(world)
         return row is not None and row["pass_number"] > 3 and row["rows_copied"] > 4000
 
-    await _kill_and_resume(world, catching_up, MigrationState.DUAL_WRITE)
+    config = {**QUICK, "position_mapping": mapping}
+    await _kill_and_resume(world, catching_up, MigrationState.DUAL_WRITE, config=config)
 
 
 async def test_killed_with_the_fence_held(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -83,7 +83,8 @@ class Checkpointed:
     async def follow(self, migration: Migration, read: int) -> None:
         """Take it along; the plan is made by the same state of the stores."""
         positions = PostgreSQLPositionMappingRepository(self.world.control_pool)
-        migrator = SubscriptionMigrator(PositionMapper(positions), self.checkpoints)
+        mapper = PositionMapper(positions, self.world.router.stores)
+        migrator = SubscriptionMigrator(mapper, self.checkpoints)
         plan = await migrator.plan_migration(migration.id, self.tenant, [self.name])
         summary = await migrator.migrate_subscriptions(migration.id, self.tenant, [self.name])
         [planned], [result] = plan.planned_migrations, summary.results
@@ -127,12 +128,23 @@ class Journey:
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("mapping", ["rows", "offset"])
 async def test_a_tenant_goes_there_and_back_under_writers_and_nothing_is_lost(
-    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
+    source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path, mapping: str
 ) -> None:
     """There, back, there, back."""
-    async with two_servers(source_dsn, target_dsn, control_dsn, tmp_path, CONFIG) as world:
+    config = replace(CONFIG, position_mapping=mapping)
+    async with two_servers(source_dsn, target_dsn, control_dsn, tmp_path, config) as world:
         await _play(world, Journey(returns=3, tasks=3))
+        mapped = await world.control_pool.fetch(
+            "select m.returns is not null as returns, m.protocol, count(p) > 0 as has_rows"
+            " from tenant_migrations m left join migration_position_mappings p"
+            " on p.migration_id = m.id group by m.id"
+        )
+        # What a return carries has fresh positions, which nothing but rows can say.
+        assert all(row["has_rows"] == (row["returns"] or mapping == "rows") for row in mapped)
+        needed = replace(CONFIG, position_mapping=mapping).protocol
+        assert {row["protocol"] for row in mapped} == {needed}, "a return is as new as its move"
 
 
 @pytest.mark.alone

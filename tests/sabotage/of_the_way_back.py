@@ -30,7 +30,7 @@ VARIANTS = (
     Variant(
         "way-back-of-a-driver-of-before",
         "a driver that has lost its lease records a way back over that of the next one",
-        (Edit(_WAYS_SQL, " and m.driver_owner = $8", " and $8::uuid is not null"),),
+        (Edit(_WAYS_SQL, " and m.driver_owner = $7", " and $7::uuid is not null"),),
         (f"{_READY}::test_a_driver_that_has_lost_its_lease_meanwhile_makes_none",),
     ),
     Variant(

@@ -14,6 +14,7 @@ from eventsource.migration.models import (
     LAST_POSITION,
     MappedPosition,
     Migration,
+    MigrationConfig,
 )
 from eventsource.migration.states import MigrationState
 
@@ -35,6 +36,7 @@ def migration_record(
         "position_offset": position_offset,
         "fence_position": fence_position,
         "completed_at": completed_at,
+        "config": MigrationConfig(),
     }
     unknown: dict[str, Any] = dict.fromkeys(
         field.name for field in fields(Migration) if field.default is MISSING

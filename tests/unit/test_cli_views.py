@@ -23,6 +23,7 @@ from eventsource.migration import (
     PreflightError,
 )
 from eventsource.migration.driver.lease import process_name
+from eventsource.migration.protocol import SPOKEN
 from eventsource.migration.repositories.audit import AuditEntry
 from eventsource.migration.states import of_journal
 from tests.support.journal_rows import NOW, migration
@@ -47,12 +48,12 @@ def test_how_many_events_are_carried_is_said_as_it_is(
 
 
 def test_what_a_newer_version_carries_on_is_shown_with_what_to_do() -> None:
-    newer = migration(protocol=2, driver_alive=False, state=of_journal("warming_up"))
+    newer = migration(protocol=SPOKEN + 1, driver_alive=False, state=of_journal("warming_up"))
     shown = views.details(newer, None)
     assert "warming_up" in shown
-    assert "version 2, and this process speaks 1" in shown
+    assert f"version {SPOKEN + 1}, and this process speaks {SPOKEN}" in shown
     assert "`eventsource-migrate work` of the newer version" in shown
-    assert "warming_up, protocol 2" in views.table([newer], 200)
+    assert f"warming_up, protocol {SPOKEN + 1}" in views.table([newer], 200)
     assert [step.what for step in next_steps.of(newer)] == ["look"]
     assert "speaks" not in views.details(migration(), None)
 

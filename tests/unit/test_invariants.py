@@ -191,6 +191,29 @@ def test_a_mapping_that_is_no_bijection_is_found(
     assert kinds(invariants.mapping_is_a_bijection(ROWS, mapping, 100)) == expected
 
 
+@pytest.mark.parametrize(
+    ("target", "mapping", "offset", "fence", "expected"),
+    [
+        (CARRIED, [], 100, 45, set()),
+        ([*CARRIED, row(9, position=190)], [], 100, 45, set()),
+        (CARRIED, [], 101, 45, {"I5 mapped_wrongly"}),
+        (CARRIED[1:], [], 100, 45, {"I5 not_mapped"}),
+        ([*CARRIED, row(9, position=145)], [], 100, 45, {"I5 mapped_without_row"}),
+        (CARRIED, [MappingRow(10, 110, "x")], 100, 45, {"I5 mapped_besides"}),
+        (CARRIED, [], None, 45, {"I5 no_offset"}),
+    ],
+)
+def test_an_offset_that_is_no_bijection_is_found(
+    target: list[Row],
+    mapping: list[MappingRow],
+    offset: int | None,
+    fence: int,
+    expected: set[str],
+) -> None:
+    found = invariants.offset_is_a_bijection(ROWS, target, mapping, offset, fence)
+    assert kinds(found) == expected
+
+
 def test_two_writer_epochs_are_found() -> None:
     later = row(9, position=190)
     assert kinds(invariants.one_writer_epoch(ROWS, [*CARRIED, later], 100, 45)) == set()

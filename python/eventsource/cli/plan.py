@@ -35,6 +35,9 @@ _ERASURE = (
 #: Bytes of a position mapping in the control database, with its indexes.
 MAPPING_ROW = 160
 
+#: A mapping of so many bytes is worth a word about how to do without.
+WORTH_SAVING = 10**9
+
 #: Rows whose size is looked at for the estimate.
 _SAMPLE = 1000
 
@@ -69,15 +72,15 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
     at.settings.require_store(source_id)
     await at.reach_for_move(source_id, to)
     # What a start asks first: another name of the same store is not where the tenant lives.
+    default = at.router.default_store_id
     await admission.generation_of(
-        at.migrations, at.routes, tenant_id, source_id,
-        default_store_id=at.router.default_store_id,
-    )  # fmt: skip
+        at.migrations, at.routes, tenant_id, source_id, default_store_id=default
+    )
     source, target = at.stores[source_id], at.stores[to]
     findings = await at.coordinator.preflight(tenant_id, source, target)
     findings.raise_if_refused()
     events, average, with_indexes = await _size(source, tenant_id)
-    room = {"target": round(events * with_indexes), "control": events * MAPPING_ROW}
+    room, saved = _room(at, source, events, events * with_indexes)
     prospect = await at.coordinator.way_back_prospect(source, target)
     earlier = await under_way.earlier_rehearsals(at, tenant_id, source_id, to)
     subscriptions = await readers.of_move(at, tenant_id, source_id, to)
@@ -113,7 +116,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             ("events", f"{amount(events)}, about {megabytes(events * average)}"),
             ("copy", _between(duration(shortest), duration(longest))),
             *_of_findings(findings),
-            ("room", _of_room(room)),
+            ("room", _of_room(room, saved)),
             ("subscriptions", readers.described(subscriptions, source_id, datetime.now(UTC))),
             *prospects.rows(prospect),
             ("cutover", under_way.prediction(earlier)),
@@ -125,6 +128,16 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
     for warning in warnings:
         at.out.warn(warning)
     return ExitCode.DONE
+
+
+def _room(
+    at: Workspace, source: PostgreSQLEventStore, events: int, stored: float
+) -> tuple[dict[str, int], int]:
+    """Bytes on either side, and how many more they were with a mapping row for each event."""
+    # Positions of other libraries' tables are not mapped.
+    rows = events * MAPPING_ROW if source.layout is None else 0
+    saved = rows if at.settings.migration.position_mapping == "offset" else 0
+    return {"target": round(stored), "control": rows - saved}, saved
 
 
 def _seconds_of(events: int, rate: float | None) -> tuple[float, float]:
@@ -151,10 +164,18 @@ def _between(least: str, most: str) -> str:
     return f"about {least}" if least == most else f"about {least} to {most}"
 
 
-def _of_room(room: Mapping[str, float]) -> str:
+def _of_room(room: Mapping[str, float], saved: float) -> str:
+    """``saved`` is what the mapping's rows would take where an offset stands for them."""
+    control = f"{megabytes(room['control'])} in the control database"
+    if saved:
+        control = (
+            f'none in the control database (position_mapping "offset" saves {megabytes(saved)})'
+        )
+    elif room["control"] >= WORTH_SAVING:
+        control += ' (position_mapping = "offset" needs none)'
     return (
-        f"about {megabytes(room['target'])} at the target and {megabytes(room['control'])} in the"
-        " control database; servers do not say over SQL what is free"
+        f"about {megabytes(room['target'])} at the target and {control}; servers do not say over"
+        " SQL what is free"
     )
 
 

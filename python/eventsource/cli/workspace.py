@@ -170,7 +170,7 @@ class Workspace:
         from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
         from eventsource.migration.subscriptions.positions import PositionMapper
 
-        mapper = PositionMapper(PostgreSQLPositionMappingRepository(self.control))
+        mapper = PositionMapper(PostgreSQLPositionMappingRepository(self.control), self.stores)
         return SubscriptionMigrator(mapper, self.checkpoints)
 
     def tenant(self, given: str) -> TenantId:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from eventsource.durations import seconds_of
+from eventsource.migration.protocol import FIRST, SPOKEN
 
 #: Batches that are committed together as one chunk.
 BATCHES_PER_CHUNK = 20
@@ -57,6 +58,9 @@ class MigrationConfig:
         require_way_back: whether a cutover that could keep no way back is refused. Without, the
             tenant moves all the same, and its migration says why it cannot return.
         lease_seconds: after how long without a sign of life another driver may take over.
+        position_mapping: ``"rows"`` keeps a row for each event in the control database,
+            ``"offset"`` only what all have in common: target position minus source position. A
+            return keeps rows in any case, of what was appended since the move.
         journal_max_bytes: of a layout: what the keys of changed rows may take at the source while
             nothing carries them. Beyond it they are no longer written down, and everything is
             carried again.
@@ -78,6 +82,7 @@ class MigrationConfig:
     max_moves_per_store: int | None = None
     keep_way_back: float = 604800.0
     require_way_back: bool = False
+    position_mapping: str = "rows"
     journal_max_bytes: int = 8 * 1024**3
 
     def __post_init__(self) -> None:
@@ -97,6 +102,10 @@ class MigrationConfig:
             raise ValueError(
                 f'target_triggers must be "refuse" or "fire", not {self.target_triggers!r}'
             )
+        if self.position_mapping not in ("rows", "offset"):
+            raise ValueError(
+                f'position_mapping must be "rows" or "offset", not {self.position_mapping!r}'
+            )
         _whole("chunk_bytes", self.chunk_bytes, 64 * 1024, 1024**3)
         _whole("copy_jobs", self.copy_jobs, 1, 64)
         _within("pass_interval_seconds", self.pass_interval_seconds, 0.01, 3600)
@@ -111,6 +120,11 @@ class MigrationConfig:
     def fires(self) -> bool:
         """Whether the target's own triggers are meant to see the carried rows."""
         return self.target_triggers == "fire"
+
+    @property
+    def protocol(self) -> int:
+        """Which version of the protocol a process has to speak to carry this out."""
+        return SPOKEN if self.position_mapping == "offset" else FIRST
 
     @property
     def chunk_rows(self) -> int:

@@ -129,6 +129,14 @@ class Migration:
         return self.protocol > SPOKEN
 
     @property
+    def maps_rows(self) -> bool:
+        """Whether each event that it carries has a row in the mapping.
+
+        The positions of a return are drawn at its target: nothing but a row says which they are.
+        """
+        return self.returns is not None or self.config.position_mapping == "rows"
+
+    @property
     def asked_for(self) -> CutoverRequest | None:
         """What a driver carries out next: a cutover before a rehearsal."""
         budget = self.config.cutover_timeout_seconds

@@ -6,5 +6,9 @@ higher one leaves it alone: a newer version carries it on, by rules that are not
 
 from __future__ import annotations
 
-#: Raised by a version whose migrations an earlier version must not carry on.
-SPOKEN = 1
+#: Of what the first version understands; most migrations are that.
+FIRST = 1
+
+#: Raised by a version whose migrations an earlier version must not carry on. 2 keeps the offset of
+#: a migration in place of a mapping row for each event.
+SPOKEN = 2

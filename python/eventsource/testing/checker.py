@@ -38,7 +38,8 @@ where attrelid = $1::text::regclass and attnum > 0 and not attisdropped
 """
 
 _MIGRATION = """
-select tenant_id, state, source_store_id, target_store_id, position_offset, fence_position
+select tenant_id, state, source_store_id, target_store_id, position_offset, fence_position,
+       config ->> 'position_mapping' as position_mapping
 from tenant_migrations where id = $1
 """
 
@@ -178,7 +179,7 @@ async def check_moved(
     report.add(
         _authoritative(history, own, at_target, offset),
         invariants.copies_are_equal(at_source, at_target, offset),
-        invariants.mapping_is_a_bijection(at_source, mapping, offset),
+        _mapping_is_right(migration, at_source, at_target, mapping),
         invariants.one_writer_epoch(at_source, at_target, offset, fence_position),
         await _tables_match(source, target, filled),
     )
@@ -271,6 +272,20 @@ def _authoritative(
     yield from invariants.streams_are_whole(rows)
     yield from invariants.baseline_is_untouched(history, rows, offset)
     yield from invariants.order_is_kept(history, rows)
+
+
+def _mapping_is_right(
+    migration: asyncpg.Record | None,
+    at_source: Sequence[Row],
+    at_target: Sequence[Row],
+    mapping: Sequence[MappingRow],
+) -> Iterable[Violation]:
+    offset = (migration["position_offset"] if migration else None) or 0
+    if migration is None or migration["position_mapping"] != "offset":
+        return invariants.mapping_is_a_bijection(at_source, mapping, offset)
+    return invariants.offset_is_a_bijection(
+        at_source, at_target, mapping, migration["position_offset"], migration["fence_position"]
+    )
 
 
 def _undisturbed(own: Sequence[Attempt], limit: float) -> Iterable[Violation]:

@@ -226,6 +226,32 @@ def mapping_is_a_bijection(
         yield Violation("I5", "mapped_without_row", f"event {entry.event_id}")
 
 
+def offset_is_a_bijection(
+    source: Sequence[Row],
+    target: Sequence[Row],
+    mapping: Sequence[MappingRow],
+    offset: int | None,
+    fence_position: int | None,
+) -> Iterator[Violation]:
+    """I5 without rows: up to the fence, source and target differ by the offset in every row."""
+    if offset is None or fence_position is None:
+        yield Violation("I5", "no_offset", f"offset {offset}, fence {fence_position}")
+        return
+    if mapping:
+        yield Violation("I5", "mapped_besides", f"{len(mapping)} rows beside the offset")
+    carried = {row.event_id: row.position for row in target}
+    for row in source:
+        found = carried.pop(row.event_id, None)
+        if found is None:
+            yield Violation("I5", "not_mapped", f"event {row.event_id} at {row.position}")
+        elif found != row.position + offset:
+            places = f"{row.position} -> {found}, offset {offset}"
+            yield Violation("I5", "mapped_wrongly", f"event {row.event_id}: {places}")
+    for event_id, position in carried.items():
+        if position <= fence_position + offset:
+            yield Violation("I5", "mapped_without_row", f"event {event_id} at {position}")
+
+
 def order_is_kept(history: History, rows: Sequence[Row]) -> Iterator[Violation]:
     """I6: what was acknowledged before another was invoked has the lower position.
 

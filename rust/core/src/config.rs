@@ -48,6 +48,8 @@ pub struct PassConfig {
     /// Rows get the next positions of the target and are known by their event id; they are carried
     /// in the order of their source positions, by one session. For staged passes only.
     pub fresh_positions: bool,
+    /// Whether each row gets a row in the mapping; the offset says the same where there is one.
+    pub mapping_rows: bool,
     /// Where sessions of this process are kept for a moment.
     pub kept: Option<Arc<KeptSessions>>,
 }
@@ -102,6 +104,9 @@ impl PassConfig {
         }
         if self.fresh_positions && self.offset != 0 {
             return Err(Error::protocol("fresh positions have no offset"));
+        }
+        if self.fresh_positions && !self.mapping_rows {
+            return Err(Error::protocol("fresh positions need mapping_rows"));
         }
         crate::throttle::check(self.max_events_per_second)?;
         require_columns(&self.columns, &KEY_COLUMNS)?;

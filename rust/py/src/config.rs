@@ -44,6 +44,7 @@ pub struct PassSessionConfig {
     jobs: usize,
     journal: String,
     fresh_positions: bool,
+    mapping_rows: bool,
     kept: Option<Py<KeptSessions>>,
 }
 
@@ -69,6 +70,7 @@ impl TryFrom<PassSessionConfig> for core::PassConfig {
             jobs: config.jobs,
             journal: config.journal,
             fresh_positions: config.fresh_positions,
+            mapping_rows: config.mapping_rows,
             kept: config.kept.map(|kept| kept.get().shared()),
         })
     }

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from uuid import uuid4
 
+import pytest
+
+from eventsource.cli import plan as plans
 from tests.support.command_line import DEDICATED, SHARED, CommandLine
 
 
@@ -55,6 +58,21 @@ def test_plan_lists_what_stays(ready: CommandLine) -> None:
     assert plan["room"]["control"] == 160 * plan["events"]
     assert [each["kind"] for each in plan["findings"]] == ["companion"]
     assert "public.marks" in plan["warnings"][0]
+
+
+def test_plan_says_what_an_offset_saves(
+    ready: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_offset = ("--set", "defaults.position_mapping=offset")
+    assert ready.json(*by_offset, "plan", ready.tenant, "--to", DEDICATED)["room"]["control"] == 0
+    said = " ".join(ready(*by_offset, "plan", ready.tenant, "--to", DEDICATED).output.split())
+    assert 'none in the control database (position_mapping "offset" saves 0.1 MB)' in said
+    with_rows = ready("plan", ready.tenant, "--to", DEDICATED).output
+    assert "position_mapping" not in with_rows
+    # Where it is worth a word, it is offered.
+    monkeypatch.setattr(plans, "WORTH_SAVING", 1000)
+    said = " ".join(ready("plan", ready.tenant, "--to", DEDICATED).output.split())
+    assert 'in the control database (position_mapping = "offset" needs none)' in said
 
 
 def test_a_layout_for_a_whole_schema_is_written_from_a_store(ready: CommandLine) -> None:

@@ -17,6 +17,7 @@ from eventsource.fleet import (
     WaveState,
 )
 from eventsource.migration import CutoverTimeoutError, MigrationState, create_schema
+from eventsource.migration.protocol import SPOKEN
 from tests.support.application import SOURCE, TARGET
 from tests.support.fleet import (
     NIGHT,
@@ -72,7 +73,7 @@ async def test_what_a_newer_version_carries_is_left_to_its_workers(world: World)
     wave = await running_wave(world, [tenant])
     await world.dual_write(tenant)
     await world.coordinator.close()
-    await world.control.execute("update tenant_migrations set protocol = protocol + 1")
+    await world.control.execute("update tenant_migrations set protocol = $1", SPOKEN + 1)
     assert await carrier_of(world, await world.process()).deliver(wave.id, tenant) is not None
     [item] = (await items_of(world, wave)).values()
     assert (item.outcome, item.error_code) == (None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from eventsource.migration import (
     PositionMapper,
     PreflightError,
 )
+from eventsource.migration.protocol import FIRST
 from eventsource.migration.recovery.report import ChangeKind
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from tests.support.application import SOURCE, TARGET
@@ -62,9 +64,34 @@ async def test_a_control_database_that_is_lost_is_made_again(world: World, tenan
     assert (await fresh.router.route(staying)).store_id == SOURCE
 
 
-@pytest.mark.parametrize("state", ["pending", "bulk_copy", "dual_write", "paused", "rolled_back"])
-async def test_a_journal_of_an_earlier_time_follows_the_decision(world: World, state: str) -> None:
+async def test_a_journal_that_is_lost_comes_back_with_a_row_for_each_event(world: World) -> None:
+    """That it had done without is in no store; to have them is right in any case."""
     await world.seed(30)
+    keep_the_offset(world)
+    moved = await world.migrate()
+    mapping = PostgreSQLPositionMappingRepository(world.control)
+    assert await mapping.count(moved.id) == 0
+    await forget_control(world)
+    fresh = await world.process()
+    await fresh.coordinator.repair()
+    assert await mapping.count(moved.id) == 30
+    found = await fresh.coordinator.get_migration(moved.id)
+    assert (found.maps_rows, found.protocol) == (True, FIRST)
+    assert (await fresh.coordinator.repair()).changes == ()
+
+
+def keep_the_offset(world: World) -> None:
+    world.coordinator._config = replace(world.coordinator._config, position_mapping="offset")
+
+
+@pytest.mark.parametrize("mapping", ["rows", "offset"])
+@pytest.mark.parametrize("state", ["pending", "bulk_copy", "dual_write", "paused", "rolled_back"])
+async def test_a_journal_of_an_earlier_time_follows_the_decision(
+    world: World, state: str, mapping: str
+) -> None:
+    await world.seed(30)
+    if mapping == "offset":
+        keep_the_offset(world)
     done = await world.migrate()
     await world.control.execute(
         "update tenant_migrations set state = $1::text, fence_position = null,"

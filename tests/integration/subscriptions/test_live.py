@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from uuid import UUID
+
+import pytest
 
 from eventsource.migration import PositionMapper, SubscriptionMigrator
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
@@ -45,10 +48,12 @@ class Projection:
         return self.delivered.total() - len(self.delivered)
 
 
+@pytest.mark.parametrize("mapping", ["rows", "offset"])
 async def test_running_subscriptions_get_everything_and_twice_only_what_was_predicted(
-    world: World,
+    world: World, mapping: str
 ) -> None:
     here = world.here
+    world.coordinator._config = replace(world.coordinator._config, position_mapping=mapping)
     await world.seed(40)
     await world.seed(25, world.other)
     # The target is in use, so positions are carried with an offset.
@@ -59,7 +64,6 @@ async def test_running_subscriptions_get_everything_and_twice_only_what_was_pred
     own = Projection("own", world.tenant, checkpoints)
     reading_everyone = everyone.over(here.source, SOURCE, None)
     reading_own = own.over(here.source, SOURCE, world.tenant)
-
     async with asyncio.TaskGroup() as tasks:
         enough = asyncio.Event()
 
@@ -97,6 +101,7 @@ async def test_running_subscriptions_get_everything_and_twice_only_what_was_pred
 
     assert summary.all_successful
     assert (migration.position_offset or 0) >= 30
+    assert await _maps(here, migration.id) == (mapping == "rows"), "nor does the opening map one"
     predicted = {result.subscription_name: result.redelivered_events for result in summary.results}
     assert predicted["own"] == 0
     assert predicted["everyone"] > 0, "it was held up before the cutover"
@@ -111,7 +116,13 @@ def _migrator(
 ) -> SubscriptionMigrator:
     mappings = PostgreSQLPositionMappingRepository(process.migrations.pool)
     return SubscriptionMigrator(
-        position_mapper=PositionMapper(mappings), checkpoint_repo=checkpoints
+        position_mapper=PositionMapper(mappings, process.router.stores), checkpoint_repo=checkpoints
+    )
+
+
+async def _maps(process: Process, migration_id: UUID) -> bool:
+    return (
+        await PostgreSQLPositionMappingRepository(process.migrations.pool).count(migration_id) > 0
     )
 
 

@@ -219,7 +219,10 @@ class World:
             " from migration_position_mappings where migration_id = $1 order by 1",
             migration.id,
         )
-        assert [tuple(row) for row in mapped] == [(row[0], row[0] + offset, row[1]) for row in here]
+        wanted = here if migration.maps_rows else []
+        assert [tuple(row) for row in mapped] == [
+            (row[0], row[0] + offset, row[1]) for row in wanted
+        ]
 
     async def fingerprint(self, *, journal: bool = True) -> dict[str, Any]:
         """Everything that the three databases hold; ``journal=False`` leaves out the record of

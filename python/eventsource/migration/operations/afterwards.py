@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.audit import AuditEntry
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.stores.interface import EventStore
     from eventsource.subscriptions.checkpoints import CheckpointRepository
 
 
@@ -65,6 +66,7 @@ async def redelivery(
     migration: Migration,
     log: Sequence[AuditEntry],
     checkpoints: CheckpointRepository | None,
+    stores: Mapping[str, EventStore],
 ) -> list[dict[str, Any]]:
     """What was foretold to subscriptions, beside what their checkpoints say now."""
     if checkpoints is None:
@@ -77,7 +79,7 @@ async def redelivery(
     following = [each for each in moves if each.created_at > migration.created_at]
     audit = PostgreSQLAuditLogRepository(migrations.pool)
     next_log = await audit.get_by_migration(following[0].id) if following else []
-    mapper = PositionMapper(PostgreSQLPositionMappingRepository(migrations.pool))
+    mapper = PositionMapper(PostgreSQLPositionMappingRepository(migrations.pool), stores)
     counted = Redelivery(mapper, checkpoints, migration, following, next_log)
     return [asdict(each) for each in await counted.of(log)]
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.audit import AuditEntry
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
+    from eventsource.migration.routing.router import TenantStoreRouter
     from eventsource.subscriptions.checkpoints import CheckpointRepository
 
 #: What a level of verification does not see; `what-verification-sees.md` has the whole table.
@@ -50,6 +51,7 @@ class Reports:
 
     _migrations: PostgreSQLMigrationRepository
     _drivers: BackgroundDrivers
+    _router: TenantStoreRouter
 
     async def report(
         self, migration_id: UUID, checkpoints: CheckpointRepository | None = None
@@ -95,7 +97,7 @@ class Reports:
                 if entry.event_type == CARRIED_OVER
             ],
             "redelivery": await afterwards.redelivery(
-                self._migrations, migration, log, checkpoints
+                self._migrations, migration, log, checkpoints, self._router.stores
             ),
             **await afterwards.of(self._migrations, migration, log),
             "log": [

@@ -261,6 +261,9 @@ class Repair:
             return  # their positions are not mapped
         if step.state is not _S.MIGRATED or at is None or head is None:
             return
+        # One whose row was lost gets rows: nobody knows any more that it did without.
+        if not (await self.migrations.get(step.migration_id)).maps_rows:
+            return
         mapped = PostgreSQLPositionMappingRepository(control)
         target = await of_store(self.stores[step.target])
         if step.returns is None:

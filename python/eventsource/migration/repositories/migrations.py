@@ -82,7 +82,8 @@ class PostgreSQLMigrationRepository(Requests):
                     _SQL["insert"], migration_id, stored(tenant_id), source_store_id,
                     target_store_id, config.to_json(), generation, details, operator,
                     source_identity.to_json() if source_identity else None,
-                    target_identity.to_json() if target_identity else None, pause_at, SPOKEN, place,
+                    target_identity.to_json() if target_identity else None, pause_at,
+                    config.protocol, place,
                 )  # fmt: skip
                 await self._take_route(
                     connection, tenant_id, source_store_id, target_store_id, generation,

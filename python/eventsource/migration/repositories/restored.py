@@ -11,7 +11,7 @@ import asyncpg
 from eventsource.connections import transaction
 from eventsource.migration.errors import MigrationAlreadyExistsError
 from eventsource.migration.models import MigrationConfig, StoreIdentity
-from eventsource.migration.protocol import SPOKEN
+from eventsource.migration.protocol import FIRST, SPOKEN
 from eventsource.migration.repositories import control_place
 from eventsource.migration.states import MigrationState
 from eventsource.named_sql import statements
@@ -64,7 +64,7 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 row.fence_position,
                 row.source_identity.to_json() if row.source_identity else None,
                 row.target_identity.to_json() if row.target_identity else None, operator,
-                row.returns, SPOKEN, place,
+                row.returns, FIRST, place, SPOKEN,
             )  # fmt: skip
             # One that a newer version has taken over stays as it is, and so does its route.
             if restored and row.state is not MigrationState.FAILED:

@@ -170,7 +170,7 @@ class WaysBack:
         """
         if not await self.pool.fetch(
             _SQL["insert"], way_id, migration.id, stored(migration.tenant_id),
-            migration.generation + 1, keep_seconds, owner, SPOKEN, driver,
+            migration.generation + 1, keep_seconds, owner, driver,
         ):  # fmt: skip
             raise LeaseLostError(f"another driver carries migration {migration.id} on")
 

@@ -29,6 +29,8 @@ async def complete_if_it_lacks(
     connections: DriverConnections, migration: Migration, source_head: int
 ) -> None:
     """Compare the mapping with what was carried, and make it whole if they differ."""
+    if not migration.maps_rows:
+        return
     mapping = PostgreSQLPositionMappingRepository(connections.control)
     at = await progress.read(connections.target, migration.id)
     if at is None or await mapping.count(migration.id) == at.proven_rows + at.pass_rows:

@@ -135,6 +135,7 @@ class Passes:
             max_events_per_second=migration.config.max_events_per_second,
             journal=journal,
             fresh_positions=fresh,
+            mapping_rows=migration.maps_rows,
             kept=endpoints.kept_by_the_data_plane,
         )
         session = await PassSession.open(await config.resolved())

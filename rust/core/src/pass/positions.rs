@@ -1,7 +1,8 @@
 //! Writes the position mapping to the control database, committed before the rows it describes.
 //!
 //! A mapping row without its event is harmless and removed or reused at the next start; an event
-//! without its mapping row would need a search.
+//! without its mapping row would need a search. A migration that keeps its offset instead of rows
+//! writes nothing here: the target's progress row has that, and the owner is checked there.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
@@ -26,6 +27,7 @@ pub struct Positions {
     migration_id: Uuid,
     owner: Uuid,
     offset: i64,
+    keeps_rows: bool,
     copy: Statement,
     insert: Statement,
     forget: Statement,
@@ -70,6 +72,7 @@ impl Positions {
             migration_id: config.migration_id,
             owner: config.owner,
             offset: config.offset,
+            keeps_rows: config.mapping_rows,
             copy,
             insert,
             forget,
@@ -83,6 +86,9 @@ impl Positions {
 
     /// Removes what an interrupted first pass mapped without having committed the events.
     pub async fn forget_after(&self, position: i64) -> Result<()> {
+        if !self.keeps_rows {
+            return Ok(());
+        }
         let _turn = self.turn.lock().await;
         let client = self.control.client();
         let delete = async {
@@ -101,6 +107,9 @@ impl Positions {
 
     /// Maps rows that are certainly new.
     pub async fn copy(&self, keys: &[Key]) -> Result<()> {
+        if !self.keeps_rows {
+            return Ok(());
+        }
         let _turn = self.turn.lock().await;
         let client = self.control.client();
         let rows = [self.encode(keys)];
@@ -121,6 +130,9 @@ impl Positions {
 
     /// As `insert`, at the positions that the target has given them.
     pub async fn insert_at(&self, keys: &[Key], targets: &[i64]) -> Result<()> {
+        if !self.keeps_rows {
+            return Ok(());
+        }
         let _turn = self.turn.lock().await;
         let client = self.control.client();
         let positions: Vec<i64> = keys.iter().map(|key| key.position).collect();

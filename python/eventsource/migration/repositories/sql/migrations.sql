@@ -321,7 +321,7 @@ with restored as (
             position_offset = coalesce(excluded.position_offset, tenant_migrations.position_offset),
             fence_position = coalesce(excluded.fence_position, tenant_migrations.fence_position),
             returns = coalesce(excluded.returns, tenant_migrations.returns), updated_at = now()
-        where tenant_migrations.protocol <= excluded.protocol
+        where tenant_migrations.protocol <= $17
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)

@@ -20,8 +20,8 @@ left join tenant_migrations r on r.id = w.id
 -- By the driver of its migration alone: of one that wakes late, the newer row would hide the other.
 insert into tenant_ways_back (id, migration_id, tenant_id, state, generation, keep_seconds,
                               driver_owner, driver_expires_at, protocol)
-select $1, m.id, $3, 'preparing', $4, $5, $6, now() + make_interval(secs => 60), $7
-from tenant_migrations m where m.id = $2 and m.driver_owner = $8
+select $1, m.id, $3, 'preparing', $4, $5, $6, now() + make_interval(secs => 60), m.protocol
+from tenant_migrations m where m.id = $2 and m.driver_owner = $7
 returning id
 
 -- name: change
@@ -100,7 +100,7 @@ with taken as (
             control_identity, started_at)
     select t.id, t.tenant_id, m.target_store_id, m.source_store_id, 'dual_write',
            m.config || '{"mirror_writes": false}' || $2::text::jsonb, t.generation,
-           m.target_identity, m.source_identity, m.id, $4,
+           m.target_identity, m.source_identity, m.id, m.protocol,
            $5::text::jsonb, now()
     from taken t join tenant_migrations m on m.id = t.migration_id
     on conflict (id) do update
@@ -124,14 +124,14 @@ with restored as (
     insert into tenant_ways_back as w (id, migration_id, tenant_id, generation, state, reason,
                                        keep_seconds, protocol)
     select $1, m.id, $3, $4, $5::text, $6::text,
-           coalesce(nullif((m.config ->> 'keep_way_back')::double precision, 0), $7), $9
+           coalesce(nullif((m.config ->> 'keep_way_back')::double precision, 0), $7), m.protocol
     from tenant_migrations m where m.id = $2
     on conflict (id) do update
         set state = excluded.state, reason = excluded.reason, driver_owner = null,
             driver_expires_at = null, updated_at = now(),
             generation = case when excluded.state = 'standby' then excluded.generation
                               else w.generation end
-        where w.protocol <= excluded.protocol
+        where w.protocol <= $9
     returning migration_id, id
 )
 insert into migration_audit_log (migration_id, event_type, details, operator)
