@@ -22,6 +22,16 @@ def _trigger(name: str, when: str, body: str, each: str = "row") -> str:
     )
 
 
+def _torn(others: str, versions: str, other: str = "gen_random_uuid()") -> str:
+    """A stream of the tenant with events of another."""
+    return (
+        "insert into {t} (event_id, aggregate_id, aggregate_type, event_type, tenant_id, version,"
+        " timestamp, payload) select gen_random_uuid(), '{tenant}', 'A', 'A',"
+        f" case when {others} then {other} else '{{tenant}}'::uuid end, v, now(), '{{}}'"
+        f" from unnest('{versions}'::int[]) v"
+    )
+
+
 _PASS = "return new;"
 
 #: Rows that walk past the guard.
@@ -263,15 +273,19 @@ TARGETS = [
     Stranger("events that nobody may delete", target=_trigger(
         "immutable", "before update or delete", "raise exception 'events are immutable';"),
         refused="target-triggers"),
-    Stranger("stream of two tenants", source="insert into {t} (event_id, aggregate_id,"
-             " aggregate_type, event_type, tenant_id, version, timestamp, payload) select"
-             " gen_random_uuid(), '{tenant}', 'A', 'A', case when v = 2 then gen_random_uuid()"
-             " else '{tenant}'::uuid end, v, now(), '{}' from generate_series(1, 3) v",
+    *(
+        Stranger(f"stream of two tenants, {kind}", source=_torn(whose, versions),
+                 refused="mixed-streams")
+        for kind, whose, versions in (
+            ("the other amid", "v = 2", "{1, 2, 3}"),
+            ("the other at first", "v = 1", "{1, 2, 3}"),
+            ("the other at last", "v = 3", "{1, 2, 3}"),
+        )
+    ),
+    Stranger("stream of two tenants, versions not unique", source='alter table {t} drop constraint'
+             ' "{t_versions}";' + _torn("v = 2", "{1, 1, 2, 3}"), refused="mixed-streams"),
+    Stranger("stream with an event of nobody", source=_torn("v = 2", "{1, 2, 3}", "null"),
              refused="mixed-streams"),
-    Stranger("stream with an event of nobody", source="insert into {t} (event_id, aggregate_id,"
-             " aggregate_type, event_type, tenant_id, version, timestamp, payload) select"
-             " gen_random_uuid(), '{tenant}', 'A', 'A', case when v <> 2 then '{tenant}'::uuid"
-             " end, v, now(), '{}' from generate_series(1, 3) v", refused="mixed-streams"),
 ]  # fmt: skip
 
 REFUSED = [*GUARD, *VALUES, *COLUMNS, *TARGETS]

@@ -14,6 +14,10 @@ from tests.support.worlds.three_databases import SOURCE_TABLE, TARGET_TABLE, Wor
 SHARE = 3
 
 
+#: Of the constraint that versions of a stream are unique, after the table's name.
+_VERSIONS = "aggregate_id_aggregate_type_version_key"
+
+
 @dataclass(frozen=True)
 class Stranger:
     """One set-up.
@@ -50,6 +54,7 @@ class Stranger:
                     text = sql.replace("{t}", table(side)).replace("{tenant}", str(world.tenant))
                     name = SOURCE_TABLE if side == "source" else TARGET_TABLE
                     text = text.replace("{t_sequence}", f'"{name}_global_position_seq"')
+                    text = text.replace("{t_versions}", f"{name}_{_VERSIONS}")
                     await getattr(world, side).execute(text)
 
     def insert(self, tenant: str, stream: str, version: str) -> str:
