@@ -76,6 +76,27 @@ def test_a_mistake_in_the_configuration_is_said_before_anything_else_is_loaded()
     assert loaded(code) & (MODELS | SCREENS | SELDOM | unneeded) - theirs == set()
 
 
+def test_what_a_first_move_needs_is_loaded_beside_the_tasks_of_the_application() -> None:
+    """It takes a tenth of a second, in which nobody else could append."""
+    code = """
+import asyncio, sys, threading
+from eventsource.migration import MigrationCoordinator
+from eventsource.migration.driver import loading
+class Loads:
+    def find_spec(self, name, *_):
+        if name in ("eventsource.migration.driver.driver", "opentelemetry"):
+            here = threading.current_thread() is threading.main_thread()
+            print(name, "in the loop" if here else "beside")
+sys.meta_path.insert(0, Loads())
+print(asyncio.run(loading.driver()).__name__)
+print(asyncio.run(loading.driver()).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        "eventsource.migration.driver.driver beside", "opentelemetry beside", "Driver", "Driver",
+    ], done.stderr  # fmt: skip
+
+
 def test_every_public_name_is_there_when_it_is_asked_for() -> None:
     for name in migration.__all__:
         assert getattr(migration, name).__name__ == name

@@ -18,6 +18,7 @@ from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
+from eventsource.migration.driver import loading
 from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.newer import LeftAlone
 from eventsource.migration.driver.news import Call, News, wait
@@ -300,10 +301,8 @@ class BackgroundDrivers:
             self._begin(migration)
 
     async def _drive_one(self, migration: Migration) -> None:
-        # Loaded here, with all that it needs, and before it has the lease: most processes only ask
-        # what is under way.
-        from eventsource.migration.driver.driver import Driver
-
+        # Before it has the lease.
+        driver_class = await loading.driver()
         source, target = self.stores_of(migration)
         find = partial(Endpoints.of, self._migrations, source, target, self.kept)
         stores = migration.source_store_id, migration.target_store_id
@@ -312,7 +311,7 @@ class BackgroundDrivers:
         limits = partial(
             self._places.of, migration, self._migrations.pool, source.pool, target.pool
         )
-        driver = Driver(find, stores, self._migrations, lease, limits, self.news)
+        driver = driver_class(find, stores, self._migrations, lease, limits, self.news)
         try:
             await driver.run()
         except asyncpg.PostgresError as error:

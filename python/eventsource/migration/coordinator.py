@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
+from eventsource.connections import both
 from eventsource.migration.background import POLL_SECONDS, BackgroundDrivers
 from eventsource.migration.consistency import lag
+from eventsource.migration.driver import loading
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import lag as layout_lag
@@ -115,7 +117,9 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         )  # fmt: skip
         await self.refuse_beside_a_way_back(tenant_id)
         # The control database was looked at for the route.
-        findings = await self._examine(tenant_id, source, target, with_control=False)
+        findings, _ = await both(
+            self._examine(tenant_id, source, target, with_control=False), loading.driver()
+        )
         findings.raise_if_refused()
         tables = await of_store(source), await of_store(target)
         await admission.refuse_older_route(tenant_id, generation, *tables)

@@ -123,7 +123,6 @@ class DualWriteInterceptor:
         self._last_failure: datetime | None = None
         self._aggregates: set[UUID] = set()
         self._warned_at: float | None = None
-        telemetry.api()
         self._worker = asyncio.get_running_loop().create_task(
             self._work(), name=f"eventsource-mirror-{migration.tenant_id}"
         )
@@ -162,6 +161,8 @@ class DualWriteInterceptor:
 
     async def _work(self) -> None:
         try:
+            # A thread loads it: the application's other tasks go on.
+            await asyncio.to_thread(telemetry.api)
             while True:
                 appends = [await self._queue.get()]
                 while len(appends) < BATCH and not self._queue.empty():
