@@ -9,6 +9,7 @@ _CHUNK = f"{_CORE}/pass/chunk.rs"
 _SOURCE = f"{_CORE}/pass/source.rs"
 _PROGRESS = f"{_CORE}/pass/progress.rs"
 _KEPT = "tests/integration/dataplane/test_kept_sessions.py"
+_STRAIGHT = "tests/integration/dataplane/test_straight_chunks.py"
 _TESTS = "tests/integration/dataplane/test_passes.py"
 _INTERRUPTED = "tests/integration/dataplane/test_interruptions.py"
 _CARRIES = f"{_TESTS}::test_the_first_pass_carries_every_row_and_maps_it"
@@ -74,6 +75,57 @@ VARIANTS = (
             ),
         ),
         (f"{_INTERRUPTED}::test_a_chunk_that_was_read_when_the_stop_came_is_not_lost",),
+    ),
+    Variant(
+        "straight-and-not-proven",
+        "a chunk that goes straight into the table is not compared",
+        (
+            Edit(
+                f"{_CORE}/pass/straight.rs",
+                "Ok(found.wrong(chunk).is_empty())",
+                "Ok(found.wrong(chunk).len() <= chunk.rows())",
+            ),
+        ),
+        (f"{_STRAIGHT}::test_a_row_that_the_target_changes_on_its_way_in_is_not_committed",),
+    ),
+    Variant(
+        "straight-in-a-circle",
+        "a chunk waits without end for a mirror that waits for the chunk after it",
+        (
+            Edit(
+                f"{_CORE}/pass/straight.rs",
+                "\"begin; set local lock_timeout = '100ms'\"",
+                '"begin; set local lock_timeout = 0"',
+            ),
+        ),
+        (f"{_STRAIGHT}::test_a_mirror_that_writes_meanwhile_is_waited_for",),
+    ),
+    Variant(
+        "straight-past-the-stage",
+        "a chunk is committed before the one that was left to the stage",
+        (
+            Edit(
+                f"{_CORE}/pass/later.rs",
+                "        if ready && self.refused.is_empty() {\n",
+                "        if ready {\n",
+            ),
+        ),
+        (
+            f"{_STRAIGHT}::"
+            "test_a_chunk_of_which_the_mirror_has_put_something_there_goes_through_the_stage",
+        ),
+    ),
+    Variant(
+        "connections-opened-under-the-fence",
+        "the last pass logs in while writers wait",
+        (
+            Edit(
+                f"{_CORE}/pass/pipeline.rs",
+                "            Some(_) if lane.is_some() => run.config.jobs - 1,\n",
+                "            _ if lane.is_some() => run.config.jobs - 1,\n",
+            ),
+        ),
+        (f"{_STRAIGHT}::test_the_last_pass_opens_no_connection",),
     ),
     Variant(
         "in-flight-forgotten",

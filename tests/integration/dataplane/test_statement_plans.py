@@ -304,6 +304,21 @@ async def test_a_staged_chunk_does_not_scan_the_target(
     assert reading.buffers <= 6 * rows, str(reading)
 
 
+async def test_a_chunk_that_goes_straight_reads_its_own_range(
+    scene: Scene, statistics: str
+) -> None:
+    """Before it is copied, and when it is read back."""
+    looks = scene.sent("target", "select global_position from", " limit ")
+    reads_back = scene.sent("target", "copy (", "global_position between")
+    for sent in (*looks, *reads_back):
+        async with scene.logs["target"].session_like(sent.pid) as session:
+            plan = await Plan.of(session, sent.query)
+            read = await index_columns(session, plan)
+        assert plan.scans(TARGET_TABLE) <= {"Index Scan", "Index Only Scan"}, str(plan)
+        assert read in ({KEY}, {IN_ORDER}), str(plan)
+        assert plan.rows_read(TARGET_TABLE) == plan.rows, str(plan)
+
+
 async def stage(session: asyncpg.Connection, world: World, rows: int) -> None:
     """Move rows from the table into the temporary one: a chunk that nobody has mirrored."""
     names = ", ".join(COLUMNS)

@@ -3,6 +3,7 @@
 pub mod chunk;
 mod difference;
 pub mod direct;
+pub mod later;
 pub mod pipeline;
 pub mod positions;
 pub mod progress;
@@ -11,3 +12,4 @@ pub mod run;
 pub mod session;
 pub mod source;
 pub mod staged;
+mod straight;

@@ -10,11 +10,13 @@ use crate::config::{PassConfig, PassResult, Totals};
 use crate::error::Result;
 use crate::pass::chunk::{Carrier, Chunk};
 use crate::pass::direct::Direct;
+use crate::pass::later::Later;
 use crate::pass::positions::Positions;
 use crate::pass::progress::ProgressRow;
 use crate::pass::run::{Run, open_source, open_target};
 use crate::pass::source::{IN_RECOVERY, Reader};
 use crate::pass::staged::Staged;
+use crate::pass::straight::Lane;
 use crate::row::layout::Layout;
 use crate::server::claim;
 use crate::server::connect::Connection;
@@ -28,6 +30,8 @@ pub struct Pipeline {
     recovery: Statement,
     read_progress: Statement,
     staged: Staged,
+    /// None for fresh positions: one session draws them, in the order of the source.
+    lane: Option<Lane>,
     positions: Arc<Positions>,
 }
 
@@ -39,10 +43,17 @@ impl Pipeline {
             Positions::open(config),
         )?;
         let select = ProgressRow::of(config).select();
-        let (recovery, read_progress, staged) = tokio::try_join!(
+        let straight = async {
+            match config.fresh_positions {
+                true => Ok(None),
+                false => Lane::on(&target, config).await.map(Some),
+            }
+        };
+        let (recovery, read_progress, staged, lane) = tokio::try_join!(
             source.prepare(IN_RECOVERY),
             target.prepare(&select),
             Staged::prepare(&target, config),
+            straight,
         )?;
         source.refuse_standby(&recovery).await?;
         let progress = ProgressRow::of(config);
@@ -59,6 +70,7 @@ impl Pipeline {
             recovery,
             read_progress,
             staged,
+            lane,
             positions: Arc::new(positions),
         })
     }
@@ -74,10 +86,7 @@ impl Pipeline {
         run.counters.begin(&totals);
         let (mut chunks, reader) = self.read_ahead(run, &totals)?;
         let totals = if run.spec.staged || run.config.fresh_positions {
-            let (target, positions) = (&self.target, &self.positions);
-            self.staged
-                .run(run, target, positions, &mut chunks, totals)
-                .await?
+            self.later(run).run(run, &mut chunks, totals).await?
         } else {
             self.positions.forget_after(totals.cursor.position).await?;
             let direct = Direct::new(run.config, self.positions.clone());
@@ -93,6 +102,16 @@ impl Pipeline {
             finished,
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+
+    /// What writes a pass that is not the first. Under the fence no connection is opened.
+    fn later(&self, run: &Run<'_>) -> Later<'_> {
+        let lane = self.lane.as_ref().map(Lane::again);
+        let extra = match &run.spec.snapshot {
+            Some(_) if lane.is_some() => run.config.jobs - 1,
+            _ => 0,
+        };
+        Later::new(&self.staged, &self.target, &self.positions, lane, extra)
     }
 
     /// Starts the reader. It is at most one chunk ahead of the one that waits to be written.

@@ -122,6 +122,28 @@ impl Positions {
         Ok(())
     }
 
+    /// Maps rows that are probably new: some are mapped where an attempt ended before their commit.
+    pub async fn copy_or_insert(&self, keys: &[Key]) -> Result<()> {
+        if !self.keeps_rows {
+            return Ok(());
+        }
+        {
+            let _turn = self.turn.lock().await;
+            let client = self.control.client();
+            let rows = [self.encode(keys)];
+            let copy = copy_in(Side::Control, client, &self.copy, &rows);
+            match tokio::try_join!(self.control.batch("begin"), copy) {
+                Ok(_) => {
+                    self.check_owner(client).await?;
+                    return self.control.batch("commit").await;
+                }
+                Err(Error::UniqueViolation { .. }) => self.control.batch("rollback").await?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.insert(keys).await
+    }
+
     /// Maps rows of which some may be mapped already, at their carried positions.
     pub async fn insert(&self, keys: &[Key]) -> Result<()> {
         let targets: Vec<i64> = keys.iter().map(|key| key.position + self.offset).collect();

@@ -133,6 +133,15 @@ impl ProgressRow {
         )
     }
 
+    /// Records a chunk whose rows were all inserted and are proven.
+    pub fn advance_by_all(&self) -> String {
+        format!(
+            "update {} {ADVANCE} pass_inserted = pass_inserted + $7::bigint, \
+                 rows_copied = rows_copied + $7::bigint {CONDITION} returning $7::bigint",
+            self.table
+        )
+    }
+
     /// Runs `insert` and records the chunk with the number of rows it inserted.
     pub fn advance_with(&self, insert: &str) -> String {
         format!(
@@ -223,8 +232,8 @@ impl ProgressRow {
         }
     }
 
-    /// Moves the row to the end of `chunk`, by the statement `advance` (with the proven position) or
-    /// `advance_with`.
+    /// Moves the row to the end of `chunk`, by the statement `advance` (with the proven position),
+    /// `advance_by_all` or `advance_with`.
     pub async fn record(
         &self,
         client: &Client,

@@ -1,22 +1,22 @@
-//! Writes a chunk of rows of which some may already be on the target: the mirror puts them there.
+//! Writes a chunk of rows of which some are already on the target: the mirror puts them there.
 //!
 //! The rows go through a temporary table, those that are missing are inserted, and then every one
 //! is read back and compared with what the source sent, before anything is committed.
 
 use std::collections::HashMap;
 
-use tokio::sync::mpsc;
 use tokio_postgres::Statement;
 
 use crate::config::{PassConfig, Totals};
 use crate::error::{Error, Result, Side};
-use crate::pass::chunk::Chunk;
+use crate::pass::chunk::{Chunk, Key};
 use crate::pass::difference;
 use crate::pass::positions::Positions;
 use crate::pass::progress::ProgressRow;
 use crate::pass::run::Run;
 use crate::row::digest::Digest;
 use crate::row::form::Forms;
+use crate::row::frame::Tuple;
 use crate::row::layout::{Layout, fixed};
 use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
@@ -72,48 +72,40 @@ impl Staged {
         })
     }
 
-    /// Writes and commits all chunks, or those up to a requested stop; the mapping of each is
-    /// committed before its rows.
-    pub async fn run(
+    /// Writes, proves and commits a chunk; its mapping is committed before its rows.
+    pub async fn carry(
         &self,
         run: &Run<'_>,
         target: &Connection,
         positions: &Positions,
-        chunks: &mut mpsc::Receiver<Chunk>,
-        mut totals: Totals,
+        chunk: &Chunk,
+        before: &Totals,
     ) -> Result<Totals> {
-        while let Some(chunk) = chunks.recv().await {
-            let mapped = async |written: Option<&Written>| {
-                match written {
-                    Some(written) => positions.insert_at(&chunk.keys, &written.targets).await?,
-                    None => positions.insert(&chunk.keys).await?,
-                }
-                failpoint!(
-                    run.spec,
-                    pass: "pass.mapping.committed",
-                    last: "cutover.mapping.committed"
-                );
-                Ok::<(), Error>(())
-            };
-            let rows = self.write(target, run, &totals, &chunk);
-            if self.fresh {
-                // Only the target knows the positions.
-                let written = rows.await?;
-                mapped(Some(&written)).await?;
-                totals = written.totals;
-            } else {
-                let (written, ()) = tokio::try_join!(rows, mapped(None))?;
-                totals = written.totals;
+        let mapped = async |written: Option<&Written>| {
+            match written {
+                Some(written) => positions.insert_at(&chunk.keys, &written.targets).await?,
+                None => positions.insert(&chunk.keys).await?,
             }
-            failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
-            target.batch("commit").await?;
-            failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
-            run.counters.committed(&totals);
-            if run.throttle.stopping() {
-                break;
-            }
-        }
-        Ok(totals)
+            failpoint!(
+                run.spec,
+                pass: "pass.mapping.committed",
+                last: "cutover.mapping.committed"
+            );
+            Ok::<(), Error>(())
+        };
+        let rows = self.write(target, run, before, chunk);
+        let written = if self.fresh {
+            // Only the target knows the positions.
+            let written = rows.await?;
+            mapped(Some(&written)).await?;
+            written
+        } else {
+            tokio::try_join!(rows, mapped(None))?.0
+        };
+        failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
+        target.batch("commit").await?;
+        failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
+        Ok(written.totals)
     }
 
     /// Leaves the transaction open, ready to be committed.
@@ -139,19 +131,13 @@ impl Staged {
             ),
             TupleStream::start(Side::Target, client, &self.read_back, &self.forms),
         )?;
-        let found = self.read_back(stream).await?;
-        let wrong: Vec<usize> = (0..chunk.rows())
-            .filter(|&row| {
-                let there = found.get(&chunk.keys[row].position);
-                there.map(|(digest, _)| digest) != Some(&chunk.digests[row])
-            })
-            .collect();
+        let found = match self.fresh {
+            true => Found::renumbered(stream, self.layout).await?,
+            false => Found::carried(stream, self.layout, self.offset).await?,
+        };
+        let wrong = found.wrong(chunk);
         if wrong.is_empty() {
-            let targets = chunk
-                .keys
-                .iter()
-                .map(|key| found[&key.position].1)
-                .collect();
+            let targets = found.targets(chunk);
             return Ok(Written { totals, targets });
         }
         let reread = TupleStream::start(Side::Target, client, &self.read_back, &self.forms).await?;
@@ -170,24 +156,59 @@ impl Staged {
             differences,
         })
     }
+}
 
-    /// Digest and position of the target's rows by source position.
-    async fn read_back(&self, mut stream: TupleStream) -> Result<HashMap<i64, (Digest, i64)>> {
+/// What the target has: digest and position of its rows by source position.
+pub struct Found(HashMap<i64, (Digest, i64)>);
+
+impl Found {
+    /// Rows at their carried positions.
+    pub async fn carried(stream: TupleStream, layout: Layout, offset: i64) -> Result<Found> {
+        Found::read(stream, layout, offset, |_, position| Ok(position)).await
+    }
+
+    /// Rows with the source's position in its place, and the target's as the last field.
+    async fn renumbered(stream: TupleStream, layout: Layout) -> Result<Found> {
+        Found::read(stream, layout, 0, |tuple, _| {
+            fixed(tuple, layout.count).map(i64::from_be_bytes)
+        })
+        .await
+    }
+
+    async fn read(
+        mut stream: TupleStream,
+        layout: Layout,
+        offset: i64,
+        target: impl Fn(&Tuple<'_>, i64) -> Result<i64>,
+    ) -> Result<Found> {
         let mut found = HashMap::new();
         let mut scratch = Vec::new();
         while stream.fill().await? {
             while stream.advance()? {
                 let tuple = stream.tuple();
-                let position = self.layout.position_of(&tuple)?;
-                let target = match self.fresh {
-                    true => fixed(&tuple, self.layout.count).map(i64::from_be_bytes)?,
-                    false => position,
-                };
-                let digest = self.layout.digest_of(&tuple, self.offset, &mut scratch)?;
-                found.insert(position - self.offset, (digest, target));
+                let position = layout.position_of(&tuple)?;
+                let target = target(&tuple, position)?;
+                let digest = layout.digest_of(&tuple, offset, &mut scratch)?;
+                found.insert(position - offset, (digest, target));
             }
         }
-        Ok(found)
+        Ok(Found(found))
+    }
+
+    /// The rows of the chunk that are not there, or not as they were sent.
+    pub fn wrong(&self, chunk: &Chunk) -> Vec<usize> {
+        (0..chunk.rows())
+            .filter(|&row| {
+                let there = self.0.get(&chunk.keys[row].position);
+                there.map(|(digest, _)| digest) != Some(&chunk.digests[row])
+            })
+            .collect()
+    }
+
+    /// The position of each row of the chunk, all of which are there.
+    fn targets(&self, chunk: &Chunk) -> Vec<i64> {
+        let position = |key: &Key| self.0[&key.position].1;
+        chunk.keys.iter().map(position).collect()
     }
 }
 
