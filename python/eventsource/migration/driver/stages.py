@@ -170,6 +170,7 @@ class Stages(Stretch):
         if await self._has_decided():
             return
         passes = await self.open_passes()
+        carried = 0
         # A cutover that is asked for begins with passes of its own. One that was begun a moment ago
         # has left it little.
         if self.migration.asked_for is None or not passes.is_recent:
@@ -182,11 +183,14 @@ class Stages(Stretch):
                 return
             telemetry.passed(self.migration, result.rows, result.inserted, result.seconds)
             await passes.publish()
+            carried = result.rows
         if (asked := self.migration.asked_for) is not None:
             with telemetry.span("rehearsal" if asked.rehearsal else "cutover", self.migration):
                 await cutting_over.carry_out(self, passes, asked)
             return
-        await self.heartbeat.rest(self.migration.config.pass_interval_seconds)
+        # What was written during a long pass has waited for its end already.
+        if carried <= self.migration.config.chunk_rows:
+            await self.heartbeat.rest(self.migration.config.pass_interval_seconds)
 
     async def _recover(self) -> None:
         """A cutover was under way when its driver went: ask the fence, under the lock.
