@@ -13,7 +13,6 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration import MigrationConfig
 from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.steps.passes import Passes
@@ -177,22 +176,6 @@ async def test_a_pass_beside_an_old_foreign_transaction_reads_only_what_is_new(
     assert (await row(world))["pass_number"] > passes
     assert await _rows_read(world) - before < 1000
     await foreign.execute("rollback")
-
-
-async def test_a_long_pass_is_followed_by_another_at_once(world: World) -> None:
-    """What was committed meanwhile has waited for its end."""
-    config = MigrationConfig(batch_size=10, pass_interval_seconds=4)
-    world.here.coordinator._config = config
-    migration = await world.dual_write()
-    await world.seed(2 * config.chunk_rows)
-    await until(lambda: _rows_at_target(world, 2 * config.chunk_rows), "the large transaction")
-    carried = (await row(world))["pass_number"]
-
-    async def another_began() -> bool:
-        return bool((await row(world))["pass_number"] > carried)
-
-    await asyncio.wait_for(until(another_began, "another pass"), 2)
-    await world.coordinator.abort_migration(migration.id)
 
 
 def _rows_touched(plan: dict[str, Any]) -> int:

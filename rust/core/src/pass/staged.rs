@@ -44,7 +44,8 @@ impl Staged {
         // Nobody needs it after a crash, so nobody waits until it is on the disk. The planner knows
         // nothing about it and must not scan the target for it.
         let create = format!(
-            "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
+            "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
+             set enable_mergejoin = off; \
              begin; set local synchronous_commit = off; \
              create temporary table eventsource_stage on commit delete rows as \
                  select {columns} from {table} with no data; \
