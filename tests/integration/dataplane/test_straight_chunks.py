@@ -30,6 +30,12 @@ async def watch_the_table(world: World) -> None:
     """Note how rows come into the table, and by which session: those that stay there."""
     await world.target.execute(
         "create table ways (query text, pid int);"
+        " create table steps (number int generated always as identity, position bigint);"
+        " create function step() returns trigger language plpgsql as"
+        " $$ begin insert into steps (position) values (new.last_position);"
+        " return null; end $$;"
+        " create trigger step after update on eventsource_copy_progress"
+        " for each row execute function step();"
         " create function note() returns trigger language plpgsql as"
         " $$ begin insert into ways values (current_query(), pg_backend_pid());"
         " return null; end $$;"
@@ -104,6 +110,11 @@ async def test_a_chunk_of_which_the_mirror_has_put_something_there_goes_through_
     result = await session.run(spec)
     assert (result.rows, result.already_present) == (5 * CHUNK, 2)
     straight, staged = await ways(world)
+    steps = [
+        row[0] for row in await world.target.fetch("select position from steps order by number")
+    ]
+    source = [row[0] for row in await world.rows("source")]
+    assert steps == source[CHUNK - 1 :: CHUNK]
     # With it those that were being copied meanwhile.
     assert straight + staged == 5
     assert 1 <= staged <= 3
