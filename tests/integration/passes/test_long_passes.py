@@ -11,8 +11,9 @@ from tests.support.worlds.three_databases import World, insert, someone_blocked
 async def test_a_long_pass_is_followed_by_another_at_once(world: World) -> None:
     process = await world.process(batch_size=10, pass_interval_seconds=6)
     await world.dual_write(process=process)
-    async with world.control.transaction():
-        await world.control.execute("lock table migration_position_mappings in exclusive mode")
+    holder = await world.connect("control")
+    async with holder.transaction():
+        await holder.execute("lock table migration_position_mappings in exclusive mode")
         await world.seed(250)
         await someone_blocked(world, "%migration_position_mappings%", "control")
         # After the snapshot of the pass that carries the others.
