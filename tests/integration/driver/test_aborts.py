@@ -36,8 +36,14 @@ async def test_an_abort_from_another_process_leaves_nothing_behind(
     assert (route.store_id, route.migration_state, route.migration_id) == (SOURCE, "normal", None)
 
 
-async def test_what_was_mirrored_goes_with_the_abort_and_nothing_follows(world: World) -> None:
-    async with held_in(world, "dual_write", pass_interval_seconds=60) as (migration, before):
+@pytest.mark.parametrize("mapping", ["rows", "offset"])
+async def test_what_was_mirrored_goes_with_the_abort_and_nothing_follows(
+    world: World, mapping: str
+) -> None:
+    how = {"pass_interval_seconds": 60, "position_mapping": mapping}
+    async with held_in(world, "dual_write", **how) as (migration, before):
+        mapped = await world.control.fetchval("select count(*) from migration_position_mappings")
+        assert (mapped > 0) == (mapping == "rows")
         await world.here.append(world.tenant)
         await until(lambda: mirrors(world), "a mirrored append")
         appending = asyncio.create_task(_append_for_ever(world))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import product
 from uuid import UUID, uuid4
 
@@ -14,6 +15,7 @@ from eventsource.migration.models import LAST_POSITION, Migration
 from eventsource.migration.protocol import FIRST, SPOKEN
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from tests.support.moved_by_hand import CARRIED, SOURCE_ID, TARGET_ID, Move
+from tests.support.worlds.three_databases import World
 
 OFFSET = 500
 
@@ -189,6 +191,25 @@ async def test_counting_without_the_stores_says_what_is_missing(moved: Move) -> 
     assert await mapper.count_between(migration, 15, LAST_POSITION) == 0
     with pytest.raises(PositionMappingError, match="give PositionMapper its stores"):
         await mapper.count_between(migration, 0, 15)
+
+
+async def test_counts_stay_exact_when_the_old_rows_are_cleaned_up(world: World) -> None:
+    here = world.here
+    world.coordinator._config = replace(world.coordinator._config, position_mapping="offset")
+    await world.seed(23)
+    await world.seed(30, world.other, side="target")
+    moved = await world.migrate()
+    await here.append(world.tenant)
+    repository = PostgreSQLPositionMappingRepository(here.migrations.pool)
+    mapper = PositionMapper(repository, here.router.stores)
+    assert moved.protocol == SPOKEN
+    assert await repository.count(moved.id) == 0
+    assert await mapper.count_between(moved, 0, LAST_POSITION) == 23
+    found = await world.coordinator.cleanup(moved.id, now=True, backed_up=True)
+    assert found.deleted == 23
+    assert await mapper.count_between(moved, 0, LAST_POSITION) == 23
+    document = await world.coordinator.report(moved.id)
+    assert document["migration"]["configuration"]["position_mapping"] == "offset"
 
 
 def test_what_an_earlier_version_would_misread_needs_a_newer_protocol() -> None:
