@@ -39,8 +39,8 @@ where attrelid = $1::text::regclass and attnum > 0 and not attisdropped
 
 _MIGRATION = """
 select tenant_id, state, source_store_id, target_store_id, position_offset, fence_position,
-       config ->> 'position_mapping' as position_mapping
-from tenant_migrations where id = $1
+       to_jsonb(m) -> 'config' ->> 'position_mapping' as position_mapping
+from tenant_migrations m where id = $1
 """
 
 _ROUTE = """

@@ -30,7 +30,7 @@ create table "odd ""events" (
 _CONTROL = """
 create table tenant_migrations (
     id uuid, tenant_id uuid, state text, source_store_id text, target_store_id text,
-    position_offset bigint, fence_position bigint
+    position_offset bigint, fence_position bigint, config jsonb
 );
 create table tenant_routing (tenant_id uuid, store_id text, migration_state text);
 create table migration_position_mappings (
@@ -172,6 +172,11 @@ async def test_a_faultless_move_is_clean_and_counted(moved: Moved) -> None:
         ("control", "update tenant_migrations set state = 'dual_write'", "I7 not_migrated"),
         ("control", "update tenant_migrations set fence_position = null", "I7 no_decision"),
         ("control", "delete from tenant_migrations", "I7 no_migration"),
+        (
+            "control",
+            """update tenant_migrations set config = '{{"position_mapping": "offset"}}'""",
+            "I5 mapped_besides",
+        ),
         ("control", "update tenant_routing set store_id = 'a'", "I7 wrong_route"),
         ("control", "delete from tenant_routing", "I7 wrong_route"),
     ],
@@ -185,6 +190,21 @@ async def test_every_broken_row_is_found(
     assert not report.is_clean
     with pytest.raises(AssertionError, match=expected):
         report.assert_clean()
+
+
+async def test_an_offset_stands_for_every_row_or_it_is_found(moved: Moved) -> None:
+    await _execute(
+        moved.control,
+        "delete from migration_position_mappings; update tenant_migrations"
+        " set config = jsonb_build_object('position_mapping', 'offset')",
+    )
+    (await moved.check()).assert_clean()
+    await _execute(
+        moved.target.dsn,
+        'update "odd ""events" set global_position = global_position + 1 where version = 3',
+    )
+    with pytest.raises(AssertionError, match="I5 mapped_wrongly"):
+        (await moved.check()).assert_clean()
 
 
 async def test_a_bystander_whose_rows_changed_or_who_waited_is_found(moved: Moved) -> None:
