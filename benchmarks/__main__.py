@@ -19,6 +19,9 @@ from benchmarks import (
     catch_up,
     copy_jobs,
     cutover,
+    fifth_index,
+    fifth_index_copy,
+    fifth_index_passes,
     foreign_tables,
     foreign_transaction,
     guard_cost,
@@ -67,13 +70,19 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P19": waves.run,
     "P20": foreign_tables.run,
     "JOBS": copy_jobs.run,
+    "INDEX": fifth_index.run,
+    "INDEX-COPY": fifth_index_copy.run,
+    "INDEX-PASSES": fifth_index_passes.run,
 }
 
 #: Those that start servers of their own, as servers are run, with a workload of their own.
 AS_RUN_BENCHMARKS = {"P1R", "P2R", "P12", "P13"}
 
+#: About no bar.
+ASKED_FOR = ("JOBS", "INDEX", "INDEX-COPY", "INDEX-PASSES")
+
 #: What runs when nothing is asked for.
-BARS = [name for name in BENCHMARKS if name != "JOBS"]
+BARS = [name for name in BENCHMARKS if name not in ASKED_FOR]
 
 
 async def suite(options: argparse.Namespace, out: Path) -> bool:

@@ -116,12 +116,12 @@ class Bench:
             name = f"template_{kind}"
             await self._fill(kind, await cluster.create_database(name))
             self._templates[kind] = name
-        name = f"{kind}_{uuid4().hex[:8]}"
-        await _administer(
-            cluster,
-            f'create database "{name}" template "{self._templates[kind]}" strategy file_copy',
-        )
-        return cluster.dsn(name)
+        return await _clone(cluster, self._templates[kind], f"{kind}_{uuid4().hex[:8]}")
+
+    async def workload_copy(self) -> str:
+        """A database of the source server with the same rows and indexes as workload A."""
+        name = f"workload_{uuid4().hex[:8]}"
+        return await _clone(self.source, urlsplit(self.source_dsn).path.strip("/"), name)
 
     async def _fill(self, kind: str, dsn: str) -> None:
         match kind:
@@ -234,6 +234,11 @@ async def forget(dsn: str) -> None:
         await connection.execute("delete from eventsource_changes")
     finally:
         await connection.close()
+
+
+async def _clone(cluster: Cluster, template: str, name: str) -> str:
+    await _administer(cluster, f'create database "{name}" template "{template}" strategy file_copy')
+    return cluster.dsn(name)
 
 
 async def _administer(cluster: Cluster, statement: str) -> None:

@@ -125,12 +125,17 @@ async def make_plain_table(dsn: str, table: str = "events") -> None:
     await make_store(dsn, table)
     connection = await asyncpg.connect(dsn)
     try:
-        found = [row["relname"] for row in await connection.fetch(_ONLY_OURS, table)]
-        right(len(found) == 1, f"expected one index by transaction id, found {found}")
-        await connection.execute(f'drop index "{found[0]}"')
+        await drop_fifth_index(connection, table)
         await connection.execute(f"drop trigger if exists eventsource_announce on {table}")
     finally:
         await connection.close()
+
+
+async def drop_fifth_index(connection: Any, table: str = "events") -> None:
+    """Drop the index by transaction id, which serves the product's passes only."""
+    found = [row["relname"] for row in await connection.fetch(_ONLY_OURS, table)]
+    right(len(found) == 1, f"expected one index by transaction id, found {found}")
+    await connection.execute(f'drop index "{found[0]}"')
 
 
 async def build(

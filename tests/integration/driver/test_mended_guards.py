@@ -44,6 +44,21 @@ async def test_a_driver_that_begins_makes_the_guards_again(
     await refused(insert(writer, world.tenant, side=side), refusal)
 
 
+@pytest.mark.parametrize("taken", ["all dropped", "disabled"])
+async def test_an_event_that_no_guard_saw_is_carried_all_the_same(world: World, taken: str) -> None:
+    """The column's default stamps it: passes do not depend on the guard to find what is new."""
+    await world.seed(10)
+    migration = await world.dual_write()
+    await world.coordinator.pause_migration(migration.id)
+    await world.source.execute(TAKEN[taken].format(t=table("source")))
+    unseen = await insert(world.source, world.tenant)
+    await world.coordinator.resume_migration(migration.id)
+    await world.coordinator.initiate_cutover(migration.id)
+    assert await world.target.fetchval(
+        f"select count(*) from {table('target')} where event_id = $1", unseen["event_id"]
+    )
+
+
 async def _driven(world: World, migration):  # type: ignore[no-untyped-def]
     """Until a pass has been made since: the driver has looked at the guards before it."""
     before = await world.target.fetchval("select pass_number from eventsource_copy_progress")
