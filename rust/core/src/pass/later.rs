@@ -12,7 +12,7 @@ use crate::config::Totals;
 use crate::error::Result;
 use crate::pass::chunk::Chunk;
 use crate::pass::positions::Positions;
-use crate::pass::run::Run;
+use crate::pass::run::{Run, moments};
 use crate::pass::staged::Staged;
 use crate::pass::straight::{Lane, WORTH_IT};
 use crate::server::connect::Connection;
@@ -134,11 +134,7 @@ impl<'a> Later<'a> {
             if ready {
                 let mapped = async {
                     positions.copy_or_insert(&chunk.keys).await?;
-                    failpoint!(
-                        &spec,
-                        pass: "pass.mapping.committed",
-                        last: "cutover.mapping.committed"
-                    );
+                    moments::mapped(&spec).await?;
                     Ok(())
                 };
                 let (written, ()) = tokio::try_join!(lane.write(&spec, &chunk), mapped)?;

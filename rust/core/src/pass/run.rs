@@ -45,3 +45,33 @@ pub async fn open_source(config: &PassConfig) -> Result<Connection> {
     )
     .await
 }
+
+/// The moments of a chunk of a pass that is not the first, whichever way it goes.
+pub mod moments {
+    use crate::config::PassSpec;
+    use crate::error::Result;
+
+    pub async fn copied(_spec: &PassSpec) -> Result<()> {
+        failpoint!(_spec, pass: "pass.chunk.copied", last: "cutover.delta.copied");
+        Ok(())
+    }
+
+    pub async fn mapped(_spec: &PassSpec) -> Result<()> {
+        failpoint!(
+            _spec,
+            pass: "pass.mapping.committed",
+            last: "cutover.mapping.committed"
+        );
+        Ok(())
+    }
+
+    pub async fn proven(_spec: &PassSpec) -> Result<()> {
+        failpoint!(_spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
+        Ok(())
+    }
+
+    pub async fn committed(_spec: &PassSpec) -> Result<()> {
+        failpoint!(_spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
+        Ok(())
+    }
+}

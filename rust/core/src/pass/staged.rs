@@ -13,7 +13,7 @@ use crate::pass::chunk::{Chunk, Key};
 use crate::pass::difference;
 use crate::pass::positions::Positions;
 use crate::pass::progress::ProgressRow;
-use crate::pass::run::Run;
+use crate::pass::run::{Run, moments};
 use crate::row::digest::Digest;
 use crate::row::form::Forms;
 use crate::row::frame::Tuple;
@@ -87,11 +87,7 @@ impl Staged {
                 Some(written) => positions.insert_at(&chunk.keys, &written.targets).await?,
                 None => positions.insert(&chunk.keys).await?,
             }
-            failpoint!(
-                run.spec,
-                pass: "pass.mapping.committed",
-                last: "cutover.mapping.committed"
-            );
+            moments::mapped(run.spec).await?;
             Ok::<(), Error>(())
         };
         let rows = self.write(target, run, before, chunk);
@@ -103,9 +99,9 @@ impl Staged {
         } else {
             tokio::try_join!(rows, mapped(None))?.0
         };
-        failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
+        moments::proven(run.spec).await?;
         target.batch("commit").await?;
-        failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
+        moments::committed(run.spec).await?;
         Ok(written.totals)
     }
 
@@ -120,7 +116,7 @@ impl Staged {
         let client = target.client();
         let copy = copy_in(Side::Target, client, &self.copy, &chunk.batches);
         tokio::try_join!(target.batch("begin"), copy)?;
-        failpoint!(run.spec, pass: "pass.chunk.copied", last: "cutover.delta.copied");
+        moments::copied(run.spec).await?;
         let (totals, stream) = tokio::try_join!(
             run.progress.record(
                 client,

@@ -14,7 +14,7 @@ use crate::config::{PassConfig, PassSpec, Totals};
 use crate::error::{Error, On, Result, Side};
 use crate::pass::chunk::Chunk;
 use crate::pass::progress::ProgressRow;
-use crate::pass::run::{Run, open_target};
+use crate::pass::run::{Run, moments, open_target};
 use crate::pass::staged::Found;
 use crate::row::form::Forms;
 use crate::row::layout::Layout;
@@ -155,7 +155,7 @@ impl Lane {
             Err(error) if is_taken(&error) => return Ok(false),
             Err(error) => return Err(error),
         }
-        failpoint!(spec, pass: "pass.chunk.copied", last: "cutover.delta.copied");
+        moments::copied(spec).await?;
         let (first, last) = self.bounds(chunk);
         let Statements {
             layout,
@@ -180,9 +180,9 @@ impl Lane {
                 .record(&self.client, &self.advance, number, before, chunk, None),
             self.batch("set local lock_timeout = 0"),
         )?;
-        failpoint!(run.spec, pass: "pass.chunk.proven", last: "cutover.delta.proven");
+        moments::proven(run.spec).await?;
         self.batch("commit").await?;
-        failpoint!(run.spec, pass: "pass.chunk.committed", last: "cutover.delta.committed");
+        moments::committed(run.spec).await?;
         Ok(totals)
     }
 
