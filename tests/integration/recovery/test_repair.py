@@ -99,6 +99,8 @@ async def test_a_journal_that_keeps_its_offset_follows_the_decision_without_rows
 async def _follows_the_decision(world: World, state: str) -> None:
     await world.seed(30)
     done = await world.migrate()
+    # It stands by until it has seen the end, and would drive beside the repair.
+    await world.coordinator.close()
     await world.control.execute(
         "update tenant_migrations set state = $1::text, fence_position = null,"
         " paused_from = case when $1::text = 'paused' then 'dual_write' end",
