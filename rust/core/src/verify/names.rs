@@ -63,7 +63,7 @@ impl Names {
         self.lowest.len() >= self.most
     }
 
-    pub fn len(&self) -> i64 {
+    pub fn count(&self) -> i64 {
         if !self.is_full() {
             return self.lowest.len() as i64;
         }
@@ -100,7 +100,7 @@ mod tests {
         for number in (0..999).chain(0..999) {
             names.insert(name(number));
         }
-        assert_eq!(names.len(), 999);
+        assert_eq!(names.count(), 999);
         assert!(!names.is_full());
         assert!(names.insert(name(999)));
         assert!(names.is_full());
@@ -114,9 +114,9 @@ mod tests {
         }
         assert_eq!(names.iter().count(), 32_768);
         assert!(
-            (990_000..1_010_000).contains(&names.len()),
+            (990_000..1_010_000).contains(&names.count()),
             "{}",
-            names.len()
+            names.count()
         );
     }
 
@@ -129,6 +129,6 @@ mod tests {
         let kept = |names: &Names| names.iter().collect::<Vec<u64>>();
         assert_eq!(kept(&forwards), kept(&backwards));
         assert_eq!(kept(&forwards), kept(&resumed));
-        assert_eq!(forwards.len(), resumed.len());
+        assert_eq!(forwards.count(), resumed.count());
     }
 }

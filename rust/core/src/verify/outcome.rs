@@ -147,8 +147,8 @@ impl Outcome {
 
     /// Counts the streams that are named, of which nothing more will come.
     pub fn settle_streams(&mut self) {
-        self.counted += self.seen.compared.len();
-        self.counted_inconsistent += self.seen.inconsistent.len();
+        self.counted += self.seen.compared.count();
+        self.counted_inconsistent += self.seen.inconsistent.count();
         self.seen = Seen::new(self.seen.compared.most());
     }
 
@@ -186,11 +186,11 @@ impl Outcome {
             only_there,
         } = &self.seen;
         let (named, is_exact) = match at_source {
-            Some(at_source) => (at_source + only_there.len(), !only_there.is_full()),
-            None => (compared.len(), !compared.is_full()),
+            Some(at_source) => (at_source + only_there.count(), !only_there.is_full()),
+            None => (compared.count(), !compared.is_full()),
         };
         let streams = self.counted + named;
-        let differing = self.counted_inconsistent + inconsistent.len().min(named);
+        let differing = self.counted_inconsistent + inconsistent.count().min(named);
         VerifyResult {
             source_event_count: self.source_events,
             target_event_count: self.target_events,
