@@ -101,6 +101,12 @@ VARIANTS = (
         (f"{_STRAIGHT}::test_a_mirror_that_writes_meanwhile_is_waited_for",),
     ),
     Variant(
+        "straight-held-open",
+        "each connection that a large transaction took keeps its pass waiting for five seconds",
+        (Edit(f"{_CORE}/pass/straight.rs", "        drop(client);\n", ""),),
+        (f"{_STRAIGHT}::test_its_connections_end_when_they_are_closed",),
+    ),
+    Variant(
         "straight-past-the-stage",
         "a chunk is committed before the one that was left to the stage",
         (

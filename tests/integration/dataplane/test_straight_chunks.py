@@ -80,6 +80,17 @@ async def test_a_large_transaction_goes_straight_into_the_table(world: World) ->
     assert session.progress().chunks == 3
 
 
+async def test_its_connections_end_when_they_are_closed(world: World) -> None:
+    """Closing waits for the server's side of each, and gives up after five seconds."""
+    spec = await later_pass(world, 3)
+    await watch_the_table(world)
+    session = await world.open(chunk_rows=CHUNK)
+    async with asyncio.timeout(4):
+        await session.run(spec)
+        assert await sessions(world) > 1
+        await session.close()
+
+
 async def test_the_last_pass_opens_no_connection(world: World) -> None:
     """Writers wait for it, with those of the application in their hands."""
     spec = await later_pass(world, 3, last=True)

@@ -136,6 +136,8 @@ impl Pipeline {
     }
 
     pub async fn close(self) {
+        // It is on the target's connection, which ends when nobody has it any more.
+        drop(self.lane);
         let positions = Arc::into_inner(self.positions);
         let mapping = async {
             if let Some(positions) = positions {

@@ -191,7 +191,10 @@ impl Lane {
     }
 
     pub async fn close(self) {
-        if let Some(connection) = self.extra {
+        let Lane { client, extra, .. } = self;
+        // The connection ends when nobody has its client any more.
+        drop(client);
+        if let Some(connection) = extra {
             connection.close().await;
         }
     }
