@@ -108,22 +108,15 @@ impl<'a> Later<'a> {
     }
 
     fn begin(&mut self, run: &Run<'_>, chunk: Chunk) {
-        let lane = match self.idle.pop() {
-            Some(lane) => Ok(lane),
-            None if self.unopened > 0 && chunk.rows() >= WORTH_IT => {
-                self.unopened -= 1;
-                Err(run.config.clone())
-            }
-            None => {
-                self.small = Some(chunk);
-                return;
-            }
-        };
-        if chunk.rows() < WORTH_IT {
-            self.idle.extend(lane);
+        let has_lane = self.unopened > 0 || !self.idle.is_empty();
+        if chunk.rows() < WORTH_IT || !has_lane {
             self.small = Some(chunk);
             return;
         }
+        let lane = self.idle.pop().ok_or_else(|| {
+            self.unopened -= 1;
+            run.config.clone()
+        });
         let (spec, positions) = (run.spec.clone(), self.positions.clone());
         self.pending.push_back(Task::spawn(async move {
             let lane = match lane {

@@ -111,11 +111,7 @@ impl Positions {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
-        let client = self.control.client();
-        let rows = [self.encode(keys)];
-        let copy = copy_in(Side::Control, client, &self.copy, &rows);
-        tokio::try_join!(self.control.batch("begin"), copy)?;
-        self.check_owner(client).await?;
+        self.begin_copy(keys).await?;
         failpoint!("bulk.mapping.locked");
         self.control.batch("commit").await?;
         failpoint!("bulk.mapping.committed");
@@ -129,14 +125,8 @@ impl Positions {
         }
         {
             let _turn = self.turn.lock().await;
-            let client = self.control.client();
-            let rows = [self.encode(keys)];
-            let copy = copy_in(Side::Control, client, &self.copy, &rows);
-            match tokio::try_join!(self.control.batch("begin"), copy) {
-                Ok(_) => {
-                    self.check_owner(client).await?;
-                    return self.control.batch("commit").await;
-                }
+            match self.begin_copy(keys).await {
+                Ok(()) => return self.control.batch("commit").await,
                 Err(Error::UniqueViolation { .. }) => self.control.batch("rollback").await?,
                 Err(error) => return Err(error),
             }
@@ -174,6 +164,15 @@ impl Positions {
             self.check_owner(client)
         )?;
         self.control.batch("commit").await
+    }
+
+    /// Leaves the transaction open.
+    async fn begin_copy(&self, keys: &[Key]) -> Result<()> {
+        let client = self.control.client();
+        let rows = [self.encode(keys)];
+        let copy = copy_in(Side::Control, client, &self.copy, &rows);
+        tokio::try_join!(self.control.batch("begin"), copy)?;
+        self.check_owner(client).await
     }
 
     /// Locks the migration's row until the commit, so that no driver takes over before it.
