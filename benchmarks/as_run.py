@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from benchmarks.bench import AS_RUN, MAJOR, Bench
+import asyncpg
+
+from benchmarks.bench import AS_RUN, MAJOR, Bench, forget
 from benchmarks.machine import postgresql
 from benchmarks.workload import Streams
 from eventsource.testing import Cluster
@@ -29,6 +31,20 @@ async def servers(
         served = Bench(scale or bench.scale, bench.rounds, source, target, older=bench.older)
         await served.prepare(streams)
         yield served
+
+
+@asynccontextmanager
+async def cleaned(bench: Bench) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of an application to the source, which is as it was afterwards."""
+    source = await asyncpg.connect(bench.source_dsn)
+    try:
+        before = await source.fetchval("select max(global_position) from events")
+        yield source
+    finally:
+        await forget(bench.source_dsn)
+        await source.execute("delete from events where global_position > $1", before)
+        await source.execute("vacuum analyze events")
+        await source.close()
 
 
 def title(bench: Bench) -> str:

@@ -12,8 +12,6 @@ where it does not depend on when the server writes its pages.
 
 from __future__ import annotations
 
-import os
-import re
 import statistics
 import tempfile
 from collections.abc import Mapping
@@ -28,9 +26,9 @@ import asyncpg
 from benchmarks import fifth_index_ways
 from benchmarks.append import PAYLOAD, OrderPlaced
 from benchmarks.bench import Bar, Bench
-from benchmarks.bench import run as run_program
 from benchmarks.fifth_index_ways import WAYS
-from benchmarks.workload import WrongAnswerError, right, shuffled
+from benchmarks.guard_cost import pgbench
+from benchmarks.workload import right, shuffled
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
 TENANTS = 1000
@@ -73,9 +71,6 @@ do $$ begin
     end loop;
 end $$
 """
-
-_COUNT = re.compile(r"transactions actually processed: (\d+)")
-_RATE = re.compile(r"tps = ([0-9.]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +182,12 @@ async def _by_pgbench(bench: Bench, place: Place, mode: Mode, statement: str) ->
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(_BY_PGBENCH.replace("STATEMENT", " ".join(statement.split())))
         file.flush()
-        command = [
-            str(bench.source.program("pgbench")), "-n", "-M", "prepared", "-c", str(mode.clients),
-            "-j", "1", "-t", str(mode.transactions // mode.clients), "-f", file.name, place.dsn,
-        ]  # fmt: skip
-        options = {"PGOPTIONS": f"-c synchronous_commit={mode.commit}"}
-        out = await run_program(command, env={**os.environ, **options})
-    count, rate = _COUNT.search(out), _RATE.search(out)
-    if count is None or rate is None:
-        raise WrongAnswerError(f"pgbench said: {out}")
-    place.events += int(count[1]) * mode.events
-    place.note(mode.title, float(rate[1]) * mode.events)
+        rate, count = await pgbench(
+            bench, place.dsn, file.name, mode.commit,
+            clients=mode.clients, transactions=mode.transactions,
+        )  # fmt: skip
+    place.events += count * mode.events
+    place.note(mode.title, rate * mode.events)
 
 
 async def _by_itself(place: Place, mode: Mode, statement: str) -> None:

@@ -50,11 +50,20 @@ _RATE = re.compile(r"tps = ([0-9.]+)")
 _COUNT = re.compile(r"transactions actually processed: (\d+)")
 
 
-async def pgbench(bench: Bench, dsn: str, script: str, commit: str) -> tuple[float, int]:
-    """(inserts per second, inserts) of one block; `commit` is on or off."""
+async def pgbench(
+    bench: Bench,
+    dsn: str,
+    script: str,
+    commit: str,
+    *,
+    clients: int = 2,
+    transactions: int | None = None,
+) -> tuple[float, int]:
+    """(transactions per second, transactions) of one block; `commit` is on or off."""
+    each = (INSERTS[commit] if transactions is None else transactions) // clients
     command = [
-        str(bench.source.program("pgbench")), "-n", "-M", "prepared", "-c", "2", "-j", "1",
-        "-t", str(INSERTS[commit] // 2), "-f", script, dsn,
+        str(bench.source.program("pgbench")), "-n", "-M", "prepared", "-c", str(clients),
+        "-j", "1", "-t", str(each), "-f", script, dsn,
     ]  # fmt: skip
     options = {"PGOPTIONS": f"-c synchronous_commit={commit}"}
     out = await run_program(command, env={**os.environ, **options})

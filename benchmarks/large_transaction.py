@@ -21,8 +21,8 @@ import asyncpg
 
 from benchmarks import logical
 from benchmarks.arrivals import Target, append_until, watching, write_large, write_one
-from benchmarks.as_run import described, servers, title
-from benchmarks.bench import Bar, Bench, forget
+from benchmarks.as_run import cleaned, described, servers, title
+from benchmarks.bench import Bar, Bench
 from benchmarks.bulk import COMPANION_ROUNDS
 from benchmarks.move import process
 from benchmarks.routing import OrderPlaced
@@ -74,7 +74,7 @@ async def run(bench: Bench) -> dict[str, Any]:
 async def _one(bench: Bench, name: str, events: int) -> Seen:
     if name == "alone":
         return await _alone(bench, events)
-    async with _cleaned(bench) as source:
+    async with cleaned(bench) as source:
         following = _moving(bench) if name == "product" else _subscribed(bench, name)
         async with following as at:
             return await _transactions(bench, source, at, events)
@@ -82,23 +82,9 @@ async def _one(bench: Bench, name: str, events: int) -> Seen:
 
 async def _alone(bench: Bench, events: int) -> Seen:
     """The writer by itself, with neither a migration nor a subscription."""
-    async with _cleaned(bench) as source:
+    async with cleaned(bench) as source:
         await bench.settle()
         return {"writer_seconds": (await write_large(source, events)).seconds}
-
-
-@asynccontextmanager
-async def _cleaned(bench: Bench) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of an application to the source, which is as it was afterwards."""
-    source = await asyncpg.connect(bench.source_dsn)
-    try:
-        before = await source.fetchval("select max(global_position) from events")
-        yield source
-    finally:
-        await forget(bench.source_dsn)
-        await source.execute("delete from events where global_position > $1", before)
-        await source.execute("vacuum analyze events")
-        await source.close()
 
 
 @asynccontextmanager

@@ -16,8 +16,8 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks.as_run import described, servers, title
-from benchmarks.bench import Bar, Bench, forget
+from benchmarks.as_run import cleaned, described, servers, title
+from benchmarks.bench import Bar, Bench
 from benchmarks.cutover import pause_of
 from benchmarks.move import Process, process
 from benchmarks.workload import TENANT, fingerprint, mapping_fingerprint, right, write_more
@@ -89,25 +89,20 @@ async def run(bench: Bench) -> dict[str, Any]:
 
 async def _one(bench: Bench) -> Seen:
     target_dsn, control_dsn = await bench.database("in_use"), await bench.database("control")
-    source = await asyncpg.connect(bench.source_dsn)
-    before = await source.fetchval("select max(global_position) from events")
     try:
-        await bench.settle()
-        writers = Writers({AT_SOURCE: bench.source_dsn, AT_TARGET: target_dsn})
-        async with asyncio.TaskGroup() as group:
-            group.create_task(writers.run())
-            try:
-                async with process(bench.source_dsn, target_dsn, control_dsn) as opened:
-                    seen = await _move(opened, writers)
-            finally:
-                writers.stopping = True
-        await _check(bench.source_dsn, target_dsn, control_dsn, writers, seen)
-        return seen
+        async with cleaned(bench):
+            await bench.settle()
+            writers = Writers({AT_SOURCE: bench.source_dsn, AT_TARGET: target_dsn})
+            async with asyncio.TaskGroup() as group:
+                group.create_task(writers.run())
+                try:
+                    async with process(bench.source_dsn, target_dsn, control_dsn) as opened:
+                        seen = await _move(opened, writers)
+                finally:
+                    writers.stopping = True
+            await _check(bench.source_dsn, target_dsn, control_dsn, writers, seen)
+            return seen
     finally:
-        await forget(bench.source_dsn)
-        await source.execute("delete from events where global_position > $1", before)
-        await source.execute("vacuum analyze events")
-        await source.close()
         await bench.drop(target_dsn)
         await bench.drop(control_dsn)
 

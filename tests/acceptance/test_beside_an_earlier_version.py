@@ -31,10 +31,7 @@ pytestmark = pytest.mark.thorough
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Of a process of the earlier version."""
-    commit = earlier.before(BROUGHT_BY)
-    if commit is None:
-        pytest.skip("there is no history to take an earlier version from")
-    made = earlier.unpacked(commit, tmp_path_factory.mktemp("earlier"))
+    made = earlier.environment_before(BROUGHT_BY, tmp_path_factory.mktemp("earlier"))
     script = f"import importlib.util as u, eventsource; print(u.find_spec('{_module()}'))"
     done = subprocess.run(
         [sys.executable, "-c", script], env=made, capture_output=True, text=True, check=True

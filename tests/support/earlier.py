@@ -13,12 +13,25 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from tests.support import REPOSITORY
 
 PACKAGE = Path("python", "eventsource")
 
 
-def before(file: str) -> str | None:
+def environment_before(file: str, directory: Path) -> dict[str, str]:
+    """Of a process of the version that did not have this file of the package yet, laid out here.
+
+    Skips the test where there is no history.
+    """
+    commit = _before(file)
+    if commit is None:
+        pytest.skip("there is no history to take an earlier version from")
+    return _unpacked(commit, directory)
+
+
+def _before(file: str) -> str | None:
     """The commit before the one that has brought this file of the package, or None."""
     added = _git("log", "--diff-filter=A", "--format=%H", "--", str(PACKAGE / file))
     if not added:
@@ -27,7 +40,7 @@ def before(file: str) -> str | None:
     return found.decode().strip() if found else None
 
 
-def unpacked(commit: str, directory: Path) -> dict[str, str]:
+def _unpacked(commit: str, directory: Path) -> dict[str, str]:
     """Lay that commit's package out; the environment of a process that imports it."""
     archive = _git("archive", "--format=tar", commit, str(PACKAGE))
     assert archive is not None

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
-
 from eventsource.migration.protocol import SPOKEN
 from tests.support import earlier
 from tests.support.moved_by_hand import SOURCE_ID, TARGET_ID, Move
@@ -46,10 +44,7 @@ async def test_it_translates_as_well_and_moves_no_subscription(
     source_dsn: str, target_dsn: str, control_dsn: str, tmp_path: Path
 ) -> None:
     """Its count of events would be 0, so what it would foretell is wrong: it is refused."""
-    commit = earlier.before(BROUGHT_BY)
-    if commit is None:
-        pytest.skip("there is no history to take an earlier version from")
-    environment = earlier.unpacked(commit, tmp_path)
+    environment = earlier.environment_before(BROUGHT_BY, tmp_path)
     async with Move.between(source_dsn, target_dsn, control_dsn) as moved:
         await moved.interleave()
         await moved.perform(offset=500)
