@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 
+from eventsource.migration.layouts.presets import presets
 from tests.layouts.torture.libraries import Library, Rows
 from tests.layouts.torture.writer import Attempt
 from tests.support.worlds.layouts import TARGET
@@ -172,12 +173,14 @@ def _in_order(library: Library, source: Found, target: Found) -> list[str]:
     return []
 
 
-async def left(connection: asyncpg.Connection) -> list[str]:
+async def left(connection: asyncpg.Connection, library: Library) -> list[str]:
     """I13: what migrations that are over have left beside the tables."""
-    found = []
+    found, schema = [], presets()[library.preset].schema
     for table in ("eventsource_changes", "eventsource_fences", "eventsource_witnesses",
                   "eventsource_copy_progress"):  # fmt: skip
-        rows = await connection.fetchval(f"select count(*) from {table}")
+        rows = await connection.fetchval(
+            f"select count(*) from {f'{schema}.' if schema else ''}{table}"
+        )
         if rows:
             found.append(f"I13 left_behind: {rows} rows of {table}")
     return found

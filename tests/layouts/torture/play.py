@@ -26,6 +26,7 @@ from tests.layouts.torture.libraries import LIBRARIES, Library
 from tests.layouts.torture.schedule import Schedule
 from tests.layouts.torture.writer import SHARED_STREAMS, Attempt
 from tests.support.fingerprint import fingerprint
+from tests.support.waiting import until
 from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld, layout_world
 
 #: What comes of a schedule here.
@@ -102,10 +103,28 @@ class _Play(Player[Schedule]):
         for config in self.schedule.writers:
             self._write(config)
         await self._written()
-        for act in self.schedule.acts:
+        first, *others = self.schedule.acts
+        await self._act(first)
+        if self.schedule.begun:
+            await self._begun()
+        for act in others:
             await asyncio.sleep(act.after)
             await self._act(act)
         await self._come_to_rest()
+
+    async def _begun(self) -> None:
+        """Wait until there is a migration. A process that dies before has begun none."""
+        control = await asyncpg.connect(self.dsns["control"])
+
+        async def has_begun() -> bool:
+            return self.drivers[0].poll() is not None or await control.fetchval(
+                "select exists (select from tenant_migrations where tenant_id = $1)", self.tenant
+            )
+
+        try:
+            await until(has_begun, "the first driver to begin")
+        finally:
+            await control.close()
 
     def _write(self, config: dict[str, Any]) -> None:
         dsns = {SOURCE: self.dsns["source"], TARGET: self.dsns["target"]}
@@ -252,7 +271,7 @@ class _Play(Player[Schedule]):
         elif result.end == "rolled_back":
             result.violations += judge.stayed(library, *sides, seeded, mine)
             for connection, before in zip((source, target), self.before, strict=True):
-                result.violations += await judge.left(connection)
+                result.violations += await judge.left(connection, library)
                 now = _catalog(await fingerprint(connection, journal=False))
                 changed = sorted(now ^ before)[: judge.NAMED]
                 result.violations += [f"I13 catalog: {each}" for each in changed]

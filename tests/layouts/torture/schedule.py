@@ -45,6 +45,7 @@ class Schedule:
         sizes: ``exact_keys`` up to which a pass is exact, and ``portion`` of a large one.
         end: what the last operator wants.
         frozen_on: what is frozen then is thawed only after the end.
+        begun: the first driver has begun the move before anything else happens.
     """
 
     preset: str
@@ -57,13 +58,14 @@ class Schedule:
     acts: tuple[Act, ...]
     end: str
     frozen_on: bool
+    begun: bool
 
     def __str__(self) -> str:
         acts = "; ".join(str(act) for act in self.acts)
         return (
             f"{self.preset}, seed {self.seed}: {len(self.writers)} writers, {self.past} appends"
             f" before{', a target in use' if self.in_use else ''}, {self.sizes}; {acts};"
-            f" end {self.end}"
+            f" {'begun, ' if self.begun else ''}end {self.end}"
         )
 
 
@@ -99,6 +101,7 @@ def derive(preset: str, seed: int) -> Schedule:
         acts=tuple(acts),
         end=end,
         frozen_on=rng.random() < 0.3,
+        begun=rng.random() < 0.8,
     )
 
 
