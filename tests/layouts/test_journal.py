@@ -11,6 +11,7 @@ import pytest
 from eventsource.migration import CutoverTimeoutError, MigrationState, PreflightError
 from eventsource.migration.journaled import passes
 from tests.support import marten
+from tests.support.reading_writer import reads_then_writes
 from tests.support.waiting import until
 from tests.support.worlds.layouts import LayoutWorld, rows
 from tests.support.worlds.two_servers import FENCE_LOCK_CLASS
@@ -74,6 +75,20 @@ async def test_updates_deletes_and_changes_of_key_and_tenant_travel(shop: Layout
     await followed(shop)
     await shop.coordinators[0].initiate_cutover(migration.id)
     await equal(shop)
+
+
+async def test_a_writer_that_has_read_its_table_is_not_deadlocked_by_an_abort(
+    shop: LayoutWorld,
+) -> None:
+    """An abort drops the triggers, for which readers have to be gone too."""
+    migration = await in_dual_write(shop, 2)
+
+    async def write(connection: asyncpg.Connection) -> None:
+        await connection.execute("update mt_events set data = '{}' where tenant_id = 'umbrella'")
+
+    async with reads_then_writes(shop.dsns["source"], "mt_events", write):
+        await shop.coordinators[0].abort_migration(migration.id)
+    assert not await shop.source.fetch("select tgname from pg_trigger where not tgisinternal")
 
 
 async def test_much_at_once_goes_in_portions_and_is_equal(

@@ -13,6 +13,7 @@ from eventsource.migration import MigrationState
 from eventsource.migration.tables import deferred_indexes
 from tests.support.fingerprint import fingerprint
 from tests.support.held_migration import SLOW, cursor
+from tests.support.reading_writer import reads_then_writes
 from tests.support.worlds.three_databases import World, insert, table
 
 
@@ -32,6 +33,21 @@ async def test_the_bulk_copy_has_no_more_connections_than_it_is_told(world: Worl
         )
         await driver.coordinator.abort_migration(migration.id)
     assert connections[1] - connections[0] <= 4
+
+
+async def test_a_writer_that_has_read_an_empty_target_is_not_deadlocked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its indexes are dropped, for which readers have to be gone too."""
+    monkeypatch.setattr(deferred_indexes, "WORTH_IT", 10)
+    await world.seed(20)
+
+    async def write(connection: asyncpg.Connection) -> None:
+        await insert(connection, world.other, side="target")
+
+    async with reads_then_writes(world.dsns["target"], table("target"), write):
+        migration = await world.here.start(world.tenant)
+        await world.reach(migration, "dual_write")
 
 
 @pytest.mark.parametrize("deferred", [False, True], ids=["indexed", "deferred"])

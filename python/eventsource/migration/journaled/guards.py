@@ -87,12 +87,22 @@ class Guarded:
         return name if len(name.encode()) <= 30 else name.encode()[:26].decode("utf-8", "ignore")
 
     async def renew(self, table: LayoutTable) -> None:
-        """In the caller's transaction: guard the tenants that leave one table, and only them."""
+        """In the caller's transaction, which has no lock on the table: guard the tenants that leave
+        it, and only them.
+
+        To drop a trigger takes the strongest lock, so that is asked for at once. A writer that has
+        read the table would wait for us to release a weaker one, and we for the writer.
+        """
         name = self.name(table)
-        await self.table.connection.execute(f"lock table {name} in share row exclusive mode")
+        drops = not await self._fences() and bool(await self._drops(table))
+        mode = "access exclusive" if drops else "share row exclusive"
+        await self.table.connection.execute(f"lock table {name} in {mode} mode")
         fences = await self._fences()
         if not fences:
-            await self._drop(table)
+            # Where the last tenant has stopped leaving since the first look, its own abort comes
+            # here as well.
+            if drops or not await self._drops(table):
+                await self._drop(table)
             return
         literal = quote_literal(json.dumps(fences, ensure_ascii=False))
         body = bodies.ROW_FUNCTION.format(
@@ -212,17 +222,19 @@ class Guarded:
             for row in rows
         }
 
-    async def _drop(self, table: LayoutTable) -> None:
-        name = self.name(table)
+    async def _drops(self, table: LayoutTable) -> list[str]:
         # Looked for: to drop a trigger waits for readers, also when there is none.
-        drops = await partitions.drops(
-            self.table.connection, name, [GUARD + kind for kind in KINDS]
+        return await partitions.drops(
+            self.table.connection, self.name(table), [GUARD + kind for kind in KINDS]
         )
+
+    async def _drop(self, table: LayoutTable) -> None:
+        drops = await self._drops(table)
         for kind in ("journal", "cascade", "truncate"):
             function = self.table.beside(self.function(table, kind))
             drops.append(f"drop function if exists {function}()")
         await self.table.connection.execute(";".join(drops))
-        await watching.unmade(self.table, name)
+        await watching.unmade(self.table, self.name(table))
 
     # -- the target ---------------------------------------------------------------------------
 

@@ -61,9 +61,9 @@ async def prepare(
     arriving = Guarded(target, source.layout)
 
     async def close(table: LayoutTable) -> None:
-        await arriving.close(table, closed, stored(migration.tenant_id))
         # The tenant may be back, and is no longer one that has left.
         await arriving.renew(table)
+        await arriving.close(table, closed, stored(migration.tenant_id))
 
     await arriving.each(close, closed, carry_on)
     await failpoints.reach("guard.target.triggers.committed")

@@ -59,7 +59,9 @@ async def prepare(
     )  # fmt: skip
     await failpoints.reach("guard.target.row.committed")
 
-    large = await _has_many(connections, migration)
+    deferring = await _has_many(connections, migration) and not await reserved_block.is_in_use(
+        target, migration.id
+    )
     fire = migration.config.fires
     here = await event_table.catalog_of(source, "source")
     under_its_lock: list[TableCatalog] = []
@@ -72,11 +74,13 @@ async def prepare(
             target, migration, owner, head, origin.system, is_decided=is_decided
         )
         await reserved_block.advance(target, compared.drawn)
-        if empty and large:
+        if empty and deferring:
             await deferred_indexes.defer(target, migration.id, closed)
         await failpoints.reach("guard.target.reserved")
 
-    await guard.install(target, closed, migration.tenant_id, carry_on, then=reserve)
+    await guard.install(
+        target, closed, migration.tenant_id, carry_on, then=reserve, drops=deferring
+    )
     await failpoints.reach("guard.target.triggers.committed")
     await witnesses.stand_at_target(target, migration.id)
     opened = await _raise_at_source(connections, migration, bind=not is_decided)

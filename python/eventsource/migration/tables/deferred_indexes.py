@@ -166,12 +166,13 @@ async def build(
                 f"the indexes of {target.address.table!r} are not what they were before the load;"
                 " abort the migration to restore them"
             )
-        await guard.create_triggers(target, fence, migration.tenant_id, _ROW_BY_ROW)
+        # What waits for readers comes first: see `guard.install`.
         if any(index.constraint is not None for index in wanted):
             await guard.drop_triggers(target, fence, [_LOADING])
         else:
             # Nothing else here waits for readers.
             await guard.disarm(target, fence, [_LOADING])
+        await guard.create_triggers(target, fence, migration.tenant_id, _ROW_BY_ROW)
         await first.execute(
             f"update {target.progress} set deferred_indexes = null where migration_id = $1",
             migration.id,

@@ -73,8 +73,12 @@ async def install(
     carry_on: Callable[[], bool],
     *,
     then: Callable[[], Awaitable[None]] | None = None,
+    drops: bool = False,
 ) -> None:
     """Put the fence's guard up; ``then`` runs in the same transaction, writers held off.
+
+    With ``drops`` readers are held off too, from the start: ``then`` may drop an index or a
+    trigger. To ask for that after a weaker lock deadlocks with a writer that has read the table.
 
     This waits out every transaction that has written to the table, so none that the guard never
     saw is still in flight when it returns. ``carry_on`` is asked between two attempts: a long
@@ -85,6 +89,8 @@ async def install(
     """
 
     async def create() -> None:
+        if drops:
+            await _hold_everybody_off(table)
         if fence.role == "target":
             await create_triggers(table, fence, tenant_id)
         # Also for a target: the tenant may be back, and is no longer one that has left.
@@ -247,7 +253,7 @@ async def drop_idle(table: OwnTable, seconds: float = TIDY_SECONDS) -> None:
     async def drop() -> None:
         # The lock before the look: who comes to make the triggers of a tenant that arrives again
         # has closed its fence, and waits; and so does who switches one on again.
-        await table.connection.execute(f"lock table {table.name} in access exclusive mode")
+        await _hold_everybody_off(table)
         idle = await table.connection.fetch(_idle(table), table.name, table.address.table, _SHARED)
         drops = [f"drop trigger {quote_identifier(row['name'])} on {table.name}" for row in idle]
         made = {row["function"] for row in idle if row["function"] is not None}
@@ -321,6 +327,11 @@ async def remove(table: OwnTable, fence: Fence) -> bool:
 async def _hold_writers_off(table: AnyTable) -> None:
     """In the caller's transaction; readers go on."""
     await table.connection.execute(f"lock table {table.name} in share row exclusive mode")
+
+
+async def _hold_everybody_off(table: AnyTable) -> None:
+    """In the caller's transaction, before any weaker lock."""
+    await table.connection.execute(f"lock table {table.name} in access exclusive mode")
 
 
 async def _has_any(table: AnyTable, triggers: Sequence[str]) -> bool:

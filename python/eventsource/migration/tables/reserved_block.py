@@ -178,7 +178,7 @@ async def reserve(
     name = target.name
     if await event_table.holds_any(target, as_uuid(migration.tenant_id)):
         raise PreflightError([progress.already_there(migration.tenant_id, target.address.table)])
-    in_use = await _is_in_use(target, migration.id)
+    in_use = await is_in_use(target, migration.id)
     head = await event_table.head(target.connection, sequence)
     highest = await target.connection.fetchval(
         f"select coalesce(max(global_position), 0) from {name}"
@@ -228,7 +228,7 @@ def _is_to_be_made_again(at: CopyProgress, source_head: int) -> bool:
     )
 
 
-async def _is_in_use(target: OwnTable, migration_id: UUID) -> bool:
+async def is_in_use(target: OwnTable, migration_id: UUID) -> bool:
     """Whether the table has rows or belongs to another migration as well.
 
     Raises:
