@@ -17,11 +17,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 # A process that may not keep what it has compiled needs twice as long to start, and tests start many.
 unexport PYTHONDONTWRITEBYTECODE
+# What runs under `check` is no part of this make: cargo, and tests that run make themselves.
+unexport MAKEFLAGS
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
 	torture torture-layouts restarts drills format bench bench-calls clean infra strangers wheel sdist packages licences \
-	docs fleet thorough asyncpg-newest
+	docs fleet thorough asyncpg-newest check-rust check-python
 
 help: ## show what there is to make
 	@echo "make TARGET, with one of:"
@@ -46,11 +48,11 @@ build: setup ## compile the extension module into .venv
 demo: build ## see a tenant move, live, on two throw-away servers
 	$(BIN)/eventsource-migrate demo
 
-RUST_TESTS := $(PHASE) "compile and run the Rust tests, the model among them, two to three minutes" \
-	cargo test --workspace --exclude eventsource-py
+RUST_TESTS := cargo test --workspace --exclude eventsource-py
+CLIPPY := cargo clippy --workspace --all-targets --features eventsource-core/failpoints -- -D warnings
 
 test: build ## run the tests; WORKERS=1 runs them one at a time
-	@$(RUST_TESTS)
+	@$(PHASE) "compile and run the Rust tests, the model among them, two to three minutes" $(RUST_TESTS)
 	$(PYTEST)
 
 # With rustfmt and clippy.
@@ -62,13 +64,22 @@ lint: setup ## look at format and style alone
 	cargo fmt --all --check
 
 check: lint build ## format, lint, types, stubs and the tests: what continuous integration runs
-	@$(PHASE) "look for mistakes in the Rust code (clippy), about a minute the first time" \
-		cargo clippy --workspace --all-targets --features eventsource-core/failpoints -- -D warnings
+	@$(MAKE) --no-print-directory -j 2 WORKERS=$(WORKERS) check-rust check-python
+
+# Beside the others, where these leave a processor idle: its output would be between theirs.
+RUST_LOG := target/check-rust.log
+check-rust:
+	@echo "== clippy and the Rust tests run beside what follows, into $(RUST_LOG)"
+	@mkdir -p target
+	@nice -n 19 sh -c '$(CLIPPY) && $(RUST_TESTS)' >$(RUST_LOG) 2>&1 || { \
+		cat $(RUST_LOG); echo "== clippy or the Rust tests failed, see above"; exit 1; }
+	@grep -h "^test result" $(RUST_LOG) | awk '{ n += $$4 } END { print "== clippy is content, and " n " Rust tests passed" }'
+
+check-python:
 	@$(PHASE) "check the types (mypy), about half a minute the first time" $(BIN)/mypy
 	@$(PHASE) "check the types of the examples with another checker (pyright)" \
 		env PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	@$(PHASE) "check the stubs of the extension module" $(BIN)/python -m mypy.stubtest eventsource._core
-	@$(RUST_TESTS)
 	$(PYTEST)
 
 hooks: build ## let git check format, lint and types before each commit
