@@ -113,10 +113,12 @@ class _Play(Player[Schedule]):
         await self._come_to_rest()
 
     async def _begun(self) -> None:
-        """Wait until there is a migration. A process that dies before has begun none."""
+        """Wait until there is a migration, or the process has died or stands before that."""
         control = await asyncpg.connect(self.dsns["control"])
 
         async def has_begun() -> bool:
+            if any(self.directory.glob("driver-0/*.reached")):
+                return True
             return self.drivers[0].poll() is not None or await control.fetchval(
                 "select exists (select from tenant_migrations where tenant_id = $1)", self.tenant
             )
