@@ -37,8 +37,9 @@ async def watch_the_table(world: World) -> None:
         " create trigger step after update on eventsource_copy_progress"
         " for each row execute function step();"
         " create function note() returns trigger language plpgsql as"
+        # So that the next chunk finds a connection still at work.
         " $$ begin insert into ways values (current_query(), pg_backend_pid());"
-        " return null; end $$;"
+        " perform pg_sleep(0.05); return null; end $$;"
         f' create trigger note after insert on "{TARGET_TABLE}"'
         " for each statement execute function note()"
     )

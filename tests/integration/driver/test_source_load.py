@@ -200,8 +200,8 @@ async def test_a_commit_is_timed_by_the_server_and_leaves_nothing_behind(world: 
     commit_ms = (await load.look()).commit_ms
     flushed = await world.source.fetchval("select pg_current_wal_flush_lsn() - $1::pg_lsn", at)
     assert flushed > 0
-    # A commit then waits before it flushes, as on a slow disk.
-    async with settings(world, commit_delay=100_000, commit_siblings=0):
+    # A commit then waits before it flushes, as on a slow disk; without fsync it would not.
+    async with settings(world, fsync=1, commit_delay=100_000, commit_siblings=0):
         await until(lambda: _slower(load, 100.0), "commits that take long")
     assert commit_ms is not None
     assert commit_ms > 0

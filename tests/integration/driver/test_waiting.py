@@ -213,30 +213,28 @@ async def test_a_cutover_that_cannot_catch_up_ends_with_the_reason(
     here = await world.process(sync_lag_threshold=0, mirror_writes=False)
     migration = await world.dual_write(process=here)
 
-    # On the server: no client is as fast.
-    writer = await world.connect()
-    writing = asyncio.create_task(
-        writer.execute(
-            f"""
-            do $$ begin loop
-                insert into {table("source")} (event_id, aggregate_id, aggregate_type, event_type,
-                    tenant_id, version, timestamp, payload)
-                values (gen_random_uuid(), gen_random_uuid(), 'Note', 'world.noted',
-                        '{world.tenant}', 1, now(), '{{}}');
-                commit;
-            end loop; end $$
-            """
-        )
-    )
+    # On the server: no client is as fast. Several: a pass may find one of them asleep.
+    endlessly = f"""
+        do $$ begin loop
+            insert into {table("source")} (event_id, aggregate_id, aggregate_type, event_type,
+                tenant_id, version, timestamp, payload)
+            values (gen_random_uuid(), gen_random_uuid(), 'Note', 'world.noted',
+                    '{world.tenant}', 1, now(), '{{}}');
+            commit;
+        end loop; end $$
+        """
+    writers = [await world.connect() for _ in range(3)]
+    writing = [asyncio.create_task(writer.execute(endlessly)) for writer in writers]
     await until(partial(_has_written, world, 100), "a writer at its work")
     began = time.monotonic()
     with pytest.raises(CutoverTimeoutError, match="a pass still found") as caught:
         await here.coordinator.initiate_cutover(migration.id, force=True)
     assert time.monotonic() - began < 20
     assert caught.value.reason is not None
-    writing.cancel()
-    with contextlib.suppress(asyncio.CancelledError, asyncpg.PostgresError):
-        await writing
+    for each in writing:
+        each.cancel()
+        with contextlib.suppress(asyncio.CancelledError, asyncpg.PostgresError):
+            await each
     assert (await here.migrations.get(migration.id)).state == "dual_write"
     assert (await here.coordinator.initiate_cutover(migration.id)).state == "migrated"
 
