@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from uuid import uuid4
 
 import pytest
 
 from eventsource.migration import MigrationState
+from eventsource.migration.journaled.cutover import HELD_SECONDS
 from tests.support import REPOSITORY, marten
 from tests.support.fingerprint import fingerprint
 from tests.support.waiting import until
@@ -93,6 +95,40 @@ async def test_another_process_goes_on(shop: LayoutWorld, failpoint: str) -> Non
         await until(lambda: _sent_on(writers), "the writers to be sent on")
     assert done.state is MigrationState.MIGRATED
     await assert_moved(shop, "acme", writers)
+
+
+@pytest.mark.parametrize("followed", [True, False])
+async def test_a_process_that_is_frozen_with_the_tables_held_does_not_keep_them(
+    shop: LayoutWorld, followed: bool
+) -> None:
+    """Another process takes them from it; without one the server does, after a while."""
+    for _ in range(10):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    first = process(shop, "acme", "cutover.fence.held=freeze")
+    try:
+        await until(lambda: _is_held(shop), "the frozen process to hold the tables")
+        began = time.monotonic()
+        if followed:
+            coordinator = await shop.process(lease_seconds=1.0)
+            [migration] = await coordinator.get_migrations_by_tenant("acme")
+            done = await coordinator.initiate_cutover(migration.id)
+            assert done.state is MigrationState.MIGRATED
+            assert time.monotonic() - began < HELD_SECONDS
+        else:
+            await until(lambda: _is_held(shop, False), "the server to end its session")
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+
+
+async def _is_held(world: LayoutWorld, held: bool = True) -> bool:
+    found: bool = await world.source.fetchval(
+        "select exists (select from pg_locks l join pg_stat_activity a using (pid)"
+        " where l.mode = 'ShareUpdateExclusiveLock' and a.state = 'idle in transaction'"
+        " and a.query_start < now() - interval '2.5 s')"
+    )
+    return found is held
 
 
 async def test_a_target_that_was_restored_to_before_the_move_gets_everything_again(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from eventsource import failpoints
 from eventsource.identifiers import quote_identifier, quote_literal
+from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError, PreflightError
 from eventsource.migration.journaled import numbers, partitions, watching, whole
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from eventsource.migration.layouts.declaration import Layout, LayoutTable
     from eventsource.migration.models import CutoverRequest, Migration
     from eventsource.migration.tables.fences import Fence
+
+#: How long after its process fell silent, and the budget, the server ends the session that holds
+#: the tables. It ends the one that holds the fence sooner: nothing is decided without the other.
+HELD_SECONDS = 8.0
 
 #: How long the lock that keeps leaves from being attached is waited for (ms).
 CATALOG_LOCK_MS = 200
@@ -51,7 +57,6 @@ class JournaledCutover(Cutover):
     passes: JournaledPasses  # type: ignore[assignment]
     deciding: asyncpg.prepared_stmt.PreparedStatement[Any] | None = None
     sequence: str | None = None
-    _catalog: list[asyncpg.Connection[Any]] = field(default_factory=list)
 
     @classmethod
     async def of(
@@ -94,11 +99,14 @@ class JournaledCutover(Cutover):
         Before the fence: what waits for this lock would make writers wait.
         """
         names = [self._named(each.name) for each in self._layout.tables]
+        patience = int((HELD_SECONDS + self.asked.budget_seconds) * 1000)
         held = await open_connection(self.connections.endpoints.source.parameters)
         try:
             try:
+                # Who takes the migration over ends it at once.
+                await session_marks.mark(held, session_marks.driver_mark(self.migration.id))
                 await held.execute(
-                    f"set idle_in_transaction_session_timeout = 0; begin;"
+                    f"set idle_in_transaction_session_timeout = {patience}; begin;"
                     f" set local lock_timeout = {CATALOG_LOCK_MS}"
                 )
                 # A leaf below another partition needs a lock on that one alone. Those on a table
@@ -116,7 +124,8 @@ class JournaledCutover(Cutover):
                     reason="the cutover was given up before the fence: somebody changes one of the"
                     " source's tables, or vacuums it; ask again",
                 ) from None
-            yield
+            async with _kept_awake(held):
+                yield
         finally:
             await close_all([held])
 
@@ -184,6 +193,29 @@ class JournaledCutover(Cutover):
             self.fence.lock_id,
         )  # fmt: skip
         return Decision(**dict(row), proof=proof) if row is not None else None
+
+
+@contextlib.asynccontextmanager
+async def _kept_awake(held: asyncpg.Connection[Any]) -> AsyncIterator[None]:
+    """Say often that this process lives: the server ends the session of one that is frozen."""
+    over = asyncio.Event()
+
+    async def say() -> None:
+        while not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), HELD_SECONDS / 5)
+                return
+            # The decision looks for what a session that is gone has not kept away.
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await held.execute("select 1")
+
+    saying = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.wait([saying], timeout=1.0)
+        saying.cancel()
 
 
 async def after_flip(target: OwnTable, migration: Migration, decided: Decision) -> None:
