@@ -8,6 +8,7 @@ _SQL = "python/eventsource/stores/sql/guard.sql"
 _PYTHON = "python/eventsource/migration/tables/guard.py"
 _TESTS = "tests/integration/guard/test_guard.py"
 _INSTALLATION = "tests/integration/guard/test_installation.py"
+_PASSES = "tests/integration/guard/test_let_through.py"
 _ARRIVALS = "tests/integration/guard/test_arrivals.py"
 
 _WAIT = "        perform pg_advisory_xact_lock_shared(1163281235, lock);\n"
@@ -99,6 +100,58 @@ VARIANTS = (
         (
             f"{_TESTS}::test_a_snapshot_older_than_the_decision_is_refused",
             f"{_TESTS}::test_a_frozen_snapshot_that_waits_out_the_decision_is_refused",
+        ),
+    ),
+    Variant(
+        "pass-of-any-tenant",
+        "a transaction that was let through for one tenant is for all",
+        (Edit(_SQL, "(lock::pg_catalog.int8 operator", "(0::pg_catalog.int8 operator"),),
+        (f"{_PASSES}::test_the_pass_of_one_tenant_is_not_that_of_another",),
+    ),
+    Variant(
+        "pass-of-any-transaction",
+        "what one transaction was let through by lets the next one through after the decision",
+        (Edit(_SQL, "pg_catalog.pg_current_xact_id()::pg_catalog.text", "'0'"),),
+        (f"{_PASSES}::test_the_pass_of_one_transaction_is_not_that_of_another",),
+    ),
+    Variant(
+        "pass-of-any-change",
+        "who was let through for an append may change events, too",
+        (Edit(_SQL, "passed := tg_op operator(pg_catalog.=) 'INSERT'", "passed := true"),),
+        (f"{_PASSES}::test_a_pass_is_one_for_appends_alone",),
+    ),
+    Variant(
+        "pass-under-a-frozen-snapshot",
+        "a frozen snapshot is let through without the row's lock",
+        (Edit(_SQL, "        if not frozen then\n", "        if true then\n"),),
+        (f"{_PASSES}::test_under_a_frozen_snapshot_nothing_is_remembered",),
+    ),
+    Variant(
+        "pass-without-a-secret",
+        "a pass is made where there is no secret to make it with",
+        (Edit(_SQL, "        end)::pg_catalog.text\n", "        else 0 end)::pg_catalog.text\n"),),
+        (f"{_PASSES}::test_without_the_secret_every_row_looks",),
+    ),
+    Variant(
+        "pass-of-a-lock-that-is-gone",
+        "a transaction remembers what a savepoint that was rolled back had been let through by",
+        (
+            Edit(
+                _SQL,
+                "pg_catalog.current_setting('eventsource.passed', true) operator(pg_catalog.<>) ''",
+                "pg_catalog.pg_current_xact_id_if_assigned() is not null",
+            ),
+            Edit(
+                _SQL,
+                "pg_catalog.current_setting('eventsource.passed', true)\n"
+                "                        operator(pg_catalog.=) %1$I.eventsource_guard_pass(seat)",
+                "pg_catalog.pg_sequence_last_value('public.eventsource_fence_secret'::"
+                "pg_catalog.regclass) operator(pg_catalog.>) 0",
+            ),
+        ),
+        (
+            f"{_PASSES}::test_a_savepoint_that_is_rolled_back_takes_lock_and_memory_along",
+            f"{_PASSES}::test_an_error_that_is_caught_takes_lock_and_memory_along",
         ),
     ),
     Variant(

@@ -1,4 +1,4 @@
-"""The tables and functions beside event tables, as the scripts of this version make them."""
+"""Tables, sequences and functions beside event tables, as the scripts of this version make them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _FUNCTION = re.compile(
 _TABLE = re.compile(
     r"create table if not exists \{schema\}\.(?P<name>\w+) \((?P<body>.*?)\n\);", re.DOTALL
 )
+_SEQUENCE = re.compile(r"create sequence if not exists \{schema\}\.(\w+);")
 _COLUMN = re.compile(
     r"^    (?!constraint|primary|unique|check|foreign|exclude)([a-z_]+) ", re.MULTILINE
 )
@@ -34,7 +35,8 @@ _SETTING = re.compile(r"^set ([\w.]+) = ", re.MULTILINE)
 
 
 async def outdated_objects(connection: Executor, schema: str) -> list[str]:
-    """What the scripts would make or change, by name: functions, and tables that lack a column.
+    """What the scripts would make or change, by name: functions, sequences, and tables that lack a
+    column.
 
     Looked at without a lock: replacing a function that is as it should be would cost every session
     of every process its plan, each time a process starts.
@@ -59,7 +61,12 @@ async def outdated_objects(connection: Executor, schema: str) -> list[str]:
     tables = [
         bare for name, (bare, columns) in needed.items() if not columns <= there.get(name, set())
     ]
-    return tables + [each[0] for each in wanted if each not in found]
+    sequences: list[str] = await connection.fetchval(
+        "select array(select name from unnest($2::text[]) name"
+        " where to_regclass($1 || '.' || quote_ident(name)) is null)",
+        quote_identifier(schema), _SEQUENCE.findall(script),
+    )  # fmt: skip
+    return tables + sequences + [each[0] for each in wanted if each not in found]
 
 
 def _names(settings: list[str]) -> frozenset[str]:

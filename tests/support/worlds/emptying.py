@@ -61,10 +61,11 @@ where n.nspname = 'public' and c.relkind = 'r'
   and (pg_relation_size(c.oid) > 0 or c.reltuples >= 0)
 """
 
-# A position sequence begins where it began, whatever has drawn from it.
+# A position sequence begins where it began, whatever has drawn from it. The secret is none.
 _REWIND = """
 select setval(seqrelid, seqstart, false) from pg_sequence s join pg_class c on c.oid = s.seqrelid
 where c.relnamespace = 'public'::regnamespace and pg_sequence_last_value(seqrelid) is not null
+  and c.relname <> 'eventsource_fence_secret'
 """
 
 

@@ -117,6 +117,29 @@ create unique index if not exists eventsource_fences_departing
     on {schema}.eventsource_fences (table_name, tenant_id) where role = 'source' and state = 'open';
 create index if not exists eventsource_fences_by_lock on {schema}.eventsource_fences (lock_id);
 
+-- A number that nobody can guess and no application may read, by which a session knows its own pass: see
+-- eventsource_guard_pass.
+create sequence if not exists {schema}.eventsource_fence_secret;
+revoke all on sequence {schema}.eventsource_fence_secret from public;
+select setval($name${schema}.eventsource_fence_secret$name$::regclass,
+              1 + ('x' || left(replace(gen_random_uuid()::text, '-', ''), 15))::bit(60)::bigint)
+    where pg_sequence_last_value($name${schema}.eventsource_fence_secret$name$::regclass) is null;
+do $own$
+declare
+    -- Of the functions, which read it with the rights of their owner.
+    keeper name := (select pg_get_userbyid(relowner) from pg_class
+                    where oid = $name${schema}.eventsource_fences$name$::regclass);
+begin
+    if keeper <> (select pg_get_userbyid(relowner) from pg_class
+                  where oid = $name${schema}.eventsource_fence_secret$name$::regclass) then
+        execute $alter$alter sequence {schema}.eventsource_fence_secret owner to $alter$
+                || quote_ident(keeper);
+    end if;
+exception when insufficient_privilege then
+    null;
+end
+$own$;
+
 -- The fences that the guard of a table obeys, each with its lock and how long a writer waits, by the
 -- tenants that are leaving it or have left it. One of generation -1 is asleep: it is the guard of a way
 -- back that stands before its tenant has arrived, and is woken with the opening.

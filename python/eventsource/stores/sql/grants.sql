@@ -3,6 +3,7 @@
 -- `{schema}` is replaced by the quoted schema name; nothing else is interpolated.
 revoke all on function
     {schema}.eventsource_caller(),
+    {schema}.eventsource_guard_pass(integer),
     {schema}.eventsource_guard_check(integer, text, text),
     {schema}.eventsource_guard_check(integer, integer, text, text),
     {schema}.eventsource_guarded(name),

@@ -10,6 +10,22 @@ as $caller$
                 else current_setting('role')::name end
 $caller$;
 
+-- What a transaction that was let through has in its settings, and no other one: it cannot be made up.
+-- Null, and so no pass, where the number cannot be read. To be made part of a caller's expression it has no
+-- settings of its own.
+create or replace function {schema}.eventsource_guard_pass(lock integer) returns text
+language sql volatile
+as $pass$
+    select pg_catalog.hashint8extended(
+        (lock::pg_catalog.int8 operator(pg_catalog.<<) 32)
+            operator(pg_catalog.#) pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8,
+        case when pg_catalog.has_sequence_privilege(
+                      pg_catalog.to_regclass($name${schema}.eventsource_fence_secret$name$), 'select')
+             then pg_catalog.pg_sequence_last_value(
+                      pg_catalog.to_regclass($name${schema}.eventsource_fence_secret$name$))
+        end)::pg_catalog.text
+$pass$;
+
 -- The guard: lets a writer pass, wait or fail. Lock and check are two statements of a volatile
 -- function, so that the check takes a snapshot after the wait; under a frozen snapshot FOR SHARE makes
 -- the server raise 40001 instead of letting the writer trust an old row. The row that the guard was made
@@ -26,6 +42,8 @@ as $guard$
 declare
     fence   record;
     caller  name;
+    frozen  boolean := current_setting('transaction_isolation') in ('repeatable read', 'serializable');
+    passed  text;
     mine    text := coalesce(current_setting('eventsource.migration', true), '');
 begin
     -- Who need not wait spends no statement on the lock. Nobody is overtaken: this fails too while another
@@ -34,7 +52,7 @@ begin
         perform set_config('lock_timeout', patience, true);
         perform pg_advisory_xact_lock_shared(1163281235, lock);
     end if;
-    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    if frozen then
         perform from {schema}.eventsource_fences
             where fence_id = guarded for share;
         if not found then
@@ -70,6 +88,14 @@ begin
     end if;
     if operation = 'INSERT' and fence.state = 'open' then
         -- Nothing below refuses that. Before it, since an expression with a query in it is a statement.
+        if not frozen then
+            -- Further rows of this transaction need not look again: the setting goes when the lock goes,
+            -- also with a savepoint, and while the lock is held nobody closes an open fence. The first
+            -- row may be the only one, and leaves a cheaper mark.
+            passed := set_config('eventsource.passed', case
+                when coalesce(current_setting('eventsource.passed', true), '') = '' then 'once'
+                else {schema}.eventsource_guard_pass(lock) end, true);
+        end if;
         return;
     end if;
 
@@ -214,16 +240,23 @@ begin
     body := $body$
         declare
             fence   jsonb;
+            seat    pg_catalog.int4;
             passed  boolean;
         begin
             fence := %2$L::pg_catalog.jsonb
                 operator(pg_catalog.->) (%3$s.tenant_id::pg_catalog.text);
             if fence is not null then
-                -- An expression and not PERFORM, which is a statement and costs as much as one.
-                passed := %1$I.eventsource_guard_check(
-                    (fence operator(pg_catalog.->>) 2)::pg_catalog.int4,
-                    (fence operator(pg_catalog.->>) 0)::pg_catalog.int4,
-                    fence operator(pg_catalog.->>) 1, tg_op) is not null;
+                seat := (fence operator(pg_catalog.->>) 2)::pg_catalog.int4;
+                passed := tg_op operator(pg_catalog.=) 'INSERT'
+                    and pg_catalog.current_setting('eventsource.passed', true) operator(pg_catalog.<>) ''
+                    and pg_catalog.current_setting('eventsource.passed', true)
+                        operator(pg_catalog.=) %1$I.eventsource_guard_pass(seat);
+                if passed is not true then
+                    -- An expression and not PERFORM, which is a statement and costs as much as one.
+                    passed := %1$I.eventsource_guard_check(
+                        seat, (fence operator(pg_catalog.->>) 0)::pg_catalog.int4,
+                        fence operator(pg_catalog.->>) 1, tg_op) is not null;
+                end if;
                 %4$s
             end if;
             return %5$s;
