@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from eventsource.failpoints import ARMED_VARIABLE, DIRECTORY_VARIABLE
 from eventsource.migration import MigrationState
 from eventsource.migration.journaled.cutover import HELD_SECONDS
 from tests.support import REPOSITORY, marten
@@ -46,7 +50,9 @@ EVERYWHERE = [
 ]
 
 
-def process(world: LayoutWorld, tenant: str, failpoints: str, *verb: str) -> subprocess.Popen[str]:
+def process(
+    world: LayoutWorld, tenant: str, failpoints: str, *verb: str, reached: str = ""
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             sys.executable, "-m", "tests.layouts.moving_process", json.dumps(world.dsns), tenant,
@@ -54,7 +60,7 @@ def process(world: LayoutWorld, tenant: str, failpoints: str, *verb: str) -> sub
         ],
         cwd=REPOSITORY, text=True, stderr=subprocess.PIPE,
         env={
-            **os.environ, "EVENTSOURCE_FAILPOINTS": failpoints,
+            **os.environ, ARMED_VARIABLE: failpoints, DIRECTORY_VARIABLE: reached,
             "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY / "python"),
                                                         os.environ.get("PYTHONPATH")))),
         },
@@ -94,6 +100,34 @@ async def test_another_process_goes_on(shop: LayoutWorld, failpoint: str) -> Non
         done = await shop.reaches(migration, MigrationState.MIGRATED)
         await until(lambda: _sent_on(writers), "the writers to be sent on")
     assert done.state is MigrationState.MIGRATED
+    await assert_moved(shop, "acme", writers)
+
+
+@pytest.mark.infra
+@pytest.mark.parametrize("failpoint", [*OFTEN, *EVERYWHERE])
+async def test_another_process_goes_on_beside_one_that_is_frozen(
+    shop: LayoutWorld, failpoint: str, tmp_path: Path
+) -> None:
+    """And thawed afterwards, that one changes nothing."""
+    for _ in range(30):
+        await marten.append(shop.source, "acme", uuid4(), 3)
+    async with marten.Writers(shop.dsns["source"], ["acme", "umbrella"]) as writers:
+        first = process(shop, "acme", f"{failpoint}=freeze", reached=str(tmp_path))
+        try:
+            frozen = partial(asyncio.to_thread, lambda: list(tmp_path.glob("*.reached")))
+            await until(frozen, "the first process to stand still")
+            coordinator = await shop.process(lease_seconds=1.0)
+            [migration] = await coordinator.get_migrations_by_tenant("acme")
+            await coordinator.initiate_cutover(migration.id)
+            done = await shop.reaches(migration, MigrationState.MIGRATED, 30)
+            await until(lambda: _sent_on(writers), "the writers to be sent on")
+            first.send_signal(signal.SIGCONT)
+            await asyncio.to_thread(first.wait, 60)
+        finally:
+            first.kill()
+            first.wait()
+    assert done.state is MigrationState.MIGRATED
+    assert (await coordinator.get_migration(migration.id)).state is MigrationState.MIGRATED
     await assert_moved(shop, "acme", writers)
 
 
