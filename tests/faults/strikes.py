@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import asyncpg
 
@@ -81,9 +82,20 @@ class Struck:
                     "select from eventsource_copy_progress where migration_id = $1",
                     migration["id"],
                 )
-                if not rows:
+                if not rows and not await self._is_decided(migration["id"]):
                     return TARGET_GONE
         return RESTORED
+
+    async def _is_decided(self, migration: UUID) -> bool:
+        """Whoever decided may have died before the control database heard of it."""
+        return bool(
+            await self.stage.sql(
+                "source",
+                "select from eventsource_fences where migration_id = $1 and role = 'source'"
+                " and state = 'moved'",
+                migration,
+            )
+        )
 
     async def broken(self, attempts: Sequence[Attempt]) -> list[str]:
         """What was broken at the end of the schedule; ``attempts`` are those since the repair."""
