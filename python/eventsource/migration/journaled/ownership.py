@@ -99,8 +99,12 @@ async def shared_streams(source: AnyTable, shape: Shape) -> list[Finding]:
         if table.tenancy.through is None or not table.stream:
             continue
         name = shape.source.name(table.name)
+        columns = {each.name: each for each in shape.source.tables[table.name].columns}
         same = " and ".join(
-            f"subject.{quote_identifier(each)} is not distinct from mine.{quote_identifier(each)}"
+            # No join is made by the other operator: with it each row would look at all others.
+            f"subject.{quote_identifier(each)}"
+            f" {'=' if columns[each].not_null else 'is not distinct from'}"
+            f" mine.{quote_identifier(each)}"
             for each in table.stream
         )
         [row] = await source.connection.fetch(
