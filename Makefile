@@ -17,8 +17,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 # A process that may not keep what it has compiled needs twice as long to start, and tests start many.
 unexport PYTHONDONTWRITEBYTECODE
-# What runs under `check` is no part of this make: cargo, and tests that run make themselves.
-unexport MAKEFLAGS
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup build demo test check lint hooks audit model sabotage fuzz faults \
@@ -64,14 +62,15 @@ lint: setup ## look at format and style alone
 	cargo fmt --all --check
 
 check: lint build ## format, lint, types, stubs and the tests: what continuous integration runs
-	@$(MAKE) --no-print-directory -j 2 WORKERS=$(WORKERS) check-rust check-python
+	@$(MAKE) --no-print-directory -j 2 check-rust check-python
 
-# Beside the others, where these leave a processor idle: its output would be between theirs.
+# Beside the others, where these leave a processor idle: its output would be between theirs. Neither cargo
+# nor a test is a part of that make.
 RUST_LOG := target/check-rust.log
 check-rust:
 	@echo "== clippy and the Rust tests run beside what follows, into $(RUST_LOG)"
 	@mkdir -p target
-	@nice -n 19 sh -c '$(CLIPPY) && $(RUST_TESTS)' >$(RUST_LOG) 2>&1 || { \
+	@MAKEFLAGS= nice -n 19 sh -c '$(CLIPPY) && $(RUST_TESTS)' >$(RUST_LOG) 2>&1 || { \
 		cat $(RUST_LOG); echo "== clippy or the Rust tests failed, see above"; exit 1; }
 	@grep -h "^test result" $(RUST_LOG) | awk '{ n += $$4 } END { print "== clippy is content, and " n " Rust tests passed" }'
 
@@ -80,7 +79,7 @@ check-python:
 	@$(PHASE) "check the types of the examples with another checker (pyright)" \
 		env PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	@$(PHASE) "check the stubs of the extension module" $(BIN)/python -m mypy.stubtest eventsource._core
-	$(PYTEST)
+	export MAKEFLAGS= && $(PYTEST)
 
 hooks: build ## let git check format, lint and types before each commit
 	$(BIN)/pip install --quiet "pre-commit>=4,<5"
