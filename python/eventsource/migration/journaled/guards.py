@@ -99,10 +99,11 @@ class Guarded:
         await self.table.connection.execute(f"lock table {name} in {mode} mode")
         fences = await self._fences()
         if not fences:
+            triggers = await self._drops(table)
             # Where the last tenant has stopped leaving since the first look, its own abort comes
             # here as well.
-            if drops or not await self._drops(table):
-                await self._drop(table)
+            if drops or not triggers:
+                await self._drop(table, triggers)
             return
         literal = quote_literal(json.dumps(fences, ensure_ascii=False))
         body = bodies.ROW_FUNCTION.format(
@@ -223,17 +224,18 @@ class Guarded:
         }
 
     async def _drops(self, table: LayoutTable) -> list[str]:
-        # Looked for: to drop a trigger waits for readers, also when there is none.
+        """Statements that drop the triggers that are there: to drop one waits for readers, also
+        when there is none."""
         return await partitions.drops(
             self.table.connection, self.name(table), [GUARD + kind for kind in KINDS]
         )
 
-    async def _drop(self, table: LayoutTable) -> None:
-        drops = await self._drops(table)
-        for kind in ("journal", "cascade", "truncate"):
-            function = self.table.beside(self.function(table, kind))
-            drops.append(f"drop function if exists {function}()")
-        await self.table.connection.execute(";".join(drops))
+    async def _drop(self, table: LayoutTable, triggers: list[str]) -> None:
+        functions = [
+            f"drop function if exists {self.table.beside(self.function(table, kind))}()"
+            for kind in ("journal", "cascade", "truncate")
+        ]
+        await self.table.connection.execute(";".join(triggers + functions))
         await watching.unmade(self.table, self.name(table))
 
     # -- the target ---------------------------------------------------------------------------
