@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -224,6 +225,47 @@ async def test_without_the_secret_every_row_looks(
     await it.admin.execute(mend)
     await world.here.source.create_schema()
     assert await secret(world, "source")
+
+
+@pytest.fixture
+async def keeper(world: World) -> AsyncIterator[str]:
+    """A role that is no superuser, and owns what is given to it until the test is over."""
+    name = "keeper_of_fences"
+    await world.source.execute(f"create role {name}; grant usage on schema public to {name}")
+    try:
+        yield name
+    finally:
+        await world.source.execute(
+            f"reassign owned by {name} to current_user; drop owned by {name}; drop role {name}"
+        )
+
+
+async def test_the_secret_belongs_to_who_reads_it(world: World, keeper: str) -> None:
+    """Also where another role has brought the schema up to date."""
+    await world.source.execute(
+        f"alter table eventsource_fences owner to {keeper}; drop sequence eventsource_fence_secret"
+    )
+    await world.here.source.create_schema()
+    owner = await world.source.fetchval(
+        "select pg_get_userbyid(relowner) from pg_class where relname = 'eventsource_fence_secret'"
+    )
+    assert owner == keeper
+
+
+async def test_who_may_not_read_the_secret_looks_for_every_row(
+    world: World, it: Guarded, writer: asyncpg.Connection, keeper: str
+) -> None:
+    """And no writer fails for it."""
+    await it.admin.execute(
+        f"alter function eventsource_guard_write_of_events() owner to {keeper};"
+        f"alter function eventsource_guard_check(int, int, text, text) owner to {keeper};"
+        f"grant execute on function eventsource_guard_pass(int) to {keeper};"
+        f"grant select on eventsource_fences to {keeper}"
+    )
+    async with writer.transaction():
+        before = await looks(writer)
+        await many(world, writer, 5)
+        assert await looks(writer) - before == 5
 
 
 async def test_no_application_reads_the_secret(world: World) -> None:
