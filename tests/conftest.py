@@ -25,7 +25,7 @@ QUICK_LOG_IN = {"scram_iterations": 1}
 @pytest.fixture(scope="session")
 def source_cluster() -> Iterator[Cluster]:
     """PostgreSQL 16: the shared server, which also holds the control database."""
-    # Its machine does not lose power: to empty tables waits longest for the disk.
+    # With fsync a test that empties tables waits for the disk, and none of them loses power.
     with Cluster.start(16, QUICK_LOG_IN, fsync=False) as cluster:
         yield cluster
 

@@ -117,7 +117,7 @@ create unique index if not exists eventsource_fences_departing
     on {schema}.eventsource_fences (table_name, tenant_id) where role = 'source' and state = 'open';
 create index if not exists eventsource_fences_by_lock on {schema}.eventsource_fences (lock_id);
 
--- A number that nobody can guess and no application may read, by which a session knows its own pass: see
+-- A random number that no application may read, by which a transaction knows its own pass: see
 -- eventsource_guard_pass.
 create sequence if not exists {schema}.eventsource_fence_secret;
 revoke all on sequence {schema}.eventsource_fence_secret from public;

@@ -10,7 +10,8 @@ as $caller$
                 else current_setting('role')::name end
 $caller$;
 
--- What a transaction that was let through has in its settings, and no other one: it cannot be made up.
+-- What a transaction that was let through has in its settings, and no other one: nobody has it by accident,
+-- and nobody who cannot read the number makes it up (the hash is a quick one, and no cipher).
 -- Null, and so no pass, where the number cannot be read. To be made part of a caller's expression it has no
 -- settings of its own.
 create or replace function {schema}.eventsource_guard_pass(lock integer) returns text
