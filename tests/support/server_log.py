@@ -20,6 +20,8 @@ _ENTRY = re.compile(
     r"(?P<kind>statement|execute [^:]+|[Pp]arameters): (?P<text>.*)"
 )
 _PARAMETER = re.compile(r"\$\d+ = (NULL|'(?:[^']|'')*')")
+#: Settings, and the stage of a catch-up pass.
+_MAKES_THE_SESSION = ("set ", "begin; set local synchronous_commit = off; create temporary table ")
 _COPY_OUT = re.compile(r"copy \((?P<query>.*)\) to stdout \(format binary\)")
 
 
@@ -40,7 +42,7 @@ class Sent:
     @property
     def makes_the_session(self) -> bool:
         """Whether later statements of the session depend on it."""
-        return not self.prepared and self.text.startswith(("set ", "create temporary table "))
+        return not self.prepared and self.text.startswith(_MAKES_THE_SESSION)
 
 
 class StatementLog:

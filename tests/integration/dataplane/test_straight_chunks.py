@@ -103,6 +103,40 @@ async def test_the_last_pass_opens_no_connection(world: World) -> None:
     await world.assert_moved()
 
 
+async def stages(world: World) -> int:
+    """How many sessions have a stage."""
+    found: int = await world.target.fetchval(
+        "select count(*) from pg_class where relname = 'eventsource_stage'"
+    )
+    return found
+
+
+async def test_the_stage_is_made_before_the_fence_for_a_tenant_that_writes(world: World) -> None:
+    """Under the fence writers would wait for it; without a row it is work for nothing."""
+    quiet = await world.snapshot()
+    session = await world.open(chunk_rows=CHUNK)
+    spec = await world.start_pass(PassSpec(1, quiet, quiet, staged=True))
+    assert (await session.run(spec)).rows == 0
+    assert await stages(world) == 0
+    await world.append(CHUNK)
+    spec = await world.start_pass(PassSpec(2, quiet, await world.snapshot(), staged=True))
+    await watch_the_table(world)
+    assert (await session.run(spec)).rows == CHUNK
+    assert (await ways(world), await stages(world)) == ((1, 0), 1)
+
+
+async def test_the_last_pass_makes_the_stage_where_nothing_was_written_before(
+    world: World,
+) -> None:
+    quiet = await world.snapshot()
+    session = await world.open(chunk_rows=CHUNK)
+    await world.append(1)
+    spec = await world.start_pass(PassSpec(1, quiet, None, staged=True))
+    assert (await session.run(spec)).rows == 1
+    assert await stages(world) == 1
+    await world.assert_moved()
+
+
 async def test_a_few_rows_go_through_the_stage(world: World) -> None:
     spec = await later_pass(world, 1)
     await watch_the_table(world)

@@ -13,13 +13,13 @@ use crate::error::Result;
 use crate::pass::chunk::Chunk;
 use crate::pass::positions::Positions;
 use crate::pass::run::{Run, moments};
-use crate::pass::staged::Staged;
+use crate::pass::staged::Stage;
 use crate::pass::straight::{Lane, WORTH_IT};
 use crate::server::connect::Connection;
 use crate::task::Task;
 
 pub struct Later<'a> {
-    staged: &'a Staged,
+    stage: &'a Stage,
     target: &'a Connection,
     positions: &'a Arc<Positions>,
     idle: Vec<Lane>,
@@ -42,14 +42,14 @@ struct Tried {
 impl<'a> Later<'a> {
     /// `lane` is the one on the pipeline's own connection; `extra` is how many more may be opened.
     pub fn new(
-        staged: &'a Staged,
+        stage: &'a Stage,
         target: &'a Connection,
         positions: &'a Arc<Positions>,
         lane: Option<Lane>,
         extra: usize,
     ) -> Later<'a> {
         Later {
-            staged,
+            stage,
             target,
             positions,
             idle: lane.into_iter().collect(),
@@ -68,14 +68,14 @@ impl<'a> Later<'a> {
         chunks: &mut mpsc::Receiver<Chunk>,
         mut totals: Totals,
     ) -> Result<Totals> {
-        let mut open = true;
+        let (mut open, before) = (true, totals.rows);
         loop {
             if self.pending.is_empty()
                 && let Some(chunk) = self.refused.pop_front().or_else(|| self.small.take())
             {
                 let (target, positions) = (self.target, self.positions);
-                totals = self
-                    .staged
+                let staged = self.stage.ready(target, run.config).await?;
+                totals = staged
                     .carry(run, target, positions, &chunk, &totals)
                     .await?;
                 run.counters.committed(&totals);
@@ -95,6 +95,10 @@ impl<'a> Later<'a> {
                 }
                 else => break,
             }
+        }
+        if totals.rows > before && run.spec.snapshot.is_some() {
+            // A tenant that is being written to: there will be a chunk under the fence.
+            self.stage.ready(self.target, run.config).await?;
         }
         for lane in self.idle {
             lane.close().await;

@@ -15,21 +15,21 @@ use crate::pass::positions::Positions;
 use crate::pass::progress::ProgressRow;
 use crate::pass::run::{Run, open_source, open_target};
 use crate::pass::source::{IN_RECOVERY, Reader};
-use crate::pass::staged::Staged;
+use crate::pass::staged::{BY_KEY, Stage};
 use crate::pass::straight::Lane;
 use crate::row::layout::Layout;
 use crate::server::claim;
 use crate::server::connect::Connection;
 use crate::task::Task;
 
-/// The connections of a migration with everything prepared on them, so that a pass under the fence
-/// spends no round trip on that. Dropping it rolls all transactions back.
+/// The connections of a migration with everything prepared on them but the stage, so that a pass under
+/// the fence spends no round trip on that. Dropping it rolls all transactions back.
 pub struct Pipeline {
     source: Connection,
     target: Connection,
     recovery: Statement,
     read_progress: Statement,
-    staged: Staged,
+    stage: Stage,
     /// None for fresh positions: one session draws them, in the order of the source.
     lane: Option<Lane>,
     positions: Arc<Positions>,
@@ -39,7 +39,7 @@ impl Pipeline {
     pub async fn open(config: &PassConfig) -> Result<Pipeline> {
         let (source, target, positions) = tokio::try_join!(
             open_source(config),
-            open_target(config, ""),
+            open_target(config, BY_KEY),
             Positions::open(config),
         )?;
         let select = ProgressRow::of(config).select();
@@ -49,10 +49,9 @@ impl Pipeline {
                 false => Lane::on(&target, config).await.map(Some),
             }
         };
-        let (recovery, read_progress, staged, lane) = tokio::try_join!(
+        let (recovery, read_progress, lane) = tokio::try_join!(
             source.prepare(IN_RECOVERY),
             target.prepare(&select),
-            Staged::prepare(&target, config),
             straight,
         )?;
         source.refuse_standby(&recovery).await?;
@@ -69,7 +68,7 @@ impl Pipeline {
             target,
             recovery,
             read_progress,
-            staged,
+            stage: Stage::default(),
             lane,
             positions: Arc::new(positions),
         })
@@ -111,7 +110,7 @@ impl Pipeline {
             Some(_) if lane.is_some() => run.config.jobs - 1,
             _ => 0,
         };
-        Later::new(&self.staged, &self.target, &self.positions, lane, extra)
+        Later::new(&self.stage, &self.target, &self.positions, lane, extra)
     }
 
     /// Starts the reader. It is at most one chunk ahead of the one that waits to be written.

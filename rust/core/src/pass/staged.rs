@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use tokio::sync::OnceCell;
 use tokio_postgres::Statement;
 
 use crate::config::{PassConfig, Totals};
@@ -25,6 +26,24 @@ use crate::server::stream::TupleStream;
 
 const STAGE: &str = "pg_temp.eventsource_stage";
 
+/// How the session plans that has the stage: of a temporary table the planner knows nothing, and must
+/// not scan the target for it.
+pub const BY_KEY: &str = "set enable_seqscan = off; set enable_bitmapscan = off; \
+                          set enable_hashjoin = off; set enable_mergejoin = off";
+
+/// The stage of a pipeline, made with the first chunk that a pass before the fence carries: a tenant
+/// at rest has none, and to make the table takes longer than all else that such a pass does. Only
+/// where the last pass is the first with a chunk do writers wait until it is made.
+#[derive(Default)]
+pub struct Stage(OnceCell<Staged>);
+
+impl Stage {
+    pub async fn ready(&self, target: &Connection, config: &PassConfig) -> Result<&Staged> {
+        let prepare = || Staged::prepare(target, config);
+        self.0.get_or_try_init(prepare).await
+    }
+}
+
 pub struct Staged {
     layout: Layout,
     offset: i64,
@@ -38,15 +57,12 @@ pub struct Staged {
 
 impl Staged {
     /// Makes the temporary table. Its columns have the target's types, nothing else of it.
-    pub async fn prepare(target: &Connection, config: &PassConfig) -> Result<Staged> {
+    async fn prepare(target: &Connection, config: &PassConfig) -> Result<Staged> {
         let columns = column_list(&config.columns);
         let table = config.target.sql();
-        // Nobody needs it after a crash, so nobody waits until it is on the disk. The planner knows
-        // nothing about it and must not scan the target for it.
+        // Nobody needs it after a crash, so nobody waits until it is on the disk.
         let create = format!(
-            "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
-             set enable_mergejoin = off; \
-             begin; set local synchronous_commit = off; \
+            "begin; set local synchronous_commit = off; \
              create temporary table eventsource_stage on commit delete rows as \
                  select {columns} from {table} with no data; \
              commit"
