@@ -18,8 +18,8 @@ _LOCK = (
     f"{_WAIT}    end if;\n"
 )
 _CHECK = """\
-        into fence from {schema}.eventsource_fences f
-        where f.lock_id = lock
+            into fence from {schema}.eventsource_fences f
+            where f.lock_id = lock
 """
 
 VARIANTS = (
@@ -32,9 +32,9 @@ VARIANTS = (
                 _SQL,
                 _CHECK,
                 """\
-        into fence
-        from pg_advisory_xact_lock_shared(1163281235, lock), {schema}.eventsource_fences f
-        where f.lock_id = lock
+            into fence
+            from pg_advisory_xact_lock_shared(1163281235, lock), {schema}.eventsource_fences f
+            where f.lock_id = lock
 """,
             ),
         ),
@@ -131,6 +131,18 @@ VARIANTS = (
         "a pass is made where there is no secret to make it with",
         (Edit(_SQL, "        end)::pg_catalog.text\n", "        else 0 end)::pg_catalog.text\n"),),
         (f"{_PASSES}::test_without_the_secret_every_row_looks",),
+    ),
+    Variant(
+        "pass-of-a-way-back-that-is-closed",
+        "nobody who closes a way back waits for a pass that was let through and writes on",
+        (
+            Edit(
+                _SQL,
+                "              and pg_has_role(caller, c.relowner, 'usage')\n            for share of w;",
+                "              and pg_has_role(caller, c.relowner, 'usage');",
+            ),
+        ),
+        (f"{_PASSES}::test_who_closes_a_way_back_waits_for_a_pass_that_looks_no_more",),
     ),
     Variant(
         "pass-of-a-lock-that-is-gone",
@@ -287,10 +299,10 @@ VARIANTS = (
             Edit(
                 _SQL,
                 """\
-        raise exception 'fence % is missing', guarded
-            using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
+            raise exception 'fence % is missing', guarded
+                using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
 """,
-                "        return;\n",
+                "            return;\n",
             ),
         ),
         (f"{_TESTS}::test_without_its_fence_row_the_guard_lets_nobody_through",),

@@ -9,8 +9,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration.tables import fences
-from tests.support.one_fence import Guarded, guarded, refused
+from eventsource.migration.tables import fences, standby
+from tests.support.application import SOURCE
+from tests.support.one_fence import BUDGET, Guarded, guarded, refused
 from tests.support.worlds.three_databases import World, insert
 
 PASSED = "select coalesce(current_setting('eventsource.passed', true), '')"
@@ -190,6 +191,56 @@ async def test_the_pass_of_one_transaction_is_not_that_of_another(
             passed, not whole_session,
         )  # fmt: skip
         await refused(many(world, writer), "EVF01")
+
+
+async def passes_of_a_way_back(world: World, it: Guarded) -> asyncpg.Connection:
+    """A session that writes what the tenant, which has moved, has written since."""
+    await moves(it)
+    migration = uuid4()
+    await standby.add_fence(
+        it.table, tenant_id=world.tenant, migration_id=migration, store_id=SOURCE, role="target",
+        patience_ms=int(BUDGET * 1000),
+    )  # fmt: skip
+    session = await world.connect()
+    await session.fetchval("select set_config('eventsource.migration', $1, false)", str(migration))
+    return session
+
+
+CLOSE = "update eventsource_fences set state = 'retired' where state = 'standby'"
+
+
+async def test_a_pass_of_a_way_back_does_not_look_for_every_row(world: World, it: Guarded) -> None:
+    session = await passes_of_a_way_back(world, it)
+    async with session.transaction():
+        await many(world, session, 2)
+        before = await looks(session)
+        await many(world, session, 500)
+        assert await looks(session) == before > 0
+    await it.admin.execute(CLOSE)
+    await refused(many(world, session), "EVF01")
+
+
+async def test_who_closes_a_way_back_waits_for_a_pass_that_looks_no_more(
+    world: World, it: Guarded, writer: asyncpg.Connection
+) -> None:
+    session = await passes_of_a_way_back(world, it)
+    await writer.execute("set lock_timeout = '50ms'")
+    async with session.transaction():
+        await many(world, session)
+        await refused(writer.execute(CLOSE), "55P03")
+        await many(world, session)
+        await refused(writer.execute(CLOSE), "55P03")
+
+
+async def test_a_pass_that_is_rolled_back_to_a_savepoint_looks_again(
+    world: World, it: Guarded, writer: asyncpg.Connection
+) -> None:
+    session = await passes_of_a_way_back(world, it)
+    await session.execute("begin; select pg_current_xact_id(); savepoint one")
+    await many(world, session)
+    await session.execute("rollback to savepoint one")
+    await writer.execute(CLOSE)
+    await refused(many(world, session), "EVF01")
 
 
 @pytest.mark.parametrize("setting", ["", "0", "once"])

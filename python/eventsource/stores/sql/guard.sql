@@ -44,6 +44,7 @@ declare
     fence   record;
     caller  name;
     frozen  boolean := current_setting('transaction_isolation') in ('repeatable read', 'serializable');
+    through boolean := false;
     passed  text;
     mine    text := coalesce(current_setting('eventsource.migration', true), '');
 begin
@@ -73,26 +74,27 @@ begin
               and w.migration_id::text = mine
               and pg_has_role(caller, c.relowner, 'usage')
             for share of w;
-        if found then
-            return;
+        through := found;
+    end if;
+    if not through then
+        select f.state, f.role, f.generation, f.tenant_id, f.moved_to, f.migration_id, f.table_oid
+            into fence from {schema}.eventsource_fences f
+            where f.lock_id = lock
+            order by f.generation desc,
+                     case f.state when 'open' then 2 when 'moved' then 1 else 0 end, f.role
+            limit 1;
+        if not found then
+            raise exception 'fence % is missing', guarded
+                using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
         end if;
+        through := operation = 'INSERT' and fence.state = 'open';
     end if;
-    select f.state, f.role, f.generation, f.tenant_id, f.moved_to, f.migration_id, f.table_oid
-        into fence from {schema}.eventsource_fences f
-        where f.lock_id = lock
-        order by f.generation desc,
-                 case f.state when 'open' then 2 when 'moved' then 1 else 0 end, f.role
-        limit 1;
-    if not found then
-        raise exception 'fence % is missing', guarded
-            using errcode = 'EVF02', hint = 'Abort the migration of this tenant.';
-    end if;
-    if operation = 'INSERT' and fence.state = 'open' then
+    if through then
         -- Nothing below refuses that. Before it, since an expression with a query in it is a statement.
         if not frozen then
-            -- Further rows of this transaction need not look again: the setting goes when the lock goes,
-            -- also with a savepoint, and while the lock is held nobody closes an open fence. The first
-            -- row may be the only one, and leaves a cheaper mark.
+            -- Further rows of this transaction need not look again: the setting goes when the locks go,
+            -- also with a savepoint, and while they are held nobody closes an open fence, or the way
+            -- back. The first row may be the only one, and leaves a cheaper mark.
             passed := set_config('eventsource.passed', case
                 when coalesce(current_setting('eventsource.passed', true), '') = '' then 'once'
                 else {schema}.eventsource_guard_pass(lock) end, true);

@@ -40,7 +40,8 @@ begin
                 using errcode = '40001', hint = 'Retry the transaction.';
         end if;
     end if;
-    select * into fence from {schema}.eventsource_fences f
+    select f.state, f.role, f.fence_id, f.generation, f.tenant_id, f.moved_to, f.migration_id, f.table_oid
+        into fence from {schema}.eventsource_fences f
         where f.lock_id = lock
         order by f.generation desc,
                  case f.state when 'open' then 2 when 'moved' then 1 else 0 end, f.role
