@@ -34,6 +34,8 @@ _SETTINGS = (
     " set local standard_conforming_strings = on; set local plan_cache_mode = force_generic_plan"
 )
 
+_PLAINLY: Final = "eventsource_catalog"
+
 
 async def read(executor: Executor, table: str) -> TableCatalog | None:
     """The catalog of ``table`` (quoted and qualified), None when there is nothing of that name."""
@@ -62,15 +64,15 @@ async def _plainly(executor: Executor) -> AsyncIterator[Executor]:
     connection = cast("asyncpg.Connection[Any]", executor)
     # Within a transaction this is a savepoint. It is rolled back in any case: that takes the
     # settings back with it, which a release would leave to the caller's transaction.
-    inside = connection.is_in_transaction()
-    transaction = connection.transaction(isolation=None if inside else "read_committed")
-    await transaction.start()
+    begin, undo = "begin isolation level read committed", "rollback"
+    if connection.is_in_transaction():
+        begin, undo = f"savepoint {_PLAINLY}", f"rollback to savepoint {_PLAINLY}"
+    await connection.execute(f"{begin}; {_SETTINGS}")
     try:
-        await connection.execute(_SETTINGS)
         yield connection
     finally:
         if not connection.is_closed():
-            await transaction.rollback()
+            await connection.execute(undo)
 
 
 def _catalog(seen: dict[str, Any]) -> TableCatalog:

@@ -118,8 +118,7 @@ async def find(source: OwnTable, migration: Migration) -> Decision | None:
             if decided is not None or fence is None:
                 return decided
             try:
-                async with source.connection.transaction():
-                    await brief_locks.hold_briefly(source.connection)
+                async with brief_locks.held_briefly(source.connection):
                     await fences.lock_exclusively(source.connection, fence)
                     await failpoints.reach("recovery.lock.held")
                     # A statement of its own: its snapshot is taken after the wait.

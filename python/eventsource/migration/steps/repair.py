@@ -141,8 +141,7 @@ async def replace_proof(
     pause = 0.1
     while True:
         try:
-            async with source.connection.transaction():
-                await brief_locks.hold_briefly(source.connection)
+            async with brief_locks.held_briefly(source.connection):
                 await fences.lock_exclusively(source.connection, fence)
                 await fences.replace_proof(source, fence, decided.generation, proof, offset)
             break

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -12,7 +13,6 @@ import asyncpg
 from eventsource.migration.connections import waits
 
 if TYPE_CHECKING:
-    from eventsource.connections import Executor
     from eventsource.migration.connections.waits import Look
 
 #: CREATE TRIGGER queues every tenant's writers while it waits, so it waits briefly:
@@ -43,15 +43,20 @@ def end_after(milliseconds: int) -> str:
     )
 
 
-async def hold_briefly(connection: Executor, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> None:
-    """Inside a transaction that will hold writers off: neither wait for long nor keep them long."""
+@asynccontextmanager
+async def held_briefly(
+    connection: asyncpg.Connection[Any], lock_timeout_ms: int = LOCK_TIMEOUT_MS
+) -> AsyncIterator[None]:
+    """A transaction that will hold writers off: it neither waits for long nor keeps them long."""
     asked = time.monotonic()
-    await connection.execute(f"set local lock_timeout = {lock_timeout_ms}")
-    round_trip_ms = (time.monotonic() - asked) * 1000
-    await connection.execute(
-        "set local idle_in_transaction_session_timeout ="
-        f" {FROZEN_AFTER_MS + int(4 * round_trip_ms)};" + end_after(TRANSACTION_TIMEOUT_MS)
-    )
+    async with connection.transaction():
+        round_trip_ms = (time.monotonic() - asked) * 1000
+        await connection.execute(
+            f"set local lock_timeout = {lock_timeout_ms};"
+            "set local idle_in_transaction_session_timeout ="
+            f" {FROZEN_AFTER_MS + int(4 * round_trip_ms)};" + end_after(TRANSACTION_TIMEOUT_MS)
+        )
+        yield
 
 
 async def transact(
@@ -73,8 +78,7 @@ async def transact(
     async with waits.waiting(what, "it ends with their transactions") as wait:
         while True:
             try:
-                async with connection.transaction():
-                    await hold_briefly(connection, lock_timeout_ms)
+                async with held_briefly(connection, lock_timeout_ms):
                     await work()
                 return
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
