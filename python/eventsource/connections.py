@@ -132,12 +132,19 @@ def brief(error: BaseException) -> str:
 
 
 async def connection_parameters(
-    pool: Pool[Any] | None, dsn: Secret | None = None, password: Secret | None = None
+    pool: Pool[Any] | None,
+    dsn: Secret | None = None,
+    password: Secret | None = None,
+    *,
+    lent: Executor | None = None,
 ) -> ConnectionParameters:
     """How to reach the database of ``pool``, or the one that ``dsn`` names.
 
     Of a pool a live connection is looked at: what it says is true, whatever the pool was given. All
     hosts of the pool's are kept if it is connected to one of them, and a function as its password.
+
+    Args:
+        lent: a connection of the pool, where one is at hand.
 
     Raises:
         ConnectionDetailsError: the pool uses something that a connection string cannot carry.
@@ -152,7 +159,7 @@ async def connection_parameters(
     if isinstance(ours := getattr(pool, "_connect", None), _Connector):
         return ours.parameters if password is None else replace(ours.parameters, password=password)
     pairs, function = pairs_of_pool(pool)
-    async with pool.acquire() as pooled:
+    async with one_of(lent or pool) as pooled:
         _correct(pairs, pooled, function)
     return ConnectionParameters(uri_of(pairs), function if password is None else password)
 
@@ -308,7 +315,9 @@ async def transaction(executor: Executor) -> AsyncIterator[Executor]:
             yield pooled
     else:
         connection = cast("asyncpg.Connection[Any]", executor)
-        async with connection.transaction():
+        # One that a pool lent has the role's default.
+        inside = connection.is_in_transaction()
+        async with connection.transaction(isolation=None if inside else "read_committed"):
             yield connection
 
 

@@ -18,6 +18,7 @@ import eventsource
 from eventsource.fleet import checks
 from eventsource.migration.repositories import listing
 from eventsource.migration.repositories.listing import Wanted
+from eventsource.migration.repositories.migrations import INSERT, TRANSITION
 from eventsource.migration.states import MigrationState
 from eventsource.named_sql import statements
 from tests.support.application import SOURCE, TARGET
@@ -45,7 +46,8 @@ PARTS = {
     "listing.of_states", "listing.active", "listing.over", "listing.of_tenant",
     "listing.source_store_id", "listing.target_store_id", "listing.since", "listing.until",
     "listing.operator", "listing.after", "listing.newest", "listing.each", "listing.count",
-    "listing.by_pair", "migrations.select_columns", "routing.select", "ways_back.select_columns",
+    "listing.by_pair", "migrations.insert", "migrations.select_columns", "migrations.transition",
+    "routing.select", "ways_back.select_columns",
     "waves.wave_columns", "waves.item_columns", "positions.through_returns",
     "positions.lowest_target_after_through_returns", "positions.highest_target_through_returns",
     "positions.count_through_returns",
@@ -161,6 +163,10 @@ def composed() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
     order = "order by created_at, id"
     active = "where state not in ('migrated', 'rolled_back', 'failed')"
     yield "get", f"{select} where id = $1", (one,)
+    made = (one, tenant, SOURCE, TARGET, "{}", 0, "{}", None, None, None, None, 1, None)
+    yield "insert", INSERT, made
+    moved = (one, "pending", "bulk_copy", one, "{}", None, None, None, None, 1)
+    yield "transition", TRANSITION, moved
     yield "get_active", f"{select} {active} {order}", ()
     ids = [str(one), str(wave)]
     yield "get_many", f"{select} where id = any ($1::text[]::uuid[]) {order}", (ids,)

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource import failpoints
-from eventsource.connections import transaction
+from eventsource.connections import one_of, transaction
 from eventsource.migration import changes, failures
 from eventsource.migration.errors import (
     ConsistencyError,
@@ -40,6 +40,16 @@ _ROUTES = statements("eventsource.migration.repositories.sql", "routing.sql")
 _SELECT = _SQL["select_columns"]
 
 
+def _and_read(statement: str, changed: str) -> str:
+    """The statement, which returns the row as it has made it: nobody reads it after its commit."""
+    columns, rest = _SELECT.split("from tenant_migrations")
+    return f"{statement} {columns} from {changed} cross join announced {rest}"
+
+
+INSERT = _and_read(_SQL["insert"], "created")
+TRANSITION = _and_read(_SQL["transition"], "moved")
+
+
 class PostgreSQLMigrationRepository(Requests):
     """Migrations in the control database.
 
@@ -50,6 +60,10 @@ class PostgreSQLMigrationRepository(Requests):
     def __init__(self, pool: Executor) -> None:
         self.pool = pool
         self._sql = Retried(pool)
+
+    def over(self, connection: Executor) -> PostgreSQLMigrationRepository:
+        """The same over one connection: a pool resets each that it gets back."""
+        return PostgreSQLMigrationRepository(connection)
 
     async def create(
         self,
@@ -75,24 +89,25 @@ class PostgreSQLMigrationRepository(Requests):
             RoutingError: the tenant's route does not name the source store.
         """
         details = json.dumps({"source": source_store_id, "target": target_store_id})
-        place = await control_place.as_json(self.pool)
         try:
-            async with transaction(self.pool) as connection:
-                await connection.execute(
-                    _SQL["insert"], migration_id, stored(tenant_id), source_store_id,
-                    target_store_id, config.to_json(), generation, details, operator,
-                    source_identity.to_json() if source_identity else None,
-                    target_identity.to_json() if target_identity else None, pause_at,
-                    config.protocol, place,
-                )  # fmt: skip
-                await self._take_route(
-                    connection, tenant_id, source_store_id, target_store_id, generation,
-                    migration_id,
-                )  # fmt: skip
+            async with one_of(self.pool) as one:
+                place = await control_place.as_json(one)
+                async with transaction(one) as connection:
+                    row = await connection.fetchrow(
+                        INSERT, migration_id, stored(tenant_id), source_store_id,
+                        target_store_id, config.to_json(), generation, details, operator,
+                        source_identity.to_json() if source_identity else None,
+                        target_identity.to_json() if target_identity else None, pause_at,
+                        config.protocol, place,
+                    )  # fmt: skip
+                    await self._take_route(
+                        connection, tenant_id, source_store_id, target_store_id, generation,
+                        migration_id,
+                    )  # fmt: skip
         except asyncpg.UniqueViolationError:
             active = await self._active_of(tenant_id)
             raise MigrationAlreadyExistsError(tenant_id, active) from None
-        made = await self.get(migration_id)
+        made = Migration.from_row(row)
         changes.announce("state", made, None, operator)
         return made
 
@@ -185,7 +200,7 @@ class PostgreSQLMigrationRepository(Requests):
                 if following is MigrationState.FAILED and code == ConsistencyError.code:
                     await waves.stop_for(connection, migration.id, str(message))
                 moved = await connection.fetchrow(
-                    _SQL["transition"], migration.id, migration.state.value, following.value, owner,
+                    TRANSITION, migration.id, migration.state.value, following.value, owner,
                     json.dumps(dict(details or {})), code, message, operator, request, SPOKEN,
                 )  # fmt: skip
                 if moved is not None:
@@ -198,8 +213,11 @@ class PostgreSQLMigrationRepository(Requests):
             active = await self._active_of(migration.tenant_id)
             raise MigrationAlreadyExistsError(migration.tenant_id, active) from None
         # Read after the transaction: asking the pool for a second connection while holding one can
-        # deadlock.
-        current = await self.get(migration.id)
+        # deadlock. A pause has answered what was asked since it changed the row.
+        if moved is None or following is MigrationState.PAUSED:
+            current = await self.get(migration.id)
+        else:
+            current = Migration.from_row(moved)
         if moved is None:
             explain_refusal(current, following, owner)
         else:

@@ -5,12 +5,13 @@ with created as (
                                    control_identity)
     values ($1, $2, $3, $4, 'pending', $5::text::jsonb, $6, $9::text::jsonb, $10::text::jsonb, $11, $12,
             $13::text::jsonb)
-    returning id
+    returning *
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
     select id, 'state:pending', $7::text::jsonb, $8 from created
+), announced as (
+    select pg_notify('eventsource_migrations', id::text) from created
 )
-select pg_notify('eventsource_migrations', id::text) from created
 
 -- name: select_columns
 select id, tenant_id, source_store_id, target_store_id, state,
@@ -74,12 +75,13 @@ with moved as (
       and ($3::text <> 'paused' or $4 is null or pause_requested or pause_at <= now())
       and ($2::text <> 'failed' or $3::text = 'rolled_back'
            or (paused_from = $3::text and abort_requested is null))
-    returning id
+    returning *
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
     select id, 'state:' || $3::text, $5::text::jsonb, $8 from moved
+), announced as (
+    select pg_notify('eventsource_migrations', id::text) from moved
 )
-select pg_notify('eventsource_migrations', id::text) from moved
 
 -- name: audit
 insert into migration_audit_log (migration_id, event_type, details, operator)
