@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID, uuid4
 
-from eventsource.connections import redact, transaction
+from eventsource.connections import one_of, redact, transaction
 from eventsource.migration import failures
 from eventsource.migration.errors import (
     DeadlineReachedError,
@@ -108,7 +108,7 @@ class Move:
                 await self.drivers.refuse_other_places(migration)
             await self._set_the_time(migration)
             self.drivers.stand_by(migration.id)
-            return await self._carry_on(migration.id)
+            return await self._carry_on(migration)
 
     async def _begin(self) -> Migration | None:
         """The migration to join; None where the tenant has always lived in the target."""
@@ -135,9 +135,10 @@ class Move:
             MigrationError: the tenant is on its way elsewhere, or its last migration has failed.
         """
         wish = self.wish
-        # The route first: a migration that ends after it was read is found among the others.
-        route = await self.routes.get_routing(wish.tenant_id)
-        found = await self.migrations.get_by_tenant(wish.tenant_id)
+        async with one_of(self.migrations.pool) as one:
+            # The route first: a migration that ends after it was read is found among the others.
+            route = await self.routes.over(one).get_routing(wish.tenant_id)
+            found = await self.migrations.over(one).get_by_tenant(wish.tenant_id)
         active = next((each for each in found if not each.state.is_final), None)
         if active is not None:
             failures.refuse_newer(active)
@@ -160,14 +161,19 @@ class Move:
             operator = self.wish.operator
             await self.migrations.set_pause_at(migration.id, self.wish.until, operator)
 
-    async def _carry_on(self, migration_id: UUID) -> Migration:
-        with self.drivers.news.of(migration_id) as call:
-            return await self._carry_on_with(migration_id, call)
+    async def _carry_on(self, begun: Migration) -> Migration:
+        # Of what this call has made a moment ago the row is at hand.
+        known = begun if begun.id == self.started else None
+        with self.drivers.news.of(begun.id) as call:
+            return await self._carry_on_with(begun.id, call, known)
 
-    async def _carry_on_with(self, migration_id: UUID, call: Call) -> Migration:
+    async def _carry_on_with(
+        self, migration_id: UUID, call: Call, known: Migration | None
+    ) -> Migration:
         while True:
             call.news.clear()
-            migration = await self.drivers.read(migration_id)
+            migration = known or call.take() or await self.drivers.read(migration_id)
+            known = None
             if migration.state is _S.MIGRATED:
                 await self.drivers.let_end(migration_id)
                 return migration
@@ -183,6 +189,7 @@ class Move:
             if migration.state is _S.DUAL_WRITE and self.request is None:
                 await self._ask_for_the_cutover(migration)
             self.drivers.carry(migration, call)
+            call.expect()
             await self.drivers.until_news(migration_id, call)
 
     def _refuse_what_is_over(self, migration: Migration) -> None:

@@ -53,7 +53,7 @@ class Heartbeat:
     throttle: Throttle = field(default_factory=Throttle)
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _also: Callable[[], None] = lambda: None
+    _also: Callable[[Migration, float], None] = lambda _migration, _asked: None
     _session: PassSession | None = None
     _is_bulk: bool = False
 
@@ -63,12 +63,13 @@ class Heartbeat:
         connection: asyncpg.Connection[Any],
         migration_id: UUID,
         owner: UUID,
-        also: Callable[[], None] = lambda: None,
+        also: Callable[[Migration, float], None] = lambda _migration, _asked: None,
     ) -> Heartbeat:
         """Listen, then read: nothing is missed between the two.
 
         Args:
-            also: called whenever there may be something new in the journal.
+            also: called with the row whenever there may be something new in it, and when it was
+                asked for (by the monotonic clock).
         """
         repository = PostgreSQLMigrationRepository(connection)
         asked, news = asyncio.Event(), asyncio.Event()
@@ -77,7 +78,6 @@ class Heartbeat:
             if payload == str(migration_id):
                 asked.set()
                 news.set()
-                also()
 
         await connection.add_listener(CHANNEL, heard)
         migration = await repository.get(migration_id)
@@ -91,14 +91,15 @@ class Heartbeat:
         await self._pass_on(self.migration)
         while True:
             await _wait(self._news, TICK_SECONDS)
-            # A pooler may have dropped what was announced.
-            self._also()
             # Without an answer for so long the lease is over, and this driver's time with it.
             async with asyncio.timeout(max(self.migration.config.lease_seconds, LEAST_PATIENCE)):
                 if time.monotonic() - renewed >= every:
                     await self._renew()
                     renewed = time.monotonic()
+                asked = time.monotonic()
                 latest = await self.repository.get(self.migration.id)
+                # Also where nothing was announced: a pooler may have dropped it.
+                self._also(latest, asked)
                 await self._pass_on(latest)
 
     async def _renew(self) -> None:
