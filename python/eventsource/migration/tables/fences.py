@@ -196,7 +196,7 @@ async def raise_fence(
             "select pg_advisory_xact_lock($1, hashtext($2))",
             MAKING_CLASS, f"{table.name} {tenant_id}",
         )  # fmt: skip
-        await table.connection.execute(
+        made = await table.connection.fetchrow(
             f"with others as (select * from {name} where table_name = $1 and tenant_id = $2),"
             f" in_force as (select * from others where migration_id <> $6 {IN_FORCE}),"
             " numbered as materialized (select nextval("
@@ -209,11 +209,12 @@ async def raise_fence(
             " where not exists (select from in_force where generation > $5"
             " or not case $3 when 'source' then role = 'target' and state = 'open'"
             " else role = 'source' and state = 'moved' end)"
-            " on conflict (table_name, tenant_id, migration_id, role) do nothing",
+            " on conflict (table_name, tenant_id, migration_id, role) do nothing"
+            f" returning {_COLUMNS}",
             table.address.table, stored(tenant_id), role, state, generation, migration_id, store_id,
             patience_ms, peer.to_json() if peer is not None else None, name,
         )  # fmt: skip
-    fence = await of_migration(table, migration_id, role)
+    fence = _of(made) if made is not None else await of_migration(table, migration_id, role)
     if fence is None:
         other = await read(table, tenant_id)
         raise MigrationError(

@@ -145,19 +145,13 @@ async def stand_at_target(target: AnyTable, migration_id: UUID, *, again: bool =
 
     Outside of any transaction: a savepoint would give the row another id than the transaction's.
     """
-    if not again and await target.connection.fetchval(
-        f"select exists (select from {target.witnesses} where migration_id = $1"
-        f" and pass_number = {AT_TARGET})",
-        migration_id,
-    ):
-        return
-    await target.connection.execute(
-        f"delete from {target.witnesses} where migration_id = $1 and pass_number = {AT_TARGET}",
-        migration_id,
-    )
+    of_this = f"{target.witnesses} where migration_id = $1 and pass_number = {AT_TARGET}"
+    if again:
+        await target.connection.execute(f"delete from {of_this}", migration_id)
     await target.connection.execute(
         f"insert into {target.witnesses} (migration_id, pass_number, token, xid)"
-        f" values ($1, {AT_TARGET}, gen_random_uuid(), pg_current_xact_id())",
+        f" select $1, {AT_TARGET}, gen_random_uuid(), pg_current_xact_id()"
+        f" where not exists (select from {of_this})",
         migration_id,
     )
 
