@@ -235,8 +235,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_M}/preflight/admission.py",
-                "        if fence is not None and fence.generation > generation:\n",
-                "        if False:\n",
+                "    if fence is not None and fence.generation > generation:\n",
+                "    if False:\n",
             ),
         ),
         (f"{_REPAIR}::test_a_fence_that_is_newer_than_the_route_refuses_a_start",),

@@ -121,8 +121,8 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
             self._examine(tenant_id, source, target, with_control=False), loading.driver()
         )
         findings.raise_if_refused()
-        tables = await of_store(source), await of_store(target)
-        await admission.refuse_older_route(tenant_id, generation, *tables)
+        assert findings.tables is not None
+        here, there = await admission.places_of(tenant_id, generation, *findings.tables)
         await failpoints.reach("preflight.passed")
         migration = await self._migrations.create(
             migration_id=uuid4(),
@@ -132,8 +132,8 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
             config=self._config,
             generation=generation,
             operator=operator,
-            source_identity=await identities.of(tables[0]),
-            target_identity=await identities.of(tables[1]),
+            source_identity=here,
+            target_identity=there,
             pause_at=until,
         )
         await failpoints.reach("start.committed")

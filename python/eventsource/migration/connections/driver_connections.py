@@ -21,11 +21,12 @@ from eventsource.connections import (
     both,
     connect,
     connection_parameters,
+    one_of,
 )
 from eventsource.migration.connections import session_marks, timeouts
 from eventsource.migration.connections.kept import KeptSessions, close_briefly
 from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
-from eventsource.migration.event_table import EventTable, OwnTable
+from eventsource.migration.event_table import AnyTable, EventTable, OwnTable, of_store
 from eventsource.migration.failures import concerning
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
@@ -92,15 +93,28 @@ class Endpoints:
             ConnectionDetailsError: a store was given only a pool that cannot be described; pass
                 ``dsn=``.
         """
-        with concerning("control"):
-            control = await connection_parameters(cast("asyncpg.Pool[Any]", migrations.pool))
-            schema = await control_schema(migrations)
         with concerning("source"):
-            source_address = await source.address()
+            here = await of_store(source)
         with concerning("target"):
-            target_address = await target.address()
+            there = await of_store(target)
+        return await cls.at(migrations, here, there, kept)
+
+    @classmethod
+    async def at(
+        cls,
+        migrations: PostgreSQLMigrationRepository,
+        source: AnyTable,
+        target: AnyTable,
+        kept: KeptSessions | None = None,
+    ) -> Endpoints:
+        """The same of tables that were found a moment ago."""
+        with concerning("control"):
+            pool = cast("asyncpg.Pool[Any]", migrations.pool)
+            async with one_of(pool) as one:
+                control = await connection_parameters(pool, lent=one)
+                schema = await control_schema(migrations.over(one))
         return cls(
-            control, schema, source_address, target_address, source.layout, target.layout, kept
+            control, schema, source.address, target.address, source.layout, target.layout, kept
         )
 
     @property
@@ -295,9 +309,9 @@ async def _open_target(endpoints: Endpoints, migration_id: UUID) -> OwnTable:
     target = await endpoints.open_table(endpoints.target, endpoints.target_layout)
     try:
         await target.connection.execute(
-            "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
-        )
-        await session_marks.mark(target.connection, session_marks.driver_mark(migration_id))
+            "select set_config($1, $2, false), pg_advisory_lock_shared($3)",
+            MIGRATOR_SETTING, str(migration_id), session_marks.driver_mark(migration_id),
+        )  # fmt: skip
     except BaseException:
         target.connection.terminate()
         raise

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -46,6 +45,7 @@ from eventsource.migration.states import MigrationState, may_follow
 from eventsource.migration.tables import identities
 
 if TYPE_CHECKING:
+    from eventsource.connections import Executor
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 
@@ -193,14 +193,14 @@ class Driver:
         connections = await self._open()
         ended_well = False
         try:
-            migration = await self.migrations.get(self.migration_id)
+            migration = await connections.migrations.get(self.migration_id)
             await identities.check(migration, connections.source, connections.target)
-            await self._warn_of_control(migration)
+            await self._warn_of_control(connections.control, migration)
             seconds = migration.config.lease_seconds
             await self.lease.take_over(connections, seconds)
             heartbeat = await Heartbeat.start(
                 connections.heartbeat, self.migration_id, self.lease.owner,
-                partial(self.news.heard, self.migration_id),
+                self.news.read,
             )  # fmt: skip
             if heartbeat.migration.is_waiting:
                 # The first success: what this driver or another one has waited for is there.
@@ -219,11 +219,11 @@ class Driver:
         finally:
             await connections.close(keep=ended_well)
 
-    async def _warn_of_control(self, migration: Migration) -> None:
+    async def _warn_of_control(self, control: Executor, migration: Migration) -> None:
         """Once: it refuses nothing, and is for somebody to know."""
         if self.has_looked_at_control:
             return
-        elsewhere = await control_place.warning_of(self.migrations.pool, migration)
+        elsewhere = await control_place.warning_of(control, migration)
         self.has_looked_at_control = True
         if elsewhere is not None:
             _log.warning("%s", elsewhere, extra={"migration_id": self.migration_id})

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
+from eventsource.connections import one_of
 from eventsource.migration.connections.driver_connections import DriverConnections
 from eventsource.migration.connections.waits import FOR_A_PLACE, WAITING
 from eventsource.migration.errors import LeaseLostError
@@ -80,10 +81,12 @@ class Lease:
             NoPlaceError: one of the stores has as many migrations as it has room for.
         """
         name = process_name()
-        seconds = (await migrations.get(self.migration_id)).config.lease_seconds
-        taken, full = await migrations.acquire_place(
-            self.migration_id, self.owner, name, seconds, limits or {}, self.stale
-        )
+        async with one_of(migrations.pool) as one:
+            journal = migrations.over(one)
+            seconds = (await journal.get(self.migration_id)).config.lease_seconds
+            taken, full = await journal.acquire_place(
+                self.migration_id, self.owner, name, seconds, limits or {}, self.stale
+            )
         if full:
             raise NoPlaceError(full, limits or {})
         await failpoints.reach("lease.committed")

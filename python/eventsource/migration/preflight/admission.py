@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import asyncpg
 
-from eventsource.connections import redact
+from eventsource.connections import both, one_of, redact
 from eventsource.hosts import hosts_of
 from eventsource.migration import failures
 from eventsource.migration.connections.driver_connections import Endpoints
@@ -19,16 +19,16 @@ from eventsource.migration.errors import (
     PreflightError,
     RoutingError,
 )
-from eventsource.migration.event_table import AnyTable, of_store
+from eventsource.migration.event_table import AnyTable, held, of_store
 from eventsource.migration.preflight import access, event_tables, surroundings
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
-from eventsource.migration.tables import fences
+from eventsource.migration.tables import fences, identities
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.kept import KeptSessions
-    from eventsource.migration.models import MigrationConfig, TenantRouting
+    from eventsource.migration.models import MigrationConfig, StoreIdentity, TenantRouting
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -120,13 +120,15 @@ async def _generation_of(
 
     async def look() -> None:
         nonlocal routing
-        await check_control(migrations.pool, findings)
-        if not findings.problems:
-            for migration in await migrations.get_by_tenant(tenant_id):
+        async with one_of(migrations.pool) as one:
+            await check_control(one, findings)
+            if findings.problems:
+                return
+            for migration in await migrations.over(one).get_by_tenant(tenant_id):
                 if not migration.state.is_final:
                     failures.refuse_newer(migration)
                     raise MigrationAlreadyExistsError(tenant_id, migration.id)
-            routing = await routes.get_routing(tenant_id)
+            routing = await routes.over(one).get_routing(tenant_id)
 
     with findings.unusable(control):
         await access.refuse_silent_hosts(
@@ -142,22 +144,34 @@ async def _generation_of(
     return routing.generation if routing else 0
 
 
-async def refuse_older_route(tenant_id: TenantId, generation: int, *tables: AnyTable) -> None:
-    """A decision has to be newer than everything that a fence says of the tenant.
+async def places_of(
+    tenant_id: TenantId, generation: int, source: AnyTable, target: AnyTable
+) -> tuple[StoreIdentity | None, StoreIdentity | None]:
+    """Which places the stores are, for a tenant whose route nothing there is newer than.
 
     Raises:
         PreflightError: a fence is newer than the tenant's route.
     """
-    for table in tables:
-        fence = await fences.read(table, tenant_id)
-        if fence is not None and fence.generation > generation:
-            raise PreflightError(
-                [
-                    f"the fence of tenant {tenant_id} in {table.name} is of generation"
-                    f" {fence.generation}, and its route of {generation}: the control database has"
-                    " gone back, or a store has; `eventsource-migrate repair` says what lives where"
-                ]
-            )
+
+    async def place_of(table: AnyTable) -> StoreIdentity | None:
+        async with held(table) as one:
+            await _refuse_older_route(tenant_id, generation, one)
+            return await identities.of(one)
+
+    return await both(place_of(source), place_of(target))
+
+
+async def _refuse_older_route(tenant_id: TenantId, generation: int, table: AnyTable) -> None:
+    """A decision has to be newer than everything that a fence says of the tenant."""
+    fence = await fences.read(table, tenant_id)
+    if fence is not None and fence.generation > generation:
+        raise PreflightError(
+            [
+                f"the fence of tenant {tenant_id} in {table.name} is of generation"
+                f" {fence.generation}, and its route of {generation}: the control database has"
+                " gone back, or a store has; `eventsource-migrate repair` says what lives where"
+            ]
+        )
 
 
 async def examine(
@@ -208,6 +222,7 @@ async def _examine(
                 tables.append(await of_store(store))
         if len(tables) < 2:
             return
+        findings.tables = tables[0], tables[1]
         with findings.unusable("a store's database"):
             if look is not None:
                 await look(tables[0], tables[1], tenant_id, findings, config.fires)
@@ -222,7 +237,7 @@ async def _examine(
                 )
             with findings.unusable("a database"):
                 roles = {"source": source.application_role, "target": target.application_role}
-                endpoints = await Endpoints.of(migrations, source, target, kept)
+                endpoints = await Endpoints.at(migrations, tables[0], tables[1], kept)
                 await access.check(endpoints, roles if look is None else None, findings)
 
     with findings.unusable("a database"):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
@@ -16,6 +16,9 @@ from eventsource.connections import redact
 from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.failures import may_pass
+
+if TYPE_CHECKING:
+    from eventsource.migration.event_table import AnyTable
 
 T = TypeVar("T")
 
@@ -35,6 +38,7 @@ class Findings:
         companions: tables beside the source that stay where they are.
         waits: of a layout: whose writers wait while the fence is held.
         connections: how many a copy takes at the target, and how many are free there.
+        tables: source and target, as they were found; None where one of them was not.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -50,6 +54,7 @@ class Findings:
     #: Those of the problems that pass by themselves: databases that do not answer.
     passing: int = 0
     tenant_events: int | None = None
+    tables: tuple[AnyTable, AnyTable] | None = None
 
     def note(self, *findings: Finding) -> None:
         """Add findings, as problems or as warnings."""
