@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from eventsource.migration import MigrationState
+from eventsource.testing.proxy import Trap
 from tests.support.worlds.behind_proxies import POINTS, SIDES, FaultyWorld
 
 #: Those that every run of the tests makes; `make infra` makes all.
@@ -34,3 +38,22 @@ async def test_a_move_outlives_a_server(
     async with faulty.written_to() as writers:
         migration = await faulty.at(POINTS[point], lambda world: getattr(world, how)(side))
     await faulty.check(migration, writers)
+
+
+async def test_a_move_comes_by_at_every_moment(faulty: FaultyWorld) -> None:
+    """Otherwise the faults of a moment wait for a statement that nobody sends any more."""
+
+    async def passed(trap: Trap) -> None:
+        await trap.reached(timeout=20)
+        trap.release()
+
+    async with faulty.written_to(), asyncio.TaskGroup() as moments:
+        for point in POINTS.values():
+            if not point.cutover:
+                moments.create_task(passed(faulty.trap(point)), name=point.name)
+        migration = await faulty.driver.start(faulty.tenant)
+        await faulty.driver.reach(migration.id, MigrationState.DUAL_WRITE)
+        for point in POINTS.values():
+            if point.cutover:
+                moments.create_task(passed(faulty.trap(point)), name=point.name)
+        await faulty.to_the_end(migration.id)

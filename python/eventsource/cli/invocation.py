@@ -153,6 +153,7 @@ async def _main(
     """
     this = asyncio.current_task()
     assert this is not None
+    asyncio.get_running_loop().set_exception_handler(_without_given_up_connections)
 
     def terminate(signum: int) -> None:
         received.append(signum)
@@ -163,6 +164,16 @@ async def _main(
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 asyncio.get_running_loop().add_signal_handler(signum, terminate, signum)
     return await work()
+
+
+def _without_given_up_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Nothing on the operator's terminal about a connection that nobody waited for any more.
+
+    Where connecting is cancelled, asyncpg leaves a future with the end of the connection behind.
+    """
+    left, error = context.get("future"), context.get("exception")
+    if isinstance(left, asyncio.Task) or not isinstance(error, ConnectionError):
+        loop.default_exception_handler(context)
 
 
 def _details(error: BaseException) -> dict[str, object]:

@@ -22,6 +22,7 @@ from eventsource.migration import (
     MigrationConfig,
     MigrationError,
     MigrationState,
+    RoutersNotReadyError,
 )
 from eventsource.testing import Cluster, WriterProcess
 from eventsource.testing.proxy import Proxy, Session, Trap, named
@@ -70,7 +71,7 @@ POINTS = {
     for point in (
         Point("the fence is raised", "source", "insert into \"public\".\"eventsource_fences\""),
         Point("the guard is made", "source", "eventsource_guard_renew"),
-        Point("the block is reserved", "target", "eventsource_copy_progress\" (migration_id"),
+        Point("the block is reserved", "target", "eventsource_copy_progress\" as p (migration_id"),
         Point("a snapshot is taken", "source", "pg_current_snapshot()::text as snapshot"),
         Point("the barrier", "source", "eventsource_witnesses"),
         Point("a pass is stored", "target", "set pass_number = $4"),
@@ -185,6 +186,9 @@ class FaultyWorld:
                 ) from None
             except CutoverTimeoutError:
                 pass
+            except RoutersNotReadyError:
+                # A router looked while the target was away; it looks again every few seconds.
+                await asyncio.sleep(1.0)
             except MigrationError as error:
                 # The decision's outcome was not known when whoever waited was answered.
                 if "was rolled back" not in str(error) and "lost" not in str(error):
