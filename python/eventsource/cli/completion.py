@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from eventsource.cli.given_up import without_given_up_connections
+
 if TYPE_CHECKING:
     from eventsource.cli.config import Settings
 
@@ -44,6 +46,7 @@ async def _ids(settings: Settings, prefix: str) -> list[tuple[str, str]]:
     from eventsource.identifiers import quote_identifier
     from eventsource.migration.repositories import lookups
 
+    asyncio.get_running_loop().set_exception_handler(without_given_up_connections)
     schema = settings.control_schema
     path = (("search_path", quote_identifier(schema)),) if schema is not None else ()
     parameters = ConnectionParameters(settings.control_dsn, settings=path)

@@ -17,6 +17,7 @@ import typer
 from eventsource.cli import logs
 from eventsource.cli.config import Settings, load
 from eventsource.cli.exits import EXPECTED, ExitCode, code_of, exit_code_of, message_of
+from eventsource.cli.given_up import without_given_up_connections
 from eventsource.cli.next_steps import after
 from eventsource.cli.output import Output, OutputClosedError
 from eventsource.cli.workspace import Workspace
@@ -153,7 +154,7 @@ async def _main(
     """
     this = asyncio.current_task()
     assert this is not None
-    asyncio.get_running_loop().set_exception_handler(_without_given_up_connections)
+    asyncio.get_running_loop().set_exception_handler(without_given_up_connections)
 
     def terminate(signum: int) -> None:
         received.append(signum)
@@ -164,16 +165,6 @@ async def _main(
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 asyncio.get_running_loop().add_signal_handler(signum, terminate, signum)
     return await work()
-
-
-def _without_given_up_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Nothing on the operator's terminal about a connection that nobody waited for any more.
-
-    Where connecting is cancelled, asyncpg leaves a future with the end of the connection behind.
-    """
-    left, error = context.get("future"), context.get("exception")
-    if isinstance(left, asyncio.Task) or not isinstance(error, ConnectionError):
-        loop.default_exception_handler(context)
 
 
 def _details(error: BaseException) -> dict[str, object]:
