@@ -222,7 +222,10 @@ async def run(command: list[str], *, cwd: Path = ROOT, env: dict[str, str] | Non
 
 
 async def forget(dsn: str) -> None:
-    """Drop the guard that a move left there, so that the tenant can move in the next round too."""
+    """Drop the guard and the progress that a move left there.
+
+    So the tenant can move in the next round too, and an emptied table is one that nobody uses.
+    """
     connection = await asyncpg.connect(dsn)
     try:
         for trigger in await connection.fetch(
@@ -231,7 +234,10 @@ async def forget(dsn: str) -> None:
         ):
             await connection.execute(f'drop trigger "{trigger["tgname"]}" on events')
         await connection.execute("delete from eventsource_fences where tenant_id = $1", str(TENANT))
-        await connection.execute("delete from eventsource_changes")
+        await connection.execute(
+            "delete from eventsource_changes; delete from eventsource_copied_ranges;"
+            " delete from eventsource_copy_progress"
+        )
     finally:
         await connection.close()
 
