@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -67,12 +67,15 @@ async def _plainly(executor: Executor) -> AsyncIterator[Executor]:
     begin, undo = "begin isolation level read committed", "rollback"
     if connection.is_in_transaction():
         begin, undo = f"savepoint {_PLAINLY}", f"rollback to savepoint {_PLAINLY}"
-    await connection.execute(f"{begin}; {_SETTINGS}")
     try:
+        await connection.execute(f"{begin}; {_SETTINGS}")
         yield connection
     finally:
         if not connection.is_closed():
-            await connection.execute(undo)
+            # For a caller that was cancelled the server may have begun it or not: the client does
+            # not know yet.
+            with suppress(asyncpg.InvalidSavepointSpecificationError):
+                await connection.execute(undo)
 
 
 def _catalog(seen: dict[str, Any]) -> TableCatalog:
