@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from eventsource.catalog.presence import columns_of
@@ -41,32 +43,54 @@ async def outdated_objects(connection: Executor, schema: str) -> list[str]:
     Looked at without a lock: replacing a function that is as it should be would cost every session
     of every process its plan, each time a process starts.
     """
-    script = "".join(text("eventsource.stores", f"sql/{file}") for file in SCRIPTS)
+    wanted = _wanted(schema)
     # One name may have several functions, of other parameters.
     found = {
         (row["name"], row["body"], row["definer"], _names(row["settings"]))
         for row in await connection.fetch(SQL["describe_functions"], quote_identifier(schema))
     }
-    wanted = []
-    for match in _FUNCTION.finditer(script):
-        body = match["body"].replace("{schema}", quote_identifier(schema))
-        definer = "security definer" in match["head"]
-        settings = frozenset(_SETTING.findall(match["head"]))
-        wanted.append((match["name"], body, definer, settings))
-    needed = {
-        qualified(schema, table["name"]): (table["name"], set(_COLUMN.findall(table["body"])))
-        for table in _TABLE.finditer(script)
-    }
-    there = await columns_of(connection, needed)
+    there = await columns_of(connection, wanted.tables)
     tables = [
-        bare for name, (bare, columns) in needed.items() if not columns <= there.get(name, set())
+        bare
+        for name, (bare, columns) in wanted.tables.items()
+        if not columns <= there.get(name, set())
     ]
     sequences: list[str] = await connection.fetchval(
         "select array(select name from unnest($2::text[]) name"
         " where to_regclass($1 || '.' || quote_ident(name)) is null)",
-        quote_identifier(schema), _SEQUENCE.findall(script),
+        quote_identifier(schema), wanted.sequences,
     )  # fmt: skip
-    return tables + sequences + [each[0] for each in wanted if each not in found]
+    return tables + sequences + [each[0] for each in wanted.functions if each not in found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the scripts make.
+
+    Attributes:
+        functions: name, body, whether it has its owner's rights, and what it sets.
+        tables: by qualified name: the bare one, and the columns.
+    """
+
+    functions: list[tuple[str, str, bool, frozenset[str]]]
+    tables: dict[str, tuple[str, set[str]]]
+    sequences: list[str]
+
+
+@lru_cache(maxsize=16)
+def _wanted(schema: str) -> _Wanted:
+    script = "".join(text("eventsource.stores", f"sql/{file}") for file in SCRIPTS)
+    functions = []
+    for match in _FUNCTION.finditer(script):
+        body = match["body"].replace("{schema}", quote_identifier(schema))
+        definer = "security definer" in match["head"]
+        settings = frozenset(_SETTING.findall(match["head"]))
+        functions.append((match["name"], body, definer, settings))
+    tables = {
+        qualified(schema, table["name"]): (table["name"], set(_COLUMN.findall(table["body"])))
+        for table in _TABLE.finditer(script)
+    }
+    return _Wanted(functions, tables, _SEQUENCE.findall(script))
 
 
 def _names(settings: list[str]) -> frozenset[str]:
