@@ -74,12 +74,13 @@ async def check_stores(
     fire: bool = False,
 ) -> None:
     """Both event tables can take part, and the tenant may move between them."""
-    here, there = await at_once(
+    found, at_target = await at_once(
         findings, partial(_usable_table, source, "source"), partial(_usable_table, target, "target")
     )
-    if here is None or there is None:
+    if found is None or at_target is None:
         return
-    if await _identity(source) == await _identity(target):
+    (here, one), (there, other) = found, at_target
+    if one == other:
         findings.problems.append("the target is the source: they are the same table")
         return
     _check_required(here, there, findings)
@@ -95,10 +96,14 @@ async def check_stores(
     )
 
 
-async def _usable_table(table: AnyTable, side: str, findings: Findings) -> TableCatalog | None:
+async def _usable_table(
+    table: AnyTable, side: str, findings: Findings
+) -> tuple[TableCatalog, tuple[object, ...]] | None:
+    """The table's catalog, and which place it is."""
     with findings.unusable(f"the {side}'s database"):
         async with held(table) as one:
-            return await _sound_table(one, side, findings)
+            found = await _sound_table(one, side, findings)
+            return None if found is None else (found, await _identity(one))
     return None
 
 
