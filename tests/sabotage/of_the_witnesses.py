@@ -13,7 +13,6 @@ _WITNESSES = "python/eventsource/migration/tables/witnesses.py"
 _FENCES_SQL = "python/eventsource/stores/sql/fences.sql"
 _PASSED = "tests/integration/passes/test_passes.py"
 _OPENINGS = "tests/integration/cutover/test_openings.py"
-_UNASKED = "        (lambda *_: None)(connections"
 _UNASKED_SELF = "        (lambda *_: None)(\n            self.conn"
 _VERIFIER = "python/eventsource/migration/consistency/verifier.py"
 _ARRIVAL = "python/eventsource/migration/routing/arrival.py"
@@ -114,7 +113,11 @@ VARIANTS = (
                 '        " where $5::uuid is null or exists (select from before) returning',
                 '        " where $4::integer is null or true returning',
             ),
-            Edit(_PASSES, "        await witnesses.stand_again(connections", _UNASKED),
+            Edit(
+                _PASSES,
+                "            await witnesses.stand_again(\n                connections",
+                "            (lambda *_: None)(\n                connections",
+            ),
         ),
         # What a restored server has lost is missed at its start as well.
         (

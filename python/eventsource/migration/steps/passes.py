@@ -111,7 +111,11 @@ class Passes:
             StoreGoneBackError: the source lacks its barrier, or events that the target holds.
         """
         at = prepared.at if prepared else await _claimed(connections, migration, owner)
-        await witnesses.stand_again(connections.source, migration.id, at.witness, at.source_system)
+        if prepared is None or at.pass_is_open:
+            # A pass that begins asks for the barrier before it.
+            await witnesses.stand_again(
+                connections.source, migration.id, at.witness, at.source_system
+            )
         await rescue.look_after_a_restart(connections.source, connections.target, at)
         endpoints, fresh = connections.endpoints, migration.returns is not None
         columns = await _carried(connections, at)

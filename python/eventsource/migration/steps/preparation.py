@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from eventsource.catalog.model import TableCatalog
     from eventsource.catalog.two_sides import Comparison
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.event_table import AnyTable, OwnTable
+    from eventsource.migration.event_table import OwnTable
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
     from eventsource.migration.tables.progress import CopyProgress
+    from eventsource.migration.tables.snapshots import Snapshot
 
 
 async def prepare(
@@ -50,8 +51,12 @@ async def prepare(
     """
     source, target = connections.source, connections.target
     origin = await snapshots.take(source.connection)
-    is_decided = decided_head is not None
-    head = await _head_of(source) if decided_head is None else decided_head
+    sequence: str | None = None
+    if decided_head is None:
+        sequence = await event_table.position_sequence(source)
+        head = await event_table.head(source.connection, sequence)
+    else:
+        head = decided_head
     closed = await fences.raise_fence(
         target, tenant_id=migration.tenant_id, migration_id=migration.id,
         store_id=migration.target_store_id, role="target", generation=migration.generation,
@@ -59,21 +64,54 @@ async def prepare(
     )  # fmt: skip
     await failpoints.reach("guard.target.row.committed")
 
+    there = await _guard_target(
+        connections, closed, migration, owner, carry_on, origin, head, is_decided=sequence is None
+    )
+    await failpoints.reach("guard.target.triggers.committed")
+    await witnesses.stand_at_target(target, migration.id)
+    opened = await _raise_at_source(connections, migration)
+    if sequence is not None:
+        await _bind(connections, migration, sequence)
+    # What is done about indexes since refuses nothing.
+    compared, shape = await _guard_source(source, opened, migration, carry_on, there)
+    await reserved_block.advance(target, compared.drawn)
+    at = await progress.agree(target, migration.id, compared.carried, shape)
+    if at is None or at.owner != owner:
+        at = await progress.claim(target, migration.id, owner)
+    assert at is not None
+    await failpoints.reach("guard.progress.committed")
+    await connections.migrations.record_offset(migration.id, owner, at.position_offset)
+    return Prepared(at, forms.of_columns(map(compared.source.column, compared.carried)))
+
+
+async def _guard_target(
+    connections: DriverConnections,
+    closed: Fence,
+    migration: Migration,
+    owner: UUID,
+    carry_on: Callable[[], bool],
+    origin: Snapshot,
+    head: int,
+    *,
+    is_decided: bool,
+) -> TableCatalog:
+    """Guard it, and reserve the tenant's positions under its lock; the table as it was then."""
+    source, target = connections.source, connections.target
     deferring = await _has_many(connections, migration) and not await reserved_block.is_in_use(
         target, migration.id
     )
-    fire = migration.config.fires
-    here = await event_table.catalog_of(source, "source")
+    # Before an index is dropped; otherwise what the source is under its own lock is soon enough.
+    here = await event_table.catalog_of(source, "source") if deferring else None
     under_its_lock: list[TableCatalog] = []
 
     async def reserve() -> None:
         # Under the table's lock: what was refused at the start may have come since.
         under_its_lock.append(await event_table.catalog_of(target, "target"))
-        compared = fitness.refuse(here, under_its_lock[-1], fire)
+        if here is not None:
+            fitness.refuse(here, under_its_lock[-1], migration.config.fires)
         empty = await reserved_block.reserve(
-            target, migration, owner, head, origin.system, is_decided=is_decided
+            target, migration, owner, head, origin, is_decided=is_decided
         )
-        await reserved_block.advance(target, compared.drawn)
         if empty and deferring:
             await deferred_indexes.defer(target, migration.id, closed)
         await failpoints.reach("guard.target.reserved")
@@ -81,17 +119,7 @@ async def prepare(
     await guard.install(
         target, closed, migration.tenant_id, carry_on, then=reserve, drops=deferring
     )
-    await failpoints.reach("guard.target.triggers.committed")
-    await witnesses.stand_at_target(target, migration.id)
-    opened = await _raise_at_source(connections, migration, bind=not is_decided)
-    # What is done about indexes since refuses nothing.
-    compared, shape = await _guard_source(source, opened, migration, carry_on, under_its_lock[-1])
-    await progress.agree(target, migration.id, compared.carried, shape)
-    at = await progress.claim(target, migration.id, owner)
-    assert at is not None
-    await failpoints.reach("guard.progress.committed")
-    await connections.migrations.record_offset(migration.id, owner, at.position_offset)
-    return Prepared(at, forms.of_columns(map(compared.source.column, compared.carried)))
+    return under_its_lock[-1]
 
 
 async def _guard_source(
@@ -115,14 +143,7 @@ async def _guard_source(
     return agreed[-1]
 
 
-async def _head_of(source: AnyTable) -> int:
-    sequence = await event_table.position_sequence(source)
-    return await event_table.head(source.connection, sequence)
-
-
-async def _raise_at_source(
-    connections: DriverConnections, migration: Migration, *, bind: bool
-) -> Fence:
+async def _raise_at_source(connections: DriverConnections, migration: Migration) -> Fence:
     source = connections.source
     opened = await fences.raise_fence(
         source, tenant_id=migration.tenant_id, migration_id=migration.id,
@@ -130,19 +151,17 @@ async def _raise_at_source(
         budget_seconds=migration.config.cutover_timeout_seconds, peer=migration.target_identity,
     )  # fmt: skip
     await failpoints.reach("guard.source.row.committed")
-    if bind:
-        await _bind(connections, migration)
     return opened
 
 
-async def _bind(connections: DriverConnections, migration: Migration) -> None:
+async def _bind(connections: DriverConnections, migration: Migration, sequence: str) -> None:
     """From here on no tenant that arrives at the source takes positions that this one needs."""
     source = connections.source
     at = await progress.read_again(connections.target, migration.id)
     table = source.address.table
     await reserved_block.bind(
         source, migration.id, {table: at.last_target_position - at.position_offset},
-        {table: await event_table.position_sequence(source)}, {table: reserved_block.HEADROOM},
+        {table: sequence}, {table: reserved_block.HEADROOM},
     )  # fmt: skip
     await failpoints.reach("guard.source.bound.committed")
 

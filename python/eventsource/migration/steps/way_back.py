@@ -225,9 +225,8 @@ async def _make(
     witness = Witness(1, uuid4())
     await witnesses.stand(home, way_id, witness, None, taken.system)
     await standby.add_progress(
-        old, tenant_id=tenant, migration_id=way_id, owner=owner, system=taken.system,
-        snapshot=taken.text, witness=witness, columns=compared.carried,
-        shape=await integrity.shape(home),
+        old, tenant_id=tenant, migration_id=way_id, owner=owner, taken=taken, witness=witness,
+        columns=compared.carried, shape=await integrity.shape(home),
     )  # fmt: skip
     await failpoints.reach("keep.snapshot.committed")
     forms = of_columns(map(compared.source.column, compared.carried))

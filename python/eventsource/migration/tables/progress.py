@@ -180,13 +180,20 @@ def already_there(tenant_id: TenantId, table_name: str) -> str:
     )
 
 
-async def agree(target: AnyTable, migration_id: UUID, columns: Iterable[str], shape: str) -> None:
-    """Record what is carried from here on; a driver that comes later finds it and keeps to it."""
-    await target.connection.execute(
+async def agree(
+    target: AnyTable, migration_id: UUID, columns: Iterable[str], shape: str
+) -> CopyProgress | None:
+    """Record what is carried from here on; a driver that comes later finds it and keeps to it.
+
+    The row where that is new. Its owner is who has made it: who finds itself there has had nobody
+    before it, and need not claim it.
+    """
+    row = await target.connection.fetchrow(
         f"update {target.progress} set columns = $2, shape = $3"
-        " where migration_id = $1 and shape is null",
+        f" where migration_id = $1 and shape is null returning {_COLUMNS}",
         migration_id, list(columns), shape,
     )  # fmt: skip
+    return _of(row) if row is not None else None
 
 
 async def begin_pass(

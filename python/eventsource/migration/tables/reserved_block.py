@@ -33,6 +33,7 @@ from eventsource.tenant_ids import TenantId, as_uuid, restored, stored
 if TYPE_CHECKING:
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.progress import CopyProgress
+    from eventsource.migration.tables.snapshots import Snapshot
 
 #: Positions kept free at the target for what the source will write during the migration.
 HEADROOM = 1_000_000_000
@@ -155,7 +156,7 @@ async def bind(
 
 
 async def reserve(
-    target: OwnTable, migration: Migration, owner: UUID, source_head: int, source_system: str,
+    target: OwnTable, migration: Migration, owner: UUID, source_head: int, origin: Snapshot,
     *, is_decided: bool = False,
 ) -> bool:  # fmt: skip
     """Reserve the tenant's block of positions and write the progress row.
@@ -194,12 +195,12 @@ async def reserve(
     )  # fmt: skip
     await target.connection.execute(
         f"insert into {target.progress} as p (migration_id, tenant_id, table_name, owner,"
-        " position_offset, last_target_position, source_system)"
-        " values ($1, $2, $3, $4, $5, $6, $7) on conflict (migration_id) do update set"
+        " position_offset, last_target_position, source_system, source_started)"
+        " values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (migration_id) do update set"
         " position_offset = excluded.position_offset,"
         " last_target_position = excluded.last_target_position",
         migration.id, stored(migration.tenant_id), target.address.table, owner, offset, last,
-        source_system,
+        origin.system, origin.started,
     )  # fmt: skip
     # Anyone else's next event in this table lands above the block. A rollback keeps the gap.
     await target.connection.fetchval("select setval($1::text::regclass, $2)", sequence, last)

@@ -23,10 +23,12 @@ SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot as PostgreSQL's text form, and the cluster (identifier:timeline) it belongs to."""
+    """A snapshot as PostgreSQL's text form, and the cluster (identifier:timeline) it belongs to,
+    with the moment since when that runs."""
 
     text: str
     system: str
+    started: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ async def take(connection: Executor) -> Snapshot:
     """
     row = await connection.fetchrow(
         "select pg_is_in_recovery() as standby, pg_current_snapshot()::text as snapshot,"
-        f" {SYSTEM} as system"
+        f" {SYSTEM} as system, pg_postmaster_start_time() as started"
     )
     if row["standby"]:
         raise PreflightError(
@@ -62,7 +64,7 @@ async def take(connection: Executor) -> Snapshot:
                 " to the primary"
             ]
         )
-    return Snapshot(row["snapshot"], row["system"])
+    return Snapshot(row["snapshot"], row["system"], row["started"])
 
 
 def not_shown_by(snapshot: str) -> str:

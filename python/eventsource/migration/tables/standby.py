@@ -14,6 +14,7 @@ from eventsource.tenant_ids import TenantId, as_uuid, stored
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.tables.snapshots import Snapshot
     from eventsource.migration.tables.witnesses import Witness
 
 #: Generation of a fence that is not in force yet. The same stands in fences.sql and guard.sql.
@@ -46,8 +47,8 @@ async def add_fence(
 
 
 async def add_progress(
-    target: AnyTable, *, tenant_id: TenantId, migration_id: UUID, owner: UUID, system: str,
-    snapshot: str, witness: Witness, columns: tuple[str, ...], shape: str,
+    target: AnyTable, *, tenant_id: TenantId, migration_id: UUID, owner: UUID, taken: Snapshot,
+    witness: Witness, columns: tuple[str, ...], shape: str,
 ) -> None:  # fmt: skip
     """The target holds everything that the snapshot shows: that is where its passes begin.
 
@@ -56,10 +57,10 @@ async def add_progress(
     await target.connection.execute(
         f"insert into {target.progress} (migration_id, tenant_id, table_name, owner,"
         " position_offset, last_target_position, source_system, pass_number, snapshot,"
-        " proven_snapshot, staged, columns, shape, witness_pass, witness_token)"
-        " values ($1, $2, $3, $4, 0, 0, $5, $6, $7, $7, true, $8, $9, $6, $10)",
-        migration_id, stored(tenant_id), target.address.table, owner, system, witness.pass_number,
-        snapshot, list(columns), shape, witness.token,
+        " proven_snapshot, staged, columns, shape, witness_pass, witness_token, source_started)"
+        " values ($1, $2, $3, $4, 0, 0, $5, $6, $7, $7, true, $8, $9, $6, $10, $11)",
+        migration_id, stored(tenant_id), target.address.table, owner, taken.system,
+        witness.pass_number, taken.text, list(columns), shape, witness.token, taken.started,
     )  # fmt: skip
 
 
