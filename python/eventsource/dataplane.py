@@ -103,7 +103,8 @@ class PassSessionConfig:
     session of this process that wants the same address.
 
     The driver is taken for the only one: opening a session ends other sessions of the same
-    migration on target and control, provided that `owner` is the one in the progress row.
+    migration on target and control, provided that `owner` is the one in the progress row. Where it
+    `is_first`, nobody has had the migration before, and there are none.
     """
 
     migration_id: UUID
@@ -123,6 +124,7 @@ class PassSessionConfig:
     journal: str = "tenant_migrations"
     fresh_positions: bool = False
     mapping_rows: bool = True
+    is_first: bool = False
     forms: tuple[str, ...] = ()
     kept: KeptSessions | None = field(default=None, repr=False, compare=False)
 

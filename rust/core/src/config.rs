@@ -50,6 +50,8 @@ pub struct PassConfig {
     pub fresh_positions: bool,
     /// Whether each row gets a row in the mapping; the offset says the same where there is one.
     pub mapping_rows: bool,
+    /// Nobody before this owner has had sessions of the migration: there are none to end.
+    pub is_first: bool,
     /// Where sessions of this process are kept for a moment.
     pub kept: Option<Arc<KeptSessions>>,
 }

@@ -45,6 +45,7 @@ pub struct PassSessionConfig {
     journal: String,
     fresh_positions: bool,
     mapping_rows: bool,
+    is_first: bool,
     kept: Option<Py<KeptSessions>>,
 }
 
@@ -71,6 +72,7 @@ impl TryFrom<PassSessionConfig> for core::PassConfig {
             journal: config.journal,
             fresh_positions: config.fresh_positions,
             mapping_rows: config.mapping_rows,
+            is_first: config.is_first,
             kept: config.kept.map(|kept| kept.get().shared()),
         })
     }

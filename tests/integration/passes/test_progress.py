@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
+from eventsource.migration import Migration
+from eventsource.migration.connections.driver_connections import DriverConnections
 from eventsource.migration.errors import LeaseLostError
 from eventsource.migration.event_table import EventTable, OwnTable
+from eventsource.migration.steps import preparation
+from eventsource.migration.steps.passes import Prepared
 from eventsource.migration.tables import progress
 from eventsource.migration.tables.progress import CopyProgress
 from eventsource.migration.tables.witnesses import Witness
@@ -70,3 +75,27 @@ async def test_a_pass_that_another_driver_has_begun_meanwhile_is_left_alone(worl
             target, at, owner=at.owner, snapshot=None, witness=Witness(at.pass_number + 1, uuid4())
         )
     assert await world.fingerprint() == before
+
+
+async def test_only_who_has_made_the_row_goes_without_claiming_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sessions of the driver before are ended then, and of the first there can be none."""
+    await world.seed(5)
+    prepare, one_that_is_gone = preparation.prepare, uuid4()
+    found: list[tuple[UUID, bool]] = []
+
+    async def by_two(
+        connections: DriverConnections, migration: Migration, owner: UUID, *more: Any
+    ) -> Prepared:
+        for each in (one_that_is_gone, owner):
+            prepared = await prepare(connections, migration, each, *more)
+            assert prepared.at.owner == each
+            found.append((each, prepared.is_first))
+        return prepared
+
+    monkeypatch.setattr(preparation, "prepare", by_two)
+    await world.dual_write()
+    (first, next_one) = found
+    assert first == (one_that_is_gone, True)
+    assert not next_one[1]

@@ -59,10 +59,12 @@ class Prepared:
     Attributes:
         at: the progress row, which has this driver's token.
         forms: of the carried columns' values.
+        is_first: no driver has had the row before this one.
     """
 
     at: CopyProgress
     forms: tuple[str, ...]
+    is_first: bool
 
 
 @dataclass(slots=True)
@@ -140,6 +142,7 @@ class Passes:
             journal=journal,
             fresh_positions=fresh,
             mapping_rows=migration.maps_rows,
+            is_first=prepared is not None and prepared.is_first,
             kept=endpoints.kept_by_the_data_plane,
         )
         session = await PassSession.open(await config.resolved())

@@ -76,12 +76,14 @@ async def prepare(
     compared, shape = await _guard_source(source, opened, migration, carry_on, there)
     await reserved_block.advance(target, compared.drawn)
     at = await progress.agree(target, migration.id, compared.carried, shape)
-    if at is None or at.owner != owner:
+    is_first = at is not None and at.owner == owner
+    if not is_first:
         at = await progress.claim(target, migration.id, owner)
     assert at is not None
     await failpoints.reach("guard.progress.committed")
     await connections.migrations.record_offset(migration.id, owner, at.position_offset)
-    return Prepared(at, forms.of_columns(map(compared.source.column, compared.carried)))
+    carried = map(compared.source.column, compared.carried)
+    return Prepared(at, forms.of_columns(carried), is_first)
 
 
 async def _guard_target(

@@ -230,7 +230,7 @@ async def _make(
     )  # fmt: skip
     await failpoints.reach("keep.snapshot.committed")
     forms = of_columns(map(compared.source.column, compared.carried))
-    prepared = Prepared(await progress.read_again(old, way_id), forms)
+    prepared = Prepared(await progress.read_again(old, way_id), forms, is_first=True)
     await _try_out(connections, opposite(migration, way_id, owner), owner, prepared)
 
 

@@ -56,7 +56,7 @@ impl Pipeline {
         )?;
         source.refuse_standby(&recovery).await?;
         let progress = ProgressRow::of(config);
-        if progress.is_ours(target.client(), &read_progress).await? {
+        if !config.is_first && progress.is_ours(target.client(), &read_progress).await? {
             tokio::try_join!(
                 claim::end_others(&source, config.migration_id),
                 claim::end_others(&target, config.migration_id),
