@@ -135,7 +135,8 @@ update tenant_migrations set driver_expires_at = null, driver_owner = null
 where id = $1 and driver_owner = $2
 
 -- name: record_progress
--- The rate follows the last chunks: what is older than five seconds counts little.
+-- The rate follows the last chunks: what is older than five seconds counts little. Nobody waits until
+-- it is on the disk: what is lost in a crash is published again.
 update tenant_migrations m
 set events_copied = p.copied, total_events = p.total, updated_at = now(),
     progress_percentage = case when p.total = 0 then 100
@@ -153,7 +154,8 @@ from (select $3::bigint as copied, greatest($3::bigint, $4::bigint) as total) p,
       from (select events_copied,
                    coalesce(greatest(extract(epoch from clock_timestamp() - copied_at), 0.001),
                             1)::float8 as seconds
-            from tenant_migrations where id = $1) measured) s
+            from tenant_migrations where id = $1) measured) s,
+     (select set_config('synchronous_commit', 'off', true)) unhurried
 where m.id = $1 and m.driver_owner = $2
 
 -- name: record_throttle
