@@ -70,16 +70,16 @@ async def check(endpoints: Endpoints, roles: Mapping[str, str | None], findings:
             and may insert there.
     """
     with findings.unusable("a store's database"):
-        async with (
-            endpoints.connection(endpoints.source.parameters) as at_source,
-            endpoints.connection(endpoints.target.parameters) as at_target,
-        ):
+        named = roles["source"]
+        async with endpoints.connection(endpoints.source.parameters) as at_source:
             source = EventTable(at_source, endpoints.source)
-            target = EventTable(at_target, endpoints.target)
-            named = roles["source"]
             writers = [named] if named else [r[0] for r in await _writers(source)]
             able = [right for role in writers for right in await _at_source(source, role, findings)]
-            given = roles["target"] or named
+        given = roles["target"] or named
+        if not given and not writers:
+            return
+        async with endpoints.connection(endpoints.target.parameters) as at_target:
+            target = EventTable(at_target, endpoints.target)
             for role in [given] if given else writers:
                 await _at_target(target, role, bool(given), set(able), findings)
 
