@@ -226,7 +226,7 @@ class VerifyConfig:
     streams_seen: bytes = field(default=b"", repr=False)
     streams_differing: bytes = field(default=b"", repr=False)
     streams_only_there: bytes = field(default=b"", repr=False)
-    most_names: int = 32_768
+    most_names: int = 131_072
     salt: int = 0
     sample_percentage: float = 100.0
     max_violations: int = 100

@@ -6,20 +6,46 @@
 //! "Counting distinct elements in a data stream", 2002). Which are kept does not depend on the order
 //! in which they come, so a comparison that was interrupted comes to the same number.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 #[derive(Clone, Debug)]
 pub struct Names {
+    /// All of them, until there are as many as are kept at most: a comparison adds one for each row,
+    /// and the order of few does not matter.
+    few: HashSet<u64, BuildHasherDefault<AsItIs>>,
+    /// The lowest, from then on.
     lowest: BTreeSet<u64>,
     /// The highest of those that are kept, once no more are.
     highest: u64,
     most: usize,
 }
 
+/// A name is a hash already.
+#[derive(Clone, Copy, Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, name: u64) {
+        self.0 = name;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+}
+
 impl Names {
     /// Keeps so many, at least one.
     pub fn new(most: usize) -> Names {
         Names {
+            few: HashSet::default(),
             lowest: BTreeSet::new(),
             highest: u64::MAX,
             most: most.max(1),
@@ -38,8 +64,10 @@ impl Names {
     /// True if it is kept and was not before.
     pub fn insert(&mut self, name: u64) -> bool {
         if !self.is_full() {
-            let is_new = self.lowest.insert(name);
-            if self.is_full() {
+            let is_new = self.few.insert(name);
+            if self.few.len() >= self.most {
+                self.lowest = self.few.drain().collect();
+                self.few.shrink_to_fit();
                 self.highest = self.lowest.last().copied().unwrap_or(u64::MAX);
             }
             return is_new;
@@ -53,19 +81,19 @@ impl Names {
     }
 
     pub fn extend(&mut self, other: &Names) {
-        for name in &other.lowest {
+        for name in other.few.iter().chain(&other.lowest) {
             self.insert(*name);
         }
     }
 
     /// Whether there may be more than are kept; the number is an estimate then.
     pub fn is_full(&self) -> bool {
-        self.lowest.len() >= self.most
+        !self.lowest.is_empty()
     }
 
     pub fn count(&self) -> i64 {
         if !self.is_full() {
-            return self.lowest.len() as i64;
+            return self.few.len() as i64;
         }
         let share = (self.highest as f64 + 1.0) / (u64::MAX as f64 + 1.0);
         ((self.most - 1) as f64 / share)
@@ -77,8 +105,11 @@ impl Names {
         self.most
     }
 
+    /// Those that are kept, in their order.
     pub fn iter(&self) -> impl Iterator<Item = u64> {
-        self.lowest.iter().copied()
+        let mut kept: Vec<u64> = self.few.iter().chain(&self.lowest).copied().collect();
+        kept.sort_unstable();
+        kept.into_iter()
     }
 }
 

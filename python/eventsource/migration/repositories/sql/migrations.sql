@@ -131,7 +131,9 @@ where id = $1 and driver_owner = $2
 returning id
 
 -- name: release_lease
+-- Nobody waits for the disk: what is lost in a crash runs out by itself.
 update tenant_migrations set driver_expires_at = null, driver_owner = null
+from (select set_config('synchronous_commit', 'off', true)) unhurried
 where id = $1 and driver_owner = $2
 
 -- name: record_progress
@@ -167,7 +169,9 @@ update tenant_migrations set error_message = $3, error_code = $4, updated_at = n
 where id = $1 and driver_owner = $2
 
 -- name: record_offset
+-- As for progress: the change of state that follows waits for it.
 update tenant_migrations set position_offset = $3, updated_at = now()
+from (select set_config('synchronous_commit', 'off', true)) unhurried
 where id = $1 and driver_owner = $2
 
 -- name: record_decision
