@@ -15,6 +15,8 @@ from tests.support.store_tables import Pool
 #: Turns of the loop until it is cancelled: during each of its statements, and after them.
 TURNS = range(12)
 
+PATH = '"$user", public'
+
 
 @pytest.fixture
 async def connection(pool: Pool, source_dsn: str) -> AsyncIterator[asyncpg.Connection]:
@@ -33,27 +35,27 @@ async def _read_and_cancel(connection: asyncpg.Connection, turns: int) -> None:
         await reads
 
 
-@pytest.mark.parametrize("turns", TURNS)
 async def test_who_is_cancelled_while_reading_is_in_no_transaction(
-    connection: asyncpg.Connection, turns: int
+    connection: asyncpg.Connection,
 ) -> None:
-    await _read_and_cancel(connection, turns)
-    assert not connection.is_in_transaction()
-    assert await connection.fetchval("show search_path") == '"$user", public'
+    for turns in TURNS:
+        await _read_and_cancel(connection, turns)
+        assert await connection.fetchval("show search_path") == PATH
+        assert not connection.is_in_transaction()
 
 
-@pytest.mark.parametrize("turns", TURNS)
 async def test_a_transaction_around_it_goes_on_or_is_over_as_a_whole(
-    connection: asyncpg.Connection, turns: int
+    connection: asyncpg.Connection,
 ) -> None:
-    await connection.execute("begin; insert into noted values (1)")
-    await _read_and_cancel(connection, turns)
-    try:
-        assert await connection.fetchval("show search_path") == '"$user", public'
-        await connection.execute("commit")
-    except asyncpg.InFailedSQLTransactionError:
-        await connection.execute("rollback")
-    assert not connection.is_in_transaction()
+    for turns in TURNS:
+        await connection.execute(f"begin; insert into noted values ({turns})")
+        await _read_and_cancel(connection, turns)
+        try:
+            assert await connection.fetchval("show search_path") == PATH
+            await connection.execute("commit")
+        except asyncpg.InFailedSQLTransactionError:
+            await connection.execute("rollback")
+        assert not connection.is_in_transaction()
 
 
 async def test_within_a_transaction_its_settings_end_with_it(
@@ -63,5 +65,5 @@ async def test_within_a_transaction_its_settings_end_with_it(
         await connection.execute("insert into noted values (1)")
         found = await reading.read(connection, "public.noted")
         assert found is not None
-        assert await connection.fetchval("show search_path") == '"$user", public'
+        assert await connection.fetchval("show search_path") == PATH
     assert await connection.fetchval("select count(*) from noted") == 1
