@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID, uuid4
 
-from eventsource.connections import one_of, redact, transaction
+from eventsource.connections import redact, transaction
 from eventsource.migration import failures
 from eventsource.migration.errors import (
     DeadlineReachedError,
@@ -135,10 +135,9 @@ class Move:
             MigrationError: the tenant is on its way elsewhere, or its last migration has failed.
         """
         wish = self.wish
-        async with one_of(self.migrations.pool) as one:
-            # The route first: a migration that ends after it was read is found among the others.
-            route = await self.routes.over(one).get_routing(wish.tenant_id)
-            found = await self.migrations.over(one).get_by_tenant(wish.tenant_id)
+        # The route first: a migration that ends after it was read is found among the others.
+        route = await self.routes.get_routing(wish.tenant_id)
+        found = await self.migrations.get_by_tenant(wish.tenant_id)
         active = next((each for each in found if not each.state.is_final), None)
         if active is not None:
             failures.refuse_newer(active)

@@ -16,9 +16,11 @@ from eventsource.stores import schema_setup
 if TYPE_CHECKING:
     from eventsource.connections import AnyConnection
 
-#: Settings and locks of the session that makes the tables: they are no part of what it makes, and
-#: what it looks at has to be looked at under them.
-_ASIDE = re.compile(r"\s*(set (local|transaction)|select pg_advisory)", re.IGNORECASE)
+#: Settings, locks and transactions of the session that makes the tables: no part of what it
+#: makes, and what it looks at has to be looked at under them.
+_ASIDE = re.compile(
+    r"\s*(set (local|transaction)|select pg_advisory|begin\b|savepoint\b|rollback\b)", re.IGNORECASE
+)
 
 #: Not before the table is there, whose sequence the server names.
 _TRIGGER = """do $make$ begin

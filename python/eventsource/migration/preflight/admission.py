@@ -128,7 +128,7 @@ async def _generation_of(
                 if not migration.state.is_final:
                     failures.refuse_newer(migration)
                     raise MigrationAlreadyExistsError(tenant_id, migration.id)
-            routing = await routes.over(one).get_routing(tenant_id)
+        routing = await routes.get_routing(tenant_id)
 
     with findings.unusable(control):
         await access.refuse_silent_hosts(

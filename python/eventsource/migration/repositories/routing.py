@@ -32,10 +32,6 @@ class PostgreSQLRoutingRepository:
         self.pool = pool
         self._sql = Retried(pool)
 
-    def over(self, connection: Executor) -> PostgreSQLRoutingRepository:
-        """The same over one connection: a pool resets each that it gets back."""
-        return PostgreSQLRoutingRepository(connection)
-
     async def get_routing(self, tenant_id: TenantId) -> TenantRouting | None:
         """The tenant's route, or None when it has none.
 
