@@ -112,7 +112,7 @@ class Endpoints:
             pool = cast("asyncpg.Pool[Any]", migrations.pool)
             async with one_of(pool) as one:
                 control = await connection_parameters(pool, lent=one)
-                schema = await control_schema(migrations.over(one))
+                schema = await control_schema(PostgreSQLMigrationRepository(one))
         return cls(
             control, schema, source.address, target.address, source.layout, target.layout, kept
         )
@@ -309,9 +309,9 @@ async def _open_target(endpoints: Endpoints, migration_id: UUID) -> OwnTable:
     target = await endpoints.open_table(endpoints.target, endpoints.target_layout)
     try:
         await target.connection.execute(
-            "select set_config($1, $2, false), pg_advisory_lock_shared($3)",
-            MIGRATOR_SETTING, str(migration_id), session_marks.driver_mark(migration_id),
-        )  # fmt: skip
+            "select set_config($1, $2, false)", MIGRATOR_SETTING, str(migration_id)
+        )
+        await session_marks.mark(target.connection, session_marks.driver_mark(migration_id))
     except BaseException:
         target.connection.terminate()
         raise

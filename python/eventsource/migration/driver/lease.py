@@ -82,7 +82,7 @@ class Lease:
         """
         name = process_name()
         async with one_of(migrations.pool) as one:
-            journal = migrations.over(one)
+            journal = PostgreSQLMigrationRepository(one)
             seconds = (await journal.get(self.migration_id)).config.lease_seconds
             taken, full = await journal.acquire_place(
                 self.migration_id, self.owner, name, seconds, limits or {}, self.stale

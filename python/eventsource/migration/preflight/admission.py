@@ -23,13 +23,13 @@ from eventsource.migration.event_table import AnyTable, held, of_store
 from eventsource.migration.preflight import access, event_tables, surroundings
 from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
+from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.tables import fences, identities
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.kept import KeptSessions
     from eventsource.migration.models import MigrationConfig, StoreIdentity, TenantRouting
-    from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -124,7 +124,7 @@ async def _generation_of(
             await check_control(one, findings)
             if findings.problems:
                 return
-            for migration in await migrations.over(one).get_by_tenant(tenant_id):
+            for migration in await PostgreSQLMigrationRepository(one).get_by_tenant(tenant_id):
                 if not migration.state.is_final:
                     failures.refuse_newer(migration)
                     raise MigrationAlreadyExistsError(tenant_id, migration.id)

@@ -61,10 +61,6 @@ class PostgreSQLMigrationRepository(Requests):
         self.pool = pool
         self._sql = Retried(pool)
 
-    def over(self, connection: Executor) -> PostgreSQLMigrationRepository:
-        """The same over one connection: a pool resets each that it gets back."""
-        return PostgreSQLMigrationRepository(connection)
-
     async def create(
         self,
         *,
