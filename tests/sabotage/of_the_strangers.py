@@ -142,6 +142,21 @@ VARIANTS = (
         (f"{_MOVED}[second sequence]",),
     ),
     Variant(
+        "other-sequences-wait-for-the-cutover",
+        "who appends at the target during a copy draws numbers that are about to arrive",
+        (
+            Edit(
+                "python/eventsource/migration/steps/preparation.py",
+                "    await reserved_block.advance(target, compared.drawn)\n",
+                "",
+            ),
+        ),
+        (
+            "tests/integration/driver/test_swaps.py::"
+            "test_who_appends_during_a_copy_draws_no_number_that_arrives",
+        ),
+    ),
+    Variant(
         "decided-without-a-look",
         "the deciding statement does not look at the guard",
         (

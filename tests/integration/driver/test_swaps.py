@@ -307,3 +307,17 @@ def test_a_departure_that_has_given_up_its_block_keeps_nobody_waiting() -> None:
     ) == 15  # fmt: skip
     assert is_used_up(1000, 1000, 1000)
     assert not is_used_up(1005, 1000, 1000)
+
+
+async def test_who_appends_during_a_copy_draws_no_number_that_arrives(world: World) -> None:
+    """Of a column beside the position: the target's own next one would be one of the source's."""
+    for side in ("source", "target"):
+        await getattr(world, side).execute(
+            f"alter table {table(side)} add column number bigserial unique"
+        )
+    await world.seed(50)
+    await world.dual_write()
+    drawn = await world.target.fetchval(
+        "select nextval(pg_get_serial_sequence($1, 'number'))", table("target")
+    )
+    assert drawn > await world.source.fetchval(f"select max(number) from {table('source')}")
