@@ -130,7 +130,11 @@ RIGHTS = [
     ("target", "revoke delete, update on eventsource_copy_progress from {role}",
      ["lacks DELETE", "lacks UPDATE", "eventsource_copy_progress", "grant it"]),
     ("target", "revoke temporary on database {database} from public",
-     ["temporary tables", "grant temporary"]),
+     ["temporary tables", "grant temporary on database {database} to"]),
+    ("source", "revoke create on schema public from {role}, public",
+     ["may make nothing in the source's schema 'public'", "grant create on schema"]),
+    ("target", "revoke create on schema public from {role}, public",
+     ["may make nothing in the target's schema 'public'", "grant create on schema"]),
     ("source", "revoke usage on schema public from {role}, public",
      ["the source's database cannot be used", "grant usage on it"]),
     ("source", "revoke select on {table} from {role}", ["permission denied", "privileges"]),
@@ -168,6 +172,7 @@ async def test_a_missing_right(world: World, side: str, change: str, told: list[
         await connection.execute(change.format(**names))
         try:
             process = await world.process(**migrating_as(world, ROLE))
+            told = [each.replace("{database}", names["database"].strip('"')) for each in told]
             async with refusal(world, PreflightError, *told):
                 await process.start(world.tenant)
             await process.stop()

@@ -11,7 +11,7 @@ import asyncpg
 
 from eventsource.connections import ConnectionParameters
 from eventsource.hosts import SilentHostsError, unless_silent
-from eventsource.identifiers import qualified
+from eventsource.identifiers import qualified, quote_identifier
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.event_table import EventTable, OwnTable
 from eventsource.migration.preflight import application_roles
@@ -21,6 +21,7 @@ from eventsource.migration.preflight.findings import INIT
 
 if TYPE_CHECKING:
     from eventsource.connections import TableAddress
+    from eventsource.migration.layouts.declaration import Layout
     from eventsource.migration.preflight.findings import Findings
 
     Connection = asyncpg.Connection[Any]
@@ -45,15 +46,21 @@ _LENT = (
 )
 
 _RIGHTS = """
-select current_user::text as role, pg_get_userbyid(c.relowner)::text as owner,
+select current_user::text as role, name, pg_get_userbyid(c.relowner)::text as owner,
+       quote_ident(current_user) as grantee, quote_ident(pg_get_userbyid(c.relowner)) as granted,
+       quote_ident(current_database()) as database,
        pg_has_role(c.relowner, 'usage') as owns, row_security_active(c.oid) as filtered,
+       has_schema_privilege(c.relnamespace, 'create') as creates,
        has_database_privilege(current_database(), 'temporary') as temporary
-from pg_class c where c.oid = $1::text::regclass
+from unnest($1::text[]) with ordinality given (name, place)
+join pg_class c on c.oid = to_regclass(name)
+order by place
 """
 
 #: Who makes triggers and functions of the guard needs the rights of the owner of the others.
 _FUNCTION_OWNERS = """
-select distinct current_user::text as role, pg_get_userbyid(p.proowner)::text as owner
+select distinct current_user::text as role, pg_get_userbyid(p.proowner)::text as owner,
+       quote_ident(current_user) as grantee, quote_ident(pg_get_userbyid(p.proowner)) as granted
 from pg_proc p join pg_namespace n on n.oid = p.pronamespace
 where n.nspname = $1 and starts_with(p.proname, 'eventsource_')
   and not pg_has_role(p.proowner, 'usage')
@@ -92,8 +99,8 @@ async def check(
     where another library writes, whose rights are its own business."""
     await asyncio.gather(
         _check_control(endpoints, findings),
-        _check_store("source", endpoints, endpoints.source, findings),
-        _check_store("target", endpoints, endpoints.target, findings),
+        _check_store("source", endpoints, endpoints.source, endpoints.source_layout, findings),
+        _check_store("target", endpoints, endpoints.target, endpoints.target_layout, findings),
     )
     if not findings.problems and roles is not None:
         await application_roles.check(endpoints, roles, findings)
@@ -109,46 +116,63 @@ async def _check_control(endpoints: Endpoints, findings: Findings) -> None:
 
 
 async def _check_store(
-    side: str, endpoints: Endpoints, address: TableAddress, findings: Findings
-) -> None:
+    side: str, endpoints: Endpoints, address: TableAddress, layout: Layout | None,
+    findings: Findings,
+) -> None:  # fmt: skip
     what, parameters = f"the {side}'s database", address.parameters
     with findings.unusable(what):
         async with endpoints.connection(parameters) as connection:
-            table = EventTable(connection, address)
+            table = EventTable(connection, address, layout)
             await _check_rights(table, side, findings)
             names = [table.beside(name) for name in FENCE_TABLES]
+            if layout is not None:
+                names.append(table.beside("eventsource_changes"))
             await _check_privileges(connection, what, names, findings)
             await _check_sessions(connection, endpoints, parameters, what, findings)
 
 
 async def _check_rights(table: OwnTable, side: str, findings: Findings) -> None:
-    name = table.name
-    rights = await table.connection.fetchrow(_RIGHTS, name)
-    if rights is None:
+    tables, schema = [table.name], table.address.schema
+    if table.layout is not None:
+        tables = [table.beside(each.name) for each in table.layout.tables]
+    rights = await table.connection.fetch(_RIGHTS, tables)
+    if not rights:
         return  # there is no such table, and that is said elsewhere
-    role, owner = rights["role"], rights["owner"]
+    for found in rights:
+        _check_table(found, side, findings)
+    for found in await table.connection.fetch(_FUNCTION_OWNERS, schema):
+        findings.problems.append(
+            f"role {found['role']!r} may not use the guard's functions in the {side}'s schema"
+            f" {schema!r}, which role {found['owner']!r} made; connect as that role,"
+            f" or grant it: grant {found['granted']} to {found['grantee']}"
+        )
+    role, grantee = rights[0]["role"], rights[0]["grantee"]
+    if not rights[0]["creates"]:
+        # Functions of the guard, and indexes that a load of an empty table makes again.
+        findings.problems.append(
+            f"role {role!r} may make nothing in the {side}'s schema {schema!r}, where the guard's"
+            f" functions belong: grant create on schema {quote_identifier(schema)} to {grantee}"
+        )
+    if not rights[0]["temporary"]:
+        findings.problems.append(
+            f"role {role!r} may not make temporary tables in the {side}'s database; grant temporary"
+            f" on database {rights[0]['database']} to {grantee}"
+        )
+
+
+def _check_table(rights: asyncpg.Record, side: str, findings: Findings) -> None:
+    role, owner, name = rights["role"], rights["owner"], rights["name"]
     if not rights["owns"]:
         # Only an owner may make the guard fire always, and only a guard that does is one.
         findings.problems.append(
             f"role {role!r} does not own the {side} table {name} and may not guard it; connect as"
-            f" {owner!r}, or grant that role: grant {owner} to {role}"
-        )
-    for found in await table.connection.fetch(_FUNCTION_OWNERS, table.address.schema):
-        findings.problems.append(
-            f"role {found['role']!r} may not use the guard's functions in the {side}'s schema"
-            f" {table.address.schema!r}, which role {found['owner']!r} made; connect as that role,"
-            f" or grant it: grant {found['owner']} to {found['role']}"
+            f" {owner!r}, or grant that role: grant {rights['granted']} to {rights['grantee']}"
         )
     if rights["filtered"]:
         findings.problems.append(
             f"row-level security of the {side} table {name} hides rows from role {role!r}, so that"
             f" neither copy nor proof would see them; connect as a role with BYPASSRLS, or as the"
             " owner of a table without FORCE ROW LEVEL SECURITY"
-        )
-    if not rights["temporary"]:
-        findings.problems.append(
-            f"role {role!r} may not make temporary tables in the {side}'s database; grant temporary"
-            f" on database … to {role}"
         )
 
 
