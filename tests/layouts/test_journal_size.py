@@ -93,6 +93,29 @@ async def test_a_paused_migration_stops_writing_down_and_carries_all_again(
     assert await same(small)
 
 
+async def test_a_copy_that_begins_again_and_is_interrupted_begins_at_its_first_row(
+    small: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = await paused(small)
+    await rewrite(small.source, 20)
+    begin, begun = passes.JournaledPasses.begin, 0
+
+    async def interrupted(each: passes.JournaledPasses) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            raise ConnectionResetError
+        await begin(each)
+
+    monkeypatch.setattr(passes.JournaledPasses, "begin", interrupted)
+    await small.coordinators[0].resume_migration(migration.id)
+    await until(lambda: same(small), "everything to be carried again")
+    assert begun == 2
+    await small.reaches(migration, MigrationState.DUAL_WRITE)
+    await small.coordinators[0].initiate_cutover(migration.id)
+    assert await same(small)
+
+
 async def test_writers_lose_nothing_while_it_overflows(small: LayoutWorld) -> None:
     migration = await paused(small)
     async with marten.Writers(small.dsns["source"], ["acme", "umbrella"]) as writers:

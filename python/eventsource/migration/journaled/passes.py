@@ -275,8 +275,10 @@ class JournaledPasses(Underway):
     async def begin_again(self) -> None:
         """Writes may have passed the guard by: everything is carried again."""
         await first_pass.empty(self)
-        self.agreed = replace(self.agreed, table_no=0, after=None, scan=())
-        await progress.begin_again(self.connections.target, self.migration.id, self.owner)
+        self.agreed = self.agreed.at(0, (), None)
+        await progress.begin_again(
+            self.connections.target, self.migration.id, self.owner, self.agreed.to_json()
+        )
         await self.refresh()
 
     async def _snapshot(self) -> str:

@@ -253,13 +253,20 @@ async def complete_pass(target: AnyTable, current: CopyProgress, owner: UUID) ->
     return _of(row)
 
 
-async def begin_again(target: AnyTable, migration_id: UUID, owner: UUID) -> None:
-    """Forget every pass: the next one is the first."""
+async def begin_again(
+    target: AnyTable, migration_id: UUID, owner: UUID, carriage: str | None = None
+) -> None:
+    """Forget every pass: the next one is the first.
+
+    Args:
+        carriage: what a layout's move keeps from here on.
+    """
     await target.connection.execute(
         f"update {target.progress} set snapshot = null, proven_snapshot = null,"
         " previous_snapshot = null, sealed_snapshot = null, proven_rows = 0, pass_rows = 0,"
-        " rows_copied = 0, updated_at = now() where migration_id = $1 and owner = $2",
-        migration_id, owner,
+        " rows_copied = 0, carriage = coalesce($3::text::jsonb, carriage), updated_at = now()"
+        " where migration_id = $1 and owner = $2",
+        migration_id, owner, carriage,
     )  # fmt: skip
 
 
