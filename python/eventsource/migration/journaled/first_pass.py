@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from eventsource import failpoints
+from eventsource.connections import both
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.journaled import carriage
@@ -46,27 +48,30 @@ where i.indrelid = $1::text::regclass and m.amname = 'btree' and i.indisvalid an
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What was read, and the place where it ends; None where nothing follows."""
+
+    sent: Rows
+    upto: tuple[str, ...] | None
+
+
 async def run(passes: Underway) -> bool:
     """From where it stands to its end; False when asked to stop on the way."""
     tables = passes.transfer.statements.shape.layout.tables
     for number in range(passes.agreed.table_no, len(tables)):
         table = tables[number]
         if passes.agreed.table_no < number or not passes.agreed.scan:
-            scan = table.scan or await scan_of(passes, table)
+            scan = table.scan or await scan_of(passes.connections.source, table)
             passes.agreed = passes.agreed.at(number, tuple(scan), None)
-        rows = await _rows_of_a_chunk(passes, table)
-        while True:
-            if not await passes.rest():
-                return False
-            if not await _chunk(passes, table, rows):
-                break
+        if not await _carry(passes, table, await _rows_of_a_chunk(passes, table)):
+            return False
     return True
 
 
-async def scan_of(passes: Underway, table: LayoutTable) -> Sequence[str]:
+async def scan_of(source: AnyTable, table: LayoutTable) -> Sequence[str]:
     """The columns of the index by which the tenant's rows are read."""
-    name = passes.connections.source.beside(table.name)
-    found = await passes.connections.source.connection.fetch(_SCANS, name)
+    found: list[Any] = await source.connection.fetch(_SCANS, source.beside(table.name))
     tenant = table.tenancy.column
     for row in sorted(found, key=lambda row: row["columns"]):
         if tenant is not None and row["columns"][0] == tenant:
@@ -85,22 +90,47 @@ async def _rows_of_a_chunk(passes: Underway, table: LayoutTable) -> int:
     return max(1, min(most, int(CHUNK_BYTES / max(width or 1.0, 1.0))))
 
 
-async def _chunk(passes: Underway, table: LayoutTable, size: int) -> bool:
-    """Carry one; whether there may be more of the table."""
-    transfer, agreed = passes.transfer, passes.agreed
-    statements, shape = transfer.statements, transfer.statements.shape
-    upto = await _place_after(passes, table, size)
-    wanted = statements.range_of(table, agreed.scan, agreed.after, upto, shape.source)
-    order = statements.in_order(table, agreed.scan, binary=False)
-    sent = await transfer.read(table, f"select {statements.carried(table)} from {wanted} {order}")
+async def _carry(passes: Underway, table: LayoutTable, size: int) -> bool:
+    """All chunks of a table, each read while the one before it is written and proven.
+
+    False when asked to stop on the way: what was read and not written is read again.
+    """
+    if not await passes.rest():
+        return False
+    chunk = await _read(passes, table, passes.agreed.after, size)
+    while chunk.upto is not None:
+        if not await passes.rest():
+            return False
+        _, chunk = await both(_write(passes, table, chunk), _read(passes, table, chunk.upto, size))
+    await _write(passes, table, chunk)
+    return True
+
+
+async def _read(
+    passes: Underway, table: LayoutTable, after: tuple[str, ...] | None, size: int
+) -> _Chunk:
+    """The next rows; on the connection that only reads, which is free while others are written."""
+    statements, scan = passes.transfer.statements, passes.agreed.scan
+    upto = await _place_after(passes, table, after, size)
+    wanted = statements.range_of(table, scan, after, upto, statements.shape.source)
+    order = statements.in_order(table, scan, binary=False)
+    sent = await passes.transfer.read(
+        table, f"select {statements.carried(table)} from {wanted} {order}"
+    )
+    return _Chunk(sent, upto)
+
+
+async def _write(passes: Underway, table: LayoutTable, chunk: _Chunk) -> None:
+    """Write and prove them, and where the pass stands then, in one transaction."""
+    transfer, agreed, sent = passes.transfer, passes.agreed, chunk.sent
     await passes.barrier()
     await failpoints.reach("layout.chunk.read")
-    following = agreed.at(agreed.table_no, agreed.scan, upto)
-    if upto is None:
+    following = agreed.at(agreed.table_no, agreed.scan, chunk.upto)
+    if chunk.upto is None:
         following = agreed.at(agreed.table_no + 1, (), None)
     async with transfer.writing.transaction():
         written = await transfer.write_what_can_be(table, sent) if sent.count else 0
-        await _prove(passes, table, upto, sent)
+        await _prove(passes, table, chunk.upto, sent)
         await carriage.store(
             transfer.writing, passes.connections.target, passes.migration.id, passes.owner,
             following, rows=written, bytes=len(sent.data),
@@ -110,15 +140,16 @@ async def _chunk(passes: Underway, table: LayoutTable, size: int) -> bool:
     passes.agreed = following
     passes.session.moved.rows += written
     passes.session.moved.chunks += 1
-    return upto is not None
 
 
-async def _place_after(passes: Underway, table: LayoutTable, size: int) -> tuple[str, ...] | None:
+async def _place_after(
+    passes: Underway, table: LayoutTable, after: tuple[str, ...] | None, size: int
+) -> tuple[str, ...] | None:
     """Where a chunk of so many rows ends; None when fewer are left."""
-    agreed, statements = passes.agreed, passes.transfer.statements
-    wanted = statements.range_of(table, agreed.scan, agreed.after, None, statements.shape.source)
-    columns = ", ".join(f"subject.{quote_identifier(each)}::text" for each in agreed.scan)
-    order = statements.in_order(table, agreed.scan, binary=False)
+    scan, statements = passes.agreed.scan, passes.transfer.statements
+    wanted = statements.range_of(table, scan, after, None, statements.shape.source)
+    columns = ", ".join(f"subject.{quote_identifier(each)}::text" for each in scan)
+    order = statements.in_order(table, scan, binary=False)
     row = await passes.transfer.reading.fetchrow(
         f"select {columns} from {wanted} {order} limit 1 offset {size - 1}",
         timeout=timeouts.LONG_STATEMENT_SECONDS,
