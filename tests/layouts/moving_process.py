@@ -1,6 +1,7 @@
 """A process that moves a tenant: ``python -m tests.layouts.moving_process DSNS NAME``.
 
-Of Marten, or of the layout that `DECLARED` in the environment declares as TOML.
+Of Marten, or of the layout that `PRESET` in the environment names, or `DECLARED` declares as TOML.
+From `WORTH_IT` rows on it loads an empty target without its indexes.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from eventsource.migration import MigrationState
 from eventsource.migration.layouts.declaration import Layout
 from eventsource.migration.layouts.presets import presets
 from eventsource.migration.layouts.reading import layout_of
+from eventsource.migration.tables import deferred_indexes
 from tests.support.worlds.layouts import connected
 
 
 def declared() -> Layout:
     if "DECLARED" not in os.environ:
-        return presets()["marten"]
+        return presets()[os.environ.get("PRESET", "marten")]
     [(name, entry)] = tomllib.loads(os.environ["DECLARED"])["layouts"].items()
     return layout_of(name, entry)
 
 
 async def main(dsns: dict[str, str], tenant: str, verb: str = "move") -> None:
+    deferred_indexes.WORTH_IT = int(os.environ.get("WORTH_IT", deferred_indexes.WORTH_IT))
     world = await connected(declared(), dsns, os.environ.get("DECLARED_SCHEMA"))
     await world.process(lease_seconds=1.0)
     coordinator = world.coordinators[0]

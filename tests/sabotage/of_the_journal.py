@@ -247,32 +247,6 @@ VARIANTS = (
         (f"{_MIRRORED}::test_a_mirror_that_freezes_does_not_keep_the_target_from_opening",),
     ),
     Variant(
-        "loading-table-takes-writes",
-        "others write to a table that has lost its unique constraints",
-        (
-            Edit(
-                "python/eventsource/migration/tables/deferred_indexes.py",
-                "when (not {guard.is_migrator(migration_id, owner)})",
-                "when (false and not {guard.is_migrator(migration_id, owner)})",
-            ),
-        ),
-        ("tests/acceptance/test_deferred_indexes.py::test_killed_between_the_drop_and_the_build",),
-    ),
-    Variant(
-        "constraints-not-restored",
-        "unique constraints come back as plain indexes",
-        (
-            Edit(
-                "python/eventsource/migration/tables/deferred_indexes.py",
-                "        await _restore_constraints(first, table, wanted)\n",
-                "        wanted = []\n",
-            ),
-        ),
-        (
-            "tests/integration/passes/test_bulk_copy.py::test_two_tenants_move_at_once_into_one_empty_table",
-        ),
-    ),
-    Variant(
         "throttle-under-the-fence",
         "the rate of the copy makes writers wait in the last pass",
         (

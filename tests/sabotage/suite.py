@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.sabotage import (
     of_identity,
+    of_loading,
     of_the_cutover,
     of_the_data_plane,
     of_the_edges,
@@ -51,5 +52,6 @@ VARIANTS = (
     *of_the_partitions.VARIANTS,
     *of_the_recovery.VARIANTS,
     *of_identity.VARIANTS,
+    *of_loading.VARIANTS,
     *of_the_followers.VARIANTS,
 )

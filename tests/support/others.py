@@ -43,6 +43,17 @@ begin
 end $$;
 """
 
+#: With an index over an expression, one over a part, and one that a constraint is made of.
+MESSAGE_DB_INDEXED = f"""
+{MESSAGE_DB}
+create index messages_category on message_store.messages
+    (split_part(stream_name, '-', 1), global_position);
+create index messages_correlation on message_store.messages
+    ((metadata ->> 'correlation')) where type = 'placed';
+alter table message_store.messages add constraint messages_twice
+    unique (stream_name, position, type) deferrable initially deferred;
+"""
+
 RAILS = """
 create table event_store_events (
     id bigserial primary key, event_id uuid not null, event_type varchar not null,

@@ -9,6 +9,7 @@ keys are in the next pass. The last pass of a cutover is exact.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from eventsource.migration.journaled import (
     first_pass,
     growth,
     large_pass,
+    loading,
     numbers,
     overflow,
     watching,
@@ -147,8 +149,11 @@ class JournaledPasses(Underway):
             )
             await failpoints.reach("snapshot.stored.committed")
 
-    async def first(self) -> PassOutcome | None:
-        """The first pass, from where it stands; None when asked to stop on the way."""
+    async def first(self, stopped: asyncio.Event | None = None) -> PassOutcome | None:
+        """The first pass, from where it stands; None when asked to stop on the way.
+
+        ``stopped`` ends the building of indexes as well, which begins again when it is resumed.
+        """
         if self.at.pass_is_open and not await self._is_as_it_was():
             await self.begin_again()
         if not self.at.pass_is_open:
@@ -158,6 +163,12 @@ class JournaledPasses(Underway):
         if not await first_pass.run(self):
             return None
         await failpoints.reach("bulk.copied")
+        built = await loading.end(self, stopped)
+        if built is None:
+            await self.begin_again()
+            return await self.first(stopped)
+        if not built:
+            return None
         await self._complete()
         await failpoints.reach("bulk.completed.committed")
         rows = self.session.moved.rows - before

@@ -12,6 +12,7 @@ from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.journaled import (
     carriage,
     changes,
+    loading,
     partitions,
     preflight,
     watching,
@@ -22,7 +23,14 @@ from eventsource.migration.journaled.carriage import Carriage
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import Shape
 from eventsource.migration.journaled.shapes import of as shape_of
-from eventsource.migration.tables import brief_locks, fences, progress, reserved_block, snapshots
+from eventsource.migration.tables import (
+    brief_locks,
+    deferred_indexes,
+    fences,
+    progress,
+    reserved_block,
+    snapshots,
+)
 from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
@@ -67,7 +75,9 @@ async def prepare(
 
     await arriving.each(close, closed, carry_on)
     await failpoints.reach("guard.target.triggers.committed")
-    await _reserve(connections, migration, owner, shape, origin.system, carry_on, decided_head)
+    await _reserve(
+        connections, migration, owner, shape, origin.system, closed, carry_on, decided_head
+    )
 
     opened = await fences.raise_fence(
         source, tenant_id=migration.tenant_id, migration_id=migration.id,
@@ -95,11 +105,14 @@ async def mend(table: Guarded, fence: Fence, tenant: str, carry_on: Callable[[],
             await table.each(table.renew, fence, carry_on)
     elif fence.state == "closed":
         lacking = await table.without_arrival(fence)
-        if lacking:
+        loaded = await deferred_indexes.not_held_off(table.table, fence)
+        if lacking or loaded:
 
             async def close(each: LayoutTable) -> None:
                 if each.name in lacking:
                     await table.close(each, fence, tenant)
+                if each.name in loaded:
+                    await deferred_indexes.hold_others_off(table.table, fence, each.name)
 
             await table.each(close, fence, carry_on)
 
@@ -120,7 +133,7 @@ async def count_tenant(connections: DriverConnections, migration: Migration) -> 
 
 async def _reserve(
     connections: DriverConnections, migration: Migration, owner: UUID, shape: Shape, system: str,
-    carry_on: Callable[[], bool], decided_head: int | None,
+    closed: Fence, carry_on: Callable[[], bool], decided_head: int | None,
 ) -> None:  # fmt: skip
     """Keep numbers free at the target for those of the source, and write the progress row.
 
@@ -134,11 +147,14 @@ async def _reserve(
     before = await carriage.read(target, migration.id)
     if at is not None and before is not None and not _is_used_up(at, before, numbers):
         return
+    large = await loading.worth(connections, shape) if at is None else {}
 
     async def reserve() -> None:
         for table in shape.layout.tables:
+            # To drop an index takes the strongest lock: see `Guarded.renew`.
+            mode = "access exclusive" if table.name in large else "share row exclusive"
             name = shape.target.name(table.name)
-            await target.connection.execute(f"lock table {name} in share row exclusive mode")
+            await target.connection.execute(f"lock table {name} in {mode} mode")
         await preflight.refuse_rows(target, shape)
         others = await reserved_block.departures(target, migration.id)
         agreed = await _agree(
@@ -154,6 +170,8 @@ async def _reserve(
             migration.id, stored(migration.tenant_id), target.address.table, owner,
             agreed.offsets.get(main, 0), agreed.last.get(main, 0), system, agreed.to_json(),
         )  # fmt: skip
+        if at is None:
+            await loading.begin(target, migration.id, closed, large)
         await failpoints.reach("guard.target.reserved")
 
     await brief_locks.transact(

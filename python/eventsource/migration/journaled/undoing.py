@@ -15,7 +15,13 @@ from eventsource.migration.journaled import carriage, changes, rescue
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.steps import decision
-from eventsource.migration.tables import brief_locks, fences, progress, witnesses
+from eventsource.migration.tables import (
+    brief_locks,
+    deferred_indexes,
+    fences,
+    progress,
+    witnesses,
+)
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
@@ -59,6 +65,8 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
             await _keep_lost(connections, migration, agreed)
         await progress.spoil(target, migration.id)
         await _delete_rows(connections, migration)
+        # Over no rows: that is quick.
+        await deferred_indexes.build(target, (), migration, closed)
         await failpoints.reach("abort.rows.committed")
         await _open_again(target, closed)
         if agreed is not None:

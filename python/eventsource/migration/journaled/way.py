@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -63,8 +64,8 @@ class LayoutTables:
     ) -> JournaledPasses:
         return await JournaledPasses.open(connections, migration, owner, rate)
 
-    async def copy(self, passes: JournaledPasses, stopped: object) -> bool:
-        return await passes.first() is not None
+    async def copy(self, passes: JournaledPasses, stopped: asyncio.Event) -> bool:
+        return await passes.first(stopped) is not None
 
     async def after_the_copy(self, connections: Connections) -> None:
         target = connections.target

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventsource.dataplane import PassResult
+    from eventsource.migration.connections.driver_connections import DriverConnections
+    from eventsource.migration.models import Migration
     from eventsource.migration.steps.passes import Passes
 
 
@@ -44,32 +46,37 @@ class BulkCopier:
         if not result.finished:
             return None
         await failpoints.reach("bulk.copied")
-        if not await self._build_indexes(stopped):
+        if not await build_indexes(self.passes.connections, self.passes.migration, stopped):
             return None
         await self.passes.complete()
         await failpoints.reach("bulk.completed.committed")
         return result
 
-    async def _build_indexes(self, stopped: asyncio.Event | None) -> bool:
-        """Build what the load did without, side by side on as many connections as it had.
 
-        False when it was asked to stop on the way.
-        """
-        connections, migration = self.passes.connections, self.passes.migration
-        target = connections.target
-        missing = await deferred_indexes.deferred(target, migration.id)
-        if missing is None:
-            return True
-        fence = await fences.of_migration(target, migration.id, "target")
-        if fence is None:
-            raise MissingRowError(
-                "the fence at the target is not there: check that the dsn leads to the database"
-                " where the migration began; if the row was removed by hand, abort the migration"
-            )
-        helpers: list[asyncpg.Connection[Any]] = []
-        try:
-            while 1 + len(helpers) < min(migration.config.copy_jobs, len(missing)):
-                helpers.append(await connections.open_target(migration.id))
-            return await deferred_indexes.build(target, helpers, migration, fence, stopped)
-        finally:
-            await close_all(helpers)
+async def build_indexes(
+    connections: DriverConnections, migration: Migration, stopped: asyncio.Event | None = None
+) -> bool:
+    """Build what a load did without, side by side on as many connections as it had.
+
+    False when it was asked to stop on the way.
+
+    Raises:
+        MissingRowError: the target has no fence of the migration.
+    """
+    target = connections.target
+    missing = await deferred_indexes.deferred(target, migration.id)
+    if missing is None:
+        return True
+    fence = await fences.of_migration(target, migration.id, "target")
+    if fence is None:
+        raise MissingRowError(
+            "the fence at the target is not there: check that the dsn leads to the database"
+            " where the migration began; if the row was removed by hand, abort the migration"
+        )
+    helpers: list[asyncpg.Connection[Any]] = []
+    try:
+        while 1 + len(helpers) < min(migration.config.copy_jobs, len(missing)):
+            helpers.append(await connections.open_target(migration.id))
+        return await deferred_indexes.build(target, helpers, migration, fence, stopped)
+    finally:
+        await close_all(helpers)

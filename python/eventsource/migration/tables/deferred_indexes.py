@@ -2,7 +2,8 @@
 
 Maintaining four indexes row by row is most of a bulk copy's cost; building them over loaded rows
 costs a fifth of it. Their definitions are saved in the progress row in the transaction that drops
-them, so a crash at any point ends in the same catalog.
+them, so a crash at any point ends in the same catalog. Of a layout several tables may be loaded
+so; what the load itself reads by is left to them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from eventsource.migration.event_table import OwnTable
 from eventsource.migration.tables import brief_locks, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 
     import asyncpg
 
@@ -81,12 +82,23 @@ from pg_class c where c.oid = $1::text::regclass
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A secondary index as the catalog writes it; ``constraint`` when it backs a unique one."""
+    """A secondary index as the catalog writes it; ``constraint`` when it backs a unique one.
+
+    ``table`` is the name of a layout's table, None for the table of a store of ours.
+    """
 
     name: str
     definition: str
     constraint: str | None
     constraint_definition: str | None
+    table: str | None = None
+
+    def saved(self) -> dict[str, str | None]:
+        """As the progress row keeps it; that of our own table as all versions read it."""
+        values = asdict(self)
+        if self.table is None:
+            del values["table"]
+        return values
 
 
 async def defer(target: OwnTable, migration_id: UUID, fence: Fence) -> None:
@@ -97,33 +109,98 @@ async def defer(target: OwnTable, migration_id: UUID, fence: Fence) -> None:
     guard's trigger on every inserted row is not needed then, and its condition would cost the
     target a twentieth of the load.
     """
-    table = target.name
-    if not await target.connection.fetchval(_OWNED_ALONE, table):
+    if not await _is_owned_alone(target):
         return
-    indexes = await _secondary(target.connection, table, whole=True)
+    indexes = await _secondary(target, whole=True)
+    await _save(target, migration_id, indexes)
+    await hold_others_off(target, fence)
+    await guard.drop_triggers(target, fence, _ROW_BY_ROW)
+    await _drop(target, indexes)
+
+
+async def defer_some(
+    target: OwnTable, migration_id: UUID, fence: Fence, tables: Mapping[str, Collection[str]]
+) -> None:
+    """As :func:`defer`, for those of a layout's tables that are empty and locked.
+
+    Args:
+        tables: by name: the indexes that the load needs.
+    """
+    dropped: list[Index] = []
+    for name, needed in tables.items():
+        table = _part(target, name)
+        if not await _is_owned_alone(table):
+            continue
+        found = await _secondary(table, name, whole=True)
+        indexes = [index for index in found if index.name not in needed]
+        if indexes:
+            await hold_others_off(target, fence, name)
+            await _drop(table, indexes)
+            dropped += indexes
+    if dropped:
+        await _save(target, migration_id, dropped)
+
+
+async def hold_others_off(target: OwnTable, fence: Fence, name: str | None = None) -> None:
+    """In the caller's transaction: refuse everybody else's writes, statement by statement.
+
+    Args:
+        name: of a layout's table.
+    """
+    table = _part(target, name)
+    trigger = quote_identifier(guard.trigger_name(fence, _LOADING))
+    owner = await table.connection.fetchval(
+        "select relowner from pg_class where oid = $1::text::regclass", table.name
+    )
+    await table.connection.execute(
+        f"create or replace trigger {trigger} before insert or update or delete on {table.name}"
+        f" for each statement when (not {guard.is_migrator(fence.migration_id, owner)})"
+        f" execute function {table.beside('eventsource_guard_loading')}()"
+    )
+    await table.connection.execute(f"alter table {table.name} enable always trigger {trigger}")
+
+
+async def not_held_off(target: OwnTable, fence: Fence) -> list[str]:
+    """The layout's tables that are loaded, and that others can write to nevertheless."""
+    wanted = await deferred(target, fence.migration_id) or ()
+    names = list(dict.fromkeys(index.table for index in wanted if index.table is not None))
+    rows = await target.connection.fetch(
+        "select name from unnest($1::text[], $2::text[]) given (name, sql) where not exists"
+        " (select from pg_trigger t where t.tgrelid = to_regclass(sql) and t.tgname = $3"
+        " and t.tgenabled = 'A')",
+        names, [target.beside(name) for name in names], guard.trigger_name(fence, _LOADING),
+    )  # fmt: skip
+    return [row["name"] for row in rows]
+
+
+async def _is_owned_alone(table: OwnTable) -> bool:
+    return bool(await table.connection.fetchval(_OWNED_ALONE, table.name))
+
+
+async def _save(target: OwnTable, migration_id: UUID, indexes: Sequence[Index] | None) -> None:
+    saved = None if indexes is None else json.dumps([index.saved() for index in indexes])
     await target.connection.execute(
         f"update {target.progress}"
         " set deferred_indexes = $2::text::jsonb where migration_id = $1",
-        migration_id, json.dumps([asdict(index) for index in indexes]),
+        migration_id, saved,
     )  # fmt: skip
-    trigger = quote_identifier(guard.trigger_name(fence, _LOADING))
-    owner = await target.connection.fetchval(
-        "select relowner from pg_class where oid = $1::text::regclass", table
-    )
-    await target.connection.execute(
-        f"create trigger {trigger} before insert or update or delete on {table}"
-        f" for each statement when (not {guard.is_migrator(migration_id, owner)})"
-        f" execute function {target.beside('eventsource_guard_loading')}()"
-    )
-    await target.connection.execute(f"alter table {table} enable always trigger {trigger}")
-    await guard.drop_triggers(target, fence, _ROW_BY_ROW)
+
+
+async def _drop(table: OwnTable, indexes: Sequence[Index]) -> None:
     for index in indexes:
         if index.constraint is not None:
-            await target.connection.execute(
-                f"alter table {table} drop constraint {quote_identifier(index.constraint)}"
+            await table.connection.execute(
+                f"alter table {table.name} drop constraint {quote_identifier(index.constraint)}"
             )
         else:
-            await target.connection.execute(f"drop index {target.beside(index.name)}")
+            await table.connection.execute(f"drop index {table.beside(index.name)}")
+
+
+def _part(target: OwnTable, name: str | None) -> OwnTable:
+    """One of a layout's tables, as a table of its own."""
+    if name is None:
+        return target
+    return replace(target, address=replace(target.address, table=name))
 
 
 async def deferred(target: OwnTable, migration_id: UUID) -> list[Index] | None:
@@ -150,44 +227,56 @@ async def build(
     Raises:
         MigrationError: the catalog is not exactly as it was before.
     """
-    first, table = target.connection, target.name
     wanted = await deferred(target, migration.id)
     if wanted is None:
         return True
-    there = {index.name for index in await _secondary(first, table)}
-    missing = [index for index in wanted if index.name not in there]
-    if missing and not await _build(target, (first, *helpers), migration, missing, stopped):
+    tables = list(dict.fromkeys(index.table for index in wanted)) or [None]
+    there = [index for name in tables for index in await _secondary(_part(target, name), name)]
+    missing = [index for index in wanted if index.name not in {each.name for each in there}]
+    connections = (target.connection, *helpers)
+    if missing and not await _build(target, connections, migration, missing, stopped):
         return False
+    for number, name in enumerate(tables, 1):
+        await _finish(target, migration, fence, name, wanted, left=tables[number:])
+    await failpoints.reach("load.finished.committed")
+    return True
+
+
+async def _finish(
+    target: OwnTable, migration: Migration, fence: Fence, name: str | None,
+    wanted: Sequence[Index], left: Sequence[str | None],
+) -> None:  # fmt: skip
+    """Make one table what it was before; ``left`` are those that this is to be done for yet."""
+    table, mine = _part(target, name), [index for index in wanted if index.table == name]
+    later = [index for index in wanted if index.table in left]
 
     async def finish() -> None:
-        await _restore_constraints(first, table, wanted)
-        if not set(wanted) <= set(await _secondary(first, table)):
+        await _restore_constraints(table, mine)
+        if not set(mine) <= set(await _secondary(table, name)):
             raise MigrationError(
-                f"the indexes of {target.address.table!r} are not what they were before the load;"
+                f"the indexes of {table.address.table!r} are not what they were before the load;"
                 " abort the migration to restore them"
             )
         # What waits for readers comes first: see `guard.install`.
-        if any(index.constraint is not None for index in wanted):
-            await guard.drop_triggers(target, fence, [_LOADING])
+        if name is not None or any(index.constraint is not None for index in mine):
+            await guard.drop_triggers(table, fence, [_LOADING])
         else:
             # Nothing else here waits for readers.
-            await guard.disarm(target, fence, [_LOADING])
-        await guard.create_triggers(target, fence, migration.tenant_id, _ROW_BY_ROW)
-        await first.execute(
-            f"update {target.progress} set deferred_indexes = null where migration_id = $1",
-            migration.id,
-        )
+            await guard.disarm(table, fence, [_LOADING])
+        if name is None:
+            await guard.create_triggers(target, fence, migration.tenant_id, _ROW_BY_ROW)
+        await _save(target, migration.id, later or None)
         await failpoints.reach("load.restored")
 
     await brief_locks.transact(
-        first,
+        target.connection,
         finish,
-        what=f"for a lock on {table} in store {migration.target_store_id!r}, to restore its"
+        what=f"for a lock on {table.name} in store {migration.target_store_id!r}, to restore its"
         " constraints",
-        look=lambda seconds: blockers.of_table(first, table, seconds, readers=True),
+        look=lambda seconds: blockers.of_table(
+            target.connection, table.name, seconds, readers=True
+        ),
     )
-    await failpoints.reach("load.finished.committed")
-    return True
 
 
 async def _build(
@@ -273,20 +362,23 @@ async def _build_some(connection: Connection, missing: Iterator[Index]) -> None:
         await failpoints.reach("load.index.committed")
 
 
-async def _restore_constraints(connection: Connection, table: str, wanted: Sequence[Index]) -> None:
-    constrained = {i.name for i in await _secondary(connection, table) if i.constraint is not None}
+async def _restore_constraints(table: OwnTable, wanted: Sequence[Index]) -> None:
+    constrained = {i.name for i in await _secondary(table) if i.constraint is not None}
     for index in wanted:
         if index.constraint is None or index.name in constrained:
             continue
         assert index.constraint_definition is not None
         # "UNIQUE (a, b) DEFERRABLE …": what follows the columns has to come back as well.
         suffix = index.constraint_definition.rpartition(")")[2]
-        await connection.execute(
-            f"alter table {table} add constraint {quote_identifier(index.constraint)}"
+        await table.connection.execute(
+            f"alter table {table.name} add constraint {quote_identifier(index.constraint)}"
             f" unique using index {quote_identifier(index.name)}{suffix}"
         )
 
 
-async def _secondary(connection: Connection, table: str, *, whole: bool = False) -> list[Index]:
+async def _secondary(
+    table: OwnTable, name: str | None = None, *, whole: bool = False
+) -> list[Index]:
     """The secondary indexes; ``whole``: only those that their definition makes again whole."""
-    return [Index(**dict(row)) for row in await connection.fetch(_SECONDARY, table, whole)]
+    rows = await table.connection.fetch(_SECONDARY, table.name, whole)
+    return [Index(**dict(row), table=name) for row in rows]

@@ -1,0 +1,110 @@
+"""Rules about empty tables that are loaded without their indexes."""
+
+from __future__ import annotations
+
+from tests.sabotage.variant import Edit, Variant
+
+_DEFERRED = "python/eventsource/migration/tables/deferred_indexes.py"
+_JOURNALED = "python/eventsource/migration/journaled"
+_LOADING = f"{_JOURNALED}/loading.py"
+_TESTS = "tests/layouts/test_loading.py::"
+_KEPT = (
+    "tests/layouts/test_indexes_of_a_load.py::"
+    "test_an_index_is_kept_for_what_asks_by_it_and_for_rows_that_came_since"
+)
+
+VARIANTS = (
+    Variant(
+        "loading-table-takes-writes",
+        "others write to a table that has lost its unique constraints",
+        (
+            Edit(
+                _DEFERRED,
+                "when (not {guard.is_migrator(fence.migration_id, owner)})",
+                "when (false and not {guard.is_migrator(fence.migration_id, owner)})",
+            ),
+        ),
+        (
+            "tests/acceptance/test_deferred_indexes.py::test_killed_between_the_drop_and_the_build",
+            f"{_TESTS}test_others_wait_until_the_indexes_are_back",
+        ),
+    ),
+    Variant(
+        "constraints-not-restored",
+        "unique constraints come back as plain indexes",
+        (
+            Edit(
+                _DEFERRED,
+                "        await _restore_constraints(table, mine)\n",
+                "        mine[:] = []\n",
+            ),
+        ),
+        (
+            "tests/integration/passes/test_bulk_copy.py::test_two_tenants_move_at_once_into_one_empty_table",
+            f"{_TESTS}test_others_wait_until_the_indexes_are_back",
+        ),
+    ),
+    Variant(
+        "layout-load-passes-for-whole",
+        "rows that were deleted because a unique value was there twice are not carried again",
+        (Edit(_LOADING, '    passes.agreed = replace(passes.agreed, watched="")\n', ""),),
+        (f"{_TESTS}test_rows_that_exchange_a_unique_value_begin_the_copy_again",),
+    ),
+    Variant(
+        "layout-load-in-a-table-in-use",
+        "indexes are dropped from a table in which another migration arrives",
+        (
+            Edit(
+                _LOADING,
+                "    if await reserved_block.is_in_use(target, migration_id):\n        return\n",
+                "",
+            ),
+        ),
+        (f"{_TESTS}test_two_tenants_move_at_once_into_one_empty_table",),
+    ),
+    Variant(
+        "layout-load-drops-what-others-have-filled",
+        "indexes are dropped from a table that got rows since it was looked at",
+        (
+            Edit(
+                _LOADING,
+                "if each.name in tables and await _is_empty(target, each)",
+                "if each.name in tables",
+            ),
+        ),
+        (_KEPT,),
+    ),
+    Variant(
+        "layout-load-drops-what-parents-are-deleted-by",
+        "an abort looks through all rows of a table for each of their parents",
+        (
+            Edit(
+                _LOADING,
+                "    wanted += [set(columns) for _, columns, _ in shape.parents_of(table)]\n",
+                "",
+            ),
+        ),
+        (_KEPT,),
+    ),
+    Variant(
+        "layout-abort-leaves-indexes-away",
+        "an abort in the middle of a load leaves a library's table without its indexes",
+        (
+            Edit(
+                f"{_JOURNALED}/undoing.py",
+                "        await deferred_indexes.build(target, (), migration, closed)\n",
+                "",
+            ),
+        ),
+        (f"{_TESTS}test_an_abort_leaves_the_catalog_as_it_was",),
+    ),
+    Variant(
+        "layout-begins-again-at-its-end",
+        "a first pass that begins again and is interrupted goes on where it ended",
+        (Edit(f"{_JOURNALED}/passes.py", ", self.agreed.to_json()\n", "\n"),),
+        (
+            "tests/layouts/test_journal_size.py::"
+            "test_a_copy_that_begins_again_and_is_interrupted_begins_at_its_first_row",
+        ),
+    ),
+)
