@@ -134,17 +134,17 @@ async def test_a_leaf_that_is_attached_during_the_copy_is_carried(
     monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
     began = Began(monkeypatch)
     reached, held = asyncio.Event(), asyncio.Event()
-    original, chunks = first_pass._chunk, 0
+    original, chunks = first_pass._write, 0
 
-    async def chunk(*given: object) -> bool:
+    async def write(*given: object) -> None:
         nonlocal chunks
         chunks += 1
         if chunks == 3:
             reached.set()
             await held.wait()
-        return await original(*given)  # type: ignore[arg-type]
+        await original(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(first_pass, "_chunk", chunk)
+    monkeypatch.setattr(first_pass, "_write", write)
     async with layout_world(RANGE.layout, RANGE.make, dsns, batch_size=1) as world:
         await make_room(world)
         await world.target.execute("create table late partition of events default")

@@ -104,7 +104,8 @@ async def _is_empty(target: AnyTable, table: LayoutTable) -> bool:
 
 async def _is_large(source: AnyTable, shape: Shape, table: LayoutTable) -> bool:
     count = await source.connection.fetchval(
-        f"select count(*) from (select from {shape.rows(table, shape.source)} mine limit $1) sampled",
+        "select count(*) from"
+        f" (select from {shape.rows(table, shape.source)} mine limit $1) sampled",
         deferred_indexes.WORTH_IT, timeout=LONG_STATEMENT_SECONDS,
     )  # fmt: skip
     return bool(count >= deferred_indexes.WORTH_IT)
