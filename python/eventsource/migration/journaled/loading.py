@@ -87,7 +87,7 @@ async def end(passes: Underway, stopped: asyncio.Event | None) -> bool | None:
         doubled = True
     if not doubled:
         return built
-    # Whoever finds the tables half empty begins again: he does not know them as they are watched.
+    # A driver that finds the tables half empty begins again: they are not what it would know.
     passes.agreed = replace(passes.agreed, watched="")
     target = connections.target
     await carriage.store(target.connection, target, migration.id, passes.owner, passes.agreed)
