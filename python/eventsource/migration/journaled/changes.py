@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventsource.identifiers import quote_literal
 from eventsource.migration.connections import timeouts
+from eventsource.migration.connections.transactions import transaction
 
 if TYPE_CHECKING:
     import asyncpg
@@ -71,7 +72,7 @@ class KeptKeys:
         counts = []
         for number in range(tables):
             name = f"eventsource_keys_{number}"
-            async with connection.transaction():
+            async with transaction(connection):
                 await connection.execute(
                     f"declare {name} scroll cursor with hold for select distinct key::text as key"
                     f" from {source.beside('eventsource_changes')} where fence_id ="

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.journaled import carriage, first_pass, preparation, rescue
 from eventsource.migration.journaled.shapes import of as shape_of
@@ -44,7 +45,7 @@ async def reconcile(
     shape = await shape_of(source, target, target.layout, migration.tenant_id)
     await first_pass.empty_target(target, shape, target.connection, migration, owner)
     agreed = replace(agreed.at(0, (), None), watched=None, tables=())
-    async with target.connection.transaction():
+    async with transaction(target.connection):
         await carriage.store(target.connection, target, migration.id, owner, agreed)
         last = await witnesses.highest(source, migration.id)
         await reconciled.begin_copy_again(target, at, above=last)

@@ -16,6 +16,7 @@ from eventsource.dataplane import DataPlaneError, blanked
 from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
+from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.journaled import frames
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Transfer:
     async def write_what_can_be(self, table: LayoutTable, given: Rows) -> int:
         """Insert rows, but for those that cannot be there yet; how many were."""
         try:
-            async with self.writing.transaction():
+            async with transaction(self.writing):
                 return await self.write(table, given)
         except _LATER:
             staged = await self.stage(table, given)

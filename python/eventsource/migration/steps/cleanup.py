@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from eventsource import failpoints
 from eventsource.migration.connections.session_marks import MIGRATOR_SETTING
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.consistency import by_event
 from eventsource.migration.errors import ConsistencyError, MigrationError
 from eventsource.migration.tables import fences, standby
@@ -167,7 +168,7 @@ class Cleanup:
 
     async def _delete(self, fence: Fence, positions: list[int]) -> int:
         """One portion, while the fence says that the tenant has moved from here."""
-        async with self.old.connection.transaction():
+        async with transaction(self.old.connection):
             held = await self.old.connection.fetchval(
                 f"select fence_id from {self.old.fences} where fence_id = $1"
                 " and role = 'source' and state = 'moved' for share",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventsource.migration.connections import waits
+from eventsource.migration.connections.transactions import transaction
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.waits import Look
@@ -49,7 +50,7 @@ async def held_briefly(
 ) -> AsyncIterator[None]:
     """A transaction that will hold writers off: it neither waits for long nor keeps them long."""
     asked = time.monotonic()
-    async with connection.transaction():
+    async with transaction(connection):
         round_trip_ms = (time.monotonic() - asked) * 1000
         await connection.execute(
             f"set local lock_timeout = {lock_timeout_ms};"

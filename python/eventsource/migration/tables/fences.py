@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.connections import Executor
+from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.errors import MigrationError, StoreGoneBackError
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.repositories import hidden_rows
@@ -190,7 +191,7 @@ async def raise_fence(
     patience_ms = int((budget_seconds + GUARD_PATIENCE_SECONDS) * 1000)
     state = "open" if role == "source" else "closed"
     name = table.fences
-    async with table.connection.transaction():
+    async with transaction(table.connection):
         # Two migrations do not find the tenant without a fence at the same time.
         await table.connection.execute(
             "select pg_advisory_xact_lock($1, hashtext($2))",

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource.migration.connections import session_marks, timeouts
+from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.errors import (
     LeaseLostError,
     MissingRowError,
@@ -158,7 +159,7 @@ async def claim(target: OwnTable, migration_id: UUID, owner: UUID) -> CopyProgre
     mark = session_marks.data_plane_mark(migration_id)
     while True:
         try:
-            async with target.connection.transaction():
+            async with transaction(target.connection):
                 await target.connection.execute(f"set local lock_timeout = {CLAIM_LOCK_TIMEOUT_MS}")
                 await target.connection.execute(
                     f"update {target.progress} set owner = $2 where migration_id = $1",

@@ -25,6 +25,7 @@ from uuid import UUID
 
 from eventsource.catalog.model import Sequence
 from eventsource.migration import event_table
+from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.errors import PreflightError, TargetBusyError
 from eventsource.migration.event_table import AnyTable, OwnTable
 from eventsource.migration.tables import progress
@@ -137,7 +138,7 @@ async def bind(
         TargetBusyError: another tenant has arrived meanwhile, and has set a sequence too far: what
             was reserved is reserved again.
     """
-    async with source.connection.transaction():
+    async with transaction(source.connection):
         await _lock(source)
         used_up = False
         for table, bound in bounds.items():
