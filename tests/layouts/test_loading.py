@@ -16,7 +16,9 @@ import pytest
 
 from eventsource.failpoints import ARMED_VARIABLE
 from eventsource.migration import MigrationState, background, configuration
+from eventsource.migration.driver import counting
 from eventsource.migration.journaled import first_pass
+from eventsource.migration.journaled.way import LayoutTables
 from eventsource.migration.layouts.presets import presets
 from eventsource.migration.models import Migration
 from eventsource.migration.tables import deferred_indexes
@@ -202,6 +204,34 @@ async def test_a_writer_that_has_read_an_empty_target_is_not_deadlocked(
     async with reads_then_writes(messages.dsns["target"], TABLE, write):
         migration = await messages.start("acme")
         await messages.reaches(migration, MigrationState.DUAL_WRITE)
+
+
+@pytest.mark.parametrize("messages", [SLOW], indirect=True)
+async def test_a_large_tenant_is_counted_while_it_is_copied(
+    messages: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "AT_ONCE", 50)
+    count, may = LayoutTables.count, asyncio.Event()
+
+    async def late(*args: Any) -> int | None:
+        if len(args) == 3:
+            await may.wait()
+        return await count(*args)
+
+    monkeypatch.setattr(LayoutTables, "count", late)
+    await messages.source.execute(f"analyze {TABLE}")
+    coordinator, migration = messages.coordinators[0], await loads(messages)
+    begun = await coordinator.get_migration(migration.id)
+    assert not begun.is_counted
+    assert 0 < await coordinator.get_sync_lag(migration.id) <= 160
+    may.set()
+
+    async def known() -> bool:
+        return (await coordinator.get_migration(migration.id)).total_events == 80
+
+    await until(known, "the number of rows")
+    done = await messages.reaches(migration, MigrationState.DUAL_WRITE)
+    assert (done.total_events, done.progress_percentage) == (80, 100)
 
 
 # A unique value that goes from one row to another while the rows are read.

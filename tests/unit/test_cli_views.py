@@ -36,6 +36,10 @@ _S = MigrationState
     [
         ({}, "500,000 of 1,000,000 events, 50.0 %"),
         ({"state": _S.PENDING, "events_copied": 0, "total_events": 0}, "not counted yet"),
+        (
+            {"events_copied": 1_000, "total_events": 0, "progress_percentage": 0.0},
+            "1,000 events, not counted yet",
+        ),
         ({"state": _S.MIGRATED, "events_copied": 1_000_000}, "1,000,000 events, 100 %"),
         ({"state": _S.MIGRATED, "events_copied": 0, "total_events": 0}, "0 events, 100 %"),
         ({"state": _S.ROLLED_BACK}, "removed again"),
@@ -78,6 +82,7 @@ def test_no_rate_is_said_of_a_copy_that_stands_still_or_that_nobody_drives() -> 
     assert estimates.rate_of(migration(driver_alive=False), NOW) is None
     assert estimates.left(migration(copy_rate=None), NOW) is None
     assert estimates.left(migration(state=_S.DUAL_WRITE), NOW) is None
+    assert estimates.left(migration(total_events=0, progress_percentage=0.0), NOW) is None
 
 
 def test_the_time_for_indexes_runs_out_while_they_are_built() -> None:

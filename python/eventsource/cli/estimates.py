@@ -59,6 +59,8 @@ def left(migration: Migration, now: datetime | None = None) -> Estimate | None:
     now = now or datetime.now(UTC)
     if migration.state is not MigrationState.BULK_COPY or not migration.copy_rate:
         return None
+    if not migration.is_counted:
+        return None
     whole = migration.total_events / migration.copy_rate
     indexes = whole * INDEX_SHARE if migration.total_events >= WITHOUT_INDEXES_FROM else 0.0
     if is_building_indexes(migration):

@@ -182,7 +182,10 @@ class Journey:
         done, total = migration.events_copied, migration.total_events
         label = "copy" if migration.throttle_rate is None else "slowed"
         remark = migration.error_message or views.pace(migration) or ""
-        self.display.progress(label, done, total, remark)
+        if migration.is_counted:
+            self.display.progress(label, done, total, remark)
+        else:
+            self.display.waiting(label, f"{views.share(migration)}  {remark}".rstrip())
 
     async def catch_up(self) -> int:
         """Wait until the lag is small enough for a cutover; returns it (events)."""

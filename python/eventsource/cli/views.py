@@ -65,8 +65,8 @@ def share(migration: Migration) -> str:
     copied, total = migration.events_copied, migration.total_events
     if migration.state is _S.ROLLED_BACK:
         return "removed again"
-    if migration.state is _S.PENDING and not total:
-        return "not counted yet"
+    if not migration.is_counted and migration.state in (_S.PENDING, _S.BULK_COPY, _S.PAUSED):
+        return f"{amount(copied)} events, not counted yet" if copied else "not counted yet"
     if copied >= total:
         return f"{amount(copied)} events, 100 %"
     return f"{amount(copied)} of {amount(total)} events, {migration.progress_percentage:.1f} %"
@@ -339,6 +339,8 @@ def _carried(migration: Migration, is_wide: bool) -> str:
     if migration.state is _S.ROLLED_BACK:
         return "removed"
     events = migration.events_copied
+    if events and not migration.is_counted:
+        return amount(events) if is_wide else _rounded(events)
     full = events >= migration.total_events and migration.total_events
     percent = 100.0 if full else migration.progress_percentage
     return f"{amount(events) if is_wide else _rounded(events)} {percent:.0f}%"

@@ -62,7 +62,7 @@ class Moving:
         seconds, rate, eta = row["copying_seconds"], None, None
         if row["state"] == "bulk_copy" and seconds and copied:
             rate = copied / seconds
-            eta = max(0, total - copied) / rate
+            eta = max(0, total - copied) / rate if total else None
         values = {each.name: row[each.name] for each in fields(cls) if each.name in row.keys()}  # noqa: SIM118
         values |= {
             "tenant_id": restored(row["tenant_id"]),

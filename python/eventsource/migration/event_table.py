@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -76,6 +77,12 @@ OwnTable: TypeAlias = "EventTable[asyncpg.Connection[Any]]"
 
 #: An event table over whatever can run a statement.
 AnyTable: TypeAlias = EventTable[Executor]
+
+
+async def expected_rows(connection: Executor, query: str, *args: object) -> int:
+    """How many rows the server expects of a query; nothing is read."""
+    [plan] = json.loads(await connection.fetchval(f"explain (format json) {query}", *args))
+    return int(plan["Plan"]["Plan Rows"])
 
 
 async def of_store(store: PostgreSQLEventStore) -> AnyTable:

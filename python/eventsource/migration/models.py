@@ -124,6 +124,11 @@ class Migration:
     control_identity: StoreIdentity | None = None
 
     @property
+    def is_counted(self) -> bool:
+        """Whether ``total_events`` is known yet: a large tenant is counted while it is copied."""
+        return self.total_events > 0 or self.progress_percentage == 100
+
+    @property
     def is_newer(self) -> bool:
         """Whether a newer version carries it on, and this one leaves it alone."""
         return self.protocol > SPOKEN

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
+from typing import Any
 from uuid import uuid4
 
+import asyncpg
+import pytest
+
+from eventsource.cli import views
 from eventsource.migration import Migration, MigrationState
+from eventsource.migration.driver import counting
+from eventsource.migration.driver.ways import OwnTables
+from tests.support.held_migration import EVENTS, SLOW, cursor
 from tests.support.waiting import until
-from tests.support.worlds.three_databases import World, insert
+from tests.support.worlds.three_databases import World, insert, table
 
 
 async def watched(world: World, migration: Migration) -> list[Migration]:
@@ -45,6 +55,83 @@ async def test_what_mirrors_brought_counts_as_carried(world: World) -> None:
         assert before.events_copied <= after.events_copied
         assert before.progress_percentage <= after.progress_percentage, (before, after)
     assert seen[-1].state is MigrationState.MIGRATED
+
+
+@asynccontextmanager
+async def counted_late(monkeypatch: pytest.MonkeyPatch, fails: bool = False) -> AsyncIterator[None]:
+    """From 50 events on they are counted beside the copy, when the block is left; or not at all."""
+    monkeypatch.setattr(counting, "AT_ONCE", 50)
+    count, may = OwnTables.count, asyncio.Event()
+
+    async def late(way: OwnTables, source: Any, passes: Any, most: int | None = None) -> int | None:
+        if most is None:
+            await may.wait()
+            if fails:
+                raise asyncpg.TooManyConnectionsError
+        return await count(way, source, passes, most)
+
+    monkeypatch.setattr(OwnTables, "count", late)
+    yield
+    may.set()
+
+
+async def test_a_large_tenant_is_counted_while_it_is_copied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.seed(EVENTS)
+    await world.source.execute(f"analyze {table('source')}")
+    driver = await world.process(**SLOW)
+    async with counted_late(monkeypatch):
+        migration = await driver.start(world.tenant)
+        watching = asyncio.create_task(watched(world, migration))
+        await cursor(world)
+        await until(lambda: copied(world, migration), "the first events")
+        begun = await world.coordinator.get_migration(migration.id)
+        assert not begun.is_counted
+        assert (begun.total_events, begun.progress_percentage) == (0, 0)
+        assert views.share(begun) == f"{begun.events_copied} events, not counted yet"
+        # As many as the server expects, until somebody knows.
+        assert 0 < await world.coordinator.get_sync_lag(migration.id) <= EVENTS
+        # Who goes on later still does not know.
+        await world.coordinator.pause_migration(migration.id)
+        paused = await world.reach(migration, "paused")
+        assert not paused.is_counted
+        assert "not counted yet" in views.share(paused)
+        await world.coordinator.resume_migration(migration.id)
+        await world.reach(migration, "bulk_copy")
+    known = await until(lambda: total_of(world, migration), "the number of events")
+    assert known == EVENTS
+    assert (await world.coordinator.get_migration(migration.id)).state == "bulk_copy"
+    await world.reach(migration, "dual_write")
+    for before, after in pairwise(await stopped(world, migration, watching)):
+        assert before.progress_percentage <= after.progress_percentage
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_copy_that_ends_before_its_count_says_how_many_there_were(
+    world: World, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    await world.seed(EVENTS)
+    async with counted_late(monkeypatch, fails):
+        migration = await world.dual_write()
+        done = await world.coordinator.get_migration(migration.id)
+    assert (done.events_copied, done.total_events, done.progress_percentage) == (200, 200, 100)
+
+
+async def copied(world: World, migration: Migration) -> int:
+    return (await world.coordinator.get_migration(migration.id)).events_copied
+
+
+async def total_of(world: World, migration: Migration) -> int:
+    return (await world.coordinator.get_migration(migration.id)).total_events
+
+
+async def stopped(
+    world: World, migration: Migration, watching: asyncio.Task[list[Migration]]
+) -> list[Migration]:
+    """What was seen until the migration was aborted."""
+    await world.coordinator.abort_migration(migration.id)
+    return [each for each in await watching if each.state is not MigrationState.ROLLED_BACK]
 
 
 async def test_the_rate_of_a_copy_is_published_while_it_runs(world: World) -> None:

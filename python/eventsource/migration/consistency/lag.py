@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from eventsource.migration.event_table import AnyTable
+from eventsource.migration.event_table import AnyTable, expected_rows
 from eventsource.migration.models import BEFORE_EVERY_POSITION
 from eventsource.migration.tables import progress
 from eventsource.migration.tables.snapshots import not_shown_by
@@ -41,7 +41,12 @@ async def sync_lag(
         later = await source.connection.fetchval(
             f"select count(*) from {table} where {not_shown_by(at.snapshot)}", tenant
         )
-        return max(0, migration.total_events - at.rows_copied) + int(later)
+        total = migration.total_events
+        if not migration.is_counted:
+            total = await expected_rows(
+                source.connection, f"select from {table} where tenant_id = $1", tenant
+            )
+        return max(0, total - at.rows_copied) + int(later)
     if migration.returns is not None:
         # Nothing mirrors there, and positions are others.
         return int(

@@ -43,6 +43,7 @@ class Heartbeat:
         stop_requested: somebody wants a pause or an abort.
         stop_asked: set while that is so, for who waits for it.
         throttle: holds the pass that runs to its rate.
+        counted: how many events the tenant has, when that was found while they are copied.
     """
 
     repository: PostgreSQLMigrationRepository
@@ -51,6 +52,7 @@ class Heartbeat:
     stop_requested: bool = False
     stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
     throttle: Throttle = field(default_factory=Throttle)
+    counted: int | None = None
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _also: Callable[[Migration, float], None] = lambda _migration, _asked: None
@@ -152,9 +154,8 @@ class Heartbeat:
         if not self._is_bulk:
             return
         await self.repository.record_progress(
-            latest.id, self.owner, session.progress().rows,
-            latest.total_events,
-        )  # fmt: skip
+            latest.id, self.owner, session.progress().rows, self.counted
+        )
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from eventsource import failpoints
 from eventsource.migration import failures, telemetry
-from eventsource.migration.driver import cutting_over, requests
+from eventsource.migration.driver import counting, cutting_over, requests
 from eventsource.migration.driver.stretch import Doing, Stretch
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
@@ -141,7 +142,7 @@ class Stages(Stretch):
         assert self.passes is not None
         if not self.passes.at.pass_is_open:
             await self.passes.begin()
-        total = await self.way.count(self.connections, self.migration, self.passes)
+        total = await self.way.count(self.connections.source, self.passes, counting.AT_ONCE)
         await self.connections.migrations.record_progress(
             self.migration.id, self.lease.owner, self.passes.at.carried, total
         )
@@ -156,14 +157,17 @@ class Stages(Stretch):
             self.heartbeat.attending(passes.session, bulk=True),
             telemetry.span("copy", self.migration),
         ):
-            stopped = self.heartbeat.stop_asked
-            copied = passes.at.proven_snapshot is not None or await self.way.copy(passes, stopped)
+            copied = passes.at.proven_snapshot is not None or await self._copy(passes)
         await passes.publish()
         if not copied:
             return  # asked to stop: the request is carried out next
         await self.to(MigrationState.DUAL_WRITE, {"events": passes.at.proven_rows})
         await failpoints.reach("follow.entered.committed")
         await self.way.after_the_copy(self.connections)
+
+    async def _copy(self, passes: Any) -> bool:
+        async with counting.beside(self.way, self.connections, passes, self.heartbeat):
+            return bool(await self.way.copy(passes, self.heartbeat.stop_asked))
 
     async def _follow(self) -> None:
         """One catch-up pass; then the cutover when asked for, else a rest."""

@@ -41,11 +41,12 @@ class OwnTables:
         """
         return await preparation.prepare(connections, migration, owner, carry_on)
 
-    async def count(
-        self, connections: DriverConnections, migration: Migration, passes: Passes
-    ) -> int:
-        """How many rows there are to carry at first."""
-        return await preparation.count_tenant(connections, migration, passes.at)
+    async def count(self, source: OwnTable, passes: Passes, most: int | None = None) -> int | None:
+        """How many rows there are to carry at first; None for more than ``most``.
+
+        Nothing is asked but ``source``: the passes may be running.
+        """
+        return await preparation.count_tenant(source, passes.migration.tenant_id, passes.at, most)
 
     async def open_passes(
         self,

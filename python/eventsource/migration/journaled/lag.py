@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventsource.migration.journaled import changes
+from eventsource.migration.event_table import expected_rows
+from eventsource.migration.journaled import changes, shapes
 from eventsource.migration.tables import fences, progress
 
 if TYPE_CHECKING:
@@ -28,5 +29,24 @@ async def of(source: AnyTable, target: AnyTable, migration: Migration) -> int:
     if at.proven_snapshot is None or await changes.overflowed(
         source.connection, source, fence.fence_id
     ):
-        return max(0, migration.total_events - at.rows_copied) + waiting
+        return max(0, await _total(source, migration) - at.rows_copied) + waiting
     return waiting
+
+
+async def _total(source: AnyTable, migration: Migration) -> int:
+    """How many rows the tenant has; while nobody knows, as many as the server expects.
+
+    Of a tenant that is an expression or known by other rows it can only expect too few, so there it
+    is asked for all tenants.
+    """
+    if migration.is_counted:
+        return migration.total_events
+    assert source.layout is not None
+    shape = await shapes.of_one(source, source.layout, migration.tenant_id)
+    total = 0
+    for table in source.layout.tables:
+        query = f"select from {shape.source.name(table.name)} subject"
+        if table.tenancy.column is not None:
+            query += f" where {shape.by_column(table)}"
+        total += await expected_rows(source.connection, query)
+    return total

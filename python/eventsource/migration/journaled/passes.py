@@ -254,7 +254,12 @@ class JournaledPasses(Underway):
     async def publish(self) -> None:
         """Publish in the journal how far the copy is."""
         await self.refresh()
-        at, total = self.at, max(self.migration.total_events, self.at.proven_rows)
+        at = self.at
+        total = (
+            None
+            if at.proven_snapshot is None
+            else max(self.migration.total_events, at.proven_rows, at.rows_copied)
+        )
         await self.connections.migrations.record_progress(
             self.migration.id, self.owner, at.rows_copied, total
         )

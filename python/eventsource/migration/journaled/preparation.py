@@ -117,17 +117,18 @@ async def mend(table: Guarded, fence: Fence, tenant: str, carry_on: Callable[[],
             await table.each(close, fence, carry_on)
 
 
-async def count_tenant(connections: DriverConnections, migration: Migration) -> int:
-    """How many rows of the tenant there are now, in all tables."""
-    source, target = connections.source, connections.target
-    assert source.layout is not None
-    shape = await shape_of(source, target, source.layout, migration.tenant_id)
+async def count_tenant(source: AnyTable, shape: Shape, most: int | None) -> int | None:
+    """How many rows of the tenant there are now, in all tables; None for more than ``most``."""
     total = 0
-    for table in source.layout.tables:
+    for table in shape.layout.tables:
         total += await source.connection.fetchval(
-            f"select count(*) from {shape.rows(table, shape.source)} mine",
+            "select count(*) from"
+            f" (select from {shape.rows(table, shape.source)} mine limit $1) found",
+            None if most is None else most - total + 1,
             timeout=LONG_STATEMENT_SECONDS,
         )
+        if most is not None and total > most:
+            return None
     return total
 
 

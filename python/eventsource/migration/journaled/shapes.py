@@ -88,11 +88,17 @@ class Shape:
             same = same_values("parent", tenancy.through.referenced, tenancy.through.columns)
             return f"exists (select from {self.rows(parent, side)} parent where {same})"
         if tenancy.column is not None:
-            value = f"subject.{quote_identifier(tenancy.column)}"
-            native = f"{tenant}::{self.type_of(table.name, tenancy.column)}"
+            value, native = f"subject.{quote_identifier(tenancy.column)}", self.by_column(table)
         else:
-            value, native = f"({tenancy.expression})", tenant
-        return f'{value} = {native} and {value}::text collate "C" = {tenant}'
+            value = f"({tenancy.expression})"
+            native = f"{value} = {tenant}"
+        return f'{native} and {value}::text collate "C" = {tenant}'
+
+    def by_column(self, table: LayoutTable) -> str:
+        """Whether the tenant's column of ``subject`` has its id, in the column's own type."""
+        column = str(table.tenancy.column)
+        tenant = quote_literal(stored(self.tenant_id))
+        return f"subject.{quote_identifier(column)} = {tenant}::{self.type_of(table.name, column)}"
 
     def parents_of(self, table: LayoutTable) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
         """Foreign keys of the target's table to tables of the layout: name, columns, referenced."""

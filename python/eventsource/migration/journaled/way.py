@@ -50,9 +50,9 @@ class LayoutTables:
         await preparation.prepare(connections, migration, owner, carry_on)
 
     async def count(
-        self, connections: Connections, migration: Migration, passes: JournaledPasses
-    ) -> int:
-        return await preparation.count_tenant(connections, migration)
+        self, source: OwnTable, passes: JournaledPasses, most: int | None = None
+    ) -> int | None:
+        return await preparation.count_tenant(source, passes.transfer.statements.shape, most)
 
     async def open_passes(
         self,

@@ -316,9 +316,9 @@ class PostgreSQLMigrationRepository(Requests):
         await self._sql.execute(_SQL["release_lease"], migration_id, owner)
 
     async def record_progress(
-        self, migration_id: UUID, owner: UUID, events_copied: int, total_events: int
+        self, migration_id: UUID, owner: UUID, events_copied: int, total_events: int | None
     ) -> None:
-        """Publish how far the copy is (events)."""
+        """Publish how far the copy is (events); None leaves the total as it is known."""
         await self._sql.execute(
             _SQL["record_progress"], migration_id, owner, events_copied, total_events
         )

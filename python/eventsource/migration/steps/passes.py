@@ -224,8 +224,10 @@ class Passes:
         # Of a pass that is done the row is at hand.
         if self.at.pass_is_open:
             await self.refresh()
+        at = self.at
+        total = None if at.proven_snapshot is None else max(self.migration.total_events, at.carried)
         await self.connections.migrations.record_progress(
-            self.migration.id, self.owner, self.at.carried, self.migration.total_events
+            self.migration.id, self.owner, at.carried, total
         )
 
     async def _stand(self) -> Witness:

@@ -21,7 +21,7 @@ from eventsource.migration.tables import (
     snapshots,
     witnesses,
 )
-from eventsource.tenant_ids import as_uuid
+from eventsource.tenant_ids import TenantId, as_uuid
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -169,16 +169,17 @@ async def _bind(connections: DriverConnections, migration: Migration, sequence: 
 
 
 async def count_tenant(
-    connections: DriverConnections, migration: Migration, at: CopyProgress
-) -> int:
-    """How many rows of the tenant the open pass's snapshot shows."""
-    count = await connections.source.connection.fetchval(
-        f"select count(*) from {connections.source.name} where tenant_id = $1"
+    source: OwnTable, tenant_id: TenantId, at: CopyProgress, most: int | None
+) -> int | None:
+    """How many rows of the tenant the open pass's snapshot shows; None for more than ``most``."""
+    count = await source.connection.fetchval(
+        f"select count(*) from (select from {source.name} where tenant_id = $1"
         " and (transaction_id is null"
-        " or pg_visible_in_snapshot(transaction_id, $2::text::pg_snapshot))",
-        as_uuid(migration.tenant_id), at.snapshot, timeout=LONG_STATEMENT_SECONDS,
+        " or pg_visible_in_snapshot(transaction_id, $2::text::pg_snapshot)) limit $3) found",
+        as_uuid(tenant_id), at.snapshot, None if most is None else most + 1,
+        timeout=LONG_STATEMENT_SECONDS,
     )  # fmt: skip
-    return int(count)
+    return int(count) if most is None or count <= most else None
 
 
 async def _has_many(connections: DriverConnections, migration: Migration) -> bool:

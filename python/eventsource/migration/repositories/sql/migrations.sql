@@ -138,10 +138,11 @@ where id = $1 and driver_owner = $2
 
 -- name: record_progress
 -- The rate follows the last chunks: what is older than five seconds counts little. Nobody waits until
--- it is on the disk: what is lost in a crash is published again.
+-- it is on the disk: what is lost in a crash is published again. As long as nobody has counted them,
+-- there are zero events and zero percent.
 update tenant_migrations m
-set events_copied = p.copied, total_events = p.total, updated_at = now(),
-    progress_percentage = case when p.total = 0 then 100
+set events_copied = p.copied, total_events = coalesce(p.total, 0), updated_at = now(),
+    progress_percentage = case when p.total is null then 0 when p.total = 0 then 100
                                else least(100, round(100.0 * p.copied / p.total, 2)) end,
     copied_at = case when p.copied = m.events_copied and m.copied_at is not null
                      then m.copied_at else clock_timestamp() end,
@@ -151,7 +152,12 @@ set events_copied = p.copied, total_events = p.total, updated_at = now(),
         when m.copy_rate is null then s.rate
         else s.rate + (m.copy_rate - s.rate) * exp(-least(s.seconds, 60) / 5)
     end
-from (select $3::bigint as copied, greatest($3::bigint, $4::bigint) as total) p,
+from (select $3::bigint as copied,
+             case when coalesce($4, known) is not null
+                  then greatest($3::bigint, coalesce($4::bigint, known)) end as total
+      from (select case when total_events > 0 or progress_percentage = 100
+                        then total_events end as known
+            from tenant_migrations where id = $1) counted) p,
      (select seconds, ($3::bigint - events_copied) / seconds as rate
       from (select events_copied,
                    coalesce(greatest(extract(epoch from clock_timestamp() - copied_at), 0.001),
