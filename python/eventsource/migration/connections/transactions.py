@@ -41,7 +41,7 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
             raise
         await connection.execute(commit)
     except BaseException:
-        # An outer one is for whoever began it.
+        # An outer one is for those who began it.
         if not is_inner and not is_over and not connection.is_closed():
             await _end(connection)
         raise
