@@ -45,6 +45,28 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "cancelled-build-leaves-a-transaction",
+        "what a driver writes after a build that was cancelled is taken back with it",
+        (
+            Edit(
+                _DEFERRED,
+                '        await connection.execute(\n            f"{_BUILD_MEMORY}; {index',
+                '        await connection.execute("begin")\n'
+                '        await connection.execute(\n            f"{_BUILD_MEMORY}; {index',
+            ),
+            Edit(
+                _DEFERRED,
+                '        await failpoints.reach("load.index.committed")\n',
+                '        await connection.execute("commit")\n'
+                '        await failpoints.reach("load.index.committed")\n',
+            ),
+        ),
+        (
+            "tests/integration/passes/test_build_memory.py::"
+            "test_a_build_that_is_cancelled_leaves_no_transaction",
+        ),
+    ),
+    Variant(
         "layout-load-passes-for-whole",
         "rows that were deleted because a unique value was there twice are not carried again",
         (Edit(_LOADING, '    passes.agreed = replace(passes.agreed, watched="")\n', ""),),

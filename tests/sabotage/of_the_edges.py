@@ -15,6 +15,36 @@ _ROUTING = "tests/integration/routing/test_router.py"
 
 VARIANTS = (
     Variant(
+        "cancelled-transaction-stays-open",
+        "what a driver writes after its budget is over is taken back with what was cancelled",
+        (
+            Edit(
+                "python/eventsource/migration/connections/transactions.py",
+                "        if not is_inner and not is_over and not connection.is_closed():\n",
+                "        if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/driver/test_transactions.py::"
+            "test_what_comes_after_a_cancelled_transaction_is_committed",
+        ),
+    ),
+    Variant(
+        "uncounted-passes-for-all",
+        "a copy whose tenant is not counted yet stands at 100 percent",
+        (
+            Edit(
+                "python/eventsource/migration/steps/passes.py",
+                "total = None if at.proven_snapshot is None else max(",
+                "total = max(",
+            ),
+        ),
+        (
+            "tests/integration/driver/test_counts.py::"
+            "test_a_large_tenant_is_counted_while_it_is_copied",
+        ),
+    ),
+    Variant(
         "reads-stay-behind",
         "appends follow the route and reads do not",
         (

@@ -57,6 +57,11 @@ class Shape:
         """Whether both databases sort texts the same way."""
         return self.source.sorting == self.target.sorting
 
+    @property
+    def tenant(self) -> str:
+        """The tenant's id as a literal."""
+        return quote_literal(stored(self.tenant_id))
+
     def columns(self, table: LayoutTable) -> list[Column]:
         """Those that are carried, in the order of the source; a generated one makes itself."""
         return [each for each in self.source.tables[table.name].columns if not each.is_generated]
@@ -80,7 +85,7 @@ class Shape:
         Twice: by the column's own type, for which there may be an index, and byte by byte, because
         a collation or a cast may take two ids for one.
         """
-        tenancy, tenant = table.tenancy, quote_literal(stored(self.tenant_id))
+        tenancy, tenant = table.tenancy, self.tenant
         if tenancy.whole:
             return "true"
         if tenancy.through is not None:
@@ -97,8 +102,8 @@ class Shape:
     def by_column(self, table: LayoutTable) -> str:
         """Whether the tenant's column of ``subject`` has its id, in the column's own type."""
         column = str(table.tenancy.column)
-        tenant = quote_literal(stored(self.tenant_id))
-        return f"subject.{quote_identifier(column)} = {tenant}::{self.type_of(table.name, column)}"
+        type_ = self.type_of(table.name, column)
+        return f"subject.{quote_identifier(column)} = {self.tenant}::{type_}"
 
     def parents_of(self, table: LayoutTable) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
         """Foreign keys of the target's table to tables of the layout: name, columns, referenced."""
