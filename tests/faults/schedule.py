@@ -104,6 +104,8 @@ class Schedule:
 def derive(seed: int) -> Schedule:
     """The same schedule for the same seed."""
     plan = _undisturbed(seed)
+    if random.Random(f"torture/{seed}/mapping").random() < 0.25:
+        plan = replace(plan, config={**plan.config, "position_mapping": "offset"})
     rng = random.Random(f"torture/{seed}/strike")
     return _struck(rng, plan) if rng.random() < 0.2 else plan
 

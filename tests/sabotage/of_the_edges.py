@@ -15,6 +15,21 @@ _ROUTING = "tests/integration/routing/test_router.py"
 
 VARIANTS = (
     Variant(
+        "answer-of-before-the-doubt",
+        "a store is believed for half a minute although its server may be another one since",
+        (
+            Edit(
+                "python/eventsource/migration/routing/arrival.py",
+                "is_sure = self._asking.get(key) is asyncio.current_task()",
+                "is_sure = True",
+            ),
+        ),
+        (
+            "tests/integration/routing/test_arrivals.py::"
+            "test_an_answer_to_what_was_doubted_meanwhile_is_forgotten",
+        ),
+    ),
+    Variant(
         "cancelled-transaction-stays-open",
         "what a driver writes after its budget is over is taken back with what was cancelled",
         (

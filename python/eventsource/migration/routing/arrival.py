@@ -10,9 +10,11 @@ was started since.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from enum import Enum
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 
@@ -36,6 +38,10 @@ BELIEVED_SECONDS = 30.0
 _LOST = ("08", "57")
 
 
+#: Of whom, at which store, and for which generation of the route.
+Asked: TypeAlias = tuple[TenantId, str, int]
+
+
 class Answer(Enum):
     """What a store says of a tenant that is routed to it."""
 
@@ -49,6 +55,7 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._found: dict[TenantId, tuple[str, int, float]] = {}
+        self._asking: dict[Asked, asyncio.Task[Answer]] = {}
 
     def is_due(self, route: TenantRouting) -> bool:
         """Whether the route is one that a move has made, and its store has not been asked lately.
@@ -72,37 +79,51 @@ class Arrivals:
             for tenant_id, (name, generation, _) in list(self._found.items()):
                 if name == store_id:
                     self._found[tenant_id] = name, generation, float("-inf")
+            # What is being asked may be answered by the server of before.
+            self._asking = {key: each for key, each in self._asking.items() if key[1] != store_id}
         return is_new
 
     async def ask(self, route: TenantRouting, store: PostgreSQLEventStore) -> Answer:
         """Look at the store's fence, and at those of all others that are due there.
 
         A repair makes the fence before its triggers: until it is open, the guard may not be there
-        to refuse anybody.
+        to refuse anybody. All writers of a tenant come at the moment when it has moved: one of them
+        asks, and the others get the same answer.
 
         Raises:
             RoutingError: it was not opened by this move, or a later one.
         """
+        key = route.tenant_id, route.store_id, route.generation
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.create_task(self._ask(route, store, key))
+            asking.add_done_callback(partial(self._answered, key))
+        # Who is cancelled takes the answer from nobody.
+        return await asyncio.shield(asking)
+
+    def _answered(self, key: Asked, asking: asyncio.Task[Answer]) -> None:
+        if self._asking.get(key) is asking:
+            del self._asking[key]
+        if not asking.cancelled():
+            asking.exception()  # those who asked may all be gone
+
+    async def _ask(self, route: TenantRouting, store: PostgreSQLEventStore, key: Asked) -> Answer:
         now = time.monotonic()
         due = [
             tenant_id
             for tenant_id, (name, _, at) in self._found.items()
             if name == route.store_id and now - at > BELIEVED_SECONDS
         ]
+        found = {route.tenant_id: (route.store_id, route.generation, now)}
         try:
             table = await of_store(store)
             known = await fences.of_tenants(table, [route.tenant_id, *due])
         except (asyncpg.InsufficientPrivilegeError, MigrationError):
             # A role that may not look, or not see, is not kept from appending.
-            self._found[route.tenant_id] = route.store_id, route.generation, now
+            self._believe(key, found)
             return Answer.LIVES_HERE
         except asyncpg.UndefinedTableError:
             raise _another_store(route) from None
-        for tenant_id in due:
-            generation = self._found[tenant_id][1]
-            fence = known.get(tenant_id)
-            if fence is not None and (fence.state, fence.generation) == ("open", generation):
-                self._found[tenant_id] = route.store_id, generation, now
         fence = known.get(route.tenant_id)
         if fence is None or (
             fence.state in ("open", "moved") and fence.generation < route.generation
@@ -112,9 +133,21 @@ class Arrivals:
             return Answer.IS_CLOSED
         if fence.state == "moved" and fence.generation > route.generation:
             return Answer.HAS_MOVED_ON
-        self._found[route.tenant_id] = route.store_id, route.generation, now
-        store.appender.sessions.trust()
+        for tenant_id in due:
+            generation = self._found[tenant_id][1]
+            other = known.get(tenant_id)
+            if other is not None and (other.state, other.generation) == ("open", generation):
+                found[tenant_id] = route.store_id, generation, now
+        if self._believe(key, found):
+            store.appender.sessions.trust()
         return Answer.LIVES_HERE
+
+    def _believe(self, key: Asked, found: dict[TenantId, tuple[str, int, float]]) -> bool:
+        """Remember it, unless the store was doubted since it was asked."""
+        is_sure = self._asking.get(key) is asyncio.current_task()
+        if is_sure:
+            self._found.update(found)
+        return is_sure
 
 
 def _another_store(route: TenantRouting) -> RoutingError:

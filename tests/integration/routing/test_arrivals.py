@@ -1,0 +1,85 @@
+"""All writers of a tenant come at once when it has moved: one asks whether it lives there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from eventsource.migration.tables import fences
+from tests.support.application import TARGET
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
+
+WRITERS = 10
+
+
+@asynccontextmanager
+async def asked(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[list[Any], asyncio.Event]]:
+    """What a store is asked about the tenants there, each time, and when it may answer."""
+    of_tenants, seen, may = fences.of_tenants, list[Any](), asyncio.Event()
+
+    async def noted(table: Any, tenant_ids: Any) -> Any:
+        seen.append(tenant_ids)
+        found = await of_tenants(table, tenant_ids)
+        await may.wait()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fences, "of_tenants", noted)
+        yield seen, may
+
+
+async def test_one_of_all_writers_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.migrate()
+    process = await world.process()
+    async with asked(monkeypatch) as (seen, may):
+        writing = [asyncio.create_task(process.append(world.tenant)) for _ in range(WRITERS)]
+        await until(lambda: bool_of(seen), "the first to ask")
+        # Who gives up takes the answer from nobody.
+        writing[0].cancel()
+        await asyncio.sleep(0.05)
+        may.set()
+        await asyncio.gather(*writing[1:])
+        await process.append(world.tenant)
+        assert seen == [[world.tenant]]
+    assert len(await world.ids("target")) == WRITERS
+
+
+async def test_what_was_asked_before_a_doubt_is_not_believed_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.migrate()
+    process = await world.process()
+    async with asked(monkeypatch) as (seen, may):
+        before = asyncio.create_task(process.append(world.tenant))
+        await until(lambda: bool_of(seen), "the first to ask")
+        # Its server may be another one from here on.
+        process.router._arrivals.doubt(TARGET, ConnectionResetError())
+        after = asyncio.create_task(process.append(world.tenant))
+        await until(lambda: bool_of(seen[1:]), "the second to ask for itself")
+        may.set()
+        await asyncio.gather(before, after)
+        assert len(seen) == 2
+
+
+async def test_an_answer_to_what_was_doubted_meanwhile_is_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.migrate()
+    process = await world.process()
+    async with asked(monkeypatch) as (seen, may):
+        append = asyncio.create_task(process.append(world.tenant))
+        await until(lambda: bool_of(seen), "the question")
+        process.router._arrivals.doubt(TARGET, ConnectionResetError())
+        may.set()
+        await append
+        await process.append(world.tenant)
+        assert len(seen) >= 2
+
+
+async def bool_of(seen: list[Any]) -> bool:
+    return bool(seen)
