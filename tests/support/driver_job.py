@@ -156,7 +156,10 @@ class Steps:
         migration = await self.migration()
         assert migration is not None
         migrator = SubscriptionMigrator(
-            PositionMapper(PostgreSQLPositionMappingRepository(self.world.control_pool)),
+            PositionMapper(
+                PostgreSQLPositionMappingRepository(self.world.control_pool),
+                self.world.router.stores,
+            ),
             PostgreSQLCheckpointRepository(self.world.control_pool),
         )
         summary = await migrator.migrate_subscriptions(
