@@ -70,7 +70,7 @@ async def loaded_but_not_indexed(
                 return bool(
                     await world.target_store.pool.fetchval(
                         "select exists (select from pg_stat_activity where query ilike"
-                        " 'create %index%' and wait_event_type = 'Lock')"
+                        " '%create %index%' and wait_event_type = 'Lock')"
                     )
                 )
 

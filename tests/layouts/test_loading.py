@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -21,8 +22,9 @@ from eventsource.migration.journaled import first_pass
 from eventsource.migration.journaled.way import LayoutTables
 from eventsource.migration.layouts.presets import presets
 from eventsource.migration.models import Migration
+from eventsource.migration.protocol import LOADED
 from eventsource.migration.tables import deferred_indexes
-from tests.support import REPOSITORY, others
+from tests.support import REPOSITORY, earlier, others
 from tests.support.fingerprint import fingerprint
 from tests.support.reading_writer import reads_then_writes
 from tests.support.waiting import until
@@ -298,20 +300,24 @@ MOMENTS = ["guard.target.reserved", "load.index.committed", "load.restored",
            "load.finished.committed"]  # fmt: skip
 
 
+def _killed_at(failpoint: str, world: LayoutWorld) -> None:
+    """A process moves the tenant and dies there."""
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.layouts.moving_process", json.dumps(world.dsns), "acme"],
+        cwd=REPOSITORY, text=True, capture_output=True, timeout=60, check=False,
+        env={**os.environ, ARMED_VARIABLE: f"{failpoint}=kill", "PRESET": "message-db",
+             "WORTH_IT": "10"},
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
 @pytest.mark.parametrize("failpoint", MOMENTS)
 @pytest.mark.parametrize("verb", ["move", "abort"])
 async def test_another_process_ends_a_load(
     messages: LayoutWorld, failpoint: str, verb: str
 ) -> None:
     before = await catalog(messages)
-    killed = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "tests.layouts.moving_process", json.dumps(messages.dsns), "acme"],
-        cwd=REPOSITORY, text=True, capture_output=True, timeout=60,
-        env={**os.environ, ARMED_VARIABLE: f"{failpoint}=kill", "PRESET": "message-db",
-             "WORTH_IT": "10"},
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    await asyncio.to_thread(_killed_at, failpoint, messages)
     coordinator = await messages.process(lease_seconds=1.0)
     [migration] = await coordinator.get_migrations_by_tenant("acme")
     if verb == "abort":
@@ -324,3 +330,43 @@ async def test_another_process_ends_a_load(
     assert await catalog(messages) == before
     assert not await is_deferred(messages)
     await others.to_message_db(messages.target, "initech", "s1")
+
+
+_EARLIER = """
+import asyncio, json, sys
+from eventsource.migration.errors import ProtocolVersionError
+from eventsource.migration.layouts.presets import presets
+from tests.support.worlds.layouts import connected
+
+async def main(dsns):
+    world = await connected(presets()["message-db"], dsns)
+    coordinator = await world.process(lease_seconds=1.0)
+    [migration] = await coordinator.get_migrations_by_tenant("acme")
+    try:
+        await asyncio.wait_for(coordinator.initiate_cutover(migration.id), 20)
+        print("moved")
+    except ProtocolVersionError as error:
+        print("needs", error.needed)
+    await world.close()
+
+asyncio.run(main(json.loads(sys.argv[1])))
+"""
+
+
+async def test_an_earlier_version_leaves_a_load_alone(
+    messages: LayoutWorld, tmp_path: Path
+) -> None:
+    """It would move the tenant over to tables without their indexes, which take no writes."""
+    environment = earlier.environment_before("migration/journaled/loading.py", tmp_path)
+    environment["PYTHONPATH"] += os.pathsep + str(REPOSITORY)
+    await asyncio.to_thread(_killed_at, "load.index.committed", messages)
+    asked = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", _EARLIER, json.dumps(messages.dsns)],
+        cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert asked.stdout.split() == ["needs", str(LOADED)], asked.stderr
+    coordinator = await messages.process(lease_seconds=1.0)
+    [migration] = await coordinator.get_migrations_by_tenant("acme")
+    await coordinator.initiate_cutover(migration.id)
+    await messages.reaches(migration, MigrationState.MIGRATED)
+    assert await same(messages)

@@ -73,6 +73,19 @@ VARIANTS = (
         (f"{_TESTS}test_rows_that_exchange_a_unique_value_begin_the_copy_again",),
     ),
     Variant(
+        "layout-load-for-every-version",
+        "a process of an earlier version moves a tenant over to tables without their indexes",
+        (
+            Edit(
+                f"{_JOURNALED}/preparation.py",
+                "        await connections.migrations.require_protocol("
+                "migration.id, owner, LOADED)\n",
+                "        pass\n",
+            ),
+        ),
+        (f"{_TESTS}test_an_earlier_version_leaves_a_load_alone",),
+    ),
+    Variant(
         "layout-load-in-a-table-in-use",
         "indexes are dropped from a table in which another migration arrives",
         (

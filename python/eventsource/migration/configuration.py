@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from eventsource.durations import seconds_of
-from eventsource.migration.protocol import FIRST, SPOKEN
+from eventsource.migration.protocol import FIRST, OFFSET
 
 #: Batches that are committed together as one chunk.
 BATCHES_PER_CHUNK = 20
@@ -124,7 +124,7 @@ class MigrationConfig:
     @property
     def protocol(self) -> int:
         """Which version of the protocol a process has to speak to carry this out."""
-        return SPOKEN if self.position_mapping == "offset" else FIRST
+        return OFFSET if self.position_mapping == "offset" else FIRST
 
     @property
     def chunk_rows(self) -> int:

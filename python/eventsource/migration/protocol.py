@@ -9,6 +9,11 @@ from __future__ import annotations
 #: Of what the first version understands; most migrations are that.
 FIRST = 1
 
-#: Raised by a version whose migrations an earlier version must not carry on. 2 keeps the offset of
-#: a migration in place of a mapping row for each event.
-SPOKEN = 2
+#: Keeps the offset of a migration in place of a mapping row for each event.
+OFFSET = 2
+
+#: Loads tables of a layout without their indexes, and has to build them.
+LOADED = 3
+
+#: Raised by a version whose migrations an earlier version must not carry on.
+SPOKEN = LOADED

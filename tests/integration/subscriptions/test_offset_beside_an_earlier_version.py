@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
-from eventsource.migration.protocol import SPOKEN
+from eventsource.migration.protocol import OFFSET
 from tests.support import earlier
 from tests.support.moved_by_hand import SOURCE_ID, TARGET_ID, Move
 
@@ -53,7 +53,7 @@ async def test_it_translates_as_well_and_moves_no_subscription(
             "insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,"
             " position_offset, fence_position, protocol, config)"
             " values ($1, $2, $3, $4, 'migrated', 500, $5, $6, $7::text::jsonb)",
-            migration, str(moved.tenant), SOURCE_ID, TARGET_ID, fence, SPOKEN,
+            migration, str(moved.tenant), SOURCE_ID, TARGET_ID, fence, OFFSET,
             json.dumps({"position_mapping": "offset"}),
         )  # fmt: skip
         await moved.checkpoints.save("Orders", SOURCE_ID, 5, moved.tenant)
@@ -64,5 +64,5 @@ async def test_it_translates_as_well_and_moves_no_subscription(
         )  # fmt: skip
         said = json.loads(done.stdout)
         assert said["translated"] == [min(each, fence) + 500 for each in range(-2, 19)]
-        assert said["needed"] == SPOKEN
+        assert said["needed"] == OFFSET
         assert await moved.checkpoints.get("Orders", TARGET_ID, moved.tenant) is None

@@ -10,9 +10,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from eventsource.migration import MigrationConfig, PositionMapper, PositionMappingError
+from eventsource.migration import (
+    MigrationConfig,
+    PositionMapper,
+    PositionMappingError,
+    protocol,
+)
 from eventsource.migration.models import LAST_POSITION, Migration
-from eventsource.migration.protocol import FIRST, SPOKEN
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from tests.support.moved_by_hand import CARRIED, SOURCE_ID, TARGET_ID, Move
 from tests.support.worlds.three_databases import World
@@ -202,7 +206,7 @@ async def test_counts_stay_exact_when_the_old_rows_are_cleaned_up(world: World) 
     await here.append(world.tenant)
     repository = PostgreSQLPositionMappingRepository(here.migrations.pool)
     mapper = PositionMapper(repository, here.router.stores)
-    assert moved.protocol == SPOKEN
+    assert moved.protocol == protocol.OFFSET
     assert await repository.count(moved.id) == 0
     assert await mapper.count_between(moved, 0, LAST_POSITION) == 23
     found = await world.coordinator.cleanup(moved.id, now=True, backed_up=True)
@@ -213,7 +217,7 @@ async def test_counts_stay_exact_when_the_old_rows_are_cleaned_up(world: World) 
 
 
 def test_what_an_earlier_version_would_misread_needs_a_newer_protocol() -> None:
-    assert MigrationConfig().protocol == FIRST
-    assert MigrationConfig(position_mapping="offset").protocol == SPOKEN > FIRST
+    assert MigrationConfig().protocol == protocol.FIRST
+    assert MigrationConfig(position_mapping="offset").protocol == protocol.OFFSET
     with pytest.raises(ValueError, match='position_mapping must be "rows" or "offset"'):
         MigrationConfig(position_mapping="none")

@@ -23,6 +23,7 @@ from eventsource.migration.journaled.carriage import Carriage
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import Shape
 from eventsource.migration.journaled.shapes import of as shape_of
+from eventsource.migration.protocol import LOADED
 from eventsource.migration.tables import (
     brief_locks,
     deferred_indexes,
@@ -149,6 +150,9 @@ async def _reserve(
     if at is not None and before is not None and not _is_used_up(at, before, numbers):
         return
     large = await loading.worth(connections, shape) if at is None else {}
+    if large:
+        # A driver of an earlier version would not build what is missing.
+        await connections.migrations.require_protocol(migration.id, owner, LOADED)
 
     async def reserve() -> None:
         for table in shape.layout.tables:

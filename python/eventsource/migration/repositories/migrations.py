@@ -335,6 +335,10 @@ class PostgreSQLMigrationRepository(Requests):
         """Publish why the driver is waiting; None clears it."""
         await self._sql.execute(_SQL["record_error"], migration_id, owner, message, code)
 
+    async def require_protocol(self, migration_id: UUID, owner: UUID, protocol: int) -> None:
+        """From here on processes that do not speak this version leave the migration alone."""
+        await self._sql.execute(_SQL["require_protocol"], migration_id, owner, protocol)
+
     async def record_offset(self, migration_id: UUID, owner: UUID, offset: int) -> None:
         """Publish the carried offset of positions."""
         await self._sql.execute(_SQL["record_offset"], migration_id, owner, offset)

@@ -174,6 +174,10 @@ where id = $1 and driver_owner = $2
 update tenant_migrations set error_message = $3, error_code = $4, updated_at = now()
 where id = $1 and driver_owner = $2
 
+-- name: require_protocol
+update tenant_migrations set protocol = greatest(protocol, $3), updated_at = now()
+where id = $1 and driver_owner = $2
+
 -- name: record_offset
 -- As for progress: the change of state that follows waits for it.
 update tenant_migrations set position_offset = $3, updated_at = now()
