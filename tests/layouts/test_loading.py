@@ -110,6 +110,7 @@ async def test_others_wait_until_the_indexes_are_back(messages: LayoutWorld) -> 
     before = await catalog(messages)
     migration = await loads(messages)
     assert await indexes(messages) == {"messages_pkey"}
+    assert (await messages.coordinators[0].get_migration(migration.id)).protocol == LOADED
     with pytest.raises(asyncpg.PostgresError) as refused:
         await others.to_message_db(messages.target, "initech", "s1")
     assert refused.value.sqlstate == "EVF03"

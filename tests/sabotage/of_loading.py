@@ -83,7 +83,7 @@ VARIANTS = (
                 "        pass\n",
             ),
         ),
-        (f"{_TESTS}test_an_earlier_version_leaves_a_load_alone",),
+        (f"{_TESTS}test_others_wait_until_the_indexes_are_back",),
     ),
     Variant(
         "layout-load-in-a-table-in-use",
