@@ -80,7 +80,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/configuration.py",
-                'return SPOKEN if self.position_mapping == "offset" else FIRST\n',
+                'return OFFSET if self.position_mapping == "offset" else FIRST\n',
                 "return FIRST\n",
             ),
         ),
