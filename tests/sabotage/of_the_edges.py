@@ -26,7 +26,7 @@ VARIANTS = (
         ),
         (
             "tests/integration/routing/test_arrivals.py::"
-            "test_an_answer_to_what_was_doubted_meanwhile_is_forgotten",
+            "test_what_was_asked_before_a_doubt_is_not_believed_after_it[False]",
         ),
     ),
     Variant(

@@ -49,9 +49,11 @@ async def test_one_of_all_writers_asks(world: World, monkeypatch: pytest.MonkeyP
     assert len(await world.ids("target")) == WRITERS
 
 
+@pytest.mark.parametrize("beside", [True, False])
 async def test_what_was_asked_before_a_doubt_is_not_believed_after_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
+    """By those who ask while the answer is under way, and by those who come later."""
     await world.migrate()
     process = await world.process()
     async with asked(monkeypatch) as (seen, may):
@@ -59,26 +61,17 @@ async def test_what_was_asked_before_a_doubt_is_not_believed_after_it(
         await until(lambda: bool_of(seen), "the first to ask")
         # Its server may be another one from here on.
         process.router._arrivals.doubt(TARGET, ConnectionResetError())
-        after = asyncio.create_task(process.append(world.tenant))
-        await until(lambda: bool_of(seen[1:]), "the second to ask for itself")
-        may.set()
-        await asyncio.gather(before, after)
-        assert len(seen) == 2
-
-
-async def test_an_answer_to_what_was_doubted_meanwhile_is_forgotten(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await world.migrate()
-    process = await world.process()
-    async with asked(monkeypatch) as (seen, may):
-        append = asyncio.create_task(process.append(world.tenant))
-        await until(lambda: bool_of(seen), "the question")
-        process.router._arrivals.doubt(TARGET, ConnectionResetError())
-        may.set()
-        await append
-        await process.append(world.tenant)
-        assert len(seen) >= 2
+        if beside:
+            after = asyncio.create_task(process.append(world.tenant))
+            await until(lambda: bool_of(seen[1:]), "the second to ask for itself")
+            may.set()
+            await asyncio.gather(before, after)
+            assert len(seen) == 2
+        else:
+            may.set()
+            await before
+            await process.append(world.tenant)
+            assert len(seen) >= 2
 
 
 async def bool_of(seen: list[Any]) -> bool:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.journaled import carriage, first_pass
+from eventsource.migration.journaled import carriage, first_pass, shapes
 from eventsource.migration.steps.bulk_copy import build_indexes
 from eventsource.migration.tables import deferred_indexes, reserved_block
 
@@ -48,9 +47,10 @@ async def worth(connections: DriverConnections, shape: Shape) -> dict[str, list[
     a load needs; looked at without a lock."""
     found = {}
     for table in shape.layout.tables:
-        if await _is_empty(connections.target, table) and await _is_large(
-            connections.source, shape, table
-        ):
+        if not await _is_empty(connections.target, table):
+            continue
+        few = deferred_indexes.WORTH_IT
+        if await shapes.count(connections.source, shape, table, few) == few:
             found[table.name] = await _needed(connections, shape, table)
     return found
 
@@ -100,15 +100,6 @@ async def _is_empty(target: AnyTable, table: LayoutTable) -> bool:
     return not await target.connection.fetchval(
         f"select exists (select from {target.beside(table.name)})"
     )
-
-
-async def _is_large(source: AnyTable, shape: Shape, table: LayoutTable) -> bool:
-    count = await source.connection.fetchval(
-        "select count(*) from"
-        f" (select from {shape.rows(table, shape.source)} mine limit $1) sampled",
-        deferred_indexes.WORTH_IT, timeout=LONG_STATEMENT_SECONDS,
-    )  # fmt: skip
-    return bool(count >= deferred_indexes.WORTH_IT)
 
 
 async def _needed(connections: DriverConnections, shape: Shape, table: LayoutTable) -> list[str]:

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from eventsource import failpoints
 from eventsource.migration.connections import blockers
-from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.journaled import (
     carriage,
     changes,
     loading,
     partitions,
     preflight,
+    shapes,
     watching,
     whole,
 )
@@ -122,11 +122,8 @@ async def count_tenant(source: AnyTable, shape: Shape, most: int | None) -> int 
     """How many rows of the tenant there are now, in all tables; None for more than ``most``."""
     total = 0
     for table in shape.layout.tables:
-        total += await source.connection.fetchval(
-            "select count(*) from"
-            f" (select from {shape.rows(table, shape.source)} mine limit $1) found",
-            None if most is None else most - total + 1,
-            timeout=LONG_STATEMENT_SECONDS,
+        total += await shapes.count(
+            source, shape, table, None if most is None else most - total + 1
         )
         if most is not None and total > most:
             return None

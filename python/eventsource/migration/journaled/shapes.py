@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from eventsource.catalog import reading
 from eventsource.catalog.model import Column, TableCatalog
 from eventsource.identifiers import qualified, quote_identifier, quote_literal
+from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import PreflightError
 from eventsource.tenant_ids import TenantId, stored
 
@@ -125,6 +126,15 @@ class Shape:
     def refers_to_itself(self, table: LayoutTable) -> bool:
         """Whether rows of the target's table refer to others of it."""
         return any(name == table.name for name, _, _ in self.parents_of(table))
+
+
+async def count(source: AnyTable, shape: Shape, table: LayoutTable, most: int | None) -> int:
+    """How many rows of the tenant a table of the source has; no more than ``most`` are read."""
+    found = await source.connection.fetchval(
+        f"select count(*) from (select from {shape.rows(table, shape.source)} mine limit $1) found",
+        most, timeout=LONG_STATEMENT_SECONDS,
+    )  # fmt: skip
+    return int(found)
 
 
 def same_values(other: str, referenced: Iterable[str], columns: Iterable[str]) -> str:
