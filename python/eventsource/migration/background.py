@@ -116,17 +116,18 @@ class BackgroundDrivers:
     async def _take_up_what_is_left(self) -> None:
         while self._stands_by_for:
             await asyncio.sleep(STAND_BY_SECONDS)
+            # What is added while the journal is read was not asked about: it stays for next time.
+            asked, self._stands_by_for = self._stands_by_for, set()
             try:
-                found = await self._migrations.get_many(list(self._stands_by_for))
+                found = await self._migrations.get_many(list(asked))
             except Exception as error:
+                self._stands_by_for |= asked
                 if not may_pass(error):
                     _log.warning("cannot look after migrations: %s", redact(str(error)))
                 continue
-            there = {migration.id for migration in found}
             over = {each.id for each in found if each.state.is_final and not each.abort_requested}
-            # Also those whose row is gone: nothing is left to drive.
-            self._stands_by_for -= {each for each in self._stands_by_for if each not in there}
-            self._stands_by_for -= over
+            # Those whose row is gone do not come back either: nothing is left to drive.
+            self._stands_by_for |= {each.id for each in found} - over
             for migration in found:
                 if migration.id not in over and migration.state is not MigrationState.PAUSED:
                     self.ensure(migration)

@@ -118,12 +118,50 @@ async def test_a_driver_that_wakes_up_after_an_abort_leaves_nothing(
         assert await side.fetchval("select count(*) from eventsource_fences") == 0
 
 
-async def _recorded(world: World, **settings: Any) -> Migration:
+@pytest.mark.parametrize("added", ["another one", "one that had failed"])
+async def test_who_is_added_while_the_journal_is_read_is_looked_after(
+    world: World, monkeypatch: pytest.MonkeyPatch, added: str
+) -> None:
+    """The one that is asked about has an answer by then, of a time before."""
+    await world.seed(20)
+    here = await world.process(lease_seconds=LEASE_SECONDS)
+    first = await world.dual_write(process=here)
+    for driving in list(here.coordinator._drivers._driving):
+        driving.cancel()
+    await _lease_of_another(world, first.id, f"{LEASE_SECONDS} s")
+    if added == "one that had failed":
+        await world.control.execute(
+            "update tenant_migrations set state = 'failed', paused_from = 'dual_write'"
+        )
+    journal = here.coordinator._drivers._migrations
+    answered, given = asyncio.Event(), asyncio.Event()
+    read = journal.get_many
+
+    async def read_slowly(asked: list[UUID]) -> list[Migration]:
+        found = await read(asked)
+        answered.set()
+        await given.wait()
+        return found
+
+    monkeypatch.setattr(journal, "get_many", read_slowly)
+    await asyncio.wait_for(answered.wait(), 20)
+    late = first
+    if added == "another one":
+        late = await _recorded(world, world.other, lease_seconds=LEASE_SECONDS)
+    await _lease_of_another(world, late.id, f"{LEASE_SECONDS} s")
+    await here.coordinator.resume_migration(late.id)
+    assert not await _is_driven_by_us(world, late.id)
+    given.set()
+    await until(lambda: _is_driven_by_us(world, late.id), "a driver of ours", 15)
+    await world.reach(late, "dual_write")
+
+
+async def _recorded(world: World, tenant: UUID | None = None, **settings: Any) -> Migration:
     """A migration in the journal that nobody has driven yet."""
     here = await world.process(**settings)
     return await here.migrations.create(
         migration_id=uuid4(),
-        tenant_id=world.tenant,
+        tenant_id=tenant or world.tenant,
         source_store_id=SOURCE,
         target_store_id=TARGET,
         config=here.coordinator._config,
