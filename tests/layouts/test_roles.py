@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -14,9 +12,8 @@ from eventsource.migration import MigrationState, PreflightError, background
 from eventsource.migration.layouts.presets import presets
 from tests.support import marten
 from tests.support.fingerprint import fingerprint
+from tests.support.owning_role import owning_role
 from tests.support.worlds.layouts import LayoutWorld, layout_world
-
-_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
@@ -25,30 +22,13 @@ async def owned(
 ) -> AsyncIterator[tuple[LayoutWorld, str]]:
     """Marten's tables, made by a role whose name needs quotes; and that role."""
     monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
-    # Roles are the server's, and other tests use it too.
-    role = f"migrator-{next(_NUMBERS)}@billing.{urlsplit(dsns['source']).path[1:]}"
-    quoted = f'"{role}"'
-    theirs = dict(dsns)
-    for side in ("source", "target"):
-        connection = await asyncpg.connect(dsns[side])
-        await connection.execute(
-            f"drop role if exists {quoted}; create role {quoted} login password 'not-the-superuser'"
-        )
-        await connection.execute(f"grant usage, create on schema public to {quoted}")
-        await connection.close()
-        parts = urlsplit(dsns[side])
-        address = f"{role.replace('@', '%40')}:not-the-superuser@{parts.hostname}:{parts.port}"
-        theirs[side] = parts._replace(netloc=address).geturl()
-    try:
-        async with layout_world(presets()["marten"], marten.make, theirs) as world:
-            for _ in range(3):
-                await marten.append(world.source, "acme", uuid4(), 2)
-            yield world, quoted
-    finally:
-        for side in ("source", "target"):
-            connection = await asyncpg.connect(dsns[side])
-            await connection.execute(f"drop owned by {quoted} cascade; drop role {quoted}")
-            await connection.close()
+    async with (
+        owning_role(dsns) as role,
+        layout_world(presets()["marten"], marten.make, role.dsns) as world,
+    ):
+        for _ in range(3):
+            await marten.append(world.source, "acme", uuid4(), 2)
+        yield world, role.quoted
 
 
 async def test_an_owner_that_is_no_superuser_moves_a_tenant(

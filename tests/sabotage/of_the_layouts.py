@@ -152,6 +152,20 @@ VARIANTS = (
         (f"{_JOURNAL}test_a_target_in_use_keeps_its_own_and_numbers_the_rest_after_it",),
     ),
     Variant(
+        "layout-sequences-not-asked-for",
+        "the numbers of a sequence that may not be read are given again",
+        (
+            Edit(
+                f"{_JOURNALED}/numbers.py",
+                "where not (has_sequence_privilege(",
+                "where false and not (has_sequence_privilege(",
+            ),
+        ),
+        (
+            "tests/layouts/test_roles_of_sequences.py::test_what_the_role_lacks_is_told_and_nothing_is_changed",
+        ),
+    ),
+    Variant(
         "layout-differences-within-a-row",
         "a row that differs is taken for one that is there",
         (

@@ -60,6 +60,18 @@ VARIANTS = (
         (f"{_LEASES}::test_what_a_call_left_to_a_dead_driver_is_taken_up",),
     ),
     Variant(
+        "stands-by-for-those-of-before",
+        "a migration that is added while the journal is read is forgotten",
+        (
+            Edit(
+                _BACKGROUND,
+                "            self._stands_by_for |= {each.id for each in found} - over\n",
+                "            self._stands_by_for = {each.id for each in found} - over\n",
+            ),
+        ),
+        (f"{_LEASES}::test_who_is_added_while_the_journal_is_read_is_looked_after",),
+    ),
+    Variant(
         "lease-believed-without-end",
         "a lease written by a clock that was ahead keeps everybody away",
         (

@@ -12,7 +12,7 @@ from eventsource.migration.tables.reserved_block import HEADROOM
 from eventsource.tenant_ids import TenantId, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.journaled.shapes import Shape
@@ -30,6 +30,14 @@ from pg_sequence s, pg_attribute a
 where s.seqrelid = $1::text::regclass and a.attrelid = $2::text::regclass and a.attname = $3
 """
 
+_RIGHTS = """
+select given.name, current_user::text as role, quote_ident(current_user) as grantee
+from unnest($1::text[]) with ordinality given (name, place)
+where not (has_sequence_privilege(to_regclass(given.name), 'select')
+           and ($2 = 'source' or has_sequence_privilege(to_regclass(given.name), 'update')))
+order by place
+"""
+
 
 def owned(shape: Shape) -> Iterator[tuple[LayoutTable, Numbering]]:
     """Each table with numbers of its own, and the column that has them."""
@@ -45,6 +53,24 @@ async def sequences(side: AnyTable, shape: Shape) -> dict[str, str]:
         table.name: await sequence_of(side, table, numbering, shape.tenant_id)
         for table, numbering in owned(shape)
     }
+
+
+async def not_permitted(side: str, table: AnyTable, names: Iterable[str]) -> list[str]:
+    """Why numbers cannot go on at the target where the source's have ended, by sequence.
+
+    It is asked for, not met: a server of version 18 shows a role that may not read a sequence no
+    error, but the null of one that has given nothing. The columns' own sequences belong to whom
+    the table belongs to, others to anybody.
+
+    Args:
+        names: of sequences that are there, quoted.
+    """
+    does, rights = ("read", "select") if side == "source" else ("read and set", "select, update")
+    return [
+        f"role {row['role']!r} may not {does} sequence {row['name']} of the {side}, from which the"
+        f" tenant's numbers come: grant {rights} on sequence {row['name']} to {row['grantee']}"
+        for row in await table.connection.fetch(_RIGHTS, list(names), side)
+    ]
 
 
 async def given(source: AnyTable, shape: Shape) -> dict[str, int]:

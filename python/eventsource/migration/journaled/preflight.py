@@ -104,6 +104,8 @@ async def examine(
     await _check_references(source, shape, findings)
     await _check_target(target, shape, findings)
     if not findings.problems:
+        findings.problems += await not_permitted(source, target, shape)
+    if not findings.problems:
         findings.problems += await numbers.not_given(source, shape)
     if not findings.problems:
         expected = Statements(shape, await numbers.expected(target, shape), "0")
@@ -112,6 +114,15 @@ async def examine(
         await whole.examine(source, target, tenant_id, findings)
     await _look_around(source, shape, findings)
     return shape
+
+
+async def not_permitted(source: AnyTable, target: AnyTable, shape: Shape) -> list[str]:
+    """Why the role cannot carry on the numbers of the layout's tables, by side and sequence."""
+    problems = []
+    for side, table in (("source", source), ("target", target)):
+        names = await numbers.sequences(table, shape)
+        problems += await numbers.not_permitted(side, table, names.values())
+    return problems
 
 
 def refuse(shape: Shape, fire: bool) -> None:

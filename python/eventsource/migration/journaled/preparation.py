@@ -234,8 +234,8 @@ async def _agree(
             "select setval($1::text::regclass, $2)", sequence, last[table.name]
         )
     if shape.layout.is_whole:
-        numbers_before = await whole.sequences(target)
-        before = {target.beside(name): given for name, given in numbers_before.items()}
+        numbers_before = await whole.given("target", target)
+        before = {target.beside(name): last_given for name, last_given in numbers_before.items()}
     if earlier is not None:
         before = dict(earlier.before)
     stamp = await target.connection.fetchval("select pg_current_xact_id()::text")

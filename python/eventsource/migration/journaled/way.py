@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import (
     comparison,
     cutover,
@@ -78,6 +79,8 @@ class LayoutTables:
         assert source.layout is not None
         shape = await shape_of(source, target, source.layout, migration.tenant_id)
         preflight.refuse(shape, migration.config.fires)
+        if problems := await preflight.not_permitted(source, target, shape):
+            raise PreflightError(problems)
         await preflight.refuse_readers(target, shape)
         if source.layout.is_whole:
             findings = Findings()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventsource.identifiers import qualified, quote_identifier
 from eventsource.migration.errors import PreflightError
+from eventsource.migration.journaled import numbers
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
@@ -28,7 +29,7 @@ order by 1
 # Those that columns draw from, and all others of the schema where that is the tenant's.
 _SEQUENCES = """
 with subject (oid) as (select to_regclass(name)::oid from unnest($1::text[]) name)
-select distinct s.relname::text as name, pg_sequence_last_value(s.oid) as last
+select distinct s.relname::text as name
 from pg_class s join pg_namespace n on n.oid = s.relnamespace
 where s.relkind = 'S' and n.nspname = $2 and not starts_with(s.relname, 'eventsource_')
   and ($3 or exists (
@@ -41,6 +42,10 @@ where s.relkind = 'S' and n.nspname = $2 and not starts_with(s.relname, 'eventso
       where d.refclassid = 'pg_class'::regclass and d.refobjid = s.oid))
 order by 1
 """
+
+_GIVEN = (
+    "select name, pg_sequence_last_value(to_regclass(name)) as last from unnest($1::text[]) name"
+)
 
 # Forward only: a repair may come after the tenant's own first appends.
 _SET = """
@@ -63,28 +68,42 @@ async def undeclared(table: AnyTable) -> list[str]:
     return [row["name"] for row in rows if row["name"] not in known]
 
 
-async def sequences(table: AnyTable) -> dict[str, int | None]:
-    """By name: the last number of each sequence of the tables, None before the first."""
+async def sequences(table: AnyTable) -> list[str]:
+    """The sequences of the tables, and all of the schema where that is the tenant's; unquoted."""
     layout = table.layout
     assert layout is not None
     names = [table.beside(each.name) for each in layout.tables]
     rows: list[Any] = await table.connection.fetch(
         _SEQUENCES, names, table.address.schema, layout.is_schema
     )
-    return {row["name"]: row["last"] for row in rows}
+    return [row["name"] for row in rows]
+
+
+async def given(side: str, table: AnyTable) -> dict[str, int | None]:
+    """By unquoted name: the last number of each sequence, None before the first.
+
+    Raises:
+        PreflightError: the role may not read one.
+    """
+    names = await sequences(table)
+    quoted = [table.beside(name) for name in names]
+    if problems := await numbers.not_permitted(side, table, quoted):
+        raise PreflightError(problems)
+    rows: list[Any] = await table.connection.fetch(_GIVEN, quoted)
+    return {name: row["last"] for name, row in zip(names, rows, strict=True)}
 
 
 async def hand_numbers_over(source: AnyTable, target: AnyTable) -> None:
     """Under the fence, or after it: no number of the source is given again at the target.
 
     Raises:
-        PreflightError: the target lacks a sequence.
+        PreflightError: the target lacks a sequence, or the role a right to one.
     """
-    given = await sequences(source)
-    lacking = sorted(given.keys() - (await sequences(target)).keys())
+    last = await given("source", source)
+    lacking = sorted(last.keys() - (await given("target", target)).keys())
     if lacking:
         raise PreflightError([_lacks(target, name) for name in lacking])
-    drawn = {name: last for name, last in given.items() if last is not None}
+    drawn = {name: number for name, number in last.items() if number is not None}
     await target.connection.fetch(
         _SET, [target.beside(name) for name in drawn], list(drawn.values())
     )
@@ -101,8 +120,11 @@ async def examine(
             " schema are the tenant's: add it to the tables, or to stays with the reason"
         )
     here, there = await sequences(source), await sequences(target)
-    findings.problems += [_lacks(target, name) for name in sorted(here.keys() - there.keys())]
-    for side, table in (("source", source), ("target", target)):
+    findings.problems += [_lacks(target, name) for name in here if name not in there]
+    for side, table, names in (("source", source, here), ("target", target, there)):
+        findings.problems += await numbers.not_permitted(
+            side, table, [table.beside(name) for name in names]
+        )
         owner = await table.connection.fetchval(
             f"select tenant_id from {table.fences} where table_name = $1 and tenant_id <> $2"
             " order by fence_id desc limit 1",
