@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,10 +17,12 @@ from eventsource.migration import (
     MigrationState,
     RetryLaterError,
 )
+from eventsource.migration.driver import requests
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from tests.support.application import SOURCE
 from tests.support.held_migration import SLOW, cursor
 from tests.support.moving_process import MovingProcess
+from tests.support.waiting import until
 from tests.support.whole_moves import CRAWLING, copying, migrations, move
 from tests.support.worlds.three_databases import World
 
@@ -248,3 +251,37 @@ async def test_a_person_who_pauses_what_is_late_pauses_it_for_good(world: World)
     process.coordinator._drivers.stand_by(begun.id)
     paused = await process.coordinator.pause_migration(begun.id, operator="ann")
     assert (paused.state, paused.parked) == (MigrationState.PAUSED, False)
+
+
+@pytest.mark.parametrize("state", ["bulk_copy", "dual_write"])
+async def test_a_pass_that_was_stopped_goes_on_when_there_is_more_time_in_the_last_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """A session of the data plane that was asked to stop stays so: once nothing moved any more."""
+    await world.seed(200)
+    driver = await copying(world)
+    [begun] = await world.coordinator.get_migrations_by_tenant(world.tenant)
+    if state == "dual_write":
+        await world.coordinator.set_rate(begun.id, None)
+        await world.reach(begun, "dual_write")
+        await world.coordinator.set_rate(begun.id, 50.0)
+        await world.seed(200)
+        await until(lambda: _is_under_way(world), "a pass that takes a while")
+    journal, pause, given = world.here.migrations, requests.pause, asyncio.Event()
+
+    async def pause_too_late(*arguments: Any) -> Any:
+        await journal.set_pause_at(begun.id, None, "ann")
+        given.set()
+        return await pause(*arguments)
+
+    monkeypatch.setattr(requests, "pause", pause_too_late)
+    await journal.set_pause_at(begun.id, datetime.now(UTC), "ann")
+    await asyncio.wait_for(given.wait(), 20)
+    await world.coordinator.set_rate(begun.id, None)
+    await world.reach(begun, "dual_write")
+    moved = await asyncio.wait_for(driver.coordinator.initiate_cutover(begun.id), 30)
+    await world.assert_moved(moved)
+
+
+async def _is_under_way(world: World) -> bool:
+    return len(await world.ids("target")) > 200

@@ -43,6 +43,7 @@ class Heartbeat:
         stop_requested: somebody wants a pause or an abort.
         stop_asked: set while that is so, for who waits for it.
         throttle: holds the pass that runs to its rate.
+        stopped: the session that was last asked to stop; it takes no further pass.
         counted: how many events the tenant has, when that was found while they are copied.
     """
 
@@ -52,6 +53,7 @@ class Heartbeat:
     stop_requested: bool = False
     stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
     throttle: Throttle = field(default_factory=Throttle)
+    stopped: PassSession | None = None
     counted: int | None = None
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -151,6 +153,7 @@ class Heartbeat:
             return
         if self.stop_requested:
             session.request_stop()
+            self.stopped = session
         if not self._is_bulk:
             return
         await self.repository.record_progress(

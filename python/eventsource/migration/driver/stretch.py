@@ -59,6 +59,9 @@ class Stretch:
         Args:
             prepared: by this driver, a moment ago; None of a driver that goes on.
         """
+        if self.passes is not None and self.passes.session is self.heartbeat.stopped:
+            # What it was stopped for was withdrawn meanwhile, and that cannot be taken back.
+            await self.reopen_passes()
         if self.passes is None:
             if prepared is None:
                 await self._mend_guards()
@@ -81,7 +84,9 @@ class Stretch:
         await self.way.mend(side, table, self.migration, lambda: not self.heartbeat.stop_requested)
 
     async def reopen_passes(self) -> None:
-        """A pass that was cancelled in the middle leaves its connections unusable."""
+        """A pass that was cancelled in the middle leaves its connections unusable, and one that was
+        stopped its session.
+        """
         if self.passes is not None:
             passes, self.passes = self.passes, None
             await passes.close()
