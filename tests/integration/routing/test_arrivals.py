@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eventsource.migration.tables import fences
-from tests.support.application import TARGET
+from tests.support.application import SOURCE, TARGET
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
 
@@ -76,3 +76,23 @@ async def test_what_was_asked_before_a_doubt_is_not_believed_after_it(
 
 async def bool_of(seen: list[Any]) -> bool:
     return bool(seen)
+
+
+async def test_a_tenant_that_has_moved_on_is_followed_by_a_process_that_has_not_heard_of_it(
+    world: World,
+) -> None:
+    """Its store says so, and the route that is known is an old one: once it asked without end."""
+    keeper = await world.process(keep_way_back="1h")
+    await world.seed(5)
+    migration = await world.dual_write(process=keeper)
+    await keeper.coordinator.initiate_cutover(migration.id, force=True)
+    deaf = await world.process(route_ttl_seconds=600)
+    await deaf.append(world.tenant)
+    await deaf.router._routes.close()
+    deaf.router._routes._ensure_keeper = lambda: None  # type: ignore[method-assign]
+    await keeper.coordinator.return_migration(migration.id)
+    # What the store has said is too long ago.
+    deaf.router._arrivals.doubt(TARGET, ConnectionResetError())
+    await asyncio.wait_for(deaf.append(world.tenant), 10)
+    assert (await deaf.router.route(world.tenant)).store_id == SOURCE
+    assert len(await world.ids("source")) == 7

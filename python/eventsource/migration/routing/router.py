@@ -376,8 +376,8 @@ class TenantStoreRouter(RoutedReads):
                 answer = await self._arrivals.ask(route, store)
                 if answer is Answer.LIVES_HERE:
                     return route, store
-                if answer is Answer.HAS_MOVED_ON:
-                    await self._ask_where_it_went(route, store)
+                if answer is Answer.HAS_MOVED_ON and await self._ask_where_it_went(route, store):
+                    route = await self._routes.get(tenant_id)
                     continue
             except RoutingError:
                 newer = await self._routes.refresh(tenant_id)
