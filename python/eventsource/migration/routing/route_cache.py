@@ -105,6 +105,10 @@ class RouteCache:
         """A store was asked: that is believed as long as a route."""
         self._confirmed_at[tenant_id] = time.monotonic()
 
+    def knows(self, route: TenantRouting) -> bool:
+        """Whether this is the tenant's route still, for who has awaited something since."""
+        return self._routes.get(route.tenant_id) == route
+
     async def refresh(self, tenant_id: TenantId) -> TenantRouting:
         """Read the tenant's route now."""
         found = await self._repository.get_routing(tenant_id)

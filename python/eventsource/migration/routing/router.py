@@ -331,10 +331,9 @@ class TenantStoreRouter(RoutedReads):
             and isinstance(target, PostgreSQLEventStore)
         ):
             return
-        if route.tenant_id not in self._dual_write_interceptors:
-            self._dual_write_interceptors[route.tenant_id] = DualWriteInterceptor(
-                source, target, migration
-            )
+        mirrors = self._dual_write_interceptors
+        if self._routes.knows(route) and route.tenant_id not in mirrors:
+            mirrors[route.tenant_id] = DualWriteInterceptor(source, target, migration)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -1,0 +1,46 @@
+"""What a router does beside its appends: it outlives what fails, and ends with the router."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from eventsource.migration import Migration
+from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from tests.support.waiting import until
+from tests.support.worlds.three_databases import World
+
+
+async def test_a_mirror_that_comes_late_does_not_take_the_place_of_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first migration was aborted, and another has begun, while the journal was read."""
+    get, reading = PostgreSQLMigrationRepository.get, list[asyncio.Event]()
+    await world.seed(5)
+    here, driver = await world.process(), await world.process()
+    await here.append(world.tenant)
+
+    async def get_late(self: PostgreSQLMigrationRepository, migration_id: UUID) -> Migration:
+        found = await get(self, migration_id)
+        if self.pool is here.control_pool:
+            reading.append(asyncio.Event())
+            await reading[-1].wait()
+        return found
+
+    monkeypatch.setattr(PostgreSQLMigrationRepository, "get", get_late)
+    first = await world.dual_write(process=driver)
+    await until(lambda: _are(reading, 1), "the first to be read")
+    await driver.coordinator.abort_migration(first.id)
+    second = await world.dual_write(process=driver)
+    await until(lambda: _are(reading, 2), "the second to be read")
+    for each in reading:
+        each.set()
+        await asyncio.sleep(0.05)
+    assert here.router._dual_write_interceptors[world.tenant].migration_id == second.id
+
+
+async def _are(found: list[Any], number: int) -> bool:
+    return len(found) >= number
