@@ -10,8 +10,26 @@ import pytest
 
 from eventsource.migration import Migration
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from eventsource.stores.postgresql import PostgreSQLEventStore
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
+
+
+async def test_a_mirror_outlives_a_target_table_that_is_not_there(world: World) -> None:
+    """Once it ended with the first append, counted nothing, and came out of the closing."""
+    await world.seed(5)
+    astray = await world.process(target_store=lambda pool: PostgreSQLEventStore(pool, "no_table"))
+    await astray.router.route(world.tenant)
+    await world.dual_write()
+
+    async def failed(number: int) -> bool:
+        await astray.append(world.tenant)
+        stats = astray.router.dual_write_stats(world.tenant)
+        return stats is not None and stats.failures.total_failures >= number
+
+    await until(lambda: failed(1), "a failure", 10)
+    await until(lambda: failed(2), "another one", 10)
+    await astray.router.close()
 
 
 async def test_a_mirror_that_comes_late_does_not_take_the_place_of_the_next_one(

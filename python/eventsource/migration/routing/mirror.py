@@ -20,6 +20,7 @@ import asyncpg
 
 from eventsource.catalog.two_sides import compare
 from eventsource.connections import brief, connect
+from eventsource.errors import EventSourceError
 from eventsource.identifiers import quote_identifier
 from eventsource.migration import telemetry
 from eventsource.migration.event_table import EventTable, OwnTable, catalog_of
@@ -59,7 +60,8 @@ _SETTINGS = {
     "statement_timeout": "5000",
 }
 
-_PASSING = (*PASSING, asyncpg.PostgresError)
+#: A table that is not there, too: somebody may make it, or correct the address.
+_PASSING = (*PASSING, asyncpg.PostgresError, EventSourceError)
 
 
 @dataclass(frozen=True, slots=True)
