@@ -15,6 +15,21 @@ from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
 
 
+async def test_a_router_closes_although_its_control_database_was_never_there(
+    world: World,
+) -> None:
+    """Its task that listens has failed by then: once that came out of the closing."""
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    process = await world.process(control_dsn=nowhere)
+    with pytest.raises(OSError):
+        await process.append(world.tenant)
+    keeper = process.router._routes._keeper
+    assert keeper is not None
+    await asyncio.wait({keeper}, timeout=0.5)
+    await process.router.close()
+    assert keeper.cancelled()
+
+
 async def test_a_mirror_outlives_a_target_table_that_is_not_there(world: World) -> None:
     """Once it ended with the first append, counted nothing, and came out of the closing."""
     await world.seed(5)

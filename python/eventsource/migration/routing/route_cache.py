@@ -23,6 +23,8 @@ from eventsource.tenant_ids import TenantId
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from eventsource.connections import ConnectionParameters
+
     Connection = asyncpg.Connection[Any]
 
 _log = logging.getLogger("eventsource.router")
@@ -168,17 +170,14 @@ class RouteCache:
             )
 
     async def _keep_fresh(self) -> None:
-        try:
-            parameters = await connection_parameters(
-                cast("asyncpg.Pool[Any]", self._repository.pool)
-            )
-        except ConnectionDetailsError:
-            return  # the pool cannot be described: routes are read when due
+        parameters: ConnectionParameters | None = None
         backoff = 0.1
         deaf = False
         while True:
             connection: Connection | None = None
             try:
+                if parameters is None and (parameters := await self._described()) is None:
+                    return
                 connection = await connect(parameters, application_name="eventsource-routes")
                 backoff = 0.1
                 if deaf:
@@ -195,6 +194,13 @@ class RouteCache:
             finally:
                 if connection is not None:
                     connection.terminate()
+
+    async def _described(self) -> ConnectionParameters | None:
+        """How to connect; None where the pool cannot say it, and routes are read when due."""
+        try:
+            return await connection_parameters(cast("asyncpg.Pool[Any]", self._repository.pool))
+        except ConnectionDetailsError:
+            return None
 
     async def _listen(self, connection: Connection) -> None:
         news = asyncio.Event()
