@@ -77,3 +77,45 @@ async def test_a_mirror_that_comes_late_does_not_take_the_place_of_the_next_one(
 
 async def _are(found: list[Any], number: int) -> bool:
     return len(found) >= number
+
+
+async def test_a_router_that_is_closed_leaves_no_mirror(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One begins while another one is closed."""
+    begun: list[Any] = []
+    from eventsource.migration.routing import router as module
+
+    class Noted(module.DualWriteInterceptor):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            begun.append(self)
+
+        async def close(self) -> None:
+            may.set()
+            await asyncio.sleep(0.1)
+            await super().close()
+
+    get, reading, may = PostgreSQLMigrationRepository.get, asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(module, "DualWriteInterceptor", Noted)
+    await world.seed(5)
+    await world.seed(5, world.other)
+    here, driver = await world.process(), await world.process()
+    await here.append(world.tenant)
+    await here.append(world.other)
+    await world.dual_write(process=driver)
+    await until(lambda: _are(begun, 1), "a mirror")
+
+    async def get_late(self: PostgreSQLMigrationRepository, migration_id: UUID) -> Migration:
+        found = await get(self, migration_id)
+        if self.pool is here.control_pool:
+            reading.set()
+            await may.wait()
+        return found
+
+    monkeypatch.setattr(PostgreSQLMigrationRepository, "get", get_late)
+    await world.dual_write(world.other, process=driver)
+    await asyncio.wait_for(reading.wait(), 20)
+    await here.router.close()
+    await asyncio.sleep(0.1)
+    assert [each._worker.done() for each in begun] == [True] * len(begun)

@@ -113,11 +113,12 @@ class TenantStoreRouter(RoutedReads):
         await self._routes.close()
         await self._bells.close()
         await self._readiness.close()
+        # Before the mirrors: one of these may be about to begin another.
+        for task in list(self._background):
+            task.cancel()
         for interceptor in list(self._dual_write_interceptors.values()):
             await interceptor.close()
         self._dual_write_interceptors.clear()
-        for task in list(self._background):
-            task.cancel()
 
     def store(self, store_id: str) -> EventStore:
         """The store with this id.
