@@ -162,3 +162,64 @@ def test_an_address_is_taken_for_one_of_its_own_for_a_moment(
     assert not kept.were_alone(other)
     monkeypatch.setattr(module, "ALONE_SECONDS", 0.0)
     assert not kept.were_alone(one)
+
+
+@pytest.mark.parametrize("meanwhile", ["closed", "cancelled"])
+async def test_a_session_that_is_given_back_at_the_end_is_not_left_open(
+    source_dsn: str, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """It is made as new when all are closed, or when who gives it back is cancelled."""
+    parameters, kept = ConnectionParameters(source_dsn), KeptSessions()
+    connection = await open_connection(parameters)
+    asked, may = asyncio.Event(), asyncio.Event()
+    reset = type(connection).reset
+
+    async def reset_slowly(self: Any, **options: Any) -> None:
+        await reset(self, **options)
+        asked.set()
+        await may.wait()
+
+    monkeypatch.setattr(type(connection), "reset", reset_slowly)
+    giving = asyncio.create_task(kept.give_back(parameters, connection))
+    await asyncio.wait_for(asked.wait(), 5)
+    if meanwhile == "closed":
+        await kept.close()
+        may.set()
+        await giving
+    else:
+        giving.cancel()
+        await asyncio.wait({giving})
+    assert connection.is_closed()
+
+
+async def test_those_who_give_back_at_the_same_time_keep_no_more_than_one_by_one(
+    source_dsn: str,
+) -> None:
+    parameters, kept = ConnectionParameters(source_dsn), KeptSessions()
+    opened = [await open_connection(parameters) for _ in range(AT_MOST + 2)]
+    await asyncio.gather(*(kept.give_back(parameters, each) for each in opened))
+    assert sum(not each.is_closed() for each in opened) == AT_MOST
+    await kept.close()
+
+
+async def test_a_look_that_is_under_way_when_all_are_closed_finds_none(
+    source_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first does not answer, and the second is gone by then."""
+    parameters, kept = ConnectionParameters(source_dsn), KeptSessions()
+    opened = [await open_connection(parameters) for _ in range(2)]
+    for each in opened:
+        await kept.give_back(parameters, each)
+    asked, may = asyncio.Event(), asyncio.Event()
+
+    async def execute_in_vain(self: Any, *_: Any, **options: Any) -> None:
+        asked.set()
+        await may.wait()
+        raise ConnectionResetError
+
+    monkeypatch.setattr(type(opened[0]), "execute", execute_in_vain)
+    taking = asyncio.create_task(kept.take(parameters, SETTINGS))
+    await asyncio.wait_for(asked.wait(), 5)
+    await kept.close()
+    may.set()
+    assert await taking is None

@@ -91,14 +91,26 @@ class KeptSessions:
 
     async def give_back(self, parameters: ConnectionParameters, connection: Connection) -> None:
         """Keep it for a moment, or close it."""
-        free = self._free[parameters]
-        if self._is_closed or len(free) >= AT_MOST or not await _is_free(connection):
+        try:
+            # Looked at again: others may have given theirs back, or closed all, meanwhile.
+            is_kept = (
+                self._has_room(parameters)
+                and await _is_free(connection)
+                and self._has_room(parameters)
+            )
+        except BaseException:
+            connection.terminate()
+            raise
+        if not is_kept:
             await close_briefly(connection)
             return
-        free.append(connection)
+        self._free[parameters].append(connection)
         self._expiring[connection] = asyncio.get_running_loop().call_later(
             KEPT_SECONDS, self._expire, parameters, connection
         )
+
+    def _has_room(self, parameters: ConnectionParameters) -> bool:
+        return not self._is_closed and len(self._free[parameters]) < AT_MOST
 
     def _expire(self, parameters: ConnectionParameters, connection: Connection) -> None:
         self._free[parameters].remove(connection)
@@ -114,7 +126,9 @@ class KeptSessions:
         for handle in self._expiring.values():
             handle.cancel()
         self._expiring.clear()
-        self._free.clear()
+        # The lists themselves: one may be looked through at this moment.
+        for free in self._free.values():
+            free.clear()
         await asyncio.gather(*(close_briefly(each) for each in kept), *self._closing)
         if self._data_plane is not None:
             await self._data_plane.close()
