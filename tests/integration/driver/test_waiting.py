@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -16,7 +17,8 @@ import pytest
 
 from eventsource.migration import Migration
 from eventsource.migration.connections import blockers
-from eventsource.migration.driver import cutting_over
+from eventsource.migration.connections.driver_connections import DriverConnections
+from eventsource.migration.driver import cutting_over, requests
 from eventsource.migration.errors import CutoverTimeoutError
 from eventsource.migration.tables import deferred_indexes, fences
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -304,3 +306,42 @@ def _nobody(how: str) -> Iterator[str]:
         if how == "silent":
             listening.listen(100)
         yield f"postgresql://nobody:x@127.0.0.1:{listening.getsockname()[1]}/nothing"
+
+
+async def test_a_pause_at_the_moment_when_all_connections_are_open_leaves_none_of_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were opened while the driver looked whether somebody wants a pause."""
+    await world.seed(5)
+    migration = await world.dual_write()
+    await world.coordinator.close()
+    opened: list[DriverConnections] = []
+    opening, looked, may = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    open_all, look = DriverConnections.open, requests.is_paused_within
+
+    async def open_slowly(*arguments: Any) -> DriverConnections:
+        opening.set()
+        await looked.wait()
+        opened.append(await open_all(*arguments))
+        may.set()
+        return opened[0]
+
+    async def look_slowly(*arguments: Any) -> bool:
+        found = await look(*arguments)
+        if found:
+            looked.set()
+            await may.wait()
+            await asyncio.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(DriverConnections, "open", open_slowly)
+    monkeypatch.setattr(requests, "is_paused_within", look_slowly)
+    here = await world.process()
+    here.coordinator._drivers.start(await here.migrations.get(migration.id))
+    await asyncio.wait_for(opening.wait(), 10)
+    await here.migrations.request_pause(migration.id, None)
+    await world.reach(migration, "paused")
+    await here.coordinator.close()
+    [left] = opened
+    assert left.control.is_closed()
+    assert left.target.connection.is_closed()

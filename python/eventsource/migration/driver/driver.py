@@ -183,11 +183,12 @@ class Driver:
                     if await requests.is_paused_within(0, self.migrations, self.lease):
                         raise requests.Paused
             return opening.result()
-        finally:
-            if not opening.done():
-                opening.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await opening
+        except BaseException:
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                # They may be open by now.
+                await (await opening).close()
+            raise
 
     async def _drive(self) -> None:
         connections = await self._open()
