@@ -78,8 +78,6 @@ class Feed:
             StoreSchemaError: there is no such table, or the server is a standby, where the locks
                 of writers cannot be seen.
         """
-        if self._head is None:
-            await self._resolve(connection)
         rows = await self._look(connection)
         position: int = rows[0]["position"]
         floors = [row["floor"] for row in rows if row["floor"] is not None]
@@ -107,7 +105,10 @@ class Feed:
         self._head = _head_sql(sequence, function, hiding)
 
     async def _look(self, connection: AnyConnection) -> list[Any]:
-        assert self._head is not None
+        # Before each look: another task may have had it forgotten while this one waited.
+        if self._head is None:
+            await self._resolve(connection)
+            assert self._head is not None
         rows = await connection.fetch(self._head, self._table)
         if rows[0]["events"] is None:
             self.forget()

@@ -15,6 +15,7 @@ from eventsource.testing import Cluster
 from tests.support.feed_reader import (
     RAW_INSERT,
     Connection,
+    Counted,
     append,
     feed_store,  # noqa: F401 - the fixture "store"
     other_session,  # noqa: F401 - the fixture "other"
@@ -218,6 +219,30 @@ class TestWritersThatDoNotAnnounce:
         assert not done
         await transaction.commit()
         assert await reading == [1, 2, 3]
+
+    async def test_one_is_waited_for_also_while_an_append_is_refused_for_a_missing_table(
+        self, store: PostgreSQLEventStore, other: Connection
+    ) -> None:
+        """A trigger of the application's writes to it: the store looks at its own again."""
+        patient = PostgreSQLEventStore(store.pool, foreign_writer_wait=30)
+        await store.pool.execute(
+            "create function broken() returns trigger language plpgsql as"
+            " $$ begin insert into not_there values (1); return new; end $$;"
+            "create trigger broken before insert on events for each row"
+            " when (new.actor_id = 'broken') execute function broken()"
+        )
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute(RAW_INSERT)
+        reading = asyncio.create_task(positions(patient))
+        await asyncio.wait([reading], timeout=0.1)
+        event = Counted(aggregate_id=uuid4(), actor_id="broken")
+        with pytest.raises(asyncpg.UndefinedTableError, match="not_there"):
+            await patient.append_events(event.aggregate_id, "Cart", [event], 0)
+        done, _ = await asyncio.wait([reading], timeout=0.2)
+        assert not done
+        await transaction.commit()
+        assert await reading == [1, 2]
 
     async def test_later_ones_are_not_waited_for(
         self, store: PostgreSQLEventStore, other: Connection, source_dsn: str
