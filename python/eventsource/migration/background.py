@@ -161,7 +161,8 @@ class BackgroundDrivers:
         Raises:
             asyncpg.PostgresError: this process cannot even ask for a lease.
         """
-        if refused := self._refused.pop(migration.id, None):
+        refused = self._refused.pop(migration.id, None)
+        if refused is not None and not migration.driver_alive:
             raise refused
         if call.may_drive:
             self.ensure(migration)

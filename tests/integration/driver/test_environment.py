@@ -17,6 +17,7 @@ from eventsource.migration.errors import ConsistencyError, MigrationError, Missi
 from eventsource.migration.failures import may_be_mended, may_pass
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from eventsource.stores.postgresql import PostgreSQLEventStore
+from tests.support.application import Process
 from tests.support.refusals import SECRET, as_owner, migrating_as
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import TARGET_TABLE, World
@@ -291,3 +292,28 @@ async def test_a_call_of_a_role_that_may_not_drive_ends_with_the_reason(world: W
             async with asyncio.timeout(20):
                 await process.coordinator.resume_migration(migration.id)
         await process.stop()
+
+
+async def test_a_refusal_that_was_mended_is_not_raised_by_a_later_call(world: World) -> None:
+    """Nobody called while the role might not drive; it does by now."""
+    await world.seed(3)
+    migration = await world.dual_write()
+    await world.coordinator.close()
+    async with as_owner(world) as role:
+        process = await world.process(**migrating_as(world, role))
+        await world.control.execute(f"revoke update on tenant_migrations from {role}")
+        process.coordinator._drivers.stand_by(migration.id)
+        await until(lambda: _refused(process), "a refusal")
+        await world.control.execute(f"grant update on tenant_migrations to {role}")
+
+        async def is_driven() -> bool:
+            return (await world.here.migrations.get(migration.id)).driver_alive
+
+        await until(is_driven, "a driver")
+        paused = await process.coordinator.pause_migration(migration.id)
+        assert paused.state is MigrationState.PAUSED
+        await process.stop()
+
+
+async def _refused(process: Process) -> bool:
+    return bool(process.coordinator._drivers._refused)
