@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from eventsource.migration import (
@@ -17,6 +18,7 @@ from eventsource.migration import (
 )
 from eventsource.migration.connections import session_marks
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
+from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.steps import decision
 from eventsource.migration.steps.passes import Passes
 from eventsource.subscriptions import InMemoryCheckpointRepository
@@ -155,6 +157,47 @@ async def test_no_end_comes_between_a_return_and_its_decision(
     go_on.set()
     assert (await returning).state == "migrated"
     await assert_home(world, keeper, "source", SOURCE)
+
+
+async def test_an_aborted_return_that_is_written_late_ends_no_other_one(
+    world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver has yet to say that the way back stands by, and somebody has asked again."""
+    migration = await moved(world, keeper)
+    way = await keeper.coordinator.way_back(migration.id)
+    assert way is not None
+    prepare_last, give_up = Passes.prepare_last, WaysBack.give_up
+    stopped, late, given_up, go_on = [asyncio.Event() for _ in range(4)]
+
+    async def slow(self: Passes) -> None:
+        stopped.set()
+        await go_on.wait()
+        await prepare_last(self)
+
+    async def give_up_late(self: WaysBack, way_id: UUID) -> None:
+        if isinstance(self.pool, asyncpg.Pool):
+            await give_up(self, way_id)
+            return
+        late.set()
+        await stopped.wait()
+        await give_up(self, way_id)
+        given_up.set()
+
+    monkeypatch.setattr(WaysBack, "give_up", give_up_late)
+    await WaysBack(keeper.control_pool).ask_return(way, {}, None)
+    aborting = asyncio.create_task(keeper.coordinator.abort_migration(way.id))
+    await asyncio.wait_for(late.wait(), 20)
+    await aborting
+    monkeypatch.setattr(Passes, "prepare_last", slow)
+    elsewhere = await world.process()
+    returning = asyncio.create_task(elsewhere.coordinator.return_migration(migration.id))
+    await asyncio.wait_for(stopped.wait(), 20)
+    await asyncio.wait_for(given_up.wait(), 20)
+    with pytest.raises(InvalidStateTransitionError, match="abort the return first"):
+        await elsewhere.coordinator.close_way_back(migration.id)
+    go_on.set()
+    assert (await returning).state == "migrated"
+    await assert_home(world, elsewhere, "source", SOURCE)
 
 
 async def test_subscriptions_go_there_and_back_and_skip_nothing(

@@ -114,9 +114,11 @@ insert into migration_audit_log (migration_id, event_type, details, operator)
 select id, 'state:dual_write', jsonb_build_object('returns', returns), $3 from asked returning id
 
 -- name: give_up
--- An aborted return: nothing is changed at the stores, and it stands by as before.
-update tenant_ways_back set state = 'standby', updated_at = now()
+-- An aborted return: nothing is changed at the stores, and it stands by as before. Never one that was
+-- asked for since: two may come to write this, and one of them late.
+update tenant_ways_back w set state = 'standby', updated_at = now()
 where id = $1 and state = 'returning'
+  and exists (select from tenant_migrations r where r.id = w.id and r.state = 'rolled_back')
 
 -- name: restore
 -- What a repair has read in the fences: a row that was lost, or that is of an earlier time.
