@@ -75,9 +75,10 @@ class Bells:
 
     async def close(self) -> None:
         """Stop announcing."""
-        for bell in self._bells.values():
+        # Taken out first: somebody may append to another store meanwhile.
+        bells, self._bells = self._bells, {}
+        for bell in bells.values():
             if bell.ringing is not None:
                 bell.ringing.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await bell.ringing
-        self._bells.clear()
