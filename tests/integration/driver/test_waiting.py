@@ -341,7 +341,7 @@ async def test_a_pause_at_the_moment_when_all_connections_are_open_leaves_none_o
     await asyncio.wait_for(opening.wait(), 10)
     await here.migrations.request_pause(migration.id, None)
     await world.reach(migration, "paused")
-    await here.coordinator.close()
+    await asyncio.gather(*here.coordinator._drivers._driving)
     [left] = opened
     assert left.control.is_closed()
     assert left.target.connection.is_closed()
