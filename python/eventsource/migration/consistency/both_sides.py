@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PORTION = 10_000
 
 #: What a snapshot (parameter {0}) shows; without one everything.
-_SHOWN = (
+SHOWN = (
     " and ({0}::text is null or transaction_id is null"
     " or pg_visible_in_snapshot(transaction_id, {0}::text::pg_snapshot))"
 )
@@ -36,7 +36,7 @@ async def portion(
         table,
         columns,
         "tenant_id = $1 and global_position > $2 and global_position <= coalesce($3::bigint,"
-        f" {2**63 - 1}){_SHOWN.format('$4')} order by global_position limit {PORTION}",
+        f" {2**63 - 1}){SHOWN.format('$4')} order by global_position limit {PORTION}",
         tenant_id, above, up_to, snapshot,
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ async def of_events(
     return await by_event.read(
         table,
         columns,
-        f"event_id = any ($1::uuid[]){_SHOWN.format('$2')}",
+        f"event_id = any ($1::uuid[]){SHOWN.format('$2')}",
         list(event_ids), snapshot,
     )  # fmt: skip
 

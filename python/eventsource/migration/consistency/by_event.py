@@ -10,6 +10,7 @@ from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
     from eventsource.migration.event_table import AnyTable
 
@@ -25,18 +26,35 @@ async def read(
     table: AnyTable, columns: Sequence[str], condition: str, *arguments: object
 ) -> list[Any]:
     """Rows with their place in the stream and a digest of ``columns``, their position left out."""
-    carried = ", ".join(
-        f"{quote_identifier(name)}::text" for name in columns if name != "global_position"
+    carried = ", ".join(_as_text(columns))
+    return await _fetch(
+        table,
+        "select global_position, event_id, aggregate_type, aggregate_id, version,"
+        f" sha256(convert_to(row({carried})::text, 'UTF8')) as digest"
+        f" from {table.name} where {condition}",
+        *arguments,
     )
+
+
+async def fields(table: AnyTable, columns: Sequence[str], event_id: UUID) -> dict[str, str | None]:
+    """The values of one event as text, its position left out; empty where it is not there."""
+    found = await _fetch(
+        table,
+        f"select {', '.join(_as_text(columns))} from {table.name} where event_id = $1",
+        event_id,
+    )
+    names = [name for name in columns if name != "global_position"]
+    return dict(zip(names, found[0], strict=True)) if found else {}
+
+
+def _as_text(columns: Sequence[str]) -> list[str]:
+    return [f"{quote_identifier(name)}::text" for name in columns if name != "global_position"]
+
+
+async def _fetch(table: AnyTable, statement: str, *arguments: object) -> list[Any]:
     executor = table.connection
     if isinstance(executor, Retried):
         executor = executor.executor
     async with transaction(executor) as connection:
         await connection.execute(_SETTINGS)
-        found = await connection.fetch(
-            "select global_position, event_id, aggregate_type, aggregate_id, version,"
-            f" sha256(convert_to(row({carried})::text, 'UTF8')) as digest"
-            f" from {table.name} where {condition}",
-            *arguments,
-        )
-    return list(found)
+        return list(await connection.fetch(statement, *arguments))

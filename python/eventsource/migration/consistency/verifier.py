@@ -13,7 +13,8 @@ from eventsource.catalog.two_sides import compare
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import event_table
 from eventsource.migration.connections import timeouts
-from eventsource.migration.consistency import late, resumable, seal
+from eventsource.migration.consistency import late, of_a_return, resumable, seal
+from eventsource.migration.errors import MigrationError
 from eventsource.migration.event_table import EventTable, of_store
 from eventsource.migration.models import VerificationLevel, VerificationReport
 from eventsource.migration.tables import fences, identities, progress
@@ -22,6 +23,7 @@ from eventsource.tenant_ids import TenantId, as_uuid
 if TYPE_CHECKING:
     from eventsource.dataplane import KeptSessions
     from eventsource.migration.event_table import AnyTable, Seen
+    from eventsource.migration.tables.fences import Fence
     from eventsource.migration.tables.progress import CopyProgress
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -71,11 +73,13 @@ class ConsistencyVerifier:
                 which is one statement on each side.
 
         Raises:
-            MigrationError: ``state_file`` is of another comparison.
+            MigrationError: ``state_file`` is of another comparison, or was given for a return.
         """
         level = VerificationLevel(level)
-        config, _ = await self._config(tenant_id, level, sample_percentage)
-        if state_file is not None:
+        config, at = await self._config(tenant_id, level, sample_percentage)
+        if at is not None and at.is_way_back:
+            report = await self._compare_a_return(config, level, state_file)
+        elif state_file is not None:
             report = await self._resumable(config, level, Path(state_file))
         else:
             report = await self._compare(config, level)
@@ -159,6 +163,20 @@ class ConsistencyVerifier:
             duration_seconds=time.monotonic() - began,
         )
 
+    async def _compare_a_return(
+        self, config: VerifyConfig, level: VerificationLevel, state_file: Path | str | None
+    ) -> VerificationReport:
+        if state_file is not None:
+            raise MigrationError(
+                "a return is compared event by event, which has no state to go on from: leave the"
+                " state file out"
+            )
+        comparison = of_a_return.Comparison(
+            *await self._both(), config.tenant_id, config.columns,
+            config.last_source_position, config.snapshot, NAMED,
+        )  # fmt: skip
+        return await comparison.report(level)
+
     async def _resumable(
         self, config: VerifyConfig, level: VerificationLevel, path: Path
     ) -> VerificationReport:
@@ -188,8 +206,7 @@ class ConsistencyVerifier:
     ) -> tuple[VerifyConfig, CopyProgress | None]:
         """What to compare, and how far a migration of the tenant is."""
         source, target = await self._both()
-        at = await progress.of_tenant(target, tenant_id)
-        fence = await fences.of_migration(source, at.migration_id, "source") if at else None
+        at, fence = await _newest(source, target, tenant_id)
         arriving = await fences.of_migration(target, at.migration_id, "target") if at else None
         await identities.check_peers(source, target, fence, arriving)
         moved = fence is not None and fence.state == "moved"
@@ -214,6 +231,22 @@ class ConsistencyVerifier:
             parallelism=1,
         )
         return config, at
+
+
+async def _newest(
+    source: AnyTable, target: AnyTable, tenant_id: TenantId
+) -> tuple[CopyProgress | None, Fence | None]:
+    """How far the tenant's newest migration from there to there is, with its fence at the source.
+
+    A way back that sleeps has been written to later than the move that it belongs to.
+    """
+    found = [
+        (at, await fences.of_migration(source, at.migration_id, "source"))
+        for at in await progress.all_of_tenant(target, tenant_id)
+    ]
+    if not found:
+        return None, None
+    return max(found, key=lambda each: -2 if each[1] is None else each[1].generation)
 
 
 async def _table_of(side: Side) -> AnyTable:

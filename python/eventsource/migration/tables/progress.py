@@ -106,6 +106,11 @@ class CopyProgress:
         return self.pass_number == 0 and self.snapshot is None
 
     @property
+    def is_way_back(self) -> bool:
+        """Of our own tables: a way back has no block of positions, its rows get the next ones."""
+        return self.last_target_position == 0
+
+    @property
     def pass_is_open(self) -> bool:
         """A pass with a stored snapshot was begun and not proven: it is resumed, never retaken."""
         return self.snapshot is not None and self.snapshot != self.proven_snapshot
@@ -132,14 +137,19 @@ async def read_again(target: AnyTable, migration_id: UUID) -> CopyProgress:
     return row
 
 
-async def of_tenant(target: AnyTable, tenant_id: TenantId) -> CopyProgress | None:
-    """The newest progress row of the tenant in this table, or None."""
-    row = await target.connection.fetchrow(
+async def all_of_tenant(target: AnyTable, tenant_id: TenantId) -> list[CopyProgress]:
+    """The progress rows of the tenant in this table, newest first."""
+    rows = await target.connection.fetch(
         f"select {_COLUMNS} from {target.progress} where table_name = $1 and tenant_id = $2"
-        " order by updated_at desc limit 1",
+        " order by updated_at desc",
         target.address.table, stored(tenant_id),
     )  # fmt: skip
-    return _of(row) if row is not None else None
+    return [_of(row) for row in rows]
+
+
+async def of_tenant(target: AnyTable, tenant_id: TenantId) -> CopyProgress | None:
+    """The newest progress row of the tenant in this table, or None."""
+    return next(iter(await all_of_tenant(target, tenant_id)), None)
 
 
 async def everything(target: AnyTable) -> list[CopyProgress]:
