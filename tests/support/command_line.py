@@ -64,7 +64,8 @@ class CommandLine:
 
     def __call__(self, *args: object, exit_code: int | None = 0) -> Result:
         """Run a command in this process, check its exit code and that no password is printed."""
-        result = CliRunner().invoke(app, ["--config", str(self.config), *map(str, args)])
+        named = {"EVENTSOURCE_CONFIG": str(self.config)}
+        result = CliRunner().invoke(app, [*map(str, args)], env=named)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         self.refuse_passwords(result.output)

@@ -176,4 +176,5 @@ def _shared(
     ctx.obj = invocation.begin(
         config, overrides or [], operator, as_json=as_json, quiet=quiet,
         verbosity=verbose, json_log=log_format is LogFormat.JSON,
+        is_named=getattr(ctx.get_parameter_source("config"), "name", "") == "COMMANDLINE",
     )  # fmt: skip

@@ -15,7 +15,9 @@ _FURTHEST = 20
 #: Stands for a blank at which no line ends.
 _HELD = "\0"
 
-_COMMAND = r"eventsource-migrate(?: [^\s`]*[^\s`.,;:)])*"
+#: A word in quotes, as a shell takes it, has blanks that are its own.
+_QUOTED = r"(?:'[^']*'|\"'\")+"
+_COMMAND = rf"eventsource-migrate(?: (?:{_QUOTED}|[^\s`]*[^\s`.,;:)]))*"
 #: What is read or copied as one: commands, times, numbers with their units, sessions.
 _WHOLE = re.compile(
     rf"{_COMMAND}|\bselect pg_terminate_backend\(\d+\)|\b\d{{4}}-\d\d-\d\d \d\d:\d\d\S*"
@@ -62,15 +64,16 @@ def _squeezed(line: str, width: int) -> str:
     begin, command, rest = line.partition("eventsource-migrate")
     if not command:
         return line
+    held = re.sub(_QUOTED, lambda found: found[0].replace(" ", _HELD), command + rest)
     continued = textwrap.wrap(
-        command + rest,
+        held,
         width - len(" \\"),
         initial_indent=begin,
         subsequent_indent=" " * min(len(begin) + 2, _FURTHEST),
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return " \\\n".join(continued)
+    return " \\\n".join(continued).replace(_HELD, " ")
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -49,10 +49,11 @@ def begin(
     quiet: bool,
     verbosity: int,
     json_log: bool,
+    is_named: bool,
 ) -> Invocation:
-    """What the shared options say, ready for a verb."""
+    """What the shared options say, ready for a verb; ``is_named``: the option says `config`."""
     try:
-        out = Output(as_json, quiet=quiet)
+        out = Output(as_json, quiet=quiet, config=str(config) if is_named else None)
     except OutputClosedError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import asyncpg
 
 from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Step
+from eventsource.commands import COMMAND, command
 from eventsource.dataplane import DataPlaneError
 from eventsource.migration import (
     ConsistencyError,
     CutoverTimeoutError,
-    InvalidStateTransitionError,
     Migration,
     MigrationAlreadyExistsError,
     MigrationNotFoundError,
@@ -22,8 +21,6 @@ from eventsource.migration import (
     PreflightError,
 )
 from eventsource.migration.repositories.ways_back import WayBack
-
-COMMAND = "eventsource-migrate"
 
 _VERB = r"(?:(?:fleet|way-back|subscriptions) )?[a-z-]+"
 _IN_A_MESSAGE = re.compile(rf"`(?P<command>{COMMAND} (?P<verb>{_VERB})[^`]*)`")
@@ -52,12 +49,13 @@ def after(error: BaseException | None, about: Migration | None = None) -> list[S
             ]
             return [*ends, Step("again", f"{COMMAND} cutover {about.id}"), *_undo(about)]
         case ConsistencyError() | DataPlaneError(kind="inconsistent") if about is not None:
-            compare = f"{COMMAND} verify {_quoted(about.tenant_id)} --level full"
+            compare = command("verify", about.tenant_id, options=("--level", "full"))
             return [Step("compare", compare), *_undo(about)]
-        case InvalidStateTransitionError() if about is not None:
-            return of(about)
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             return [Step("make", f"{COMMAND} init")]
+    if about is not None and about.state is MigrationState.MIGRATED:
+        # Whether it may return, or was taken back, is known there.
+        return [Step("look", f"{COMMAND} status {about.id}")]
     if about is not None:
         return of(about)
     if error is None:
@@ -88,8 +86,15 @@ def of(migration: Migration, way: WayBack | None = None) -> list[Step]:
             return _undo(migration)
         case MigrationState.PAUSED | MigrationState.FAILED:
             return [Step("go on", f"{COMMAND} resume {migration.id}"), *_undo(migration)]
-    run = f"{COMMAND} run {_quoted(migration.tenant_id)} --to {_quoted(migration.target_store_id)}"
-    return [Step("go on", run), *_undo(migration)]
+    return [go_on(migration), *_undo(migration)]
+
+
+def go_on(migration: Migration, *options: str) -> Step:
+    """What takes an unfinished migration to its end."""
+    if migration.returns is not None:
+        return Step("go on", command("return", migration.returns, options=options))
+    to = ("--to", migration.target_store_id, *options)
+    return Step("go on", command("run", migration.tenant_id, options=to))
 
 
 def _undo(migration: Migration) -> list[Step]:
@@ -99,8 +104,4 @@ def _undo(migration: Migration) -> list[Step]:
 def _plan(about: Migration | None) -> str:
     if about is None:
         return f"{COMMAND} plan TENANT --to STORE"
-    return f"{COMMAND} plan {_quoted(about.tenant_id)} --to {_quoted(about.target_store_id)}"
-
-
-def _quoted(word: object) -> str:
-    return shlex.quote(str(word))
+    return command("plan", about.tenant_id, options=("--to", about.target_store_id))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.cli.fitting import aligned, folded, table
+from eventsource.commands import with_config
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
 from eventsource.migration.models import Migration
@@ -71,17 +72,25 @@ class Output:
     With ``as_json`` standard output holds exactly one JSON document (``status --watch``: one per
     line) and everything said on the way goes to standard error.
 
+    Args:
+        config: a configuration that was named for this command alone: commands that are printed
+            name it, too.
+
     Attributes:
         is_live: standard output is a terminal that may be redrawn.
     """
 
-    def __init__(self, as_json: bool, *, quiet: bool = False) -> None:
+    def __init__(self, as_json: bool, *, quiet: bool = False, config: str | None = None) -> None:
         if sys.stdout is None:
             # The next file or connection that is opened would take its place.
             raise OutputClosedError("standard output is closed; redirect it, if to /dev/null")
         self.as_json = as_json
         self.is_quiet = quiet
         self._is_closed = False
+        self._config = config
+
+    def _runnable(self, text: str, *, as_json: bool = False) -> str:
+        return text if self._config is None else with_config(text, self._config, as_json=as_json)
 
     @cached_property
     def console(self) -> Console:
@@ -111,10 +120,10 @@ class Output:
         """Print the result: ``document`` as JSON, or what is ``shown`` to people."""
         with _written():
             if self.as_json:
-                print(to_json(document), flush=True)
+                print(self._runnable(to_json(document), as_json=True), flush=True)
                 return
             for part in shown:
-                self.console.print(painted(part, self.screen), soft_wrap=True)
+                self.console.print(painted(self._runnable(part), self.screen), soft_wrap=True)
 
     def write(self, text: str) -> None:
         """Print a text as it is, whatever was asked for: its last byte counts."""
@@ -128,7 +137,8 @@ class Output:
             return
         with _written():
             where = self._aside if self.as_json else self.console
-            where.print(_fitted(redact(localised(text)), where), soft_wrap=True)
+            said = redact(localised(self._runnable(text)))
+            where.print(_fitted(said, where), soft_wrap=True)
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
@@ -137,16 +147,17 @@ class Output:
         Where a bar is being redrawn it goes above the bar, which only its own console can do.
         """
         where = self.console if self.is_live else self._aside
+        said = _begun(("warning: ", "magenta"), redact(self._runnable(text)), where)
         with _written():
-            where.print(_begun(("warning: ", "magenta"), redact(text), where), soft_wrap=True)
+            where.print(said, soft_wrap=True)
 
     def wait(self, text: str) -> None:
         """Print what is waited for, to standard error."""
         if self.is_quiet:
             return
         with _written():
-            said = _begun(("waiting ", "magenta"), redact(localised(text)), self._aside)
-            self._aside.print(said, soft_wrap=True)
+            said = redact(localised(self._runnable(text)))
+            self._aside.print(_begun(("waiting ", "magenta"), said, self._aside), soft_wrap=True)
 
     def fail(
         self,
@@ -167,13 +178,16 @@ class Output:
         with contextlib.suppress(OSError):
             if self.as_json and not self._is_closed:
                 error = {"code": code, "message": message, "exit_code": exit_code, "next": steps}
-                print(to_json({"error": {**error, **details}}), flush=True)
+                document = to_json({"error": {**error, **details}})
+                print(self._runnable(document, as_json=True), flush=True)
                 return
-            said = _begun(("error: ", "bold red"), localised(message), self._aside)
+            message = localised(self._runnable(message))
+            said = _begun(("error: ", "bold red"), message, self._aside)
             self._aside.print(said, soft_wrap=True)
             if show_steps and "eventsource-migrate " not in message:
                 for step in steps:
-                    line = _fitted(labelled(step.what, step.command), self._aside)
+                    line = labelled(step.what, self._runnable(step.command))
+                    line = _fitted(line, self._aside)
                     self._aside.print(line, soft_wrap=True)
 
     def close(self) -> None:

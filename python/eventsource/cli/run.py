@@ -116,7 +116,7 @@ class _Move:
         migration = journey.migration
         assert migration is not None
         steps = [
-            Step("go on", f"{next_steps.of(migration)[0].command} --yes"),
+            next_steps.go_on(migration, "--yes"),
             *next_steps.of(migration)[1:],
         ]
         at.out.answer(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import typer
@@ -16,12 +18,13 @@ from eventsource.cli.choice import (
     chosen,
     refuse_pause,
 )
-from eventsource.cli.exits import ExitCode
+from eventsource.cli.exits import EXPECTED, ExitCode
 from eventsource.cli.group import Verb
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, columns, described, grid, labelled, local
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace
+from eventsource.errors import EventSourceError
 from eventsource.migration import Migration
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.repositories.ways_back import WayBack
@@ -48,8 +51,7 @@ def return_(
         keep = prospects.seconds_kept(keep_way_back)
         found = await chosen(at, migration, tenant)
         refuse_pause(found.config, max_pause)
-        migration_id = found.id
-        way = await at.coordinator.way_back(migration_id)
+        way = await at.coordinator.way_back(found.id)
         if way is not None and way.shown == "returned":
             _say_already(at, await at.coordinator.get_migration(way.id))
             return ExitCode.DONE
@@ -59,15 +61,16 @@ def return_(
             if not await questions.confirmed(await questions.of_return(at, found, way, max_pause)):
                 at.out.say("nothing was asked for")
                 return ExitCode.DONE
-        requested.append(migration_id)
+        requested.append(found.id)
         asked = at.coordinator.return_migration(
-            migration_id,
+            found.id,
             operator=at.operator,
             max_pause_seconds=max_pause,
             keep_way_back=keep,
             require_way_back=bool(keep),
         )
-        done = await (beside(at, way.id, asked) if way and way.return_state else asked)
+        async with _about_the_return(at, way):
+            done = await (beside(at, way.id, asked) if way and way.return_state else asked)
         await at.follow_routes()
         at.out.answer(
             described(done),
@@ -89,6 +92,19 @@ def return_(
             else "interrupted before anything was asked for"
         ),
     )
+
+
+@contextlib.asynccontextmanager
+async def _about_the_return(at: Workspace, way: WayBack | None) -> AsyncIterator[None]:
+    """An error within the block is about the return, which is a migration of its own."""
+    try:
+        yield
+    except EventSourceError:
+        if way is not None:
+            # It fails before there is one, too, and where the journal has gone away meanwhile.
+            with contextlib.suppress(*EXPECTED):
+                at.about = await at.coordinator.get_migration(way.id)
+        raise
 
 
 def _say_already(at: Workspace, done: Migration) -> None:

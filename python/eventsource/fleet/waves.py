@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from eventsource.commands import command
 from eventsource.errors import EventSourceError
 from eventsource.fleet.windows import Window
 from eventsource.migration.errors import PreflightError, RetryLaterError
@@ -67,7 +68,7 @@ class WaveStoppedError(RetryLaterError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"wave {name!r} is stopped, so none of its tenants cuts over; find out why, then"
-            f" `eventsource-migrate fleet resume {name}`"
+            f" `{command('fleet resume', name)}`"
         )
         self.name = name
 

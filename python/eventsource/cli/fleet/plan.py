@@ -16,6 +16,7 @@ from eventsource.cli.fleet.common import WaveName, bounds_of, waves_of
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, columns, duration, grid, megabytes, visible
 from eventsource.cli.workspace import Workspace
+from eventsource.commands import command
 from eventsource.fleet import Candidate, Wave, WaveSettings, checks, planning, seats, selection
 from eventsource.fleet.disk import Disks
 from eventsource.fleet.planning import Plan
@@ -306,7 +307,7 @@ def _answer(
         at.out.warn(f"tenant {visible(tenant)} would be refused: {why}")
     if len(refused) > MOST_LINES:
         at.out.warn(f"and {len(refused) - MOST_LINES} more; --json has them")
-    at.out.say(f"begin: eventsource-migrate fleet start {wave.name}")
+    at.out.say(f"begin: {command('fleet start', wave.name)}")
 
 
 def _for(wave: Wave) -> str:

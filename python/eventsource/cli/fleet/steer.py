@@ -11,6 +11,7 @@ from eventsource.cli.fleet.common import WaveName, put_into_the_queue, waves_of
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace
+from eventsource.commands import command
 from eventsource.fleet import Wave
 
 
@@ -45,7 +46,7 @@ def stop(
         stopped = await waves.stop(wave, at.operator, reason)
         wave = await waves.get(name)
         said = "is stopped" if stopped else f"was {wave.state} already"
-        _answer(at, wave, f"wave {name} {said}; go on: eventsource-migrate fleet resume {name}")
+        _answer(at, wave, f"wave {name} {said}; go on: {command('fleet resume', name)}")
         return ExitCode.DONE
 
     perform(ctx, end)

@@ -170,7 +170,12 @@ class Cleanups:
 
 def _kept(migration: Migration, way: WayBack | None, *, now: bool) -> str | None:
     """Why the old rows are kept for the present, and what ends that."""
-    if way is not None and way.state in ("preparing", "standby", "returning", "closing"):
+    if way is not None and way.state == "returning":
+        return (
+            f"the tenant is about to return (migration {way.id}), and needs the old rows; wait for"
+            f" it: `eventsource-migrate status {way.id} --watch`"
+        )
+    if way is not None and way.state in ("preparing", "standby", "closing"):
         return (
             f"the way back of migration {migration.id} is {way.shown}, and needs the old rows:"
             f" `eventsource-migrate way-back close {migration.id}` ends it"

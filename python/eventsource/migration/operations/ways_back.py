@@ -220,7 +220,11 @@ class Returns(Cutovers):
         if way.state != "closing" and not await ways.end(
             way.id, reason, now=True, operator=operator
         ):
-            first = "" if way.shown == "returned" else ": abort the return first"
+            first = (
+                ""
+                if way.shown == "returned"
+                else f": abort the return first (`eventsource-migrate abort {way.id}`)"
+            )
             raise InvalidStateTransitionError(
                 migration_id, why_not(way), f"close its way back{first}"
             )

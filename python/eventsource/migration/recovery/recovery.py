@@ -129,7 +129,8 @@ class Recovery:
             raise InvalidStateTransitionError(
                 migration.id,
                 f"returning (migration {way.id})",
-                "be bound to another place: abort the return first",
+                "be bound to another place: abort the return first"
+                f" (`eventsource-migrate abort {way.id}`)",
             )
         if await rebinding.rebind(self._migrations, migration, stores, store_id, operator):
             await reconcile_migration(

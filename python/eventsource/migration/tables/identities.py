@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from eventsource.commands import command
 from eventsource.migration.errors import StoreMismatchError
 from eventsource.migration.models import StoreIdentity
 from eventsource.migration.tables import fences, progress, witnesses
@@ -62,7 +63,7 @@ async def check(migration: Migration, source: AnyTable, target: AnyTable) -> Non
                 f"store {store_id!r} is {found} here; migration {migration.id} began with"
                 f" {recorded.describe()}. Nothing was changed: correct the address of the store in"
                 " the configuration of this process; if the store has really become another place,"
-                f" `eventsource-migrate rebind {migration.id} --store {store_id}`"
+                f" `{command('rebind', migration.id, options=('--store', store_id))}`"
             )
 
 
