@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _say_and_hear_everything()
     if sys.argv[1:] == ["--version"]:
         # What scripts ask often does not wait for the libraries that a move needs.
         from eventsource import __version__
@@ -22,6 +25,22 @@ def main() -> None:
     from eventsource.cli.application import app
 
     app(prog_name="eventsource-migrate")
+
+
+def _say_and_hear_everything() -> None:
+    """A tenant may have a name that the locale of this terminal has no letters for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = map(_as_typed, sys.argv[1:])
+
+
+def _as_typed(word: str) -> str:
+    """An argument in UTF-8, as it is stored; another one stays as Python has read it."""
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        return word
 
 
 def __getattr__(name: str) -> Any:

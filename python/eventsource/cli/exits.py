@@ -92,6 +92,9 @@ def message_of(error: BaseException) -> str:
         return f"{text}; run `eventsource-migrate init`"
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return f"{text}; grant it to the user of the dsn, or use another user"
+    if isinstance(error, OSError) and error.filename is not None:
+        # Of a file, such as a certificate; a connection has no name.
+        return f"{error.filename}: {error.strerror or type(error).__name__}"
     if isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
         return f"a database cannot be reached: {text}; check the dsn, and that the server runs"
     return text

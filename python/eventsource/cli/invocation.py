@@ -17,9 +17,10 @@ import typer
 from eventsource.cli import logs
 from eventsource.cli.config import Settings, load
 from eventsource.cli.exits import EXPECTED, ExitCode, code_of, exit_code_of, message_of
+from eventsource.cli.files import OutputClosedError
 from eventsource.cli.given_up import without_given_up_connections
 from eventsource.cli.next_steps import after
-from eventsource.cli.output import Output, OutputClosedError
+from eventsource.cli.output import Output
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration
 from eventsource.migration.errors import ConsistencyError, PreflightError
@@ -132,7 +133,8 @@ def run(
     except OutputClosedError as error:
         # `run | head`, a full disk, a terminal that is gone: what was under way stays as it is.
         exit_code = ExitCode.FAILED
-        out.close()
+        if error.file is None:
+            out.close()
         said = f"; {interrupted()}" if interrupted else ""
         steps = after(None, invocation.about)
         out.fail("output", f"{error}{said}", exit_code, steps, show_steps=with_steps)

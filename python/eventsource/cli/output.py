@@ -16,10 +16,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.cli.files import OutputClosedError
 from eventsource.cli.fitting import aligned, folded, table
 from eventsource.commands import with_config
 from eventsource.connections import redact
-from eventsource.errors import EventSourceError
 from eventsource.migration.models import Migration
 from eventsource.migration.rehearsals import Rehearsal
 
@@ -38,10 +38,6 @@ class Step:
 
     what: str
     command: str
-
-
-class OutputClosedError(EventSourceError):
-    """What a command prints cannot be written: a pipe that is closed, a full disk."""
 
 
 def _console(**options: Any) -> Console:
@@ -128,8 +124,10 @@ class Output:
     def write(self, text: str) -> None:
         """Print a text as it is, whatever was asked for: its last byte counts."""
         with _written():
-            sys.stdout.write(text)
             sys.stdout.flush()
+            # In UTF-8 whatever the locale says, as a file of it is.
+            sys.stdout.buffer.write(text.encode())
+            sys.stdout.buffer.flush()
 
     def say(self, text: str) -> None:
         """Print a line on the way to the result, unless it was asked to be quiet."""
@@ -251,7 +249,8 @@ def labelled(label: str, text: str) -> str:
 
 def to_json(document: object) -> str:
     """One line of JSON; ids and times as text, records as objects."""
-    return json.dumps(_plain(document), ensure_ascii=False)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return json.dumps(_plain(document), ensure_ascii="utf" not in encoding.lower())
 
 
 def _plain(value: object) -> Any:

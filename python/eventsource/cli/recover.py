@@ -13,7 +13,7 @@ from typing import Annotated
 import asyncpg
 import typer
 
-from eventsource.cli import completion, questions
+from eventsource.cli import completion, files, questions
 from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
@@ -52,6 +52,7 @@ def repair(
     """
 
     async def mend(at: Workspace) -> ExitCode:
+        files.refuse_unwritable(export, "--export")
         for store_id in at.stores:
             await at.reach_store(store_id)
         planned = await at.coordinator.repair(dry_run=True, put_back=put_back)
@@ -139,7 +140,7 @@ def _events(report: RepairReport) -> list[str]:
 def _export(report: RepairReport, path: Path | None) -> None:
     if path is not None:
         found: list[StrandedEvent | StrandedRow] = [*report.stranded, *report.rows]
-        path.write_text("".join(map(_line, found)))
+        files.write(path, "".join(map(_line, found)))
 
 
 def _line(found: StrandedEvent | StrandedRow) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from eventsource.cli import completion
+from eventsource.cli import completion, files
 from eventsource.cli.choice import TenantArgument
 from eventsource.cli.config import ConfigError
 from eventsource.cli.exits import ExitCode
@@ -70,6 +70,7 @@ def verify(
     """
 
     async def compare(at: Workspace) -> ExitCode:
+        files.refuse_unwritable(state, "--state")
         tenant_id = at.tenant(tenant)
         source_id, target_id = await _stores(at, tenant_id, source, to)
         source_store = await at.reach_store(source_id)

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from eventsource.cli import files
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.fleet.common import WaveName, waves_of
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import OutputClosedError, amount, columns, to_json
+from eventsource.cli.output import amount, columns, to_json
 from eventsource.cli.workspace import Workspace
 from eventsource.fleet import Wave
 from eventsource.fleet import report as reporting
@@ -34,6 +35,7 @@ def report(
         raise typer.BadParameter(f"{shape!r}: write {', '.join(FORMATS)}", param_hint="--format")
 
     async def write(at: Workspace) -> ExitCode:
+        files.refuse_unwritable(output, "--output")
         waves = waves_of(at)
         wave = await waves.get(name)
         rows = await reporting.rows_of(waves, wave)
@@ -41,10 +43,7 @@ def report(
         if output is None:
             at.out.answer({"wave": wave, "tenants": rows}, text)
             return ExitCode.DONE
-        try:
-            output.write_text(text + "\n" if not text.endswith("\n") else text, encoding="utf-8")
-        except OSError as error:
-            raise OutputClosedError(f"cannot write {output}: {error.strerror}") from error
+        files.write(output, text if text.endswith("\n") else f"{text}\n")
         at.out.answer({"written": str(output), "tenants": len(rows)}, f"written to {output}")
         return ExitCode.DONE
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eventsource.cli import files
 from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
@@ -40,6 +41,7 @@ def report(
     async def make(at: Workspace) -> ExitCode:
         if read is not None:
             return await _check(at, read)
+        files.refuse_unwritable(html, "--html")
         migration_id = (await chosen(at, migration, tenant)).id
         if html is not None:
             digest = await making.write(at, migration_id, html)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.cli import files
 from eventsource.cli.report import pages, seal
 from eventsource.migration.repositories import lookups
 
@@ -28,10 +29,17 @@ class Made:
     operator: str | None
 
 
-async def make(at: Workspace, migration_id: UUID, kind: str) -> tuple[str, str]:
-    """The report of a migration as "html", "json" or "text", and its digest."""
+async def make(
+    at: Workspace, migration_id: UUID, kind: str, file: Path | None = None
+) -> tuple[str, str]:
+    """The report of a migration as "html", "json" or "text", and its digest.
+
+    It is in the audit log once it is in its file, if there is to be one.
+    """
     text = _KINDS[kind](await at.coordinator.report(migration_id, at.checkpoints))
     digest = seal.digest_of(text.encode())
+    if file is not None:
+        await asyncio.to_thread(files.write, file, text)
     await at.migrations.audit(
         migration_id, "reported", {"sha256": digest, "kind": kind}, at.operator
     )
@@ -40,8 +48,7 @@ async def make(at: Workspace, migration_id: UUID, kind: str) -> tuple[str, str]:
 
 async def write(at: Workspace, migration_id: UUID, file: Path) -> str:
     """Write the report as HTML; returns its digest."""
-    text, digest = await make(at, migration_id, "html")
-    await asyncio.to_thread(file.write_text, text, encoding="utf-8", newline="")
+    _, digest = await make(at, migration_id, "html", file)
     return digest
 
 

@@ -168,11 +168,16 @@ def _save(path: Path, subject: Mapping[str, Any], tally: Tally) -> None:
     }
     # Whole or not at all: a crash in between leaves the file of the range before.
     beside = path.with_name(f"{path.name}.new")
-    with beside.open("w") as file:
-        json.dump(document, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w") as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise MigrationError(
+            f"the state file {path} cannot be written: {error.strerror}"
+        ) from error
 
 
 def _remove(path: Path) -> None:
