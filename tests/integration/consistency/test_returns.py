@@ -139,3 +139,22 @@ async def test_a_return_is_compared_in_one_go(
         await verifier(keeper, back=True).verify_tenant_consistency(
             world.tenant, state_file=tmp_path / "state"
         )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("back", [False, True], ids=["a move", "a return"])
+async def test_nothing_is_called_different_once_the_old_rows_are_cleaned_up(
+    world: World, keeper: Process, level: VerificationLevel, back: bool
+) -> None:
+    """It called every event of the tenant one that the source does not have."""
+    migration = await moved(world, keeper)
+    await appended(keeper, world.tenant)
+    if back:
+        migration = await keeper.coordinator.return_migration(migration.id)
+    assert (
+        await verifier(keeper, back=back).verify_tenant_consistency(world.tenant, level)
+    ).is_consistent
+    await keeper.coordinator.close_way_back(migration.id)
+    await keeper.coordinator.cleanup(migration.id, backed_up=True)
+    with pytest.raises(MigrationError, match="nothing left to compare with"):
+        await verifier(keeper, back=back).verify_tenant_consistency(world.tenant, level)

@@ -73,7 +73,8 @@ class ConsistencyVerifier:
                 which is one statement on each side.
 
         Raises:
-            MigrationError: ``state_file`` is of another comparison, or was given for a return.
+            MigrationError: ``state_file`` is of another comparison, or was given for a return;
+                or the old rows at the source have been cleaned up.
         """
         level = VerificationLevel(level)
         config, at = await self._config(tenant_id, level, sample_percentage)
@@ -210,6 +211,12 @@ class ConsistencyVerifier:
         arriving = await fences.of_migration(target, at.migration_id, "target") if at else None
         await identities.check_peers(source, target, fence, arriving)
         moved = fence is not None and fence.state == "moved"
+        if at is not None and moved and (when := await fences.cleaned_at(source, at.migration_id)):
+            raise MigrationError(
+                f"the old rows of tenant {tenant_id} were cleaned up from {when:%Y-%m-%d %H:%M} UTC"
+                " on: there is nothing left to compare with. Each was compared in all fields before"
+                " it went"
+            )
         if seen is None or not seen.is_fresh:
             seen = await event_table.seen(source, target)
         columns = compare(seen.source, seen.target).compared

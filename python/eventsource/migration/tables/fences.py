@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -319,16 +320,22 @@ async def replace_proof(
         raise MigrationError("the fence that has decided was changed meanwhile; nothing is opened")
 
 
+async def cleaned_at(source: AnyTable, migration_id: UUID) -> datetime | None:
+    """When the first old row of a migration went from there in a clean-up, or None."""
+    since: datetime | None = await source.connection.fetchval(
+        f"select cleaned_at from {source.fences} where migration_id = $1 and role = 'source'",
+        migration_id,
+    )
+    return since
+
+
 async def refuse_cleaned(source: AnyTable, migration: Migration) -> None:
     """Nothing can be carried again from a source whose old rows are being removed.
 
     Raises:
         StoreGoneBackError: they are.
     """
-    since = await source.connection.fetchval(
-        f"select cleaned_at from {source.fences} where migration_id = $1 and role = 'source'",
-        migration.id,
-    )
+    since = await cleaned_at(source, migration.id)
     if since is not None:
         raise StoreGoneBackError(
             f"the target lacks events of tenant {migration.tenant_id} that were decided on, and"
