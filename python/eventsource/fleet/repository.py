@@ -66,7 +66,8 @@ class WaveRepository:
         """Record a planned wave with its tenants, in their order.
 
         Args:
-            replace: a planned wave of this name makes room.
+            replace: a planned wave of this name makes room, and so do stopped waves: of these
+                tenants they give up those whose moves they have not begun, or that were aborted.
 
         Raises:
             WaveError: the name is taken, there is nobody to move, or another wave has the tenant.
@@ -81,12 +82,15 @@ class WaveRepository:
             async with transaction(self.pool) as connection:
                 if replace:
                     await connection.fetch(_SQL["remove_planned"], name)
+                    await connection.execute(_SQL["leave_stopped"], tenants, by, name)
+                    await connection.execute(_SQL["remove_left"], name)
                 await connection.execute(_SQL["create_wave"], wave_id, name, settings.to_json(), by)
                 if taken := await connection.fetch(_SQL["elsewhere"], tenants):
                     which = ", ".join(f"{row[0]} ({row[1]})" for row in taken)
                     raise WaveError(
                         f"tenants of other waves that are not done: {which}; leave them out, or"
-                        " finish those waves"
+                        " finish those waves; one that is stopped gives up what it has not begun"
+                        " with --replace"
                     )
                 await connection.execute(
                     _SQL["create_items"], wave_id, tenants,
@@ -97,7 +101,7 @@ class WaveRepository:
         except asyncpg.UniqueViolationError:
             raise WaveError(
                 f"there is a wave {name!r} already; take another name, or --replace while it is"
-                " only planned"
+                " only planned or, stopped, has begun nothing"
             ) from None
         return await self.get(name)
 

@@ -264,3 +264,45 @@ async def test_tables_of_an_older_version_get_those_of_waves(world: World) -> No
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(settings)).split("_")[0])):
         WaveSettings(**settings)  # type: ignore[arg-type]
+
+
+async def test_a_stopped_wave_gives_up_what_it_has_not_begun(world: World) -> None:
+    """Its tenants belonged to it without end: it could only be resumed, with a wrong target."""
+    tenants = await seeded(world, 4)
+    waves, carrier = waves_in(world), carrier_of(world)
+    wave = await running_wave(world, tenants)
+    assert await carrier.deliver(wave.id, tenants[0]) is None
+    await waves.begin((await items_of(world, wave))[tenants[1]])
+    await waves.begin((await items_of(world, wave))[tenants[2]])
+    aborted = await world.dual_write(tenants[2])
+    await waves.name_migration((await items_of(world, wave))[tenants[2]], aborted.id)
+    others = [Candidate(each, SOURCE, TARGET) for each in tenants[2:]]
+    with pytest.raises(WaveError, match="other waves"):
+        await waves.create("others", others, WaveSettings(), replace=True)
+    await waves.stop(wave, "ann", "the wrong store")
+    with pytest.raises(WaveError, match="with --replace"):
+        await waves.create("others", others, WaveSettings())
+    with pytest.raises(WaveError, match=str(tenants[2])):
+        await waves.create("others", others, WaveSettings(), replace=True)
+    await world.coordinator.abort_migration(aborted.id)
+    taken = await waves.create("others", others, WaveSettings(), by="bob", replace=True)
+    assert set(await items_of(world, taken)) == set(tenants[2:])
+    left = await waves.get(wave.name)
+    assert set(await items_of(world, left)) == set(tenants[:2]), "moved, and on its way"
+    assert left.history[-1]["what"] == "left"
+    assert left.history[-1]["reason"] == "2 tenants, for wave others"
+    # The one that it has begun stays its own.
+    begun = [Candidate(tenants[1], SOURCE, TARGET)]
+    with pytest.raises(WaveError, match=str(tenants[1])):
+        await waves.create("others again", begun, WaveSettings(), replace=True)
+
+
+async def test_a_stopped_wave_that_has_begun_nothing_is_replaced(world: World) -> None:
+    tenants = await seeded(world, 2)
+    wave = await running_wave(world, tenants)
+    waves = waves_in(world)
+    await waves.stop(wave, "ann", "the wrong order")
+    turned = [Candidate(each, SOURCE, TARGET) for each in reversed(tenants)]
+    again = await waves.create(wave.name, turned, WaveSettings(), replace=True)
+    assert again.state is WaveState.PLANNED
+    assert [each.tenant_id for each in await waves.items(again)] == tenants[::-1]

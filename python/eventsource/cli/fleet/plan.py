@@ -89,9 +89,7 @@ _StopAfter = Annotated[
 ]
 _NoSizes = Annotated[bool, typer.Option("--no-sizes", help="Do not count the tenants' rows.")]
 _Each = Annotated[bool, typer.Option("--each", help="The whole preflight for each tenant.")]
-_Replace = Annotated[
-    bool, typer.Option("--replace", help="Instead of a planned wave of this name.")
-]
+_Replace = Annotated[bool, typer.Option("--replace", help="Instead of what was planned before.")]
 
 
 def plan(

@@ -29,6 +29,29 @@ order by 2, 1 limit 6
 -- name: remove_planned
 delete from migration_waves where name = $1 and state = 'planned' returning id
 
+-- name: leave_stopped
+-- Tenants that a stopped wave has not begun to move, or whose move was undone, are another wave's now.
+with gone as (
+    delete from migration_wave_items i using migration_waves w
+    where w.id = i.wave_id and w.state = 'stopped' and i.tenant_id = any ($1::text[])
+      and i.outcome is null
+      and (i.began_at is null or exists (select from tenant_migrations m
+                                         where m.id = i.migration_id and m.state = 'rolled_back'))
+    returning i.wave_id
+)
+update migration_waves w
+set history = history || jsonb_build_object(
+        'at', clock_timestamp(), 'what', 'left', 'by', $2::text,
+        'reason', l.tenants || ' tenants, for wave ' || $3::text),
+    updated_at = now()
+from (select wave_id, count(*) as tenants from gone group by 1) l
+where w.id = l.wave_id
+
+-- name: remove_left
+delete from migration_waves w
+where name = $1 and state = 'stopped'
+  and not exists (select from migration_wave_items i where i.wave_id = w.id)
+
 -- name: lock
 select state from migration_waves where id = $1 for update
 
