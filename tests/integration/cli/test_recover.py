@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from uuid import UUID, uuid4
 
+import pytest
+
 from tests.support.command_line import DEDICATED, SHARED, CommandLine
 
 
@@ -120,3 +122,33 @@ def test_repair_names_checkpoints_above_what_a_store_has_handed_out(ready: Comma
             uuid4(), ready.tenant, uuid4(),
         )  # fmt: skip
     assert ready.json("repair")["checkpoints"] == []
+
+
+@pytest.mark.parametrize("mistake", ["swapped", "renamed", "one of them is another's"])
+def test_repair_refuses_stores_under_mistaken_ids(ready: CommandLine, mistake: str) -> None:
+    """It would have said where each tenant lives in the words of this configuration alone: every
+    process with the right one was then sent to the wrong store."""
+    ready("move", ready.tenant, "--to", DEDICATED)
+    right = ready.config.read_text()
+    if mistake == "swapped":
+        ready.write_config(**{SHARED: ready.target_dsn, DEDICATED: ready.source_dsn})
+    elif mistake == "renamed":
+        ready.config.write_text(right.replace(f"stores.{DEDICATED}", "stores.apart"))
+    else:
+        third = f'[stores.third]\ndsn = "{ready.target_dsn}"\n'
+        ready.write_config(**{DEDICATED: ready.source_dsn})
+        ready.config.write_text(f"{ready.config.read_text()}{third}")
+    for options in ([], ["--yes"]):
+        said = ready("repair", *options, exit_code=1).output
+        assert "knows as" in said
+        assert "Nothing was changed" in said
+    assert ready.sql("control", "select store_id from tenant_routing")[0][0] == DEDICATED
+    ready.config.write_text(right)
+    assert "nothing to repair" in ready("repair").output
+
+
+def test_repair_takes_one_store_under_two_ids(ready: CommandLine) -> None:
+    ready("move", ready.tenant, "--to", DEDICATED)
+    alias = f'[stores.alias]\ndsn = "{ready.target_dsn}"\n'
+    ready.config.write_text(f"{ready.config.read_text()}{alias}")
+    assert "knows as" not in ready("repair", exit_code=None).output

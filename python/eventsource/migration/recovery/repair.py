@@ -9,7 +9,11 @@ from uuid import UUID
 
 from eventsource.migration.connections.driver_connections import close_all, open_table
 from eventsource.migration.consistency.only_in import only_in
-from eventsource.migration.errors import MigrationError, RepairNeededError
+from eventsource.migration.errors import (
+    MigrationError,
+    RepairNeededError,
+    StoreMismatchError,
+)
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import carriage, only_there
 from eventsource.migration.journaled.authority import kind_of
@@ -77,9 +81,14 @@ class Repair:
     _undone: list[str] = field(default_factory=list)
 
     async def look(self) -> tuple[Survey, Judgement]:
-        """What all stores say, and what follows from it."""
+        """What all stores say, and what follows from it.
+
+        Raises:
+            StoreMismatchError: a store is here what the journal knows by another id.
+        """
         tables = {name: await of_store(store) for name, store in self.stores.items()}
         survey = await surveys.look(tables, self.migrations, self.routes, self.default_store_id)
+        _refuse_mistaken_stores(survey)
         return survey, judgement.judge(survey)
 
     async def report(self) -> RepairReport:
@@ -271,3 +280,21 @@ class Repair:
         else:
             source = await of_store(self.stores[step.source])
             await mapping.of_way_back(mapped, at, source, target, step.returns, head)
+
+
+def _refuse_mistaken_stores(survey: Survey) -> None:
+    """Routes name stores by their ids: with ids that are mistaken they would lead elsewhere."""
+    for each in survey.journal.values():
+        for store_id, recorded in (
+            (each.source_store_id, each.source_identity),
+            (each.target_store_id, each.target_identity),
+        ):
+            if recorded is None or survey.identities.get(store_id) == recorded:
+                continue
+            for other_id, here in survey.identities.items():
+                if here == recorded:
+                    raise StoreMismatchError(
+                        f"store {other_id!r} is {here.describe()} here, which migration {each.id}"
+                        f" knows as {store_id!r}. Nothing was changed: correct the ids and the"
+                        " addresses of the stores in the configuration of this process"
+                    )
