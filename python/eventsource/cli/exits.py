@@ -90,6 +90,11 @@ def message_of(error: BaseException) -> str:
         return "refused, nothing was changed: " + text
     if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)):
         return f"{text}; run `eventsource-migrate init`"
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return (
+            f"{text}: a database takes no writes, as default_transaction_read_only is on there or"
+            " it is a standby; look at [control] dsn first"
+        )
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return f"{text}; grant it to the user of the dsn, or use another user"
     if isinstance(error, OSError) and error.filename is not None:

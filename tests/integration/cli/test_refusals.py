@@ -166,3 +166,15 @@ def test_verify_needs_two_stores_when_the_tenant_never_moved(ready: CommandLine)
     assert "name --from and --to" in result.output
     # Nothing of it is at the target.
     ready("verify", ready.tenant, "--from", SHARED, "--to", DEDICATED, exit_code=4)
+
+
+@pytest.mark.parametrize("verb", ["abort", "pause", "cutover", "throttle"])
+def test_a_control_database_that_takes_no_writes_is_said_to(ready: CommandLine, verb: str) -> None:
+    """After a failover `cannot execute SELECT in a read-only transaction` was all there was."""
+    ready("start", ready.tenant, "--to", DEDICATED)
+    name = ready.control_dsn.rsplit("/", 1)[1]
+    ready.sql("control", f'alter database "{name}" set default_transaction_read_only = on')
+    more = ["5"] if verb == "throttle" else ["--yes"] if verb != "pause" else []
+    said = ready(verb, "--tenant", ready.tenant, *more, exit_code=1).output
+    assert "a database takes no writes" in said
+    assert "look at [control] dsn" in said
