@@ -17,6 +17,7 @@ from eventsource.migration import (
     CutoverTimeoutError,
     InvalidStateTransitionError,
     MigrationAlreadyExistsError,
+    MigrationConfig,
     MigrationError,
     MigrationNotFoundError,
     MigrationState,
@@ -73,6 +74,18 @@ def test_the_time_that_is_left_counts_indexes_and_comparison() -> None:
     small = estimates.left(migration(events_copied=100, total_events=40_000), NOW)
     assert small is not None
     assert small.indexes == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"), [(None, 10), (100_000, 10), (5_000, 100), (1, 500_000)]
+)
+def test_the_time_that_is_left_obeys_a_limit_that_was_just_set(
+    limit: int | None, seconds: float
+) -> None:
+    """After `throttle MIGRATION 1` it went on with the seconds of the copy without a limit."""
+    left = estimates.left(migration(config=MigrationConfig(max_events_per_second=limit)), NOW)
+    assert left is not None
+    assert left.copy == pytest.approx(seconds)
 
 
 def test_no_rate_is_said_of_a_copy_that_stands_still_or_that_nobody_drives() -> None:

@@ -70,8 +70,10 @@ def left(migration: Migration, now: datetime | None = None) -> Estimate | None:
         return Estimate(0.0, max(0.0, indexes - spent), whole * COMPARISON_SHARE)
     if (rate := rate_of(migration, now)) is None:
         return None
+    # A limit that somebody has set a moment ago is not in the rate yet.
+    limit = migration.config.max_events_per_second or rate
     missing = migration.total_events - migration.events_copied
-    return Estimate(missing / rate, indexes, whole * COMPARISON_SHARE)
+    return Estimate(missing / min(rate, limit), indexes, whole * COMPARISON_SHARE)
 
 
 def elapsed(migration: Migration, now: datetime | None = None) -> float:
