@@ -12,7 +12,15 @@ from eventsource.catalog import reading
 from eventsource.catalog.findings import Finding, warning
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.journaled import catalogs, numbers, ownership, partitions, shapes, whole
+from eventsource.migration.journaled import (
+    catalogs,
+    keys,
+    numbers,
+    ownership,
+    partitions,
+    shapes,
+    whole,
+)
 from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.layouts.declaration import Stops
 from eventsource.migration.tables import fences, progress
@@ -25,23 +33,6 @@ if TYPE_CHECKING:
     from eventsource.migration.layouts.declaration import LayoutTable
     from eventsource.migration.preflight.findings import Findings
     from eventsource.tenant_ids import TenantId
-
-_UNIQUE = """
-select exists (
-    select from pg_index i where i.indrelid = $1::text::regclass and i.indisunique and i.indisvalid
-      and i.indimmediate and i.indpred is null and i.indexprs is null
-      and (select array_agg(a.attname::text order by a.attname)
-           from unnest(i.indkey::int2[]) with ordinality k (num, place)
-           join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.num
-           where k.place <= i.indnkeyatts)
-          = (select array_agg(name order by name) from unnest($2::text[]) name))
-"""
-
-_NONDETERMINISTIC = """
-select exists (select from pg_attribute a join pg_collation c on c.oid = a.attcollation
-               where a.attrelid = $1::text::regclass and a.attname = $2
-                 and not c.collisdeterministic)
-"""
 
 #: Casts but to text, which none refuses.
 _CAST = re.compile(r"::\s*(?!text\b|varchar\b)|\bcast\s*\(", re.IGNORECASE)
@@ -97,7 +88,7 @@ async def examine(
     findings.note(*catalogs.of(shape, fire))
     for side, table in (("source", source), ("target", target)):
         for each in layout.tables:
-            await _check_keys(table, side, each, findings)
+            await keys.check(table, side, each, findings)
     if findings.problems:
         return shape
     await _check_tenant(source, shape, findings)
@@ -134,36 +125,6 @@ def refuse(shape: Shape, fire: bool) -> None:
     problems = [str(each) for each in catalogs.of(shape, fire) if each.refuses]
     if problems:
         raise PreflightError(problems)
-
-
-async def _check_keys(table: AnyTable, side: str, each: LayoutTable, findings: Findings) -> None:
-    name = table.beside(each.name)
-    if not await table.connection.fetchval(_UNIQUE, name, list(each.key)):
-        within = [*each.key, str(each.tenancy.column)]
-        hint = ""
-        if await table.connection.fetchval(_UNIQUE, name, within):
-            hint = (
-                f": it has one on ({', '.join(within)}), so these are unique within a tenant only."
-                " A layout for that names the sequence of each tenant, as marten-partitioned"
-                " does"
-            )
-        findings.note(
-            Finding(
-                "key", side,
-                f"the {side} table {name} has no unique index on exactly ({', '.join(each.key)}),"
-                f" the key of the layout{hint}",
-            )
-        )  # fmt: skip
-    if each.tenancy.column is not None and await table.connection.fetchval(
-        _NONDETERMINISTIC, name, each.tenancy.column
-    ):
-        findings.note(
-            Finding(
-                "collation", side,
-                f"column {each.tenancy.column} of {name} has a collation that takes different texts"
-                " for equal: two tenants may be one there",
-            )
-        )  # fmt: skip
 
 
 async def _check_tenant(source: AnyTable, shape: Shape, findings: Findings) -> None:

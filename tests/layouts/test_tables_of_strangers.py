@@ -1,0 +1,94 @@
+"""What the tables of somebody's database may be like, and what a move of theirs says to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import pytest
+
+from eventsource.migration import PreflightError, background
+from eventsource.migration.layouts.reading import layout_of
+from tests.support.fingerprint import fingerprint
+from tests.support.worlds.layouts import LayoutWorld, layout_world
+
+PLAIN = """
+create table events (
+    position bigint generated always as identity primary key,
+    id uuid not null unique default gen_random_uuid(), tenant text not null, ext text, at date,
+    data jsonb not null default '{}'
+);
+"""
+
+World = Callable[..., AbstractAsyncContextManager[LayoutWorld]]
+
+
+@pytest.fixture
+def world_of(dsns: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world of a table like that, with more on one side or on both, and another declaration."""
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
+
+    @asynccontextmanager
+    async def made(
+        *, tables: str = PLAIN, both: str = "", source: str = "", target: str = "", **declared: Any
+    ) -> AsyncIterator[LayoutWorld]:
+        events: dict[str, Any] = {
+            "table": "events", "events": True, "key": ["position"], "tenant": "tenant",
+            "numbered": {"position": "own"},
+        }  # fmt: skip
+        layout = layout_of("strangers", {"tables": [{**events, **declared}]})
+
+        async def make(connection: asyncpg.Connection) -> None:
+            await connection.execute(tables + both)
+
+        async with layout_world(layout, make, dsns) as world:
+            for connection, more in ((world.source, source), (world.target, target)):
+                if more:
+                    await connection.execute(more)
+            yield world
+
+    return made
+
+
+@dataclass(frozen=True)
+class Refused:
+    name: str
+    says: str
+    both: str = ""
+    source: str = ""
+    target: str = ""
+    declared: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+REFUSED = [
+    Refused("a key that may be null", 'alter column "ext" set not null',
+            both="create unique index on events (tenant, ext)",
+            declared={"key": ["tenant", "ext"], "numbered": {}}),
+    Refused("a key that may be null at the target", "key of the target table",
+            both="create unique index on events (tenant, ext);",
+            source="alter table events alter column ext set not null",
+            declared={"key": ["tenant", "ext"], "numbered": {}}),
+    Refused("a scan by what may be null", "column at of the scan of the source table",
+            both="create index on events (tenant, at)", declared={"scan": ["tenant", "at"]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+async def test_what_would_fail_later_is_refused_before_anything_is_changed(
+    world_of: World, case: Refused
+) -> None:
+    async with world_of(
+        both=case.both, source=case.source, target=case.target, **case.declared
+    ) as world:
+        before = [await fingerprint(each) for each in (world.source, world.target, world.control)]
+        with pytest.raises(PreflightError) as refused:
+            await world.start("acme")
+        assert case.says in str(refused.value)
+        after = [await fingerprint(each) for each in (world.source, world.target, world.control)]
+        assert after == before
