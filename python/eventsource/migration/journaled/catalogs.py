@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from eventsource.catalog import values
 from eventsource.catalog.findings import Finding, warning
+from eventsource.catalog.model import GUARD
 from eventsource.identifiers import quote_identifier
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ def of(shape: Shape, fire: bool) -> Iterator[Finding]:
     """What the catalogs of both sides show."""
     for table in shape.layout.tables:
         here, there = shape.source.tables[table.name], shape.target.tables[table.name]
-        yield from _of_one(here, "source")
-        yield from _of_one(there, "target")
+        for side, each in (("source", here), ("target", there)):
+            yield from _of_one(each, side)
+            yield from _guarded(each, side, shape.layout.label)
         yield from _fired(there, fire)
         for column in shape.columns(table):
             yield from _of_column(table, column, there)
@@ -71,9 +73,22 @@ def _of_one(table: TableCatalog, side: str) -> Iterator[Finding]:
             )  # fmt: skip
 
 
+def _guarded(table: TableCatalog, side: str, label: str) -> Iterator[Finding]:
+    """A table has one guard, and that knows the tenants of one layout."""
+    for trigger in table.triggers:
+        if trigger.name == f"{GUARD}insert" and not trigger.bare_function.endswith(f"_of_{label}"):
+            yield Finding(
+                "other-layout", side,
+                f"the {side} table {table.sql} is guarded for tenants of another layout, whose"
+                f" guard this one would replace ({trigger.function})",
+                "declare the tables of both in one layout",
+            )  # fmt: skip
+            return
+
+
 def _fired(table: TableCatalog, fire: bool) -> Iterator[Finding]:
     for trigger in table.triggers:
-        ours = trigger.name.startswith("zzz_eventsource_guard_")
+        ours = trigger.name.startswith(GUARD)
         if trigger.fires and not ours and set(trigger.events) & {"insert", "update", "delete"}:
             text = (
                 f"trigger {trigger.name!r} of the target table {table.sql} would fire for carried"

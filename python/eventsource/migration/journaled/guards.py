@@ -78,13 +78,7 @@ class Guarded:
 
     def function(self, table: LayoutTable, kind: str = "journal") -> str:
         """The name of the function of a table's triggers."""
-        return f"eventsource_{kind}_{self.layout.number_of(table.name)}_of_{self._label}"
-
-    @property
-    def _label(self) -> str:
-        """Short enough for any name that a table can have."""
-        name = self.layout.events
-        return name if len(name.encode()) <= 30 else name.encode()[:26].decode("utf-8", "ignore")
+        return f"eventsource_{kind}_{self.layout.number_of(table.name)}_of_{self.layout.label}"
 
     async def renew(self, table: LayoutTable) -> None:
         """In the caller's transaction, which has no lock on the table: guard the tenants that leave

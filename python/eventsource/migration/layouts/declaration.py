@@ -7,10 +7,14 @@ whether it fits the tables of a database is for the preflight to find out.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from eventsource.errors import EventSourceError
+
+#: Of a name that is cut: it stands at the end of those of functions.
+_LABEL_BYTES = 30
 
 
 class LayoutError(EventSourceError):
@@ -139,6 +143,15 @@ class Layout:
     def is_whole(self) -> bool:
         """Whether all rows are one tenant's; positions are kept then."""
         return self.main.tenancy.whole
+
+    @property
+    def label(self) -> str:
+        """Of what is made for its tables: short enough for any name, and no other layout's."""
+        name = self.events.encode()
+        if len(name) <= _LABEL_BYTES:
+            return self.events
+        start = name[: _LABEL_BYTES - 13].decode("utf-8", "ignore")
+        return f"{start}_{hashlib.md5(name, usedforsecurity=False).hexdigest()[:12]}"
 
     @property
     def is_own(self) -> bool:
