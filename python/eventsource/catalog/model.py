@@ -16,6 +16,8 @@ _STEPS_ASIDE = re.compile(
 )
 _TURNS = re.compile(r"\b(?:OR|NOT|CASE)\b")
 
+_DEFERRABLE = re.compile(r" DEFERRABLE( INITIALLY DEFERRED)?( NOT VALID)?$")
+
 #: Triggers that this package makes; their functions are in the table's own schema.
 GUARD = "zzz_eventsource_guard_"
 ANNOUNCEMENT = "eventsource_announce"
@@ -182,6 +184,11 @@ class Constraint:
     referenced: str | None
     referenced_columns: tuple[str, ...]
     enforced: bool
+
+    @property
+    def is_deferrable(self) -> bool:
+        """It may be checked at the end of a transaction, and not when a row is written."""
+        return bool(_DEFERRABLE.search(self.definition))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
-from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.journaled import carriage, changes
 from eventsource.migration.journaled.digests import digest_of
 from eventsource.migration.journaled.transfer import Rows, refuse_difference
@@ -69,7 +68,7 @@ class ExactPass:
         written = sum(rows.count for rows in self._rows.values())
         size = sum(len(rows.data) for rows in self._rows.values())
         self.digest = digest_of([self._rows[number].digest for number, _ in changed])
-        async with transaction(transfer.writing):
+        async with transfer.landing():
             # The owner's row first: a driver that was taken over from changes nothing.
             await carriage.store(
                 transfer.writing, passes.connections.target, passes.migration.id, passes.owner,

@@ -9,7 +9,6 @@ from eventsource import failpoints
 from eventsource.connections import both
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
-from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.journaled import carriage
 from eventsource.migration.journaled.transfer import Rows, refuse_difference
 from eventsource.migration.tables import fences
@@ -129,7 +128,7 @@ async def _write(passes: Underway, table: LayoutTable, chunk: _Chunk) -> None:
     following = agreed.at(agreed.table_no, agreed.scan, chunk.upto)
     if chunk.upto is None:
         following = agreed.at(agreed.table_no + 1, (), None)
-    async with transaction(transfer.writing):
+    async with transfer.landing():
         written = await transfer.write_what_can_be(table, sent) if sent.count else 0
         await _prove(passes, table, chunk.upto, sent)
         await carriage.store(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from eventsource import failpoints
 from eventsource.migration.connections import timeouts
-from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.journaled import carriage, changes
 from eventsource.migration.journaled.transfer import refuse_difference
 
@@ -51,7 +50,7 @@ async def _carry(passes: Underway, keys: changes.KeptKeys) -> int | None:
         if shape.is_parent(table):
             continue  # its rows may have children that did not change
         async for given in keys.portions(number, PORTION):
-            async with transaction(transfer.writing):
+            async with transfer.landing():
                 await carriage.store(
                     transfer.writing, passes.connections.target, passes.migration.id,
                     passes.owner, passes.agreed,
@@ -80,7 +79,7 @@ async def _portion(passes: Underway, number: int, given: str) -> int:
         table, statements.changed_rows(table, given, shape.source, statements.carried(table))
     )
     await passes.barrier()
-    async with transaction(transfer.writing):
+    async with transfer.landing():
         if shape.is_parent(table):
             staged = await transfer.stage(table, sent)
             await transfer.upsert(table, staged)
@@ -113,7 +112,7 @@ async def _delete_gone(passes: Underway, number: int, keys: changes.KeptKeys) ->
             table, statements.changed_rows(table, given, shape.source, statements.carried(table))
         )
         await passes.barrier()
-        async with transaction(transfer.writing):
+        async with transfer.landing():
             staged = await transfer.stage(table, kept)
             await carriage.store(
                 transfer.writing, passes.connections.target, passes.migration.id, passes.owner,

@@ -127,6 +127,22 @@ class Shape:
         """Whether rows of the target's table refer to others of it."""
         return any(name == table.name for name, _, _ in self.parents_of(table))
 
+    @property
+    def may_be_late(self) -> bool:
+        """Whether a constraint of the target can be one that is checked at the commit."""
+        return any(
+            each.is_deferrable
+            for table in self.target.tables.values()
+            for each in table.constraints
+        )
+
+    def is_unique_late(self, table: LayoutTable) -> bool:
+        """Whether that is a constraint of this table by which rows exclude each other."""
+        return any(
+            each.is_deferrable and each.type in ("u", "p", "x")
+            for each in self.target.tables[table.name].constraints
+        )
+
 
 async def count(source: AnyTable, shape: Shape, table: LayoutTable, most: int | None) -> int:
     """How many rows of the tenant a table of the source has; no more than ``most`` are read."""

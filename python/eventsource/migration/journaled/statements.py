@@ -194,12 +194,11 @@ class Statements:
             if parent != table.name:
                 name = self.shape.target.name(parent)
                 there.append(f"({nulls} or exists (select from {name} parent where {same}))")
-        names = self.column_list(table)
-        return (
-            f"insert into {self.shape.target.name(table.name)} ({names}) overriding system value"
-            f" select {names} from {staged} subject where {' and '.join(there)}"
-            " on conflict do nothing"
-        )
+        names, into = self.column_list(table), self.shape.target.name(table.name)
+        insert = f"insert into {into} ({names}) overriding system value select {names} from"
+        if self.shape.is_unique_late(table):
+            return _row_by_row(insert, staged)
+        return f"{insert} {staged} subject where {' and '.join(there)} on conflict do nothing"
 
     def upsert_staged(self, table: LayoutTable, staged: str) -> str:
         """Insert what was staged over the tenant's own rows of the same keys."""
@@ -227,3 +226,18 @@ class Statements:
             self.delete_changed(table, given)
             + f" and not exists (select from {staged} kept where {same})"
         )
+
+
+def _row_by_row(insert: str, staged: str) -> str:
+    """ON CONFLICT does not know constraints that may be checked late. What stays in ``staged`` is
+    what was inserted."""
+    # The variable has a name that no column of somebody's table has.
+    body = (
+        "#variable_conflict use_column\ndeclare eventsource_at_ tid; begin"
+        f" for eventsource_at_ in select ctid from {staged} loop begin"
+        f" {insert} {staged} subject where subject.ctid = eventsource_at_;"
+        " exception when unique_violation or exclusion_violation or foreign_key_violation then"
+        f" delete from {staged} subject where subject.ctid = eventsource_at_;"
+        " end; end loop; end"
+    )
+    return f"do {quote_literal(body)}"

@@ -33,7 +33,11 @@ NAMED = 5
 
 #: What the server says when a row cannot be there yet: another one has its key or a unique value,
 #: or its parent is missing.
-_LATER = (asyncpg.UniqueViolationError, asyncpg.ForeignKeyViolationError)
+_LATER = (
+    asyncpg.UniqueViolationError,
+    asyncpg.ExclusionViolationError,
+    asyncpg.ForeignKeyViolationError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,14 @@ class Transfer:
         names, forms = self.statements.names(table), self.statements.forms(table)
         return await copied_out(connection, query, names, forms)
 
+    @contextlib.asynccontextmanager
+    async def landing(self) -> AsyncIterator[None]:
+        """A transaction of the target, in which no constraint waits for its end."""
+        async with transaction(self.writing):
+            if self.statements.shape.may_be_late:
+                await self.writing.execute("set constraints all immediate")
+            yield
+
     async def write(self, table: LayoutTable, given: Rows) -> int:
         """Insert rows into the target's table as they are; how many."""
         shape = self.statements.shape
@@ -109,7 +121,9 @@ class Transfer:
                     self.statements.insert_staged(table, staged),
                     timeout=timeouts.LONG_STATEMENT_SECONDS,
                 )
-            return int(tag.rsplit(" ", 1)[1])
+            if tag != "DO":
+                return int(tag.rsplit(" ", 1)[1])
+            return int(await self.writing.fetchval(f"select count(*) from {staged}"))
 
     async def upsert(self, table: LayoutTable, staged: str) -> None:
         """Write what was staged over the tenant's own rows of the same keys."""
