@@ -11,7 +11,6 @@ import pytest
 
 from eventsource.migration import MigrationState, background
 from eventsource.migration.journaled import passes
-from eventsource.migration.layouts.declaration import Layout
 from eventsource.migration.layouts.reading import layout_of
 from tests.support import others
 from tests.support.fingerprint import fingerprint

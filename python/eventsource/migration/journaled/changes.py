@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,17 +66,18 @@ class KeptKeys:
         source: AnyTable,
         fence_id: int,
         snapshot: str | None,
-        tables: int,
+        ordered: Sequence[bool],
     ) -> KeptKeys:
-        """Of so many tables, those of changes that the snapshot did not show."""
+        """Those of changes that the snapshot did not show; of each table whether in order."""
         counts = []
-        for number in range(tables):
+        for number, in_order in enumerate(ordered):
             name = f"eventsource_keys_{number}"
             async with transaction(connection):
                 await connection.execute(
-                    f"declare {name} scroll cursor with hold for select distinct key::text as key"
-                    f" from {source.beside('eventsource_changes')} where fence_id ="
-                    f" {fence_id} and table_no = {number} and {since(snapshot)}",
+                    f"declare {name} scroll cursor with hold for select key::text as key from"
+                    f" (select distinct key from {source.beside('eventsource_changes')} where"
+                    f" fence_id = {fence_id} and table_no = {number} and {since(snapshot)}) changed"
+                    f"{' order by changed.key' if in_order else ''}",
                     timeout=timeouts.LONG_STATEMENT_SECONDS,
                 )
             tag = await connection.execute(f"move forward all in {name}")

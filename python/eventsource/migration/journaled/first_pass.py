@@ -58,19 +58,25 @@ class _Chunk:
 
 async def run(passes: Underway) -> bool:
     """From where it stands to its end; False when asked to stop on the way."""
-    tables = passes.transfer.statements.shape.layout.tables
+    shape = passes.transfer.statements.shape
+    tables = shape.layout.tables
     for number in range(passes.agreed.table_no, len(tables)):
         table = tables[number]
         if passes.agreed.table_no < number or not passes.agreed.scan:
-            scan = table.scan or await scan_of(passes.connections.source, table)
+            scan = await scan_of(passes.connections.source, table, shape)
             passes.agreed = passes.agreed.at(number, tuple(scan), None)
         if not await _carry(passes, table, await _rows_of_a_chunk(passes, table)):
             return False
     return True
 
 
-async def scan_of(source: AnyTable, table: LayoutTable) -> Sequence[str]:
+async def scan_of(source: AnyTable, table: LayoutTable, shape: Shape) -> Sequence[str]:
     """The columns of the index by which the tenant's rows are read."""
+    if table.scan:
+        return table.scan
+    if shape.refers_to_itself(table):
+        # Those first that others refer to.
+        return table.key
     found: list[Any] = await source.connection.fetch(_SCANS, source.beside(table.name))
     tenant = table.tenancy.column
     for row in sorted(found, key=lambda row: row["columns"]):

@@ -28,8 +28,9 @@ async def run(passes: Underway, since: str | None, most: int) -> int | None:
     transfer, shape = passes.transfer, passes.transfer.statements.shape
     source = passes.connections.source
     keys = await changes.KeptKeys.of(
-        transfer.reading, source, passes.fence_id, since, len(shape.layout.tables)
-    )
+        transfer.reading, source, passes.fence_id, since,
+        [shape.refers_to_itself(table) for table in shape.layout.tables],
+    )  # fmt: skip
     try:
         # Asked after the keys were read: what was not written down before that is known now.
         if sum(keys.counts) > most or await changes.overflowed(

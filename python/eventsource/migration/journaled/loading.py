@@ -104,7 +104,7 @@ async def _is_empty(target: AnyTable, table: LayoutTable) -> bool:
 
 async def _needed(connections: DriverConnections, shape: Shape, table: LayoutTable) -> list[str]:
     """By name. Columns in another order serve as well where all of them are asked for."""
-    scan = table.scan or await first_pass.scan_of(connections.source, table)
+    scan = await first_pass.scan_of(connections.source, table, shape)
     wanted = [set(table.key), set(scan)]
     wanted += [set(columns) for _, columns, _ in shape.parents_of(table)]
     for child in shape.layout.tables:

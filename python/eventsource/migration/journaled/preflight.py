@@ -18,6 +18,7 @@ from eventsource.migration.journaled import (
     numbers,
     ownership,
     partitions,
+    references,
     shapes,
     whole,
 )
@@ -92,7 +93,7 @@ async def examine(
     if findings.problems:
         return shape
     await _check_tenant(source, shape, findings)
-    await _check_references(source, shape, findings)
+    await references.check(source, target, shape, findings)
     await _check_target(target, shape, findings)
     if not findings.problems:
         findings.problems += await not_permitted(source, target, shape)
@@ -203,29 +204,6 @@ def _is_balanced(expression: str) -> bool:
         if depth < 0:
             return False
     return depth == 0
-
-
-async def _check_references(source: AnyTable, shape: Shape, findings: Findings) -> None:
-    """A tenant by reference is one over a foreign key that is always true."""
-    for table in shape.layout.tables:
-        through = table.tenancy.through
-        if through is None:
-            continue
-        valid = await source.connection.fetchval(
-            "select exists (select from pg_constraint k where k.conrelid = $1::text::regclass"
-            " and k.confrelid = $2::text::regclass and k.contype = 'f' and k.convalidated"
-            " and not k.condeferrable)",
-            shape.source.name(table.name), shape.source.name(through.table),
-        )  # fmt: skip
-        if not valid:
-            findings.note(
-                Finding(
-                    "reference", "source",
-                    f"{shape.source.name(table.name)} has its tenant through {through.table}, and"
-                    " no validated foreign key to it that is checked at once: a row may be written"
-                    " before the one that says whose it is",
-                )
-            )  # fmt: skip
 
 
 async def _check_target(target: AnyTable, shape: Shape, findings: Findings) -> None:

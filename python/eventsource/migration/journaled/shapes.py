@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eventsource.catalog import reading
-from eventsource.catalog.model import Column, TableCatalog
+from eventsource.catalog.model import Column, Constraint, TableCatalog
 from eventsource.identifiers import qualified, quote_identifier, quote_literal
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import PreflightError
@@ -115,10 +115,19 @@ class Shape:
                 found.append((by_oid[key.references], key.columns, key.referenced_columns))
         return found
 
+    def outward(self, table: LayoutTable) -> list[Constraint]:
+        """Foreign keys of the target's table to tables that are none of the layout."""
+        ours = {each.oid for each in self.target.tables.values()}
+        return [
+            key
+            for key in self.target.tables[table.name].constraints
+            if key.type == "f" and key.enforced and key.references not in ours
+        ]
+
     def is_parent(self, table: LayoutTable) -> bool:
-        """Whether rows of the target's other tables refer to those of this one."""
+        """Whether rows of the target's tables refer to those of this one."""
         return any(
-            name == table.name and each.name != table.name
+            name == table.name
             for each in self.layout.tables
             for name, _, _ in self.parents_of(each)
         )
@@ -126,6 +135,15 @@ class Shape:
     def refers_to_itself(self, table: LayoutTable) -> bool:
         """Whether rows of the target's table refer to others of it."""
         return any(name == table.name for name, _, _ in self.parents_of(table))
+
+    def is_in_order(self, table: LayoutTable) -> bool:
+        """Whether a row has a greater key than those that it refers to in its own table.
+
+        Numbers that are given one after the other are: a cause has its own before its effect.
+        """
+        scan = [name for name in table.scan or table.key if name != table.tenancy.column]
+        column = self.source.tables[table.name].column(scan[0]) if scan else None
+        return column is not None and column.type.name in ("int2", "int4", "int8")
 
     @property
     def may_be_late(self) -> bool:

@@ -146,18 +146,28 @@ class Transfer:
 
     @contextlib.contextmanager
     def placing(self, table: str) -> Iterator[None]:
-        """What no partition of the target takes is waited for, as anything that somebody makes.
+        """What no partition of the target takes is waited for, as anything that somebody makes;
+        and what a row refers to outside of the layout.
 
         Raises:
-            StoreSchemaError: the target has no partition for a row.
+            StoreSchemaError: the target has no partition for a row, or not what it refers to.
         """
+        shape = self.statements.shape
         try:
             yield
+        except asyncpg.ForeignKeyViolationError as error:
+            outward = {each.name for each in shape.outward(shape.layout.table(table))}
+            if error.constraint_name not in outward:
+                raise
+            raise StoreSchemaError(
+                f"the target has not what a row of {shape.target.name(table)} refers to:"
+                f" {error.detail or error} Put it there, and the migration goes on by itself"
+            ) from error
         except asyncpg.CheckViolationError as error:
             # A constraint of the table's own has a name.
             if error.constraint_name is not None:
                 raise
-            name = self.statements.shape.target.name(table)
+            name = shape.target.name(table)
             raise StoreSchemaError(
                 f"the target's table {name} has no partition for a row of the tenant:"
                 f" {error.detail or error}; make one there, and the migration goes on by itself"

@@ -162,6 +162,9 @@ def _numbering(where: str, column: str, rule: Any) -> Numbering:
 def _check_references(where: str, table: LayoutTable, before: list[str]) -> None:
     """What a table refers to has to stand before it: it is written first."""
     wanted = {each.like for each in table.numbered if each.like is not None}
+    if any(each.like is None for each in table.numbered):
+        # A row may have the number of another one of its table, such as that of its cause.
+        wanted.discard(table.name)
     if table.tenancy.through is not None:
         wanted.add(table.tenancy.through.table)
     missing = sorted(wanted - set(before))
