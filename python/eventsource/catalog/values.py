@@ -21,10 +21,14 @@ def is_stamp(column: Column) -> bool:
     """Whether the value says when the row was written in terms of its own cluster only."""
     if column.is_generated:
         return False
-    innermost = column.type
-    while innermost.kind == "d":
-        innermost = innermost.parts[0][1]
-    return _is_stamp_type(innermost) or bool(_STAMPING.search(column.default or ""))
+    return _is_stamp_type(innermost(column.type)) or bool(_STAMPING.search(column.default or ""))
+
+
+def innermost(type_: Type) -> Type:
+    """What a domain is over in the end; of other types themselves."""
+    while type_.kind == "d":
+        type_ = type_.parts[0][1]
+    return type_
 
 
 def why_not(column: Column) -> tuple[str, str] | None:

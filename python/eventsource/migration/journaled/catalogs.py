@@ -34,6 +34,14 @@ def of(shape: Shape, fire: bool) -> Iterator[Finding]:
         for column in shape.columns(table):
             yield from _of_column(table, column, there)
         yield from _declared(table, here)
+        for name in table.scan or ():
+            if here.column(name) is not None and not shape.is_ordered(table, name):
+                yield Finding(
+                    "scan-type", "source",
+                    f"column {name} of the scan of {here.sql} is {shape.type_of(table.name, name)},"
+                    " whose values may be in another order at the target",
+                    "leave scan out, or name other columns",
+                )  # fmt: skip
         carried = {each.name for each in here.columns}
         for column in there.columns:
             if column.name not in carried and column.not_null and not column.fills_itself:

@@ -68,7 +68,7 @@ async def compare(
     offsets = agreed.offsets if agreed is not None else unmoved(layout.tables)
     shape = await shape_of(source, target, layout, tenant_id)
     stamp = agreed.stamp if agreed is not None else "0"
-    statements = Statements(shape, offsets, stamp, shape.same_order)
+    statements = Statements(shape, offsets, stamp)
     since = at.proven_snapshot if at is not None else None
     looking = _Comparison(
         source, target, statements, since, fence.fence_id if fence and not moved else None,

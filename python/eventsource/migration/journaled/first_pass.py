@@ -79,10 +79,11 @@ async def scan_of(source: AnyTable, table: LayoutTable, shape: Shape) -> Sequenc
         return table.key
     found: list[Any] = await source.connection.fetch(_SCANS, source.beside(table.name))
     tenant = table.tenancy.column
-    for row in sorted(found, key=lambda row: row["columns"]):
+    ordered = [row for row in found if all(shape.is_ordered(table, n) for n in row["columns"])]
+    for row in sorted(ordered, key=lambda row: row["columns"]):
         if tenant is not None and row["columns"][0] == tenant:
             return list(row["columns"])
-    primary = [row["columns"] for row in found if row["is_primary"]]
+    primary = [row["columns"] for row in ordered if row["is_primary"]]
     return list(primary[0]) if primary else list(table.key)
 
 

@@ -80,7 +80,7 @@ async def statements_of(
     shape = await shape_of(source, target, layout, tenant_id)
     offsets = agreed.offsets if agreed is not None else unmoved(layout.tables)
     stamp = agreed.stamp if agreed is not None else "0"
-    return Statements(shape, offsets, stamp, shape.same_order)
+    return Statements(shape, offsets, stamp)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ class JournaledPasses(Underway):
             raise
         session = Session(migration.config.max_events_per_second)
         transfer = Transfer(
-            Statements(shape, agreed.offsets, agreed.stamp, shape.same_order),
+            Statements(shape, agreed.offsets, agreed.stamp),
             opened[0],
             opened[1],
             session.moved,

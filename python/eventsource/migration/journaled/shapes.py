@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eventsource.catalog import reading
+from eventsource.catalog import reading, values
 from eventsource.catalog.model import Column, Constraint, TableCatalog
 from eventsource.identifiers import qualified, quote_identifier, quote_literal
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.layouts.declaration import Layout, LayoutTable, Numbering
 
+
+#: Types whose order depends on a collation, which may be another one at the target.
+TEXTS = ("text", "varchar", "bpchar", "name")
+
+#: Types whose values are in one order everywhere, but for that.
+ORDERED = (*TEXTS, "uuid", "int2", "int4", "int8", "bool", "timestamptz", "timestamp", "date",
+           "time", "numeric", "bytea", "inet")  # fmt: skip
+
+_BYTE_BY_BYTE = ('pg_catalog."C"', 'pg_catalog."POSIX"', "pg_catalog.ucs_basic")
 
 # The same on both sides: then texts are in the same order there. Its columns differ by version.
 _SORTING = """
@@ -66,6 +75,37 @@ class Shape:
     def columns(self, table: LayoutTable) -> list[Column]:
         """Those that are carried, in the order of the source; a generated one makes itself."""
         return [each for each in self.source.tables[table.name].columns if not each.is_generated]
+
+    @property
+    def same_encoding(self) -> bool:
+        """Whether the bytes of a text are the same in both databases."""
+        (here, there) = (
+            {each.encoding for each in side.tables.values()} for side in (self.source, self.target)
+        )
+        return here == there
+
+    def is_text(self, table: str, column: str) -> bool:
+        """Whether the order of a column's values is that of a collation."""
+        found = self.source.tables[table].column(column)
+        return found is not None and values.innermost(found.type).name in TEXTS
+
+    def is_ordered(self, table: LayoutTable, column: str) -> bool:
+        """Whether ranges of a column hold the same values in both databases."""
+        found = self.source.tables[table.name].column(column)
+        return found is not None and values.innermost(found.type).name in ORDERED
+
+    def sorts_alike(self, table: str, column: str) -> bool:
+        """Whether a column of texts has the same order in both databases.
+
+        Of a collation that is named nobody knows whether both servers have the same version.
+        """
+        here = self.source.tables[table].column(column)
+        there = self.target.tables[table].column(column)
+        if here is None or there is None or here.type.kind == "d":
+            return False
+        if here.collation != there.collation or not self.same_encoding:
+            return False
+        return self.same_order if here.collation is None else here.collation in _BYTE_BY_BYTE
 
     def type_of(self, table: str, column: str) -> str:
         """The type of a column as SQL text."""

@@ -17,9 +17,6 @@ from eventsource.migration.journaled.shapes import Shape, Side, numbering_of, sa
 if TYPE_CHECKING:
     from eventsource.migration.layouts.declaration import LayoutTable
 
-#: Types whose order depends on a collation, which may be another one at the target.
-_TEXTS = ("text", "character", "citext", "name")
-
 
 @dataclass(frozen=True, slots=True)
 class Statements:
@@ -29,14 +26,11 @@ class Statements:
         offsets: by table with numbers of its own: how far they are moved.
         stamp: what columns get that each side fills for itself: one value for all carried rows,
             older than everything that is written at the target later.
-        same_order: whether both databases sort texts the same way; else byte by byte, for which
-            there may be no index.
     """
 
     shape: Shape
     offsets: Mapping[str, int]
     stamp: str
-    same_order: bool = True
 
     def offset(self, table: LayoutTable, column: str) -> int | None:
         """How far the numbers of a column are moved; None for other columns."""
@@ -86,7 +80,11 @@ class Statements:
         return f"jsonb_build_array({', '.join(parts)})"
 
     def in_order(self, table: LayoutTable, columns: Sequence[str], *, binary: bool) -> str:
-        """``order by`` columns; ``binary`` is an order that is the same in all databases."""
+        """``order by`` columns; ``binary`` is an order that is the same in all databases.
+
+        Texts that the databases sort in different ways are sorted byte by byte, for which there may
+        be no index.
+        """
         parts = []
         for name in columns:
             value = f"subject.{quote_identifier(name)}"
@@ -94,10 +92,13 @@ class Statements:
         return f"order by {', '.join(parts)}"
 
     def _sorted(self, table: LayoutTable, name: str, value: str, *, binary: bool = False) -> str:
-        is_text = self.shape.type_of(table.name, name).startswith(_TEXTS)
-        if is_text and (binary or not self.same_order):
+        if not self.shape.is_text(table.name, name):
+            return value
+        if not binary and self.shape.sorts_alike(table.name, name):
+            return value
+        if self.shape.same_encoding:
             return f'{value}::text collate "C"'
-        return value
+        return f"convert_to({value}::text, 'UTF8')"
 
     def keys(self, table: LayoutTable, given: str, *, at_target: bool = False) -> str:
         """Keys of the journal (JSON text, quoted) as a query with columns named as the key's."""

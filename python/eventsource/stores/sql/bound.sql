@@ -26,7 +26,7 @@ begin
             using errcode = '55000',
                   hint = format('Take it back (alter table %s set schema %I), or move the rows of'
                                 ' eventsource_fences to its new schema and drop its triggers'
-                                ' zzz_eventsource_guard_….', events, named);
+                                ' zzz_eventsource_guard_*.', events, named);
     end if;
     with renamed as (
         update {schema}.eventsource_fences f set table_name = event
