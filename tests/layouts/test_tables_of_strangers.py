@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from eventsource.migration import PreflightError, background
+from eventsource.migration import MigrationState, PreflightError, background
 from eventsource.migration.layouts.reading import layout_of
 from tests.support.fingerprint import fingerprint
-from tests.support.worlds.layouts import LayoutWorld, layout_world
+from tests.support.worlds.layouts import SOURCE, TARGET, LayoutWorld, layout_world, rows
 
 PLAIN = """
 create table events (
@@ -76,6 +76,9 @@ REFUSED = [
             declared={"key": ["tenant", "ext"], "numbered": {}}),
     Refused("a scan by what may be null", "column at of the scan of the source table",
             both="create index on events (tenant, at)", declared={"scan": ["tenant", "at"]}),
+    Refused("rows of the target that a publication cannot name", "replica identity full",
+            target="alter table events drop constraint events_pkey; create unique index on events"
+            " (position); create publication everything for all tables"),
 ]  # fmt: skip
 
 
@@ -92,3 +95,38 @@ async def test_what_would_fail_later_is_refused_before_anything_is_changed(
         assert case.says in str(refused.value)
         after = [await fingerprint(each) for each in (world.source, world.target, world.control)]
         assert after == before
+
+
+async def test_a_tenant_moves_where_everything_is_published(world_of: World) -> None:
+    async with world_of() as world:
+        for connection in (world.source, world.target):
+            await connection.execute("create publication everything for all tables")
+        await world.source.execute("insert into events (tenant) values ('acme')")
+        migration = await world.start("acme")
+        await world.reaches(migration, MigrationState.DUAL_WRITE)
+        await world.coordinators[0].abort_migration(migration.id)
+        found = await world.coordinators[0].preflight(
+            "acme", world.stores[SOURCE], world.stores[TARGET]
+        )
+        for side in ("source", "target"):
+            assert any(f"of the {side} is published as well" in each for each in found.warnings)
+        migration = await world.start("acme")
+        await world.reaches(migration, MigrationState.DUAL_WRITE)
+        await world.source.execute("insert into events (tenant) values ('acme')")
+        await world.source.execute("update events set ext = 'x'")
+        done = await world.coordinators[0].initiate_cutover(migration.id)
+        assert done.state is MigrationState.MIGRATED
+        here = await rows(world.source, "events", "true")
+        assert await rows(world.target, "events", "true") == here
+
+
+async def test_what_an_earlier_version_has_made_gets_an_identity(world_of: World) -> None:
+    async with world_of() as world:
+        await world.source.execute("alter table eventsource_changes replica identity default")
+        await world.stores[SOURCE].create_schema()
+        assert (
+            await world.source.fetchval(
+                "select relreplident::text from pg_class where relname = 'eventsource_changes'"
+            )
+            == "f"
+        )

@@ -150,6 +150,11 @@ def of_the_target(table: TableCatalog, *, fire: bool) -> Iterator[Finding]:
                 f"rule {rule.name!r} of the target table would run for a part of the carried rows",
                 f"drop rule {quote_identifier(rule.name)} on {table.sql}",
             )  # fmt: skip
+    yield from published(table)
+
+
+def published(table: TableCatalog) -> Iterator[Finding]:
+    """What a publication of the target's table has to do with its rows."""
     if table.publishes_deletes and not table.can_delete_published:
         yield Finding(
             "no-replica-identity", "target",

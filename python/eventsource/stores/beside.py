@@ -21,6 +21,9 @@ SCRIPTS: Final = (
     "mirror.sql", "grants.sql",
 )  # fmt: skip
 
+#: The table without a key, which a publication asks for an identity of its rows.
+KEYLESS: Final = "eventsource_changes"
+
 _FUNCTION = re.compile(
     r"create or replace function \{schema\}\.(?P<name>\w+)\((?P<head>.*?)"
     r"as (?P<quote>\$\w+\$)(?P<body>.*?)(?P=quote);",
@@ -60,6 +63,12 @@ async def outdated_objects(connection: Executor, schema: str) -> list[str]:
         " where to_regclass($1 || '.' || quote_ident(name)) is null)",
         quote_identifier(schema), wanted.sequences,
     )  # fmt: skip
+    unidentified = await connection.fetchval(
+        "select exists (select from pg_class where oid = to_regclass($1) and relreplident = 'd')",
+        qualified(schema, KEYLESS),
+    )
+    if unidentified and KEYLESS not in tables:
+        tables.append(KEYLESS)
     return tables + sequences + [each[0] for each in wanted.functions if each not in found]
 
 

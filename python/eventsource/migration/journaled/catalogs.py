@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from eventsource.catalog import values
+from eventsource.catalog import one_side, values
 from eventsource.catalog.findings import Finding, warning
 from eventsource.catalog.model import GUARD
 from eventsource.identifiers import quote_identifier
@@ -31,6 +31,7 @@ def of(shape: Shape, fire: bool) -> Iterator[Finding]:
             yield from _of_one(each, side)
             yield from _guarded(each, side, shape.layout.label)
         yield from _fired(there, fire)
+        yield from one_side.published(there)
         for column in shape.columns(table):
             yield from _of_column(table, column, there)
         yield from _declared(table, here)

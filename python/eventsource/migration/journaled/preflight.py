@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 #: Casts but to text, which none refuses.
 _CAST = re.compile(r"::\s*(?!text\b|varchar\b)|\bcast\s*\(", re.IGNORECASE)
 
+_PUBLISHED_BESIDE = """
+select string_agg(quote_ident(p.pubname), ', ' order by p.pubname) from pg_publication_tables p
+where p.schemaname = $1 and p.tablename = 'eventsource_changes'
+"""
+
 _POINTERS = """
 select k.conrelid::regclass::text as name from pg_constraint k
 where k.contype = 'f' and k.confrelid = $1::text::regclass and k.conparentid = 0
@@ -105,6 +110,8 @@ async def examine(
     if layout.is_whole:
         await whole.examine(source, target, tenant_id, findings)
     await _look_around(source, shape, findings)
+    for side, table in (("source", source), ("target", target)):
+        await _look_at_publications(table, side, findings)
     return shape
 
 
@@ -302,6 +309,19 @@ async def _look_around(source: AnyTable, shape: Shape, findings: Findings) -> No
                 "while the fence is held, other writers wait too: the library locks"
                 f" {'the whole table' if layout.stops is Stops.TABLE else 'the category'} before it"
                 " writes",
+            )
+        )  # fmt: skip
+
+
+async def _look_at_publications(table: AnyTable, side: str, findings: Findings) -> None:
+    names = await table.connection.fetchval(_PUBLISHED_BESIDE, table.address.schema)
+    if names is not None:
+        findings.note(
+            warning(
+                "published-beside", side,
+                f"what stands beside the tables of the {side} is published as well ({names}), and a"
+                " subscriber without those tables stops: make them there, too"
+                " (`eventsource-migrate init --print-sql`)",
             )
         )  # fmt: skip
 

@@ -15,6 +15,17 @@ create table if not exists {schema}.eventsource_changes (
 -- A pass asks for a range of transactions, and nobody asks for anything else.
 create index if not exists eventsource_changes_since on {schema}.eventsource_changes (fence_id, xid);
 
+-- It has no key: a publication of all tables would let nobody delete a row.
+do $identified$
+begin
+    if exists (select from pg_class c join pg_type t on t.typrelid = c.oid
+               where t.oid = pg_typeof(null::{schema}.eventsource_changes)::oid
+                 and c.relreplident = 'd') then
+        alter table {schema}.eventsource_changes replica identity full;
+    end if;
+end
+$identified$;
+
 -- Lets a writer of a tenant that leaves pass, wait or fail, and says whether its change is to be
 -- written down. As eventsource_guard_check, but for rows that may change while the tenant moves.
 create or replace function {schema}.eventsource_change_check(
