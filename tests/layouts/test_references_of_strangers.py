@@ -135,12 +135,22 @@ async def test_a_reference_to_a_number_that_is_moved_is_one_of_a_layout(
         assert [tuple(row) for row in causes] == [(n, n - 1) for n in range(1, 5)]
 
 
-@pytest.mark.parametrize("rule", ["", "deferrable initially deferred"])
+#: The same, and divided: of a foreign key there is one for each partition then.
+DIVIDED = KINDS.replace(
+    "create table events",
+    "create table kinds_1 partition of kinds for values in (1);"
+    " create table kinds_2 partition of kinds default; create table events",
+).replace("primary key (a, b));", "primary key (a, b)) partition by list (a);")
+
+
+@pytest.mark.parametrize(
+    ("tables", "rule"), [(KINDS, ""), (KINDS, "deferrable initially deferred"), (DIVIDED, "")]
+)
 async def test_what_no_table_of_the_layout_carries_has_to_be_there(
-    rule: str, dsns: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tables: str, rule: str, dsns: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
-    async with _world(KINDS.format(rule=rule), dsns) as world:
+    async with _world(tables.format(rule=rule), dsns) as world:
         await world.source.execute("insert into kinds values (1, 'é'), (2, 'o''x')")
         for tenant in ("acme", "umbrella"):
             await world.source.execute("insert into events (tenant) values ($1)", tenant)

@@ -135,6 +135,9 @@ constraints as (
                             and t.tgrelid = k.conrelid and t.tgenabled in ('D', 'R')))
         order by k.conname) as found
     from pg_constraint k join subject s on k.conrelid = s.oid
+    -- A foreign key to a partitioned table has another one to each of its partitions.
+    where not exists (select from pg_constraint whole where whole.oid = k.conparentid
+                      and whole.conrelid = k.conrelid)
 ),
 kin as (
     select array_agg(format('%I.%I', n.nspname, c.relname) order by c.relname)
