@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 #: The least that is kept free where a layout does not say how much, unless less is left.
 LEAST_HEADROOM = 10_000_000
 
+#: Numbers without which no move begins: the source gives some while the tenant moves.
+FEWEST = 1_000
+
+_DOWNWARDS = "select seqincrement < 0 from pg_sequence where seqrelid = $1::text::regclass"
+
 # A column may end before its sequence does.
 _MOST = """
 select least(s.seqmax, case a.atttypid when 'smallint'::regtype then 32767
@@ -182,6 +187,45 @@ async def expected(target: AnyTable, shape: Shape) -> dict[str, int]:
         table.name: (await taken(target, shape, table, numbering))[2]
         for table, numbering in owned(shape)
     }
+
+
+async def problems_of(source: AnyTable, target: AnyTable, shape: Shape) -> list[str]:
+    """Why the numbers of the layout's tables could not be moved."""
+    problems = await not_given(source, shape)
+    for table, numbering in owned(shape):
+        for side in (source, target):
+            sequence = await sequence_of(side, table, numbering, shape.tenant_id)
+            if await side.connection.fetchval(_DOWNWARDS, sequence):
+                return [
+                    f"{numbering.column} of {side.beside(table.name)} is counted downwards by"
+                    f" {sequence}, and numbers are kept free upwards: declare it without numbered,"
+                    " and move into an empty table"
+                ]
+        problems += await _without_room(source, target, shape, table, numbering)
+    return problems
+
+
+async def _without_room(
+    source: AnyTable, target: AnyTable, shape: Shape, table: LayoutTable, numbering: Numbering
+) -> list[str]:
+    """Whether the target's numbers end before those that the tenant has and gets."""
+    sequence, _, offset = await taken(target, shape, table, numbering)
+    last = (await given(source, shape))[table.name]
+    used = offset + last
+    most: int = await target.connection.fetchval(
+        _MOST, sequence, target.beside(table.name), numbering.column
+    )
+    kept = await headroom(
+        target, shape, table, numbering, sequence, given=last, used=min(used, most)
+    )
+    kept = max(kept, FEWEST)
+    if used + kept <= most:
+        return []
+    return [
+        f"{numbering.column} of the target's table {target.beside(table.name)} ends at {most}, and"
+        f" the tenant needs numbers up to {used + kept} there: alter sequence {sequence} as bigint"
+        " no maxvalue, and make the column a bigint where it is none"
+    ]
 
 
 async def not_given(source: AnyTable, shape: Shape) -> list[str]:

@@ -103,7 +103,7 @@ async def examine(
     if not findings.problems:
         findings.problems += await not_permitted(source, target, shape)
     if not findings.problems:
-        findings.problems += await numbers.not_given(source, shape)
+        findings.problems += await numbers.problems_of(source, target, shape)
     if not findings.problems:
         expected = Statements(shape, await numbers.expected(target, shape), "0")
         findings.problems += await partitions.problems_of(source, target, expected)

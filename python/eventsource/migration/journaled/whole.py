@@ -13,6 +13,8 @@ from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.preflight.findings import Findings
     from eventsource.tenant_ids import TenantId
@@ -93,6 +95,41 @@ async def given(side: str, table: AnyTable) -> dict[str, int | None]:
     return {name: row["last"] for name, row in zip(names, rows, strict=True)}
 
 
+async def _bounds(table: AnyTable, names: Iterable[str]) -> dict[str, Any]:
+    rows: list[Any] = await table.connection.fetch(
+        "select name, seqmin, seqmax, seqincrement from unnest($1::text[], $2::text[]) as"
+        " asked (name, quoted) join pg_sequence on seqrelid = to_regclass(quoted)",
+        list(names), [table.beside(name) for name in names],
+    )  # fmt: skip
+    return {row["name"]: row for row in rows}
+
+
+async def _ending_before(
+    source: AnyTable, target: AnyTable, drawn: Mapping[str, int | None]
+) -> list[str]:
+    """Sequences of the target that cannot go on where the source's are."""
+    here, there = await _bounds(source, drawn), await _bounds(target, drawn)
+    problems = []
+    for name, other in there.items():
+        own, last = here[name], drawn[name]
+        upwards = own["seqincrement"] > 0
+        if (other["seqincrement"] > 0) is not upwards:
+            change = f"increment {own['seqincrement']}"
+        elif (
+            last is not None
+            and not other["seqmin"] <= last <= other["seqmax"] - numbers.FEWEST * upwards
+        ):
+            change = f"as bigint minvalue {own['seqmin']} maxvalue {own['seqmax']}"
+        else:
+            continue
+        problems.append(
+            f"the target's sequence {target.beside(name)} cannot go on after"
+            f" {last if last is not None else 'the first number'}, where the source's is: alter"
+            f" sequence {target.beside(name)} {change}"
+        )
+    return problems
+
+
 async def hand_numbers_over(source: AnyTable, target: AnyTable) -> None:
     """Under the fence, or after it: no number of the source is given again at the target.
 
@@ -121,10 +158,15 @@ async def examine(
         )
     here, there = await sequences(source), await sequences(target)
     findings.problems += [_lacks(target, name) for name in here if name not in there]
-    for side, table, names in (("source", source, here), ("target", target, there)):
-        findings.problems += await numbers.not_permitted(
-            side, table, [table.beside(name) for name in names]
-        )
+    rights = [
+        problem
+        for side, table, names in (("source", source, here), ("target", target, there))
+        for problem in await numbers.not_permitted(side, table, map(table.beside, names))
+    ]
+    findings.problems += rights
+    if not rights:
+        findings.problems += await _ending_before(source, target, await given("source", source))
+    for side, table in (("source", source), ("target", target)):
         owner = await table.connection.fetchval(
             f"select tenant_id from {table.fences} where table_name = $1 and tenant_id <> $2"
             " order by fence_id desc limit 1",
