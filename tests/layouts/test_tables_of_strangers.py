@@ -66,6 +66,9 @@ class Refused:
         return self.name
 
 
+#: A column of PostgreSQL that makes itself.
+_MADE = "generated always as (data ->> '{}') stored"
+
 REFUSED = [
     Refused("a key that may be null", 'alter column "ext" set not null',
             both="create unique index on events (tenant, ext)",
@@ -79,6 +82,35 @@ REFUSED = [
     Refused("rows of the target that a publication cannot name", "replica identity full",
             target="alter table events drop constraint events_pkey; create unique index on events"
             " (position); create publication everything for all tables"),
+    Refused("generated in another way", "is generated as text from (data ->> 'k'::text) in the",
+            source=f"alter table events add column kind text {_MADE.format('k')}",
+            target=f"alter table events add column kind text {_MADE.format('kind')}"),
+    Refused("generated at the target alone", 'alter column "ext" drop expression',
+            target="alter table events drop column ext, add column ext text "
+            + _MADE.format("k")),
+    Refused("a check of the target alone", 'drop constraint "late"',
+            source="insert into events (tenant, at) values ('acme', '1999-01-01'); alter table"
+            " events add constraint late check (at > '2000-01-01') not valid",
+            target="alter table events add constraint late check (at > '2000-01-01')"),
+    Refused("an exclusion of the target alone", 'drop constraint "one"',
+            target="alter table events add constraint one exclude using gist"
+            " (int8range(position, position, '[]') with &&)"),
+    Refused("a label that the target's enum lacks", "alter type \"public\".\"mood\" add value 'c'",
+            both="create type mood as enum ('a', 'b'); alter table events add column m mood[]",
+            source="alter type mood add value 'c'"),
+    Refused("a domain that is stricter at the target", "asks for CHECK ((VALUE > 0))",
+            both="create domain size as int; alter table events add column s size",
+            target="alter domain size add check (value > 0)"),
+    Refused("numbers that end at the target", "no maxvalue",
+            target="alter sequence events_position_seq maxvalue 200"),
+    Refused("numbers that are used up at the target", "ends at 9223372036854775807",
+            target="select setval('events_position_seq', 9223372036854775800)"),
+    Refused("numbers of a smaller type", "make the column a bigint",
+            both="alter table events alter position type int",
+            source="select setval('events_position_seq', 2147483000)",
+            target="select setval('events_position_seq', 5)"),
+    Refused("numbers that are counted downwards", "is counted downwards",
+            both="alter sequence events_position_seq increment -1 minvalue -1000"),
 ]  # fmt: skip
 
 
@@ -118,6 +150,57 @@ async def test_a_tenant_moves_where_everything_is_published(world_of: World) -> 
         assert done.state is MigrationState.MIGRATED
         here = await rows(world.source, "events", "true")
         assert await rows(world.target, "events", "true") == here
+
+
+async def test_what_the_target_does_not_generate_is_carried(world_of: World) -> None:
+    made = "alter table events add column kind text " + _MADE.format("k")
+    async with world_of(source=made, target="alter table events add column kind text") as world:
+        await world.source.execute(
+            """insert into events (tenant, data) select 'acme', '{"k": "paid"}' from"""
+            " generate_series(1, 10)"
+        )
+        migration = await world.start("acme")
+        await world.reaches(migration, MigrationState.DUAL_WRITE)
+        await world.source.execute(
+            """update events set data = '{"k": "late"}' where position > 5"""
+        )
+        await world.coordinators[0].initiate_cutover(migration.id)
+        here = await rows(world.source, "events", "true")
+        assert await rows(world.target, "events", "true") == here
+        assert await world.target.fetchval("select count(distinct kind) from events") == 2
+
+
+#: By what is done to the target's sequence: what mends it.
+SEQUENCES = {
+    "as integer": "as bigint minvalue 1 maxvalue 9223372036854775807",
+    "maxvalue 3000000001": "as bigint minvalue 1 maxvalue 9223372036854775807",
+    "increment -1 minvalue -9000000000 maxvalue 9000000000": "increment 1",
+    "minvalue 4000000000 start 4000000000 restart 4000000000": "as bigint minvalue 1",
+}
+
+
+@pytest.mark.parametrize("change", SEQUENCES)
+async def test_a_sequence_that_cannot_go_on_refuses_a_tenant_with_a_schema(
+    change: str, dsns: dict[str, str]
+) -> None:
+    layout = layout_of(
+        "alone",
+        {
+            "tenant": "whole",
+            "tables": [{"table": "events", "key": ["position"], "events": True}],
+        },
+    )
+
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute(PLAIN)
+
+    async with layout_world(layout, make, dsns) as world:
+        await world.source.execute("select setval('events_position_seq', 3000000000)")
+        mended = f'alter sequence "public"."events_position_seq" {SEQUENCES[change]}'
+        await world.target.execute(f"alter sequence events_position_seq {change}")
+        with pytest.raises(PreflightError) as refused:
+            await world.start("acme")
+        assert mended in str(refused.value)
 
 
 async def test_what_an_earlier_version_has_made_gets_an_identity(world_of: World) -> None:

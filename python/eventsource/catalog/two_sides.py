@@ -62,13 +62,13 @@ def compare(source: TableCatalog, target: TableCatalog, *, fire: bool = False) -
         elif column.is_generated and other is not None and other.is_generated:
             filled.append((column.name, "generated on both sides"))
             compared.append(column.name)
-            findings += _generated_twice(target, column, other)
+            findings += generated_twice(target, column, other)
         else:
             carried.append(column.name)
             compared.append(column.name)
             findings += _carried(source, target, column, other)
     findings += _of_the_target_alone(source, target)
-    findings += _encodings(source, target)
+    findings += encodings(source, target)
     findings += _constraints(source, target)
     findings += _sequence_ends(source, target)
     return Comparison(
@@ -101,7 +101,7 @@ def _stamp(
         )  # fmt: skip
 
 
-def _generated_twice(target: TableCatalog, column: Column, other: Column) -> Iterator[Finding]:
+def generated_twice(target: TableCatalog, column: Column, other: Column) -> Iterator[Finding]:
     here, there = [(each.default, each.shown, each.type) for each in (column, other)]
     if here != there:
         name = quote_identifier(column.name)
@@ -111,6 +111,21 @@ def _generated_twice(target: TableCatalog, column: Column, other: Column) -> Ite
             f" source and as {other.shown} from {other.default} in the target",
             f"alter table {target.sql} drop column {name}, add column {name} {column.described}"
             f" generated always as ({column.default}) stored",
+        )  # fmt: skip
+
+
+def generated_at_target(target: TableCatalog, column: Column, other: Column) -> Iterator[Finding]:
+    """A column that is carried has to take a value."""
+    name = quote_identifier(column.name)
+    if other.is_generated:
+        yield Finding(
+            "generated-at-target", "target",
+            f"column {column.name} is an ordinary one in the source and generated in the target,"
+            " which takes no value for it",
+            f"alter table {target.sql} alter column {name} drop expression"
+            if other.generated == "s"
+            else f"alter table {target.sql} drop column {name}, add column {name}"
+            f" {column.described}",
         )  # fmt: skip
 
 
@@ -133,16 +148,7 @@ def _carried(
             f"alter table {target.sql} add column {name} {column.described}",
         )  # fmt: skip
         return
-    if other.is_generated:
-        yield Finding(
-            "generated-at-target", "target",
-            f"column {column.name} is an ordinary one in the source and generated in the target,"
-            " which takes no value for it",
-            f"alter table {target.sql} alter column {name} drop expression"
-            if other.generated == "s"
-            else f"alter table {target.sql} drop column {name}, add column {name}"
-            f" {column.described}",
-        )  # fmt: skip
+    yield from generated_at_target(target, column, other)
     if (column.type, column.modifier, column.collation) != (
         other.type, other.modifier, other.collation
     ):  # fmt: skip
@@ -187,19 +193,7 @@ def _stricter(
             f"column {column.name} may be null in the source and is NOT NULL in the target",
             f"alter table {target.sql} alter column {name} drop not null",
         )  # fmt: skip
-    for type_, labels in values.missing_labels(column.type, other.type):
-        yield Finding(
-            "enum-labels", "target",
-            f"type {type_.name} of column {column.name} lacks {', '.join(map(repr, labels))} in the"
-            " target",
-            "; ".join(f"alter type {_sql(type_)} add value '{_literal(each)}'" for each in labels),
-        )  # fmt: skip
-    for domain, check in values.stricter_domains(column.type, other.type):
-        yield Finding(
-            "domain-check", "target",
-            f"domain {domain.name} of column {column.name} asks for {check} in the target only",
-            f"drop that constraint: alter domain {_sql(domain)} drop …",
-        )  # fmt: skip
+    yield from stricter_type(column, other)
     if other.not_null and column.fills_itself and not other.fills_itself:
         if column.name not in WRITTEN:
             yield Finding(
@@ -217,6 +211,23 @@ def _stricter(
         )  # fmt: skip
 
 
+def stricter_type(column: Column, other: Column) -> Iterator[Finding]:
+    """Values that the target's type refuses although it is the same."""
+    for type_, labels in values.missing_labels(column.type, other.type):
+        yield Finding(
+            "enum-labels", "target",
+            f"type {type_.name} of column {column.name} lacks {', '.join(map(repr, labels))} in the"
+            " target",
+            "; ".join(f"alter type {_sql(type_)} add value '{_literal(each)}'" for each in labels),
+        )  # fmt: skip
+    for domain, check in values.stricter_domains(column.type, other.type):
+        yield Finding(
+            "domain-check", "target",
+            f"domain {domain.name} of column {column.name} asks for {check} in the target only",
+            f"drop that constraint: alter domain {_sql(domain)} drop …",
+        )  # fmt: skip
+
+
 def _of_the_target_alone(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
     for column in target.columns:
         added = source.column(column.name) is None and column.name != TRANSACTION_ID
@@ -231,7 +242,7 @@ def _of_the_target_alone(source: TableCatalog, target: TableCatalog) -> Iterator
                 )  # fmt: skip
 
 
-def _encodings(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
+def encodings(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
     for side, table in (("source", source), ("target", target)):
         if table.encoding == "SQL_ASCII":
             yield Finding(
@@ -249,25 +260,30 @@ def _encodings(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
 
 
 def _constraints(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
-    here = {(each.type, each.definition) for each in source.constraints}
     for each in target.constraints:
-        drop = f"alter table {target.sql} drop constraint {quote_identifier(each.name)}"
-        if not each.enforced:
-            continue
-        if each.type == "f" and each.columns != ("tenant_id",):
+        if each.type == "f" and each.enforced and each.columns != ("tenant_id",):
             yield Finding(
                 "foreign-key", "target",
                 f"the target's foreign key {each.name} needs rows of {each.referenced}, which no"
                 " move carries or which come later",
-                drop,
+                f"alter table {target.sql} drop constraint {quote_identifier(each.name)}",
             )  # fmt: skip
-        elif each.type in ("c", "x") and (each.type, each.definition) not in here:
+    yield from stricter_constraints(source, target)
+
+
+def stricter_constraints(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
+    """What the target refuses of a row and the source may hold."""
+    here = {(each.type, each.definition) for each in source.constraints}
+    for each in target.constraints:
+        # One that is not validated refuses new rows as another one does.
+        definition = each.definition.removesuffix(" NOT VALID")
+        if each.type in ("c", "x") and each.enforced and (each.type, definition) not in here:
             kind = "check-constraint" if each.type == "c" else "exclusion-constraint"
             yield Finding(
                 kind, "target",
                 f"the target's constraint {each.name} ({each.definition}) is none of the source's,"
                 " which may hold what it refuses",
-                drop,
+                f"alter table {target.sql} drop constraint {quote_identifier(each.name)}",
             )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from eventsource.catalog import one_side, values
+from eventsource.catalog import one_side, two_sides, values
 from eventsource.catalog.findings import Finding, warning
 from eventsource.catalog.model import GUARD
 from eventsource.identifiers import quote_identifier
@@ -32,8 +32,12 @@ def of(shape: Shape, fire: bool) -> Iterator[Finding]:
             yield from _guarded(each, side, shape.layout.label)
         yield from _fired(there, fire)
         yield from one_side.published(there)
+        if table.name == shape.layout.events:
+            yield from two_sides.encodings(here, there)
+        yield from _generated(here, there)
         for column in shape.columns(table):
             yield from _of_column(table, column, there)
+        yield from two_sides.stricter_constraints(here, there)
         yield from _declared(table, here)
         for name in table.scan or ():
             if here.column(name) is not None and not shape.is_ordered(table, name):
@@ -113,9 +117,27 @@ def _fired(table: TableCatalog, fire: bool) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
+def _generated(here: TableCatalog, there: TableCatalog) -> Iterator[Finding]:
+    """What makes itself is made at the target as at the source, or is carried."""
+    for column in here.columns:
+        other = there.column(column.name)
+        if other is None:
+            continue
+        if not column.is_generated:
+            yield from two_sides.generated_at_target(there, column, other)
+        elif other.is_generated:
+            yield from two_sides.generated_twice(there, column, other)
+        else:
+            yield warning(
+                "generated-at-source", "target",
+                f"column {column.name} of {there.sql} is generated at the source and an ordinary"
+                " one at the target, where new rows have what their writers give it",
+            )  # fmt: skip
+
+
 def _of_column(table: LayoutTable, column: Column, there: TableCatalog) -> Iterator[Finding]:
     other = there.column(column.name)
-    if other is None or other.is_generated:
+    if other is None:
         yield Finding(
             "missing-column", "target",
             f"the target table {there.sql} lacks the source's column {column.name}",
@@ -141,6 +163,7 @@ def _of_column(table: LayoutTable, column: Column, there: TableCatalog) -> Itera
         )  # fmt: skip
     elif (why := values.why_not(column)) is not None:
         yield Finding(why[0], "source", f"column {column.name} of {table.name} {why[1]}")
+    yield from two_sides.stricter_type(column, other)
     if other.not_null and not column.not_null:
         yield Finding(
             "not-null", "target",

@@ -73,8 +73,17 @@ class Shape:
         return quote_literal(stored(self.tenant_id))
 
     def columns(self, table: LayoutTable) -> list[Column]:
-        """Those that are carried, in the order of the source; a generated one makes itself."""
-        return [each for each in self.source.tables[table.name].columns if not each.is_generated]
+        """Those that are carried, in the order of the source.
+
+        What the source generates is carried where the target has an ordinary column for it.
+        """
+        there = self.target.tables[table.name]
+        return [
+            each
+            for each in self.source.tables[table.name].columns
+            if not each.is_generated
+            or ((other := there.column(each.name)) is not None and not other.is_generated)
+        ]
 
     @property
     def same_encoding(self) -> bool:
