@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
+from eventsource.errors import StoreSchemaError
 from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError
 from eventsource.migration.failures import concerning
 from eventsource.migration.journaled import (
     carriage,
+    catalogs,
     changes,
     first_pass,
     growth,
@@ -138,6 +140,7 @@ class JournaledPasses(Underway):
         if self.at.proven_snapshot is None and self.at.snapshot is None:
             await overflow.end(self.connections.source, self.migration.id)
             await self._watch()
+            await self._look_again()
             taken = await self._snapshot()
             await failpoints.reach("snapshot.taken")
             witness = await self._stand()
@@ -287,6 +290,22 @@ class JournaledPasses(Underway):
         await growth.cover(source, self.migration.id)
         now = await watching.look(source)
         self.agreed = replace(self.agreed, watched=now.text, tables=now.tables)
+
+    async def _look_again(self) -> None:
+        """After it was watched: what is carried are the columns that the tables have now.
+
+        Raises:
+            StoreSchemaError: the target does not take them; it is waited for.
+        """
+        source, target = self.connections.source, self.connections.target
+        known = self.transfer.statements
+        shape = await shape_of(source, target, known.shape.layout, self.migration.tenant_id)
+        problems = [
+            str(each) for each in catalogs.of(shape, self.migration.config.fires) if each.refuses
+        ]
+        if problems:
+            raise StoreSchemaError("; ".join(problems))
+        self.transfer.statements = replace(known, shape=shape)
 
     async def begin_again(self) -> None:
         """Writes may have passed the guard by: everything is carried again."""
