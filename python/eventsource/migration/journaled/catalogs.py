@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from eventsource.migration.layouts.declaration import LayoutTable
 
 #: Types of a tenant's column for which equal values are equal texts.
-_TENANT_TYPES = ("uuid", "text", "varchar", "int2", "int4", "int8", "name")
+_TENANT_TYPES = ("uuid", "text", "varchar", "bpchar", "int2", "int4", "int8", "name")
+
+#: Of a column that is made when it is read.
+VIRTUAL = "v"
 
 #: Types of a key whose values come back from the journal as they were.
 _KEY_TYPES = ("uuid", "text", "varchar", "int2", "int4", "int8", "bool", "timestamptz", "timestamp",
@@ -184,14 +188,24 @@ def _declared(table: LayoutTable, here: TableCatalog) -> Iterator[Finding]:
                           " names")  # fmt: skip
     for name in table.key:
         column = here.column(name)
-        if column is not None and (column.type.name not in _KEY_TYPES or column.is_generated):
+        if column is not None and (
+            values.innermost(column.type).name not in _KEY_TYPES or column.is_generated
+        ):
             yield Finding(
                 "key-type", "source",
                 f"column {name} of the key of {here.sql} is {column.shown}: its values do not come"
                 " back from the journal as they were",
             )  # fmt: skip
     column = here.column(tenancy.column) if tenancy.column else None
-    if column is not None and column.type.name not in _TENANT_TYPES:
+    if column is not None and column.generated == VIRTUAL:
+        yield Finding(
+            "virtual-tenant", "source",
+            f"column {column.name} of {here.sql} is a virtual one, which no trigger sees",
+            f"tenant = {{ expression = {json.dumps(column.default, ensure_ascii=False)} }}",
+        )  # fmt: skip
+        return
+    type_ = None if column is None else values.innermost(column.type)
+    if column is not None and type_ and type_.name not in _TENANT_TYPES and type_.kind != "e":
         yield Finding(
             "tenant-type", "source",
             f"column {column.name} of {here.sql} is {column.shown}: two of its values may be one"

@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 #: Casts but to text, which none refuses.
 _CAST = re.compile(r"::\s*(?!text\b|varchar\b)|\bcast\s*\(", re.IGNORECASE)
 
+# The columns of the table that lasts for a moment which its generated one is made of.
+_USED = """
+select array(select a.attname::text from pg_attrdef f
+             join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid
+                 and d.refclassid = 'pg_class'::regclass and d.refobjid = f.adrelid
+             join pg_attribute a on a.attrelid = f.adrelid and a.attnum = d.refobjsubid
+             where f.adrelid = 'pg_temp.eventsource_probe'::regclass)
+"""
+
 _PUBLISHED_BESIDE = """
 select string_agg(quote_ident(p.pubname), ', ' order by p.pubname) from pg_publication_tables p
 where p.schemaname = $1 and p.tablename = 'eventsource_changes'
@@ -147,7 +156,7 @@ async def _check_tenant(source: AnyTable, shape: Shape, findings: Findings) -> N
         there = await source.connection.fetchval(
             f"select exists (select from {shape.rows(main, shape.source)} mine)"
         )
-    except asyncpg.DataError as error:
+    except (asyncpg.DataError, asyncpg.CheckViolationError) as error:
         findings.problems.append(
             f"{shape.tenant_id!r} is no id of a tenant in {shape.source.name(main.name)}: {error}"
         )
@@ -192,6 +201,7 @@ async def _check_expression(
                 f"create temporary table eventsource_probe (like {name}, eventsource_tenant text"
                 f" generated always as (({expression})::text) stored) on commit drop"
             )
+            used = await connection.fetchval(_USED)
         except asyncpg.PostgresError as error:
             findings.note(
                 Finding(
@@ -200,8 +210,19 @@ async def _check_expression(
                     "write an expression over its columns whose functions are immutable",
                 )
             )  # fmt: skip
+            return
         finally:
             await transaction.rollback()
+    for column in shape.source.tables[table.name].columns:
+        if column.name in used and column.generated == catalogs.VIRTUAL:
+            findings.note(
+                Finding(
+                    "virtual-tenant", "source",
+                    f"the tenant of {name} cannot be {expression!r}: {column.name} is a virtual"
+                    " column, which no trigger sees",
+                    f"write what it is made of: {column.default}",
+                )
+            )  # fmt: skip
 
 
 def _is_balanced(expression: str) -> bool:
