@@ -101,6 +101,8 @@ REFUSED = [
     Refused("a domain that is stricter at the target", "asks for CHECK ((VALUE > 0))",
             both="create domain size as int; alter table events add column s size",
             target="alter domain size add check (value > 0)"),
+    Refused("numbers that nobody declared", 'numbered = { position = "own" }',
+            declared={"key": ["id"], "numbered": {}}),
     Refused("numbers that end at the target", "no maxvalue",
             target="alter sequence events_position_seq maxvalue 200"),
     Refused("numbers that are used up at the target", "ends at 9223372036854775807",
@@ -150,6 +152,14 @@ async def test_a_tenant_moves_where_everything_is_published(world_of: World) -> 
         assert done.state is MigrationState.MIGRATED
         here = await rows(world.source, "events", "true")
         assert await rows(world.target, "events", "true") == here
+
+
+async def test_further_numbers_are_named_with_their_sequence(world_of: World) -> None:
+    async with world_of(both="alter table events add column seq bigserial") as world:
+        found = await world.coordinators[0].preflight(
+            "acme", world.stores[SOURCE], world.stores[TARGET]
+        )
+        assert any("select setval('public.events_seq_seq', …)" in each for each in found.warnings)
 
 
 async def test_what_the_target_does_not_generate_is_carried(world_of: World) -> None:

@@ -28,7 +28,7 @@ table = "events"
 events = true
 key = ["position"]
 tenant = { through = "streams", columns = ["stream"], referenced = ["id"] }
-numbered = { position = "own:numbers", other = "own" }
+numbered = { position = "own:numbers", cause = "like:events" }
 """
 )
 
@@ -72,6 +72,7 @@ def test_a_declaration_is_read() -> None:
         ("tables.1.tenant.referenced", ["a", "b"], "tenant must be"),
         ("tables.1.numbered", {"position": "mine"}, 'must be "own"'),
         ("tables.1.numbered", {"position": "like:events"}, "declare it before"),
+        ("tables.1.numbered", {"position": "own", "seq": "own:s"}, "a table has one such column"),
         (
             "tables.1.numbered",
             {"position": {"per_tenant": "select 'n'"}},

@@ -10,6 +10,7 @@ from eventsource.catalog import one_side, two_sides, values
 from eventsource.catalog.findings import Finding, warning
 from eventsource.catalog.model import GUARD
 from eventsource.identifiers import quote_identifier
+from eventsource.migration.journaled.shapes import numbering_of
 
 if TYPE_CHECKING:
     from eventsource.catalog.model import Column, TableCatalog
@@ -41,6 +42,7 @@ def of(shape: Shape, fire: bool) -> Iterator[Finding]:
         yield from _generated(here, there)
         for column in shape.columns(table):
             yield from _of_column(table, column, there)
+            yield from _drawn(table, column, there)
         yield from two_sides.stricter_constraints(here, there)
         yield from _declared(table, here)
         for name in table.scan or ():
@@ -174,6 +176,27 @@ def _of_column(table: LayoutTable, column: Column, there: TableCatalog) -> Itera
             f"column {column.name} of {there.sql} is NOT NULL at the target alone",
             f"alter table {there.sql} alter column {quote_identifier(column.name)} drop not null",
         )  # fmt: skip
+
+
+def _drawn(table: LayoutTable, column: Column, there: TableCatalog) -> Iterator[Finding]:
+    """Numbers of a sequence of the target are those that the layout knows of."""
+    other = there.column(column.name)
+    if other is None or not other.sequences or numbering_of(table, column.name) is not None:
+        return
+    if column.name in table.stamps or table.tenancy.whole:
+        return
+    text = (
+        f"column {column.name} of {there.sql} draws its numbers from a sequence, and the layout"
+        " does not say so: after the move the target would give numbers that carried rows have"
+    )
+    if any(each.like is None for each in table.numbered):
+        # A table has one column whose numbers are moved.
+        yield warning(
+            "drawn", "target", text,
+            f"set it before the tenant writes there: select setval('{other.sequences[0].name}', …)",
+        )  # fmt: skip
+    else:
+        yield Finding("drawn", "target", text, f'numbered = {{ {column.name} = "own" }}')
 
 
 def _declared(table: LayoutTable, here: TableCatalog) -> Iterator[Finding]:

@@ -111,11 +111,22 @@ def _table(where: str, entry: Mapping[str, Any], is_whole: bool) -> LayoutTable:
         key=key,
         tenancy=Tenancy(whole=True) if is_whole else _tenancy(here, entry.get("tenant")),
         scan=_names(here, entry, "scan") or None,
-        numbered=tuple(_numbering(here, *each) for each in _mapping(here, entry, "numbered")),
+        numbered=_numbered(here, entry),
         stamps=_names(here, entry, "stamps"),
         where=_optional(here, entry, "where"),
         stream=_names(here, entry, "stream"),
     )
+
+
+def _numbered(where: str, entry: Mapping[str, Any]) -> tuple[Numbering, ...]:
+    numbered = tuple(_numbering(where, *each) for each in _mapping(where, entry, "numbered"))
+    own = [each.column for each in numbered if each.like is None]
+    if len(own) > 1:
+        raise LayoutError(
+            f"{where}: numbered: {', '.join(own)} are numbers of its own, and a table has one such"
+            " column"
+        )
+    return numbered
 
 
 def _tenancy(where: str, given: Any) -> Tenancy:
