@@ -116,6 +116,31 @@ REFUSED = [
 ]  # fmt: skip
 
 
+_DIVIDED = (
+    "drop table events; create table events (position bigint generated always as identity,"
+    " tenant text not null, ext text, primary key (position, tenant)) partition by list (tenant);"
+    " create table rest partition of events default partition by hash (position);"
+    " create table rest_0 partition of rest for values with (modulus 1, remainder 0);"
+)
+_IN_A_LEAF = {"both": _DIVIDED, "declared": {"key": ["position", "tenant"]}}
+REFUSED += [
+    Refused("a trigger of a leaf", 'alter table public.rest_0 disable trigger "late"',
+            target="create function late() returns trigger language plpgsql as $$ begin new.ext :="
+            " 'x'; return new; end $$; create trigger late before insert on rest_0 for each row"
+            " execute function late()", **_IN_A_LEAF),
+    Refused("a trigger between root and leaf", 'alter table public.rest disable trigger "late"',
+            target="create function late() returns trigger language plpgsql as $$ begin return"
+            " null; end $$; create trigger late after delete on rest for each row"
+            " execute function late()", **_IN_A_LEAF),
+    Refused("a check of a leaf", 'alter table public.rest_0 drop constraint "late"',
+            target="alter table rest_0 add constraint late check (ext is null)", **_IN_A_LEAF),
+    Refused("a leaf that a crash empties", "alter table public.rest_0 set logged",
+            target="alter table rest_0 set unlogged", **_IN_A_LEAF),
+    Refused("a leaf of the source that a crash empties", "partition public.rest_0 of the source",
+            source="alter table rest_0 set unlogged", **_IN_A_LEAF),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("case", REFUSED, ids=str)
 async def test_what_would_fail_later_is_refused_before_anything_is_changed(
     world_of: World, case: Refused
@@ -223,3 +248,21 @@ async def test_what_an_earlier_version_has_made_gets_an_identity(world_of: World
             )
             == "f"
         )
+
+
+async def test_what_a_leaf_has_and_no_carried_row_sets_off_is_no_matter(world_of: World) -> None:
+    quiet = (
+        "create function late() returns trigger language plpgsql as $$ begin return null; end $$;"
+        " create trigger late after insert on rest_0 for each statement execute function late();"
+        " create trigger off before insert on rest_0 for each row execute function late();"
+        " alter table rest_0 disable trigger off; alter table rest_0 add check (ext <> 'x')"
+    )
+    known = "alter table rest_0 add check (ext <> 'x')"
+    async with world_of(source=known, target=quiet, **_in_a_leaf()) as world:
+        await world.source.execute("insert into events (tenant) values ('acme')")
+        assert (await world.move("acme")).state is MigrationState.MIGRATED
+        assert await world.target.fetchval("select count(*) from rest_0") == 1
+
+
+def _in_a_leaf() -> dict[str, Any]:
+    return {"both": _DIVIDED, "key": ["position", "tenant"]}

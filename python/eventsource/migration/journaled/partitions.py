@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 TRUNCATE = f"{GUARD}truncate"
 
-_TREE = """
+#: Begins a statement over the tables $1 and all of their partitions.
+TREE = """
 with recursive tree (oid, root) as (
     select to_regclass(name)::oid, name from unnest($1::text[]) name
     union
@@ -34,14 +35,14 @@ with recursive tree (oid, root) as (
 )
 """
 
-_BELOW = f"""{_TREE}
+_BELOW = f"""{TREE}
 select format('%I.%I', n.nspname, c.relname) as name, c.relkind::text as kind, t.root
 from tree t join pg_class c on c.oid = t.oid join pg_namespace n on n.oid = c.relnamespace
 where c.relispartition and c.oid <> to_regclass(t.root)
 order by c.oid
 """
 
-_UNCOVERED = f"""{_TREE}
+_UNCOVERED = f"""{TREE}
 select distinct t.root from tree t join pg_class c on c.oid = t.oid
 where c.relispartition and c.relkind in ('r', 'p') and c.oid <> to_regclass(t.root)
   and not exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled = 'A'
@@ -50,7 +51,7 @@ where c.relispartition and c.relkind in ('r', 'p') and c.oid <> to_regclass(t.ro
 
 # Sessions that have a leaf for themselves and have not committed: what they do shows too late. Who
 # waits for a fence has written a row, and does nothing to the table.
-_HELD = f"""{_TREE}
+_HELD = f"""{TREE}
 select l.relation::regclass::text as name
 from pg_locks l join tree t on t.oid = l.relation join pg_class c on c.oid = t.oid
 where l.locktype = 'relation' and l.granted and c.relispartition
@@ -61,7 +62,7 @@ where l.locktype = 'relation' and l.granted and c.relispartition
 order by 1
 """
 
-_BOUNDS = f"""{_TREE}
+_BOUNDS = f"""{TREE}
 select c.oid::regclass::text as name, c.relkind::text as kind,
        pg_get_partition_constraintdef(c.oid) as takes, pg_get_expr(c.relpartbound, c.oid) as bound,
        h.inhparent::regclass::text as parent, p.partstrat::text as divided_by, array(
@@ -86,7 +87,7 @@ async def leaves(table: AnyTable, oids: Iterable[int]) -> list[tuple[str, Layout
     assert table.layout is not None
     names = {table.beside(each.name): each for each in table.layout.tables}
     rows: list[Any] = await table.connection.fetch(
-        f"{_TREE} select format('%I.%I', n.nspname, c.relname) as name, t.root from tree t"
+        f"{TREE} select format('%I.%I', n.nspname, c.relname) as name, t.root from tree t"
         " join pg_class c on c.oid = t.oid join pg_namespace n on n.oid = c.relnamespace"
         " where c.oid = any ($2::oid[]) and c.relkind = 'r' order by c.oid",
         list(names), list(oids),
@@ -136,7 +137,7 @@ def triggers(names: Iterable[str], trigger: str, function: str) -> list[str]:
 async def drops(connection: Executor, name: str, triggers: Sequence[str]) -> list[str]:
     """Statements that drop these triggers of a table, and those of its leaves' own."""
     rows: list[Any] = await connection.fetch(
-        f"{_TREE} select"
+        f"{TREE} select"
         " format('drop trigger %I on %I.%I', g.tgname, n.nspname, c.relname) as statement"
         " from tree t join pg_class c on c.oid = t.oid"
         " join pg_namespace n on n.oid = c.relnamespace"

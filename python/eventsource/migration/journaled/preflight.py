@@ -15,6 +15,7 @@ from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import (
     catalogs,
     keys,
+    leaves,
     numbers,
     ownership,
     partitions,
@@ -101,6 +102,7 @@ async def examine(
     shape = await shapes.of(source, target, layout, tenant_id)
     findings.note(*ownership.in_bytes(shape), *await ownership.counted_densely(source, shape))
     findings.note(*catalogs.of(shape, fire))
+    await leaves.check(source, target, layout, findings, fire=fire)
     for side, table in (("source", source), ("target", target)):
         for each in layout.tables:
             await keys.check(table, side, each, findings)
