@@ -243,9 +243,9 @@ VARIANTS = (
         "a row is written before the one that says whose it is",
         (
             Edit(
-                f"{_JOURNALED}/preflight.py",
-                "        if not valid:",
-                "        if False:",
+                f"{_JOURNALED}/references.py",
+                "    if not valid:",
+                "    if False:",
             ),
         ),
         (f"{_REFUSED}[a reference without a key]",),
