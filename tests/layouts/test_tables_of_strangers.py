@@ -69,6 +69,12 @@ class Refused:
 #: A column of PostgreSQL that makes itself.
 _MADE = "generated always as (data ->> '{}') stored"
 
+#: A function of somebody's own, in the schema of their tables.
+_OWNER_OF = (
+    "create function owner_of(d jsonb) returns text language plpgsql immutable as"
+    " $$ begin return d ->> 'tenant'; end $$"
+)
+
 REFUSED = [
     Refused("a key that may be null", 'alter column "ext" set not null',
             both="create unique index on events (tenant, ext)",
@@ -101,6 +107,15 @@ REFUSED = [
     Refused("a domain that is stricter at the target", "asks for CHECK ((VALUE > 0))",
             both="create domain size as int; alter table events add column s size",
             target="alter domain size add check (value > 0)"),
+    Refused("a function without its schema", "stand with their schema, as in public.owner_of",
+            both=_OWNER_OF, declared={"tenant": {"expression": "owner_of(data)"}}),
+    Refused("a function that the target has not", "of the target cannot be",
+            source=_OWNER_OF, declared={"tenant": {"expression": "public.owner_of(data)"}}),
+    Refused("a function that calls another one without its schema", "function inner_of",
+            both=_OWNER_OF.replace("owner_of", "inner_of") + ";" + _OWNER_OF.replace(
+                "d ->> 'tenant'", "public.inner_of(d) || inner_of(d)"),
+            source="insert into events (tenant) values ('acme')",
+            declared={"tenant": {"expression": "public.owner_of(data)"}}),
     Refused("numbers that nobody declared", 'numbered = { position = "own" }',
             declared={"key": ["id"], "numbered": {}}),
     Refused("numbers that end at the target", "no maxvalue",

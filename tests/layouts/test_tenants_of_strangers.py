@@ -106,6 +106,26 @@ async def test_a_tenant_in_a_column_of_any_kind_moves_and_no_other_does(
 
 
 @pytest.mark.parametrize(
+    ("kind", "tenant", "known"),
+    [("uuid", "A0000000-0000-4000-8000-00000000000B", "a0000000-0000-4000-8000-00000000000b"),
+     ("int", "007", "7"), ("char(9)", "acme  ", "acme"), ("int", "x", None)],
+)  # fmt: skip
+async def test_a_tenant_in_another_spelling_is_refused(
+    kind: str, tenant: str, known: str | None, dsns: dict[str, str]
+) -> None:
+    """Its rows would not be found, and the move would be one of nothing."""
+
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute(TABLE.format(key="uuid", tenant=f"tenant {kind} not null"))
+
+    async with layout_world(Kind("", "").layout, make, dsns) as world:
+        with pytest.raises(PreflightError) as refused:
+            await world.start(tenant)
+        told = f"would have {known!r} for it" if known else "'x' is no id of a tenant"
+        assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("declared", "says"),
     [
         ("tenant", "tenant = { expression = \"(data ->> 'tenant'::text)\" }"),

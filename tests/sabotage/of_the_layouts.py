@@ -231,7 +231,7 @@ VARIANTS = (
         "the guard's cast refuses rows of other tenants",
         (
             Edit(
-                f"{_JOURNALED}/preflight.py",
+                f"{_JOURNALED}/expressions.py",
                 "    if _CAST.search(expression):",
                 "    if False:",
             ),

@@ -106,6 +106,18 @@ VARIANTS = (
         ),
     ),
     Variant(
+        "layout-expressions-by-any-path",
+        "an expression is tried out by another search path than that of the triggers",
+        (
+            Edit(
+                f"{_JOURNALED}/expressions.py",
+                "            await connection.execute(_SETTINGS)\n",
+                "",
+            ),
+        ),
+        (f"{_REFUSED}[a function without its schema]",),
+    ),
+    Variant(
         "journal-without-an-identity",
         "a publication of all tables keeps the journal from being emptied",
         (

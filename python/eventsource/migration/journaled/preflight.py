@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from eventsource.catalog import reading
-from eventsource.catalog.findings import Finding, warning
+from eventsource.catalog.findings import warning
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import (
     catalogs,
+    expressions,
     keys,
     leaves,
     numbers,
@@ -26,27 +26,13 @@ from eventsource.migration.journaled import (
 from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.layouts.declaration import Stops
 from eventsource.migration.tables import fences, progress
-from eventsource.retried import Retried
-from eventsource.schema_changes import connection_of
+from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.journaled.shapes import Shape
-    from eventsource.migration.layouts.declaration import LayoutTable
     from eventsource.migration.preflight.findings import Findings
     from eventsource.tenant_ids import TenantId
-
-#: Casts but to text, which none refuses.
-_CAST = re.compile(r"::\s*(?!text\b|varchar\b)|\bcast\s*\(", re.IGNORECASE)
-
-# The columns of the table that lasts for a moment which its generated one is made of.
-_USED = """
-select array(select a.attname::text from pg_attrdef f
-             join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid
-                 and d.refclassid = 'pg_class'::regclass and d.refobjid = f.adrelid
-             join pg_attribute a on a.attrelid = f.adrelid and a.attnum = d.refobjsubid
-             where f.adrelid = 'pg_temp.eventsource_probe'::regclass)
-"""
 
 _PUBLISHED_BESIDE = """
 select string_agg(quote_ident(p.pubname), ', ' order by p.pubname) from pg_publication_tables p
@@ -108,7 +94,7 @@ async def examine(
             await keys.check(table, side, each, findings)
     if findings.problems:
         return shape
-    await _check_tenant(source, shape, findings)
+    await _check_tenant(source, target, shape, findings)
     await references.check(source, target, shape, findings)
     await _check_target(target, shape, findings)
     if not findings.problems:
@@ -146,11 +132,16 @@ def refuse(shape: Shape, fire: bool) -> None:
         raise PreflightError(problems)
 
 
-async def _check_tenant(source: AnyTable, shape: Shape, findings: Findings) -> None:
+async def _check_tenant(
+    source: AnyTable, target: AnyTable, shape: Shape, findings: Findings
+) -> None:
     """The predicate is an expression that cannot fail for others, and shows rows of the tenant."""
     for table in shape.layout.tables:
         if table.tenancy.expression is not None:
-            await _check_expression(source, shape, table, findings)
+            for side, here, there in (
+                ("source", source, shape.source), ("target", target, shape.target)
+            ):  # fmt: skip
+                findings.note(*await expressions.check(here, there, side, table))
     if findings.problems:
         return
     main = shape.layout.main
@@ -163,6 +154,17 @@ async def _check_tenant(source: AnyTable, shape: Shape, findings: Findings) -> N
             f"{shape.tenant_id!r} is no id of a tenant in {shape.source.name(main.name)}: {error}"
         )
         return
+    if main.tenancy.column is not None:
+        # As a number or a UUID it may be spelled in several ways, and rows know one of them.
+        spelled = await source.connection.fetchval(
+            f"select {shape.tenant}::{shape.type_of(main.name, main.tenancy.column)}::text"
+        )
+        if spelled != stored(shape.tenant_id):
+            findings.problems.append(
+                f"no row of {shape.source.name(main.name)} can have tenant {shape.tenant_id!r}:"
+                f" column {main.tenancy.column} would have {spelled!r} for it"
+            )
+            return
     if not there:
         findings.note(
             warning("no-rows", "source", f"the source has no row of tenant {shape.tenant_id} yet")
@@ -172,68 +174,6 @@ async def _check_tenant(source: AnyTable, shape: Shape, findings: Findings) -> N
         findings.problems.append(
             f"tenant {shape.tenant_id} has already moved from here to store {fence.moved_to!r}"
         )
-
-
-async def _check_expression(
-    source: AnyTable, shape: Shape, table: LayoutTable, findings: Findings
-) -> None:
-    """As a generated column of a table that lasts for a moment: that takes no volatile function,
-    no subquery and nothing that is more than an expression."""
-    name = shape.source.name(table.name)
-    expression = str(table.tenancy.expression)
-    if ")" in expression and not _is_balanced(expression):
-        findings.problems.append(
-            f"{expression!r} is no expression: its parentheses are not balanced"
-        )
-        return
-    if _CAST.search(expression):
-        findings.problems.append(
-            f"the tenant of {name} cannot be {expression!r}: a cast that fails for one row would"
-            " refuse that row to its writer, of whatever tenant; cast to text only"
-        )
-        return
-    executor = source.connection
-    if isinstance(executor, Retried):
-        executor = executor.executor
-    async with connection_of(executor) as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        try:
-            await connection.execute(
-                f"create temporary table eventsource_probe (like {name}, eventsource_tenant text"
-                f" generated always as (({expression})::text) stored) on commit drop"
-            )
-            used = await connection.fetchval(_USED)
-        except asyncpg.PostgresError as error:
-            findings.note(
-                Finding(
-                    "tenant-expression", "source",
-                    f"the tenant of {name} cannot be {expression!r}: {error}",
-                    "write an expression over its columns whose functions are immutable",
-                )
-            )  # fmt: skip
-            return
-        finally:
-            await transaction.rollback()
-    for column in shape.source.tables[table.name].columns:
-        if column.name in used and column.generated == catalogs.VIRTUAL:
-            findings.note(
-                Finding(
-                    "virtual-tenant", "source",
-                    f"the tenant of {name} cannot be {expression!r}: {column.name} is a virtual"
-                    " column, which no trigger sees",
-                    f"write what it is made of: {column.default}",
-                )
-            )  # fmt: skip
-
-
-def _is_balanced(expression: str) -> bool:
-    depth = 0
-    for each in expression:
-        depth += (each == "(") - (each == ")")
-        if depth < 0:
-            return False
-    return depth == 0
 
 
 async def _check_target(target: AnyTable, shape: Shape, findings: Findings) -> None:
