@@ -211,9 +211,11 @@ def _declared(table: LayoutTable, here: TableCatalog) -> Iterator[Finding]:
                           " names")  # fmt: skip
     for name in table.key:
         column = here.column(name)
-        if column is not None and (
-            values.innermost(column.type).name not in _KEY_TYPES or column.is_generated
-        ):
+        innermost = None if column is None else values.innermost(column.type)
+        if column is None or innermost is None:
+            continue
+        is_known = innermost.name in _KEY_TYPES or innermost.kind == "e"
+        if column.is_generated or not is_known:
             yield Finding(
                 "key-type", "source",
                 f"column {name} of the key of {here.sql} is {column.shown}: its values do not come"
