@@ -135,6 +135,44 @@ async def test_a_reference_to_a_number_that_is_moved_is_one_of_a_layout(
         assert [tuple(row) for row in causes] == [(n, n - 1) for n in range(1, 5)]
 
 
+@pytest.mark.parametrize(
+    ("more", "rows_of_both", "says"),
+    [("", "", "declare streams before it"),
+     ("alter table streams add column last uuid references events", "", None),
+     ("alter table streams add column last uuid references events",
+      "; update streams set last = (select id from events)", "so neither can be written first")],
+    ids=["in the wrong order", "in a circle that nobody uses", "in a circle"],
+)  # fmt: skip
+async def test_tables_that_others_refer_to_are_declared_first(
+    more: str, rows_of_both: str, says: str | None, dsns: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
+    tables: list[dict[str, Any]] = [
+        {"table": "events", "events": True, "key": ["id"], "tenant": "tenant"},
+        {"table": "streams", "key": ["id"], "tenant": "tenant", "written_by": "append"},
+    ]
+    if more:
+        tables.reverse()
+
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute(
+            "create table streams (id uuid primary key, tenant text not null); create table events"
+            " (id uuid primary key, tenant text not null, stream uuid references streams);" + more
+        )
+
+    async with layout_world(layout_of("two", {"tables": tables}), make, dsns) as world:
+        await world.source.execute(
+            "insert into streams values (gen_random_uuid(), 'acme'); insert into events select"
+            " gen_random_uuid(), 'acme', id from streams" + rows_of_both
+        )
+        if says is None:
+            assert (await world.move("acme")).state is MigrationState.MIGRATED
+            return
+        with pytest.raises(PreflightError, match=says):
+            await world.start("acme")
+
+
 #: The same, and divided: of a foreign key there is one for each partition then.
 DIVIDED = KINDS.replace(
     "create table events",

@@ -32,6 +32,7 @@ async def check(source: AnyTable, target: AnyTable, shape: Shape, findings: Find
     for table in shape.layout.tables:
         await _check_tenant(source, shape, table, findings)
         findings.note(*_unnumbered(shape, table))
+        await _check_declared_order(source, shape, table, findings)
         await _check_order(source, shape, table, findings)
         for key in shape.outward(table):
             await _check_outward(source, target, shape, table, key, findings)
@@ -74,6 +75,29 @@ def _unnumbered(shape: Shape, table: LayoutTable) -> Iterator[Finding]:
                     " it along",
                     f'numbered = {{ {column} = "like:{name}" }}',
                 )  # fmt: skip
+
+
+async def _check_declared_order(
+    source: AnyTable, shape: Shape, table: LayoutTable, findings: Findings
+) -> None:
+    """Tables that others refer to come first; of two that refer to each other neither can."""
+    layout = shape.layout
+    for name, columns, _ in shape.parents_of(table):
+        if layout.number_of(name) <= layout.number_of(table.name):
+            continue
+        text = f"{table.name} refers to {name} by {', '.join(columns)}, and stands before it"
+        back = any(each == table.name for each, _, _ in shape.parents_of(layout.table(name)))
+        if not back:
+            findings.note(Finding("table-order", "both", text, f"declare {name} before it"))
+            continue
+        there = " and ".join(f"mine.{quote_identifier(each)} is not null" for each in columns)
+        used = await source.connection.fetchval(
+            f"select exists (select from {shape.rows(table, shape.source)} mine where {there})",
+            timeout=LONG_STATEMENT_SECONDS,
+        )
+        circle = f"{text}; {name} refers to {table.name}, too, so neither can be written first"
+        remedy = "do without one of the foreign keys at the target until the tenant has moved"
+        findings.note(Finding("table-order", "target", circle, remedy, refuses=used))
 
 
 async def _check_order(
