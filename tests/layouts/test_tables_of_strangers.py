@@ -126,6 +126,17 @@ REFUSED = [
             both="alter table events alter position type int",
             source="select setval('events_position_seq', 2147483000)",
             target="select setval('events_position_seq', 5)"),
+    Refused("numbers that are texts", "numbered are numbers",
+            both="create sequence s; alter table events add column no text default nextval('s')",
+            declared={"numbered": {"no": "own:s"}}),
+    Refused("numbers from 0 into a table in use", "has numbers below 1",
+            both="alter sequence events_position_seq minvalue 0 restart 0",
+            source="insert into events (tenant) values ('acme')",
+            target="insert into events (tenant) values ('umbrella'), ('umbrella')"),
+    Refused("numbers below 0 into a table in use", "move into an empty table",
+            both="alter sequence events_position_seq minvalue -1000 restart -1000",
+            source="insert into events (tenant) values ('acme')",
+            target="insert into events (tenant) values ('umbrella')"),
     Refused("numbers that are counted downwards", "is counted downwards",
             both="alter sequence events_position_seq increment -1 minvalue -1000"),
 ]  # fmt: skip
@@ -190,6 +201,16 @@ async def test_a_tenant_moves_where_everything_is_published(world_of: World) -> 
         await world.source.execute("update events set ext = 'x'")
         done = await world.coordinators[0].initiate_cutover(migration.id)
         assert done.state is MigrationState.MIGRATED
+        here = await rows(world.source, "events", "true")
+        assert await rows(world.target, "events", "true") == here
+
+
+async def test_numbers_below_1_arrive_in_a_table_that_is_empty(world_of: World) -> None:
+    async with world_of(both="alter sequence events_position_seq minvalue -5 restart -5") as world:
+        await world.source.execute(
+            "insert into events (tenant) select 'acme' from generate_series(1, 20)"
+        )
+        assert (await world.move("acme")).state is MigrationState.MIGRATED
         here = await rows(world.source, "events", "true")
         assert await rows(world.target, "events", "true") == here
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Types of a tenant's column for which equal values are equal texts.
 _TENANT_TYPES = ("uuid", "text", "varchar", "bpchar", "int2", "int4", "int8", "name")
 
+#: Types of a column whose numbers are moved.
+_NUMBER_TYPES = ("int2", "int4", "int8", "numeric")
+
 #: Of a column that is made when it is read.
 VIRTUAL = "v"
 
@@ -209,6 +212,13 @@ def _declared(table: LayoutTable, here: TableCatalog) -> Iterator[Finding]:
         if here.column(name) is None:
             yield Finding("layout", "source", f"{here.sql} has no column {name}, which the layout"
                           " names")  # fmt: skip
+    for numbering in table.numbered:
+        column = here.column(numbering.column)
+        if column is not None and values.innermost(column.type).name not in _NUMBER_TYPES:
+            yield Finding(
+                "numbered-type", "source",
+                f"column {column.name} of {here.sql} is {column.shown}, and numbered are numbers",
+            )  # fmt: skip
     for name in table.key:
         column = here.column(name)
         innermost = None if column is None else values.innermost(column.type)

@@ -25,6 +25,8 @@ LEAST_HEADROOM = 10_000_000
 #: Numbers without which no move begins: the source gives some while the tenant moves.
 FEWEST = 1_000
 
+_BELOW_ONE = "select seqmin < 1 from pg_sequence where seqrelid = $1::text::regclass"
+
 _DOWNWARDS = "select seqincrement < 0 from pg_sequence where seqrelid = $1::text::regclass"
 
 # A column may end before its sequence does.
@@ -201,8 +203,32 @@ async def problems_of(source: AnyTable, target: AnyTable, shape: Shape) -> list[
                     f" {sequence}, and numbers are kept free upwards: declare it without numbered,"
                     " and move into an empty table"
                 ]
+        problems += await _below(source, target, shape, table, numbering)
         problems += await _without_room(source, target, shape, table, numbering)
     return problems
+
+
+async def _below(
+    source: AnyTable, target: AnyTable, shape: Shape, table: LayoutTable, numbering: Numbering
+) -> list[str]:
+    """Whether numbers that are moved would stay among those that are taken."""
+    sequence, _, offset = await taken(target, shape, table, numbering)
+    if not offset:
+        return []
+    here = await sequence_of(source, table, numbering, shape.tenant_id)
+    least = None
+    if await source.connection.fetchval(_BELOW_ONE, here):
+        rows = f"{shape.rows(table, shape.source)} mine"
+        least = await source.connection.fetchval(
+            f"select min({quote_identifier(numbering.column)}) from {rows}"
+        )
+    if offset > 0 and (least is None or least > 0):
+        return []
+    return [
+        f"{numbering.column} of {source.beside(table.name)} or of the target has numbers below 1,"
+        " and the target's table is in use: its"
+        f" numbers cannot come after those that {sequence} has given; move into an empty table"
+    ]
 
 
 async def _without_room(
