@@ -205,6 +205,49 @@ async def test_a_tenant_moves_where_everything_is_published(world_of: World) -> 
         assert await rows(world.target, "events", "true") == here
 
 
+_FORBIDDING = (
+    "create function forbid() returns event_trigger language plpgsql as $$ begin raise exception"
+    " 'ask the DBA'; end $$; create event trigger forbids on {}"
+)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize(
+    "event",
+    ["ddl_command_start", "ddl_command_start when tag in ('CREATE TRIGGER')",
+     "ddl_command_end when tag in ('CREATE FUNCTION', 'DROP FUNCTION')", "sql_drop"],
+)  # fmt: skip
+async def test_event_triggers_that_forbid_what_a_move_makes_are_named(
+    world_of: World, side: str, event: str
+) -> None:
+    async with world_of() as world:
+        connection = getattr(world, side)
+        await connection.execute(_FORBIDDING.format(event) + " execute function forbid()")
+        before = await fingerprint(connection)
+        with pytest.raises(PreflightError) as refused:
+            await world.start("acme")
+        assert f"event triggers of the {side} (forbids)" in str(refused.value)
+        assert "ask the DBA" in str(refused.value)
+        assert await fingerprint(connection) == before
+        await connection.execute("alter event trigger forbids disable")
+        migration = await world.start("acme")
+        await world.reaches(migration, MigrationState.DUAL_WRITE)
+        await world.coordinators[0].abort_migration(migration.id)
+
+
+async def test_event_triggers_that_forbid_nothing_are_no_matter(world_of: World) -> None:
+    async with world_of() as world:
+        for connection in (world.source, world.target):
+            await connection.execute(
+                "create table log (tag text); create function note() returns event_trigger"
+                " language plpgsql as $$ begin insert into public.log values (tg_tag); end $$;"
+                " create event trigger notes on ddl_command_end execute function note()"
+            )
+        await world.source.execute("insert into events (tenant) values ('acme')")
+        assert (await world.move("acme")).state is MigrationState.MIGRATED
+        assert await world.source.fetchval("select count(*) from log where tag ~ 'TRIGGER'") > 0
+
+
 async def test_numbers_below_1_arrive_in_a_table_that_is_empty(world_of: World) -> None:
     async with world_of(both="alter sequence events_position_seq minvalue -5 restart -5") as world:
         await world.source.execute(

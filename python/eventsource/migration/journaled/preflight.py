@@ -13,6 +13,7 @@ from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import (
     catalogs,
+    ddl,
     expressions,
     keys,
     leaves,
@@ -89,6 +90,7 @@ async def examine(
     findings.note(*ownership.in_bytes(shape), *await ownership.counted_densely(source, shape))
     findings.note(*catalogs.of(shape, fire))
     await leaves.check(source, target, layout, findings, fire=fire)
+    findings.note(*await ddl.check(source, "source"), *await ddl.check(target, "target"))
     for side, table in (("source", source), ("target", target)):
         for each in layout.tables:
             await keys.check(table, side, each, findings)
