@@ -133,7 +133,7 @@ class Appending:
                     self.refused.append(str(error.sqlstate))
                     return
                 self.acknowledged.append(found)
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.01)
         finally:
             await connection.close()
 
