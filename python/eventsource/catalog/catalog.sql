@@ -77,9 +77,11 @@ sequences as (
         'name', format('%I.%I', n.nspname, q.relname), 'type', format_type(s.seqtypid, null),
         'least', s.seqmin, 'most', s.seqmax, 'increment', s.seqincrement, 'cycle', s.seqcycle,
         'cache', s.seqcache, 'start', s.seqstart,
-        'last', case when has_sequence_privilege(q.oid, 'usage, select')
-                     then pg_sequence_last_value(q.oid) end)) as found
+        'last', case when r.may_read then pg_sequence_last_value(q.oid) end,
+        'may_read', r.may_read, 'may_set', has_sequence_privilege(q.oid, 'update'),
+        'role', current_user)) as found
     from drawn d join pg_class q on q.oid = d.oid join pg_namespace n on n.oid = q.relnamespace
+    cross join lateral (select has_sequence_privilege(q.oid, 'usage, select')) r (may_read)
     join pg_sequence s on s.seqrelid = q.oid
     group by d.attnum
 ),

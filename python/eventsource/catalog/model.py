@@ -63,7 +63,12 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A sequence that a column draws from; ``name`` is quoted, ``last`` None when unused."""
+    """A sequence that a column draws from; ``name`` is quoted.
+
+    Attributes:
+        last: the last number that it has given; None before the first, and where ``role``, which
+            is the one that looks, may not read it.
+    """
 
     name: str
     type: str
@@ -74,6 +79,9 @@ class Sequence:
     cache: int
     start: int
     last: int | None
+    may_read: bool
+    may_set: bool
+    role: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from eventsource.catalog import values
@@ -71,9 +71,11 @@ def compare(source: TableCatalog, target: TableCatalog, *, fire: bool = False) -
     findings += encodings(source, target)
     findings += _constraints(source, target)
     findings += _sequence_ends(source, target)
+    drawn = tuple(_drawn(source, target, carried))
+    findings += _sequence_rights(drawn)
     return Comparison(
-        source, tuple(findings), tuple(carried), tuple(compared), tuple(filled),
-        tuple(_drawn(source, target, carried)), tuple(each.name for each in firing(target)),
+        source, tuple(findings), tuple(carried), tuple(compared), tuple(filled), drawn,
+        tuple(each.name for each in firing(target)),
     )  # fmt: skip
 
 
@@ -334,6 +336,25 @@ def _sequence_ends(source: TableCatalog, target: TableCatalog) -> Iterator[Findi
                     f"alter table {target.sql} alter column {quote_identifier(column.name)} drop"
                     f" {'identity' if column.identity else 'default'}",
                 )  # fmt: skip
+
+
+def _sequence_rights(drawn: Iterable[tuple[Sequence, Sequence | None]]) -> Iterator[Finding]:
+    """What a role may not read seems never used, and its numbers would be given again."""
+    for there, here in drawn:
+        if here is not None and not here.may_read:
+            yield Finding(
+                "sequence-rights", "source",
+                f"role {here.role!r} may not read sequence {here.name} of the source, so that its"
+                " numbers would be given again at the target",
+                f"grant select on sequence {here.name} to {quote_identifier(here.role)}",
+            )  # fmt: skip
+        if here is not None and not (there.may_read and there.may_set):
+            yield Finding(
+                "sequence-rights", "target",
+                f"role {there.role!r} may not read and set sequence {there.name} of the target, so"
+                " that it cannot go on where the source's ends",
+                f"grant select, update on sequence {there.name} to {quote_identifier(there.role)}",
+            )  # fmt: skip
 
 
 def _sql(type_: Type) -> str:
