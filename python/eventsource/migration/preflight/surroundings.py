@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from eventsource.catalog import reading
 from eventsource.catalog.findings import warning
-from eventsource.migration.connections import blockers
+from eventsource.migration.connections import blockers, room
 from eventsource.migration.event_table import AnyTable, held
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
 from eventsource.migration.preflight.findings import at_once
@@ -26,12 +26,6 @@ DRIVERS_OWN = 4
 _PREPARED = """
 select gid, extract(epoch from now() - prepared)::float8 as age from pg_prepared_xacts
 where database = current_database() order by prepared limit 3
-"""
-
-_FREE = """
-select current_setting('max_connections')::integer
-       - current_setting('superuser_reserved_connections')::integer
-       - (select count(*) from pg_stat_activity where backend_type = 'client backend')::integer
 """
 
 
@@ -60,7 +54,7 @@ async def look(
 
 
 async def _connections(target: AnyTable, needed: int, findings: Findings) -> None:
-    free = await target.connection.fetchval(_FREE)
+    free = (await room.of_server(target.connection)).free
     findings.connections = (needed, free)
     if free < needed:
         findings.note(

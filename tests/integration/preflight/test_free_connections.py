@@ -1,0 +1,34 @@
+"""How many connections the target has free, for a role that is shown little of others' sessions."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+
+from tests.support.owning_role import owning_role
+from tests.support.worlds.three_databases import World, make_world
+
+SESSIONS = 20
+
+
+async def _free(world: World) -> int:
+    found = await world.coordinator.preflight(world.tenant, world.here.source, world.here.target)
+    assert not found.problems
+    assert found.connections is not None
+    return found.connections[1]
+
+
+async def test_sessions_of_other_roles_are_not_free(
+    source_dsn: str, target_dsn: str, control_dsn: str
+) -> None:
+    """Once they were: a role that may not read their kind counted none of them."""
+    dsns = {"source": source_dsn, "target": target_dsn, "control": control_dsn}
+    async with owning_role(dsns) as role:
+        world = await make_world(role.dsns)
+        before = await _free(world)
+        others = await asyncio.gather(*(asyncpg.connect(target_dsn) for _ in range(SESSIONS)))
+        # Of other tests, and of the server itself, some may come and go.
+        assert abs(before - SESSIONS - await _free(world)) < SESSIONS / 2
+        await asyncio.gather(*(each.close() for each in others))
+        await world.close()
