@@ -15,6 +15,7 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.journey import summary_of
 from eventsource.cli.output import amount, columns
+from eventsource.cli.tenants import has_events
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import ConsistencyVerifier, VerificationLevel, VerificationReport
 from eventsource.migration.journaled import verification
@@ -77,6 +78,7 @@ def verify(
         target_store = await at.reach_store(target_id)
         config = at.settings.migration
         compared = level or config.verification_level
+        share = sample or config.sample_percentage
         if state is not None and compared is VerificationLevel.COUNT:
             raise ConfigError(
                 "--state is for the levels hash and full, not for count: leave it out"
@@ -90,9 +92,11 @@ def verify(
             report = await verifier.verify_tenant_consistency(
                 tenant_id,
                 compared,
-                sample_percentage=sample or config.sample_percentage,
+                sample_percentage=share,
                 state_file=state,
             )
+        if report.is_consistent and not (report.source_event_count or report.target_event_count):
+            await _refuse_nothing(at, tenant_id, source_id, target_id, share)
         _show(at, report, source_id, target_id)
         return ExitCode.DONE if report.is_consistent else ExitCode.INCONSISTENT
 
@@ -112,6 +116,27 @@ async def _stores(
     for store_id in (source, target):
         at.settings.require_store(store_id)
     return source, target
+
+
+async def _refuse_nothing(
+    at: Workspace, tenant_id: TenantId, source_id: str, target_id: str, share: float
+) -> None:
+    """Where no event was compared, that is only right of a tenant that has none yet.
+
+    Raises:
+        ConfigError: the sample left all streams out, or nobody knows the tenant.
+    """
+    if await has_events(at, tenant_id, source_id):
+        if share < 100:
+            raise ConfigError(
+                f"nothing was compared: a sample of {share:g} % holds no stream of tenant"
+                f" {tenant_id}; take a larger one"
+            )
+    elif not await at.coordinator.get_migrations_by_tenant(tenant_id):
+        raise ConfigError(
+            f"nothing was compared: neither {source_id!r} nor {target_id!r} holds an event of"
+            f" tenant {tenant_id}, and it has no migration: check the id"
+        )
 
 
 def _show(at: Workspace, report: VerificationReport, source_id: str, target_id: str) -> None:

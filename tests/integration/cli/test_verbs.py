@@ -220,6 +220,20 @@ def test_verify_compares_at_every_level(ready: CommandLine) -> None:
     assert explicit["is_consistent"]
 
 
+def test_verify_does_not_call_nothing_consistent(ready: CommandLine) -> None:
+    """Once a slip of the keyboard was: `consistent: 0 events`, and exit code 0."""
+    between = ("--from", SHARED, "--to", DEDICATED)
+    said = ready("verify", uuid4(), *between, exit_code=2).output
+    assert "nothing was compared" in said
+    assert "check the id" in said
+    empty = uuid4()
+    ready("run", empty, "--to", DEDICATED, "--empty", "--yes")
+    assert "consistent: 0 events" in ready("verify", empty).output
+    ready("run", ready.tenant, "--to", DEDICATED, "--yes")
+    said = ready("verify", ready.tenant, "--sample", "0.01", exit_code=2).output
+    assert "a sample of 0.01 % holds no stream" in said
+
+
 def test_a_difference_is_exit_code_4_and_names_stream_event_and_field(ready: CommandLine) -> None:
     ready("run", ready.tenant, "--to", DEDICATED)
     changed = tamper(ready)
