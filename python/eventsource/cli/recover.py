@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -87,25 +86,35 @@ def repair(
     perform(ctx, mend)
 
 
-async def _ahead(at: Workspace) -> list[CheckpointAhead]:
-    """Checkpoints that a store which has gone back does not reach; none where there is no table."""
-    with contextlib.suppress(StoreSchemaError, asyncpg.InsufficientPrivilegeError):
+async def _ahead(at: Workspace) -> list[CheckpointAhead] | None:
+    """Checkpoints that a store which has gone back does not reach; none where there is no table,
+    None where the role may not look."""
+    try:
         return await checkpoints.ahead(at.stores, await at.checkpoints.list_checkpoints())
-    return []
+    except StoreSchemaError:
+        return []
+    except asyncpg.InsufficientPrivilegeError as error:
+        at.out.warn(
+            f"the checkpoints were not looked at ({error}): readers may be above what a store has"
+            " handed out; grant select on it, and run this again"
+        )
+        return None
 
 
-def _checkpoints(found: Sequence[CheckpointAhead]) -> list[str]:
-    return [f"{'checkpoint':<12} {each}" for each in found]
+def _checkpoints(found: Sequence[CheckpointAhead] | None) -> list[str]:
+    return [f"{'checkpoint':<12} {each}" for each in found or ()]
 
 
-def _document(report: RepairReport, skipping: Sequence[CheckpointAhead]) -> dict[str, object]:
+def _document(
+    report: RepairReport, skipping: Sequence[CheckpointAhead] | None
+) -> dict[str, object]:
     return {
         "done": report.done,
         "changes": [asdict(change) for change in report.changes],
         "notes": list(report.notes),
         "events": [asdict(event) for event in report.stranded],
         "rows": [asdict(row) for row in report.rows],
-        "checkpoints": [asdict(each) for each in skipping],
+        "checkpoints": None if skipping is None else [asdict(each) for each in skipping],
     }
 
 

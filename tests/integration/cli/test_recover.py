@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -152,3 +153,23 @@ def test_repair_takes_one_store_under_two_ids(ready: CommandLine) -> None:
     alias = f'[stores.alias]\ndsn = "{ready.target_dsn}"\n'
     ready.config.write_text(f"{ready.config.read_text()}{alias}")
     assert "knows as" not in ready("repair", exit_code=None).output
+
+
+def test_repair_says_when_it_may_not_look_at_the_checkpoints(ready: CommandLine) -> None:
+    """Once it said as much as where none of them is ahead: nothing."""
+    role = f"watcher_{ready.tenant.hex[:8]}"
+    ready.sql("control", f"create role {role} login password 'looks-only'")
+    parts = urlsplit(ready.control_dsn)
+    address = f"{role}:looks-only@{parts.hostname}:{parts.port}"
+    ready.config.write_text(
+        ready.config.read_text()
+        + f'[subscriptions]\ndsn = "{parts._replace(netloc=address).geturl()}"\n'
+    )
+    said = ready("repair")
+    assert "nothing to repair" in said.stdout
+    assert "checkpoints were not looked at" in said.output
+    assert ready.json("repair")["checkpoints"] is None
+    ready.sql("control", f"grant select on subscription_checkpoints to {role}")
+    assert "checkpoints were not looked at" not in ready("repair").output
+    ready.sql("control", f"drop owned by {role}")
+    ready.sql("control", f"drop role {role}")
