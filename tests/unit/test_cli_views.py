@@ -42,7 +42,34 @@ _S = MigrationState
             "1,000 events, not counted yet",
         ),
         ({"state": _S.MIGRATED, "events_copied": 1_000_000}, "1,000,000 events, 100 %"),
-        ({"state": _S.MIGRATED, "events_copied": 0, "total_events": 0}, "0 events, 100 %"),
+        (
+            {
+                "state": _S.MIGRATED,
+                "events_copied": 0,
+                "total_events": 0,
+                "progress_percentage": 100.0,
+            },
+            "0 events, 100 %",
+        ),
+        # Once both were 100 %.
+        (
+            {
+                "state": _S.FAILED,
+                "events_copied": 1_000,
+                "total_events": 0,
+                "progress_percentage": 0.0,
+            },
+            "1,000 events, not counted",
+        ),
+        (
+            {
+                "state": _S.MIGRATED,
+                "events_copied": 0,
+                "total_events": 0,
+                "progress_percentage": 0.0,
+            },
+            "not counted",
+        ),
         ({"state": _S.ROLLED_BACK}, "removed again"),
     ],
 )

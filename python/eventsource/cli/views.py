@@ -65,8 +65,11 @@ def share(migration: Migration) -> str:
     copied, total = migration.events_copied, migration.total_events
     if migration.state is _S.ROLLED_BACK:
         return "removed again"
-    if not migration.is_counted and migration.state in (_S.PENDING, _S.BULK_COPY, _S.PAUSED):
-        return f"{amount(copied)} events, not counted yet" if copied else "not counted yet"
+    if not migration.is_counted:
+        # One that has failed, or was restored by a repair, is counted no more.
+        is_yet = migration.state in (_S.PENDING, _S.BULK_COPY, _S.PAUSED)
+        unknown = "not counted yet" if is_yet else "not counted"
+        return f"{amount(copied)} events, {unknown}" if copied else unknown
     if copied >= total:
         return f"{amount(copied)} events, 100 %"
     return f"{amount(copied)} of {amount(total)} events, {migration.progress_percentage:.1f} %"
@@ -339,8 +342,8 @@ def _carried(migration: Migration, is_wide: bool) -> str:
     if migration.state is _S.ROLLED_BACK:
         return "removed"
     events = migration.events_copied
-    if events and not migration.is_counted:
-        return amount(events) if is_wide else _rounded(events)
+    if not migration.is_counted and (events or migration.state is _S.MIGRATED):
+        return "" if not events else amount(events) if is_wide else _rounded(events)
     full = events >= migration.total_events and migration.total_events
     percent = 100.0 if full else migration.progress_percentage
     return f"{amount(events) if is_wide else _rounded(events)} {percent:.0f}%"

@@ -46,6 +46,8 @@ def test_repair_says_what_it_would_change_and_asks(ready: CommandLine) -> None:
     assert ready.sql("control", "select * from tenant_routing") == []
     assert "repaired" in ready("repair", "--yes", "--operator", "ann").output
     assert ready.migration()["state"] == "migrated"
+    # Once there were none, and those were 100 %.
+    assert "400 events, 100 %" in ready("status", migration).output
     assert "nothing to repair" in ready("repair").stdout
     assert "ann" in ready("audit", migration).output
     assert ready.json("repair") == {

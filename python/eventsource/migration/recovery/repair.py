@@ -253,6 +253,7 @@ class Repair:
         at = survey.progress.get((step.target, step.migration_id))
         left = survey.own(step.migration_id, "source")
         head = left[1].source_head if left is not None else None
+        proof = left[1].proof if left is not None and step.state is _S.MIGRATED else None
         decided = step.state in (_S.MIGRATED, _S.CUTOVER_PAUSED)
         over = decided or step.state is _S.FAILED
         await restored.write_migration(
@@ -262,7 +263,7 @@ class Repair:
                 step.state if over else _S.PAUSED, None if over else step.state, step.generation,
                 at.position_offset if at is not None and step.returns is None else None, head,
                 survey.identities.get(step.source), survey.identities.get(step.target),
-                step.returns,
+                step.returns, proof.total if proof is not None else None,
             ),
             self.operator,
         )  # fmt: skip

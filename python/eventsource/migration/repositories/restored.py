@@ -30,7 +30,8 @@ class RestoredMigration:
     """What is known of a migration without its row in the journal.
 
     ``paused_from`` is where one that is not over goes on; ``position_offset`` and
-    ``fence_position`` are None when nobody knows them. ``returns`` is the move that it takes back.
+    ``fence_position`` are None when nobody knows them. ``returns`` is the move that it takes back,
+    ``events`` how many it has carried to its end; None while it has not, or nobody knows.
     """
 
     id: UUID
@@ -45,6 +46,7 @@ class RestoredMigration:
     source_identity: StoreIdentity | None
     target_identity: StoreIdentity | None
     returns: UUID | None = None
+    events: int | None = None
 
 
 async def write_migration(control: Executor, row: RestoredMigration, operator: str | None) -> None:
@@ -64,7 +66,7 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 row.fence_position,
                 row.source_identity.to_json() if row.source_identity else None,
                 row.target_identity.to_json() if row.target_identity else None, operator,
-                row.returns, FIRST, place, SPOKEN,
+                row.returns, FIRST, place, SPOKEN, row.events,
             )  # fmt: skip
             # One that a newer version has taken over stays as it is, and so does its route.
             if restored and row.state is not MigrationState.FAILED:

@@ -328,17 +328,24 @@ select pg_notify('eventsource_migrations', id::text) from answered
 with restored as (
     insert into tenant_migrations (id, tenant_id, source_store_id, target_store_id, state,
             paused_from, config, generation, position_offset, fence_position, source_identity,
-            target_identity, returns, protocol, control_identity, completed_at)
+            target_identity, returns, protocol, control_identity, completed_at,
+            events_copied, total_events, progress_percentage)
     values ($1, $2, $3, $4, $5::text, $6, $7::text::jsonb, $8, $9, $10, $11::text::jsonb,
             $12::text::jsonb, $14::uuid, $15, $16::text::jsonb,
-            case when $5::text in ('migrated', 'failed') then now() end)
+            case when $5::text in ('migrated', 'failed') then now() end,
+            coalesce($18::bigint, 0), coalesce($18::bigint, 0),
+            case when $18::bigint is null then 0 else 100 end)
     on conflict (id) do update
         set state = excluded.state, paused_from = excluded.paused_from, error_code = null,
             error_message = null, pause_requested = false, pause_at = null, abort_requested = null,
             driver_owner = null, driver_expires_at = null, completed_at = excluded.completed_at,
             position_offset = coalesce(excluded.position_offset, tenant_migrations.position_offset),
             fence_position = coalesce(excluded.fence_position, tenant_migrations.fence_position),
-            returns = coalesce(excluded.returns, tenant_migrations.returns), updated_at = now()
+            returns = coalesce(excluded.returns, tenant_migrations.returns), updated_at = now(),
+            events_copied = coalesce($18::bigint, tenant_migrations.events_copied),
+            total_events = coalesce($18::bigint, tenant_migrations.total_events),
+            progress_percentage = case when $18::bigint is null
+                                       then tenant_migrations.progress_percentage else 100 end
         where tenant_migrations.protocol <= $17
     returning id
 ), audit as (
