@@ -330,11 +330,12 @@ def clock(moment: datetime | None = None) -> str:
 
 def rehearsed(found: Rehearsal) -> str:
     """What a rehearsal that fitted has shown, in a sentence."""
+    longest = found.longest_wait_ms
+    waited = "" if longest is None else f" a writer waited at most {longest:.1f} ms;"
     return (
         f"the fence was held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s,"
-        f" {found.lock_wait_ms or 0:.1f} ms of that for appends in flight; a writer waited at most"
-        f" {found.longest_wait_ms or 0:.1f} ms; {amount(found.rows or 0)} events were carried;"
-        " nothing was decided"
+        f" {found.lock_wait_ms or 0:.1f} ms of that for appends in flight;{waited}"
+        f" {amount(found.rows or 0)} events were carried; nothing was decided"
     )
 
 

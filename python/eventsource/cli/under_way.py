@@ -91,7 +91,7 @@ def _outcome(found: Rehearsal) -> str:
     by = f", by {found.operator}" if found.operator else ""
     if not found.fits:
         return f"did not fit: {found.message}{by}"
-    return (
-        f"fence held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s, longest wait"
-        f" of a writer {found.longest_wait_ms or 0:.1f} ms{by}"
-    )
+    longest = found.longest_wait_ms
+    waited = "" if longest is None else f", longest wait of a writer {longest:.1f} ms"
+    held = f"fence held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s"
+    return f"{held}{waited}{by}"

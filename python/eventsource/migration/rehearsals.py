@@ -23,7 +23,8 @@ class Rehearsal:
         pause_ms: from asking for the fence to letting the writers go, with as many commits as a
             cutover makes.
         lock_wait_ms: how much of that the appends in flight took.
-        longest_wait_ms: the longest that a writer had waited at the fence when it was let go.
+        longest_wait_ms: the longest that a writer had waited at the fence when it was let go; None
+            where that could not be measured.
         rows: what the last pass carried.
         attempts: how often the fence was asked for.
         in_the_way: whose transactions held it up.
@@ -63,10 +64,9 @@ class Rehearsal:
     def __str__(self) -> str:
         if not self.fits:
             return f"the last rehearsal did not fit: {self.message}"
-        return (
-            f"the last rehearsal held the fence {self.pause_ms or 0:.0f} ms"
-            f" (longest wait of a writer {self.longest_wait_ms or 0:.0f} ms)"
-        )
+        longest = self.longest_wait_ms
+        waited = "" if longest is None else f" (longest wait of a writer {longest:.0f} ms)"
+        return f"the last rehearsal held the fence {self.pause_ms or 0:.0f} ms{waited}"
 
 
 def foretold(rehearsals: Sequence[Rehearsal]) -> str | None:

@@ -9,8 +9,10 @@ from uuid import uuid4
 
 import pytest
 
+from eventsource.cli.output import rehearsed
 from eventsource.migration import CutoverTimeoutError, InvalidStateTransitionError, Migration
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
+from eventsource.migration.steps import cutover
 from eventsource.migration.steps.passes import Passes
 from tests.support.application import Writers, writing
 from tests.support.at_the_cutover import (
@@ -131,6 +133,43 @@ async def test_what_writers_wait_for_is_measured_at_the_server(
     assert done.longest_wait_ms is not None
     assert done.cutover_pause_ms is not None
     assert 150 < done.longest_wait_ms <= done.cutover_pause_ms
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MEASURE_SECONDS", 0.0),
+        # As of a server before version 14.
+        ("_WAITING", cutover._WAITING.replace("'waitstart'", "'not there'")),
+    ],
+)
+async def test_a_wait_that_could_not_be_measured_is_not_said_to_be_none(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    """Once it was: a writer had waited 0.0 ms at most, of one that had for a quarter second."""
+    await world.seed(5)
+    migration = await world.dual_write()
+    original = Passes.under_the_fence
+    waiting: list[asyncio.Task[object]] = []
+
+    async def slow(self: Passes) -> object:
+        writer = await world.connect()
+        waiting.append(asyncio.create_task(insert(writer, world.tenant)))
+        await asyncio.sleep(0.25)
+        return await original(self)
+
+    monkeypatch.setattr(Passes, "under_the_fence", slow)
+    monkeypatch.setattr(cutover, name, value)
+    found = await world.coordinator.rehearse_cutover(migration.id)
+    await waiting[0]
+    assert found.fits
+    assert found.longest_wait_ms is None
+    assert "longest wait" not in str(found)
+    assert "a writer" not in rehearsed(found)
+    done = await world.coordinator.initiate_cutover(migration.id)
+    waiting[1].cancel()
+    assert done.cutover_pause_ms is not None
+    assert done.longest_wait_ms is None
 
 
 async def test_a_driver_that_dies_in_a_rehearsal_leaves_the_fence_open_and_it_is_made_again(

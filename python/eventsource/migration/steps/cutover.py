@@ -55,11 +55,12 @@ OPENING_MS = 500
 #: How long the measuring of the writers' waits may take (seconds): they wait for it.
 MEASURE_SECONDS = 0.1
 
-# Servers before version 14 do not say since when a session waits.
+# Servers before version 14 do not say since when a session waits: null, where one does.
 _WAITING = """
 select count(*) as writers,
-       coalesce(max(extract(epoch from clock_timestamp()
-                                       - (to_jsonb(l) ->> 'waitstart')::timestamptz)), 0)::float8
+       case when count(*) = 0 then 0
+            else max(extract(epoch from clock_timestamp()
+                                        - (to_jsonb(l) ->> 'waitstart')::timestamptz)) end::float8
            as seconds
 from pg_locks l
 where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid
@@ -78,8 +79,8 @@ class CutoverResult:
             the end of the same commits.
         lock_wait_ms: how much of that the appends in flight took.
         longest_wait_ms: the longest that a writer had waited at the fence when it was let go; what
-            it needs to follow comes on top.
-        writers_waiting: how many waited then.
+            it needs to follow comes on top. None where that could not be measured.
+        writers_waiting: how many waited then; None as above.
         rows: rows that the last pass carried.
         attempts: how often the lock was asked for.
         in_the_way: whose appends held up the attempts that failed.
@@ -88,8 +89,8 @@ class CutoverResult:
     decided: Decision | None
     pause_ms: float
     lock_wait_ms: float
-    longest_wait_ms: float
-    writers_waiting: int
+    longest_wait_ms: float | None
+    writers_waiting: int | None
     rows: int
     attempts: int
     in_the_way: tuple[Blocker, ...] = ()
@@ -99,7 +100,7 @@ class CutoverResult:
         return {
             "pause_ms": round(self.pause_ms, 3),
             "lock_wait_ms": round(self.lock_wait_ms, 3),
-            "longest_wait_ms": round(self.longest_wait_ms, 3),
+            "longest_wait_ms": _rounded(self.longest_wait_ms),
             "writers_waiting": self.writers_waiting,
             "rows": self.rows,
             "attempts": self.attempts,
@@ -186,7 +187,7 @@ class Cutover:
                 await waiting.goes_on(self._blockers)
                 await asyncio.sleep(min(share, max(0.0, deadline - time.monotonic())))
         writers, _ = await self._waiting()
-        raise CutoverTimeoutError(budget, writers, in_the_way)
+        raise CutoverTimeoutError(budget, writers or 0, in_the_way)
 
     @contextlib.asynccontextmanager
     async def _fenced(self, wait: float, section: float):  # type: ignore[no-untyped-def]
@@ -234,7 +235,7 @@ class Cutover:
         attempts: int,
     ) -> CutoverResult:
         """What happens while writers wait; ends with the decision and the open target."""
-        granted, waiting = time.monotonic(), 0
+        granted = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 await failpoints.reach("cutover.fence.held")
@@ -246,10 +247,8 @@ class Cutover:
                     # As many commits as decision and opening are.
                     await self.passes.rehearse_commits()
         except TimeoutError:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(MEASURE_SECONDS):
-                    waiting, _ = await self._waiting()
-            raise CutoverTimeoutError(self.asked.budget_seconds, waiting) from None
+            waiting, _ = await self._measured()
+            raise CutoverTimeoutError(self.asked.budget_seconds, waiting or 0) from None
         except DataPlaneError as error:
             if error.kind == "inconsistent":
                 raise ConsistencyError(str(error)) from error
@@ -266,12 +265,11 @@ class Cutover:
         await failpoints.reach("cutover.decision.committed")
         await decision.open_target(self.connections.target, self.migration, decided)
         more = (time.monotonic() - asked) * 1000 - so_far.pause_ms
+        longest = so_far.longest_wait_ms
+        if longest is not None and so_far.writers_waiting:
+            longest += more  # who waited then waits on until now
         return replace(
-            so_far,
-            decided=decided,
-            pause_ms=so_far.pause_ms + more,
-            # Who waited then waits on until now.
-            longest_wait_ms=so_far.longest_wait_ms + (more if so_far.writers_waiting else 0),
+            so_far, decided=decided, pause_ms=so_far.pause_ms + more, longest_wait_ms=longest
         )
 
     async def _so_far(
@@ -283,7 +281,7 @@ class Cutover:
             decided=None,
             pause_ms=(time.monotonic() - asked) * 1000,
             lock_wait_ms=(granted - asked) * 1000,
-            longest_wait_ms=longest * 1000,
+            longest_wait_ms=None if longest is None else longest * 1000,
             writers_waiting=writers,
             rows=rows,
             attempts=attempts,
@@ -335,19 +333,24 @@ class Cutover:
             self.connections.source.connection, fences.LOCK_CLASS, self.fence.lock_id, seconds
         )
 
-    async def _measured(self) -> tuple[int, float]:
+    async def _measured(self) -> tuple[int | None, float | None]:
         """As `_waiting`, and without a number rather than late."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MEASURE_SECONDS):
                 return await self._waiting()
-        return 0, 0.0
+        return None, None
 
-    async def _waiting(self) -> tuple[int, float]:
-        """How many writers wait for the fence, and for how long the first of them has (seconds)."""
+    async def _waiting(self) -> tuple[int | None, float | None]:
+        """How many writers wait for the fence, and for how long the first of them has (seconds);
+        None is not known."""
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             row = await self.connections.source.connection.fetchrow(
                 _WAITING, fences.LOCK_CLASS, self.fence.lock_id
             )
             assert row is not None
             return row["writers"], row["seconds"]
-        return 0, 0.0
+        return None, None
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 3)
