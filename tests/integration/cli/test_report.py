@@ -55,6 +55,17 @@ def test_a_changed_byte_is_noticed_and_an_unknown_report_too(
     assert "no audit log" in refused.output
 
 
+def test_what_nobody_has_measured_is_not_drawn_as_none(ready: CommandLine, tmp_path: Path) -> None:
+    """Once the drawing had 0.0 ms for the longest append, beside the words that nobody measured."""
+    migration = _moved(ready)
+    ready.sql("control", "update tenant_migrations set longest_wait_ms = null")
+    page = tmp_path / "move.html"
+    ready("report", migration, "--html", str(page))
+    drawn = page.read_text().partition(">the cutover</text>")[2].partition("</svg>")[0]
+    assert drawn.count(">not measured</text>") == 2
+    assert " 0.0 ms</title>" not in drawn
+
+
 def test_what_came_after_the_move_has_rows_of_its_own(ready: CommandLine) -> None:
     first = _moved(ready)
     text = ready("report", first).output

@@ -107,20 +107,25 @@ def _lens(cutover: Mapping[str, Any]) -> Iterator[str]:
     held = cutover.get("fence_held_ms")
     if held is None:
         return
-    longest = cutover.get("longest_wait_of_a_writer_ms") or 0.0
-    append = cutover.get("longest_append_ms") or 0.0
-    span = max(held, longest, append, 0.1)
+    longest = cutover.get("longest_wait_of_a_writer_ms")
+    append = cutover.get("longest_append_ms")
+    span = max(held, longest or 0.0, append or 0.0, 0.1)
     waited = cutover.get("lock_wait_ms") or 0.0
     yield f'<text x="{LEFT}" y="148" {_FONT} font-weight="bold">the cutover</text>'
     rows = (
         ("fence held", ((0.0, waited, "#e8b07a", "appends in flight"),
                         (waited, held, "#d9822b", "last pass, decision, opening"))),
-        ("longest wait", ((0.0, longest, "#7a5195", "of a writer at the fence"),)),
-        ("longest append", ((0.0, append, "#3b7dd8", "from call to answer"),)),
+        ("longest wait", () if longest is None else (
+                        (0.0, longest, "#7a5195", "of a writer at the fence"),)),
+        ("longest append", () if append is None else (
+                        (0.0, append, "#3b7dd8", "from call to answer"),)),
     )  # fmt: skip
     for number, (label, pieces) in enumerate(rows):
         y = 160 + 34 * number
         yield f'<text x="8" y="{y + 17}" {_FONT}>{label}</text>'
+        if not pieces:
+            yield f'<text x="{LEFT + 8}" y="{y + 17}" fill="#1c2430" {_FONT}>not measured</text>'
+            continue
         for start, end, colour, what in pieces:
             left = _x(start, span)
             width = max(_x(end, span) - left, 1.0 if end > start else 0.0)
