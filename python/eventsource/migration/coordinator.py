@@ -216,10 +216,16 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         return [StoredTenant(*each, routes.get(each[0])) for each in found]
 
     async def get_sync_lag(self, migration_id: UUID) -> int:
-        """The tenant's events that the source shows and the target does not hold yet."""
+        """The tenant's events that the source shows and the target does not hold yet.
+
+        Raises:
+            InvalidStateTransitionError: it was rolled back, and the target is to hold none.
+        """
         migration = await self._migrations.get(migration_id)
-        if migration.state.is_final:
+        if migration.state is _S.MIGRATED:
             return 0
+        if migration.state is _S.ROLLED_BACK:
+            raise InvalidStateTransitionError(migration_id, migration.state, "have a lag")
         source, target = [await of_store(store) for store in self._drivers.stores_of(migration)]
         await identities.check(migration, source, target)
         if source.layout is not None:

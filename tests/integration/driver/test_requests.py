@@ -226,6 +226,21 @@ async def test_the_lag_shrinks_with_the_bulk_copy(world: World) -> None:
         assert await world.coordinator.get_sync_lag(migration.id) == EVENTS - copied + 5
 
 
+async def test_what_is_over_without_a_move_has_no_lag_of_zero(world: World) -> None:
+    """Once it had: as of one whose target holds everything."""
+    await world.seed(EVENTS)
+    migration = await world.dual_write()
+    await world.coordinator.pause_migration(migration.id)
+    await world.seed(7)
+    await world.control.execute(
+        "update tenant_migrations set state = 'failed', paused_from = 'dual_write'"
+    )
+    assert await world.coordinator.get_sync_lag(migration.id) == 7
+    await world.coordinator.abort_migration(migration.id)
+    with pytest.raises(InvalidStateTransitionError, match="rolled_back and cannot have a lag"):
+        await world.coordinator.get_sync_lag(migration.id)
+
+
 async def test_a_mirrored_append_is_no_lag_before_its_pass(world: World) -> None:
     async with held_in(world, "dual_write", pass_interval_seconds=60) as (migration, _):
         await until(lambda: mirrors(world), "a mirrored append")
