@@ -174,11 +174,41 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/tables/integrity.py",
-                "    case when {shape} <> {agreed} then 'columns' end\n",
-                "    case when {shape} is null and {agreed} is null then 'columns' end\n",
+                "    case when {shape} <> {agreed} then 'columns' end,\n",
+                "    case when {shape} is null and {agreed} is null then 'columns' end,\n",
             ),
         ),
         (f"{_UNDER_THE_FENCE}[a column on both sides]",),
+    ),
+    Variant(
+        "decided-on-an-unseen-end",
+        "a last position of the source that nobody can see is decided on as 0",
+        (
+            Edit(
+                "python/eventsource/migration/tables/integrity.py",
+                "              is not true then 'sequence' end\n",
+                "              is not true and false then 'sequence' end\n",
+            ),
+        ),
+        (
+            "tests/integration/cutover/test_last_position.py::"
+            "test_a_sequence_that_the_column_has_lost_refuses_the_cutover",
+        ),
+    ),
+    Variant(
+        "unseen-numbers-are-unused",
+        "a sequence that may not be read is taken for one that has given nothing",
+        (
+            Edit(
+                f"{_CATALOG}/two_sides.py",
+                "        if here is not None and not here.may_read:\n",
+                "        if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/preflight/test_other_sequences.py::"
+            "test_a_sequence_that_may_not_be_read_at_the_source_is_not_taken_for_unused",
+        ),
     ),
     Variant(
         "init-changes-first",

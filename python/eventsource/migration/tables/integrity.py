@@ -28,6 +28,11 @@ _SENTENCES = {
         " that what was copied lacks some; take the change back, or abort the migration and start"
         " it again"
     ),
+    "sequence": (
+        "the last position of the {side} table {name} cannot be seen: its column draws from no"
+        " sequence of its own any more (alter sequence … owned by {name}.global_position), or this"
+        " role may not read that (grant select on sequence …)"
+    ),
 }
 
 #: A text that is another one when a column is added, dropped, renamed or of another type.
@@ -53,7 +58,10 @@ array_remove(array[
           and t.tgtype & 3 = 3 and t.tgtype & 20 <> 0
           and t.tgname > '{guard}write' and not starts_with(p.proname, 'eventsource_'))
         then 'late-trigger' end,
-    case when {shape} <> {agreed} then 'columns' end
+    case when {shape} <> {agreed} then 'columns' end,
+    case when (select pg_catalog.has_sequence_privilege(s, 'usage, select')
+               from pg_catalog.pg_get_serial_sequence({table}::text, 'global_position') s)
+              is not true then 'sequence' end
 ], null)
 """
 

@@ -1,0 +1,62 @@
+"""The decision names where the source ended, and that has to be seen.
+
+Null is what the server says of a sequence that has given nothing; and also, where it is of version
+18, of one that the role may not read, and of a column that has none of its own any more. Once each
+was 0: the move was decided, `verify` compared nothing after it, and the old store's feed hid all of
+the tenant's events as if they had been carried back.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from eventsource.migration import PreflightError, background
+from tests.support.at_the_cutover import assert_still_at_the_source
+from tests.support.owning_role import owning_role
+from tests.support.worlds.three_databases import World, make_world, table
+
+
+async def test_a_sequence_that_the_column_has_lost_refuses_the_cutover(world: World) -> None:
+    await world.source.execute(
+        f"alter table {table('source')} alter column global_position drop identity;"
+        f"create sequence positions owned by {table('source')}.global_position;"
+        f"alter table {table('source')} alter global_position set default nextval('positions')"
+    )
+    await world.here.source.create_schema()
+    await world.seed(5)
+    migration = await world.dual_write()
+    await world.source.execute("alter sequence positions owned by none")
+    with pytest.raises(PreflightError, match="cannot be seen"):
+        await world.coordinator.initiate_cutover(migration.id)
+    await assert_still_at_the_source(world)
+    await world.source.execute(
+        f"alter sequence positions owned by {table('source')}.global_position"
+    )
+    done = await world.coordinator.initiate_cutover(migration.id)
+    assert done.fence_position == await world.source.fetchval("select last_value from positions")
+
+
+async def test_a_sequence_that_may_not_be_read_any_more_refuses_the_cutover(
+    source_dsn: str, target_dsn: str, control_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
+    # The server of version 18 is the source.
+    dsns = {"source": target_dsn, "target": source_dsn, "control": control_dsn}
+    async with owning_role(dsns) as role:
+        world = await make_world(role.dsns)
+        await world.seed(5)
+        migration = await world.dual_write()
+        superuser = await asyncpg.connect(dsns["source"])
+        sequence = await superuser.fetchval(
+            "select pg_get_serial_sequence($1, 'global_position')", table("source")
+        )
+        await superuser.execute(f"revoke all on sequence {sequence} from {role.quoted}")
+        with pytest.raises(PreflightError, match="cannot be seen"):
+            await world.coordinator.initiate_cutover(migration.id)
+        await superuser.execute(f"grant select on sequence {sequence} to {role.quoted}")
+        last = await superuser.fetchval(f"select last_value from {sequence}")
+        await superuser.close()
+        done = await world.coordinator.initiate_cutover(migration.id)
+        assert done.fence_position == last
+        await world.close()
