@@ -17,7 +17,7 @@ from eventsource.stores.interface import StoredEvent
 from eventsource.subscriptions import PostgreSQLCheckpointRepository, Subscription
 from tests.support.application import SOURCE, TARGET, writing
 from tests.support.waiting import until
-from tests.support.worlds.three_databases import World
+from tests.support.worlds.three_databases import World, insert, table
 
 
 class Projection:
@@ -264,3 +264,37 @@ async def test_a_store_that_is_away_does_not_hold_up_the_others(
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_a_tenant_whose_store_is_closed_again_does_not_join_the_feed(
+    world: World, projection: Projection
+) -> None:
+    """A store that was put back shows nothing of the tenant until a driver has mended it. Once
+    that was taken for all of it: the feed passed what came when it was open, and that was lost."""
+    await world.seed(20)
+    await world.migrate()
+    fence = "update eventsource_fences set state = $1 where role = 'target'"
+    await world.target.execute(fence, "closed")
+    running = asyncio.create_task(projection.subscription().run())
+    for _ in range(3):
+        await insert(world.target, uuid4(), side="target")
+    last = await world.target.fetchval(f"select max(global_position) from {table('target')}")
+
+    async def passed() -> bool:
+        found = await projection.checkpoints.get("Revenue", TARGET)
+        return found is not None and found.position == last
+
+    await until(passed, "the feed to pass the tenant's events")
+    await asyncio.sleep(0.3)
+    await world.target.execute(fence, "open")
+    await world.here.append(world.tenant)
+    there = await world.ids("target")
+    await until(lambda: _delivered(projection, there[-1]), "the event that is new")
+    assert projection.order[world.tenant] == there
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def _delivered(projection: Projection, event: UUID) -> bool:
+    return event in projection.deliveries

@@ -204,8 +204,10 @@ class TenantSubscription:
         """Go on with the feed once nothing of the tenant is left below it.
 
         That the read before gave no more does not say so: while the head of the feed is unknown it
-        gives nothing.
+        gives nothing, and nothing of a tenant that the store hides.
         """
+        if await self._routes.is_hidden(reader.store_id, tenant_id):
+            return
         passed = self._places.passed[reader.store_id]
         last = 0
         with contextlib.suppress(FeedBlockedError):

@@ -13,6 +13,9 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import asyncpg
+
+from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.routing.arrival import Arrivals
 from eventsource.migration.states import TenantMigrationState
@@ -98,6 +101,25 @@ class KnownRoutes:
         self._arrivals.doubt(store_id, ServerChanged())
         await self._ask(store_id, store)
         self._doubted.discard(store_id)
+
+    async def is_hidden(self, store_id: str, tenant_id: UUID) -> bool:
+        """Whether the feed of the store leaves events of the tenant out, which come later: one that
+        has gone back to before the tenant was opened there is closed until a driver has mended it.
+        """
+        store = self._stores[store_id]
+        if not isinstance(store, PostgreSQLEventStore):
+            return False
+        table = await of_store(store)
+        hidden = table.beside("eventsource_hidden")
+        try:
+            return bool(
+                await table.connection.fetchval(
+                    f"select exists (select from {hidden}($1) where tenant = $2)",
+                    table.address.table, tenant_id,
+                )
+            )  # fmt: skip
+        except asyncpg.UndefinedFunctionError:
+            return False  # as the feed of a store that an older version has made
 
     async def _ask(self, store_id: str, store: PostgreSQLEventStore) -> None:
         for route in list(self._highest.values()):
