@@ -37,7 +37,7 @@ def page(
 
     On another address than the loopback it asks for the token in EVENTSOURCE_PAGE_TOKEN.
     """
-    token = os.environ.get(TOKEN_VARIABLE) or None
+    token = os.environ.get(TOKEN_VARIABLE)
 
     async def serve(at: Workspace) -> ExitCode:
         if token is None and not _is_loopback(host):
