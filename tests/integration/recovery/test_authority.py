@@ -16,6 +16,7 @@ import pytest
 
 from eventsource.migration import Migration, MigrationCoordinator, StoreGoneBackError
 from eventsource.migration.event_table import of_store
+from eventsource.migration.operations import reports
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.steps import authority
 from tests.support.application import Process
@@ -212,6 +213,25 @@ async def test_who_looks_is_shown_which_store_has_gone_back(world: World) -> Non
     assert "store 'dedicated-a' has gone back" in (await look(done.id) or "")
     await world.target.execute("delete from eventsource_fences")
     assert "store 'dedicated-a' has gone back" in (await look(done.id) or "")
+
+
+async def test_stores_that_cannot_be_asked_are_not_said_to_agree(
+    world: World, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once they were, and so was a store whose address leads to another place."""
+    monkeypatch.setattr(reports, "LOOKED_AT_SECONDS", 0.5)
+    await world.seed(5)
+    done = await world.migrate()
+    dsns = dict(world.dsns)
+    world.dsns["target"] = dsns["control"]
+    elsewhere = await world.process()
+    await elsewhere.target.create_schema()
+    world.dsns["target"] = f"postgresql://nobody@127.0.0.1:{silent_port}/none"
+    away = await world.process()
+    world.dsns.update(dsns)
+    assert await world.coordinator.disagreement(done.id) is None
+    assert "began with" in (await elsewhere.coordinator.disagreement(done.id) or "")
+    assert "cannot be seen now" in (await away.coordinator.disagreement(done.id) or "")
 
 
 async def test_who_has_come_home_is_not_sent_away_by_its_first_move(world: World) -> None:

@@ -12,6 +12,7 @@ import asyncpg
 
 from eventsource.connections import redact
 from eventsource.errors import EventSourceError
+from eventsource.migration.errors import StoreMismatchError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.operations import afterwards
 from eventsource.migration.operations.afterwards import utc
@@ -112,9 +113,10 @@ class Reports:
         }
 
     async def disagreement(self, migration_id: UUID) -> str | None:
-        """Which store has gone back to before the move was decided or opened, and what to do.
+        """Which store has gone back to before the move was decided or opened, and what to do; or
+        why that cannot be seen now.
 
-        None where the stores agree, or where one of them cannot be asked now. Changes nothing.
+        None where the stores agree, or where this process does not know both. Changes nothing.
         """
         migration = await self._migrations.get(migration_id)
         if not self._drivers.knows(migration):
@@ -126,8 +128,11 @@ class Reports:
                 ]
                 await identities.check(migration, source, target)
                 return await authority.disagreement(source, target, migration)
-        except (EventSourceError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            return None
+        except StoreMismatchError as error:
+            return str(error)
+        except (EventSourceError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            reason = redact(str(error)) or "no answer"
+            return f"whether a store has gone back cannot be seen now: {reason}"
 
     async def _store(self, migration: Migration, side: str) -> dict[str, Any]:
         store_id = migration.source_store_id if side == "source" else migration.target_store_id
