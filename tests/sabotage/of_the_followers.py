@@ -12,6 +12,21 @@ _SESSIONS = "tests/integration/driver/test_kept_sessions.py"
 
 VARIANTS = (
     Variant(
+        "a-hidden-tenant-joins",
+        "a feed goes on with a tenant of which the store shows nothing yet",
+        (
+            Edit(
+                "python/eventsource/migration/routing/following.py",
+                "        if await self._routes.is_hidden(reader.store_id, tenant_id):\n",
+                "        if False:\n",
+            ),
+        ),
+        (
+            "tests/integration/subscriptions/test_following.py::"
+            "test_a_tenant_whose_store_is_closed_again_does_not_join_the_feed",
+        ),
+    ),
+    Variant(
         "kept-session-is-deaf",
         "the next user of a session hears nothing of what the last one listened to as well",
         (

@@ -300,7 +300,7 @@ VARIANTS = (
         (
             Edit(
                 f"{_M}/recovery/lost_target.py",
-                "        if await witnesses.any_stands(table, migration.id) is False:\n",
+                "        if await _may_lack_what_was_carried(table, migration):\n",
                 "        if False:\n",
             ),
         ),

@@ -25,6 +25,21 @@ _KEPT = f"{_PASSED}::test_the_barriers_of_the_last_thousand_passes_stay_and_no_o
 
 VARIANTS = (
     Variant(
+        "without-target-and-without-any-barrier",
+        "a source from before the first barrier counts as one that has lost nothing",
+        (
+            Edit(
+                "python/eventsource/migration/recovery/lost_target.py",
+                "    if stands is not None:\n        return not stands\n",
+                "    return stands is False\n",
+            ),
+        ),
+        (
+            "tests/integration/recovery/test_places.py::"
+            "test_no_migration_ends_without_its_target_where_its_barriers_are_gone",
+        ),
+    ),
+    Variant(
         "barriers-stay-for-ever",
         "every pass of a migration leaves a row at its source",
         (Edit(_WITNESSES, "KEPT_PASSES = 1000\n", "KEPT_PASSES = 1_000_000_000\n"),),

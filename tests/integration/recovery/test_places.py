@@ -148,6 +148,20 @@ async def test_no_migration_ends_without_its_target_once_that_may_hold_more(worl
     assert await world.source.fetchval("select state from eventsource_fences") == "moved"
 
 
+async def test_no_migration_ends_without_its_target_where_its_barriers_are_gone(
+    world: World,
+) -> None:
+    """The source has gone back to before the first of them: once that was as good as one there."""
+    await world.seed(10)
+    migration = await world.dual_write()
+    await world.coordinator.pause_migration(migration.id)
+    await world.target.execute("delete from eventsource_fences")
+    await world.source.execute("delete from eventsource_witnesses")
+    with pytest.raises(StoreGoneBackError, match="Nothing was changed"):
+        await world.coordinator.abort_migration(migration.id, without_target=True)
+    assert await world.source.fetchval("select state from eventsource_fences") == "open"
+
+
 @pytest.mark.parametrize("gone_back", ["no fence", "closed", "an earlier generation"])
 async def test_a_router_notices_that_its_store_has_gone_back(
     world: World, gone_back: str, monkeypatch: pytest.MonkeyPatch

@@ -24,6 +24,7 @@ from eventsource.migration.steps import abort, decision
 from eventsource.migration.tables import fences, guard, witnesses
 
 if TYPE_CHECKING:
+    from eventsource.migration.event_table import AnyTable
     from eventsource.migration.models import Migration
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -69,7 +70,7 @@ async def abort_without_target(
             raise InvalidStateTransitionError(
                 migration.id, "decided: the tenant lives at its target,", "be aborted"
             )
-        if await witnesses.any_stands(table, migration.id) is False:
+        if await _may_lack_what_was_carried(table, migration):
             raise StoreGoneBackError(
                 f"the source {table.address.table!r} came here in a dump, or has gone back: its"
                 " target may have held events that it lacks. Nothing was changed"
@@ -89,6 +90,20 @@ async def abort_without_target(
         migration, MigrationState.ROLLED_BACK, details={"reason": reason}, operator=operator,
         error=("aborted", reason),
     )  # fmt: skip
+
+
+async def _may_lack_what_was_carried(source: AnyTable, migration: Migration) -> bool:
+    """Whether the source has gone back: a dump carries its barriers along, a state from before the
+    first has none. Without a fence it knows nothing of the migration, and nothing is left to end.
+    """
+    stands = await witnesses.any_stands(source, migration.id)
+    if stands is not None:
+        return not stands
+    carried = migration.events_copied > 0 or MigrationState.DUAL_WRITE in (
+        migration.state,
+        migration.paused_from,
+    )
+    return carried and await fences.of_migration(source, migration.id, "source") is not None
 
 
 async def _is_there(migration: Migration, target: PostgreSQLEventStore) -> bool:
