@@ -12,6 +12,7 @@ from eventsource.named_sql import statements
 
 if TYPE_CHECKING:
     from eventsource.fleet.repository import WaveRepository
+    from eventsource.tenant_ids import TenantId
 
 _SQL = statements("eventsource.fleet.sql", "view.sql")
 
@@ -72,6 +73,7 @@ class Plan:
             day; both are the same where moves were measured here.
         measured: of how many moves.
         unsized: tenants whose size is not known, counted as empty.
+        empty: those that have no event where they are to leave, as one that was mistyped.
     """
 
     tenants: int
@@ -81,6 +83,7 @@ class Plan:
     seconds: tuple[float, float]
     measured: int
     unsized: int
+    empty: tuple[TenantId, ...] = ()
 
 
 async def measured(waves: WaveRepository) -> Rates | None:
@@ -133,6 +136,7 @@ def planned(
         seconds=(shortest, longest),
         measured=rates.moves if rates is not None else 0,
         unsized=sum(each.bytes is None for each in candidates),
+        empty=tuple(each.tenant_id for each in candidates if each.events == 0),
     )
 
 

@@ -53,6 +53,17 @@ def file_of(cli: CommandLine, *lines: object) -> str:
     return str(path)
 
 
+def test_a_plan_names_tenants_of_which_nobody_has_heard(three: CommandLine) -> None:
+    """Once a slip of the keyboard was one of two that nothing stands against."""
+    typed_wrong = uuid4()
+    words = ("--file", file_of(three, three.tenant, typed_wrong))
+    plan = planned(three, *words)
+    assert plan["plan"]["empty"] == [str(typed_wrong)]  # type: ignore[index]
+    said = three("fleet", "plan", "night", "--to", DEDICATED, *words, "--replace").output
+    assert f"'{SHARED}' holds no event of tenant {typed_wrong}: check the id" in said
+    assert str(three.tenant) not in said
+
+
 def test_a_plan_by_size_shows_what_it_takes_and_moves_nothing(three: CommandLine) -> None:
     plan = planned(three, "--largest", 2, "--from-store", SHARED)
     assert plan["wave"]["state"] == "planned"  # type: ignore[index]

@@ -15,6 +15,7 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.fleet.common import WaveName, bounds_of, waves_of
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, columns, duration, grid, megabytes, visible
+from eventsource.cli.tenants import no_event
 from eventsource.cli.workspace import Workspace
 from eventsource.commands import command
 from eventsource.fleet import Candidate, Wave, WaveSettings, checks, planning, seats, selection
@@ -156,6 +157,11 @@ async def _plan(at: Workspace, name: str, asked: _Asked) -> ExitCode:
     wave = await waves.create(
         name, candidates, asked.settings, by=at.operator, replace=asked.replace
     )
+    sources = {each.tenant_id: each.source_store_id for each in candidates}
+    for tenant in estimate.empty[:MOST_LINES]:
+        at.out.warn(f"{no_event(visible(tenant), sources[tenant])}; it would be moved without one")
+    if (more := len(estimate.empty) - MOST_LINES) > 0:
+        at.out.warn(f"and {more} more without an event; --json has them")
     _answer(at, wave, estimate, refused, (len(examined), len(rest)), servers)
     return ExitCode.DONE
 
