@@ -95,6 +95,10 @@ class World:
         self.connections.append(await asyncpg.connect(str(self.config.target.dsn)))
         return self.connections[-1]
 
+    async def connect_control(self) -> asyncpg.Connection:
+        self.connections.append(await asyncpg.connect(self.config.control_dsn))
+        return self.connections[-1]
+
     async def close(self) -> None:
         for session in self.sessions:
             await session.close()

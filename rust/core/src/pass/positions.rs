@@ -5,7 +5,7 @@
 //! writes nothing here: the target's progress row has that, and the owner is checked there.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
@@ -22,8 +22,9 @@ const PATIENCE: &str = "set idle_in_transaction_session_timeout = '5s'";
 
 pub struct Positions {
     control: Connection,
-    /// Chunks are mapped one after the other: there is one connection for it.
-    turn: Mutex<()>,
+    /// Chunks are mapped one after the other: there is one connection for it. Whether the transaction
+    /// of the one before is still open: where its rows fail, its mapping is dropped halfway.
+    turn: Mutex<bool>,
     migration_id: Uuid,
     owner: Uuid,
     offset: i64,
@@ -68,7 +69,7 @@ impl Positions {
         )?;
         Ok(Positions {
             control,
-            turn: Mutex::new(()),
+            turn: Mutex::new(false),
             migration_id: config.migration_id,
             owner: config.owner,
             offset: config.offset,
@@ -89,7 +90,7 @@ impl Positions {
         if !self.keeps_rows {
             return Ok(());
         }
-        let _turn = self.turn.lock().await;
+        let turn = self.turn().await?;
         let client = self.control.client();
         let delete = async {
             client
@@ -102,7 +103,7 @@ impl Positions {
             delete,
             self.check_owner(client)
         )?;
-        self.control.batch("commit").await
+        self.commit(turn).await
     }
 
     /// Maps rows that are certainly new.
@@ -110,10 +111,10 @@ impl Positions {
         if !self.keeps_rows {
             return Ok(());
         }
-        let _turn = self.turn.lock().await;
+        let turn = self.turn().await?;
         self.begin_copy(keys).await?;
         failpoint!("bulk.mapping.locked");
-        self.control.batch("commit").await?;
+        self.commit(turn).await?;
         failpoint!("bulk.mapping.committed");
         Ok(())
     }
@@ -123,13 +124,11 @@ impl Positions {
         if !self.keeps_rows {
             return Ok(());
         }
-        {
-            let _turn = self.turn.lock().await;
-            match self.begin_copy(keys).await {
-                Ok(()) => return self.control.batch("commit").await,
-                Err(Error::UniqueViolation { .. }) => self.control.batch("rollback").await?,
-                Err(error) => return Err(error),
-            }
+        let turn = self.turn().await?;
+        match self.begin_copy(keys).await {
+            Ok(()) => return self.commit(turn).await,
+            Err(Error::UniqueViolation { .. }) => drop(turn),
+            Err(error) => return Err(error),
         }
         self.insert(keys).await
     }
@@ -145,7 +144,7 @@ impl Positions {
         if !self.keeps_rows {
             return Ok(());
         }
-        let _turn = self.turn.lock().await;
+        let turn = self.turn().await?;
         let client = self.control.client();
         let positions: Vec<i64> = keys.iter().map(|key| key.position).collect();
         let events: Vec<Uuid> = keys.iter().map(|key| key.event_id).collect();
@@ -163,7 +162,23 @@ impl Positions {
             insert,
             self.check_owner(client)
         )?;
-        self.control.batch("commit").await
+        self.commit(turn).await
+    }
+
+    /// Waits for the connection, and for the end of what was left open on it.
+    async fn turn(&self) -> Result<MutexGuard<'_, bool>> {
+        let mut is_open = self.turn.lock().await;
+        if *is_open {
+            self.control.batch("rollback").await?;
+        }
+        *is_open = true;
+        Ok(is_open)
+    }
+
+    async fn commit(&self, mut is_open: MutexGuard<'_, bool>) -> Result<()> {
+        self.control.batch("commit").await?;
+        *is_open = false;
+        Ok(())
     }
 
     /// Leaves the transaction open.
