@@ -34,7 +34,7 @@ async def test_a_move_outlives_a_cut_link(faulty: FaultyWorld, point: Point) -> 
     await faulty.check(migration, writers)
 
 
-@pytest.mark.parametrize("point", cells("the decision is committed"))
+@pytest.mark.parametrize("point", cells("the data plane logs in", "the decision is committed"))
 async def test_a_move_outlives_a_link_that_swallows_everything(
     faulty: FaultyWorld, point: Point, monkeypatch: pytest.MonkeyPatch
 ) -> None:

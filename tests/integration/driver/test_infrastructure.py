@@ -11,6 +11,7 @@ import pytest
 
 from eventsource.connections import ConnectionParameters
 from eventsource.migration import MigrationState, PreflightError
+from eventsource.migration.connections import timeouts
 from eventsource.migration.connections.driver_connections import open_connection
 from eventsource.migration.preflight import admission
 from eventsource.testing.proxy import Proxy
@@ -146,6 +147,21 @@ async def test_a_prepared_transaction_at_the_start_can_be_aborted_away_from(worl
     for side in ("target", "control"):
         assert after[side] == before[side]
     assert after["source"]["catalog"] == before["source"]["catalog"]
+
+
+async def test_a_server_that_is_silent_while_the_data_plane_logs_in_is_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver waited without end, and nothing was said: its heart beat on."""
+    monkeypatch.setattr(timeouts, "STALLED_SECONDS", 1.0)
+    await world.seed(20)
+    async with Proxy(world.dsns["source"]) as proxy:
+        log_in = proxy.hold_at("set enable_bitmapscan = off")
+        process = await world.process(**elsewhere(world, "source", proxy.through))
+        migration = await process.start(world.tenant)
+        await log_in.reached()
+        await asyncio.wait_for(world.reach(migration, "dual_write"), 20)
+        await process.stop()
 
 
 async def _more(writers: Any, wanted: int) -> bool:

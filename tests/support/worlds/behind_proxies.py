@@ -75,6 +75,7 @@ POINTS = {
         Point("a snapshot is taken", "source", "pg_current_snapshot()::text as snapshot"),
         Point("the barrier", "source", "eventsource_witnesses"),
         Point("a pass is stored", "target", "set pass_number = $4"),
+        Point("the data plane logs in", "source", "set enable_bitmapscan = off"),
         Point("a chunk is read", "source", "to stdout (format binary)"),
         Point("a chunk is mapped", "control", "from stdin (format binary)"),
         Point("a chunk is written", "target", "from stdin (format binary)"),

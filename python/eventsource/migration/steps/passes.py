@@ -145,7 +145,13 @@ class Passes:
             is_first=prepared is not None and prepared.is_first,
             kept=endpoints.kept_by_the_data_plane,
         )
-        session = await PassSession.open(await config.resolved())
+        # A server may take the login and answer nothing after it.
+        session = await timeouts.unless_stalled(
+            PassSession.open(await config.resolved()),
+            lambda: None,
+            lambda: timeouts.STALLED_SECONDS,
+            "the connections of the data plane",
+        )
         return cls(connections, migration, session, owner, at, rate)
 
     async def close(self) -> None:
