@@ -15,6 +15,7 @@ import pytest
 
 from eventsource.dataplane import Verification, VerifyConfig
 from eventsource.migration import ConsistencyVerifier, MigrationError, VerificationReport
+from eventsource.migration.connections import timeouts
 from eventsource.migration.consistency import resumable
 from tests.support.application import SOURCE, TARGET
 from tests.support.worlds.three_databases import TARGET_TABLE, World, table
@@ -201,6 +202,7 @@ async def test_counting_has_no_state(moved: World, tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from eventsource.cli import main
+from eventsource.migration.connections import timeouts
 from eventsource.migration.consistency import resumable
 resumable.RANGE_ROWS = 7
 save = resumable._save
@@ -245,3 +247,18 @@ async def test_a_killed_command_goes_on_where_it_was_killed(moved: World, tmp_pa
     assert (code, report["is_consistent"]) == (0, True)
     assert (report["source_event_count"], report["streams_verified"]) == (EVENTS, 10)
     assert not state.exists()
+
+
+async def test_a_comparison_with_a_state_gives_up_on_a_server_that_is_silent(
+    moved: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It waited without end, where one without a state gives up."""
+    monkeypatch.setattr(timeouts, "STALLED_SECONDS", 1.0)
+
+    async def silence_the_target(*_: Any) -> None:
+        """Now that the comparison knows the table; this is the last range."""
+        await moved.target.execute(f"begin; lock table {table('target')}")
+
+    monkeypatch.setattr(resumable, "_end_of_range", silence_the_target)
+    with pytest.raises(timeouts.StalledError):
+        await asyncio.wait_for(verify(moved, tmp_path / "state.json"), 20)

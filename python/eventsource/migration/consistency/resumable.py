@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import eventsource
-from eventsource.dataplane import StreamResult, Verification, VerifyConfig, Violation
+from eventsource.dataplane import StreamResult, VerifyConfig, Violation
 from eventsource.identifiers import qualified
+from eventsource.migration.consistency import running
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.tables import snapshots
 
@@ -92,6 +93,7 @@ async def compare(source: Executor, config: VerifyConfig, path: Path) -> Tally:
 
     Raises:
         MigrationError: the file is of another comparison, or of another version.
+        StalledError: no row moved for too long; what is done is in the file.
     """
     taken = await snapshots.take(source)
     subject = await _subject(config, taken.system)
@@ -102,7 +104,7 @@ async def compare(source: Executor, config: VerifyConfig, path: Path) -> Tally:
         began = time.monotonic()
         upto = await _end_of_range(source, config, tally.after)
         # Read again for each range: a password may have changed since the first.
-        result = await Verification.start(
+        result = await running.run(
             replace(
                 await config.resolved(),
                 snapshot=tally.snapshot,
@@ -111,7 +113,7 @@ async def compare(source: Executor, config: VerifyConfig, path: Path) -> Tally:
                 salt=tally.salt,
                 **{name: getattr(tally, name) for name in _NAMES},
             )
-        ).result()
+        )
         tally.add(result, config.max_violations, time.monotonic() - began)
         tally.after = upto
         if upto is None:

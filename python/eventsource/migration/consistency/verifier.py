@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from eventsource.catalog import forms
 from eventsource.catalog.two_sides import compare
-from eventsource.dataplane import Verification, VerifyConfig
+from eventsource.dataplane import VerifyConfig
 from eventsource.migration import event_table
-from eventsource.migration.connections import timeouts
-from eventsource.migration.consistency import late, of_a_return, resumable, seal
+from eventsource.migration.consistency import late, of_a_return, resumable, running, seal
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.event_table import EventTable, of_store
 from eventsource.migration.models import VerificationLevel, VerificationReport
@@ -141,15 +140,7 @@ class ConsistencyVerifier:
     ) -> VerificationReport:
         """Compare in one go; ``proven`` events are left out and counted."""
         began = time.monotonic()
-        verification = Verification.start(await config.resolved())
-
-        def moved() -> tuple[int, int]:
-            seen = verification.progress()
-            return seen.source_rows, seen.target_rows
-
-        result = await timeouts.unless_stalled(
-            verification.result(), moved, lambda: timeouts.STALLED_SECONDS, "the verification"
-        )
+        result = await running.run(await config.resolved())
         return VerificationReport(
             is_consistent=not result.violations
             and result.streams_consistent == result.streams_verified,
