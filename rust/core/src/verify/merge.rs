@@ -219,10 +219,12 @@ impl Lane {
         if self.at < self.current.rows.len() || self.ended {
             return Ok(());
         }
+        // The next one may need its room.
+        self.current = Batch::default();
+        self.at = 0;
         match self.batches.recv().await {
             Some(batch) => {
                 self.current = batch;
-                self.at = 0;
                 Ok(())
             }
             None => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::error::{Error, Result, Side};
 use crate::pass::source;
@@ -19,6 +19,8 @@ use crate::verify::outcome::Fingerprints;
 
 /// Rows of one short statement.
 const STATEMENT_ROWS: usize = 20_000;
+/// Bytes of fields that wait for the merge, and a row that is wider.
+const WAITING_BYTES: usize = 4 * 1024 * 1024;
 /// Rows and bytes that go to the merge at once.
 const BATCH_ROWS: usize = 512;
 const BATCH_BYTES: usize = 256 * 1024;
@@ -170,6 +172,8 @@ pub struct Entry {
 pub struct Batch {
     pub rows: Vec<Entry>,
     bytes: Vec<u8>,
+    /// Of its bytes, until it is dropped.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Batch {
@@ -221,6 +225,7 @@ impl Scanner {
         batches: mpsc::Sender<Batch>,
     ) -> Result<()> {
         let side = self.selection.side;
+        let room = Arc::new(Semaphore::new(WAITING_BYTES));
         let mut scratch = Vec::new();
         loop {
             let copy = self.selection.statement(range);
@@ -235,12 +240,12 @@ impl Scanner {
                     batch.rows.push(entry);
                     rows += 1;
                     let full = batch.rows.len() >= BATCH_ROWS || batch.bytes.len() >= BATCH_BYTES;
-                    if full && self.send(&mut batch, &batches).await.is_err() {
+                    if full && self.send(&mut batch, &room, &batches).await.is_err() {
                         return Ok(());
                     }
                 }
             }
-            if self.send(&mut batch, &batches).await.is_err() {
+            if self.send(&mut batch, &room, &batches).await.is_err() {
                 return Ok(());
             }
             if rows < STATEMENT_ROWS {
@@ -250,14 +255,22 @@ impl Scanner {
         }
     }
 
-    async fn send(&self, batch: &mut Batch, batches: &mpsc::Sender<Batch>) -> Result<(), ()> {
+    async fn send(
+        &self,
+        batch: &mut Batch,
+        room: &Arc<Semaphore>,
+        batches: &mpsc::Sender<Batch>,
+    ) -> Result<(), ()> {
         if batch.rows.is_empty() {
             return Ok(());
         }
+        let bytes = batch.bytes.len().min(WAITING_BYTES) as u32;
+        batch.room = room.clone().acquire_many_owned(bytes).await.ok();
         self.counters.add(self.selection.side, batch.rows.len());
         let next = Batch {
             rows: Vec::with_capacity(BATCH_ROWS),
-            bytes: Vec::with_capacity(batch.bytes.len()),
+            bytes: Vec::with_capacity(batch.bytes.len().min(2 * BATCH_BYTES)),
+            room: None,
         };
         let full = std::mem::replace(batch, next);
         batches.send(full).await.map_err(drop)
