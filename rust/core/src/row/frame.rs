@@ -38,8 +38,10 @@ pub struct Tuple<'a> {
 }
 
 impl<'a> Tuple<'a> {
+    /// `None` for NULL, and where the tuple has fewer fields: a server, or the way to it, may be broken.
     pub fn field(&self, index: usize) -> Option<&'a [u8]> {
-        self.fields[index].map(|(start, end)| &self.bytes[start..end])
+        let (start, end) = (*self.fields.get(index)?)?;
+        Some(&self.bytes[start..end])
     }
 }
 

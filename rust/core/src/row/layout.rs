@@ -108,3 +108,19 @@ pub(crate) fn fixed<const N: usize>(tuple: &Tuple<'_>, index: usize) -> Result<[
         .and_then(|field| field.try_into().ok())
         .ok_or_else(|| Error::protocol(format!("column {index} does not have {N} bytes")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tuple_with_too_few_fields_is_an_error() {
+        let columns = ["event_id", "global_position"].map(str::to_owned);
+        let layout = Layout::of(&columns).unwrap();
+        let tuple = Tuple {
+            bytes: &[0, 0],
+            fields: &[],
+        };
+        assert!(layout.digest_of(&tuple, 0, &mut Vec::new()).is_err());
+    }
+}
