@@ -254,7 +254,11 @@ fn patience(config: &Config, hosts: usize) -> Duration {
         .get_connect_timeout()
         .copied()
         .unwrap_or(CONNECT_TIMEOUT);
-    if hosts == 1 { 3 * once } else { once }
+    if hosts == 1 {
+        once.saturating_mul(3)
+    } else {
+        once
+    }
 }
 
 /// The same configuration for one host after the other.
@@ -333,4 +337,16 @@ fn prepare(mut config: Config) -> Config {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_timeout_of_a_dsn_is_one_without_end() {
+        let mut config = Config::new();
+        config.connect_timeout(Duration::from_secs(i64::MAX as u64));
+        assert!(patience(&config, 1) >= patience(&config, 2));
+    }
 }
