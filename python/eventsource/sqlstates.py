@@ -27,6 +27,9 @@ ENDED_BY_THE_SERVER = ("25P03", "25P04")
 #: A privilege is missing.
 NOT_PERMITTED = "42501"
 
+#: A statement writes where nothing may be written: at a standby, or where the role reads only.
+READ_ONLY = "25006"
+
 #: A relation, a schema, a column or a function is not there: nobody drops a table that is being
 #: moved, but an address may lead to another database, and tables of ours may be older ones.
 NOT_THERE = ("42P01", "3F000", "42703", "42883")

@@ -34,6 +34,7 @@ from eventsource.sqlstates import (
     NOT_PERMITTED,
     NOT_THERE,
     PASSING_CLASSES,
+    READ_ONLY,
     sqlstate_of,
 )
 
@@ -74,9 +75,11 @@ def may_be_mended(error: BaseException) -> bool:
         return True
     sqlstate = sqlstate_of(error)
     if isinstance(error, DataPlaneError) and error.kind != "sql":
-        return False
+        # While a name is changed over after a failover, it may lead to the wrong server.
+        return error.kind == "standby"
     return isinstance(error, (DataPlaneError, asyncpg.PostgresError)) and (
-        str(sqlstate) in (NOT_PERMITTED, *NOT_THERE) or str(sqlstate)[:2] in ENVIRONMENT_CLASSES
+        str(sqlstate) in (NOT_PERMITTED, READ_ONLY, *NOT_THERE)
+        or str(sqlstate)[:2] in ENVIRONMENT_CLASSES
     )
 
 
@@ -103,6 +106,10 @@ def reason_of(error: BaseException) -> str:
     reason = redact(str(error)) or "a database does not answer"
     if sqlstate_of(error) == NOT_PERMITTED:
         reason += "; grant it to the role of the dsn"
+    if sqlstate_of(error) == READ_ONLY:
+        reason += (
+            "; the server is a standby, or may only be read: the dsn has to lead to the primary"
+        )
     return reason
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from eventsource.dataplane import DataPlaneError
 from eventsource.errors import ConnectionDetailsError, CredentialsError
 from eventsource.migration import InvalidStateTransitionError, Migration, MigrationState
 from eventsource.migration.errors import ConsistencyError, MigrationError, MissingRowError
@@ -221,9 +222,9 @@ def made(sqlstate: str) -> asyncpg.PostgresError:
     "error",
     [
         *map(made, ("08006", "28000", "28P01", "3D000", "42501", "42P01", "3F000", "42703")),
-        *map(made, ("42883", "53300", "57P01", "57P03", "58030", "XX000", "XX001")),
+        *map(made, ("25006", "42883", "53300", "57P01", "57P03", "58030", "XX000", "XX001")),
         OSError(), TimeoutError(), MissingRowError("x"), ConnectionDetailsError("x"),
-        CredentialsError("x"),
+        CredentialsError("x"), DataPlaneError("standby", "x"),
     ],
 )  # fmt: skip
 def test_an_error_of_the_environment_never_ends_a_migration(error: Exception) -> None:
