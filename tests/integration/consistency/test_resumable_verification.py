@@ -262,3 +262,21 @@ async def test_a_comparison_with_a_state_gives_up_on_a_server_that_is_silent(
     monkeypatch.setattr(resumable, "_end_of_range", silence_the_target)
     with pytest.raises(timeouts.StalledError):
         await asyncio.wait_for(verify(moved, tmp_path / "state.json"), 20)
+
+
+async def test_a_count_that_takes_its_time_is_waited_for(
+    moved: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row comes before a server has counted all: a large tenant's count was always given up."""
+    monkeypatch.setattr(timeouts, "STALLED_SECONDS", 0.1)
+    start = Verification.start
+
+    def counted_slowly(config: VerifyConfig) -> Verification:
+        return start(replace(config, target=replace(config.target, table="slow")))
+
+    monkeypatch.setattr(Verification, "start", staticmethod(counted_slowly))
+    await moved.target.execute(
+        f"create view slow as select e.* from {table('target')} as e,"
+        " (select pg_sleep(1) offset 0) as first"
+    )
+    assert (await verify(moved, None, level="count")).is_consistent

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 async def run(config: VerifyConfig) -> VerifyResult:
     """What the comparison finds.
 
-    Where the streams of the ranges before are too many to be named, the source counts all of them
-    during the last range: one long statement, of which no row comes before its end.
+    At level count both servers count before they send a row, in one long statement. So does the
+    source during the last range, where the streams of the ranges before are too many to be named.
 
     Raises:
         StalledError: no row moved for too long.
@@ -27,7 +27,9 @@ async def run(config: VerifyConfig) -> VerifyResult:
         return seen.source_rows, seen.target_rows
 
     def patience() -> float:
-        counts = config.upto is None and len(config.streams_seen) >= 8 * config.most_names
-        return timeouts.LONG_STATEMENT_SECONDS if counts else timeouts.STALLED_SECONDS
+        many = config.upto is None and len(config.streams_seen) >= 8 * config.most_names
+        if many or config.level == "count":
+            return timeouts.LONG_STATEMENT_SECONDS
+        return timeouts.STALLED_SECONDS
 
     return await timeouts.unless_stalled(verification.result(), moved, patience, "the verification")
