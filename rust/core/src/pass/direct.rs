@@ -22,6 +22,10 @@ use crate::server::copy_in::copy_in;
 use crate::server::identifier::column_list;
 use crate::task::Task;
 
+/// The rows of a chunk wait for its mapping, which a slow control database may take in slowly, and for
+/// the chunks before it. Nobody else writes rows of the tenant yet, so nobody waits for these.
+const BEGIN: &str = "begin; set local idle_in_transaction_session_timeout = '300s'";
+
 pub struct Direct {
     idle: Vec<Lane>,
     /// How many more there may be: a small tenant's only chunk needs one.
@@ -141,7 +145,7 @@ impl Lane {
     async fn write(&self, chunk: &Chunk) -> Result<()> {
         let client = self.target.client();
         let copy = copy_in(Side::Target, client, &self.copy, &chunk.batches);
-        let ((), taken) = tokio::try_join!(self.target.batch("begin"), copy)?;
+        let ((), taken) = tokio::try_join!(self.target.batch(BEGIN), copy)?;
         if taken != chunk.rows() as u64 {
             return Err(Error::protocol(format!(
                 "the target took {taken} of {} rows; check whether a trigger drops some",
