@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from eventsource import failpoints
 from eventsource.errors import StoreSchemaError
 from eventsource.migration.connections import session_marks
@@ -43,12 +45,13 @@ from eventsource.migration.tables import fences, progress, witnesses
 from eventsource.migration.tables.witnesses import Witness
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.models import Migration
 
     Connection = asyncpg.Connection[Any]
+
+#: What the server says of a row whose unique value another row has until it is written, too.
+EXCHANGED = (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError)
 
 #: Keys up to which a pass is exact.
 EXACT_KEYS = 5_000
@@ -70,7 +73,14 @@ class PassOutcome:
 
 @dataclass(slots=True)
 class JournaledPasses(Underway):
-    """Runs the passes of one migration of a layout on a driver's connections."""
+    """Runs the passes of one migration of a layout on a driver's connections.
+
+    Attributes:
+        may_begin_again: a pass has come to its end since everything was carried again; else that
+            did not help, and what the target refuses is an error.
+    """
+
+    may_begin_again: bool = True
 
     #: A cutover of a layout's table is left no more than one pass needs.
     is_recent = False
@@ -185,6 +195,19 @@ class JournaledPasses(Underway):
         if not is_gapless or not await self._is_known():
             await self.begin_again()
             return await self.first()
+        try:
+            outcome = await self._carry_changes()
+        except EXCHANGED:
+            if not self.may_begin_again:
+                raise
+            # Rows that others refer to have exchanged a unique value: none can be written first.
+            self.may_begin_again = False
+            await self.begin_again()
+            return await self.first()
+        self.may_begin_again = True
+        return outcome
+
+    async def _carry_changes(self) -> PassOutcome | None:
         self.session.stopping = False
         began = time.monotonic()
         exact = ExactPass(self)
@@ -240,7 +263,14 @@ class JournaledPasses(Underway):
             self.connections.source, self.migration.id, self.at.witness, self.at.source_system
         )
         await failpoints.reach("cutover.barrier.committed")
-        written = await exact.write()
+        try:
+            written = await exact.write()
+        except EXCHANGED as error:
+            raise CutoverTimeoutError(
+                self.migration.config.cutover_timeout_seconds,
+                reason="the cutover was given up: rows have exchanged a unique value just before"
+                f" the fence ({error}), which the next pass carries; ask again",
+            ) from error
         self.at = replace(self.at, pass_rows=written, pass_digest=exact.digest)
         return PassOutcome(written, written, time.monotonic() - began, digest=exact.digest)
 
