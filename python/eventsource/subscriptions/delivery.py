@@ -6,14 +6,19 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from eventsource.errors import HandlerError
-from eventsource.subscriptions.outages import DeliveryError
+from eventsource.subscriptions.outages import DeliveryError, found_closed
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from eventsource.stores.interface import StoredEvent
 
     Handler = Callable[[StoredEvent], Awaitable[None]]
 
 OnError = Callable[[HandlerError], Awaitable[None]]
+
+#: So often in a row a handler may find its connection closed; more, and nobody opens it again.
+CLOSED_IN_A_ROW = 3
 
 
 class Delivery:
@@ -23,7 +28,7 @@ class Delivery:
         on_error: see ``Subscription``.
     """
 
-    __slots__ = ("_handler", "_name", "_on_error", "_store_id")
+    __slots__ = ("_closed", "_closed_at", "_handler", "_name", "_on_error", "_store_id")
 
     def __init__(
         self, name: str, store_id: str, handler: Handler, on_error: OnError | None
@@ -32,6 +37,8 @@ class Delivery:
         self._store_id = store_id
         self._handler = handler
         self._on_error = on_error
+        self._closed = 0
+        self._closed_at: UUID | None = None
 
     async def deliver(self, event: StoredEvent) -> None:
         """Return when the event counts as handled.
@@ -43,6 +50,8 @@ class Delivery:
             await self._handler(event)
         except Exception as error:
             failed = DeliveryError(error)
+            if failed.lost:
+                failed.lost = self._may_be_opened_again(event, error)
             named = HandlerError(self._name, self._store_id, event.event_id, event.global_position)
             if failed.lost or self._on_error is None:
                 error.add_note(str(named))
@@ -52,3 +61,13 @@ class Delivery:
                 await self._on_error(named)
             except Exception as raised:
                 raise DeliveryError(raised) from None
+        if event.event_id == self._closed_at:
+            self._closed, self._closed_at = 0, None
+
+    def _may_be_opened_again(self, event: StoredEvent, error: Exception) -> bool:
+        """False where a handler keeps one connection, finds it closed, and opens no other."""
+        if not found_closed(error):
+            self._closed = 0
+            return True
+        self._closed, self._closed_at = self._closed + 1, event.event_id
+        return self._closed <= CLOSED_IN_A_ROW

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from uuid import UUID, uuid4
 
 import asyncpg
+import psycopg
 import pytest
 
+from eventsource.connections import connection_parameters
 from eventsource.errors import HandlerError
 from eventsource.stores.interface import StoredEvent
 from eventsource.stores.memory import InMemoryEventStore
@@ -201,10 +204,100 @@ async def test_on_error_decides_what_becomes_of_an_event() -> None:
         (asyncpg.AdminShutdownError("terminating"), True),
         (asyncpg.ConnectionDoesNotExistError("closed in the middle"), True),
         (asyncpg.QueryCanceledError("statement timeout"), False),
-        (asyncpg.InterfaceError("connection is closed"), False),
+        (asyncpg.InterfaceError("connection is closed"), True),
+        (asyncpg.InterfaceError("pool is closed"), False),
+        (ExceptionGroup("of tasks", [asyncpg.AdminShutdownError("terminating")]), True),
+        (ExceptionGroup("of tasks", [ConnectionResetError(), KeyError("field")]), False),
+        (psycopg.OperationalError("the connection is closed"), True),
+        (psycopg.errors.AdminShutdown("terminating"), True),
+        (psycopg.errors.QueryCanceled("statement timeout"), False),
+        (psycopg.errors.UniqueViolation("duplicate key"), False),
+        (sqlite3.OperationalError("no such table: seen"), False),
     ],
 )
 def test_a_lost_connection_of_a_handler_is_not_taken_for_its_own_error(
     error: Exception, is_outage: bool
 ) -> None:
     assert outages.of_a_handler(error) is is_outage
+
+
+class WrappedError(Exception):
+    """As SQLAlchemy has the client's error: in ``orig``, and it says what it has noticed."""
+
+    def __init__(self, orig: BaseException | None, connection_invalidated: bool = False) -> None:
+        self.orig, self.connection_invalidated = orig, connection_invalidated
+
+
+class OperationalError(Exception):
+    """As Django raises it, from the client's."""
+
+
+def test_a_lost_connection_is_found_within_the_error_of_a_library_above_the_client() -> None:
+    assert outages.of_a_handler(WrappedError(psycopg.OperationalError("is closed")))
+    assert outages.of_a_handler(WrappedError(None, connection_invalidated=True))
+    assert not outages.of_a_handler(WrappedError(psycopg.errors.UniqueViolation("twice")))
+    for cause, is_outage in ((psycopg.OperationalError("refused"), True), (KeyError("x"), False)):
+        error = OperationalError()
+        error.__cause__ = cause
+        assert outages.of_a_handler(error) is is_outage
+
+
+async def in_a_transaction(pool: asyncpg.Pool, end: Callable[[int], Awaitable[None]]) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        await end(connection.get_server_pid())
+        await connection.execute("select 1")
+
+
+async def in_a_task_group(pool: asyncpg.Pool, end: Callable[[int], Awaitable[None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(in_a_transaction(pool, end))
+
+
+async def over_psycopg(pool: asyncpg.Pool, end: Callable[[int], Awaitable[None]]) -> None:
+    dsn = (await connection_parameters(pool)).dsn
+    assert isinstance(dsn, str)
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        await end(connection.info.backend_pid)
+        await connection.execute("select 1")
+
+
+@pytest.mark.parametrize("write", [in_a_transaction, in_a_task_group, over_psycopg])
+async def test_run_goes_on_after_a_handler_has_lost_its_connection_in_the_middle(
+    source_dsn: str, write: Callable[[asyncpg.Pool, Callable[[int], Awaitable[None]]],
+                                     Awaitable[None]],
+) -> None:  # fmt: skip
+    store, handled, ended = InMemoryEventStore(), set[UUID](), list[int]()
+    events = await append(store, 4)
+    async with asyncpg.create_pool(source_dsn, min_size=0, max_size=4) as pool:
+
+        async def end(pid: int) -> None:
+            if len(handled) == 2 and not ended:
+                ended.append(pid)
+                await pool.execute("select pg_terminate_backend($1, 5000)", pid)
+
+        async def handle(event: StoredEvent) -> None:
+            await write(pool, end)
+            handled.add(event.event_id)
+
+        subscription = Subscription("Revenue", store, "a", InMemoryCheckpointRepository(), handle)
+        running = asyncio.create_task(subscription.run())
+        await until(_has(handled, events), "the events after the lost connection")
+        subscription.stop()
+        await running
+    assert len(ended) == 1
+
+
+async def test_a_handler_that_never_opens_its_closed_connection_again_ends_run(
+    source_dsn: str,
+) -> None:
+    store = InMemoryEventStore()
+    await append(store, 2)
+    connection = await asyncpg.connect(source_dsn)
+    await connection.close()
+
+    async def handle(event: StoredEvent) -> None:
+        await connection.execute("select 1")
+
+    subscription = Subscription("Revenue", store, "a", InMemoryCheckpointRepository(), handle)
+    with pytest.raises(asyncpg.InterfaceError, match="connection is closed"):
+        await asyncio.wait_for(subscription.run(), 20)
