@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ class Delivery:
             DeliveryError: handler or ``on_error`` raised; it has their exception.
         """
         try:
-            await self._handler(event)
+            await _uncancelled("the handler", self._handler(event))
         except Exception as error:
             failed = DeliveryError(error)
             if failed.lost:
@@ -58,7 +59,7 @@ class Delivery:
                 raise failed from None
             named.__cause__ = error
             try:
-                await self._on_error(named)
+                await _uncancelled("on_error", self._on_error(named))
             except Exception as raised:
                 raise DeliveryError(raised) from None
         if event.event_id == self._closed_at:
@@ -71,3 +72,20 @@ class Delivery:
             return True
         self._closed, self._closed_at = self._closed + 1, event.event_id
         return self._closed <= CLOSED_IN_A_ROW
+
+
+async def _uncancelled(what: str, work: Awaitable[None]) -> None:
+    """Await it; a CancelledError of its own is an error, and cancels nobody.
+
+    A task that ends with one counts as cancelled: its group goes on, and nobody reads the store.
+    """
+    try:
+        await work
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RuntimeError(
+            f"{what} ended with CancelledError, and nobody has cancelled the subscription: await"
+            " what may be cancelled elsewhere in a try block"
+        ) from error

@@ -149,13 +149,15 @@ class Outage:
         self._began, self._backoff = None, FIRST_BACKOFF
 
     async def sit_out(self, error: Exception, stop: asyncio.Event) -> None:
-        """Wait before the next attempt, at most until ``stop``; raise what no waiting heals."""
+        """Wait before the next attempt, at most until ``stop``; raise what no waiting heals.
+
+        That a handler raised it is kept: a group of its own errors is not one of our tasks'.
+        """
+        raised, passing = error, of_a_store(error)
         if isinstance(error, DeliveryError):
             passing, error = error.lost, error.error
-        else:
-            passing = of_a_store(error)
         if not passing:
-            raise error
+            raise raised
         if self._began is None:
             self._began = time.monotonic()
             _log.warning(

@@ -143,8 +143,13 @@ class Subscription:
         try:
             async with hearing(self.store, self._news.set):
                 await self._run_on()
+        except DeliveryError as failed:
+            error = failed.error
+        else:
+            return
         finally:
             self._stop.clear()
+        raise error
 
     async def _run_on(self) -> None:
         outage = Outage(f"subscription {self.name!r} over store {self.store_id!r}")

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from eventsource.errors import HandlerError
 from eventsource.migration import TenantSubscription
 from eventsource.stores.interface import StoredEvent
 from eventsource.subscriptions import PostgreSQLCheckpointRepository, Subscription
@@ -298,3 +299,78 @@ async def test_a_tenant_whose_store_is_closed_again_does_not_join_the_feed(
 
 async def _delivered(projection: Projection, event: UUID) -> bool:
     return event in projection.deliveries
+
+
+async def ends_cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+async def awaits_what_was_cancelled() -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def has_tasks_that_fail() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail(KeyError("a field")))
+        group.create_task(fail(ValueError("another")))
+
+
+async def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("of_the_router", [True, False], ids=["router", "store"])
+@pytest.mark.parametrize(
+    ("broken", "kind"),
+    [
+        (ends_cancelled, RuntimeError),
+        (awaits_what_was_cancelled, RuntimeError),
+        (has_tasks_that_fail, ExceptionGroup),
+    ],
+)
+async def test_a_handler_that_ends_oddly_ends_run_with_its_whole_error(
+    world: World,
+    projection: Projection,
+    broken: Callable[[], Awaitable[None]],
+    kind: type[Exception],
+    of_the_router: bool,
+) -> None:
+    async def handle(event: StoredEvent) -> None:
+        await broken()
+
+    await world.here.append(world.tenant)
+    subscription: TenantSubscription | Subscription
+    if of_the_router:
+        subscription = world.router.subscription("Odd", projection.checkpoints, handle)
+    else:
+        subscription = Subscription(
+            "Odd", world.here.source, SOURCE, projection.checkpoints, handle
+        )
+    with pytest.raises(kind) as caught:
+        await asyncio.wait_for(subscription.run(), 10)
+    [note] = caught.value.__notes__
+    assert "mend the handler" in note
+    if isinstance(caught.value, ExceptionGroup):
+        assert [type(each) for each in caught.value.exceptions] == [KeyError, ValueError]
+
+
+@pytest.mark.parametrize("broken", [ends_cancelled, awaits_what_was_cancelled])
+async def test_on_error_hears_of_a_handler_that_ended_cancelled(
+    world: World, projection: Projection, broken: Callable[[], Awaitable[None]]
+) -> None:
+    given: list[HandlerError] = []
+
+    async def handle(event: StoredEvent) -> None:
+        await broken()
+
+    async def keep(error: HandlerError) -> None:
+        given.append(error)
+
+    await world.here.append(world.tenant, count=3)
+    subscription = world.router.subscription(
+        "Odd", projection.checkpoints, handle, on_error=keep
+    )  # fmt: skip
+    assert await subscription.catch_up() == 3
+    assert [type(each.__cause__) for each in given] == [RuntimeError] * 3

@@ -108,9 +108,12 @@ class TenantSubscription:
                 await asyncio.wait(readers)
                 following.cancel()
         except BaseExceptionGroup as errors:
-            raise first_of(errors) from None
+            error = first_of(errors)
+        else:
+            return
         finally:
             self._stop.clear()
+        raise error.error if isinstance(error, DeliveryError) else error
 
     async def catch_up(self) -> int:
         """Deliver until no store had anything more; returns the number of events."""
