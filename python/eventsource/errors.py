@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 __all__ = [
@@ -19,7 +20,18 @@ __all__ = [
 
 
 class EventSourceError(Exception):
-    """Root of every error that this package defines."""
+    """Root of every error that this package defines.
+
+    It can be pickled and copied with its attributes, so pools of processes and queues carry it.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made again by calling its class with ``args``, which are its message here.
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[EventSourceError], args: tuple[Any, ...]) -> EventSourceError:
+    return kind.__new__(kind, *args)
 
 
 class OptimisticLockError(EventSourceError):
