@@ -32,7 +32,7 @@ class Gate:
     opened: asyncio.Event
 
 
-async def mirrored(world: World, migration: Migration, count: int) -> None:
+async def mirrored(world: World, migration: Migration | None, count: int) -> None:
     """Wait until the mirror is done with ``count`` appended events, and that many are there."""
 
     async def done() -> bool:
@@ -323,3 +323,30 @@ async def test_mirroring_begins_and_ends_with_the_migration(world: World) -> Non
 async def _no_mirror(world: World) -> bool:
     await world.router.route(world.tenant)
     return world.router.dual_write_stats(world.tenant) is None
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_stricter_level_of_the_role_costs_the_mirror_nothing(
+    world: World, level: str
+) -> None:
+    """The driver writes to the fence row too: the mirror waits for it, and takes it as it is."""
+    role = await world.target.fetchval("select quote_ident(current_user)")
+    database = await world.target.fetchval("select quote_ident(current_database())")
+    setting = f"alter role {role} in database {database}"
+    await world.target.execute(f"{setting} set default_transaction_isolation = '{level}'")
+    try:
+        await following(world)
+        writer = await world.connect("target", default_transaction_isolation="read committed")
+        await writer.execute(
+            "begin; update eventsource_fences set patience_ms = patience_ms + 1"
+            f" where tenant_id = '{world.tenant}' and role = 'target'"
+        )
+        await world.here.append(world.tenant)
+        await someone_blocked(world, "%eventsource_mirror_permit%", "target")
+        await writer.execute("commit")
+        await mirrored(world, None, 1)
+    finally:
+        await world.target.execute(f"{setting} reset default_transaction_isolation")
+    stats = world.router.dual_write_stats(world.tenant)
+    assert stats is not None
+    assert stats.failures.total_failures == 0

@@ -55,6 +55,8 @@ _SETTINGS = {
     "extra_float_digits": "3",
     "bytea_output": "hex",
     "row_security": "off",
+    # The driver writes to the same fence row: at a stricter level that would be a conflict.
+    "default_transaction_isolation": "read committed",
     # A process that freezes here must not hold the fence row that the cutover waits for.
     "idle_in_transaction_session_timeout": "1000",
     "statement_timeout": "5000",
