@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource import connections, hosts
-from eventsource.errors import FeedBlockedError, StoreSchemaError
+from eventsource.errors import FeedBlockedError
 from eventsource.identifiers import qualified
 from eventsource.stores import schema as table_schema
 from eventsource.stores import schema_setup, statements
@@ -173,7 +173,7 @@ class PostgreSQLEventStore:
                 return await self.appender.append(connection, request)
             return await self._append_pooled(request)
         except _SCHEMA_ERRORS as error:
-            await self._explain(error)
+            await self._explain(error, connection)
             raise
 
     async def warm_up(self, connections: int) -> None:
@@ -387,14 +387,14 @@ class PostgreSQLEventStore:
             raise
         return rows
 
-    async def _explain(self, error: asyncpg.PostgresError) -> None:
-        """Raise a StoreSchemaError if the table is why the server refused a statement."""
+    async def _explain(self, error: Exception, lent: AnyConnection | None = None) -> None:
+        """Raise a StoreSchemaError if the table is why the server refused a statement.
+
+        Over the caller's connection, if it has lent one: the pool may have no other.
+        """
         self._feed.forget()
+        if lent is not None:
+            await table_schema.explain(lent, self.schema, self.table_name, error)
+            return
         async with self.pool.acquire() as connection:
-            table = await table_schema.find_table(connection, self.schema, self.table_name)
-            if table is None:
-                raise table_schema.missing_table(self.table) from error
-            try:
-                table_schema.check_columns(table, await table_schema.columns_of(connection, table))
-            except StoreSchemaError as explanation:
-                raise explanation from error
+            await table_schema.explain(connection, self.schema, self.table_name, error)

@@ -119,6 +119,19 @@ async def find_table(connection: AnyConnection, schema: str | None, name: str) -
     return Table(row["oid"], row["schema"], name, row["sequence"])
 
 
+async def explain(
+    connection: AnyConnection, schema: str | None, name: str, error: Exception
+) -> None:
+    """Raise a StoreSchemaError if the table is why the server refused a statement."""
+    table = await find_table(connection, schema, name)
+    if table is None:
+        raise missing_table(qualified(schema, name)) from error
+    try:
+        check_columns(table, await columns_of(connection, table))
+    except StoreSchemaError as explanation:
+        raise explanation from error
+
+
 def missing_table(table: str) -> StoreSchemaError:
     """The error of a store whose table (quoted SQL text) is not there."""
     return StoreSchemaError(

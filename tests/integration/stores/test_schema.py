@@ -160,6 +160,32 @@ async def test_other_errors_of_the_server_arrive_unchanged(pool: Pool) -> None:
     assert (caught.value.sqlstate, caught.value.detail) == ("EVF01", '{"to": "b"}')
 
 
+@pytest.mark.parametrize(
+    "lost", ["drop table events", "alter table events rename actor_id to actor"]
+)
+async def test_within_a_transaction_the_reason_needs_no_other_connection(
+    source_dsn: str, lost: str
+) -> None:
+    """Every connection of the pool may be in such a transaction: each would wait for the others."""
+    async with asyncpg.create_pool(source_dsn, min_size=0, max_size=2) as pool:
+        store = PostgreSQLEventStore(pool)
+        await store.create_schema()
+        await pool.execute(lost)
+        everyone = asyncio.Barrier(2)
+
+        async def write() -> None:
+            cart = uuid4()
+            async with pool.acquire() as connection, connection.transaction():
+                await everyone.wait()
+                with pytest.raises(StoreSchemaError, match=r"run create_schema|add column actor"):
+                    await store.append_events(
+                        cart, "Cart", [Opened(aggregate_id=cart)], 0, connection=connection
+                    )
+                assert await connection.fetchval("select 1") == 1
+
+        await asyncio.wait_for(asyncio.gather(write(), write()), 20)
+
+
 @pytest.mark.parametrize("name", [LONG_NAME, "events_dedicated-a", 'a "quoted" name', "a.b", "ünï"])
 async def test_any_identifier_can_be_the_name(pool: Pool, name: str) -> None:
     store = PostgreSQLEventStore(pool, name)
