@@ -130,8 +130,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/subscriptions/outages.py",
-                "            passing = of_a_store(error)\n",
-                "            passing = False\n",
+                "        raised, passing = error, of_a_store(error)\n",
+                "        raised, passing = error, False\n",
             ),
         ),
         (
