@@ -9,9 +9,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from tests.support.application import Process
+from eventsource.migration import RoutingError, TenantStoreRouter
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from tests.support.application import SOURCE, TARGET, Process
 from tests.support.waiting import until
-from tests.support.worlds.three_databases import World
+from tests.support.worlds.three_databases import World, table
 
 TTL = 0.2
 
@@ -96,3 +98,86 @@ async def test_a_route_that_cannot_be_read_again_holds_nobody_up(world: World) -
     await holder.execute("rollback")
     assert longest < 1.0
     assert appended > 8
+
+
+@pytest.mark.parametrize("away", ["the default", "another"])
+async def test_a_stream_is_found_without_its_tenant_while_a_store_is_away(
+    world: World, away: str
+) -> None:
+    """A store that is down concerns its own tenants."""
+    stream = uuid4()
+    await _moved_with_five(world, stream)
+    here = world.here
+    new, nowhere = uuid4(), uuid4()
+    await here.append(world.tenant, new, count=2)
+    async with asyncpg.create_pool("postgresql://127.0.0.1:1/gone", min_size=0) as gone:
+        lost = PostgreSQLEventStore(gone)
+        default = lost if away == "the default" else here.source
+        stores = {SOURCE: default, "gone": lost, TARGET: here.target}
+        async with TenantStoreRouter(default, here.routes, stores) as router:
+            for each, version in ((stream, 5), (new, 2)):
+                assert (await router.get_events(each)).version == version
+                assert await router.get_stream_version(each) == version
+                found = [event.event_id async for event in router.read_stream(each)]
+                assert len(found) == version
+                assert await router.event_exists(found[-1])
+            # Where it is not found, it may be in the one that is away.
+            for call in (
+                router.get_events(nowhere),
+                router.get_stream_version(nowhere),
+                router.event_exists(nowhere),
+            ):
+                with pytest.raises(ConnectionRefusedError):
+                    await call
+
+
+async def test_a_stream_that_is_read_through_a_move_and_its_cleanup_is_whole(
+    world: World,
+) -> None:
+    """Its old rows are removed before the reader comes to them."""
+    keeper = await world.process(keep_way_back="1h")
+    stream, router = uuid4(), world.router
+    await world.here.append(world.tenant, stream, count=700)
+    readers = [
+        router.read_stream(stream, "Note", tenant_id=world.tenant),
+        router.read_stream(stream, "Note", 3, tenant_id=world.tenant),
+        router.read_stream(stream),
+    ]
+    feeds = [
+        router.read_all(tenant_id=world.tenant),
+        router.read_backwards(tenant_id=world.tenant),
+    ]
+    found = [[(await anext(reader)).version] for reader in readers]
+    for feed in feeds:
+        await anext(feed)
+    migration = await world.dual_write(process=keeper)
+    await keeper.coordinator.initiate_cutover(migration.id)
+    await world.here.append(world.tenant, stream, 700)
+    await keeper.coordinator.close_way_back(migration.id)
+    await keeper.coordinator.cleanup(migration.id, backed_up=True)
+    assert await world.ids("source") == []
+    for versions, reader in zip(found, readers, strict=True):
+        versions += [event.version async for event in reader]
+        assert versions == list(range(versions[0], 702))
+    for feed in feeds:
+        with pytest.raises(RoutingError, match="read it again where it lives now"):
+            async for _ in feed:
+                pass
+
+
+async def test_what_was_removed_in_front_of_a_reader_is_read_where_the_tenant_lives(
+    world: World,
+) -> None:
+    """Half of the old rows are gone: what is left begins after a gap."""
+    stream = uuid4()
+    await world.here.append(world.tenant, stream, count=700)
+    reader = world.router.read_stream(stream, "Note", tenant_id=world.tenant)
+    versions = [(await anext(reader)).version]
+    await world.migrate()
+    await world.source.execute(
+        f"alter table {table('source')} disable trigger user;"
+        f" delete from {table('source')} where aggregate_id = '{stream}' and version <= 500;"
+        f" alter table {table('source')} enable trigger user"
+    )
+    versions += [event.version async for event in reader]
+    assert versions == list(range(1, 701))
