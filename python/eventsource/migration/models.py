@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from eventsource.dataplane import StreamResult, Violation
+from eventsource.declared import as_declared
 from eventsource.migration.configuration import MigrationConfig as MigrationConfig
 from eventsource.migration.configuration import VerificationLevel as VerificationLevel
 from eventsource.migration.protocol import SPOKEN
@@ -174,7 +175,7 @@ class Migration:
     @classmethod
     def from_row(cls, row: Any) -> Migration:
         """From a row of the ``select_columns`` statement."""
-        values = dict(row)
+        values = as_declared(cls, row)
         values["tenant_id"] = restored(values["tenant_id"])
         values["state"] = of_journal(values["state"])
         values["config"] = MigrationConfig.from_json(values["config"])
@@ -204,7 +205,7 @@ class TenantRouting:
     @classmethod
     def from_row(cls, row: Any) -> TenantRouting:
         """From a row of the ``select`` statement."""
-        values = {each.name: row[each.name] for each in fields(cls)}
+        values = as_declared(cls, {each.name: row[each.name] for each in fields(cls)})
         values["tenant_id"] = restored(values["tenant_id"])
         values["migration_state"] = TenantMigrationState(values["migration_state"])
         return cls(**values)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.declared import uuid_of
 from eventsource.errors import OptimisticLockError, StreamTenantError
 from eventsource.stores import statements
 from eventsource.stores.encoding import Append
@@ -67,7 +68,10 @@ class Appender:
                 return stored
             if row is not None and row["of_another"]:
                 raise StreamTenantError(
-                    request.aggregate_id, request.aggregate_type, request.tenant_id, row["tenant"]
+                    request.aggregate_id,
+                    request.aggregate_type,
+                    request.tenant_id,
+                    uuid_of(row["tenant"]),
                 )
             if violation is None:
                 break
@@ -123,7 +127,7 @@ class Appender:
         )
         found = [
             StoredId(
-                event_id=row["event_id"],
+                event_id=uuid_of(row["event_id"]),
                 version=row["version"],
                 global_position=row["global_position"],
                 same_stream=row["same_stream"],

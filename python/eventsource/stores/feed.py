@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.declared import uuid_of
 from eventsource.errors import FeedBlockedError, StoreSchemaError
 from eventsource.identifiers import qualified
 from eventsource.stores.schema import check_sequence, find_table, missing_table
@@ -87,7 +88,7 @@ class Feed:
         hidden: dict[UUID, int] = {}
         if rows[0]["knows_hidden"]:
             found = await connection.fetch(self._hidden, self._name)
-            hidden = {row["tenant"]: row["above"] for row in found}
+            hidden = {uuid_of(row["tenant"]): row["above"] for row in found}
         elif rows[0]["knows_arriving"]:
             arriving = await connection.fetchval(self._arriving, self._name)
             hidden = dict.fromkeys(arriving, ALL_OF_IT)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from eventsource.declared import moment_of, uuid_of
 from eventsource.stores import statements
 from eventsource.stores.encoding import decode_object
 from eventsource.stores.interface import StoredEvent
@@ -82,18 +83,18 @@ async def pages(
 def stored_event(row: Record) -> StoredEvent:
     """One row of ``statements.ROW_COLUMNS``."""
     return StoredEvent(
-        event_id=row["event_id"],
+        event_id=uuid_of(row["event_id"]),
         event_type=row["event_type"],
-        aggregate_id=row["aggregate_id"],
+        aggregate_id=uuid_of(row["aggregate_id"]),
         aggregate_type=row["aggregate_type"],
-        tenant_id=row["tenant_id"],
+        tenant_id=uuid_of(row["tenant_id"]),
         version=row["version"],
-        timestamp=row["timestamp"],
+        timestamp=moment_of(row["timestamp"]),
         actor_id=row["actor_id"],
         payload=decode_object(row["payload"]),
         metadata=decode_object(row["metadata"]),
         global_position=row["global_position"],
-        created_at=row["created_at"],
+        created_at=moment_of(row["created_at"]),
     )
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.declared import as_declared
 from eventsource.errors import StoreSchemaError
 from eventsource.named_sql import statements, text
 from eventsource.schema_changes import make_missing
@@ -207,7 +208,7 @@ class PostgreSQLCheckpointRepository:
                 "there is no table subscription_checkpoints in this database; "
                 "`await PostgreSQLCheckpointRepository(pool).create_schema()` makes it"
             ) from error
-        return [Checkpoint(*row) for row in rows]
+        return [Checkpoint(**as_declared(Checkpoint, row)) for row in rows]
 
 
 def _check_key(subscription_name: str, store_id: str) -> None:

@@ -6,7 +6,7 @@ A process is here what `tests.support.application` makes of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -75,12 +75,16 @@ class World:
         target_store: Callable[[asyncpg.Pool], Any] | None = None,
         control_dsn: str | None = None,
         route_hook: RouteHook | None = None,
+        init: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
         **settings: Any,
     ) -> Process:
-        """Another process; ``settings`` are those of its MigrationConfig."""
+        """Another process; ``settings`` are those of its MigrationConfig.
+
+        ``init`` is what its application does with each connection of its pools.
+        """
         # Without a minimum no connection is made before the first call needs one.
         source, target, control = [
-            await asyncpg.create_pool(dsn, min_size=0, max_size=16)
+            await asyncpg.create_pool(dsn, min_size=0, max_size=16, init=init)
             for dsn in (
                 self.dsns["source"],
                 self.dsns["target"],

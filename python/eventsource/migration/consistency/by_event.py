@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from eventsource.connections import transaction
+from eventsource.declared import uuid_of
 from eventsource.identifiers import quote_identifier
 from eventsource.retried import Retried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from uuid import UUID
 
     from eventsource.migration.event_table import AnyTable
 
@@ -27,13 +28,17 @@ async def read(
 ) -> list[Any]:
     """Rows with their place in the stream and a digest of ``columns``, their position left out."""
     carried = ", ".join(_as_text(columns))
-    return await _fetch(
+    found = await _fetch(
         table,
         "select global_position, event_id, aggregate_type, aggregate_id, version,"
         f" sha256(convert_to(row({carried})::text, 'UTF8')) as digest"
         f" from {table.name} where {condition}",
         *arguments,
     )
+    if found and not isinstance(found[0]["event_id"], UUID):
+        ids = ("event_id", "aggregate_id")
+        return [{**row, **{name: uuid_of(row[name]) for name in ids}} for row in found]
+    return found
 
 
 async def fields(table: AnyTable, columns: Sequence[str], event_id: UUID) -> dict[str, str | None]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.declared import as_declared
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
 
@@ -44,6 +45,8 @@ class PostgreSQLAuditLogRepository:
         """Every entry of the migration, oldest first."""
         rows = await self._sql.fetch(_SQL["audit_of"], migration_id)
         return [
-            AuditEntry(**{**dict(row), "details": json.loads(row["details"] or "{}")})
+            AuditEntry(
+                **{**as_declared(AuditEntry, row), "details": json.loads(row["details"] or "{}")}
+            )
             for row in rows
         ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from eventsource.declared import uuid_of
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
 
@@ -43,7 +44,7 @@ async def ids_beginning_with(pool: Executor, prefix: str, limit: int = 10) -> li
     if (ends := ids_of(prefix.lower())) is None:
         return []
     rows = await Retried(pool).fetch(_SQL["ids_between"], *ends, limit)
-    return [row["id"] for row in rows]
+    return [uuid_of(row["id"]) for row in rows]
 
 
 async def offered(pool: Executor, prefix: str, limit: int) -> list[tuple[str, str]]:
@@ -57,7 +58,7 @@ async def offered(pool: Executor, prefix: str, limit: int) -> list[tuple[str, st
 async def operators_of(pool: Executor, migration_ids: Sequence[UUID]) -> dict[UUID, str]:
     """Who started each of the migrations, as far as it is known."""
     rows = await Retried(pool).fetch(_SQL["operators_of"], [*map(str, migration_ids)])
-    return {row["migration_id"]: row["operator"] for row in rows}
+    return {uuid_of(row["migration_id"]): row["operator"] for row in rows}
 
 
 async def reported(pool: Executor, digest: str) -> Any:
@@ -67,7 +68,7 @@ async def reported(pool: Executor, digest: str) -> Any:
 
 async def sent_on(pool: Executor) -> list[UUID]:
     """Migrations whose source a driver has reminded of its decision since a repair looked at it."""
-    return [row["migration_id"] for row in await Retried(pool).fetch(_SQL["sent_on"])]
+    return [uuid_of(row["migration_id"]) for row in await Retried(pool).fetch(_SQL["sent_on"])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.declared import uuid_of
 from eventsource.migration.models import (
     BEFORE_EVERY_POSITION,
     LAST_POSITION,
@@ -114,7 +115,7 @@ class PostgreSQLPositionMappingRepository:
     ) -> dict[UUID, int]:
         """The source positions of these events, where one of the migrations has mapped them."""
         rows = await self._sql.fetch(_SQL["sources_of"], list(migration_ids), list(event_ids))
-        return {row["event_id"]: row["position"] for row in rows}
+        return {uuid_of(row["event_id"]): row["position"] for row in rows}
 
     async def audit(
         self,

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.declared import as_declared
 from eventsource.migration.errors import MigrationError, RoutersNotReadyError
 from eventsource.named_sql import statements
 
@@ -90,7 +91,7 @@ class RouterReports:
             rows = await self._pool.fetch(_SQL["of_migration"], migration_id, BELIEVED)
         except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
             return []
-        return [RouterReport(**row) for row in rows]
+        return [RouterReport(**as_declared(RouterReport, row)) for row in rows]
 
     async def leave_out(self, migration_id: UUID, router: str, operator: str | None) -> None:
         """The cutover does not wait for this router.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.connections import transaction
+from eventsource.declared import as_declared
 from eventsource.migration.errors import LeaseLostError, MigrationError
 from eventsource.migration.protocol import SPOKEN
 from eventsource.migration.repositories import control_place
@@ -246,4 +247,4 @@ class WaysBack:
 
 
 def _made(row: Any) -> WayBack:
-    return WayBack(**{**dict(row), "tenant_id": restored(row["tenant_id"])})
+    return WayBack(**{**as_declared(WayBack, row), "tenant_id": restored(row["tenant_id"])})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from eventsource.declared import uuid_of
 from eventsource.migration.event_table import of_store
 from eventsource.migration.failures import PASSING
 from eventsource.migration.tables import fences
@@ -43,5 +44,5 @@ async def moved_to(store: PostgreSQLEventStore, tenant_id: TenantId) -> Departur
                 table.address.table, stored(tenant_id),
             )  # fmt: skip
         if row is not None and row["state"] == "moved" and row["moved_to"] is not None:
-            return Departure(row["moved_to"], row["generation"], row["migration_id"])
+            return Departure(row["moved_to"], row["generation"], uuid_of(row["migration_id"]))
     return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.connections import Executor
+from eventsource.declared import as_declared
 from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.errors import MigrationError, StoreGoneBackError
 from eventsource.migration.event_table import AnyTable, OwnTable
@@ -88,7 +89,7 @@ class Fence:
 
 
 def _of(row: Any) -> Fence:
-    return Fence(**{**dict(row), "tenant_id": restored(row["tenant_id"])})
+    return Fence(**{**as_declared(Fence, row), "tenant_id": restored(row["tenant_id"])})
 
 
 async def read(table: AnyTable, tenant_id: TenantId) -> Fence | None:

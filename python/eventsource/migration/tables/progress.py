@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsource.declared import as_declared
 from eventsource.migration.connections import session_marks, timeouts
 from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.errors import (
@@ -117,7 +118,9 @@ class CopyProgress:
 
 
 def _of(row: Any) -> CopyProgress:
-    return CopyProgress(**{**dict(row), "tenant_id": restored(row["tenant_id"])})
+    return CopyProgress(
+        **{**as_declared(CopyProgress, row), "tenant_id": restored(row["tenant_id"])}
+    )
 
 
 async def read(target: AnyTable, migration_id: UUID) -> CopyProgress | None:
