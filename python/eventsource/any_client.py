@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -26,6 +26,9 @@ _PLACES = {
     "format": "%s",
     "pyformat": "%(tenant)s",
 }
+
+
+_COLUMNS = ("r.store_id", "r.generation", "s.active")
 
 
 class RouteHiddenError(EventSourceError):
@@ -69,6 +72,7 @@ def find_route(
     Raises:
         RouteHiddenError: row-level security may hide the route.
         ValueError: the paramstyle is none of PEP 249.
+        TypeError: the connection's row factory keeps less of a row than its columns.
     """
     style = paramstyle or _paramstyle_of(connection)
     if style not in _PLACES:
@@ -78,7 +82,7 @@ def find_route(
     # A client may take every percent sign for a parameter: there is none but that.
     active = f"row_security_active({quote_literal(table)})"
     query = (
-        f"select r.store_id, r.generation, s.active from (select {active} as active) s"
+        f"select {', '.join(_COLUMNS)} from (select {active} as active) s"
         f" left join {table} r on r.tenant_id = {_PLACES[style]}"
     )
     given: Any = str(tenant_id)
@@ -86,7 +90,7 @@ def find_route(
     cursor = connection.cursor()
     try:
         cursor.execute(query, {"tenant": given} if named else (given,))
-        store_id, generation, is_active = cursor.fetchone()
+        store_id, generation, is_active = _columns(cursor.fetchone())
     finally:
         cursor.close()
     if store_id is not None:
@@ -112,6 +116,21 @@ def moved_to(error: BaseException) -> Route | None:
             found = json.loads(detail)
             return Route(found["target_store_id"], found["generation"])
     return None
+
+
+def _columns(row: Any) -> tuple[Any, ...]:
+    """The values of a row, which the connection gives as a sequence, a mapping or an object."""
+    names = [name.partition(".")[2] for name in _COLUMNS]
+    if isinstance(row, Mapping):
+        return tuple(row[name] for name in names)
+    if all(hasattr(row, name) for name in names):
+        return tuple(getattr(row, name) for name in names)
+    if not isinstance(row, Sequence) or len(row) != len(names) or isinstance(row, str):
+        raise TypeError(
+            f"the connection's row factory makes {type(row).__name__} of a row: give find_route a"
+            " connection whose rows are tuples, mappings, or objects with the columns' names"
+        )
+    return tuple(row)
 
 
 def _paramstyle_of(connection: Connection) -> str:

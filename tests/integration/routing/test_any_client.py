@@ -6,12 +6,16 @@ import asyncio
 import json
 import os
 import re
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import psycopg
 import pytest
+from psycopg import rows
+from psycopg.rows import RowFactory
 
 from eventsource.any_client import Route, RouteHiddenError, find_route, moved_to
 from tests.layouts.libraries import environment
@@ -135,3 +139,32 @@ def test_an_error_within_another_is_found() -> None:
     outer = RuntimeError("wrapped")
     outer.__cause__ = inner
     assert moved_to(outer) == Route("there", 3)
+
+
+class Row:
+    """What an application makes of a row."""
+
+    def __init__(self, **columns: object) -> None:
+        self.__dict__.update(columns)
+
+
+@pytest.mark.parametrize("is_routed", [False, True])
+async def test_the_shape_of_a_connections_rows_does_not_matter(
+    world: World, is_routed: bool
+) -> None:
+    """A mapping gives its keys where its values were meant: a store of the name ``store_id``."""
+    if is_routed:
+        await world.here.routes.set_routing(world.tenant, TARGET)
+
+    def look(shape: RowFactory[Any]) -> Route | None:
+        with psycopg.connect(world.dsns["control"], row_factory=shape) as connection:
+            return find_route(connection, world.tenant)
+
+    wanted = TARGET if is_routed else None
+    for shape in (rows.tuple_row, rows.dict_row, rows.namedtuple_row, rows.class_row(Row),
+                  rows.args_row(lambda *values: list(values)),
+                  rows.kwargs_row(OrderedDict)):  # fmt: skip
+        found = await asyncio.to_thread(look, shape)
+        assert (found and found.store_id) == wanted
+    with pytest.raises(TypeError, match="whose rows are tuples, mappings, or objects"):
+        await asyncio.to_thread(look, rows.scalar_row)
