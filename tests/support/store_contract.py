@@ -227,6 +227,19 @@ class StoreContract:
             await store.append_events(cart, "Cart", [event], -3)
         assert await store.get_stream_version(cart) == 0
 
+    @pytest.mark.parametrize("text", ["a\x00b", "cut \ud83d", "\udc00"])
+    @pytest.mark.parametrize("field", ["name", "details", "metadata", "actor_id", "aggregate_type"])
+    async def test_a_text_that_no_database_holds_is_refused_by_its_field(
+        self, store: EventStore, field: str, text: str
+    ) -> None:
+        cart, value = uuid4(), {"of": [text]} if field in ("details", "metadata") else text
+        event = ItemAdded(aggregate_id=cart, **{field: value})
+        what = "payload" if field in ("name", "details") else field
+        with pytest.raises(ValueError, match=f"the {what} of .* holds (a NUL|half of)") as caught:
+            await store.append_events(cart, event.aggregate_type, [event], 0)
+        assert type(caught.value) is ValueError
+        assert await store.get_stream_version(cart) == 0
+
     async def test_one_id_under_two_types_needs_the_type(self, store: EventStore) -> None:
         shared = uuid4()
         await store.append_events(shared, "Cart", items(shared), 0)

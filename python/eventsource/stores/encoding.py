@@ -56,6 +56,7 @@ def encode_append(
     """
     if not events:
         raise ValueError("append_events needs at least one event")
+    _check_text(aggregate_type, "aggregate_type of the append")
     if expected_version < ExpectedVersion.STREAM_EXISTS:
         raise ValueError(
             f"expected_version is {expected_version}: pass a version, or ExpectedVersion.NO_STREAM "
@@ -87,12 +88,15 @@ def encode_event(event: DomainEvent) -> EventRow:
     """The row values of one event.
 
     Raises:
-        ValueError: payload or metadata holds NaN, infinity, NUL, or what JSON cannot express.
+        ValueError: payload or metadata holds NaN, infinity, NUL, half of a surrogate pair, or what
+            JSON cannot express; or another text holds what a text of PostgreSQL cannot.
     """
     # Loaded already by who has made the event; who only moves rows does without.
     from eventsource.events import event_type_of
 
     event_type = event_type_of(type(event))
+    _check_text(event_type, "event type")
+    _check_text(event.actor_id or "", f"actor_id of {event_type}")
     return EventRow(
         event_id=event.event_id,
         event_type=event_type,
@@ -124,7 +128,28 @@ def _json_text(value: dict[str, Any], event_type: str, field: str) -> str:
             f"the {field} of {event_type} holds a NUL character, which jsonb refuses: "
             f"remove it or encode the value"
         )
+    _check_halves(text, f"{field} of {event_type}")
     return text
+
+
+def _check_text(text: str, field: str) -> None:
+    if "\x00" in text:
+        raise ValueError(
+            f"the {field} holds a NUL character, which PostgreSQL refuses: remove it or encode the"
+            " value"
+        )
+    _check_halves(text, field)
+
+
+def _check_halves(text: str, field: str) -> None:
+    """What a client cuts in the middle of an emoji ends so; the driver would quote all of it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"the {field} holds half of a surrogate pair, which is no character: remove it or"
+            " encode the value"
+        ) from None
 
 
 def _check_stream(event: DomainEvent, aggregate_id: UUID, aggregate_type: str) -> None:
