@@ -10,11 +10,15 @@ import asyncpg
 import pytest
 
 from eventsource import OptimisticLockError
-from eventsource.errors import ConnectionDetailsError
+from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration import (
     RoutingError,
     TenantStoreRouter,
+    create_schema,
 )
+from eventsource.migration.repositories import PostgreSQLRoutingRepository
+from eventsource.stores.postgresql import PostgreSQLEventStore
+from eventsource.subscriptions import InMemoryCheckpointRepository
 from tests.support.application import SOURCE, TARGET, Noted, Process
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
@@ -211,3 +215,37 @@ async def test_other_errors_of_the_server_reach_the_application(world: World) ->
     await world.source.execute("alter table events add check (payload->>'text' <> 'bad')")
     with pytest.raises(asyncpg.CheckViolationError):
         await world.here.append(world.tenant, text="bad")
+
+
+async def test_a_router_that_was_made_before_the_control_tables_names_what_is_missing(
+    source_dsn: str,
+) -> None:
+    """And goes on when they are there."""
+    tenant, stream = uuid4(), uuid4()
+    event = Noted(aggregate_id=stream, tenant_id=tenant)
+    async with asyncpg.create_pool(source_dsn, min_size=0, max_size=4) as pool:
+        store = PostgreSQLEventStore(pool)
+        await store.create_schema()
+        checkpoints = InMemoryCheckpointRepository()
+        async with TenantStoreRouter(
+            store, PostgreSQLRoutingRepository(pool), {SOURCE: store}
+        ) as router:
+            every = router.subscription("all", checkpoints, _ignore)
+            some = router.subscription("some", checkpoints, _ignore, [tenant])
+            for call in (
+                lambda: router.append_events(stream, "Note", [event], 0),
+                lambda: router.transaction(tenant, _ignore),
+                lambda: router.get_events(stream, tenant_id=tenant),
+                lambda: router.route(tenant),
+                every.run,
+                some.catch_up,
+            ):
+                with pytest.raises(StoreSchemaError, match="there is no table tenant_routing"):
+                    await call()
+            await create_schema(pool)
+            assert (await router.append_events(stream, "Note", [event], 0)).new_version == 1
+            assert await every.catch_up() == await some.catch_up() == 1
+
+
+async def _ignore(given: object) -> None:
+    return

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+
+from eventsource.errors import StoreSchemaError
 from eventsource.migration.errors import RoutingError
 from eventsource.migration.models import TenantRouting
 from eventsource.migration.repositories import hidden_rows
@@ -19,6 +23,23 @@ _SQL = statements("eventsource.migration.repositories.sql", "routing.sql")
 
 #: Channel on which every change of a route is announced; the payload is the tenant id.
 CHANNEL = "eventsource_routes"
+
+
+@contextmanager
+def named_if_missing() -> Iterator[None]:
+    """What an application gets that begins before the control tables are made.
+
+    Raises:
+        StoreSchemaError: the table is not there.
+    """
+    try:
+        yield
+    except asyncpg.UndefinedTableError as error:
+        raise StoreSchemaError(
+            "there is no table tenant_routing in the control database;"
+            " `await eventsource.migration.create_schema(pool)` or `eventsource-migrate init` makes"
+            " it, or correct the address or the search path of that pool"
+        ) from error
 
 
 class PostgreSQLRoutingRepository:

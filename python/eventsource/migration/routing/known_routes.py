@@ -17,6 +17,7 @@ import asyncpg
 
 from eventsource.migration.event_table import of_store
 from eventsource.migration.models import TenantRouting
+from eventsource.migration.repositories.routing import named_if_missing
 from eventsource.migration.routing.arrival import Arrivals
 from eventsource.migration.states import TenantMigrationState
 from eventsource.stores.asked import asked
@@ -127,11 +128,12 @@ class KnownRoutes:
                 await self._arrivals.ask(route, store)
 
     async def _current(self) -> list[TenantRouting]:
-        if self._tenants is None:
-            # Tenants of other kinds of tables are not in any of these stores.
-            every = await self._repository.get_all()
-            return [route for route in every if isinstance(route.tenant_id, UUID)]
-        found = await self._repository.get_routings(list(self._tenants))
+        with named_if_missing():
+            if self._tenants is None:
+                # Tenants of other kinds of tables are not in any of these stores.
+                every = await self._repository.get_all()
+                return [route for route in every if isinstance(route.tenant_id, UUID)]
+            found = await self._repository.get_routings(list(self._tenants))
         return [found.get(tenant) or self._unrouted(tenant) for tenant in self._tenants]
 
     def _unrouted(self, tenant_id: UUID) -> TenantRouting:

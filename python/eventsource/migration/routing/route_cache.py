@@ -16,7 +16,11 @@ from eventsource.errors import ConnectionDetailsError
 from eventsource.migration.errors import RoutingError
 from eventsource.migration.failures import PASSING
 from eventsource.migration.models import TenantRouting
-from eventsource.migration.repositories.routing import CHANNEL, PostgreSQLRoutingRepository
+from eventsource.migration.repositories.routing import (
+    CHANNEL,
+    PostgreSQLRoutingRepository,
+    named_if_missing,
+)
 from eventsource.migration.states import TenantMigrationState
 from eventsource.tenant_ids import TenantId
 
@@ -76,7 +80,8 @@ class RouteCache:
         self._ensure_keeper()
         route = self._routes.get(tenant_id)
         if route is None:
-            return await self.refresh(tenant_id)
+            with named_if_missing():
+                return await self.refresh(tenant_id)
         if not self.is_old(tenant_id) or time.monotonic() < self._not_before:
             return route
         try:
