@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.tenant_ids import as_uuid
+
 if TYPE_CHECKING:
     from eventsource.stores.interface import StoredEvent
 
@@ -41,7 +43,9 @@ class Selection:
             if time is not None and time.tzinfo is None:
                 raise ValueError(f"{name} is {time}, which names no zone: pass an aware datetime")
         types = None if event_types is None else tuple(event_types)
-        return cls(tenant_id, types, since, until)
+        # What is hidden of a tenant that arrives is known under its UUID.
+        tenant = None if tenant_id is None else as_uuid(tenant_id)
+        return cls(tenant, types, since, until)
 
     @property
     def by_content(self) -> bool:

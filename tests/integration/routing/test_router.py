@@ -14,9 +14,11 @@ from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration import (
     RoutingError,
     TenantStoreRouter,
+    TenantTransaction,
     create_schema,
 )
 from eventsource.migration.repositories import PostgreSQLRoutingRepository
+from eventsource.stores.interface import StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import InMemoryCheckpointRepository
 from tests.support.application import SOURCE, TARGET, Noted, Process
@@ -249,3 +251,33 @@ async def test_a_router_that_was_made_before_the_control_tables_names_what_is_mi
 
 async def _ignore(given: object) -> None:
     return
+
+
+async def test_a_tenant_may_be_named_by_the_text_of_its_id(world: World) -> None:
+    """As paths and headers have it: it is the same tenant before, on the way and after."""
+    tenant: Any = str(world.tenant).upper()
+    router, stream, seen = world.router, uuid4(), list[UUID]()
+    await world.here.append(world.tenant, stream, count=3)
+
+    async def see(event: StoredEvent) -> None:
+        seen.append(event.event_id)
+
+    subscription = router.subscription("named", InMemoryCheckpointRepository(), see, [tenant])
+
+    async def add(transaction: TenantTransaction) -> str:
+        other = uuid4()
+        event = Noted(aggregate_id=other, tenant_id=world.tenant)
+        await transaction.append_events(other, "Note", [event], 0)
+        return transaction.store_id
+
+    assert await router.transaction(tenant, add) == SOURCE
+    assert await subscription.catch_up() == 4
+    migration = await world.dual_write()
+    assert [each async for each in world.here.target.read_all(tenant_id=tenant)] == []
+    await world.coordinator.initiate_cutover(migration.id, force=True)
+    assert await router.transaction(tenant, add) == TARGET
+    await subscription.catch_up()
+    assert set(seen) == set(await world.ids("target"))
+    assert [each async for each in router.read_all(tenant_id=tenant)][-1].event_id == seen[-1]
+    assert (await router.get_events(stream, "Note", tenant_id=tenant)).version == 3
+    assert set(router._routes._routes) == {world.tenant}

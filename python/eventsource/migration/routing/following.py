@@ -22,6 +22,7 @@ from eventsource.migration.routing.places import Places
 from eventsource.subscriptions.delivery import Delivery, OnError
 from eventsource.subscriptions.hearing import hearing
 from eventsource.subscriptions.outages import DeliveryError, Outage, pause
+from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from asyncpg.pool import Pool
@@ -75,7 +76,7 @@ class TenantSubscription:
         if not poll_interval > 0:
             raise ValueError(f"poll_interval must be above 0 seconds, not {poll_interval}")
         self.name = name
-        self._tenants = None if tenants is None else list(tenants)
+        self._tenants = None if tenants is None else [as_uuid(each) for each in tenants]
         self._batch_size = batch_size
         self._poll_interval = poll_interval
         self._pool = routes.pool

@@ -13,6 +13,7 @@ from eventsource.stores.asked import asked
 from eventsource.stores.interface import EventStore, EventStream, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.stores.sessions import ServerChanged
+from eventsource.tenant_ids import as_uuid
 
 if TYPE_CHECKING:
     from eventsource.migration.models import TenantRouting
@@ -43,6 +44,7 @@ class RoutedReads:
         """Where to read. A server that was started since may have gone back to before the tenant
         came there: it is asked before anything is read from it.
         """
+        tenant_id = as_uuid(tenant_id)
         home, route = await self._home(tenant_id), await self.route(tenant_id)
         if route.generation <= 0 or not isinstance(home, PostgreSQLEventStore):
             return home
@@ -138,7 +140,7 @@ class RoutedReads:
 
     async def _generation(self, tenant_id: UUID | None) -> int:
         """Of the tenant's route: another one once it lives in another store."""
-        return 0 if tenant_id is None else (await self.route(tenant_id)).generation
+        return 0 if tenant_id is None else (await self.route(as_uuid(tenant_id))).generation
 
     async def _has_left(self, tenant_id: UUID | None, generation: int) -> bool:
         """Whether the tenant lives elsewhere than when its route was of this generation."""

@@ -39,7 +39,7 @@ from eventsource.sqlstates import (
 from eventsource.stores.interface import AppendResult, EventStore, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.stores.sessions import ServerChanged, followed
-from eventsource.tenant_ids import TenantId, checked
+from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
     from eventsource.events import DomainEvent
@@ -140,7 +140,7 @@ class TenantStoreRouter(RoutedReads):
 
     def dual_write_stats(self, tenant_id: TenantId) -> DualWriteStats | None:
         """What this process mirrored for the tenant, or None when it is not in dual-write."""
-        interceptor = self._dual_write_interceptors.get(tenant_id)
+        interceptor = self._dual_write_interceptors.get(checked(tenant_id))
         return interceptor.stats() if interceptor is not None else None
 
     async def append_events(
@@ -215,10 +215,10 @@ class TenantStoreRouter(RoutedReads):
                     f"store {route.store_id!r} is of type {type(store).__name__}, which has no"
                     " transactions; make it a PostgreSQLEventStore"
                 )
-            made = TenantTransaction(tenant_id, route.store_id, store)
+            made = TenantTransaction(as_uuid(route.tenant_id), route.store_id, store)
             try:
                 async with self._paused.turn(route, store) as waited:
-                    if waited and await self._routes.get(tenant_id) != route:
+                    if waited and await self._routes.get(route.tenant_id) != route:
                         continue
                     result, appended = await attempt(made, work, isolation)
             except _ANY as error:
@@ -344,9 +344,9 @@ class TenantStoreRouter(RoutedReads):
     async def _home(self, tenant_id: TenantId) -> EventStore:
         """Where to read: an append meets the guard and is sent on, a reader has to ask."""
         route, home = await self._route_and_store(tenant_id)
-        while self._routes.is_doubtful(tenant_id):
+        while self._routes.is_doubtful(route.tenant_id):
             if not await self._ask_where_it_went(route, self.store(route.store_id)):
-                self._routes.confirm(tenant_id)
+                self._routes.confirm(route.tenant_id)
                 break
             route, home = await self._route_and_store(tenant_id)
         return home
@@ -363,6 +363,7 @@ class TenantStoreRouter(RoutedReads):
 
     async def _route_and_store(self, tenant_id: TenantId) -> tuple[TenantRouting, EventStore]:
         """Where the tenant lives; a store that it moved to is asked once whether it is that one."""
+        tenant_id = as_uuid(tenant_id)
         route = await self._routes.get(tenant_id)
         if not self._arrivals.is_due(route):
             return route, self.store(route.store_id)
