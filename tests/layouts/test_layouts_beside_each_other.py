@@ -26,7 +26,7 @@ async def _both(
     names: tuple[str, str], dsns: dict[str, str], shared: str | None = None
 ) -> AsyncIterator[list[LayoutWorld]]:
     async with AsyncExitStack() as stack:
-        worlds = []
+        worlds: list[LayoutWorld] = []
         for name in names:
             tables: list[dict[str, Any]] = [
                 {"table": name, "events": True, "key": ["id"], "tenant": "tenant"}

@@ -148,7 +148,7 @@ _DIVIDED = (
     " create table rest partition of events default partition by hash (position);"
     " create table rest_0 partition of rest for values with (modulus 1, remainder 0);"
 )
-_IN_A_LEAF = {"both": _DIVIDED, "declared": {"key": ["position", "tenant"]}}
+_IN_A_LEAF: dict[str, Any] = {"both": _DIVIDED, "declared": {"key": ["position", "tenant"]}}
 REFUSED += [
     Refused("a trigger of a leaf", 'alter table public.rest_0 disable trigger "late"',
             target="create function late() returns trigger language plpgsql as $$ begin new.ext :="

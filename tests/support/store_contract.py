@@ -232,7 +232,8 @@ class StoreContract:
     async def test_a_text_that_no_database_holds_is_refused_by_its_field(
         self, store: EventStore, field: str, text: str
     ) -> None:
-        cart, value = uuid4(), {"of": [text]} if field in ("details", "metadata") else text
+        cart = uuid4()
+        value: Any = {"of": [text]} if field in ("details", "metadata") else text
         event = ItemAdded(aggregate_id=cart, **{field: value})
         what = "payload" if field in ("name", "details") else field
         with pytest.raises(ValueError, match=f"the {what} of .* holds (a NUL|half of)") as caught:

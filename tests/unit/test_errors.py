@@ -10,10 +10,12 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from eventsource.cli.files import OutputClosedError
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import (
     EventIdTakenError,
@@ -57,6 +59,7 @@ MADE: list[Callable[[], EventSourceError]] = [
     lambda: errors.ConsistencyError("they differ"),
     lambda: errors.ProtocolVersionError(ONE, 9),
     lambda: errors.WritePausedError(ONE, 7.0),
+    lambda: OutputClosedError("cannot write there", Path("report.html")),
     lambda: WaveNotFoundError("night"),
     lambda: WaveStoppedError("night"),
     lambda: OutsideWindowError(Window.parse("22:00-05:00 UTC"), AT),

@@ -20,7 +20,7 @@ async def test_who_looks_on_sees_what_is_wrong_and_what_comes_after_it(
     """Once nothing came any more until somebody else opened the page."""
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
     seen = Snapshots(waves_in(world), world.coordinator.get_sync_lag)
-    looking = seen.follow()
+    looking: Any = seen.follow()
     assert await _trouble(looking) is None
     await world.control.execute("alter table migration_waves rename to away")
     try:

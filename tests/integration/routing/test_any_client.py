@@ -161,6 +161,7 @@ async def test_the_shape_of_a_connections_rows_does_not_matter(
             return find_route(connection, world.tenant)
 
     wanted = TARGET if is_routed else None
+    shape: Any
     for shape in (rows.tuple_row, rows.dict_row, rows.namedtuple_row, rows.class_row(Row),
                   rows.args_row(lambda *values: list(values)),
                   rows.kwargs_row(OrderedDict)):  # fmt: skip

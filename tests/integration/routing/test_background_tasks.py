@@ -10,6 +10,7 @@ import pytest
 
 from eventsource.migration import Migration
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
+from eventsource.migration.routing import mirror, router
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World
@@ -84,9 +85,8 @@ async def test_a_router_that_is_closed_leaves_no_mirror(
 ) -> None:
     """One begins while another one is closed."""
     begun: list[Any] = []
-    from eventsource.migration.routing import router as module
 
-    class Noted(module.DualWriteInterceptor):
+    class Noted(mirror.DualWriteInterceptor):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             begun.append(self)
@@ -97,7 +97,7 @@ async def test_a_router_that_is_closed_leaves_no_mirror(
             await super().close()
 
     get, reading, may = PostgreSQLMigrationRepository.get, asyncio.Event(), asyncio.Event()
-    monkeypatch.setattr(module, "DualWriteInterceptor", Noted)
+    monkeypatch.setattr(router, "DualWriteInterceptor", Noted)
     await world.seed(5)
     await world.seed(5, world.other)
     here, driver = await world.process(), await world.process()

@@ -6,7 +6,7 @@ A process is here what `tests.support.application` makes of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -75,7 +75,7 @@ class World:
         target_store: Callable[[asyncpg.Pool], Any] | None = None,
         control_dsn: str | None = None,
         route_hook: RouteHook | None = None,
-        init: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
+        init: Any = None,
         **settings: Any,
     ) -> Process:
         """Another process; ``settings`` are those of its MigrationConfig.
