@@ -30,6 +30,7 @@ from eventsource.migration import (
     VerificationReport,
     failures,
 )
+from eventsource.migration.consistency.wording import what_differs
 from eventsource.migration.journaled import verification
 from eventsource.tenant_ids import TenantId
 
@@ -224,7 +225,7 @@ class Journey:
             "consistent": report.is_consistent,
             "events": report.source_event_count,
             "streams": report.streams_verified,
-            "violations": len(report.violations),
+            "violations": len(report.violations) + len(report.differences),
         }
         await self.at.migrations.audit(self._known.id, "verified", found, self.at.operator)
         raise_if_inconsistent(report)
@@ -300,11 +301,9 @@ def raise_if_inconsistent(report: VerificationReport) -> None:
     """Raise ConsistencyError that names the first differences."""
     if report.is_consistent:
         return
-    shown = "; ".join(str(violation) for violation in report.violations[:3])
-    more = len(report.violations) - 3
-    tail = f"; and {more} more" if more > 0 else ""
     raise ConsistencyError(
-        f"source and target differ ({summary_of(report)}): {shown}{tail}; nothing was flipped",
+        f"source and target differ ({summary_of(report)}): {what_differs(report, 3)};"
+        " nothing was flipped",
         report,
     )
 

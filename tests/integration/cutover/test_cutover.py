@@ -182,8 +182,9 @@ async def test_a_difference_that_the_verification_finds_flips_nothing(world: Wor
     change = f"update {table('target')} set payload = payload || $1 where global_position = 5"
     await migrator.execute(change, '{"n": -1}')
     for _ in range(2):
-        with pytest.raises(ConsistencyError, match="payload"):
+        with pytest.raises(ConsistencyError, match=r"position 5\), field payload: ") as caught:
             await world.coordinator.initiate_cutover(migration.id)
+        assert "<" not in str(caught.value)
         await assert_still_at_the_source(world)
         assert await stands_in(world, migration, "dual_write")
     await migrator.execute(change, '{"n": 4}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventsource.migration.consistency import ConsistencyVerifier
+from eventsource.migration.consistency.wording import what_differs
 from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.models import VerificationLevel
 
@@ -29,7 +30,4 @@ async def verify(connections: DriverConnections, migration: Migration, seen: See
         kept=connections.endpoints.kept_by_the_data_plane,
     )
     if not report.is_consistent:
-        shown = "; ".join(str(violation) for violation in report.violations[:5])
-        raise ConsistencyError(
-            f"source and target differ in {len(report.violations)} places: {shown}", report
-        )
+        raise ConsistencyError(f"source and target differ: {what_differs(report)}", report)

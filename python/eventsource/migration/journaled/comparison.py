@@ -17,6 +17,7 @@ from uuid import UUID
 from eventsource.catalog.forms import PLAIN
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
+from eventsource.migration.consistency.wording import what_differs
 from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.journaled import carriage, changes, frames
 from eventsource.migration.journaled.shapes import of as shape_of
@@ -300,7 +301,4 @@ class _Comparison:
 def refuse_differences(report: VerificationReport) -> None:
     """Raise ConsistencyError when the report has one."""
     if not report.is_consistent:
-        shown = "; ".join(str(each) for each in report.differences[:5])
-        raise ConsistencyError(
-            f"source and target differ in {len(report.differences)} places: {shown}", report
-        )
+        raise ConsistencyError(f"source and target differ: {what_differs(report)}", report)
