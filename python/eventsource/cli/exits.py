@@ -16,6 +16,7 @@ from eventsource.migration.errors import (
     PreflightError,
     RetryLaterError,
 )
+from eventsource.remedies import remedy
 
 
 class ExitCode(IntEnum):
@@ -90,16 +91,10 @@ def message_of(error: BaseException) -> str:
         return "refused, nothing was changed: " + text
     if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)):
         return f"{text}; run `eventsource-migrate init`"
-    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-        return (
-            f"{text}: a database takes no writes, as default_transaction_read_only is on there or"
-            " it is a standby; look at [control] dsn first"
-        )
-    if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return f"{text}; grant it to the user of the dsn, or use another user"
     if isinstance(error, OSError) and error.filename is not None:
         # Of a file, such as a certificate; a connection has no name.
         return f"{error.filename}: {error.strerror or type(error).__name__}"
     if isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
-        return f"a database cannot be reached: {text}; check the dsn, and that the server runs"
-    return text
+        what_to_do = remedy(error, "the dsn") or "check the dsn, and that the server runs"
+        return f"a database cannot be reached: {text}; {what_to_do}"
+    return "; ".join(filter(None, (text, remedy(error, "the dsn"))))

@@ -21,6 +21,7 @@ from eventsource.hosts import SilentHostsError, hosts_of, unless_silent
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.failures import PASSING, may_be_mended, may_pass
+from eventsource.remedies import remedy
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
@@ -307,5 +308,6 @@ async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
     except _UNREACHABLE as error:
         reason = redact(str(error)).strip() or type(error).__name__
         raise DatabaseUnavailableError(
-            f"{what} ({ConnectionParameters(dsn)}) cannot be reached: {reason}; check {where}"
+            f"{what} ({ConnectionParameters(dsn)}) cannot be reached: {reason};"
+            f" {remedy(error, where) or f'check {where}'}"
         ) from error

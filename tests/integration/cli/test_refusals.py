@@ -178,3 +178,31 @@ def test_a_control_database_that_takes_no_writes_is_said_to(ready: CommandLine, 
     said = ready(verb, "--tenant", ready.tenant, *more, exit_code=1).output
     assert "a database takes no writes" in said
     assert "look at [control] dsn" in said
+
+
+@pytest.mark.parametrize(
+    ("limit", "named"),
+    [
+        ("alter role few connection limit 0", "max_connections or the connection limit"),
+        ('alter database "{name}" connection limit 0', "max_connections or the connection limit"),
+        ("alter role few nologin", "the user, and sslmode"),
+        ("alter role few password 'another'", "user and password"),
+    ],
+)
+def test_what_is_to_be_done_fits_what_the_server_refuses(
+    cli: CommandLine, limit: str, named: str
+) -> None:
+    """`too many clients` was followed by `check [control] dsn`."""
+    parts = urlsplit(cli.control_dsn)
+    name = parts.path[1:]
+    cli.sql("control", "drop role if exists few")
+    cli.sql("control", "create role few login password 'few'")
+    try:
+        cli.sql("control", limit.format(name=name))
+        few = parts._replace(netloc=f"few:few@{parts.hostname}:{parts.port}").geturl()
+        cli.write_config(control=few)
+        said = cli("list", exit_code=1).output
+        assert named in said
+        assert ("check [control] dsn" in said) == ("alter role few" in limit and "0" not in limit)
+    finally:
+        cli.sql("control", "drop role few")

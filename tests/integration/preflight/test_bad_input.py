@@ -137,7 +137,7 @@ RIGHTS = [
      ["may make nothing in the target's schema 'public'", "grant create on schema"]),
     ("source", "revoke usage on schema public from {role}, public",
      ["the source's database cannot be used", "grant usage on it"]),
-    ("source", "revoke select on {table} from {role}", ["permission denied", "privileges"]),
+    ("source", "revoke select on {table} from {role}", ["permission denied", "grant it"]),
     ("control", "revoke insert on tenant_routing from {role}",
      ["lacks INSERT", "tenant_routing", "the control database"]),
     ("control", "revoke delete on migration_position_mappings from {role}",

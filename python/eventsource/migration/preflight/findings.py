@@ -16,6 +16,7 @@ from eventsource.connections import redact
 from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.failures import may_pass
+from eventsource.remedies import remedy
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
@@ -96,9 +97,9 @@ class Findings:
             OverflowError,
         ) as error:  # fmt: skip
             self.passing += may_pass(error)
+            what_to_do = remedy(error, "the DSN") or "check the DSN, user, password and privileges"
             self.problems.append(
-                f"{what} cannot be used: {redact(str(error)) or type(error).__name__};"
-                " check the DSN, user, password and privileges"
+                f"{what} cannot be used: {redact(str(error)) or type(error).__name__}; {what_to_do}"
             )
 
     def raise_if_refused(self) -> None:

@@ -1,0 +1,78 @@
+"""What is said to do about an error fits it; for every one it was to check the DSN."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import asyncpg
+import pytest
+
+from eventsource.cli.exits import message_of
+from eventsource.migration.preflight.findings import Findings
+from eventsource.remedies import remedy
+
+WHERE = "[stores.shared] dsn"
+
+#: Kind, what the server says, and what has to be in the remedy.
+OF_A_SERVER = [
+    (asyncpg.TooManyConnectionsError, "sorry, too many clients already", "max_connections"),
+    (asyncpg.TooManyConnectionsError, "remaining connection slots are reserved", "end sessions"),
+    (asyncpg.TooManyConnectionsError, 'too many connections for role "x"', "limit of the user"),
+    (asyncpg.CannotConnectNowError, "the database system is starting up", "wait until"),
+    (asyncpg.CannotConnectNowError, "the database system is shutting down", "wait until"),
+    (asyncpg.CannotConnectNowError, "the database system is in recovery mode", "wait until"),
+    (asyncpg.AdminShutdownError, "terminating connection", "try again"),
+    (asyncpg.DiskFullError, "could not extend file", "make room on the server's disk"),
+    (asyncpg.QueryCanceledError, "due to statement timeout", "statement_timeout"),
+    (asyncpg.ReadOnlySQLTransactionError, "read-only transaction", "standby"),
+]
+
+#: Those that are about the address, too: what of it.
+OF_THE_ADDRESS = [
+    (asyncpg.InvalidPasswordError("password authentication failed"), "user and password"),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError('role "x" does not exist'),
+        "the user, and sslmode",
+    ),
+    (asyncpg.InvalidCatalogNameError('database "x" does not exist'), "the name of the database"),
+    (TimeoutError(), "the firewall"),
+    (socket.gaierror(-2, "Name or service not known"), "the name of the host"),
+    (ConnectionRefusedError(111, "Connect call failed"), "that the server runs"),
+    (ssl.SSLError("handshake failure"), "sslmode and certificates"),
+    (asyncpg.TargetServerAttributeNotMatched("none"), "a primary"),
+]
+
+
+@pytest.mark.parametrize(("kind", "said", "named"), OF_A_SERVER)
+def test_what_the_server_lacks_is_not_looked_for_in_the_address(
+    kind: type[Exception], said: str, named: str
+) -> None:
+    error = kind(said)
+    found = Findings()
+    if kind is not asyncpg.TooManyConnectionsError:
+        with found.unusable("the source"):
+            raise error
+        assert named in found.problems[0]
+    for shown in (remedy(error, WHERE) or "", message_of(error), *found.problems):
+        assert named in shown
+        assert "check" not in shown
+
+
+@pytest.mark.parametrize(("error", "named"), OF_THE_ADDRESS)
+def test_of_the_address_that_part_is_named_which_may_be_wrong(error: Exception, named: str) -> None:
+    said = remedy(error, WHERE) or ""
+    assert f"check {WHERE}: " in said
+    assert named in said
+    assert named in message_of(error)
+
+
+def test_a_server_that_lets_nobody_in_from_here_is_not_asked_for_another_password() -> None:
+    said = 'no pg_hba.conf entry for host "10.0.0.1", user "x", database "y", no encryption'
+    shown = remedy(asyncpg.InvalidAuthorizationSpecificationError(said), WHERE) or ""
+    assert "pg_hba.conf" in shown
+    assert "password" not in shown
+
+
+def test_where_nothing_better_is_known_the_address_is_checked() -> None:
+    assert remedy(OSError("Multiple exceptions"), WHERE) is None
