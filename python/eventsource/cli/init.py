@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,9 +19,12 @@ from eventsource.cli.output import Step
 from eventsource.cli.workspace import Workspace
 from eventsource.connections import AnyConnection
 from eventsource.identifiers import quote_identifier
-from eventsource.migration import create_schema
+from eventsource.migration import PreflightError, create_schema
+from eventsource.migration.event_table import of_store
 from eventsource.migration.layouts.store import LayoutStore
+from eventsource.migration.preflight import rights
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
+from eventsource.migration.preflight.findings import Findings
 from eventsource.schema_changes import connection_of
 from eventsource.stores import pending, schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -34,10 +38,15 @@ _VERSION_SQL = f"comment on table tenant_migrations is '{_PRODUCT}{__version__}'
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing that `init` makes, with the statements that are missing for it."""
+    """One thing that `init` makes, with the statements that are missing for it.
+
+    Attributes:
+        lacks: what this role may not do with what is there, each with its grant.
+    """
 
     part: str
     pending: list[str]
+    lacks: list[str]
 
 
 def init(
@@ -69,14 +78,17 @@ def init(
 
 async def _make(at: Workspace) -> ExitCode:
     made = []
+    lacks = [await _lacks_at_control(at)]
     # All that would be refused is found before the first thing is made.
     for store_id, store in at.stores.items():
         await at.reach_store(store_id)
-        async with store.pool.acquire() as connection:
-            if isinstance(store, LayoutStore):
-                await store.examine(connection, await store.resolve_schema())
-            else:
-                await schema_setup.examine(connection, store.schema, store.table_name)
+        if lacking := await _lacks_at(store):
+            lacks.append(lacking)
+        else:
+            await _examine(store)
+    lacks.append(await _lacks_of_checkpoints(at))
+    if problems := list(itertools.chain(*lacks)):
+        raise PreflightError(problems)
     if await _lacks_control_schema(at):
         await at.control.execute(_control_schema(at))
     await create_schema(at.control)
@@ -94,6 +106,14 @@ async def _make(at: Workspace) -> ExitCode:
     if at.out.as_json:
         at.out.answer({"ready": made, "version": __version__})
     return ExitCode.DONE
+
+
+async def _examine(store: PostgreSQLEventStore) -> None:
+    async with store.pool.acquire() as connection:
+        if isinstance(store, LayoutStore):
+            await store.examine(connection, await store.resolve_schema())
+        else:
+            await schema_setup.examine(connection, store.schema, store.table_name)
 
 
 async def _recorded_version(at: Workspace) -> str | None:
@@ -125,16 +145,45 @@ async def _missing(at: Workspace) -> list[Part]:
         lacking = [_control_schema(at)] if await _lacks_control_schema(at) else []
         tables = await pending.recorded(control, _make_control)
         statements = [*lacking, *tables]
-        found.append(Part("control tables", [*statements, _VERSION_SQL] if statements else []))
+    made_by = [*statements, _VERSION_SQL] if statements else []
+    found.append(Part("control tables", made_by, await _lacks_at_control(at)))
     for store_id, store in at.stores.items():
         await at.reach_store(store_id)
-        async with store.pool.acquire() as connection:
-            statements = await _missing_of(store, connection)
-        found.append(Part(f"store {store_id}", statements))
+        if not (lacks := await _lacks_at(store)):
+            async with store.pool.acquire() as connection:
+                statements = await _missing_of(store, connection)
+        # Of a store that it may not read nobody can say what is missing.
+        found.append(Part(f"store {store_id}", [] if lacks else statements, lacks))
     async with connection_of(at.checkpoints_pool) as connection:
         checkpoints = await pending.recorded(connection, _make_checkpoints)
-        found.append(Part("subscription checkpoints", checkpoints))
+    lacks = await _lacks_of_checkpoints(at)
+    found.append(Part("subscription checkpoints", checkpoints, lacks))
     return found
+
+
+async def _lacks_at_control(at: Workspace) -> list[str]:
+    found = Findings()
+    await rights.check_privileges(at.control, "the control database", [*CONTROL_COLUMNS], found)
+    return found.problems
+
+
+async def _lacks_of_checkpoints(at: Workspace) -> list[str]:
+    found = Findings()
+    await rights.check_privileges(
+        at.checkpoints_pool, "the database of the subscriptions", ["subscription_checkpoints"],
+        found, ("select", "insert", "update"),
+    )  # fmt: skip
+    return found.problems
+
+
+async def _lacks_at(store: PostgreSQLEventStore) -> list[str]:
+    """What keeps this role from moving a tenant from there, or to it; the table may be missing."""
+    found = Findings()
+    table = await of_store(store)
+    await rights.check(table, "store", found)
+    names = [table.beside(name) for name in rights.beside(store.layout)]
+    await rights.check_privileges(table.connection, "the store's database", names, found)
+    return found.problems
 
 
 async def _missing_of(store: PostgreSQLEventStore, connection: AnyConnection) -> list[str]:
@@ -148,22 +197,24 @@ async def _missing_of(store: PostgreSQLEventStore, connection: AnyConnection) ->
 
 
 def _say(at: Workspace, found: list[Part], before: str | None) -> ExitCode:
-    missing = [each for each in found if each.pending]
-    steps = [Step("make", "eventsource-migrate init")] if missing else []
+    is_pending = any(each.pending for each in found)
+    is_complete = not is_pending and not any(each.lacks for each in found)
+    steps = [Step("make", "eventsource-migrate init")] if is_pending else []
     width = max(len(each.part) for each in found)
     at.out.answer(
         {
             "version": __version__,
             "version_before": before,
             "parts": found,
-            "is_complete": not missing,
+            "is_complete": is_complete,
             "next": steps,
         },
         f"{'version':<{width}}  {_from(before, found)}",
         *(f"{each.part:<{width}}  {_first_words(each)}" for each in found),
+        *(f"{each.part:<{width}}  {lack}" for each in found for lack in each.lacks),
         *(f"{step.what:<{width}}  {step.command}" for step in steps),
     )
-    return ExitCode.FAILED if missing else ExitCode.DONE
+    return ExitCode.DONE if is_complete else ExitCode.FAILED
 
 
 def _from(before: str | None, found: list[Part]) -> str:
@@ -177,7 +228,7 @@ def _from(before: str | None, found: list[Part]) -> str:
 
 def _first_words(part: Part) -> str:
     if not part.pending:
-        return "complete"
+        return "this role may not use it" if part.lacks else "complete"
     heads = [" ".join(statement.split())[:60] for statement in part.pending[:2]]
     more = f"; and {len(part.pending) - 2} more" if len(part.pending) > 2 else ""
     return f"{len(part.pending)} to run: {'; '.join(heads)}{more}"

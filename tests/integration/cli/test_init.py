@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from collections.abc import Iterator
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from eventsource.testing import Cluster
@@ -103,3 +107,76 @@ def test_the_printed_sql_is_a_script_with_nothing_else(cli: CommandLine) -> None
         assert not line.startswith(("control ", "store ", "warning"))
     assert f"-- store {SHARED}, for eventsource-migration" in shown
     cli("init", "--check", "--print-sql", exit_code=2)
+
+
+_ROLE = "init_stranger"
+
+
+@pytest.fixture
+def strangers(ready: CommandLine) -> Iterator[dict[str, str]]:
+    """DSNs of a role that owns nothing of what is there, and has no right to it."""
+    sides = {
+        "control": ready.control_dsn, SHARED: ready.source_dsn, DEDICATED: ready.target_dsn,
+    }  # fmt: skip
+    for side in ("source", "target", "control"):
+        with contextlib.suppress(asyncpg.DuplicateObjectError):
+            ready.sql(side, f"create role {_ROLE} login password 'stranger'")
+    changed = {}
+    for name, dsn in sides.items():
+        parts = urlsplit(dsn)
+        where = f"{_ROLE}:stranger@{parts.hostname}:{parts.port}"
+        changed[name] = parts._replace(netloc=where).geturl()
+    yield changed
+    for side in ("source", "target", "control"):
+        ready.sql(side, f"drop owned by {_ROLE}")
+
+
+@pytest.mark.parametrize(
+    ("of", "side", "given", "named"),
+    [
+        ("control", "control", None, "grant select, insert, update, delete on tenant_migrations"),
+        (
+            "control",
+            "control",
+            "select, insert, update",
+            "lacks DELETE on tenant_migrations in the control database",
+        ),
+        (
+            "control",
+            "control",
+            "select",
+            "grant insert, update on subscription_checkpoints to init_stranger",
+        ),
+        (SHARED, "source", None, "grant postgres to init_stranger"),
+        (SHARED, "source", "select, insert", "does not own the store table"),
+        (DEDICATED, "target", None, "lacks SELECT, INSERT, UPDATE, DELETE on"),
+    ],
+)
+def test_a_role_that_may_not_use_what_is_there_is_refused_with_the_grant(
+    ready: CommandLine, strangers: dict[str, str], of: str, side: str, given: str | None, named: str
+) -> None:
+    """Both said that all was ready, and `list` was then denied."""
+    ready.write_config(**{of: strangers[of]})
+    if given is not None:
+        ready.sql(side, f"grant {given} on all tables in schema public to {_ROLE}")
+    checked = ready("init", "--check", exit_code=1).output
+    assert named in " ".join(checked.split())
+    refused = ready("init", exit_code=3).output
+    assert named in refused
+    assert "ready" not in refused
+    parts = ready.json("init", "--check", exit_code=1)
+    assert not parts["is_complete"]
+    assert any(named in lack for part in parts["parts"] for lack in part["lacks"])
+    assert parts["next"] == []
+
+
+def test_the_grants_that_init_names_are_enough_for_it(
+    ready: CommandLine, strangers: dict[str, str]
+) -> None:
+    ready.write_config(control=strangers["control"])
+    for part in ready.json("init", "--check", exit_code=1)["parts"]:
+        for lack in part["lacks"]:
+            ready.sql("control", lack.split(": ", 1)[1].split(", or connect")[0])
+    ready("init", "--check")
+    ready("init")
+    ready("list")

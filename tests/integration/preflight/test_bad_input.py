@@ -128,7 +128,7 @@ RIGHTS = [
     ("source", "revoke all on eventsource_fences from {role}",
      ["permission denied", "eventsource_fences"]),
     ("target", "revoke delete, update on eventsource_copy_progress from {role}",
-     ["lacks DELETE", "lacks UPDATE", "eventsource_copy_progress", "grant it"]),
+     ["lacks UPDATE, DELETE on", "eventsource_copy_progress", "grant update, delete on"]),
     ("target", "revoke temporary on database {database} from public",
      ["temporary tables", "grant temporary on database {database} to"]),
     ("source", "revoke create on schema public from {role}, public",

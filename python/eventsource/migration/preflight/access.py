@@ -11,13 +11,11 @@ import asyncpg
 
 from eventsource.connections import ConnectionParameters
 from eventsource.hosts import SilentHostsError, unless_silent
-from eventsource.identifiers import qualified, quote_identifier
+from eventsource.identifiers import qualified
 from eventsource.migration.connections.driver_connections import Endpoints
-from eventsource.migration.event_table import EventTable, OwnTable
-from eventsource.migration.preflight import application_roles
+from eventsource.migration.event_table import EventTable
+from eventsource.migration.preflight import application_roles, rights
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
-from eventsource.migration.preflight.event_tables import FENCE_TABLES
-from eventsource.migration.preflight.findings import INIT
 
 if TYPE_CHECKING:
     from eventsource.connections import TableAddress
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
 #: How often a pooler is asked for its mode: other clients of it may hide the answer once.
 ROUNDS = 5
-
-_PRIVILEGES = ("select", "insert", "update", "delete")
 
 _DIRECT = (
     "give the store dsn= with the address of the server itself; control and stores may be reached"
@@ -44,33 +40,6 @@ _LENT = (
     asyncpg.DuplicatePreparedStatementError,
     asyncpg.ProtocolViolationError,
 )
-
-_RIGHTS = """
-select current_user::text as role, name, pg_get_userbyid(c.relowner)::text as owner,
-       quote_ident(current_user) as grantee, quote_ident(pg_get_userbyid(c.relowner)) as granted,
-       quote_ident(current_database()) as database,
-       pg_has_role(c.relowner, 'usage') as owns, row_security_active(c.oid) as filtered,
-       has_schema_privilege(c.relnamespace, 'create') as creates,
-       has_database_privilege(current_database(), 'temporary') as temporary
-from unnest($1::text[]) with ordinality given (name, place)
-join pg_class c on c.oid = to_regclass(name)
-order by place
-"""
-
-#: Who makes triggers and functions of the guard needs the rights of the owner of the others.
-_FUNCTION_OWNERS = """
-select distinct current_user::text as role, pg_get_userbyid(p.proowner)::text as owner,
-       quote_ident(current_user) as grantee, quote_ident(pg_get_userbyid(p.proowner)) as granted
-from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-where n.nspname = $1 and starts_with(p.proname, 'eventsource_')
-  and not pg_has_role(p.proowner, 'usage')
-"""
-
-_LACKING = """
-select current_user::text as role, name, privilege
-from unnest($1::text[]) name, unnest($2::text[]) privilege
-where not has_table_privilege(name, privilege)
-"""
 
 
 async def refuse_silent_hosts(
@@ -111,7 +80,7 @@ async def _check_control(endpoints: Endpoints, findings: Findings) -> None:
     names = [qualified(endpoints.control_schema, name) for name in CONTROL_COLUMNS]
     with findings.unusable(what):
         async with endpoints.connection(endpoints.control) as connection:
-            await _check_privileges(connection, what, names, findings)
+            await rights.check_privileges(connection, what, names, findings)
             await _check_sessions(connection, endpoints, endpoints.control, what, findings)
 
 
@@ -123,67 +92,10 @@ async def _check_store(
     with findings.unusable(what):
         async with endpoints.connection(parameters) as connection:
             table = EventTable(connection, address, layout)
-            await _check_rights(table, side, findings)
-            names = [table.beside(name) for name in FENCE_TABLES]
-            if layout is not None:
-                names.append(table.beside("eventsource_changes"))
-            await _check_privileges(connection, what, names, findings)
+            await rights.check(table, side, findings)
+            names = [table.beside(name) for name in rights.beside(layout)]
+            await rights.check_privileges(connection, what, names, findings)
             await _check_sessions(connection, endpoints, parameters, what, findings)
-
-
-async def _check_rights(table: OwnTable, side: str, findings: Findings) -> None:
-    tables, schema = [table.name], table.address.schema
-    if table.layout is not None:
-        tables = [table.beside(each.name) for each in table.layout.tables]
-    rights = await table.connection.fetch(_RIGHTS, tables)
-    if not rights:
-        return  # there is no such table, and that is said elsewhere
-    for found in rights:
-        _check_table(found, side, findings)
-    for found in await table.connection.fetch(_FUNCTION_OWNERS, schema):
-        findings.problems.append(
-            f"role {found['role']!r} may not use the guard's functions in the {side}'s schema"
-            f" {schema!r}, which role {found['owner']!r} made; connect as that role,"
-            f" or grant it: grant {found['granted']} to {found['grantee']}"
-        )
-    role, grantee = rights[0]["role"], rights[0]["grantee"]
-    if not rights[0]["creates"]:
-        # Functions of the guard, and indexes that a load of an empty table makes again.
-        findings.problems.append(
-            f"role {role!r} may make nothing in the {side}'s schema {schema!r}, where the guard's"
-            f" functions belong: grant create on schema {quote_identifier(schema)} to {grantee}"
-        )
-    if not rights[0]["temporary"]:
-        findings.problems.append(
-            f"role {role!r} may not make temporary tables in the {side}'s database; grant temporary"
-            f" on database {rights[0]['database']} to {grantee}"
-        )
-
-
-def _check_table(rights: asyncpg.Record, side: str, findings: Findings) -> None:
-    role, owner, name = rights["role"], rights["owner"], rights["name"]
-    if not rights["owns"]:
-        # Only an owner may make the guard fire always, and only a guard that does is one.
-        findings.problems.append(
-            f"role {role!r} does not own the {side} table {name} and may not guard it; connect as"
-            f" {owner!r}, or grant that role: grant {rights['granted']} to {rights['grantee']}"
-        )
-    if rights["filtered"]:
-        findings.problems.append(
-            f"row-level security of the {side} table {name} hides rows from role {role!r}, so that"
-            f" neither copy nor proof would see them; connect as a role with BYPASSRLS, or as the"
-            " owner of a table without FORCE ROW LEVEL SECURITY"
-        )
-
-
-async def _check_privileges(
-    connection: Connection, what: str, names: Sequence[str], findings: Findings
-) -> None:
-    for row in await connection.fetch(_LACKING, names, _PRIVILEGES):
-        findings.problems.append(
-            f"role {row['role']!r} lacks {row['privilege'].upper()} on {row['name']} in {what};"
-            f" grant it, or connect as the role that ran {INIT.removeprefix('run ')}"
-        )
 
 
 async def _check_sessions(
