@@ -10,7 +10,7 @@ import pytest
 from eventsource.cli import estimates, next_steps, views
 from eventsource.cli.audit import lines
 from eventsource.cli.output import grid, painted
-from eventsource.cli.waiting import what_it_waits_for, without_ages
+from eventsource.cli.waiting import what_it_waits_for
 from eventsource.migration import (
     Blocker,
     ConsistencyError,
@@ -27,6 +27,7 @@ from eventsource.migration.driver.lease import process_name
 from eventsource.migration.protocol import SPOKEN
 from eventsource.migration.repositories.audit import AuditEntry
 from eventsource.migration.states import of_journal
+from eventsource.said import without_ages
 from tests.support.journal_rows import NOW, migration
 
 _S = MigrationState

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,14 +15,12 @@ from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.driver.lease import process_name
+from eventsource.said import without_ages
 
 T = TypeVar("T")
 
 #: What is answered sooner needs no word but the driver's own (seconds).
 SILENT_SECONDS = 2.5
-
-#: For how long something has been going on: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min.
-_AGE = re.compile(r"\bfor \d[\d.,]* (?:s|min|h)\b(?: \d\d (?:s|min)\b)?")
 
 #: How often the journal is read (seconds).
 LOOK_SECONDS = 0.5
@@ -61,11 +58,6 @@ async def _tell(
         if key != said and (waited > SILENT_SECONDS or migration.error_message):
             say(reason)
             said = key
-
-
-def without_ages(text: str) -> str:
-    """The text without what grows while nothing else changes: it is not a line for each second."""
-    return _AGE.sub("", text)
 
 
 def what_it_waits_for(migration: Migration) -> str:

@@ -14,10 +14,10 @@ from eventsource.cli import metrics, views
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import clock, described
-from eventsource.cli.waiting import without_ages
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.migration import Migration
 from eventsource.migration.repositories import control_place
+from eventsource.said import without_ages
 
 #: How often `work` looks for changes to print (seconds).
 LOOK_SECONDS = 1.0

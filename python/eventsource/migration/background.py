@@ -31,6 +31,7 @@ from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.routing.route_hook import WHOLE_SECONDS
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import guard, identities
+from eventsource.said import Said
 from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
 
@@ -86,6 +87,7 @@ class BackgroundDrivers:
         self._driving: set[asyncio.Task[None]] = set()
         self._leases = LeasesSeen()
         self._left_alone = LeftAlone()
+        self._said = Said(_log)
         #: Sessions for what comes next: preflight, driver, way back.
         self.kept = KeptSessions()
         self._places = Places()
@@ -123,8 +125,9 @@ class BackgroundDrivers:
             except Exception as error:
                 self._stands_by_for |= asked
                 if not may_pass(error):
-                    _log.warning("cannot look after migrations: %s", redact(str(error)))
+                    self._said.warn("all", f"cannot look after migrations: {redact(str(error))}")
                 continue
+            self._said.over("all")
             over = {each.id for each in found if each.state.is_final and not each.abort_requested}
             # Those whose row is gone do not come back either: nothing is left to drive.
             self._stands_by_for |= {each.id for each in found} - over
@@ -324,8 +327,9 @@ class BackgroundDrivers:
     async def _follow_routes_as_far_as_possible(self) -> None:
         try:
             await self._follow_changed_routes()
+            self._said.over("routes")
         except (*PASSING, asyncpg.PostgresError) as error:
-            _log.warning("the route hook cannot be run: %s", redact(str(error)))
+            self._said.warn("routes", f"the route hook cannot be run: {redact(str(error))}")
 
     async def follow_routes(self) -> list[PendingRoute]:
         """Run the route hook for each route that has changed; those that are left."""
@@ -337,14 +341,13 @@ class BackgroundDrivers:
         """The same, without a look at all routes at each poll."""
         if self._route_hook is None:
             return
-        now = time.monotonic()
-        if now < self._all_routes_at:
+        if time.monotonic() < self._all_routes_at:
             await self._route_hook.roll_forward(self._migrations.pool, lately=True)
             return
         left = await self._route_hook.roll_forward(self._migrations.pool)
         if all(each.error is not None for each in left):
             # What was not even tried is found by a look at all of them alone.
-            self._all_routes_at = now + WHOLE_SECONDS
+            self._all_routes_at = time.monotonic() + WHOLE_SECONDS
 
     async def refuse_other_places(self, migration: Migration) -> None:
         """Before anything is asked for: what this process calls the stores is where they are.

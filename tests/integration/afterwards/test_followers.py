@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -14,10 +15,11 @@ import pytest
 from eventsource.migration.driver import follower
 from eventsource.migration.repositories.ways_back import WayBack, WaysBack
 from eventsource.migration.steps.passes import Passes
+from eventsource.stores.postgresql import PostgreSQLEventStore
 from tests.support.application import Process
 from tests.support.there_and_back import appended, moved
 from tests.support.waiting import until
-from tests.support.worlds.three_databases import World
+from tests.support.worlds.three_databases import SOURCE_TABLE, TARGET_TABLE, World
 
 
 @dataclass
@@ -105,3 +107,61 @@ async def test_who_has_lost_a_way_back_stops_carrying(
         now = await ways.get(way.id)
         assert now is not None
         assert now.is_followed, "the claim of the other one stays"
+
+
+async def read_only(world: World) -> Process:
+    return await world.process(
+        control_dsn=f"{world.dsns['control']}?default_transaction_read_only=on"
+    )
+
+
+async def swapped(world: World) -> Process:
+    """The configuration names two stores the wrong way round."""
+    dsns = world.dsns
+    world.dsns = {**dsns, "source": dsns["target"], "target": dsns["source"]}
+    try:
+        return await world.process(
+            source_store=lambda pool: PostgreSQLEventStore(pool, TARGET_TABLE),
+            target_store=lambda pool: PostgreSQLEventStore(pool, SOURCE_TABLE),
+        )
+    finally:
+        world.dsns = dsns
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [(read_only, "cannot follow ways back: cannot execute"), (swapped, "is not followed: ")],
+)
+async def test_who_cannot_follow_says_so_once(
+    world: World,
+    keeper: Process,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    made: Callable[[World], Awaitable[Process]],
+    said: str,
+) -> None:
+    """It was logged at every attempt: six times in five seconds."""
+    await moved(world, keeper)
+    monkeypatch.setattr(follower, "LONGEST_FOLLOW_SECONDS", follower.FOLLOW_SECONDS)
+    elsewhere = await made(world)
+    attempts = 0
+    due = WaysBack.due
+
+    async def counted(ways: WaysBack) -> list[WayBack]:
+        nonlocal attempts
+        attempts += 1
+        return await due(ways)
+
+    monkeypatch.setattr(WaysBack, "due", counted)
+    with caplog.at_level(logging.WARNING):
+        working = asyncio.create_task(elsewhere.coordinator.work(poll_seconds=0.02))
+
+        async def tried() -> bool:
+            return attempts >= 5
+
+        await until(tried, "several attempts")
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+    found = [each for each in caplog.records if said in each.getMessage()]
+    assert len(found) == 1, caplog.text

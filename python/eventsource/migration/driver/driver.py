@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -43,6 +43,7 @@ from eventsource.migration.models import WAITING
 from eventsource.migration.repositories import control_place
 from eventsource.migration.states import MigrationState, may_follow
 from eventsource.migration.tables import identities
+from eventsource.said import Said
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -83,6 +84,7 @@ class Driver:
     #: When the first of the attempts failed that have failed since the last success.
     waits_since: datetime | None = None
     has_looked_at_control: bool = False
+    said: Said = field(default_factory=lambda: Said(_log))
 
     @property
     def migration_id(self) -> UUID:
@@ -137,6 +139,7 @@ class Driver:
                     return
                 if time.monotonic() - began > LONGEST_BACKOFF:
                     backoff, self.waits_since = FIRST_BACKOFF, None
+                    self.said.over(self.migration_id)
                 if isinstance(error, WAITING_FOR_SOMEBODY):
                     await self._report(error)
                     if not isinstance(error, StoreMismatchError):
@@ -240,9 +243,8 @@ class Driver:
         since = self.waits_since.strftime("%Y-%m-%d %H:%M:%S UTC")
         reason = f"{where}{failures.reason_of(error)} (since {since})"
         about = {"migration_id": self.migration_id, "is_wait": True}
-        _log.warning(
-            "migration %s waits: %s%s", self.migration_id, where, brief(error), extra=about
-        )
+        text = f"migration {self.migration_id} waits: {where}{brief(error)}"
+        self.said.warn(self.migration_id, text, about)
         code = failures.describe(error)["code"] if isinstance(error, MigrationError) else None
         with contextlib.suppress(*PASSING, asyncpg.PostgresError):
             await self.migrations.record_error(

@@ -28,6 +28,7 @@ from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import authority, way_back
 from eventsource.migration.tables import fences, identities
 from eventsource.migration.tables.snapshots import not_shown_by
+from eventsource.said import Said
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
@@ -76,6 +77,7 @@ class Follower:
     knows: Callable[[Migration], bool]
     leaves: Callable[[WayBack], bool]
     ways: WaysBack = field(init=False)
+    said: Said = field(default_factory=lambda: Said(_log))
 
     def __post_init__(self) -> None:
         self.ways = WaysBack(self.migrations.pool)
@@ -86,9 +88,10 @@ class Follower:
         while True:
             try:
                 carried = await self.turn(stay=STAY_SECONDS)
+                self.said.over("all")
             except Exception as error:
                 if not may_pass(error):
-                    _log.warning("cannot follow ways back: %s", redact(str(error)))
+                    self.said.warn("all", f"cannot follow ways back: {redact(str(error))}")
                 carried = 0
             idle = FOLLOW_SECONDS if carried else min(idle * 1.5, LONGEST_FOLLOW_SECONDS)
             await asyncio.sleep(idle)
@@ -118,12 +121,15 @@ class Follower:
         try:
             if way.state == "closing":
                 await self.close(way, move)
+                self.said.over(way.id)
                 return 0
             if way.is_over:
                 await self.refuse_gone_back(way)
                 await self.ways.end(way.id, "its time is over", now=False)
                 return 0
-            return await self._follow(way, move, owner, stay)
+            carried = await self._follow(way, move, owner, stay)
+            self.said.over(way.id)
+            return carried
         except asyncio.CancelledError:
             # Those who repair, return or close next do not wait for a process that has ended.
             with contextlib.suppress(*_FAILURES):
@@ -133,7 +139,8 @@ class Follower:
             # The tenant does not notice: who looks at the way back reads it. Who returns by it or
             # ends it has ended our sessions, and is not to read of that.
             if await self.ways.leave(way.id, owner, redact(str(error)) or type(error).__name__):
-                _log.warning("way back of migration %s is not followed: %s", move.id, brief(error))
+                why = f"way back of migration {move.id} is not followed: {brief(error)}"
+                self.said.warn(way.id, why, {"migration_id": move.id})
             return 0
 
     async def _follow(self, way: WayBack, move: Migration, owner: UUID, stay: float) -> int:

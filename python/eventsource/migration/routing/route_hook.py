@@ -22,6 +22,7 @@ import asyncpg
 from eventsource.connections import ConnectionParameters, brief, connect, redact, transaction
 from eventsource.migration.failures import PASSING
 from eventsource.named_sql import statements
+from eventsource.said import Said
 from eventsource.tenant_ids import TenantId, restored, stored
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class RouteHook:
     dsn: Secret = field(repr=False)
     sql: str
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    said: Said = field(
+        init=False, default_factory=lambda: Said(_log), repr=False, compare=False
+    )
 
     async def roll_forward(self, control: Executor, *, lately: bool = False) -> list[PendingRoute]:
         """Run the statement for every route that it was not run for yet; those that are left.
@@ -122,14 +126,16 @@ class RouteHook:
                     command_timeout=STATEMENT_SECONDS,
                 )  # fmt: skip
         except (*PASSING, asyncpg.PostgresError) as error:
-            await self._failed(control, tenants, error)
+            await self._failed(control, tenants, error, about=None)
             return
+        self.said.over(None)
         try:
             for tenant in tenants:
                 try:
                     await self._one(control, connection, tenant)
+                    self.said.over(tenant)
                 except (*PASSING, asyncpg.PostgresError, asyncpg.DataError) as error:
-                    await self._failed(control, [tenant], error)
+                    await self._failed(control, [tenant], error, about=tenant)
         finally:
             connection.terminate()
 
@@ -155,9 +161,11 @@ class RouteHook:
         used = list(dict.fromkeys(_NAME.findall(self.sql)))
         return _NAME.sub(lambda found: f"${used.index(found[1]) + 1}", self.sql), used
 
-    async def _failed(self, control: Executor, tenants: list[str], error: Exception) -> None:
+    async def _failed(
+        self, control: Executor, tenants: list[str], error: Exception, about: str | None
+    ) -> None:
         reason = redact(str(error)).strip() or type(error).__name__
         for value in filter(None, self.values.values()):
             reason = reason.replace(value, "***")
-        _log.warning("the route hook waits for %d routes: %s", len(tenants), brief(error))
+        self.said.warn(about, f"the route hook waits for {len(tenants)} routes: {brief(error)}")
         await control.execute(_SQL["failed"], tenants, reason)
