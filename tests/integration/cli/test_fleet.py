@@ -64,6 +64,34 @@ def test_a_plan_names_tenants_of_which_nobody_has_heard(three: CommandLine) -> N
     assert str(three.tenant) not in said
 
 
+@pytest.mark.parametrize(
+    ("to", "written", "said"),
+    [
+        (SHARED, ["{big}", "{other}"], "all 2 tenants live in 'shared' already"),
+        (SHARED, ["{big}"], "the tenant lives in 'shared' already"),
+        (DEDICATED, ["{big}, shared"], "the tenant lives in 'shared' already"),
+        (SHARED, ["{big}, , shared", "{other}"], "all 2 tenants live in 'shared' already"),
+    ],
+)
+def test_a_wave_of_tenants_that_live_there_already_says_so(
+    ready: CommandLine, to: str, written: list[str], said: str
+) -> None:
+    """It said to choose at least one tenant."""
+    lines = [each.format(big=ready.tenant, other=ready.other) for each in written]
+    shown = ready("fleet", "plan", "night", "--file", file_of(ready, *lines), "--to", to,
+                  exit_code=1).output  # fmt: skip
+    assert said in shown
+    assert "choose at least one" not in shown
+
+
+def test_a_plan_says_how_many_stay_where_they_are(ready: CommandLine) -> None:
+    lines = file_of(ready, f"{ready.tenant}, {DEDICATED}", f"{ready.other}, {SHARED}")
+    shown = ready("fleet", "plan", "night", "--file", lines).output
+    assert "left out: 1 tenant that would stay in the same store" in shown
+    nobody = ready("fleet", "plan", "none", "--file", file_of(ready, "# nobody"), exit_code=1)
+    assert "choose at least one tenant" in nobody.output
+
+
 def test_a_plan_by_size_shows_what_it_takes_and_moves_nothing(three: CommandLine) -> None:
     plan = planned(three, "--largest", 2, "--from-store", SHARED)
     assert plan["wave"]["state"] == "planned"  # type: ignore[index]

@@ -18,10 +18,12 @@ from eventsource.cli.output import amount, columns, duration, grid, megabytes, v
 from eventsource.cli.tenants import no_event
 from eventsource.cli.workspace import Workspace
 from eventsource.commands import command
+from eventsource.counts import counted
 from eventsource.fleet import Candidate, Wave, WaveSettings, checks, planning, seats, selection
 from eventsource.fleet.disk import Disks
 from eventsource.fleet.planning import Plan
 from eventsource.fleet.seats import Seats
+from eventsource.fleet.waves import WaveError
 from eventsource.tenant_ids import TenantId
 
 ORDERS = ("given", "largest", "smallest")
@@ -199,7 +201,20 @@ async def _candidates(at: Workspace, asked: _Asked) -> list[Candidate]:
         unsized = sum(each.events is None for each in choices)
         heard = _progress(at, "sized", unsized)
         choices = await selection.with_sizes(choices, at.coordinator, heard)
-    return selection.ordered(selection.distributed(choices, asked.to), asked.order)
+    candidates = selection.distributed(choices, asked.to)
+    _say_who_stays(at, choices, len(candidates))
+    return selection.ordered(candidates, asked.order)
+
+
+def _say_who_stays(at: Workspace, choices: list[selection.Choice], candidates: int) -> None:
+    """Those that live where they would go are left out; WaveError where that is all of them."""
+    if not (staying := len(choices) - candidates):
+        return
+    if not candidates:
+        homes = ", ".join(repr(home) for home in sorted({each.source or "" for each in choices}))
+        of_them = "the tenant lives" if staying == 1 else f"all {amount(staying)} tenants live"
+        raise WaveError(f"nothing to do: {of_them} in {homes} already")
+    at.out.say(f"left out: {counted(staying, 'tenant')} that would stay in the same store")
 
 
 async def _chosen(at: Workspace, asked: _Asked) -> list[selection.Choice]:

@@ -1,0 +1,8 @@
+"""A number with its noun, as people say it: 1 event, 2,000 events."""
+
+from __future__ import annotations
+
+
+def counted(number: float, noun: str, plural: str | None = None) -> str:
+    """Thousands are separated; ``plural`` where it is not the noun with an s."""
+    return f"{number:,.0f} {noun if number == 1 else plural or f'{noun}s'}"
