@@ -116,6 +116,40 @@ def test_the_time_that_is_left_obeys_a_limit_that_was_just_set(
     assert left.copy == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(
+    ("limit", "slowed", "rate", "is_known"),
+    [
+        (None, None, 50_000.0, True),
+        # Limits that the copy does not reach say nothing about its pace.
+        (100_000, None, 50_000.0, True),
+        (None, 80_000.0, 50_000.0, True),
+        (50, None, 50.0, False),
+        (50, None, 47.0, False),
+        (50, None, 50_000.0, False),
+        (None, 1_000.0, 990.0, False),
+    ],
+)
+def test_what_follows_a_limited_copy_is_not_foretold_from_its_rate(
+    limit: int | None, slowed: float | None, rate: float, is_known: bool
+) -> None:
+    """Under `throttle MIGRATION 50` indexes and comparison took hours, and neither is limited."""
+    config = MigrationConfig(max_events_per_second=limit)
+    now = datetime.now(UTC)
+    for copied in (500_000, 1_000_000):
+        found = migration(
+            config=config, throttle_rate=slowed, copy_rate=rate, events_copied=copied, copied_at=now
+        )
+        left = estimates.left(found, now)
+        assert left is not None
+        assert (left.indexes is not None, left.comparison is not None) == (is_known, is_known)
+        assert left.total == left.copy + (left.after or 0)
+        pace = views.pace(found) or ""
+        if copied == 500_000:
+            assert pace.endswith("then indexes and comparison") != is_known
+        else:
+            assert ("ETA" in pace) == is_known
+
+
 def test_no_rate_is_said_of_a_copy_that_stands_still_or_that_nobody_drives() -> None:
     stalled = migration(copied_at=NOW - timedelta(seconds=60))
     assert estimates.rate_of(stalled, NOW) is None

@@ -17,6 +17,9 @@ WITHOUT_INDEXES_FROM = 50_000
 #: A copy that has brought nothing for so long is not as fast as it was (seconds).
 STALLED_SECONDS = 10.0
 
+#: A copy that is faster than this share of its limit is as fast as the limit lets it be.
+LIMITED_FROM = 0.8
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -26,16 +29,25 @@ class Estimate:
         copy: until the last event is copied.
         indexes: for building indexes after that.
         comparison: for comparing both stores before a cutover.
+
+    Both are not limited and are known from the copy's rate: None while that is limited.
     """
 
     copy: float
-    indexes: float
-    comparison: float
+    indexes: float | None
+    comparison: float | None
+
+    @property
+    def after(self) -> float | None:
+        """What follows the copy; None where that is not known."""
+        if self.indexes is None or self.comparison is None:
+            return None
+        return self.indexes + self.comparison
 
     @property
     def total(self) -> float:
-        """Until the tenant could be moved over."""
-        return self.copy + self.indexes + self.comparison
+        """Until the tenant could be moved over, as far as that is known."""
+        return self.copy + (self.after or 0.0)
 
 
 def rate_of(migration: Migration, now: datetime | None = None) -> float | None:
@@ -61,19 +73,28 @@ def left(migration: Migration, now: datetime | None = None) -> Estimate | None:
         return None
     if not migration.is_counted:
         return None
-    whole = migration.total_events / migration.copy_rate
-    indexes = whole * INDEX_SHARE if migration.total_events >= WITHOUT_INDEXES_FROM else 0.0
+    indexes, comparison = _what_follows(migration, migration.copy_rate)
     if is_building_indexes(migration):
         if not migration.driver_alive or migration.copied_at is None:
             return None
         spent = (now - migration.copied_at).total_seconds()
-        return Estimate(0.0, max(0.0, indexes - spent), whole * COMPARISON_SHARE)
+        return Estimate(0.0, None if indexes is None else max(0.0, indexes - spent), comparison)
     if (rate := rate_of(migration, now)) is None:
         return None
     # A limit that somebody has set a moment ago is not in the rate yet.
     limit = migration.config.max_events_per_second or rate
     missing = migration.total_events - migration.events_copied
-    return Estimate(missing / min(rate, limit), indexes, whole * COMPARISON_SHARE)
+    return Estimate(missing / min(rate, limit), indexes, comparison)
+
+
+def _what_follows(migration: Migration, rate: float) -> tuple[float | None, float | None]:
+    """Seconds for indexes and comparison, whose pace no limit changes; None from a limited rate."""
+    limits = (migration.config.max_events_per_second, migration.throttle_rate)
+    if any(limit is not None and rate >= LIMITED_FROM * limit for limit in limits):
+        return None, None
+    whole = migration.total_events / rate
+    indexes = whole * INDEX_SHARE if migration.total_events >= WITHOUT_INDEXES_FROM else 0.0
+    return indexes, whole * COMPARISON_SHARE
 
 
 def elapsed(migration: Migration, now: datetime | None = None) -> float:

@@ -119,15 +119,16 @@ def pace(migration: Migration) -> str | None:
     """Rate and time that is left, or what it is at without a rate."""
     left = estimates.left(migration)
     if estimates.is_building_indexes(migration):
-        rest = "" if left is None else f"  ETA {duration(left.indexes)}"
+        rest = "" if left is None or left.indexes is None else f"  ETA {duration(left.indexes)}"
         return f"building indexes{rest}"
     rate = estimates.rate_of(migration)
     if migration.state is not _S.BULK_COPY or rate is None:
         return None
     if left is None:
         return f"{amount(rate)}/s"
-    after = f", then indexes and comparison {duration(left.indexes + left.comparison)}"
-    return f"{amount(rate)}/s  ETA {duration(left.copy)}{after}"
+    after = "" if left.after is None else f" {duration(left.after)}"
+    eta = f"ETA {duration(left.copy)}, then indexes and comparison{after}"
+    return f"{amount(rate)}/s  {eta}"
 
 
 def line(migration: Migration) -> str:

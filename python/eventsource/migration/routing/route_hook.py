@@ -96,9 +96,7 @@ class RouteHook:
     dsn: Secret = field(repr=False)
     sql: str
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
-    said: Said = field(
-        init=False, default_factory=lambda: Said(_log), repr=False, compare=False
-    )
+    said: Said = field(init=False, default_factory=lambda: Said(_log), repr=False, compare=False)
 
     async def roll_forward(self, control: Executor, *, lately: bool = False) -> list[PendingRoute]:
         """Run the statement for every route that it was not run for yet; those that are left.
