@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -58,7 +59,8 @@ def _use(shop: Shop) -> None:
     shop("run", TENANT, "--to", "dedicated", "--yes")
     assert "nothing to do" in shop("run", TENANT, "--to", "dedicated", "--yes").output
     for level in ("count", "hash", "full"):
-        assert "consistent: " in shop("verify", TENANT, "--level", level).output
+        said = shop("verify", TENANT, "--level", level).output
+        assert re.search(r"consistent: \d+ rows, level", said), said
     assert len(shop.json("list", "--tenant", TENANT)) == 1
     assert shop.json("list", "--tenant", "umbrella") == []
     # What the application writes there now is none of the comparison's business.

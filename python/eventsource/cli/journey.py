@@ -17,6 +17,7 @@ from eventsource.cli.output import amount, duration, rehearsed
 from eventsource.cli.tenants import examine
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace, patiently
+from eventsource.counts import counted
 from eventsource.migration import (
     ConsistencyError,
     ConsistencyVerifier,
@@ -228,8 +229,9 @@ class Journey:
             "violations": len(report.violations) + len(report.differences),
         }
         await self.at.migrations.audit(self._known.id, "verified", found, self.at.operator)
-        raise_if_inconsistent(report)
-        self.display.say("verified", summary_of(report))
+        of_layout = source.layout is not None
+        raise_if_inconsistent(report, of_layout)
+        self.display.say("verified", summary_of(report, of_layout))
         return report
 
     async def rehearse(self) -> None:
@@ -297,23 +299,24 @@ class Journey:
         return migration
 
 
-def raise_if_inconsistent(report: VerificationReport) -> None:
+def raise_if_inconsistent(report: VerificationReport, of_layout: bool = False) -> None:
     """Raise ConsistencyError that names the first differences."""
     if report.is_consistent:
         return
     raise ConsistencyError(
-        f"source and target differ ({summary_of(report)}): {what_differs(report, 3)};"
-        " nothing was flipped",
+        f"source and target differ ({summary_of(report, of_layout)}):"
+        f" {what_differs(report, 3)}; nothing was flipped",
         report,
     )
 
 
-def summary_of(report: VerificationReport) -> str:
-    """One line about a comparison."""
-    streams = f"{amount(report.streams_consistent)} of {amount(report.streams_verified)} streams"
-    if report.streams_estimated:
-        streams = f"about {streams}"
-    return (
-        f"{amount(report.source_event_count)} events, {streams} equal, level {report.level}, "
-        f"{duration(report.duration_seconds)}"
-    )
+def summary_of(report: VerificationReport, of_layout: bool = False) -> str:
+    """One line about a comparison; of a layout the rows of all tables are counted."""
+    said = [counted(report.source_event_count, "row" if of_layout else "event")]
+    # Of tables of a layout nobody counts streams, and a tenant without events has none.
+    if of_them := report.streams_verified:
+        about = "about " if report.streams_estimated else ""
+        equal = f"{about}{amount(report.streams_consistent)} of {counted(of_them, 'stream')}"
+        said.append(f"{equal} equal")
+    said += [f"level {report.level}", duration(report.duration_seconds)]
+    return ", ".join(said)

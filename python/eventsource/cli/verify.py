@@ -97,7 +97,8 @@ def verify(
             )
         if report.is_consistent and not (report.source_event_count or report.target_event_count):
             await _refuse_nothing(at, tenant_id, source_id, target_id, share)
-        _show(at, report, source_id, target_id)
+        summary = summary_of(report, of_layout=source_store.layout is not None)
+        _show(at, report, summary, source_id, target_id)
         return ExitCode.DONE if report.is_consistent else ExitCode.INCONSISTENT
 
     kept = "interrupted; the same command goes on where it stopped"
@@ -139,12 +140,14 @@ async def _refuse_nothing(
         )
 
 
-def _show(at: Workspace, report: VerificationReport, source_id: str, target_id: str) -> None:
+def _show(
+    at: Workspace, report: VerificationReport, summary: str, source_id: str, target_id: str
+) -> None:
     if report.is_consistent:
-        at.out.answer(report, f"consistent: {summary_of(report)}")
+        at.out.answer(report, f"consistent: {summary}")
         return
     screen = at.out.screen
-    said = f"NOT consistent: {source_id!r} and {target_id!r} differ: {summary_of(report)}"
+    said = f"NOT consistent: {source_id!r} and {target_id!r} differ: {summary}"
     if report.differences:
         table = _first(
             ("table", "key", "column", "detail"),
