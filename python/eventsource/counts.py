@@ -5,4 +5,5 @@ from __future__ import annotations
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:
     """Thousands are separated; ``plural`` where it is not the noun with an s."""
-    return f"{number:,.0f} {noun if number == 1 else plural or f'{noun}s'}"
+    shown = f"{number:,.0f}"
+    return f"{shown} {noun if shown == '1' else plural or f'{noun}s'}"

@@ -44,4 +44,4 @@ async def test_links_of_two_tenants_are_compared_by_their_streams(dsns: dict[str
         [found] = await ownership.shared_streams(source, shape)
         assert time.monotonic() - began < 5
     assert "'everybody'" in found.text
-    assert found.text.startswith("1 rows of")
+    assert found.text.startswith("1 row of")

@@ -94,7 +94,7 @@ def test_a_copy_that_was_never_seen_to_move_gets_the_floor_and_is_freed_again() 
 @pytest.mark.parametrize(
     ("load", "told"),
     [
-        (Load(active_sessions=9.0), "9 sessions are active (3 before the copy)"),
+        (Load(active_sessions=9.0), "active sessions: 9 (3 before the copy)"),
         (Load(replica_lag_mb=40.0), "a replica is 40 MB behind (1 before the copy)"),
     ],
 )

@@ -15,6 +15,7 @@ from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, labelled, megabytes
 from eventsource.cli.workspace import Workspace
+from eventsource.counts import counted
 from eventsource.durations import seconds_of
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.operations.cleanups import CleanupResult
@@ -105,7 +106,7 @@ async def _clean_up(
     now: bool, rate: float | None,
 ) -> CleanupResult:  # fmt: skip
     def seen(what: str, rows: int) -> None:
-        display.waiting("cleanup", f"{amount(rows)} rows {what}")
+        display.waiting("cleanup", f"{counted(rows, 'row')} {what}")
 
     result = await at.coordinator.cleanup(
         migration.id,
@@ -146,9 +147,9 @@ def _lines(found: CleanupResult, dry_run: bool) -> list[str]:
     if not found.rows:
         return [labelled("cleaned", f"nothing: no row {of} is left in {found.store_id!r}")]
     if not dry_run:
-        gone = f"{amount(found.deleted)} rows {of} in {found.store_id!r}"
+        gone = f"{counted(found.deleted, 'row')} {of} in {found.store_id!r}"
         return [labelled("cleaned", f"{gone}; {found.home_id!r} has them all")]
-    size = f"{amount(found.rows)} rows, about {megabytes(found.bytes)},"
+    size = f"{counted(found.rows, 'row')}, about {megabytes(found.bytes)},"
     would = f"{size} {of} in {found.store_id!r} would go; all are in {found.home_id!r} as they are"
     not_yet = [] if found.not_yet is None else [labelled("not yet", found.not_yet)]
     return [labelled("dry run", would), *not_yet]

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from eventsource.cli.output import Output, amount, duration, labelled, localised
+from eventsource.counts import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -98,7 +99,7 @@ class LineDisplay:
     def progress(self, label: str, done: int, total: int, remark: str = "") -> None:
         rate = self._rate.add(done, time.monotonic())
         percent = 100 * done / total if total else 100
-        text = f"{percent:5.1f} %  {amount(done)} of {amount(total)} events"
+        text = f"{percent:5.1f} %  {amount(done)} of {counted(total, 'event')}"
         self._line(labelled(label, f"{text}  {remark or speed(rate, total - done)}".rstrip()))
 
     def waiting(self, label: str, text: str) -> None:

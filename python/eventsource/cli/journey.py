@@ -157,7 +157,7 @@ class Journey:
             await self._count_copied(migration)
         if (rate := self.events_per_second) is not None:
             spent = f"in {duration(self.copy_seconds)}, {amount(rate)}/s"
-            self.display.say("copied", f"{amount(self.copied)} events {spent}, proven")
+            self.display.say("copied", f"{counted(self.copied, 'event')} {spent}, proven")
 
     async def _count_copied(self, migration: Migration) -> None:
         """How much was copied in what time; a small tenant is copied between two looks."""
@@ -198,9 +198,9 @@ class Journey:
             lag = await patiently(self.at, partial(self.at.coordinator.get_sync_lag, migration.id))
             if lag <= migration.config.sync_lag_threshold:
                 self.display.settle()
-                self.display.say("lag", f"{amount(lag)} events")
+                self.display.say("lag", counted(lag, "event"))
                 return lag
-            self.display.waiting("lag", migration.error_message or f"{amount(lag)} events")
+            self.display.waiting("lag", migration.error_message or counted(lag, "event"))
             await asyncio.sleep(POLL_SECONDS)
 
     async def verify(self) -> VerificationReport:

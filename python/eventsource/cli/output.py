@@ -20,6 +20,7 @@ from eventsource.cli.files import OutputClosedError
 from eventsource.cli.fitting import aligned, folded, table
 from eventsource.commands import with_config
 from eventsource.connections import redact
+from eventsource.counts import counted
 from eventsource.migration.models import Migration
 from eventsource.migration.rehearsals import Rehearsal
 
@@ -332,10 +333,11 @@ def rehearsed(found: Rehearsal) -> str:
     """What a rehearsal that fitted has shown, in a sentence."""
     longest = found.longest_wait_ms
     waited = "" if longest is None else f" a writer waited at most {longest:.1f} ms;"
+    carried = counted(found.rows or 0, "event was", "events were")
     return (
         f"the fence was held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s,"
         f" {found.lock_wait_ms or 0:.1f} ms of that for appends in flight;{waited}"
-        f" {amount(found.rows or 0)} events were carried; nothing was decided"
+        f" {carried} carried; nothing was decided"
     )
 
 

@@ -11,8 +11,8 @@ import asyncpg
 
 from eventsource.cli import prospects
 from eventsource.cli.fitting import folded
-from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace
+from eventsource.counts import counted
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration
 from eventsource.migration.connections import blockers
@@ -75,7 +75,9 @@ async def of_return(
     """What is asked before a tenant is taken back."""
     budget = most or migration.config.cutover_timeout_seconds
     lag = (
-        "" if way.lag is None else f"; {amount(way.lag)} events were to be carried at the last look"
+        ""
+        if way.lag is None
+        else f"; {counted(way.lag, 'event was', 'events were')} to be carried at the last look"
     )
     return (
         f"Take tenant {way.tenant_id} back to {way.target_store_id!r} now, with every new event?"

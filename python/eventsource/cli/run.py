@@ -21,9 +21,10 @@ from eventsource.cli.display import Display, display_for
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
 from eventsource.cli.journey import Journey
-from eventsource.cli.output import Step, amount, described, labelled
+from eventsource.cli.output import Step, described, labelled
 from eventsource.cli.tenants import EmptyOption
 from eventsource.cli.workspace import Workspace
+from eventsource.counts import counted
 from eventsource.migration import Migration, MigrationState
 
 
@@ -134,7 +135,9 @@ class _Move:
         steps = next_steps.of(migration, way)
         at.out.answer(
             self._document("migrated", journey, steps),
-            labelled("done", f"{amount(migration.events_copied)} events, migration {migration.id}"),
+            labelled(
+                "done", f"{counted(migration.events_copied, 'event')}, migration {migration.id}"
+            ),
             labelled("next", f"carry its subscriptions over: {steps[0].command}"),
             *views.of_way_back(way),
         )

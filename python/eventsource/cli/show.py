@@ -21,6 +21,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, described, painted, record
 from eventsource.cli.questions import unreported
 from eventsource.cli.workspace import Workspace, patiently
+from eventsource.counts import counted
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration, MigrationCount, MigrationState
 from eventsource.migration.repositories import control_place
@@ -262,7 +263,7 @@ def lag(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption 
             if store_id in at.settings.stores:
                 await at.reach_store(store_id)  # its error names the store
         events = await at.coordinator.get_sync_lag(found.id)
-        at.out.answer({"migration_id": found.id, "lag": events}, f"{amount(events)} events")
+        at.out.answer({"migration_id": found.id, "lag": events}, counted(events, "event"))
         return ExitCode.DONE
 
     perform(ctx, look)

@@ -18,10 +18,11 @@ from eventsource.cli.choice import (
 )
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import amount, described
+from eventsource.cli.output import described
 from eventsource.cli.tenants import EmptyOption, examine
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace
+from eventsource.counts import counted
 from eventsource.migration import Migration, MigrationConfig, MigrationState
 
 
@@ -109,7 +110,9 @@ def throttle(
     async def ask(at: Workspace) -> ExitCode:
         found = await chosen(at, migration, tenant)
         changed = await at.coordinator.set_rate(found.id, limit, operator=at.operator)
-        limited = "is not limited" if limit is None else f"copies at most {amount(limit)} events/s"
+        limited = (
+            "is not limited" if limit is None else f"copies at most {counted(limit, 'event')}/s"
+        )
         at.out.answer(_document(changed), f"migration {changed.id} {limited}")
         return ExitCode.DONE
 
@@ -156,7 +159,7 @@ def abort(
         found = await chosen(at, migration, tenant)
         is_over = found.state in (MigrationState.MIGRATED, MigrationState.ROLLED_BACK)
         if not yes and questions.at_a_terminal() and not is_over:
-            copied = f"{amount(found.events_copied)} events from {found.target_store_id!r}"
+            copied = f"{counted(found.events_copied, 'event')} from {found.target_store_id!r}"
             if not await questions.confirmed(f"Remove {copied} that were copied there?"):
                 at.out.say("nothing was asked for")
                 return ExitCode.DONE

@@ -17,6 +17,7 @@ from eventsource.cli.output import (
     labelled,
     local,
 )
+from eventsource.counts import counted
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.driver.lease import process_name
 from eventsource.migration.protocol import SPOKEN
@@ -69,10 +70,10 @@ def share(migration: Migration) -> str:
         # One that has failed, or was restored by a repair, is counted no more.
         is_yet = migration.state in (_S.PENDING, _S.BULK_COPY, _S.PAUSED)
         unknown = "not counted yet" if is_yet else "not counted"
-        return f"{amount(copied)} events, {unknown}" if copied else unknown
+        return f"{counted(copied, 'event')}, {unknown}" if copied else unknown
     if copied >= total:
-        return f"{amount(copied)} events, 100 %"
-    return f"{amount(copied)} of {amount(total)} events, {migration.progress_percentage:.1f} %"
+        return f"{counted(copied, 'event')}, 100 %"
+    return f"{amount(copied)} of {counted(total, 'event')}, {migration.progress_percentage:.1f} %"
 
 
 def newer(found: Migration | WayBack) -> str | None:
@@ -142,7 +143,7 @@ def slowed(migration: Migration) -> str | None:
     """The rate to which the copy is limited to spare the source, and why."""
     if migration.throttle_rate is None:
         return None
-    return f"slowed to {amount(migration.throttle_rate)} events/s: {migration.throttle_reason}"
+    return f"slowed to {counted(migration.throttle_rate, 'event')}/s: {migration.throttle_reason}"
 
 
 def last_cutover(migration: Migration) -> str | None:
@@ -185,7 +186,7 @@ def _way_back(way: WayBack | None) -> str | None:
     if way.kept_until is not None and way.is_open:
         said.append(f"kept until {local(way.kept_until)}")
     if way.lag is not None and way.is_open:
-        said.append(f"{amount(way.lag)} events behind")
+        said.append(counted(way.lag, "event behind", "events behind"))
     if way.is_left_alone:
         said.append(followed(way))
     if way.reason:
@@ -227,9 +228,9 @@ def details(
         ("stores", stores),
         ("carried", share(migration)),
         ("pace", pace(migration)),
-        ("limit", None if limit is None else f"{amount(limit)} events/s"),
+        ("limit", None if limit is None else f"{counted(limit, 'event')}/s"),
         ("slowed to", slow and slow.removeprefix("slowed to ")),
-        ("lag", None if lag is None else f"{amount(lag)} events"),
+        ("lag", None if lag is None else counted(lag, "event")),
         ("requested", ", ".join(asked) or None),
         ("pauses at", migration.pause_at and local(migration.pause_at)),
         ("fence held", None if fence is None else f"{fence:.1f} ms"),

@@ -11,8 +11,8 @@ from typing import TypeVar
 from uuid import UUID
 
 from eventsource.cli import logs
-from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace, patiently
+from eventsource.counts import counted
 from eventsource.migration import Migration, MigrationState
 from eventsource.migration.driver.lease import process_name
 from eventsource.said import without_ages
@@ -72,7 +72,7 @@ def what_it_waits_for(migration: Migration) -> str:
     who = "this process" if is_ours else f"driver {migration.driver_name}"
     if migration.state is MigrationState.BULK_COPY:
         limit = migration.config.max_events_per_second
-        held = "" if limit is None else f", limited to {amount(limit)} events/s"
+        held = "" if limit is None else f", limited to {counted(limit, 'event')}/s"
         share = f"{migration.progress_percentage:.0f} %"
         return f"for {who}, which copies ({share}{held})"
     if is_ours:

@@ -24,6 +24,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, columns, described, grid, labelled, local
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace
+from eventsource.counts import counted
 from eventsource.errors import EventSourceError
 from eventsource.migration import Migration
 from eventsource.migration.errors import MigrationError
@@ -182,8 +183,8 @@ def _details(way: WayBack) -> str:
         ("state", way.shown),
         ("protocol", views.newer(way)),
         ("kept until", way.kept_until and local(way.kept_until)),
-        ("carried", f"{amount(way.carried)} events"),
-        ("lag", None if way.lag is None else f"{amount(way.lag)} events"),
+        ("carried", counted(way.carried, "event")),
+        ("lag", None if way.lag is None else counted(way.lag, "event")),
         ("followed", views.followed(way) if way.is_open else None),
         ("message", way.reason),
         ("return", f"eventsource-migrate return {way.migration_id}" if way.is_open else None),

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from eventsource.connections import redact, transaction
+from eventsource.counts import counted
 from eventsource.fleet.waves import (
     Candidate,
     Outcome,
@@ -234,7 +235,7 @@ class WaveRepository:
             again = await connection.fetch(_SQL["retry"], wave.id, tenant)
             if again:
                 await connection.execute(
-                    _SQL["note"], wave.id, "retried", by, f"{len(again)} tenants"
+                    _SQL["note"], wave.id, "retried", by, counted(len(again), "tenant")
                 )
                 await connection.execute(
                     _SQL["start"], wave.id, by, "begun again", [WaveState.DONE.value]

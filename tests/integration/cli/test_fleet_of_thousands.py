@@ -59,7 +59,7 @@ def test_each_answers_in_less_than_a_second(ready: CommandLine) -> None:
     plan = quickest(lambda: ready("fleet", "plan", "many", "--file", tenants, *to))
     took["plan"] = (plan, plan_of_one)
     shown = ready("fleet", "plan", "many", "--file", tenants, *to).output
-    assert "1 of 5,000 were examined as a whole, one for each pair of stores" in shown
+    assert "1 of 5,000 was examined as a whole, one for each pair of stores" in shown
     with served(ready) as page:
         page.json("/api/now")
         took["page"] = (quickest(lambda: page.json("/api/now")), empty)

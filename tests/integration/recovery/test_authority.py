@@ -77,7 +77,7 @@ async def test_an_abort_finds_the_decision_and_reminds_its_source(world: World, 
     stray = await forgotten(world, done, fence, "dual_write")
     with pytest.raises(StoreGoneBackError, match="was opened at the target") as caught:
         await world.coordinator.abort_migration(done.id)
-    assert "1 events were appended there meanwhile" in str(caught.value)
+    assert "1 event was appended there meanwhile" in str(caught.value)
     assert await left(world, done) == ("moved", 1)
     assert await named(world, done) == [[str(stray)]]
     assert stray in await world.ids("source")

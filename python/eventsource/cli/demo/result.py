@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from eventsource.cli.output import amount, duration
+from eventsource.counts import counted
 from eventsource.testing import Attempt, CheckReport, Outcome
 
 
@@ -91,11 +92,11 @@ class DemoResult:
 
     def rows(self) -> list[tuple[str, str]]:
         """The table: what, and how much."""
-        spent = f"in {duration(self.copy_seconds)}, {amount(self.events_per_second)} events/s"
+        spent = f"in {duration(self.copy_seconds)}, {counted(self.events_per_second, 'event')}/s"
         appends = self.latencies
         broken = f", {len(self.violations)} promises broken" if self.violations else ""
         return [
-            ("copied", f"{amount(self.events_copied)} events {spent}"),
+            ("copied", f"{counted(self.events_copied, 'event')} {spent}"),
             ("pause of the writers", _pause(self.pause_ms)),
             ("pause at the return", _pause(self.returned_pause_ms)),
             (
@@ -111,13 +112,13 @@ class DemoResult:
             (
                 "other tenants untouched",
                 f"{'yes' if self.others_untouched else 'NO'}, they wrote "
-                f"{amount(self.others_appended)} events meanwhile",
+                f"{counted(self.others_appended, 'event')} meanwhile",
             ),
             (
                 "subscriptions",
                 f"skipped {self.skipped}, redelivered {self.redelivered} "
                 f"(predicted {self.redelivered_predicted}); one followed by itself, "
-                f"{amount(self.followed)} events",
+                f"{counted(self.followed, 'event')}",
             ),
             ("report of the return", f"unchanged, sha256 {self.report_sha256}"),
         ]

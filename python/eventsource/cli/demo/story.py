@@ -19,9 +19,10 @@ from eventsource.cli.demo.result import DemoResult, Latencies, untouched
 from eventsource.cli.demo.servers import DEDICATED, SHARED, DemoError, World
 from eventsource.cli.display import Display, display_for
 from eventsource.cli.journey import Journey
-from eventsource.cli.output import Output, amount
+from eventsource.cli.output import Output
 from eventsource.cli.report import making
 from eventsource.cli.workspace import Workspace
+from eventsource.counts import counted
 from eventsource.migration import Migration, create_schema
 from eventsource.testing import (
     WriterConfig,
@@ -106,7 +107,9 @@ async def _prepare(
 ) -> dict[str, list[Row]]:
     """Tables and history; returns what is there before any writer, by tenant."""
     total = extent.events + extent.events // servers.OTHERS_SHARE * len(world.others)
-    display.waiting("seed", f"writing {amount(total)} events of {len(world.tenants)} tenants")
+    display.waiting(
+        "seed", f"writing {counted(total, 'event')} of {counted(len(world.tenants), 'tenant')}"
+    )
     await create_schema(at.control)
     for store in at.stores.values():
         await store.create_schema()
@@ -114,7 +117,7 @@ async def _prepare(
     await servers.seed(world.shared_dsn, world.moving, world.others, extent.events)
     source = world.addresses[SHARED]
     baseline = {str(tenant): await read_rows(source, tenant) for tenant in world.tenants}
-    display.say("seed", f"{amount(total)} events of {len(world.tenants)} tenants")
+    display.say("seed", f"{counted(total, 'event')} of {counted(len(world.tenants), 'tenant')}")
     return baseline
 
 
@@ -124,10 +127,11 @@ async def _move(at: Workspace, world: World, extent: Extent, display: Display) -
         world.moving, SHARED, DEDICATED, at.stores[SHARED], at.stores[DEDICATED], at.checkpoints
     )
     try:
-        display.waiting("writers", f"starting {extent.processes} processes")
+        processes = counted(extent.processes, "process", "processes")
+        display.waiting("writers", f"starting {processes}")
         async with _writers(world, extent) as writers:
             await projections.begin(at.router)
-            display.say("writers", f"{extent.processes} processes, {extent.tasks} tasks each")
+            display.say("writers", f"{processes}, {counted(extent.tasks, 'task')} each")
             await asyncio.sleep(extent.seconds)
             journey = Journey(at, world.moving, SHARED, DEDICATED, display)
             display.say("tenant", f"{world.moving} moves from {SHARED!r} to {DEDICATED!r}")

@@ -182,7 +182,7 @@ def _progress(at: Workspace, what: str, number: int) -> Callable[[int], None]:
         nonlocal said
         if (now := time.monotonic()) - said >= PROGRESS_SECONDS:
             said = now
-            at.out.say(f"{what} {amount(done)} of {amount(number)} tenants")
+            at.out.say(f"{what} {amount(done)} of {counted(number, 'tenant')}")
 
     return heard
 
@@ -241,10 +241,13 @@ async def _chosen(at: Workspace, asked: _Asked) -> list[selection.Choice]:
 def _preflight(refused: int, examined: int, of: int) -> str:
     said = f"{amount(refused)} would be refused"
     if examined == of:
-        return f"{said}; all {amount(of)} that the rest allows were examined as a whole"
+        all_of_them = "the one" if of == 1 else f"all {amount(of)}"
+        all_of_them += " that the rest allows"
+        return f"{said}; {all_of_them} {'was' if of == 1 else 'were'} examined as a whole"
+    was = "was" if examined == 1 else "were"
     return (
-        f"{said}; {amount(examined)} of {amount(of)} were examined as a whole, one for each pair of"
-        " stores; --each examines all"
+        f"{said}; {amount(examined)} of {amount(of)} {was} examined as a whole, one for each"
+        " pair of stores; --each examines all"
     )
 
 
@@ -293,7 +296,9 @@ def _answer(
     takes = duration(longest)
     if shortest != longest:
         takes = f"{duration(shortest)} to {takes}"
-    based = f"measured of {plan.measured} moves" if plan.measured else "assumed: nothing moved yet"
+    based = "assumed: nothing moved yet"
+    if plan.measured:
+        based = f"measured of {counted(plan.measured, 'move')}"
     at.out.answer(
         {
             "wave": wave,
@@ -318,9 +323,10 @@ def _answer(
     for each in servers:
         if each.needed > each.granted:
             at.out.warn(
-                f"the server of {', '.join(each.databases)} has room for {each.granted} connections"
-                f" of moves, and as many at once as at_once allows take {each.needed}: some will"
-                " wait for a place; lower at_once under [fleet], or raise max_connections"
+                f"the server of {', '.join(each.databases)} has room for"
+                f" {counted(each.granted, 'connection')} of moves, and as many at once as at_once"
+                f" allows take {each.needed}: some will wait for a place; lower at_once under"
+                " [fleet], or raise max_connections"
             )
     for tenant, why in list(refused.items())[:MOST_LINES]:
         at.out.warn(f"tenant {visible(tenant)} would be refused: {why}")

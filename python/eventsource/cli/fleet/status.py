@@ -112,6 +112,7 @@ def _bad(view: WaveView) -> int:
 def _details(view: WaveView, screen: int | None) -> str:
     wave, settings = view.wave, view.wave.settings
     pace = view.tenants_per_second
+    has = "has" if (moved := view.count("moved")) == 1 else "have"
     parts = [
         grid(
             ("wave", wave.name),
@@ -119,7 +120,7 @@ def _details(view: WaveView, screen: int | None) -> str:
             ("stopped by", wave.stopped_by),
             ("because", wave.stop_reason),
             ("window", settings.window and f"{settings.window}, for {settings.window_for}"),
-            ("tenants", f"{amount(view.count('moved'))} of {amount(view.tenants)} have moved"),
+            ("tenants", f"{amount(moved)} of {amount(view.tenants)} {has} moved"),
             ("not moved", _counts(view)),
             ("pace", f"{pace * 60:,.1f} tenants a minute" if pace else None),
             ("left", _left(view)),

@@ -9,9 +9,9 @@ import typer
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.fleet.common import WaveName, put_into_the_queue, waves_of
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import amount
 from eventsource.cli.workspace import Workspace
 from eventsource.commands import command
+from eventsource.counts import counted
 from eventsource.fleet import Wave
 
 
@@ -81,7 +81,7 @@ def retry(
         count = await waves.retry(wave, at.operator, None if tenant is None else at.tenant(tenant))
         await put_into_the_queue(at)
         wave = await waves.get(name)
-        which = "1 tenant" if count == 1 else f"{amount(count)} tenants"
+        which = counted(count, "tenant")
         at.out.answer(
             {"wave": wave, "tenants": count},
             f"{which} of wave {name} may try again; the wave is {wave.state}",

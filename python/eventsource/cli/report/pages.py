@@ -11,6 +11,7 @@ from typing import Any
 from eventsource.cli.output import amount, brief, columns, grid, local
 from eventsource.cli.report.seal import sealed
 from eventsource.cli.report.timeline import picture
+from eventsource.counts import counted
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 980px; margin: 2rem auto;
@@ -105,7 +106,7 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     for each in report["cleanups"]:
         yield (
             "cleaned up",
-            f"{amount(each['deleted'])} old rows in {each['store']!r}, each compared with"
+            f"{counted(each['deleted'], 'old row')} in {each['store']!r}, each compared with"
             f" {each['home']!r} first, {_local(each['at'])}{_by(each['by'])}",
         )
     yield "message", migration["message"]
@@ -179,8 +180,8 @@ def _decided(found: Mapping[str, Any] | None) -> str | None:
     if found is None:
         return None
     return (
-        f"{amount(found['events'])} events; last pass {found['last_pass']} with"
-        f" {amount(found['rows_of_last_pass'])} rows, digest {found['digest_of_last_pass']}"
+        f"{counted(found['events'], 'event')}; last pass {found['last_pass']} with"
+        f" {counted(found['rows_of_last_pass'], 'row')}, digest {found['digest_of_last_pass']}"
     )
 
 
@@ -194,7 +195,7 @@ def _way_back(found: Mapping[str, Any] | None, migration_id: str) -> str | None:
         parts.append(f"kept until {_local(found['kept_until'])}")
         parts.append(f"eventsource-migrate return {migration_id}")
     if found.get("carried"):
-        parts.append(f"{amount(found['carried'])} events carried")
+        parts.append(f"{counted(found['carried'], 'event')} carried")
     if found.get("reason"):
         parts.append(found["reason"])
     return "; ".join(parts)
@@ -220,7 +221,7 @@ def _by(who: str | None) -> str:
 def _subscriptions(found: list[Mapping[str, Any]]) -> str | None:
     lines = [
         f"{each['name']}: {each['source_position']} to {each['target_position']},"
-        f" {each['redelivered_events']} events again by prediction"
+        f" {counted(each['redelivered_events'], 'event')} again by prediction"
         for entry in found
         for each in entry["subscriptions"]
     ]

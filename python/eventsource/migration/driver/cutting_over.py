@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from eventsource import failpoints
+from eventsource.counts import counted
 from eventsource.migration import changes, failures, telemetry
 from eventsource.migration.connections import waits
 from eventsource.migration.errors import (
@@ -182,7 +183,7 @@ async def _shrink_the_lag(
     began, left = time.monotonic(), 0
     loop = asyncio.get_running_loop()
     async with waits.waiting(
-        f"for the lag to shrink to {small:,} events", f"given up after {seconds:.0f} s"
+        f"for the lag to shrink to {counted(small, 'event')}", f"given up after {seconds:.0f} s"
     ) as wait:
         late = loop.call_later(seconds, passes.session.request_stop)
         try:
@@ -207,7 +208,7 @@ async def _shrink_the_lag(
         asked.budget_seconds,
         reason=(
             f"the cutover was given up before the fence: after {elapsed:.0f} s a pass still"
-            f" found {left:,} new events, and not the {small:,} of sync_lag_threshold; the"
+            f" found {counted(left, 'new event')}, and not the {small:,} of sync_lag_threshold; the"
             " tenant writes faster than the target takes its events, ask again when it writes"
             " less"
         ),

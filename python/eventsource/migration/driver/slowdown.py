@@ -48,7 +48,7 @@ NEGLIGIBLE = Load(commit_ms=2.0, active_sessions=4.0, replica_lag_mb=16.0)
 
 _TOLD = {
     "commit_ms": "a commit takes {:.1f} ms ({:.1f} before the copy)",
-    "active_sessions": "{:.0f} sessions are active ({:.0f} before the copy)",
+    "active_sessions": "active sessions: {:.0f} ({:.0f} before the copy)",
     "replica_lag_mb": "a replica is {:.0f} MB behind ({:.0f} before the copy)",
 }
 

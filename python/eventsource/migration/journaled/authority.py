@@ -59,8 +59,9 @@ async def named(source: OwnTable, target: AnyTable, migration: Migration) -> lis
 LAYOUT = authority.Kind(
     send_on,
     named,
-    "rows there are not where the tenant lives (written meanwhile, or deleted there since), and"
-    " stay; `eventsource-migrate repair --export PATH` names them by table and key",
+    ("row there is", "rows there are"),
+    "not where the tenant lives (written meanwhile, or deleted there since), and left as found;"
+    " `eventsource-migrate repair --export PATH` names them by table and key",
 )
 
 

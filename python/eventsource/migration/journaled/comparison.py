@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.catalog.forms import PLAIN
+from eventsource.counts import counted
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.consistency.wording import what_differs
@@ -123,7 +124,9 @@ class _Comparison:
         self.tally.source += here
         self.tally.target += there
         if apart > waiting:
-            self._note(table, None, None, f"{here} rows at the source, {there} at the target")
+            self._note(
+                table, None, None, f"{counted(here, 'row')} at the source, {there:,} at the target"
+            )
 
     async def _counts(self, table: LayoutTable) -> tuple[int, int, int]:
         shape = self.statements.shape

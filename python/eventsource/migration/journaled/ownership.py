@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from eventsource.catalog.findings import Finding, warning
+from eventsource.counts import counted
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.layouts.declaration import Stops
@@ -114,12 +115,14 @@ async def shared_streams(source: AnyTable, shape: Shape) -> list[Finding]:
             timeout=timeouts.LONG_STATEMENT_SECONDS,
         )
         if row["links"]:
+            are = "is" if row["links"] == 1 else "are"
             found.append(
                 warning(
                     "shared-streams", "source",
-                    f"{row['links']:,} rows of {name} are in streams with events of other tenants,"
-                    f" too (such as {row['example']!r}): they go with their events, and a reader of"
-                    " such a stream finds the rest of it here and these at the target",
+                    f"{counted(row['links'], 'row')} of {name} {are} in streams with events of"
+                    f" other tenants, too (such as {row['example']!r}): they go with"
+                    " their events, and a reader of such a stream finds the rest of it here and"
+                    " these at the target",
                 )
             )  # fmt: skip
     return found

@@ -225,8 +225,9 @@ def refuse_difference(
         return
     raise DataPlaneError(
         "inconsistent",
-        f"{sum(missing.values())} rows of {table} are not at the target as they were sent, and"
-        f" {sum(other.values())} are there that were not; {_named(columns, missing, other)}",
+        f"rows of {table} that are not at the target as they were sent: {sum(missing.values())},"
+        f" that are there and were not sent: {sum(other.values())};"
+        f" {_named(columns, missing, other)}",
     )
 
 

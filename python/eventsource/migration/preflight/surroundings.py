@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from eventsource.catalog import reading
 from eventsource.catalog.findings import warning
+from eventsource.counts import counted
 from eventsource.migration.connections import blockers, room
 from eventsource.migration.event_table import AnyTable, held
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
@@ -60,7 +61,8 @@ async def _connections(target: AnyTable, needed: int, findings: Findings) -> Non
         findings.note(
             warning(
                 "connections", "target",
-                f"the target's server has {free} connections free, and the copy takes {needed}",
+                f"the target's server has {counted(free, 'connection')} free,"
+                f" and the copy takes {needed}",
                 "raise max_connections, or set copy_jobs lower",
             )
         )  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.counts import counted
 from eventsource.migration.errors import ProtocolVersionError
 from eventsource.migration.recovery import kept_ways
 from eventsource.migration.recovery import survey as surveys
@@ -105,8 +106,9 @@ def _control_place(survey: Survey) -> Iterator[tuple[Step, Change]]:
     if survey.control is not None and began:
         yield ControlPlace(), Change(
             ChangeKind.CONTROL, None, None,
-            f"the control database is {survey.control.describe()} now, and {len(began)} migrations"
-            " began when it was another place: this one is recorded",
+            f"the control database is {survey.control.describe()} now, and"
+            f" {counted(len(began), 'migration')} began when it was another"
+            " place: this one is recorded",
         )  # fmt: skip
 
 
@@ -327,9 +329,9 @@ def _strangers(survey: Survey) -> Iterator[str]:
         if found:
             named = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
             yield (
-                f"store {store_id!r} holds rows of {len(found)} tenants that no fence there speaks"
-                f" of, and no route leads there ({named}); nothing was changed: if they live there,"
-                " set their routes"
+                f"store {store_id!r} holds rows of {counted(len(found), 'tenant')} that no fence"
+                f" there speaks of, and no route leads there ({named}); nothing was changed:"
+                " if they live there, set their routes"
             )
 
 

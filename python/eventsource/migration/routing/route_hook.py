@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventsource.connections import ConnectionParameters, brief, connect, redact, transaction
+from eventsource.counts import counted
 from eventsource.migration.failures import PASSING
 from eventsource.named_sql import statements
 from eventsource.said import Said
@@ -165,5 +166,7 @@ class RouteHook:
         reason = redact(str(error)).strip() or type(error).__name__
         for value in filter(None, self.values.values()):
             reason = reason.replace(value, "***")
-        self.said.warn(about, f"the route hook waits for {len(tenants)} routes: {brief(error)}")
+        self.said.warn(
+            about, f"the route hook waits for {counted(len(tenants), 'route')}: {brief(error)}"
+        )
         await control.execute(_SQL["failed"], tenants, reason)

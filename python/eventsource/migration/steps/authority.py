@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
+from eventsource.counts import counted
 from eventsource.migration import event_table
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.consistency.only_in import only_in
@@ -123,11 +124,13 @@ class Kind:
     Attributes:
         send_on: lets it say again that the tenant has left.
         only_there: names what it alone has of the tenant.
-        said_of_them: what there is so many of, and what may become of them.
+        counted_as: what there is so many of, with its verb: of one and of several.
+        said_of_them: what they are, and what may become of them.
     """
 
     send_on: Callable[[OwnTable, Departure], Awaitable[None]]
     only_there: Callable[[OwnTable, AnyTable, Migration], Awaitable[list[str]]]
+    counted_as: tuple[str, str]
     said_of_them: str
 
 
@@ -135,7 +138,8 @@ class Kind:
 OWN = Kind(
     send_on,
     only_there,
-    "events were appended there meanwhile, and are there alone; `eventsource-migrate repair"
+    ("event was", "events were"),
+    "appended there meanwhile, and nowhere else; `eventsource-migrate repair"
     " --export PATH` names them, and with --put-back appends those that fit to where the tenant"
     " lives",
 )
@@ -185,8 +189,8 @@ async def remind(
     said = (
         f"tenant {migration.tenant_id} was opened at the target {migration.target_store_id!r}"
         f" (generation {arrived.generation}), and store {migration.source_store_id!r} had gone back"
-        f" to before that: its fence says again that the tenant has left. {len(named)}"
-        f" {kind.said_of_them}"
+        f" to before that: its fence says again that the tenant has left. "
+        f"{counted(len(named), *kind.counted_as)} {kind.said_of_them}"
     )
     details = {
         "store": migration.source_store_id,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.counts import counted
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import ConsistencyError
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
@@ -76,9 +77,9 @@ class CarriedBack:
         if len(there) != len(missing):
             lost = [str(each) for each in missing if each not in there]
             raise ConsistencyError(
-                f"the source holds {len(lost)} events of tenant {self.migration.tenant_id} that its"
-                " way back had carried and that have no place at the target:"
-                f" {', '.join(lost[:5])}; nothing is opened"
+                f"the source holds {counted(len(lost), 'event')} of tenant"
+                f" {self.migration.tenant_id} that its way back had carried and that have no place"
+                f" at the target: {', '.join(lost[:5])}; nothing is opened"
             )
         for way_id in ways:
             await self._stand_again(mapping, way_id)

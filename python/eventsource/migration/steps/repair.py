@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource import failpoints
+from eventsource.counts import counted
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import ConsistencyError, MigrationError, StoreGoneBackError
 from eventsource.migration.repositories.positions import PostgreSQLPositionMappingRepository
@@ -106,15 +107,15 @@ class Repair:
         tenant, found = self.migration.tenant_id, proof.total if fresh else here
         if decided.proof is not None and found != decided.proof.total:
             raise StoreGoneBackError(
-                f"the source holds {found} events of tenant {tenant} to carry, and"
-                f" {decided.proof.total} were decided on: the target was restored or failed over"
+                f"the source holds {counted(found, 'event')} of tenant {tenant} to carry, not the"
+                f" {decided.proof.total:,} of the decision: the target was restored or failed over"
                 " and lacks events that the source does not hold any more; nothing is opened."
                 " Restore a later state of either"
             )
         if here != there or found != proof.total:
             raise ConsistencyError(
-                f"the source holds {here} events of tenant {tenant}, the target {there}, and"
-                f" {proof.total} were carried; nothing is opened"
+                f"the source holds {counted(here, 'event')} of tenant {tenant}, the target"
+                f" {there:,}, and the passes have carried {proof.total:,}; nothing is opened"
             )
 
     async def _count(self, table: OwnTable, last: int | None) -> int:

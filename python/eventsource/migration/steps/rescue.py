@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from eventsource.counts import counted
 from eventsource.migration.consistency.only_in import PORTION, only_in
 from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.tables import progress, snapshots
@@ -43,9 +44,10 @@ async def look_after_a_restart(source: AnyTable, target: AnyTable, at: CopyProgr
             named += ", …" if len(lost) > NAMED else ""
             raise StoreGoneBackError(
                 f"the source {source.address.table!r} was restored, crashed or failed over, and"
-                f" lacks {len(lost)} events of tenant {at.tenant_id} that the target holds"
-                f" ({named}). Nothing was changed, and the migration waits: restore a later state"
-                " of the source, or go on from what it holds (`eventsource-migrate repair`), which"
+                f" lacks {counted(len(lost), 'event')} of tenant {at.tenant_id} that the target"
+                f" holds ({named}). Nothing was changed, and the migration waits: restore a"
+                " later state of the source, or go on from what it holds"
+                " (`eventsource-migrate repair`), which"
                 f" keeps the others at the target in the table {RESCUED}, as an abort does"
             )
     await progress.record_source(target, at, now)

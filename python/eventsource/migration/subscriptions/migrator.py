@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource import failpoints
+from eventsource.counts import counted
 from eventsource.errors import EventSourceError
 from eventsource.migration import failures
 from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
@@ -231,9 +232,10 @@ def _about_migration(migration: Migration) -> list[str]:
 def _about_source(migration: Migration, source: Checkpoint | None, waiting: int) -> list[str]:
     store = migration.source_store_id
     if source is None:
+        of_all = "its event is" if waiting == 1 else f"all {waiting:,} events are"
         return [
             f"it has no checkpoint in {store!r} (is the name right?), so it has handled nothing "
-            f"and starts before the tenant's first event; all {waiting:,} events are delivered"
+            f"and starts before the tenant's first event; {of_all} delivered"
         ]
     if waiting == 0:
         return []
@@ -243,9 +245,10 @@ def _about_source(migration: Migration, source: Checkpoint | None, waiting: int)
             "tenant's events: it still gets them there, and once more at the target; to have "
             "none twice, let it catch up first"
         ]
+    are = "is" if waiting == 1 else "are"
     return [
-        f"{waiting:,} of the tenant's events are left in {store!r}: stop this subscription there "
-        "before migrating it, the target delivers them"
+        f"{waiting:,} of the tenant's events {are} left in {store!r}: stop this subscription "
+        "there before migrating it, the target delivers them"
     ]
 
 
@@ -256,7 +259,7 @@ def _about_target(
         return []
     return [
         f"its checkpoint for the tenant in {store!r} is kept at {target.position}, below "
-        f"{translated}: {repeated:,} events are delivered again from there"
+        f"{translated}: {counted(repeated, 'event is', 'events are')} delivered again from there"
     ]
 
 
@@ -272,7 +275,7 @@ def _about_leftover(store: str, leftover: Checkpoint | None) -> list[str]:
 def _about_target_of_all(store: str, target_of_all: Checkpoint | None, past: int) -> list[str]:
     if target_of_all is None:
         return []
-    carried = f"{past:,} carried events and " if past else ""
+    carried = f"{counted(past, 'carried event')} and " if past else ""
     return [
         f"it also reads all tenants of {store!r} (checkpoint {target_of_all.position}): that one "
         f"gets the tenant's {carried}new events as well, so let it leave this tenant out"
