@@ -92,7 +92,7 @@ pub enum Error {
     #[error("this driver no longer owns the migration: {reason}")]
     OwnershipLost { side: Side, reason: &'static str },
     /// The target differs from the source at a carried position; nothing was committed.
-    #[error("{total} rows of the target differ from the source; the first: {first}", first = First(.differences))]
+    #[error("rows of the target differ from the source: {total}; the first: {first}", first = First(.differences))]
     Inconsistent {
         total: u64,
         differences: Vec<Difference>,
