@@ -94,6 +94,8 @@ def test_what_a_newer_version_carries_on_is_shown_with_what_to_do() -> None:
 def test_the_time_that_is_left_counts_indexes_and_comparison() -> None:
     left = estimates.left(migration(), NOW)
     assert left is not None
+    assert left.indexes is not None
+    assert left.comparison is not None
     assert left.copy == pytest.approx(10)
     whole = 1_000_000 / 50_000
     assert left.indexes == pytest.approx(whole * estimates.INDEX_SHARE)
