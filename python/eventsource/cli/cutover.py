@@ -10,7 +10,8 @@ from eventsource.cli import next_steps, questions, views
 from eventsource.cli.choice import MaxPause, MigrationId, TenantOption, Yes, chosen, refuse_pause
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.invocation import perform
-from eventsource.cli.output import described, labelled, local, rehearsed
+from eventsource.cli.output import described, labelled, local
+from eventsource.cli.under_way import rehearsed
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace
 from eventsource.migration import Migration, MigrationState

@@ -13,8 +13,9 @@ from functools import partial
 
 from eventsource.cli import prospects, views
 from eventsource.cli.display import Display
-from eventsource.cli.output import amount, duration, rehearsed
+from eventsource.cli.output import amount, duration
 from eventsource.cli.tenants import examine
+from eventsource.cli.under_way import rehearsed
 from eventsource.cli.waiting import beside
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.counts import counted

@@ -20,9 +20,7 @@ from eventsource.cli.files import OutputClosedError
 from eventsource.cli.fitting import aligned, folded, table
 from eventsource.commands import with_config
 from eventsource.connections import redact
-from eventsource.counts import counted
 from eventsource.migration.models import Migration
-from eventsource.migration.rehearsals import Rehearsal
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -327,18 +325,6 @@ def described(migration: Migration) -> dict[str, object]:
 def clock(moment: datetime | None = None) -> str:
     """A time of day for the beginning of a line, in the local time of who looks."""
     return (moment or datetime.now()).astimezone().strftime("%H:%M:%S")
-
-
-def rehearsed(found: Rehearsal) -> str:
-    """What a rehearsal that fitted has shown, in a sentence."""
-    longest = found.longest_wait_ms
-    waited = "" if longest is None else f" a writer waited at most {longest:.1f} ms;"
-    carried = counted(found.rows or 0, "event was", "events were")
-    return (
-        f"the fence was held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s,"
-        f" {found.lock_wait_ms or 0:.1f} ms of that for appends in flight;{waited}"
-        f" {carried} carried; nothing was decided"
-    )
 
 
 def amount(number: float) -> str:

@@ -1,4 +1,4 @@
-"""What `plan` says of a move that has begun, and of what was rehearsed before."""
+"""What commands say of a move that has begun, and of what was rehearsed before."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from eventsource.cli import next_steps, prospects, views
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.output import described, grid, local
+from eventsource.counts import counted
 from eventsource.migration.rehearsals import Rehearsal, foretold
 from eventsource.migration.repositories import control_place
 
@@ -95,3 +96,15 @@ def _outcome(found: Rehearsal) -> str:
     waited = "" if longest is None else f", longest wait of a writer {longest:.1f} ms"
     held = f"fence held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s"
     return f"{held}{waited}{by}"
+
+
+def rehearsed(found: Rehearsal) -> str:
+    """What a rehearsal that fitted has shown, in a sentence."""
+    longest = found.longest_wait_ms
+    waited = "" if longest is None else f" a writer waited at most {longest:.1f} ms;"
+    carried = counted(found.rows or 0, "event was", "events were")
+    return (
+        f"the fence was held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s,"
+        f" {found.lock_wait_ms or 0:.1f} ms of that for appends in flight;{waited}"
+        f" {carried} carried; nothing was decided"
+    )

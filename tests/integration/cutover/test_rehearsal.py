@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from eventsource.cli.output import rehearsed
+from eventsource.cli.under_way import rehearsed
 from eventsource.migration import CutoverTimeoutError, InvalidStateTransitionError, Migration
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from eventsource.migration.steps import cutover
