@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import asyncpg
 
+from eventsource.retried import Retried
+
 if TYPE_CHECKING:
     from eventsource.connections import AnyConnection, Executor
 
@@ -52,7 +54,9 @@ _LOST = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError)
 
 @asynccontextmanager
 async def connection_of(executor: Executor) -> AsyncIterator[AnyConnection]:
-    """A connection of a pool, or the connection itself."""
+    """A connection of a pool, or the connection itself, also where statements are retried."""
+    if isinstance(executor, Retried):
+        executor = executor.executor
     if isinstance(executor, asyncpg.Pool):
         async with executor.acquire() as pooled:
             yield pooled

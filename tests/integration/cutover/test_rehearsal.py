@@ -108,11 +108,8 @@ async def test_rehearsals_are_kept_with_who_asked(world: World) -> None:
     assert [(each.operator, each.fits) for each in found] == [("ada", True), ("grace", True)]
 
 
-async def test_what_writers_wait_for_is_measured_at_the_server(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await world.seed(5)
-    migration = await world.dual_write()
+def _writers_that_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Task[object]]:
+    """From now on one writes into each fence, which is held for a quarter of a second."""
     original = Passes.under_the_fence
     waiting: list[asyncio.Task[object]] = []
 
@@ -123,6 +120,15 @@ async def test_what_writers_wait_for_is_measured_at_the_server(
         return await original(self)
 
     monkeypatch.setattr(Passes, "under_the_fence", slow)
+    return waiting
+
+
+async def test_what_writers_wait_for_is_measured_at_the_server(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.seed(5)
+    migration = await world.dual_write()
+    waiting = _writers_that_wait(world, monkeypatch)
     found = await world.coordinator.rehearse_cutover(migration.id)
     await waiting[0]
     assert found.longest_wait_ms is not None
@@ -149,16 +155,7 @@ async def test_a_wait_that_could_not_be_measured_is_not_said_to_be_none(
     """Once it was: a writer had waited 0.0 ms at most, of one that had for a quarter second."""
     await world.seed(5)
     migration = await world.dual_write()
-    original = Passes.under_the_fence
-    waiting: list[asyncio.Task[object]] = []
-
-    async def slow(self: Passes) -> object:
-        writer = await world.connect()
-        waiting.append(asyncio.create_task(insert(writer, world.tenant)))
-        await asyncio.sleep(0.25)
-        return await original(self)
-
-    monkeypatch.setattr(Passes, "under_the_fence", slow)
+    waiting = _writers_that_wait(world, monkeypatch)
     monkeypatch.setattr(cutover, name, value)
     found = await world.coordinator.rehearse_cutover(migration.id)
     await waiting[0]

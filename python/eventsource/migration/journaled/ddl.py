@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from eventsource.catalog.findings import Finding
-from eventsource.retried import Retried
 from eventsource.schema_changes import connection_of
 
 if TYPE_CHECKING:
@@ -37,13 +36,10 @@ async def check(table: AnyTable, side: str) -> list[Finding]:
     names = await table.connection.fetchval(_EVENT_TRIGGERS)
     if names is None:
         return []
-    executor = table.connection
-    if isinstance(executor, Retried):
-        executor = executor.executor
     tried = _TRIED.format(
         function=table.beside("eventsource_ddl_probe"), sequence=table.beside("eventsource_probed")
     )
-    async with connection_of(executor) as connection:
+    async with connection_of(table.connection) as connection:
         transaction = connection.transaction()
         await transaction.start()
         try:

@@ -10,7 +10,6 @@ import asyncpg
 from eventsource.catalog.findings import Finding
 from eventsource.identifiers import quote_literal
 from eventsource.migration.journaled.catalogs import VIRTUAL
-from eventsource.retried import Retried
 from eventsource.schema_changes import connection_of
 
 if TYPE_CHECKING:
@@ -77,10 +76,7 @@ async def check(here: AnyTable, shown: Side, side: str, table: LayoutTable) -> l
 async def _used(here: AnyTable, name: str, expression: str) -> list[str]:
     """As a generated column of a table that lasts for a moment: that takes no volatile function,
     no subquery and nothing that is more than an expression."""
-    executor = here.connection
-    if isinstance(executor, Retried):
-        executor = executor.executor
-    async with connection_of(executor) as connection:
+    async with connection_of(here.connection) as connection:
         transaction = connection.transaction()
         await transaction.start()
         try:

@@ -194,6 +194,7 @@ async def expected(target: AnyTable, shape: Shape) -> dict[str, int]:
 async def problems_of(source: AnyTable, target: AnyTable, shape: Shape) -> list[str]:
     """Why the numbers of the layout's tables could not be moved."""
     problems = await not_given(source, shape)
+    given_last = await given(source, shape)
     for table, numbering in owned(shape):
         for side in (source, target):
             sequence = await sequence_of(side, table, numbering, shape.tenant_id)
@@ -203,16 +204,18 @@ async def problems_of(source: AnyTable, target: AnyTable, shape: Shape) -> list[
                     f" {sequence}, and numbers are kept free upwards: declare it without numbered,"
                     " and move into an empty table"
                 ]
-        problems += await _below(source, target, shape, table, numbering)
-        problems += await _without_room(source, target, shape, table, numbering)
+        sequence, _, offset = await taken(target, shape, table, numbering)
+        problems += await _below(source, shape, table, numbering, sequence, offset)
+        last = given_last[table.name]
+        problems += await _without_room(target, shape, table, numbering, sequence, offset, last)
     return problems
 
 
 async def _below(
-    source: AnyTable, target: AnyTable, shape: Shape, table: LayoutTable, numbering: Numbering
-) -> list[str]:
+    source: AnyTable, shape: Shape, table: LayoutTable, numbering: Numbering, sequence: str,
+    offset: int,
+) -> list[str]:  # fmt: skip
     """Whether numbers that are moved would stay among those that are taken."""
-    sequence, _, offset = await taken(target, shape, table, numbering)
     if not offset:
         return []
     here = await sequence_of(source, table, numbering, shape.tenant_id)
@@ -232,11 +235,10 @@ async def _below(
 
 
 async def _without_room(
-    source: AnyTable, target: AnyTable, shape: Shape, table: LayoutTable, numbering: Numbering
-) -> list[str]:
+    target: AnyTable, shape: Shape, table: LayoutTable, numbering: Numbering, sequence: str,
+    offset: int, last: int,
+) -> list[str]:  # fmt: skip
     """Whether the target's numbers end before those that the tenant has and gets."""
-    sequence, _, offset = await taken(target, shape, table, numbering)
-    last = (await given(source, shape))[table.name]
     used = offset + last
     most: int = await target.connection.fetchval(
         _MOST, sequence, target.beside(table.name), numbering.column
