@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
+import pytest
 
 from eventsource.migration import (
     Migration,
     MigrationConfig,
     MigrationCoordinator,
     MigrationState,
+    PreflightError,
     TenantStoreRouter,
     create_schema,
 )
@@ -24,6 +26,7 @@ from eventsource.migration.repositories import (
     PostgreSQLMigrationRepository,
     PostgreSQLRoutingRepository,
 )
+from tests.support.fingerprint import fingerprint
 
 SOURCE, TARGET = "shared", "dedicated"
 
@@ -109,6 +112,24 @@ class LayoutWorld:
         migration = await self.start(tenant)
         await self.reaches(migration, MigrationState.DUAL_WRITE)
         return await self.coordinators[0].initiate_cutover(migration.id)
+
+    async def leaves_nothing_when_aborted(self, tenant: str) -> None:
+        """A migration of it that is aborted in dual-write leaves both stores as they were."""
+        stores = (self.source, self.target)
+        before = [await fingerprint(each, journal=False) for each in stores]
+        aborted = await self.start(tenant)
+        await self.reaches(aborted, MigrationState.DUAL_WRITE)
+        await self.coordinators[0].abort_migration(aborted.id)
+        assert [await fingerprint(each, journal=False) for each in stores] == before
+
+    async def refuses(self, tenant: str, says: str) -> None:
+        """Before anything is changed, in words that hold these."""
+        databases = (self.source, self.target, self.control)
+        before = [await fingerprint(each) for each in databases]
+        with pytest.raises(PreflightError) as refused:
+            await self.start(tenant)
+        assert says in str(refused.value)
+        assert [await fingerprint(each) for each in databases] == before
 
     async def close(self) -> None:
         await self.stop()
