@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +17,17 @@ from eventsource.cli.journey import summary_of
 from eventsource.cli.output import amount, columns
 from eventsource.cli.tenants import has_events
 from eventsource.cli.workspace import Workspace
-from eventsource.migration import ConsistencyVerifier, VerificationLevel, VerificationReport
+from eventsource.migration import (
+    ConsistencyVerifier,
+    Migration,
+    MigrationState,
+    VerificationLevel,
+    VerificationReport,
+)
+from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import verification
+from eventsource.migration.tables import identities
+from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.tenant_ids import TenantId
 
 #: Streams and differences that are shown to people; JSON has all that were found.
@@ -73,9 +82,11 @@ def verify(
     async def compare(at: Workspace) -> ExitCode:
         files.refuse_unwritable(state, "--state")
         tenant_id = at.tenant(tenant)
-        source_id, target_id = await _stores(at, tenant_id, source, to)
+        known = await at.coordinator.get_migrations_by_tenant(tenant_id)
+        source_id, target_id = _store_ids(at, tenant_id, known, source, to)
         source_store = await at.reach_store(source_id)
         target_store = await at.reach_store(target_id)
+        await _refuse_other_places(known, {source_id: source_store, target_id: target_store})
         config = at.settings.migration
         compared = level or config.verification_level
         share = sample or config.sample_percentage
@@ -105,11 +116,14 @@ def verify(
     perform(ctx, compare, interrupted=None if state is None else lambda: kept)
 
 
-async def _stores(
-    at: Workspace, tenant_id: TenantId, source: str | None, target: str | None
+def _store_ids(
+    at: Workspace,
+    tenant_id: TenantId,
+    known: Sequence[Migration],
+    source: str | None,
+    target: str | None,
 ) -> tuple[str, str]:
     if source is None or target is None:
-        known = await at.coordinator.get_migrations_by_tenant(tenant_id)
         if not known:
             raise ConfigError(f"tenant {tenant_id} has no migration: name --from and --to")
         source = source or known[-1].source_store_id
@@ -117,6 +131,23 @@ async def _stores(
     for store_id in (source, target):
         at.settings.require_store(store_id)
     return source, target
+
+
+async def _refuse_other_places(
+    known: Sequence[Migration], stores: Mapping[str, PostgreSQLEventStore]
+) -> None:
+    """A difference between two other places says nothing of the tenant's move.
+
+    Raises:
+        StoreMismatchError: a store is not where the newest move between the two had it.
+    """
+    for migration in reversed(known):
+        ids = migration.source_store_id, migration.target_store_id
+        given_up = migration.state in (MigrationState.ROLLED_BACK, MigrationState.FAILED)
+        if not given_up and set(ids) == set(stores):
+            source, target = [await of_store(stores[each]) for each in ids]
+            await identities.check(migration, source, target)
+            return
 
 
 async def _refuse_nothing(

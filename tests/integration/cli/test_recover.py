@@ -150,6 +150,43 @@ def test_repair_refuses_stores_under_mistaken_ids(ready: CommandLine, mistake: s
     assert "nothing to repair" in ready("repair").output
 
 
+@pytest.mark.parametrize("mistake", ["swapped", "another table", "another database"])
+def test_verify_refuses_stores_under_mistaken_ids(ready: CommandLine, mistake: str) -> None:
+    """It compared them, and called every event of a move that was whole a missing one."""
+    ready("move", ready.tenant, "--to", DEDICATED)
+    right = ready.config.read_text()
+    if mistake == "swapped":
+        ready.write_config(**{SHARED: ready.target_dsn, DEDICATED: ready.source_dsn})
+    elif mistake == "another table":
+        ready.sql("target", "create table others (like events including all)")
+        named = f'dsn = "{ready.target_dsn}"'
+        assert named in right
+        ready.config.write_text(right.replace(named, f'{named}\ntable = "others"'))
+    else:
+        ready.write_config(**{DEDICATED: ready.control_dsn})
+        ready("init")
+    for options in (
+        [],
+        ["--from", SHARED, "--to", DEDICATED],
+        ["--from", DEDICATED, "--to", SHARED],
+    ):
+        said = ready("verify", ready.tenant, *options, exit_code=1).output
+        assert f"store '{DEDICATED}' is" in said or f"store '{SHARED}' is" in said
+        assert "Nothing was changed" in said
+        assert "differ" not in said
+    ready.config.write_text(right)
+    assert "consistent" in ready("verify", ready.tenant).output
+
+
+def test_verify_compares_what_a_move_that_was_given_up_left_elsewhere(ready: CommandLine) -> None:
+    ready("start", ready.tenant, "--to", DEDICATED)
+    ready("abort", "--tenant", ready.tenant)
+    ready.write_config(**{DEDICATED: ready.control_dsn})
+    ready("init")
+    said = ready("verify", ready.tenant, exit_code=4).output
+    assert f"'{SHARED}' and '{DEDICATED}' differ" in said
+
+
 def test_repair_takes_one_store_under_two_ids(ready: CommandLine) -> None:
     ready("move", ready.tenant, "--to", DEDICATED)
     alias = f'[stores.alias]\ndsn = "{ready.target_dsn}"\n'
