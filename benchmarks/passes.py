@@ -22,6 +22,16 @@ from eventsource.migration.consistency import lag
 from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from eventsource.migration.steps.passes import Passes
 
+_LOG = "select pg_current_wal_insert_lsn()"
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A pass: its seconds, and the bytes of write-ahead log at the target meanwhile."""
+
+    seconds: float
+    log_bytes: int
+
 
 @dataclass(frozen=True, slots=True)
 class CatchUp:
@@ -31,17 +41,20 @@ class CatchUp:
     migration: Migration
     source: asyncpg.Connection
 
-    async def timed(self, events: int) -> float:
-        """Write so many events, carry them with one pass; its seconds."""
+    async def timed(self, events: int) -> Timed:
+        """Write so many events, and carry them with one pass."""
         await write_more(self.source, TENANT, events)
+        target = self.passes.connections.target.connection
+        log = await target.fetchval(_LOG)
         began = time.monotonic()
         result = await self.passes.catch_up()
         seconds = time.monotonic() - began
+        written = int(await target.fetchval(f"{_LOG} - $1::pg_lsn", log))
         right(
             result is not None and result.rows == result.inserted == events,
             f"a pass over {events} events carried {result and result.inserted}",
         )
-        return seconds
+        return Timed(seconds, written)
 
     async def lag(self) -> int:
         """The lag as the product reports it."""
