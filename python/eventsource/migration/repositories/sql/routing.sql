@@ -55,7 +55,8 @@ with changed as (
     on conflict (tenant_id) do update
         set store_id = excluded.store_id, updated_at = now(),
             generation = tenant_routing.generation + 1
-        where tenant_routing.migration_id is null or tenant_routing.migration_state = 'normal'
+        -- By its target, which a migration has from its start: until it copies its state is normal.
+        where tenant_routing.target_store_id is null
     returning tenant_id
 )
 select pg_notify('eventsource_routes', tenant_id::text) from changed
