@@ -54,6 +54,22 @@ def test_a_check_after_init_finds_nothing(ready: CommandLine) -> None:
     assert "complete" in ready("init", "--check").output
 
 
+def test_init_may_be_run_again_where_databases_quote_all_identifiers(cli: CommandLine) -> None:
+    for side in ("source", "target", "control"):
+        [[name]] = cli.sql(side, "select current_database()")
+        cli.sql(side, f'alter database "{name}" set quote_all_identifiers = on')
+    cli("init")
+    cli("init")
+    assert cli.json("init", "--check")["is_complete"]
+    assert "create" not in cli("init", "--print-sql").output
+    cli.sql("source", "alter table events alter actor_id type varchar(7)")
+    cli("init")
+    cli.sql("source", "alter table events alter actor_id type integer using 1")
+    refused = cli("init", exit_code=1).output
+    assert "column actor_id is integer, not text" in refused
+    assert "column event_id" not in refused
+
+
 @pytest.mark.parametrize(
     ("side", "damage", "part", "named"),
     [

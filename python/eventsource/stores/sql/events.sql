@@ -34,7 +34,8 @@ join pg_namespace n on n.oid = c.relnamespace
 where c.oid = to_regclass($1::text)
 
 -- name: describe_columns
-select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as type,
+-- Types as the built-in ones are called, also where quote_all_identifiers is on.
+select a.attname::text as name, replace(format_type(a.atttypid, a.atttypmod), '"', '') as type,
        a.attnotnull as not_null, a.attidentity::text as identity,
        a.atthasdef or a.attidentity <> '' or a.attgenerated <> '' as has_default,
        a.attgenerated <> '' as generated
