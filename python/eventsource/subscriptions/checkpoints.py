@@ -18,6 +18,7 @@ import asyncpg
 from eventsource.declared import as_declared
 from eventsource.errors import StoreSchemaError
 from eventsource.named_sql import statements, text
+from eventsource.retried import Retried
 from eventsource.schema_changes import make_missing
 
 _PACKAGE = "eventsource.subscriptions.sql"
@@ -153,6 +154,7 @@ class PostgreSQLCheckpointRepository:
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
+        self._sql = Retried(pool)
 
     async def create_schema(self) -> None:
         """Make the table and its key; does nothing when they are there."""
@@ -202,7 +204,7 @@ class PostgreSQLCheckpointRepository:
 
     async def _fetch(self, statement: str, *arguments: object) -> list[Checkpoint]:
         try:
-            rows = await self.pool.fetch(_SQL[statement], *arguments)
+            rows = await self._sql.fetch(_SQL[statement], *arguments)
         except asyncpg.UndefinedTableError as error:
             raise StoreSchemaError(
                 "there is no table subscription_checkpoints in this database; "

@@ -119,6 +119,27 @@ async def test_only_one_of_many_creates_the_checkpoint(pool: asyncpg.Pool) -> No
     assert len({kept.position for kept, _ in answers}) == 1
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_subscriptions_of_a_role_whose_snapshots_are_frozen_save_at_once(
+    control_dsn: str, level: str
+) -> None:
+    settings = {"default_transaction_isolation": level}
+    async with asyncpg.create_pool(
+        control_dsn, min_size=1, max_size=4, server_settings=settings
+    ) as pool:
+        repository = PostgreSQLCheckpointRepository(pool)
+        await repository.create_schema()
+        await asyncio.gather(
+            *(repository.save("orders", "shared", p) for p in range(40)),
+            *(repository.save_if_absent(f"orders {p % 3}", "shared", p) for p in range(20)),
+            *(repository.save(f"orders {p}", "shared", 7, force=True) for p in range(3)),
+        )
+        kept = await repository.list_checkpoints()
+    found = {each.subscription_name: each.position for each in kept}
+    assert found.pop("orders") == 39
+    assert sorted(found) == ["orders 0", "orders 1", "orders 2"]
+
+
 async def test_the_schema_can_be_made_by_several_at_once_and_again(pool: asyncpg.Pool) -> None:
     repository = PostgreSQLCheckpointRepository(pool)
     await asyncio.gather(*(repository.create_schema() for _ in range(6)))
