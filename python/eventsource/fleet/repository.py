@@ -81,7 +81,9 @@ class WaveRepository:
         wave_id = uuid4()
         try:
             async with transaction(self.pool) as connection:
+                await connection.execute(_SQL["lock_plans"])
                 if replace:
+                    await connection.execute(_SQL["lock_stopped"])
                     await connection.fetch(_SQL["remove_planned"], name)
                     await connection.execute(_SQL["leave_stopped"], tenants, by, name)
                     await connection.execute(_SQL["remove_left"], name)

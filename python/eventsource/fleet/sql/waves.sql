@@ -20,6 +20,14 @@ select $1, c.tenant_id, c.ordinal, c.source, c.target, c.events, c.bytes
 from unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])
      with ordinality as c(tenant_id, source, target, events, bytes, ordinal)
 
+-- name: lock_plans
+-- One plan after the other: of two that are recorded at once, neither would see the other's tenants.
+select pg_advisory_xact_lock(1163281237, 1)
+
+-- name: lock_stopped
+-- One that is resumed meanwhile would go on without the tenants that it has given up.
+select id from migration_waves where state = 'stopped' order by id for update
+
 -- name: elsewhere
 -- Tenants that another wave is about to move.
 select i.tenant_id, w.name from migration_wave_items i join migration_waves w on w.id = i.wave_id
