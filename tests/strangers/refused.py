@@ -240,6 +240,10 @@ TARGETS = [
              " aggregate_id, aggregate_type, event_type, tenant_id, version, timestamp, payload)"
              " values (0, gen_random_uuid(), gen_random_uuid(), 'A', 'A', '{tenant}', 1, now(),"
              " '{}')", refused="low-positions"),
+    Stranger("event above the sequence", source="insert into {t} (global_position, event_id,"
+             " aggregate_id, aggregate_type, event_type, tenant_id, version, timestamp, payload)"
+             " values (7000000, gen_random_uuid(), gen_random_uuid(), 'A', 'A', '{tenant}', 1,"
+             " now(), '{}')", refused="high-positions", mends=True),
     Stranger("published without an identity", target="alter table {t} replica identity nothing;"
              "drop publication if exists all_of_it; create publication all_of_it for table {t}",
              refused="no-replica-identity", mends=True),

@@ -102,7 +102,7 @@ async def plain_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 def statement_of(remedy: str) -> str:
     """The statement of a remedy, which ends it."""
-    found = re.search(r"\b(alter|drop) .*$", remedy, re.DOTALL)
+    found = re.search(r"\b(alter|drop|select setval)\b.*$", remedy, re.DOTALL)
     assert found is not None, remedy
     return found.group()
 

@@ -267,6 +267,29 @@ async def test_rows_that_came_from_another_cluster(world: World) -> None:
     assert await world.ids("target") == [row["event_id"]]
 
 
+async def test_events_above_all_that_the_sequence_has_drawn(world: World) -> None:
+    """As an import with positions of its own leaves them: a return would have reordered them."""
+    await world.seed(20)
+    await world.source.execute(
+        f"update {SOURCE_TABLE} set global_position = global_position + 5000000000"
+        f" where version > 5 and tenant_id = '{world.tenant}'"
+    )
+    async with refusal(world, PreflightError, "up to 50000000", "no more than 20", "setval("):
+        await world.here.start(world.tenant)
+    message = (
+        await world.coordinator.preflight(world.tenant, world.here.source, world.here.target)
+    ).problems[0]
+    await world.source.execute(message[message.index("select setval") :])
+    before = await world.ids("source")
+    process = await world.process(keep_way_back=3600)
+    migration = await world.dual_write(process=process)
+    migration = await process.coordinator.initiate_cutover(migration.id)
+    await process.append(world.tenant)
+    await process.coordinator.return_migration(migration.id)
+    assert (await world.ids("source"))[:20] == before
+    assert len(await world.ids("source")) == 21
+
+
 async def test_a_tenant_that_came_to_the_target_behind_the_preflight_is_left_alone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from uuid import UUID
 
 from eventsource.catalog.findings import Finding, warning
+from eventsource.identifiers import quote_literal
 from eventsource.migration import event_table
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.preflight.findings import INIT, Findings
@@ -60,8 +61,18 @@ limit 5
 """
 
 
+# In one statement: whatever it sees was drawn before the sequence is looked at.
+_ABOVE_ALL_DRAWN = """
+select m.position, s.drawn
+from (select max(global_position) as position from {table} where tenant_id = $1) m,
+     (select case when has_sequence_privilege($2::text::regclass, 'usage, select')
+                  then coalesce(pg_sequence_last_value($2::text::regclass), 0) end as drawn) s
+where m.position > s.drawn
+"""
+
+
 async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
-    await event_table.position_sequence(table)
+    await _check_positions(table, tenant_id, findings)
     fence = await fences.read(table, tenant_id)
     if fence is not None and fence.state == "moved":
         findings.problems.append(
@@ -91,6 +102,16 @@ async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
             f" null; update {table.name} set transaction_id = null where transaction_id"
             " >= pg_snapshot_xmax(pg_current_snapshot())"
         )
+    await _check_streams(table, tenant_id, findings)
+    if not await _has_index(table, "transaction_id"):
+        findings.warnings.append(
+            "the source has no index on (tenant_id, transaction_id): catch-up passes will read"
+            f" the whole tenant; {INIT}"
+        )
+
+
+async def _check_positions(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
+    sequence = await event_table.position_sequence(table)
     if await table.connection.fetchval(
         f"select exists (select from {table.name} where tenant_id = $1 and global_position <= 0)",
         tenant_id,
@@ -102,12 +123,20 @@ async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
                 " carried: a position is counted from 1",
             )
         )  # fmt: skip
-    await _check_streams(table, tenant_id, findings)
-    if not await _has_index(table, "transaction_id"):
-        findings.warnings.append(
-            "the source has no index on (tenant_id, transaction_id): catch-up passes will read"
-            f" the whole tenant; {INIT}"
-        )
+    above = await table.connection.fetchrow(
+        _ABOVE_ALL_DRAWN.format(table=table.name), tenant_id, sequence
+    )
+    if above is not None:
+        findings.note(
+            Finding(
+                "high-positions", "source",
+                f"the source holds events of the tenant at positions up to {above['position']}, and"
+                f" sequence {sequence} has drawn no more than {above['drawn']} (a restore, or an"
+                " import): what is appended next would stand before them",
+                f"select setval({quote_literal(sequence)}, (select max(global_position) from"
+                f" {table.name}))",
+            )
+        )  # fmt: skip
 
 
 async def _has_index(table: AnyTable, second: str) -> bool:
