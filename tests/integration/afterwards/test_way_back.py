@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -246,6 +247,43 @@ async def test_an_end_that_a_dead_process_has_begun_is_brought_to_its_end_soon(
 
 async def _nothing(*_: object) -> None:
     pass
+
+
+async def _overtaken(keeper: Process, first: Callable[[], Awaitable[object]]) -> None:
+    """What a process asks the stores before it ends a way back takes so long that another does
+    ``first``.
+    """
+    drivers = keeper.coordinator._drivers
+    look = drivers.refuse_gone_back
+
+    async def slowly(*arguments: Any, **named: Any) -> None:
+        await look(*arguments, **named)
+        await first()
+
+    drivers.refuse_gone_back = slowly  # type: ignore[method-assign]
+
+
+async def test_who_closes_what_another_closes_at_the_same_moment_hears_that_it_is_closed(
+    world: World, keeper: Process
+) -> None:
+    migration = await moved(world, keeper)
+    other = await world.process(keep_way_back="1h")
+    await _overtaken(keeper, lambda: other.coordinator.close_way_back(migration.id))
+    assert (await keeper.coordinator.close_way_back(migration.id)).shown == "closed"
+
+
+async def test_who_closes_while_another_asks_for_the_return_hears_of_that_one(
+    world: World, keeper: Process
+) -> None:
+    migration = await moved(world, keeper)
+    way = await keeper.coordinator.way_back(migration.id)
+    assert way is not None
+    ways = WaysBack(world.here.control_pool)
+    await _overtaken(keeper, lambda: ways.ask_return(way, {}, None))
+    told = f"is returning.*abort the return first .*abort {way.id}"
+    with pytest.raises(InvalidStateTransitionError, match=told):
+        await keeper.coordinator.close_way_back(migration.id)
+    await world.coordinator.abort_migration(way.id)
 
 
 async def test_a_tenant_that_may_return_does_not_leave_in_another_direction(

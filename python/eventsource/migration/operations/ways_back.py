@@ -220,18 +220,29 @@ class Returns(Cutovers):
         if way.state != "closing" and not await ways.end(
             way.id, reason, now=True, operator=operator
         ):
-            first = (
-                ""
-                if way.shown == "returned"
-                else f": abort the return first (`eventsource-migrate abort {way.id}`)"
-            )
-            raise InvalidStateTransitionError(
-                migration_id, why_not(way), f"close its way back{first}"
-            )
+            await _refuse_unless_ending(ways, way)
         await self._drivers.close_way_back(way.id)
         found = await ways.get(way.id)
         assert found is not None
         return found
+
+
+async def _refuse_unless_ending(ways: WaysBack, before: WayBack) -> None:
+    """What nobody could end: by now another process may have ended it, or asked for the return.
+
+    Raises:
+        InvalidStateTransitionError: it is not ended.
+    """
+    way = await ways.get(before.id)
+    assert way is not None
+    if way.state in ("closing", "closed"):
+        return
+    first = (
+        f": abort the return first (`eventsource-migrate abort {way.id}`)"
+        if way.state == "returning" and way.shown != "returned"
+        else ""
+    )
+    raise InvalidStateTransitionError(way.migration_id, why_not(way), f"close its way back{first}")
 
 
 def refuse_newer(way: WayBack) -> None:
