@@ -58,6 +58,9 @@ with moved as (
         pause_at = case when $3::text not in ('paused', 'migrated', 'rolled_back', 'failed')
                             then pause_at end,
         abort_requested = case when $3::text <> 'rolled_back' then abort_requested end,
+        -- A return that is asked for again is this row again, with a cutover of its own.
+        cutover_request = case when $3::text <> 'rolled_back' then cutover_request end,
+        rehearsal_request = case when $3::text <> 'rolled_back' then rehearsal_request end,
         -- Nothing is left to drive: who comes next need not wait for this driver to close.
         driver_owner = case when $3::text not in ('paused', 'rolled_back') then driver_owner end,
         driver_expires_at = case when $3::text not in ('paused', 'rolled_back')

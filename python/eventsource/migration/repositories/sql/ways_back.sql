@@ -106,7 +106,8 @@ with taken as (
     on conflict (id) do update
         set state = 'dual_write', abort_requested = null, pause_requested = false,
             paused_from = null, completed_at = null, error_message = null, error_code = null,
-            cutover_outcome = null, config = excluded.config, updated_at = now()
+            cutover_outcome = null, cutover_request = null, rehearsal_request = null,
+            config = excluded.config, updated_at = now()
         where j.state in ('rolled_back', 'failed')
     returning id, tenant_id, returns
 )
