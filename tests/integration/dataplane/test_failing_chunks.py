@@ -106,3 +106,48 @@ async def test_what_fails_a_chunk_is_not_hidden_by_the_mapping_of_the_one_before
     with pytest.raises(DataPlaneError) as caught:
         await asyncio.wait_for(running, 10)
     assert (caught.value.sqlstate, caught.value.detail["side"]) == ("53100", "target")
+
+
+#: Where a statement of a chunk fails that others follow at once: at which side, what it does there,
+#: whether the pass is a later one, and how many rows it has.
+FOLLOWED = {
+    "what an interrupted pass has mapped": ("control", "delete", False, 5),
+    "the mapping of a few rows": ("control", "insert", True, 5),
+    "the rows of a few": ("target", "insert", True, 5),
+    "the progress of many": ("target", "update", True, CHUNK),
+}
+
+
+@pytest.mark.parametrize("failing", FOLLOWED)
+async def test_what_fails_in_a_transaction_is_not_hidden_by_what_follows_it(
+    world: World, failing: str
+) -> None:
+    """Sent one right after the other, the second one hears of the end of the transaction alone.
+
+    Which of the two was reported was chance, and one of the two does not pass.
+    """
+    side, event, staged, rows = FOLLOWED[failing]
+    before = await world.snapshot()
+    await world.append(rows)
+    spec = PassSpec(1, before, await world.snapshot(), staged=True) if staged else None
+    started = await world.start_pass(spec) if spec is not None else await world.bulk()
+    table = {
+        "delete": "migration_position_mappings",
+        "insert": "migration_position_mappings" if side == "control" else f'"{TARGET_TABLE}"',
+        "update": "eventsource_copy_progress",
+    }[event]
+    connection = world.control if side == "control" else world.target
+    await connection.execute(
+        "create function fill_up() returns trigger language plpgsql as"
+        " $$ begin raise 'it is full' using errcode = 'disk_full'; end $$;"
+        f" create trigger fill_up before {event} on {table}"
+        " for each statement execute function fill_up()"
+    )
+    told = set()
+    for _ in range(20):
+        session = await world.open()
+        with pytest.raises(DataPlaneError) as caught:
+            await session.run(started)
+        told.add((caught.value.sqlstate, caught.value.detail["side"]))
+        await session.close()
+    assert told == {("53100", side)}

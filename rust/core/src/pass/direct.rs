@@ -20,6 +20,7 @@ use crate::pass::run::{Run, open_target};
 use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
 use crate::server::identifier::column_list;
+use crate::server::in_order::in_order;
 use crate::task::Task;
 
 /// The rows of a chunk wait for its mapping, which a slow control database may take in slowly, and for
@@ -145,7 +146,7 @@ impl Lane {
     async fn write(&self, chunk: &Chunk) -> Result<()> {
         let client = self.target.client();
         let copy = copy_in(Side::Target, client, &self.copy, &chunk.batches);
-        let ((), taken) = tokio::try_join!(self.target.batch(BEGIN), copy)?;
+        let ((), taken) = in_order(self.target.batch(BEGIN), copy).await?;
         if taken != chunk.rows() as u64 {
             return Err(Error::protocol(format!(
                 "the target took {taken} of {} rows; check whether a trigger drops some",

@@ -16,6 +16,7 @@ use crate::server::claim;
 use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
 use crate::server::identifier::qualified;
+use crate::server::in_order::in_order;
 
 /// A driver that freezes here keeps the migration's row locked, and the next one has to write it.
 const PATIENCE: &str = "set idle_in_transaction_session_timeout = '5s'";
@@ -98,11 +99,8 @@ impl Positions {
                 .await
                 .on(Side::Control)
         };
-        tokio::try_join!(
-            self.control.batch("begin"),
-            delete,
-            self.check_owner(client)
-        )?;
+        let begun = in_order(self.control.batch("begin"), delete);
+        in_order(begun, self.check_owner(client)).await?;
         self.commit(turn).await
     }
 
@@ -157,11 +155,8 @@ impl Positions {
                 .await
                 .on(Side::Control)
         };
-        tokio::try_join!(
-            self.control.batch("begin"),
-            insert,
-            self.check_owner(client)
-        )?;
+        let begun = in_order(self.control.batch("begin"), insert);
+        in_order(begun, self.check_owner(client)).await?;
         self.commit(turn).await
     }
 
@@ -186,7 +181,7 @@ impl Positions {
         let client = self.control.client();
         let rows = [self.encode(keys)];
         let copy = copy_in(Side::Control, client, &self.copy, &rows);
-        tokio::try_join!(self.control.batch("begin"), copy)?;
+        in_order(self.control.batch("begin"), copy).await?;
         self.check_owner(client).await
     }
 

@@ -22,6 +22,7 @@ use crate::row::layout::{Layout, fixed};
 use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
 use crate::server::identifier::{column_list, quote};
+use crate::server::in_order::in_order;
 use crate::server::stream::TupleStream;
 
 const STAGE: &str = "pg_temp.eventsource_stage";
@@ -131,19 +132,20 @@ impl Staged {
     ) -> Result<Written> {
         let client = target.client();
         let copy = copy_in(Side::Target, client, &self.copy, &chunk.batches);
-        tokio::try_join!(target.batch("begin"), copy)?;
+        in_order(target.batch("begin"), copy).await?;
         moments::copied(run.spec).await?;
-        let (totals, stream) = tokio::try_join!(
+        let (totals, stream) = in_order(
             run.progress.record(
                 client,
                 &self.insert_and_advance,
                 run.spec.number,
                 before,
                 chunk,
-                None
+                None,
             ),
             TupleStream::start(Side::Target, client, &self.read_back, &self.forms),
-        )?;
+        )
+        .await?;
         let found = match self.fresh {
             true => Found::renumbered(stream, self.layout).await?,
             false => Found::carried(stream, self.layout, self.offset).await?,

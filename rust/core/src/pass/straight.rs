@@ -21,6 +21,7 @@ use crate::row::layout::Layout;
 use crate::server::connect::Connection;
 use crate::server::copy_in::copy_in;
 use crate::server::identifier::column_list;
+use crate::server::in_order::in_order;
 use crate::server::stream::TupleStream;
 
 /// A chunk of fewer rows takes less time through the stage than the questions asked here.
@@ -133,7 +134,7 @@ impl Lane {
                 .await
                 .on(Side::Target)
         };
-        let ((), rows) = tokio::try_join!(self.batch(BEGIN), look)?;
+        let ((), rows) = in_order(self.batch(BEGIN), look).await?;
         if rows.len() as i64 == most {
             return Ok(false);
         }
@@ -175,11 +176,12 @@ impl Lane {
     /// Records the chunk in the transaction of its rows, and commits.
     pub async fn commit(&self, run: &Run<'_>, before: &Totals, chunk: &Chunk) -> Result<Totals> {
         let number = run.spec.number;
-        let (totals, ()) = tokio::try_join!(
+        let (totals, ()) = in_order(
             run.progress
                 .record(&self.client, &self.advance, number, before, chunk, None),
             self.batch("set local lock_timeout = 0"),
-        )?;
+        )
+        .await?;
         moments::proven(run.spec).await?;
         self.batch("commit").await?;
         moments::committed(run.spec).await?;

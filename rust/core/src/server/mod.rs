@@ -6,6 +6,7 @@ pub mod connect;
 pub(crate) mod copy_in;
 pub mod dsn;
 pub mod identifier;
+pub(crate) mod in_order;
 pub mod kept;
 pub(crate) mod stream;
 mod tls;
