@@ -224,6 +224,27 @@ def test_a_stop_and_a_resumption_are_recorded_with_who_asked(three: CommandLine)
     assert history[1:] == [("started", "ann"), ("stopped", "ben"), ("resumed", "cid")]
 
 
+@pytest.mark.parametrize("before", ["planned", "stopped", "done"])
+def test_a_stop_of_a_wave_that_does_not_run_says_only_what_can_be_done(
+    three: CommandLine, before: str
+) -> None:
+    planned(three, "--largest", 1)
+    if before != "planned":
+        three("fleet", "start", "night")
+    if before == "stopped":
+        three("fleet", "stop", "night")
+    if before == "done":
+        with FleetWorker(three.config, "worker", "--until-done") as worker:
+            assert worker.wait(60) == 0, worker.output()
+    said = three("fleet", "stop", "night").output
+    assert f"was {before} already" in said
+    printed = re.findall(r"eventsource-migrate (.+)", said)
+    assert len(printed) == (before != "done")
+    for each in printed:
+        three(*each.split())
+        assert three.json("fleet", "status", "night")["wave"]["state"] == "running"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_ends_when_it_is_asked_to(three: CommandLine, signum: int) -> None:
     with FleetWorker(three.config, "worker") as worker:

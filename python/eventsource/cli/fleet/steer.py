@@ -12,7 +12,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.workspace import Workspace
 from eventsource.commands import command
 from eventsource.counts import counted
-from eventsource.fleet import Wave
+from eventsource.fleet import Wave, WaveState
 
 
 def start(ctx: typer.Context, name: WaveName) -> None:
@@ -46,7 +46,7 @@ def stop(
         stopped = await waves.stop(wave, at.operator, reason)
         wave = await waves.get(name)
         said = "is stopped" if stopped else f"was {wave.state} already"
-        _answer(at, wave, f"wave {name} {said}; go on: {command('fleet resume', name)}")
+        _answer(at, wave, f"wave {name} {said}{_how_to_go_on(wave)}")
         return ExitCode.DONE
 
     perform(ctx, end)
@@ -89,6 +89,17 @@ def retry(
         return ExitCode.DONE
 
     perform(ctx, again)
+
+
+def _how_to_go_on(wave: Wave) -> str:
+    """What makes tenants of it move; nothing for a wave that has come to its end."""
+    match wave.state:
+        case WaveState.STOPPED:
+            return f"; go on: {command('fleet resume', wave.name)}"
+        case WaveState.PLANNED:
+            return f", and nothing of it moves; begin: {command('fleet start', wave.name)}"
+        case _:
+            return ""
 
 
 def _answer(at: Workspace, wave: Wave, shown: str) -> None:
