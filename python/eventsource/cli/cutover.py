@@ -99,7 +99,9 @@ def _document(migration: Migration, way: WayBack | None) -> dict[str, object]:
 def _interrupted(requested: list[Migration]) -> str:
     if not requested:
         return "interrupted before anything was asked for"
+    asked = requested[0].id
     return (
         "interrupted; the cutover stays requested and the next driver carries it out. Take it "
-        f"back: eventsource-migrate pause {requested[0].id}"
+        f"back: eventsource-migrate pause {asked}, or where its fence was asked for already:"
+        f" eventsource-migrate abort {asked}"
     )

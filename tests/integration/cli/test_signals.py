@@ -5,6 +5,7 @@ The phase is where a failpoint keeps the command; the signal comes there.
 
 from __future__ import annotations
 
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,43 @@ def test_a_signal_leaves_a_state_that_the_next_run_goes_on_from(
     assert found == [] or answer["migration"]["id"] == str(found[0]["id"])
     assert ready.count("target") == ready.count("source") == events
     assert ready.migration()["events_copied"] == events
+
+
+@pytest.mark.skipif(not HAS_FAILPOINTS, reason="this build has no failpoints in the data plane")
+@pytest.mark.parametrize(
+    ("phase", "taken_back_by", "state"),
+    [
+        ("cutover.verified", "pause", "paused"),
+        ("cutover.fence.wait", "abort", "rolled_back"),
+        ("cutover.fence.held", "abort", "rolled_back"),
+    ],
+)
+def test_a_cutover_that_was_interrupted_is_taken_back_as_it_is_said(
+    ready: CommandLine, tmp_path: Path, phase: str, taken_back_by: str, state: str
+) -> None:
+    """It named `pause` alone, which is refused from when the fence is asked for."""
+    ready("run", ready.tenant, "--to", DEDICATED)
+    events = ready.count("source")
+    gates = tmp_path / "gates"
+    gates.mkdir()
+    command = ready.popen(
+        "cutover", "--tenant", ready.tenant, "--yes",
+        EVENTSOURCE_FAILPOINTS=f"{phase}=wait", EVENTSOURCE_FAILPOINTS_DIRECTORY=str(gates),
+    )  # fmt: skip
+    try:
+        wait_until(lambda: (gates / f"{phase}.reached").exists() or command.poll() is not None)
+        command.send_signal(signal.SIGINT)
+        output, _ = command.communicate(timeout=30)
+    finally:
+        command.kill()
+        command.wait()
+    said = re.findall(r"eventsource-migrate (\w+) ([0-9a-f-]{36})", output)
+    assert [verb for verb, _ in said] == ["pause", "abort"], output
+    for verb, migration in said:
+        if verb == taken_back_by:
+            ready(verb, migration)
+    assert ready.migration()["state"] == state
+    assert ready.count("source") == events
 
 
 def _counts_nothing(cli: CommandLine, side: str, query: str) -> bool:
