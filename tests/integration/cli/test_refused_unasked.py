@@ -59,6 +59,19 @@ def test_rows_that_are_kept_or_gone_are_not_asked_about(ready: CommandLine) -> N
     assert "no row of tenant" in again.said
 
 
+@pytest.mark.parametrize("before", ["dual_write", "paused", "rolled_back"])
+def test_a_return_of_a_tenant_that_has_not_moved_says_so(ready: CommandLine, before: str) -> None:
+    """It said that the move was made without a way back, and to clean up and move the tenant."""
+    ready("run", ready.tenant, "--to", DEDICATED)
+    id_ = ready.migration()["id"]
+    for verb, state in (("pause", "paused"), ("abort", "rolled_back")):
+        if before == state:
+            ready(verb, id_)
+    said = ready("return", id_, exit_code=1).output
+    assert f"is {before} and cannot return" in said
+    assert "cleanup" not in said
+
+
 def test_a_return_that_is_over_is_not_made_to_look_new(ready: CommandLine) -> None:
     """It printed the pause of the return as if it happened now; its way back was "returning"."""
     ready("run", ready.tenant, "--to", DEDICATED, "--yes")

@@ -124,6 +124,9 @@ class Returns(Cutovers):
         """
         way = await self.way_back(migration_id)
         if way is None:
+            move = await self._migrations.get(migration_id)
+            if move.state is not MigrationState.MIGRATED:
+                raise InvalidStateTransitionError(migration_id, move.state, "return")
             raise MigrationError(
                 f"migration {migration_id} has no way back: it was made without, or by a version"
                 " that had none; move the tenant back with a migration of its own, after `cleanup"
