@@ -48,6 +48,7 @@ def cutover(
         found = await chosen(at, migration, tenant)
         refuse_pause(found.config, max_pause)
         if rehearse:
+            requested.append(found)
             return await _rehearse(at, found, force, max_pause)
         if found.state is MigrationState.MIGRATED:
             _say_already(at, found, await at.coordinator.way_back(found.id))
@@ -70,7 +71,7 @@ def cutover(
         )
         return ExitCode.DONE
 
-    perform(ctx, ask, interrupted=lambda: _interrupted(requested))
+    perform(ctx, ask, interrupted=lambda: _interrupted(requested, rehearse))
 
 
 async def _rehearse(
@@ -96,12 +97,12 @@ def _document(migration: Migration, way: WayBack | None) -> dict[str, object]:
     return {**described(migration), "next": next_steps.of(migration, way)}
 
 
-def _interrupted(requested: list[Migration]) -> str:
+def _interrupted(requested: list[Migration], rehearse: bool) -> str:
     if not requested:
         return "interrupted before anything was asked for"
-    asked = requested[0].id
+    asked, what = requested[0].id, "rehearsal" if rehearse else "cutover"
     return (
-        "interrupted; the cutover stays requested and the next driver carries it out. Take it "
+        f"interrupted; the {what} stays requested and the next driver carries it out. Take it "
         f"back: eventsource-migrate pause {asked}, or where its fence was asked for already:"
         f" eventsource-migrate abort {asked}"
     )

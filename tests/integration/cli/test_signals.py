@@ -106,6 +106,7 @@ def test_a_signal_leaves_a_state_that_the_next_run_goes_on_from(
 
 
 @pytest.mark.skipif(not HAS_FAILPOINTS, reason="this build has no failpoints in the data plane")
+@pytest.mark.parametrize("asked_for", ["cutover", "rehearsal"])
 @pytest.mark.parametrize(
     ("phase", "taken_back_by", "state"),
     [
@@ -115,15 +116,19 @@ def test_a_signal_leaves_a_state_that_the_next_run_goes_on_from(
     ],
 )
 def test_a_cutover_that_was_interrupted_is_taken_back_as_it_is_said(
-    ready: CommandLine, tmp_path: Path, phase: str, taken_back_by: str, state: str
+    ready: CommandLine, tmp_path: Path, phase: str, taken_back_by: str, state: str, asked_for: str
 ) -> None:
-    """It named `pause` alone, which is refused from when the fence is asked for."""
+    """It named `pause` alone, which is refused from when the fence is asked for.
+
+    Of a rehearsal it said that nothing was asked for, and the next driver held the fence.
+    """
     ready("run", ready.tenant, "--to", DEDICATED)
     events = ready.count("source")
     gates = tmp_path / "gates"
     gates.mkdir()
     command = ready.popen(
         "cutover", "--tenant", ready.tenant, "--yes",
+        *(["--rehearse"] if asked_for == "rehearsal" else []),
         EVENTSOURCE_FAILPOINTS=f"{phase}=wait", EVENTSOURCE_FAILPOINTS_DIRECTORY=str(gates),
     )  # fmt: skip
     try:
@@ -133,12 +138,17 @@ def test_a_cutover_that_was_interrupted_is_taken_back_as_it_is_said(
     finally:
         command.kill()
         command.wait()
+    assert f"the {asked_for} stays requested" in output
     said = re.findall(r"eventsource-migrate (\w+) ([0-9a-f-]{36})", output)
     assert [verb for verb, _ in said] == ["pause", "abort"], output
     for verb, migration in said:
         if verb == taken_back_by:
             ready(verb, migration)
-    assert ready.migration()["state"] == state
+    left = ready.migration()
+    assert left["state"] == state
+    if state == "paused":
+        # Nothing of it is carried out when the migration is resumed.
+        assert (left["cutover_request"], left["rehearsal_request"]) == (None, None)
     assert ready.count("source") == events
 
 
