@@ -7,7 +7,8 @@ import re
 from collections.abc import Hashable, Mapping
 
 #: For how long something has been going on: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min.
-_AGE = re.compile(r"\bfor \d[\d.,]* (?:s|min|h)\b(?: \d\d (?:s|min)\b)?")
+#: Since when a driver waits: those of several processes began at other times, and take turns.
+_AGE = re.compile(r"\bfor \d[\d.,]* (?:s|min|h)\b(?: \d\d (?:s|min)\b)?| \(since \d[^()]*\)")
 
 
 def without_ages(text: str) -> str:

@@ -323,6 +323,14 @@ def test_what_only_grows_older_is_no_new_line(age: str) -> None:
     assert without_ages(said.format(age)) != without_ages(said.replace("6007", "7").format(age))
 
 
+def test_two_processes_that_wait_for_the_same_thing_are_one_line() -> None:
+    """They take turns to say it, each since it began: that was a line at every turn."""
+    said = "waiting: store 'b': too many connections for role \"mig\" (since 2026-12-01 00:4{})"
+    utc, local = "6:02 UTC", "6:19+00:00"
+    assert without_ages(said.format(utc)) == without_ages(said.format(local))
+    assert without_ages(said.format(utc)) != without_ages(said.replace("'b'", "'c'").format(utc))
+
+
 def test_a_command_does_not_wait_for_itself_as_for_somebody_who_may_be_gone() -> None:
     soon = NOW + timedelta(seconds=10)
     driven = {"driver_alive": True, "driver_expires_at": soon, "state": _S.DUAL_WRITE}
