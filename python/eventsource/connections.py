@@ -131,6 +131,11 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def in_a_sentence(error: BaseException) -> str:
+    """What an error says, without a password, and DETAIL and HINT not in lines of their own."""
+    return " ".join(redact(str(error)).split()).rstrip(".")
+
+
 async def connection_parameters(
     pool: Pool[Any] | None,
     dsn: Secret | None = None,

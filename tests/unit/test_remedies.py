@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 
 import asyncpg
 import pytest
 
 from eventsource.cli.exits import message_of
+from eventsource.connections import in_a_sentence
+from eventsource.migration.failures import reason_of
 from eventsource.migration.preflight.findings import Findings
 from eventsource.remedies import remedy
 
@@ -76,3 +79,32 @@ def test_a_server_that_lets_nobody_in_from_here_is_not_asked_for_another_passwor
 
 def test_where_nothing_better_is_known_the_address_is_checked() -> None:
     assert remedy(OSError("Multiple exceptions"), WHERE) is None
+
+
+@pytest.mark.parametrize("say", [message_of, reason_of, in_a_sentence])
+@pytest.mark.parametrize(
+    ("kind", "text", "further"),
+    [
+        (asyncpg.DiskFullError, "could not extend file", {"hint": "Check free disk space."}),
+        (
+            asyncpg.InsufficientPrivilegeError,
+            'permission denied for database "db1"',
+            {"detail": "User does not have CONNECT privilege."},
+        ),
+    ],
+)
+def test_what_a_server_says_in_several_lines_is_one_sentence(
+    say: Callable[[BaseException], str],
+    kind: type[asyncpg.PostgresError],
+    text: str,
+    further: dict[str, str],
+) -> None:
+    """`HINT:  Check free disk space.; make room …` stood in a line of its own, and in tables."""
+    error = kind(text)
+    for name, value in further.items():
+        setattr(error, name, value)
+    said = say(error)
+    assert "\n" not in said
+    assert ".;" not in said
+    for each in (text, *further.values()):
+        assert each.rstrip(".") in said

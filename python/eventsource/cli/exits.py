@@ -7,6 +7,7 @@ from enum import IntEnum
 import asyncpg
 
 from eventsource.cli.config import ConfigError
+from eventsource.connections import in_a_sentence
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
 from eventsource.migration.errors import (
@@ -86,7 +87,9 @@ def code_of(error: BaseException) -> str:
 
 def message_of(error: BaseException) -> str:
     """What is wrong and, where the error knows it, what to do."""
-    text = str(error).strip() or type(error).__name__
+    is_of_a_server = isinstance(error, asyncpg.PostgresError)
+    text = in_a_sentence(error) if is_of_a_server else str(error).strip()
+    text = text or type(error).__name__
     if isinstance(error, PreflightError):
         return "refused, nothing was changed: " + text
     if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)):

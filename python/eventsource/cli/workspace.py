@@ -15,7 +15,7 @@ from eventsource.cli import hooks
 from eventsource.cli.config import ConfigError, Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
-from eventsource.connections import ConnectionParameters, create_pool, redact
+from eventsource.connections import ConnectionParameters, create_pool, in_a_sentence
 from eventsource.errors import ConnectionDetailsError
 from eventsource.hosts import SilentHostsError, hosts_of, unless_silent
 from eventsource.identifiers import quote_identifier
@@ -151,7 +151,7 @@ class Workspace:
             left = await self.coordinator.follow_routes()
         except (*PASSING, asyncpg.PostgresError) as error:
             # The tenant has moved all the same.
-            self.out.warn(f"the route hook cannot be run: {redact(str(error))}")
+            self.out.warn(f"the route hook cannot be run: {in_a_sentence(error)}")
             return
         for each in left:
             self.out.warn(
@@ -236,7 +236,7 @@ async def patiently(
         except Exception as error:
             if not waits(error):
                 raise
-            if (reason := redact(str(error)) or type(error).__name__) != warned:
+            if (reason := in_a_sentence(error) or type(error).__name__) != warned:
                 at.out.warn(f"waiting for a database: {reason}")
                 warned = reason
         await asyncio.sleep(_AWAY_SECONDS)
@@ -266,7 +266,7 @@ async def _pool(
         )
     except _UNREACHABLE as error:
         where = ConnectionParameters(dsn)
-        raise DatabaseUnavailableError(f"{where}: {redact(str(error))}") from error
+        raise DatabaseUnavailableError(f"{where}: {in_a_sentence(error)}") from error
     stack.push_async_callback(_close_pool, opened)
     return opened
 
@@ -306,7 +306,7 @@ async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
         except SilentHostsError:
             raise TimeoutError("the host does not answer") from None
     except _UNREACHABLE as error:
-        reason = redact(str(error)).strip() or type(error).__name__
+        reason = in_a_sentence(error) or type(error).__name__
         raise DatabaseUnavailableError(
             f"{what} ({ConnectionParameters(dsn)}) cannot be reached: {reason};"
             f" {remedy(error, where) or f'check {where}'}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from eventsource.connections import redact
+from eventsource.connections import in_a_sentence
 from eventsource.fleet.waves import Candidate, NoRoomError, megabytes
 from eventsource.migration.errors import RetryLaterError
 from eventsource.migration.event_table import of_store
@@ -112,7 +112,7 @@ class Bounds:
             if not may_pass(error):
                 raise
             raise RetryLaterError(
-                f"the room at {item.target_store_id!r} cannot be asked for: {redact(str(error))}"
+                f"the room at {item.target_store_id!r} cannot be asked for: {in_a_sentence(error)}"
             ) from error
 
     async def _wait_for(

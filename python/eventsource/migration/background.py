@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from eventsource.connections import redact
+from eventsource.connections import in_a_sentence
 from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
@@ -125,7 +125,7 @@ class BackgroundDrivers:
             except Exception as error:
                 self._stands_by_for |= asked
                 if not may_pass(error):
-                    self._said.warn("all", f"cannot look after migrations: {redact(str(error))}")
+                    self._said.warn("all", f"cannot look after migrations: {in_a_sentence(error)}")
                 continue
             self._said.over("all")
             over = {each.id for each in found if each.state.is_final and not each.abort_requested}
@@ -272,7 +272,7 @@ class BackgroundDrivers:
         try:
             await self._follower.close(way, await self._migrations.get(way.migration_id))
         except BaseException as error:
-            await ways.leave(way_id, owner, redact(str(error)))
+            await ways.leave(way_id, owner, in_a_sentence(error))
             raise
 
     async def let_end(self, migration_id: UUID) -> None:
@@ -329,7 +329,7 @@ class BackgroundDrivers:
             await self._follow_changed_routes()
             self._said.over("routes")
         except (*PASSING, asyncpg.PostgresError) as error:
-            self._said.warn("routes", f"the route hook cannot be run: {redact(str(error))}")
+            self._said.warn("routes", f"the route hook cannot be run: {in_a_sentence(error)}")
 
     async def follow_routes(self) -> list[PendingRoute]:
         """Run the route hook for each route that has changed; those that are left."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from eventsource.connections import redact
+from eventsource.connections import in_a_sentence, redact
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import ConnectionDetailsError, CredentialsError, StoreSchemaError
 from eventsource.migration.errors import (
@@ -103,7 +103,7 @@ def side_of(error: BaseException) -> str | None:
 def reason_of(error: BaseException) -> str:
     """Why a driver waits, and what mends it where that is known; without a password."""
     # An answer that did not come in time has no text of its own.
-    reason = redact(str(error)) or "a database does not answer"
+    reason = in_a_sentence(error) or "a database does not answer"
     if sqlstate_of(error) == NOT_PERMITTED:
         reason += "; grant it to the role of the dsn"
     if sqlstate_of(error) == READ_ONLY:

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from eventsource.connections import brief, redact
+from eventsource.connections import brief, in_a_sentence
 from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import DriverConnections, Endpoints
 from eventsource.migration.errors import LeaseLostError, StoreGoneBackError
@@ -91,7 +91,7 @@ class Follower:
                 self.said.over("all")
             except Exception as error:
                 if not may_pass(error):
-                    self.said.warn("all", f"cannot follow ways back: {redact(str(error))}")
+                    self.said.warn("all", f"cannot follow ways back: {in_a_sentence(error)}")
                 carried = 0
             idle = FOLLOW_SECONDS if carried else min(idle * 1.5, LONGEST_FOLLOW_SECONDS)
             await asyncio.sleep(idle)
@@ -138,7 +138,7 @@ class Follower:
         except _FAILURES as error:
             # The tenant does not notice: who looks at the way back reads it. Who returns by it or
             # ends it has ended our sessions, and is not to read of that.
-            if await self.ways.leave(way.id, owner, redact(str(error)) or type(error).__name__):
+            if await self.ways.leave(way.id, owner, in_a_sentence(error) or type(error).__name__):
                 why = f"way back of migration {move.id} is not followed: {brief(error)}"
                 self.said.warn(way.id, why, {"migration_id": move.id})
             return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import asyncpg
 
-from eventsource.connections import both, one_of, redact
+from eventsource.connections import both, in_a_sentence, one_of
 from eventsource.hosts import hosts_of
 from eventsource.migration import failures
 from eventsource.migration.connections.driver_connections import Endpoints
@@ -97,7 +97,7 @@ async def _when_connections_are_free(ask: Callable[[], Awaitable[T]]) -> T:
                 raise PreflightError(
                     [
                         f"a server has had no connection left for {CONNECTION_SECONDS:g} s"
-                        f" ({redact(str(error))}); end sessions that nobody needs, or raise its"
+                        f" ({in_a_sentence(error)}); end sessions that nobody needs, or raise its"
                         " max_connections"
                     ],
                     passes=True,

@@ -12,7 +12,7 @@ import asyncpg
 
 from eventsource.catalog.findings import Finding
 from eventsource.catalog.two_sides import Comparison
-from eventsource.connections import redact
+from eventsource.connections import in_a_sentence
 from eventsource.errors import ConnectionDetailsError, StoreSchemaError
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.failures import may_pass
@@ -87,7 +87,7 @@ class Findings:
             self.problems.extend(error.problems)
             self.passing += len(error.problems) if error.passes else 0
         except (ConnectionDetailsError, StoreSchemaError) as error:
-            self.problems.append(f"{what} cannot be used: {redact(str(error))}")
+            self.problems.append(f"{what} cannot be used: {in_a_sentence(error)}")
         except asyncpg.TooManyConnectionsError:
             raise  # it passes, and says nothing about the move
         # The last two come from a DSN that is none: a port out of range, a bracket left open.
@@ -98,9 +98,8 @@ class Findings:
         ) as error:  # fmt: skip
             self.passing += may_pass(error)
             what_to_do = remedy(error, "the DSN") or "check the DSN, user, password and privileges"
-            self.problems.append(
-                f"{what} cannot be used: {redact(str(error)) or type(error).__name__}; {what_to_do}"
-            )
+            said = in_a_sentence(error) or type(error).__name__
+            self.problems.append(f"{what} cannot be used: {said}; {what_to_do}")
 
     def raise_if_refused(self) -> None:
         """Raise PreflightError when there is a problem."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from eventsource.connections import ConnectionParameters, brief, connect, redact, transaction
+from eventsource.connections import ConnectionParameters, brief, connect, in_a_sentence, transaction
 from eventsource.counts import counted
 from eventsource.migration.failures import PASSING
 from eventsource.named_sql import statements
@@ -163,7 +163,7 @@ class RouteHook:
     async def _failed(
         self, control: Executor, tenants: list[str], error: Exception, about: str | None
     ) -> None:
-        reason = redact(str(error)).strip() or type(error).__name__
+        reason = in_a_sentence(error) or type(error).__name__
         for value in filter(None, self.values.values()):
             reason = reason.replace(value, "***")
         self.said.warn(

@@ -21,7 +21,7 @@ import asyncpg
 from eventsource import failpoints
 from eventsource.catalog.forms import of_columns
 from eventsource.catalog.two_sides import compare
-from eventsource.connections import brief, redact
+from eventsource.connections import brief, in_a_sentence
 from eventsource.dataplane import DataPlaneError
 from eventsource.errors import EventSourceError
 from eventsource.migration import event_table
@@ -132,7 +132,7 @@ async def keep(
         if _is_lost(error):
             raise
         _log.warning("migration %s has no way back: %s", migration.id, brief(error))
-        reason = redact(str(error)) or "it was not ready in time"
+        reason = in_a_sentence(error) or "it was not ready in time"
         await _end_what_is_open(connections)
         # What it has left is removed by the process that closes it.
         await ways.change(way_id, ["preparing"], "closing", reason)
