@@ -65,6 +65,20 @@ async def connection_of(executor: Executor) -> AsyncIterator[AnyConnection]:
 
 
 @asynccontextmanager
+async def tried_out(executor: Executor) -> AsyncIterator[AnyConnection]:
+    """A connection inside a transaction of which nothing stays."""
+    async with connection_of(executor) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            yield connection
+        finally:
+            # One that was lost has made nothing; what lost it is the error to report.
+            with suppress(*_LOST):
+                await transaction.rollback()
+
+
+@asynccontextmanager
 async def unhurried(connection: AnyConnection) -> AsyncIterator[None]:
     """The session under settings of ours within the block, and under its own again after it."""
     before = await connection.fetch(

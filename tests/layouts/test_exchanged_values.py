@@ -89,6 +89,35 @@ async def test_everything_is_carried_again_and_the_tenant_moves(
     assert await _same(world)
 
 
+async def test_exchanges_one_after_another_are_carried(
+    world: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each comes before the first pass that carries everything again for the one before it ends."""
+    exchange = (
+        "begin; update streams set name = name || '-' where id in (1, 2);"
+        " update streams s set name = left(o.name, 2) from streams o"
+        " where s.id in (1, 2) and o.id = 3 - s.id; commit"
+    )
+    migration = await world.start("acme")
+    await world.reaches(migration, MigrationState.DUAL_WRITE)
+    carry, times = passes.JournaledPasses.first, 0
+
+    async def and_exchange(self: passes.JournaledPasses) -> passes.PassOutcome | None:
+        nonlocal times
+        outcome = await carry(self)
+        times += 1
+        if times < passes.MOST_EXCHANGES:
+            await world.source.execute(exchange)
+        return outcome
+
+    monkeypatch.setattr(passes.JournaledPasses, "first", and_exchange)
+    await world.source.execute(exchange)
+    done = await world.coordinators[0].initiate_cutover(migration.id)
+    assert done.state is MigrationState.MIGRATED
+    assert times == passes.MOST_EXCHANGES
+    assert await _same(world)
+
+
 async def test_what_another_row_of_the_target_keeps_out_stops_the_cutover(
     world: LayoutWorld,
 ) -> None:

@@ -8,6 +8,7 @@ _DEFERRED = "python/eventsource/migration/tables/deferred_indexes.py"
 _JOURNALED = "python/eventsource/migration/journaled"
 _LOADING = f"{_JOURNALED}/loading.py"
 _TESTS = "tests/layouts/test_loading.py::"
+_LEFT_OUT = "tests/layouts/test_left_out_rows.py::"
 _KEPT = (
     "tests/layouts/test_indexes_of_a_load.py::"
     "test_an_index_is_kept_for_what_asks_by_it_and_for_rows_that_came_since"
@@ -132,6 +133,45 @@ VARIANTS = (
             ),
         ),
         (f"{_TESTS}test_an_abort_leaves_the_catalog_as_it_was",),
+    ),
+    Variant(
+        "layout-forgets-what-is-left-out",
+        "a row that the target does not take yet, and its children, are in no later pass",
+        (
+            Edit(
+                f"{_JOURNALED}/first_pass.py",
+                "        await passes.write_down(agreed.table_no, left_out)\n",
+                "",
+            ),
+        ),
+        (
+            f"{_LEFT_OUT}test_children_of_a_row_that_came_later_are_carried",
+            f"{_LEFT_OUT}test_nobody_moves_without_a_row_that_the_target_keeps_out",
+        ),
+    ),
+    Variant(
+        "layout-large-pass-forgets-what-is-left-out",
+        "as above, of a pass over many keys",
+        (
+            Edit(
+                f"{_JOURNALED}/large_pass.py",
+                "await passes.write_down(number, await transfer.write_what_can_be(table, sent))",
+                "await transfer.write_what_can_be(table, sent)",
+            ),
+        ),
+        (f"{_LEFT_OUT}test_nobody_moves_without_a_row_that_a_large_pass_left_out",),
+    ),
+    Variant(
+        "layout-carries-again-without-end",
+        "a row that the target never takes has everything carried again for ever",
+        (
+            Edit(
+                f"{_JOURNALED}/passes.py",
+                "            self.exchanges += 1\n",
+                "",
+            ),
+        ),
+        (f"{_LEFT_OUT}test_what_another_row_of_the_target_keeps_out_is_an_error_in_time",),
     ),
     Variant(
         "layout-begins-again-at-its-end",

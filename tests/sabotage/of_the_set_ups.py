@@ -111,7 +111,7 @@ VARIANTS = (
         (
             Edit(
                 f"{_JOURNALED}/expressions.py",
-                "            await connection.execute(_SETTINGS)\n",
+                "        await connection.execute(_SETTINGS)\n",
                 "",
             ),
         ),

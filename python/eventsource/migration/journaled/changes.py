@@ -147,6 +147,15 @@ async def read(
     return ChangedKeys({number: sorted(keys) for number, keys in found.items()})
 
 
+async def write_down(source: AnyTable, fence_id: int, table_no: int, keys: Sequence[str]) -> None:
+    """Let the next pass look at these keys (JSON), as if their rows had changed now."""
+    await source.connection.execute(
+        f"insert into {source.beside('eventsource_changes')} (fence_id, table_no, key)"
+        " select $1, $2, key::jsonb from unnest($3::text[]) key",
+        fence_id, table_no, list(keys),
+    )  # fmt: skip
+
+
 async def count(
     connection: Executor, source: AnyTable, fence_id: int, snapshot: str | None, most: int = COUNTED
 ) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from eventsource.catalog.findings import Finding
-from eventsource.schema_changes import connection_of
+from eventsource.schema_changes import tried_out
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
@@ -39,23 +39,19 @@ async def check(table: AnyTable, side: str) -> list[Finding]:
     tried = _TRIED.format(
         function=table.beside("eventsource_ddl_probe"), sequence=table.beside("eventsource_probed")
     )
-    async with connection_of(table.connection) as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        try:
+    try:
+        async with tried_out(table.connection) as connection:
             await connection.execute(tried)
-        except asyncpg.InsufficientPrivilegeError:
-            # What the role lacks is named elsewhere, with the grant.
-            return []
-        except asyncpg.PostgresError as error:
-            return [
-                Finding(
-                    "event-trigger", side,
-                    f"event triggers of the {side} ({names}) do not let a migration make its"
-                    f" triggers and functions, nor drop them: {error}",
-                    "alter event trigger … disable, until the tenant has moved",
-                )
-            ]  # fmt: skip
-        finally:
-            await transaction.rollback()
+    except asyncpg.InsufficientPrivilegeError:
+        # What the role lacks is named elsewhere, with the grant.
+        return []
+    except asyncpg.PostgresError as error:
+        return [
+            Finding(
+                "event-trigger", side,
+                f"event triggers of the {side} ({names}) do not let a migration make its"
+                f" triggers and functions, nor drop them: {error}",
+                "alter event trigger … disable, until the tenant has moved",
+            )
+        ]  # fmt: skip
     return []

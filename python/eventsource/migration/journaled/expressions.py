@@ -10,7 +10,7 @@ import asyncpg
 from eventsource.catalog.findings import Finding
 from eventsource.identifiers import quote_literal
 from eventsource.migration.journaled.catalogs import VIRTUAL
-from eventsource.schema_changes import connection_of
+from eventsource.schema_changes import tried_out
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import AnyTable
@@ -76,27 +76,22 @@ async def check(here: AnyTable, shown: Side, side: str, table: LayoutTable) -> l
 async def _used(here: AnyTable, name: str, expression: str) -> list[str]:
     """As a generated column of a table that lasts for a moment: that takes no volatile function,
     no subquery and nothing that is more than an expression."""
-    async with connection_of(here.connection) as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        try:
-            await connection.execute(_SETTINGS)
-            await connection.execute(
-                f"create temporary table eventsource_probe (like {name}, eventsource_tenant text"
-                f" generated always as (({expression})::text) stored) on commit drop"
+    async with tried_out(here.connection) as connection:
+        await connection.execute(_SETTINGS)
+        await connection.execute(
+            f"create temporary table eventsource_probe (like {name}, eventsource_tenant text"
+            f" generated always as (({expression})::text) stored) on commit drop"
+        )
+        used: list[str] = await connection.fetchval(_USED)
+        # Within a function, as a trigger does it: what it calls finds its names by that path.
+        await connection.execute(
+            "do "
+            + quote_literal(
+                "#variable_conflict use_column\nbegin"
+                f" perform ({expression})::text from {name} subject limit {_TRIED}; end"
             )
-            used: list[str] = await connection.fetchval(_USED)
-            # Within a function, as a trigger does it: what it calls finds its names by that path.
-            await connection.execute(
-                "do "
-                + quote_literal(
-                    "#variable_conflict use_column\nbegin"
-                    f" perform ({expression})::text from {name} subject limit {_TRIED}; end"
-                )
-            )
-            return used
-        finally:
-            await transaction.rollback()
+        )
+        return used
 
 
 def _remedy(error: asyncpg.PostgresError) -> str:

@@ -136,7 +136,9 @@ async def _write(passes: Underway, table: LayoutTable, chunk: _Chunk) -> None:
     if chunk.upto is None:
         following = agreed.at(agreed.table_no + 1, (), None)
     async with transfer.landing():
-        written = await transfer.write_what_can_be(table, sent) if sent.count else 0
+        left_out = await transfer.write_what_can_be(table, sent) if sent.count else []
+        await passes.write_down(agreed.table_no, left_out)
+        written = sent.count - len(left_out)
         await _prove(passes, table, chunk.upto, sent)
         await carriage.store(
             transfer.writing, passes.connections.target, passes.migration.id, passes.owner,

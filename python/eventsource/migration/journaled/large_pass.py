@@ -22,7 +22,7 @@ TOO_MANY = -1
 async def run(passes: Underway, since: str | None, most: int) -> int | None:
     """Delete every changed row at the target, then insert what is there now; how many rows.
 
-    What cannot be there yet has changed again, and the next pass has it. A pass that was
+    The keys of what cannot be there yet are written down for the next pass. A pass that was
     interrupted is begun again from the same keys. None when asked to stop on the way.
     """
     transfer, shape = passes.transfer, passes.transfer.statements.shape
@@ -85,7 +85,7 @@ async def _portion(passes: Underway, number: int, given: str) -> int:
             staged = await transfer.stage(table, sent)
             await transfer.upsert(table, staged)
         elif sent.count:
-            await transfer.write_what_can_be(table, sent)
+            await passes.write_down(number, await transfer.write_what_can_be(table, sent))
         held = await transfer.held(
             table, statements.changed_rows(table, given, shape.target, statements.held(table))
         )

@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from eventsource import failpoints
+from eventsource.dataplane import DataPlaneError
 from eventsource.errors import StoreSchemaError
 from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import close_all, open_connection
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 #: What the server says of a row whose unique value another row has until it is written, too.
 EXCHANGED = (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError)
 
+#: How often in a row everything is carried again because of them.
+MOST_EXCHANGES = 3
+
 #: Keys up to which a pass is exact.
 EXACT_KEYS = 5_000
 
@@ -76,11 +80,11 @@ class JournaledPasses(Underway):
     """Runs the passes of one migration of a layout on a driver's connections.
 
     Attributes:
-        may_begin_again: a pass has come to its end since everything was carried again; else that
-            did not help, and what the target refuses is an error.
+        exchanges: how often everything was carried again in a row, and the next pass could not be
+            written for the same reason.
     """
 
-    may_begin_again: bool = True
+    exchanges: int = 0
 
     #: A cutover of a layout's table is left no more than one pass needs.
     is_recent = False
@@ -197,14 +201,22 @@ class JournaledPasses(Underway):
             return await self.first()
         try:
             outcome = await self._carry_changes()
-        except EXCHANGED:
-            if not self.may_begin_again:
-                raise
+        except EXCHANGED as error:
             # Rows that others refer to have exchanged a unique value: none can be written first.
-            self.may_begin_again = False
+            # Or a row that is not the tenant's has it, which no copy would change.
+            if self.exchanges == MOST_EXCHANGES:
+                raise DataPlaneError(
+                    "inconsistent",
+                    f"the target does not take what has changed, nor did it {MOST_EXCHANGES} times"
+                    f" after everything was carried again: {_sentence(error)}. Look whether another"
+                    " row of the target has that value; if the application exchanges such values"
+                    " all the time, let it rest and resume the migration",
+                    {"side": "target"},
+                ) from error
+            self.exchanges += 1
             await self.begin_again()
             return await self.first()
-        self.may_begin_again = True
+        self.exchanges = 0
         return outcome
 
     async def _carry_changes(self) -> PassOutcome | None:
@@ -367,3 +379,7 @@ class JournaledPasses(Underway):
     async def _complete(self) -> None:
         await self.refresh()
         self.at = await progress.complete_pass(self.connections.target, self.at, self.owner)
+
+
+def _sentence(error: asyncpg.PostgresError) -> str:
+    return f"{error} ({error.detail})" if error.detail else str(error)

@@ -184,7 +184,7 @@ class Statements:
         return f"{bound} + {offset}" if offset else bound
 
     def insert_staged(self, table: LayoutTable, staged: str) -> str:
-        """Insert what was staged and can be: the rest has changed since, and a later pass has it.
+        """Insert what was staged and can be: a later pass has the rest.
 
         A row whose key or unique value is taken, and one whose parent is not there yet.
         """
@@ -200,6 +200,12 @@ class Statements:
         if self.shape.is_unique_late(table):
             return _row_by_row(insert, staged)
         return f"{insert} {staged} subject where {' and '.join(there)} on conflict do nothing"
+
+    def left_out(self, table: LayoutTable, staged: str) -> str:
+        """Keys of what was staged and the target does not hold as a row of the tenant."""
+        key = self.key(table, at_target=True)
+        there = self._is_the_tenants(table)
+        return f"select {key}::text as key from {staged} subject where not {there}"
 
     def upsert_staged(self, table: LayoutTable, staged: str) -> str:
         """Insert what was staged over the tenant's own rows of the same keys."""
@@ -230,8 +236,8 @@ class Statements:
 
 
 def _row_by_row(insert: str, staged: str) -> str:
-    """ON CONFLICT does not know constraints that may be checked late. What stays in ``staged`` is
-    what was inserted."""
+    """ON CONFLICT does not know constraints that may be checked late. What cannot be inserted goes
+    from ``staged``."""
     # The variable has a name that no column of somebody's table has.
     body = (
         "#variable_conflict use_column\ndeclare eventsource_at_ tid; begin"

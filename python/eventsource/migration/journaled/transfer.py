@@ -109,21 +109,26 @@ class Transfer:
                 table.name, shape.target.schema, self.statements.names(table), given
             )
 
-    async def write_what_can_be(self, table: LayoutTable, given: Rows) -> int:
-        """Insert rows, but for those that cannot be there yet; how many were."""
+    async def write_what_can_be(self, table: LayoutTable, given: Rows) -> list[str]:
+        """Insert rows, but for those that cannot be there yet: the keys of these, as the journal
+        has them."""
         try:
             async with transaction(self.writing):
-                return await self.write(table, given)
+                await self.write(table, given)
+                return []
         except _LATER:
             staged = await self.stage(table, given)
             with self.placing(table.name):
-                tag = await self.writing.execute(
+                await self.writing.execute(
                     self.statements.insert_staged(table, staged),
                     timeout=timeouts.LONG_STATEMENT_SECONDS,
                 )
-            if tag != "DO":
-                return int(tag.rsplit(" ", 1)[1])
-            return int(await self.writing.fetchval(f"select count(*) from {staged}"))
+            # Some of them may have been deleted from it.
+            staged = await self.stage(table, given)
+            rows = await self.writing.fetch(
+                self.statements.left_out(table, staged), timeout=timeouts.LONG_STATEMENT_SECONDS
+            )
+            return [row["key"] for row in rows]
 
     async def upsert(self, table: LayoutTable, staged: str) -> None:
         """Write what was staged over the tenant's own rows of the same keys."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.dataplane import DataPlaneError
+from eventsource.migration.journaled import changes
 from eventsource.migration.journaled.compaction import Compaction
 from eventsource.migration.tables import reserved_block, witnesses
 
@@ -55,6 +56,12 @@ class Underway:
         await witnesses.stand_again(
             self.connections.source, self.migration.id, self.at.witness, self.at.source_system
         )
+
+    async def write_down(self, table_no: int, keys: list[str]) -> None:
+        """Rows that the target does not take yet, before it is committed there that they were read:
+        the next pass has them. They need not change again, nor do the children of such a row."""
+        if keys:
+            await changes.write_down(self.connections.source, self.fence_id, table_no, keys)
 
     async def refuse_exhausted(self, *, ahead: bool = False) -> None:
         """What was read has numbers that the target keeps free.
