@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from eventsource.migration import CutoverTimeoutError, MigrationState, PreflightError
-from eventsource.migration.journaled import passes
+from eventsource.migration.journaled import exact_pass, passes
 from tests.support import marten
 from tests.support.reading_writer import reads_then_writes
 from tests.support.waiting import until
@@ -215,3 +215,45 @@ async def test_two_tenants_leave_at_the_same_time(shop: LayoutWorld) -> None:
         )
         await equal(shop, tenant, less=offset)
     await marten.append(shop.source, "initech", uuid4())
+
+
+async def test_what_is_read_under_the_fence_is_on_disk_before_the_target_has_it(
+    shop: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash of the source would take back what its writers did not wait for."""
+    migration = await in_dual_write(shop, 2)
+    hasty = await asyncpg.connect(
+        shop.dsns["source"], server_settings={"synchronous_commit": "off"}
+    )
+    prepare, write = passes.JournaledPasses.prepare_last, exact_pass.ExactPass.write
+    written: list[str] = []
+    lags: list[bool] = []
+
+    async def and_append(self: passes.JournaledPasses) -> None:
+        await prepare(self)
+        await marten.append(hasty, "acme", uuid4(), 1)
+        written.append(await hasty.fetchval("select pg_current_wal_insert_lsn()::text"))
+
+    async def look_and_write(self: exact_pass.ExactPass) -> int:
+        lags.extend(
+            [
+                await shop.source.fetchval(
+                    "select $1::text::pg_lsn > pg_current_wal_flush_lsn()", each
+                )
+                for each in written
+            ]
+        )
+        return await write(self)
+
+    monkeypatch.setattr(passes.JournaledPasses, "prepare_last", and_append)
+    monkeypatch.setattr(exact_pass.ExactPass, "write", look_and_write)
+    await shop.source.execute("alter system set wal_writer_delay = '10s'")
+    await shop.source.execute("select pg_reload_conf()")
+    try:
+        await shop.coordinators[0].initiate_cutover(migration.id)
+    finally:
+        await shop.source.execute("alter system reset wal_writer_delay")
+        await shop.source.execute("select pg_reload_conf()")
+        await hasty.close()
+    assert lags == [False]
+    await equal(shop)

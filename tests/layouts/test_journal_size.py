@@ -9,8 +9,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsource.migration import MigrationState, background
-from eventsource.migration.journaled import changes, lag, large_pass, passes
+from eventsource.migration import CutoverTimeoutError, MigrationState, background
+from eventsource.migration.journaled import changes, lag, large_pass, overflow, passes
 from eventsource.migration.layouts.presets import presets
 from eventsource.migration.models import Migration
 from tests.support import marten
@@ -171,6 +171,37 @@ async def test_a_writer_with_a_snapshot_from_before_is_sent_back(small: LayoutWo
     with pytest.raises(asyncpg.SerializationError):
         await writer.execute("update mt_streams set type = 'late' where tenant_id = 'acme'")
     await writer.close()
+
+
+@pytest.mark.parametrize("before", ["the last catch-up", "the fence"])
+async def test_a_cutover_does_not_take_a_journal_that_overflows_for_all_that_was_written(
+    small: LayoutWorld, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """No pass sees what is not written down: the fence is let go, and all is carried again."""
+    migration = await small.reaches(await small.start("acme"), MigrationState.DUAL_WRITE)
+    where, name = (
+        (passes.JournaledPasses, "prepare_last")
+        if before == "the fence"
+        else (overflow, "happened")
+    )
+    original, done = getattr(where, name), False
+
+    async def and_write(*given: object) -> object:
+        nonlocal done
+        found = await original(*given)
+        if not done:
+            done = True
+            await rewrite(small.source, ROOM // 100 + 2)
+            await small.source.execute("update mt_events set data = '{\"last\": true}'")
+        return found
+
+    monkeypatch.setattr(where, name, and_write)
+    if before == "the fence":
+        with pytest.raises(CutoverTimeoutError, match="too much was written"):
+            await small.coordinators[0].initiate_cutover(migration.id, force=True)
+    await small.coordinators[0].initiate_cutover(migration.id, force=True)
+    assert done
+    assert await same(small)
 
 
 async def test_an_abort_takes_a_full_journal_away(small: LayoutWorld) -> None:

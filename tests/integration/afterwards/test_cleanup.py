@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -15,9 +15,12 @@ from eventsource.migration import (
     Migration,
     MigrationError,
 )
+from eventsource.migration.event_table import OwnTable
 from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from eventsource.migration.steps import cleanup
+from eventsource.migration.tables import standby
 from tests.support.application import SOURCE, TARGET, writing
+from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, table
 
 NOW: dict[str, Any] = {"now": True, "backed_up": True}
@@ -94,8 +97,14 @@ async def test_a_single_row_that_differs_stops_it_before_anything_is_deleted(
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [("delete from {t} where event_id = $1", "is missing in"),
+     ("update {t} set global_position = 4000000 where event_id = $1", "is at position 4000000")],
+    ids=["gone", "at another position"],
+)  # fmt: skip
 async def test_what_changes_after_the_comparison_is_not_deleted(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str, says: str
 ) -> None:
     migration = await _moved(world)
     last = (await world.ids("source"))[-1]
@@ -103,13 +112,88 @@ async def test_what_changes_after_the_comparison_is_not_deleted(
 
     async def compare(self: cleanup.Cleanup) -> int:
         rows = await original(self)
-        await world.target.execute(f"delete from {table('target')} where event_id = $1", last)
+        await world.target.execute(change.format(t=table("target")), last)
         return rows
 
     monkeypatch.setattr(cleanup.Cleanup, "compare", compare)
-    with pytest.raises(ConsistencyError, match="is missing in"):
+    with pytest.raises(ConsistencyError, match=says):
         await world.coordinator.cleanup(migration.id, **NOW)
     assert last in await world.ids("source")
+
+
+async def _comes_back(old: OwnTable, tenant: UUID, state: str) -> None:
+    """The fence of a later migration, as it is when the tenant may return, or has returned."""
+    later = uuid4()
+    await standby.add_fence(
+        old, tenant_id=tenant, migration_id=later, store_id=SOURCE, role="target", patience_ms=1000
+    )
+    if state != standby.STANDBY:
+        await old.connection.execute(
+            f"update {old.fences} set state = $2, generation = 9 where migration_id = $1",
+            later, state,
+        )  # fmt: skip
+
+
+async def test_nothing_goes_that_a_way_back_needs_which_was_made_since(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison takes long: meanwhile the tenant has returned and left again."""
+    migration = await _moved(world)
+    original = cleanup.Cleanup.compare
+
+    async def compare(self: cleanup.Cleanup) -> int:
+        rows = await original(self)
+        await _comes_back(self.old, world.tenant, standby.STANDBY)
+        return rows
+
+    monkeypatch.setattr(cleanup.Cleanup, "compare", compare)
+    with pytest.raises(MigrationError, match="close its way back"):
+        await world.coordinator.cleanup(migration.id, **NOW)
+    assert await _left(world) == 23
+
+
+@pytest.mark.usefixtures("small")
+async def test_it_ends_with_the_portion_in_which_the_tenant_comes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fence of its departure says what it said; another one is in force."""
+    migration = await _moved(world)
+    original = cleanup.Cleanup._delete
+
+    async def delete(self: cleanup.Cleanup, *arguments: Any) -> int:
+        deleted = await original(self, *arguments)
+        await _comes_back(self.old, world.tenant, "open")
+        return deleted
+
+    monkeypatch.setattr(cleanup.Cleanup, "_delete", delete)
+    with pytest.raises(MigrationError, match="nothing"):
+        await world.coordinator.cleanup(migration.id, **NOW)
+    assert await _left(world) == 18
+
+
+@pytest.mark.usefixtures("small")
+async def test_nobody_changes_the_fence_while_a_portion_goes(world: World) -> None:
+    migration = await _moved(world)
+    # With the first portion the clean-up itself writes there.
+    await world.source.execute("update eventsource_fences set cleaned_at = now()")
+    rows = await world.connect()
+    await rows.execute("begin; select from events where version = 3 for update")
+    cleaning = asyncio.create_task(world.coordinator.cleanup(migration.id, **NOW))
+
+    async def waits() -> bool:
+        return bool(
+            await world.source.fetchval(
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+                " and query like 'delete from%'"
+            )
+        )
+
+    await until(waits, "a portion that waits for a row")
+    other = await world.connect(lock_timeout="200ms")
+    with pytest.raises(asyncpg.LockNotAvailableError):
+        await other.execute("update eventsource_fences set state = 'open'")
+    await rows.execute("rollback")
+    assert (await cleaning).deleted == 23
 
 
 @pytest.mark.usefixtures("small")

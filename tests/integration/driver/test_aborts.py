@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from eventsource.migration import InvalidStateTransitionError, MigrationState
+from eventsource.migration.tables import progress
 from tests.support.application import SOURCE, TARGET, writing
 from tests.support.held_migration import EVENTS, STATES, audit, held_in, mirrors
 from tests.support.waiting import until
@@ -34,6 +35,25 @@ async def test_an_abort_from_another_process_leaves_nothing_behind(
     route = await world.here.routes.get_routing(world.tenant)
     assert route is not None
     assert (route.store_id, route.migration_state, route.migration_id) == (SOURCE, "normal", None)
+
+
+async def test_readers_see_nothing_of_a_tenant_whose_rows_are_going(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of them are gone, and the fence is not closed any more, but says so."""
+    await world.seed(5, world.other, side="target")
+    await world.seed(20)
+    migration = await world.dual_write()
+    delete, seen = progress.delete_copied, []
+
+    async def look_and_delete(*given: Any) -> None:
+        assert len(await world.ids("target")) == 20
+        seen.extend([event.tenant_id async for event in world.here.target.read_all()])
+        await delete(*given)
+
+    monkeypatch.setattr(progress, "delete_copied", look_and_delete)
+    await world.coordinator.abort_migration(migration.id)
+    assert seen == [world.other] * 5
 
 
 @pytest.mark.parametrize("mapping", ["rows", "offset"])

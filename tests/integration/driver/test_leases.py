@@ -214,3 +214,20 @@ async def _is_driven_by_us(world: World, migration_id: UUID) -> bool:
         migration_id,
     )
     return bool(name) and name != "gone:1"
+
+
+async def test_a_driver_whose_lease_another_one_has_ends(world: World) -> None:
+    """It was cut off for longer than the lease; nobody has ended its sessions at the stores."""
+    process = await world.process(lease_seconds=LEASE_SECONDS)
+    migration = await world.dual_write(process=process)
+    await world.control.execute(
+        "update tenant_migrations set driver_owner = gen_random_uuid(),"
+        " driver_name = 'another', driver_expires_at = now() + interval '1 hour'"
+    )
+
+    async def ended() -> bool:
+        return not process.coordinator._drivers._driving
+
+    await until(ended, "the driver to end")
+    now = await world.coordinator.get_migration(migration.id)
+    assert (now.state, now.driver_name) == (MigrationState.DUAL_WRITE, "another")

@@ -151,3 +151,18 @@ async def test_tenants_that_cut_over_at_the_same_moment_end_without_a_message(
     for each in moving:
         done = await world.coordinator.get_migration(each.id)
         assert (done.state, done.error_message) == (MigrationState.MIGRATED, None)
+
+
+async def test_who_says_it_is_a_migration_that_is_over_is_waited_for_as_everybody(
+    world: World,
+) -> None:
+    """Its tenant lives there: what is written for it appears in order, or readers would pass it."""
+    migration = await world.migrate()
+    late = await world.connect("target", **{"eventsource.migration": str(migration.id)})
+    await late.execute("begin")
+    position = (await insert(late, world.tenant, side="target"))["global_position"]
+    await insert(await world.connect("target"), world.other, side="target")
+    seen = [event.global_position async for event in world.here.target.read_all()]
+    assert all(each < position for each in seen)
+    await late.execute("commit")
+    assert len([event async for event in world.here.target.read_all()]) == len(seen) + 2

@@ -248,3 +248,16 @@ async def test_the_peer_of_a_fence_is_the_other_store(world: World) -> None:
         assert raised is not None
         assert other is not None
         assert json.loads(raised.peer or "") == json.loads(other.to_json())
+
+
+async def test_nothing_is_decided_where_a_later_fence_speaks(world: World) -> None:
+    """It was not there when the migration began: somebody has repaired meanwhile."""
+    await world.seed(5)
+    migration = await world.dual_write()
+    table = await own_table(world)
+    await fence(table, world.tenant, "target", "open", 9)
+    with pytest.raises(MigrationError, match="changed by somebody else"):
+        await world.coordinator.initiate_cutover(migration.id, force=True)
+    own = await fences.of_migration(table, migration.id, "source")
+    assert own is not None
+    assert own.state == "open"

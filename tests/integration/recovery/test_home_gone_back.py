@@ -204,3 +204,17 @@ async def test_a_process_that_ends_lets_go_of_what_it_follows(
     way = await keeper.coordinator.way_back(migration.id)
     assert way is not None
     assert (way.is_followed, way.reason) == (False, None)
+
+
+async def test_an_append_that_is_under_way_is_waited_for(world: World) -> None:
+    """It has a position already, and what is put back is not to lie on either side of it unseen."""
+    keeper, migration, lost = await gone_back(world)
+    await home_loses(world, lost)
+    async with world.open_transaction(world.other, "target"):
+        repairing = asyncio.create_task(keeper.coordinator.repair())
+        done, _ = await asyncio.wait([repairing], timeout=2)
+        assert not done
+        assert await positions(world, lost) == {}
+    await repairing
+    assert set(await positions(world, lost)) == set(lost)
+    await assert_returns(world, keeper, migration)

@@ -320,6 +320,33 @@ async def test_a_migration_that_was_aborted_is_cleaned_again(world: World) -> No
     await world.source.execute("update events set actor_id = 'x'")
 
 
+async def test_what_a_target_that_was_put_back_has_of_an_aborted_migration_goes_again(
+    world: World,
+) -> None:
+    """To when the tenant was arriving: the source knows nothing of it any more."""
+    await world.seed(10)
+    migration = await world.dual_write()
+    names = ["eventsource_fences", "eventsource_copy_progress", table("target")]
+    kept = [
+        [dict(row) for row in await world.target.fetch(f"select to_jsonb(t)::text from {name} t")]
+        for name in names
+    ]
+    await world.coordinator.abort_migration(migration.id)
+    for name, found in zip(reversed(names), reversed(kept), strict=True):
+        for row in found:
+            await world.target.execute(
+                f"insert into {name} overriding system value"
+                f" select * from jsonb_populate_record(null::{name}, $1::text::jsonb)",
+                row["to_jsonb"],
+            )
+    assert len(await world.ids("target")) == 10
+    aborted = await world.coordinator.abort_migration(migration.id)
+    assert aborted.state is MigrationState.ROLLED_BACK
+    assert await world.ids("target") == []
+    for name in names:
+        assert await world.target.fetchval(f"select count(*) from {name}") == 0
+
+
 async def test_a_fence_that_is_newer_than_the_route_refuses_a_start(world: World) -> None:
     await world.seed(3)
     await world.migrate()

@@ -146,6 +146,32 @@ async def test_a_server_that_was_only_started_again_is_used_on(
     assert await events_at_the_target(world) == before + 1
 
 
+async def test_a_server_that_was_started_again_is_asked_once_and_not_over_each_connection(
+    world: World, target_cluster: Cluster
+) -> None:
+    """It has answered, and is the one that is meant from then on."""
+    asked = 0
+
+    def heard(query: asyncpg.connection.LoggedQuery) -> None:
+        nonlocal asked
+        asked += "eventsource_fences" in query.query and query.query.startswith("select")
+
+    async def listen(connection: asyncpg.Connection) -> None:
+        connection.add_query_logger(heard)
+
+    world.processes.insert(0, await world.process(init=listen))
+    await world.here.append(world.tenant)
+    await world.migrate()
+    await world.here.append(world.tenant)
+    await asyncio.to_thread(target_cluster.restart)
+    await closed(world)
+    await world.here.append(world.tenant)
+    before, size = asked, world.here.target.pool.get_size()
+    await asyncio.gather(*(world.here.append(world.tenant) for _ in range(8)))
+    assert world.here.target.pool.get_size() > size
+    assert asked == before
+
+
 async def test_an_append_that_follows_no_tenant_hears_nothing_of_it(
     world: World, source_cluster: Cluster
 ) -> None:

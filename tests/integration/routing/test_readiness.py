@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from eventsource.migration import (
     RoutersNotReadyError,
     TenantStoreRouter,
 )
+from eventsource.migration.driver import cutting_over
 from eventsource.migration.repositories import PostgreSQLRoutingRepository, router_reports
 from eventsource.migration.routing import readiness
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -264,3 +266,29 @@ async def test_those_that_are_ready_say_so_and_end_with_the_move(world: World) -
 
     await until(ended, "the end of the reports")
     assert len(seen) == 1
+
+
+async def test_a_process_that_is_not_ready_any_more_after_the_comparison_is_heard(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison takes long: somebody has taken a right away meanwhile."""
+    rights = READS_ONLY.replace("select", "select, insert")
+    shrink = cutting_over._shrink_the_lag
+    async with login(world, "target", rights) as dsn, with_target(world, dsn) as process:
+        await world.target.execute(
+            f"grant select on eventsource_fences to {urlsplit(dsn).username}"
+        )
+        await process.append(world.tenant)
+        await world.dual_write()
+        await reports(world, process, ready=True)
+
+        async def and_revoke(*given: Any) -> bool:
+            small = await shrink(*given)
+            await world.target.execute(
+                f"revoke insert on {table('target')} from {urlsplit(dsn).username}"
+            )
+            await reports(world, process, ready=False)
+            return small
+
+        monkeypatch.setattr(cutting_over, "_shrink_the_lag", and_revoke)
+        await refused(world, "permission denied")
