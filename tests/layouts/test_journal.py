@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from eventsource.migration import CutoverTimeoutError, MigrationState, PreflightError
-from eventsource.migration.journaled import exact_pass, passes
+from eventsource.migration.journaled import cutover, exact_pass, passes
 from tests.support import marten
 from tests.support.reading_writer import reads_then_writes
 from tests.support.waiting import until
@@ -256,4 +256,27 @@ async def test_what_is_read_under_the_fence_is_on_disk_before_the_target_has_it(
         await shop.source.execute("select pg_reload_conf()")
         await hasty.close()
     assert lags == [False]
+    await equal(shop)
+
+
+async def test_tables_are_held_for_as_long_as_a_cutover_takes(
+    shop: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the last catch-up before the fence takes longer than a silent session may live."""
+    migration = await in_dual_write(shop, 2)
+    monkeypatch.setattr(cutover, "HELD_SECONDS", 0.5)
+    prepare, held = passes.JournaledPasses.prepare_last, 0
+
+    async def late(self: passes.JournaledPasses) -> None:
+        nonlocal held
+        await asyncio.sleep(2 * (cutover.HELD_SECONDS + migration.config.cutover_timeout_seconds))
+        held = await shop.source.fetchval(
+            "select count(*) from pg_locks where relation = 'mt_events'::regclass"
+            " and mode = 'ShareUpdateExclusiveLock' and granted"
+        )
+        await prepare(self)
+
+    monkeypatch.setattr(passes.JournaledPasses, "prepare_last", late)
+    await shop.coordinators[0].initiate_cutover(migration.id)
+    assert held == 1
     await equal(shop)

@@ -97,7 +97,10 @@ async def _unready(at: Workspace, migration: Migration) -> str:
     unready = [each for each in reports if each.is_waited_for]
     found = f"; could not write at the target: {said(unready)}" if unready else ""
     silent = await unreported(at, migration)
-    return f"{found}; sessions that may append and have not reported: {silent}" if silent else found
+    if silent == 0:
+        return found
+    number = "not known" if silent is None else silent
+    return f"{found}; sessions that may append and have not reported: {number}"
 
 
 async def unreported(at: Workspace, migration: Migration) -> int | None:

@@ -39,7 +39,7 @@ def routers(
         at.out.answer(
             [record(each) for each in reports],
             views.routers(reports, at.out.screen),
-            *views.unreported(await unreported(at, found)),
+            *([] if found.state.is_final else views.unreported(await unreported(at, found))),
         )
         return ExitCode.DONE
 

@@ -199,7 +199,7 @@ def details(
     lag: int | None,
     way: WayBack | None = None,
     reports: Sequence[RouterReport] = (),
-    silent: int | None = None,
+    silent: int | None = 0,
     hook: LateRoute | None = None,
     control: str | None = None,
     stores: str | None = None,
@@ -271,8 +271,10 @@ def routers(reports: Sequence[RouterReport], screen: int | None = None) -> str:
 
 
 def unreported(sessions: int | None) -> list[str]:
-    """A line about sessions at the source of which nobody has said anything."""
-    if not sessions:
+    """A line about sessions at the source of which nobody has said anything; None is not known."""
+    if sessions is None:
+        return ["how many sessions may append and have not reported is not known"]
+    if sessions == 0:
         return []
     if sessions == 1:
         return ["1 session that may append has not reported, and is not waited for"]

@@ -14,7 +14,7 @@ from statistics import median
 import asyncpg
 import pytest
 
-from tests.support.command_line import DEDICATED, CommandLine, wait_until
+from tests.support.command_line import DEDICATED, SHARED, CommandLine, wait_until
 from tests.support.terminal import Terminal
 
 _TIME = re.compile(r"^\d\d:\d\d:\d\d  ")
@@ -249,3 +249,16 @@ def test_a_shell_completes_verbs_stores_and_migrations(ready: CommandLine) -> No
             timeout=60,
         )
         assert offered in done.stdout.split(), (words, done.stdout, done.stderr)
+
+
+def test_what_a_silent_source_does_not_say_is_not_taken_for_none(
+    ready: CommandLine, silent_port: int
+) -> None:
+    """How many may append there and have not reported is asked of it."""
+    ready("start", ready.tenant, "--to", DEDICATED)
+    assert "not known" not in ready("routers", "--tenant", ready.tenant).output
+    ready.write_config(**{SHARED: f"postgresql://postgres:it@127.0.0.1:{silent_port}/app"})
+    said = "how many sessions may append and have not reported is not known"
+    for command in ("routers", "status"):
+        output = ready(command, "--tenant", ready.tenant).output
+        assert said in " ".join(output.split())
