@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
+_KEPT = (
+    "tests/integration/driver/test_abort_witnesses.py"
+    "::test_what_a_source_has_lost_that_has_the_barrier_is_kept"
+)
+
 VARIANTS = (
     Variant(
         "trusts-no-server-again",
@@ -245,5 +250,29 @@ VARIANTS = (
             ),
         ),
         ("tests/layouts/test_journal.py::test_tables_are_held_for_as_long_as_a_cutover_takes",),
+    ),
+    Variant(
+        "abort-believes-a-dumped-barrier",
+        "an abort deletes what a source that came in a dump has lost",
+        (
+            Edit(
+                "python/eventsource/migration/tables/witnesses.py",
+                'f" and {_OF_THIS_HISTORY} returning pass_number",',
+                '" returning pass_number",',
+            ),
+        ),
+        (_KEPT,),
+    ),
+    Variant(
+        "abort-after-a-start-of-the-source",
+        "an abort deletes what a source has lost in a crash since the last pass",
+        (
+            Edit(
+                "python/eventsource/migration/steps/abort.py",
+                "    return at.source_started not in (None, now.started)\n",
+                "    return False\n",
+            ),
+        ),
+        (_KEPT,),
     ),
 )

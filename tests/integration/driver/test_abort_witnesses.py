@@ -7,6 +7,7 @@ import pytest
 from eventsource.migration import Migration, StoreGoneBackError
 from eventsource.migration.event_table import EventTable, OwnTable
 from eventsource.migration.tables import fences, progress
+from tests.support.gone_back import lose, rescued
 from tests.support.held_migration import held_in
 from tests.support.worlds.three_databases import World, insert
 
@@ -84,3 +85,23 @@ async def test_no_pass_writes_to_a_target_that_is_open(world: World) -> None:
         await world.target.execute("update eventsource_fences set state = 'closed'")
         done = await world.coordinator.initiate_cutover(migration.id, force=True)
         await world.assert_moved(done)
+
+
+@pytest.mark.parametrize(
+    ("side", "sign"),
+    [("source", "update eventsource_witnesses set passed_at = now()"),
+     ("target", "update eventsource_copy_progress set"
+      " source_started = source_started - interval '1 hour'")],
+    ids=["its barrier came in a dump", "it was started again since the last pass"],
+)  # fmt: skip
+async def test_what_a_source_has_lost_that_has_the_barrier_is_kept(
+    world: World, side: str, sign: str
+) -> None:
+    """The barrier of the last pass is there, and what came after it is at the target alone."""
+    _, migration = await arrived(world)
+    events = await world.ids("target")
+    await lose(world, events[-3:], barriers=False)
+    await getattr(world, side).execute(sign)
+    await world.coordinator.abort_migration(migration.id)
+    assert await rescued(world) == set(events[-3:])
+    assert await world.ids("target") == []
