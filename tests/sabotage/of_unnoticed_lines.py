@@ -275,4 +275,19 @@ VARIANTS = (
         ),
         (_KEPT,),
     ),
+    Variant(
+        "retry-resumes-a-stopped-wave",
+        "a wave that somebody has stopped goes on when one of its tenants is to be tried again",
+        (
+            Edit(
+                "python/eventsource/fleet/repository.py",
+                '"begun again", [WaveState.DONE.value]',
+                '"begun again", [WaveState.DONE.value, WaveState.STOPPED.value]',
+            ),
+        ),
+        (
+            "tests/integration/fleet/test_waves.py"
+            "::test_a_wave_that_is_stopped_stays_so_when_a_tenant_is_to_be_tried_again",
+        ),
+    ),
 )

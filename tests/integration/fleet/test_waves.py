@@ -127,6 +127,23 @@ async def test_retry_tries_what_did_not_move(world: World) -> None:
     assert (await waves.get("night")).state is WaveState.DONE
 
 
+async def test_a_wave_that_is_stopped_stays_so_when_a_tenant_is_to_be_tried_again(
+    world: World,
+) -> None:
+    """Who stopped it has a reason; `resume` is what lets it go on."""
+    tenants = await seeded(world, 2)
+    await world.target.execute(f"alter table {table('target')} rename to hidden")
+    wave = await running_wave(world, tenants)
+    carrier, waves = carrier_of(world), waves_in(world)
+    await carrier.deliver(wave.id, tenants[0])
+    assert await waves.stop(wave, "ann", "enough")
+    await world.target.execute(f"alter table hidden rename to {table('target')}")
+    assert await waves.retry(wave, "ben") == 1
+    assert (await waves.get("night")).state is WaveState.STOPPED
+    assert await carrier.deliver(wave.id, tenants[0]) is None
+    assert (await items_of(world, wave))[tenants[0]].outcome is None
+
+
 async def test_a_tenant_is_held_when_its_attempts_are_used_up(world: World) -> None:
     [tenant] = await seeded(world, 1)
     wave = await running_wave(world, [tenant], attempts=3)
