@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.sabotage.variant import Edit, Variant
 
+_MIRROR = "tests/integration/routing/test_mirror.py::test_the_mirror_"
 _KEPT = (
     "tests/integration/driver/test_abort_witnesses.py"
     "::test_what_a_source_has_lost_that_has_the_barrier_is_kept"
@@ -289,5 +290,29 @@ VARIANTS = (
             "tests/integration/fleet/test_waves.py"
             "::test_a_wave_that_is_stopped_stays_so_when_a_tenant_is_to_be_tried_again",
         ),
+    ),
+    Variant(
+        "mirror-beyond-the-kept-positions",
+        "the mirror writes where no abort looks",
+        (
+            Edit(
+                "python/eventsource/stores/sql/mirror.sql",
+                "              and (r ->> %8$s)::bigint + $2 <= $4\n",
+                "",
+            ),
+        ),
+        (f"{_MIRROR}leaves_alone_what_lies_beyond_the_kept_positions",),
+    ),
+    Variant(
+        "mirror-over-a-gap",
+        "the mirror writes an event whose stream begins at the target and goes on without it",
+        (
+            Edit(
+                "python/eventsource/stores/sql/mirror.sql",
+                "                                      and p.version = w.first - 1)",
+                "                                      )",
+            ),
+        ),
+        (f"{_MIRROR}leaves_a_stream_alone_whose_predecessor_is_missing",),
     ),
 )

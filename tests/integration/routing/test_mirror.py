@@ -94,18 +94,46 @@ async def test_the_mirror_leaves_a_stream_alone_whose_predecessor_is_missing(
     world: World,
 ) -> None:
     migration = await following(world)
-    stream = uuid4()
+    stream, begun = uuid4(), uuid4()
     await insert(world.source, world.tenant, stream=stream, version=1)
     await world.here.append(world.tenant, stream, 1, 2)
-    await world.here.append(world.tenant)
+    await world.here.append(world.tenant, begun)
     await mirrored(world, migration, 1)
+    # The same of one that the target has the beginning of.
+    await insert(world.source, world.tenant, stream=begun, version=2)
+    await world.here.append(world.tenant, begun, 2, 1)
+    await world.here.append(world.tenant)
+    await mirrored(world, migration, 2)
     stats = world.router.dual_write_stats(world.tenant)
     assert stats is not None
-    assert (stats.mirrored, stats.deferred) == (1, 2)
+    assert (stats.mirrored, stats.deferred) == (2, 3)
     assert stats.failures.total_failures == 0
-    assert len(await world.ids("target")) == 1
+    assert len(await world.ids("target")) == 2
     done = await world.coordinator.initiate_cutover(migration.id)
     await world.assert_moved(done)
+
+
+async def test_the_mirror_leaves_alone_what_lies_beyond_the_kept_positions(world: World) -> None:
+    """No abort would find it there. The driver is who says that the positions are used up."""
+    migration = await following(world)
+    await world.here.append(world.tenant)
+    await mirrored(world, migration, 1)
+    await world.target.execute(
+        "update eventsource_copy_progress set last_target_position = position_offset +"
+        " (select max(global_position) - $1::bigint from "
+        f"{table('target')})",
+        migration.position_offset,
+    )
+    await world.here.append(world.tenant)
+
+    async def deferred() -> bool:
+        stats = world.router.dual_write_stats(world.tenant)
+        return stats is not None and stats.waiting == 0 and stats.deferred >= 1
+
+    await until(deferred, "the mirror to leave it")
+    assert len(await world.ids("target")) == 1
+    await world.coordinator.abort_migration(migration.id)
+    assert await world.ids("target") == []
 
 
 async def test_the_mirror_is_bound_to_its_migration(world: World) -> None:
