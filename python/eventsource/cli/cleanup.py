@@ -63,7 +63,7 @@ def cleanup(
 
     async def carry_out(at: Workspace) -> ExitCode:
         if everything:
-            found = await _finished(at, older_than)
+            found = [each for each in await _finished(at, older_than) if not _is_left_out(at, each)]
         else:
             found = [await chosen(at, migration, tenant)]
         results = []
@@ -81,6 +81,17 @@ def cleanup(
 
     kept = "interrupted; the same command goes on where it stopped"
     perform(ctx, carry_out, interrupted=lambda: kept)
+
+
+def _is_left_out(at: Workspace, migration: Migration) -> bool:
+    """Whether its old rows are none of ours; those of the others go all the same."""
+    if not at.of_layout(migration):
+        return False
+    at.out.warn(
+        f"the rows of tenant {migration.tenant_id} in {migration.source_store_id!r} stay: they are"
+        " in tables of another library"
+    )
+    return True
 
 
 async def _agreed(

@@ -67,7 +67,9 @@ def cutover(
         done = at.about = await beside(at, found.id, asked)
         way = await at.coordinator.way_back(done.id)
         at.out.answer(
-            _document(done, way), labelled("cutover", views.moved(done)), *views.of_way_back(way)
+            _document(at, done, way),
+            labelled("cutover", views.moved(done)),
+            *views.of_way_back(way),
         )
         return ExitCode.DONE
 
@@ -81,20 +83,21 @@ async def _rehearse(
         found.id, force=force, operator=at.operator, max_pause_seconds=max_pause
     )
     shown = await beside(at, found.id, asked)
-    at.out.answer(shown, labelled("rehearse", rehearsed(shown)))
+    at.out.answer(shown, labelled("rehearse", rehearsed(shown, at.unit(found))))
     return ExitCode.DONE
 
 
 def _say_already(at: Workspace, migration: Migration, way: WayBack | None) -> None:
     since = "" if migration.completed_at is None else f" since {local(migration.completed_at)}"
     at.out.answer(
-        _document(migration, way),
+        _document(at, migration, way),
         f"nothing to do: the tenant lives in {migration.target_store_id!r} already{since}",
     )
 
 
-def _document(migration: Migration, way: WayBack | None) -> dict[str, object]:
-    return {**described(migration), "next": next_steps.of(migration, way)}
+def _document(at: Workspace, migration: Migration, way: WayBack | None) -> dict[str, object]:
+    steps = next_steps.of(migration, way, of_layout=at.of_layout(migration))
+    return {**described(migration), "next": steps}
 
 
 def _interrupted(requested: list[Migration], rehearse: bool) -> str:

@@ -55,8 +55,10 @@ class Display(Protocol):
         """A line that stays."""
         ...
 
-    def progress(self, label: str, done: int, total: int, remark: str = "") -> None:
-        """So many events of so many; a remark takes the place of rate and ETA."""
+    def progress(
+        self, label: str, done: int, total: int, remark: str = "", unit: str = "event"
+    ) -> None:
+        """So many of so many; a remark takes the place of rate and ETA."""
         ...
 
     def waiting(self, label: str, text: str) -> None:
@@ -96,10 +98,12 @@ class LineDisplay:
     def say(self, label: str, text: str) -> None:
         self._out.say(labelled(label, text))
 
-    def progress(self, label: str, done: int, total: int, remark: str = "") -> None:
+    def progress(
+        self, label: str, done: int, total: int, remark: str = "", unit: str = "event"
+    ) -> None:
         rate = self._rate.add(done, time.monotonic())
         percent = 100 * done / total if total else 100
-        text = f"{percent:5.1f} %  {amount(done)} of {counted(total, 'event')}"
+        text = f"{percent:5.1f} %  {amount(done)} of {counted(total, unit)}"
         self._line(labelled(label, f"{text}  {remark or speed(rate, total - done)}".rstrip()))
 
     def waiting(self, label: str, text: str) -> None:
@@ -140,7 +144,9 @@ class LiveDisplay:
         self.settle()
         self._out.say(labelled(label, text))
 
-    def progress(self, label: str, done: int, total: int, remark: str = "") -> None:
+    def progress(
+        self, label: str, done: int, total: int, remark: str = "", unit: str = "event"
+    ) -> None:
         rate = self._rate.add(done, time.monotonic())
         percent = 100 * done / total if total else 100
         text = f"{percent:3.0f} %  {amount(done)} of {amount(total)}  "

@@ -77,6 +77,11 @@ class Journey:
         return self.copied / self.copy_seconds if self.copied and self.copy_seconds else None
 
     @property
+    def unit(self) -> str:
+        """What is counted: events, or rows of all tables of a layout."""
+        return self.at.unit(self._known)
+
+    @property
     def _known(self) -> Migration:
         assert self.migration is not None
         return self.migration
@@ -158,7 +163,7 @@ class Journey:
             await self._count_copied(migration)
         if (rate := self.events_per_second) is not None:
             spent = f"in {duration(self.copy_seconds)}, {amount(rate)}/s"
-            self.display.say("copied", f"{counted(self.copied, 'event')} {spent}, proven")
+            self.display.say("copied", f"{counted(self.copied, self.unit)} {spent}, proven")
 
     async def _count_copied(self, migration: Migration) -> None:
         """How much was copied in what time; a small tenant is copied between two looks."""
@@ -186,9 +191,9 @@ class Journey:
         label = "copy" if migration.throttle_rate is None else "slowed"
         remark = migration.error_message or views.pace(migration) or ""
         if migration.is_counted:
-            self.display.progress(label, done, total, remark)
+            self.display.progress(label, done, total, remark, self.unit)
         else:
-            self.display.waiting(label, f"{views.share(migration)}  {remark}".rstrip())
+            self.display.waiting(label, f"{views.share(migration, self.unit)}  {remark}".rstrip())
 
     async def catch_up(self) -> int:
         """Wait until the lag is small enough for a cutover; returns it (events)."""
@@ -199,9 +204,9 @@ class Journey:
             lag = await patiently(self.at, partial(self.at.coordinator.get_sync_lag, migration.id))
             if lag <= migration.config.sync_lag_threshold:
                 self.display.settle()
-                self.display.say("lag", counted(lag, "event"))
+                self.display.say("lag", counted(lag, self.unit))
                 return lag
-            self.display.waiting("lag", migration.error_message or counted(lag, "event"))
+            self.display.waiting("lag", migration.error_message or counted(lag, self.unit))
             await asyncio.sleep(POLL_SECONDS)
 
     async def verify(self) -> VerificationReport:
@@ -249,7 +254,7 @@ class Journey:
             self.at, self._known.id, asked, partial(self.display.waiting, "rehearse")
         )
         self.display.settle()
-        self.display.say("rehearse", rehearsed(found))
+        self.display.say("rehearse", rehearsed(found, self.unit))
 
     async def cut_over(self) -> Migration:
         """Move the tenant. It was verified before, so only the last pass is proven under the fence.

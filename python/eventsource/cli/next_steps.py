@@ -68,11 +68,18 @@ def _named(error: BaseException) -> list[Step]:
     return [Step(found["verb"], found["command"]) for found in _IN_A_MESSAGE.finditer(str(error))]
 
 
-def of(migration: Migration, way: WayBack | None = None) -> list[Step]:
-    """What a migration in its state can go on with; ``way`` is its way back, where it has one."""
+def of(migration: Migration, way: WayBack | None = None, *, of_layout: bool = False) -> list[Step]:
+    """What a migration in its state can go on with; ``way`` is its way back, where it has one.
+
+    Args:
+        of_layout: whether it moves rows of another library's tables: nothing of ours reads these,
+            and old rows stay.
+    """
     if migration.is_newer:
         return [Step("look", f"{COMMAND} status {migration.id}")]
     match migration.state:
+        case MigrationState.MIGRATED if of_layout:
+            return [Step("record", f"{COMMAND} report {migration.id}")]
         case MigrationState.MIGRATED:
             back = (
                 Step("go back", f"{COMMAND} return {migration.id}")

@@ -14,7 +14,7 @@ from eventsource.cli.invocation import perform
 from eventsource.cli.output import amount, duration, grid, megabytes
 from eventsource.cli.tenants import no_event
 from eventsource.cli.workspace import Workspace
-from eventsource.identifiers import qualified
+from eventsource.identifiers import qualified, quote_identifier
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import tenants as layout_tenants
 from eventsource.migration.preflight import admission
@@ -115,7 +115,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
             ("move", f"{source_id!r} to {to!r}"),
             ("events", f"{amount(events)}, about {megabytes(events * average)}"),
             ("copy", _between(duration(shortest), duration(longest))),
-            *_of_findings(findings),
+            *_of_findings(findings, await _erasure(source)),
             ("room", _of_room(room, saved)),
             ("subscriptions", readers.described(subscriptions, source_id, datetime.now(UTC))),
             *prospects.rows(prospect),
@@ -145,14 +145,27 @@ def _seconds_of(events: int, rate: float | None) -> tuple[float, float]:
     return events / min(FAST_RATE, rate or FAST_RATE), events / min(SLOW_RATE, rate or SLOW_RATE)
 
 
-def _of_findings(findings: Findings) -> list[tuple[str, object]]:
+async def _erasure(store: PostgreSQLEventStore) -> str:
+    """What becomes of jobs over all tenants, and the condition that leaves the moved ones out."""
+    if store.layout is None:
+        return _ERASURE
+    tenancy = store.layout.main.tenancy
+    said = "what jobs change and delete is carried while the tenant moves, and refused afterwards"
+    if tenancy.column is None and tenancy.expression is None:
+        return f"{said} at the source (EVF01)"
+    whose = quote_identifier(tenancy.column) if tenancy.column else f"({tenancy.expression})"
+    moved = f"(select tenant_id from {(await of_store(store)).fences})"
+    return f"{said} at the source (EVF01); leave out: {whose}::text in {moved}"
+
+
+def _of_findings(findings: Findings, erasure: str) -> list[tuple[str, object]]:
     return [
         ("columns", ", ".join(findings.columns)),
         ("not carried", "; ".join(f"{name} ({why})" for name, why in findings.filled)),
         ("fires", ", ".join(findings.fires) or "no trigger of yours"),
         ("stay", ", ".join(findings.companions) or "no table with this tenant beside it"),
         ("at the fence", findings.waits),
-        ("erasure", _ERASURE),
+        ("erasure", erasure),
         (
             "connections",
             "{needed} needed at the target, {free} free".format(**_connections(findings)),

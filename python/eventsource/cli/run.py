@@ -132,13 +132,16 @@ class _Move:
         migration = journey.migration
         assert migration is not None
         way = await at.coordinator.way_back(migration.id)
-        steps = next_steps.of(migration, way)
+        is_foreign = at.of_layout(migration)
+        steps = next_steps.of(migration, way, of_layout=is_foreign)
+        carry = "" if is_foreign else "carry its subscriptions over: "
         at.out.answer(
             self._document("migrated", journey, steps),
             labelled(
-                "done", f"{counted(migration.events_copied, 'event')}, migration {migration.id}"
+                "done",
+                f"{counted(migration.events_copied, at.unit(migration))}, migration {migration.id}",
             ),
-            labelled("next", f"carry its subscriptions over: {steps[0].command}"),
+            labelled(steps[0].what, f"{carry}{steps[0].command}"),
             *views.of_way_back(way),
         )
 

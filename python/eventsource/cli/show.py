@@ -99,7 +99,9 @@ def status(
                 "control": control,
                 "stores": disagreement,
             },
-            views.details(found, lag, way, reports, silent, hook, control, disagreement),
+            views.details(
+                found, lag, way, reports, silent, hook, control, disagreement, at.unit(found)
+            ),
         )
         return ExitCode.DONE
 
@@ -145,7 +147,8 @@ class _UnderWay:
         if not self.found:
             return "no migration is under way; `eventsource-migrate list` shows those that are over"
         if len(self.found) == self.number == 1:
-            return views.details(self.found[0], self.lags.get(self.found[0].id))
+            one = self.found[0]
+            return views.details(one, self.lags.get(one.id), unit=at.unit(one))
         lines = [views.table(self.found, at.out.width, lags=self.lags)]
         if self.number > 1:
             lines.append(self._summary())
@@ -212,7 +215,10 @@ async def _watch(at: Workspace, migration: str | None, tenant: str | None) -> No
             found = await patiently(at, partial(chosen, at, migration, tenant))
             if live is not None:
                 live.update(
-                    painted(views.details(found, await _lag(at, found)), at.out.screen),
+                    painted(
+                        views.details(found, await _lag(at, found), unit=at.unit(found)),
+                        at.out.screen,
+                    ),
                     refresh=True,
                 )
             elif found != last:
@@ -263,7 +269,7 @@ def lag(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOption 
             if store_id in at.settings.stores:
                 await at.reach_store(store_id)  # its error names the store
         events = await at.coordinator.get_sync_lag(found.id)
-        at.out.answer({"migration_id": found.id, "lag": events}, counted(events, "event"))
+        at.out.answer({"migration_id": found.id, "lag": events}, counted(events, at.unit(found)))
         return ExitCode.DONE
 
     perform(ctx, look)

@@ -111,7 +111,9 @@ def throttle(
         found = await chosen(at, migration, tenant)
         changed = await at.coordinator.set_rate(found.id, limit, operator=at.operator)
         limited = (
-            "is not limited" if limit is None else f"copies at most {counted(limit, 'event')}/s"
+            "is not limited"
+            if limit is None
+            else f"copies at most {counted(limit, at.unit(found))}/s"
         )
         at.out.answer(_document(changed), f"migration {changed.id} {limited}")
         return ExitCode.DONE
@@ -159,8 +161,9 @@ def abort(
         found = await chosen(at, migration, tenant)
         is_over = found.state in (MigrationState.MIGRATED, MigrationState.ROLLED_BACK)
         if not yes and questions.at_a_terminal() and not is_over:
-            copied = f"{counted(found.events_copied, 'event')} from {found.target_store_id!r}"
-            if not await questions.confirmed(f"Remove {copied} that were copied there?"):
+            copied = counted(found.events_copied, at.unit(found))
+            from_ = f"from {found.target_store_id!r}"
+            if not await questions.confirmed(f"Remove {copied} {from_} that were copied there?"):
                 at.out.say("nothing was asked for")
                 return ExitCode.DONE
         asked = at.coordinator.abort_migration(

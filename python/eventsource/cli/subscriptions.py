@@ -45,7 +45,7 @@ def plan(
     """Look where each would go on; changes nothing."""
 
     async def look(at: Workspace) -> ExitCode:
-        found = await chosen(at, migration, tenant)
+        found = await _chosen(at, migration, tenant)
         known = names or await _with_checkpoint(at, found)
         planned = await at.subscriptions.plan_migration(found.id, found.tenant_id, known)
         rows = (
@@ -90,7 +90,7 @@ def migrate(
     """
 
     async def carry_over(at: Workspace) -> ExitCode:
-        found = await chosen(at, migration, tenant)
+        found = await _chosen(at, migration, tenant)
         known = await _with_checkpoint(at, found, of=names)
         if not from_start:
             _refuse_unknown(found, names or (), known)
@@ -115,6 +115,12 @@ def migrate(
         return ExitCode.DONE if summary.all_successful else ExitCode.FAILED
 
     perform(ctx, carry_over)
+
+
+async def _chosen(at: Workspace, migration: str | None, tenant: str | None) -> Migration:
+    found = await chosen(at, migration, tenant)
+    at.subscriptions.refuse_layout(found)
+    return found
 
 
 def _refuse_unknown(migration: Migration, names: Sequence[str], known: Sequence[str]) -> None:

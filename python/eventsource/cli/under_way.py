@@ -53,7 +53,7 @@ async def show(at: Workspace, migration: Migration) -> ExitCode:
             ("tenant", migration.tenant_id),
             ("move", f"{migration.source_store_id!r} to {migration.target_store_id!r}"),
             ("state", f"{migration.state}: it has begun, `status` says how far it is"),
-            ("carried", views.share(migration)),
+            ("carried", views.share(migration, at.unit(migration))),
             ("cutover", prediction(rehearsals) or "not rehearsed: `cutover --rehearse` says more"),
             *rows(rehearsals),
             *prospects.rows(prospect),
@@ -98,11 +98,11 @@ def _outcome(found: Rehearsal) -> str:
     return f"{held}{waited}{by}"
 
 
-def rehearsed(found: Rehearsal) -> str:
+def rehearsed(found: Rehearsal, unit: str = "event") -> str:
     """What a rehearsal that fitted has shown, in a sentence."""
     longest = found.longest_wait_ms
     waited = "" if longest is None else f" a writer waited at most {longest:.1f} ms;"
-    carried = counted(found.rows or 0, "event was", "events were")
+    carried = counted(found.rows or 0, f"{unit} was", f"{unit}s were")
     return (
         f"the fence was held {found.pause_ms or 0:.1f} ms of {found.budget_seconds or 0:g} s,"
         f" {found.lock_wait_ms or 0:.1f} ms of that for appends in flight;{waited}"

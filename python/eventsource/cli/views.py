@@ -61,8 +61,8 @@ def of_way_back(way: WayBack | None) -> list[str]:
     return []
 
 
-def share(migration: Migration) -> str:
-    """How many events of how many, and how much that is."""
+def share(migration: Migration, unit: str = "event") -> str:
+    """How many events of how many, and how much that is; `Workspace.unit` says of what."""
     copied, total = migration.events_copied, migration.total_events
     if migration.state is _S.ROLLED_BACK:
         return "removed again"
@@ -70,10 +70,10 @@ def share(migration: Migration) -> str:
         # One that has failed, or was restored by a repair, is counted no more.
         is_yet = migration.state in (_S.PENDING, _S.BULK_COPY, _S.PAUSED)
         unknown = "not counted yet" if is_yet else "not counted"
-        return f"{counted(copied, 'event')}, {unknown}" if copied else unknown
+        return f"{counted(copied, unit)}, {unknown}" if copied else unknown
     if copied >= total:
-        return f"{counted(copied, 'event')}, 100 %"
-    return f"{amount(copied)} of {counted(total, 'event')}, {migration.progress_percentage:.1f} %"
+        return f"{counted(copied, unit)}, 100 %"
+    return f"{amount(copied)} of {counted(total, unit)}, {migration.progress_percentage:.1f} %"
 
 
 def newer(found: Migration | WayBack) -> str | None:
@@ -203,6 +203,7 @@ def details(
     hook: LateRoute | None = None,
     control: str | None = None,
     stores: str | None = None,
+    unit: str = "event",
 ) -> str:
     """Everything that an operator asks about one migration."""
     asked = [
@@ -226,11 +227,11 @@ def details(
         ("protocol", newer(migration)),
         ("control", control),
         ("stores", stores),
-        ("carried", share(migration)),
+        ("carried", share(migration, unit)),
         ("pace", pace(migration)),
-        ("limit", None if limit is None else f"{counted(limit, 'event')}/s"),
+        ("limit", None if limit is None else f"{counted(limit, unit)}/s"),
         ("slowed to", slow and slow.removeprefix("slowed to ")),
-        ("lag", None if lag is None else counted(lag, "event")),
+        ("lag", None if lag is None else counted(lag, unit)),
         ("requested", ", ".join(asked) or None),
         ("pauses at", migration.pause_at and local(migration.pause_at)),
         ("fence held", None if fence is None else f"{fence:.1f} ms"),

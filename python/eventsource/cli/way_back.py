@@ -126,15 +126,17 @@ def status(ctx: typer.Context, migration: MigrationId = None, tenant: TenantOpti
 
     async def look(at: Workspace) -> ExitCode:
         if migration is None and tenant is None:
-            found = await at.coordinator.ways_back()
-            at.out.answer(found, _table(found, at.out.screen) if found else "no way back is kept")
+            kept = await at.coordinator.ways_back()
+            at.out.answer(kept, _table(kept, at.out.screen) if kept else "no way back is kept")
             return ExitCode.DONE
-        migration_id = (await chosen(at, migration, tenant)).id
+        found = await chosen(at, migration, tenant)
+        migration_id = found.id
         way = await at.coordinator.way_back(migration_id)
         if way is None:
-            raise MigrationError(
-                f"migration {migration_id} has no way back: `run --keep-way-back` keeps one"
-            )
+            keeps = "`run --keep-way-back` keeps one"
+            if at.of_layout(found):
+                keeps = "ways back are kept between tables of our own only"
+            raise MigrationError(f"migration {migration_id} has no way back: {keeps}")
         at.out.answer(way, _details(way))
         return ExitCode.DONE
 

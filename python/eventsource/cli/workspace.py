@@ -187,6 +187,15 @@ class Workspace:
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
+    def of_layout(self, migration: Migration) -> bool:
+        """Whether it moves rows of another library's tables, as far as the configuration knows."""
+        store = self.stores.get(migration.source_store_id)
+        return store is not None and store.layout is not None
+
+    def unit(self, migration: Migration) -> str:
+        """What is counted while it moves: of a layout the rows of all its tables."""
+        return "row" if self.of_layout(migration) else "event"
+
     async def home_of(self, tenant_id: TenantId) -> str:
         """The id of the store that holds the tenant: by its route, or else the default one."""
         routing = await self.routes.get_routing(tenant_id)

@@ -76,18 +76,21 @@ def as_html(report: Mapping[str, Any]) -> str:
 
 def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     migration, cutover = report["migration"], report["cutover"]
+    tables = _tables(report["stores"])
+    unit = "row" if tables else "event"
     yield "migration", migration["id"]
     yield "tenant", migration["tenant_id"]
     yield "move", f"{migration['from']!r} to {migration['to']!r}"
     yield "state", migration["state"]
-    yield "events", f"{amount(migration['carried'])} of {amount(migration['events'])}"
+    yield f"{unit}s", f"{amount(migration['carried'])} of {amount(migration['events'])}"
+    yield "tables", ", ".join(tables) or None
     yield "asked for", _local(migration["asked_at"])
     yield "ended", _local(migration["ended_at"])
     yield "by", ", ".join(report["who"]) or None
     for side in ("source", "target"):
         yield side, _store(report["stores"][side])
     yield "positions", _positions(migration)
-    yield "verification", _verification(report["verification"])
+    yield "verification", _verification(report["verification"], unit)
     yield "rehearsals", _rehearsals(report["rehearsals"])
     held, longest = cutover["fence_held_ms"], cutover["longest_wait_of_a_writer_ms"]
     yield "fence held", None if held is None else f"{held:.1f} ms"
@@ -97,7 +100,7 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     )
     yield "longest append", _longest_append(cutover)
     yield "in the way", _blockers(cutover.get("in_the_way"))
-    yield "decided on", _decided(report["stores"]["source"].get("decided_on"))
+    yield "decided on", _decided(report["stores"]["source"].get("decided_on"), unit)
     yield "subscriptions", _subscriptions(report["subscriptions"])
     yield "redelivered", _redelivered(report["redelivery"])
     yield "way back", _way_back(report["way_back"], migration["id"])
@@ -117,6 +120,11 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     )
 
 
+def _tables(stores: Mapping[str, Any]) -> list[str]:
+    """Of a layout those whose rows have moved, as either store has said; none of our own."""
+    return next((each["tables"] for each in stores.values() if "tables" in each), [])
+
+
 def _store(store: Mapping[str, Any]) -> str:
     place = store["identity"]["name"] if store["identity"] else "place not recorded"
     cluster = f", cluster {store['identity']['system']}" if store["identity"] else ""
@@ -133,12 +141,12 @@ def _positions(migration: Mapping[str, Any]) -> str | None:
     return f"target = source + {migration['position_offset']}{until}"
 
 
-def _verification(found: Mapping[str, Any]) -> str:
+def _verification(found: Mapping[str, Any], unit: str) -> str:
     sample = found["sample_percentage"]
     share = "" if sample == 100 else f" of {sample:g} % of the streams"
     made = [
         f"{'equal' if each.get('consistent') else 'NOT equal'}, {amount(each.get('events', 0))}"
-        f" events, {_local(each['at'])}"
+        f" {unit}s, {_local(each['at'])}"
         for each in found["made"]
     ]
     blind = found["does_not_see"]
@@ -176,11 +184,11 @@ def _blockers(found: list[Mapping[str, Any]] | None) -> str | None:
     )
 
 
-def _decided(found: Mapping[str, Any] | None) -> str | None:
+def _decided(found: Mapping[str, Any] | None, unit: str) -> str | None:
     if found is None:
         return None
     return (
-        f"{counted(found['events'], 'event')}; last pass {found['last_pass']} with"
+        f"{counted(found['events'], unit)}; last pass {found['last_pass']} with"
         f" {counted(found['rows_of_last_pass'], 'row')}, digest {found['digest_of_last_pass']}"
     )
 

@@ -198,11 +198,19 @@ async def refuse_rows(target: AnyTable, shape: Shape) -> None:
         PreflightError: it does.
     """
     problems = []
+    fence = await fences.read(target, shape.tenant_id)
     for table in shape.layout.tables:
         if await target.connection.fetchval(
             f"select exists (select from {shape.rows(table, shape.target)} mine)"
         ):
             name = shape.target.name(table.name)
+            if fence is not None and fence.state == "moved":
+                problems.append(
+                    f"{name} of the target still holds what tenant {shape.tenant_id} has left there"
+                    f" with migration {fence.migration_id}; when it is not needed any more,"
+                    f" {fences.deleting_old_rows(fence.migration_id)}"
+                )
+                continue
             problems.append(
                 f"{name} of the target holds rows, and all of the source's arrive there; what the"
                 f" library put in when it made its tables comes with them: delete from {name}"

@@ -87,6 +87,7 @@ class Cleanups:
         migration = await self._migrations.get_to_change(migration_id)
         if migration.state is not MigrationState.MIGRATED:
             raise InvalidStateTransitionError(migration_id, migration.state, "be cleaned up")
+        await self._refuse_layout(migration)
         home_id = await self._home_of(migration)
         way = await WaysBack(self._migrations.pool).of_migration(migration_id)
         not_yet = _kept(migration, way, now=now)
@@ -108,6 +109,14 @@ class Cleanups:
             migration_id, migration.tenant_id, migration.source_store_id, home_id,
             found.rows, found.bytes, deleted, not_yet,
         )  # fmt: skip
+
+    async def _refuse_layout(self, migration: Migration) -> None:
+        """Before its age and a backup are asked for: neither would help."""
+        if self._drivers.store_of(migration.source_store_id).layout is not None:
+            raise MigrationError(
+                f"store {migration.source_store_id!r} has tables of another library, which are not"
+                f" cleaned up: {fences.deleting_old_rows(migration.id)}"
+            )
 
     async def _home_of(self, migration: Migration) -> str:
         routing = await self._routes.get_routing(migration.tenant_id)
@@ -143,11 +152,6 @@ class Cleanups:
         seen: Callable[[str, int], None],
     ) -> AsyncIterator[Cleanup]:
         source, target = self._drivers.stores_of(migration)
-        if (await of_store(source)).layout is not None:
-            raise MigrationError(
-                f"store {migration.source_store_id!r} has tables of another library, which are not"
-                " cleaned up: delete the tenant's rows there as its owner"
-            )
         home = await of_store(self._drivers.store_of(home_id))
         await identities.check(migration, await of_store(source), await of_store(target))
         fence = await fences.read(home, migration.tenant_id)

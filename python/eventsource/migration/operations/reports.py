@@ -147,6 +147,8 @@ class Reports:
                 here = await identities.of(table)
                 if recorded is not None and here != recorded:
                     return {**described, "unknown": "the address leads to another place now"}
+                if table.layout is not None:
+                    described["tables"] = [each.name for each in table.layout.tables]
                 described["server"] = await table.connection.fetchval("show server_version")
                 described |= await _beside(table, migration, side)
         except (EventSourceError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

@@ -19,6 +19,7 @@ from eventsource.migration.operations.cutovers import Cutovers, refuse_budget
 from eventsource.migration.operations.prospects import Prospect
 from eventsource.migration.repositories.ways_back import WayBack, WaysBack
 from eventsource.migration.states import MigrationState
+from eventsource.migration.tables import fences
 from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
@@ -124,14 +125,7 @@ class Returns(Cutovers):
         """
         way = await self.way_back(migration_id)
         if way is None:
-            move = await self._migrations.get(migration_id)
-            if move.state is not MigrationState.MIGRATED:
-                raise InvalidStateTransitionError(migration_id, move.state, "return")
-            raise MigrationError(
-                f"migration {migration_id} has no way back: it was made without, or by a version"
-                " that had none; move the tenant back with a migration of its own, after `cleanup"
-                f" {migration_id}`"
-            )
+            raise await self._no_way_back(migration_id)
         refuse_newer(way)
         move = await self._migrations.get(migration_id)
         refuse_budget(move.config, max_pause_seconds)
@@ -140,6 +134,20 @@ class Returns(Cutovers):
         elif way.state != "returning":
             raise InvalidStateTransitionError(migration_id, why_not(way), "return")
         return await self._drivers_cutover(way.id, operator, max_pause_seconds)
+
+    async def _no_way_back(self, migration_id: UUID) -> MigrationError:
+        """Why a tenant cannot return in that way, and how it goes back instead."""
+        move = await self._migrations.get(migration_id)
+        if move.state is not MigrationState.MIGRATED:
+            return InvalidStateTransitionError(migration_id, move.state, "return")
+        why, first = "it was made without, or by a version that had none", f"`cleanup {move.id}`"
+        if self._drivers.store_of(move.source_store_id).layout is not None:
+            why = "ways back are kept between tables of our own only"
+            first = f"its old rows are gone: {fences.deleting_old_rows(move.id)}"
+        return MigrationError(
+            f"migration {migration_id} has no way back: {why}; move the tenant back with a"
+            f" migration of its own, after {first}"
+        )
 
     async def refuse_beside_a_way_back(self, tenant_id: TenantId) -> None:
         """A tenant that may still return does not leave in another direction.

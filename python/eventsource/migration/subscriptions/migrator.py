@@ -116,7 +116,21 @@ class SubscriptionMigrator:
             raise PositionMappingError(
                 f"migration {migration_id} moves tenant {migration.tenant_id}, not {tenant_id}"
             )
+        self.refuse_layout(migration)
         return migration
+
+    def refuse_layout(self, migration: Migration) -> None:
+        """Subscriptions read tables of our own, and no other ones.
+
+        Raises:
+            PositionMappingError: the migration moves rows of another library's tables.
+        """
+        if self._mapper.is_of_layout(migration):
+            raise PositionMappingError(
+                f"store {migration.source_store_id!r} has tables of another library, and no"
+                " subscription reads them: the library's own readers begin at the target where you"
+                f" set them; `eventsource-migrate report {migration.id}` says how positions differ"
+            )
 
     async def _migrate(self, migration: Migration, name: str) -> SubscriptionMigrationResult:
         planned: PlannedMigration | None = None

@@ -115,6 +115,11 @@ class PositionMapper:
         self.repository = position_mapping_repo
         self._stores = stores or {}
 
+    def is_of_layout(self, migration: Migration) -> bool:
+        """Whether it moves rows of another library's tables, as far as the stores are known."""
+        store = self._stores.get(migration.source_store_id)
+        return getattr(store, "layout", None) is not None
+
     async def translate(self, migration_id: UUID, source_position: int) -> int:
         """The target checkpoint that stands for a source checkpoint.
 

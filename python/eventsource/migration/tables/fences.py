@@ -321,6 +321,14 @@ async def replace_proof(
         raise MigrationError("the fence that has decided was changed meanwhile; nothing is opened")
 
 
+def deleting_old_rows(migration_id: UUID) -> str:
+    """How rows that a tenant has left in another library's tables go, which no clean-up takes."""
+    return (
+        "as the owner of the tables delete those rows first that refer to others, in a session"
+        f" with `set eventsource.migration = '{migration_id}'`, which its guard lets through"
+    )
+
+
 async def cleaned_at(source: AnyTable, migration_id: UUID) -> datetime | None:
     """When the first old row of a migration went from there in a clean-up, or None."""
     since: datetime | None = await source.connection.fetchval(
