@@ -156,6 +156,9 @@ async def test_a_tenant_goes_back_as_every_verb_says_that_refuses_to_take_it(
             with pytest.raises(asyncpg.PostgresError, match="has moved"):
                 shop.sql("source", f"delete from {each}")
             shop.sql("source", f"do $$ begin {setting}; delete from {each}; end $$")
+        for level in ("count", "hash", "full"):
+            said = shop("verify", "acme", "--level", level, exit_code=1).output
+            assert "there is nothing left to compare with" in said
         shop("run", "acme", "--to", "shared", "--yes")
         assert "consistent: " in shop("verify", "acme", "--level", "full").output
 

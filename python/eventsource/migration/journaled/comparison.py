@@ -19,7 +19,7 @@ from eventsource.counts import counted
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.consistency.wording import what_differs
-from eventsource.migration.errors import ConsistencyError
+from eventsource.migration.errors import ConsistencyError, MigrationError
 from eventsource.migration.journaled import carriage, changes, frames
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.journaled.statements import Statements
@@ -59,6 +59,9 @@ async def compare(
 
     After a move only what the source holds is looked for: what the target has beyond it, and what
     was changed there since, is the application's.
+
+    Raises:
+        MigrationError: nothing is left of what a tenant that has moved had at the source.
     """
     began = time.monotonic()
     layout = source.layout
@@ -82,6 +85,11 @@ async def compare(
         else:
             await looking.rows(table)
     tally = looking.tally
+    if moved and not tally.source and at is not None and at.rows_copied:
+        raise MigrationError(
+            f"the source holds no row of tenant {tenant_id} any more, of {at.rows_copied} that were"
+            " carried: there is nothing left to compare with"
+        )
     return VerificationReport(
         is_consistent=tally.differing == 0,
         level=level,
