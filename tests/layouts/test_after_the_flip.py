@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from tests.support import marten, others
-from tests.support.command_line import CommandLine
+from tests.support.command_line import CommandLine, wait_until
 
 #: A shop that refers to its events by two columns, and whose links have the tenant by reference.
 TABLES = """
@@ -151,14 +151,18 @@ async def test_a_tenant_goes_back_as_every_verb_says_that_refuses_to_take_it(
         ]
         way = shop("way-back", "status", "--tenant=acme", exit_code=1).output
         assert "run --keep-way-back" not in way
-        [setting] = {each for text in said for each in re.findall(r"`(set event[^`]*)`", text)}
+        [setting] = {
+            command for text in said for command in re.findall(r"`(set event[^`]*)`", text)
+        }
         for each in kind.old:
             with pytest.raises(asyncpg.PostgresError, match="has moved"):
                 shop.sql("source", f"delete from {each}")
             shop.sql("source", f"do $$ begin {setting}; delete from {each}; end $$")
+            # Of some of them, too: what is left says nothing.
+            assert "nothing left to compare" in shop("verify", "acme", exit_code=1).output
         for level in ("count", "hash", "full"):
-            said = shop("verify", "acme", "--level", level, exit_code=1).output
-            assert "there is nothing left to compare with" in said
+            compared = shop("verify", "acme", "--level", level, exit_code=1).output
+            assert "there is nothing left to compare with" in compared
         shop("run", "acme", "--to", "shared", "--yes")
         assert "consistent: " in shop("verify", "acme", "--level", "full").output
 
@@ -233,5 +237,38 @@ async def test_a_clean_up_of_all_goes_past_the_tables_of_another_library(
         shop("run", "acme", "--to", "dedicated", "--yes")
         said = shop("cleanup", "--all", "--dry-run").output
         assert "the rows of tenant acme in 'shared' stay" in said
+
+    await _in(KINDS[0], dsns, tmp_path, play)
+
+
+async def test_a_target_that_was_put_back_is_not_opened_from_what_is_left_of_old_rows(
+    dsns: dict[str, str], tmp_path: Path
+) -> None:
+    def play(shop: Shop) -> None:
+        shop("init")
+        shop("run", "acme", "--to", "dedicated", "--yes")
+        migration = shop.json("list")[0]["id"]
+        shop.sql(
+            "source",
+            f"do $$ begin set eventsource.migration = '{migration}';"
+            " delete from mt_events where tenant_id = 'acme' and version = 1; end $$",
+        )
+        guards = shop.sql(
+            "target",
+            "select format('drop trigger %I on %s', tgname, tgrelid::regclass) from pg_trigger"
+            " where tgname ~ '_guard_'",
+        )
+        kept = "mt_streams, mt_events, eventsource_fences, eventsource_copy_progress"
+        for each in (*(row[0] for row in guards), f"truncate {kept}"):
+            shop.sql("target", each)
+        shop("repair", "--yes")
+        working = shop.popen("work")
+        try:
+            wait_until(lambda: "a later state of the target" in shop("status", migration).output)
+        finally:
+            working.terminate()
+            working.wait(30)
+        assert shop.json("list")[0]["state"] == "cutover_paused"
+        assert shop.sql("target", "select from eventsource_fences where state = 'open'") == []
 
     await _in(KINDS[0], dsns, tmp_path, play)

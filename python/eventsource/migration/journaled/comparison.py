@@ -61,13 +61,18 @@ async def compare(
     was changed there since, is the application's.
 
     Raises:
-        MigrationError: nothing is left of what a tenant that has moved had at the source.
+        MigrationError: what a tenant that has moved has left is being deleted.
     """
     began = time.monotonic()
     layout = source.layout
     assert layout is not None
     fence = await fences.read(source, tenant_id)
     moved = fence is not None and fence.role == "source" and fence.state == "moved"
+    if moved and fence and (when := await fences.cleaned_at(source, fence.migration_id)):
+        raise MigrationError(
+            f"the old rows of tenant {tenant_id} were deleted from {when:%Y-%m-%d %H:%M} UTC on:"
+            " there is nothing left to compare with"
+        )
     at = await progress.of_tenant(target, tenant_id)
     agreed = None if at is None else await carriage.read(target, at.migration_id)
     offsets = agreed.offsets if agreed is not None else unmoved(layout.tables)
@@ -85,11 +90,6 @@ async def compare(
         else:
             await looking.rows(table)
     tally = looking.tally
-    if moved and not tally.source and at is not None and at.rows_copied:
-        raise MigrationError(
-            f"the source holds no row of tenant {tenant_id} any more, of {at.rows_copied} that were"
-            " carried: there is nothing left to compare with"
-        )
     return VerificationReport(
         is_consistent=tally.differing == 0,
         level=level,

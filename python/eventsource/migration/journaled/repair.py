@@ -29,7 +29,9 @@ async def carry_out(
 
     Raises:
         ConsistencyError: the target does not hold what the source does.
+        StoreGoneBackError: the source's old rows are being deleted. Nothing was changed.
     """
+    await fences.refuse_cleaned(connections.source, migration)
     target = connections.target
     fence = await fences.of_migration(target, migration.id, "target")
     if fence is None or await progress.read(target, migration.id) is None:

@@ -74,6 +74,9 @@ begin
        and current_setting('eventsource.migration', true) = fence.migration_id::text
        and exists (select from pg_class c where c.oid = fence.table_oid
                    and pg_has_role({schema}.eventsource_caller(), c.relowner, 'usage')) then
+        -- As a clean-up says it of our own table: from here nothing can be carried again.
+        update {schema}.eventsource_fences set cleaned_at = now()
+            where fence_id = fence.fence_id and cleaned_at is null;
         return false;
     end if;
     raise exception 'tenant % has moved to store %', fence.tenant_id, fence.moved_to
