@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from benchmarks.processors import used_by
 from benchmarks.workload import EVENTS_PER_STREAM, FILLER, TENANT, right
 
 LOOK_SECONDS, LONGEST_SECONDS = 0.01, 300.0
@@ -40,13 +41,17 @@ values ($1, $1, 'Order', 'OrderPlaced', $2, 1, now(), 'after', '{}', '{}')
 
 @dataclass(frozen=True, slots=True)
 class Large:
-    """One committed transaction of the tenant; times are of the monotonic clock."""
+    """One committed transaction of the tenant; times are of the monotonic clock.
+
+    ``processor_seconds`` are those of the session that wrote it, at the server.
+    """
 
     name: str
     events: int
     first: int
     seconds: float
     committed_at: float
+    processor_seconds: float
 
     @property
     def last(self) -> UUID:
@@ -58,14 +63,16 @@ async def write_large(source: asyncpg.Connection, events: int) -> Large:
     """``events`` events by one ``INSERT … SELECT`` at the source."""
     name = f"large-{uuid4().hex[:8]}"
     sql = _LARGE.format(per_stream=EVENTS_PER_STREAM, filler=FILLER // 32, tenant=TENANT)
-    began = time.monotonic()
+    session = [source.get_server_pid()]
+    used, began = used_by(session), time.monotonic()
     await source.execute(sql, name, events)
     committed = time.monotonic()
+    used = used_by(session) - used
     first = await source.fetchval(
         "select min(global_position) from events where tenant_id = $1 and actor_id = $2",
         TENANT, name,
     )  # fmt: skip
-    return Large(name, events, first, committed - began, committed)
+    return Large(name, events, first, committed - began, committed, used)
 
 
 async def write_one(source: asyncpg.Connection) -> UUID:
