@@ -324,5 +324,7 @@ def summary_of(report: VerificationReport, of_layout: bool = False) -> str:
         about = "about " if report.streams_estimated else ""
         equal = f"{about}{amount(report.streams_consistent)} of {counted(of_them, 'stream')}"
         said.append(f"{equal} equal")
+    if since := report.rows_changed_since:
+        said.append(f"{counted(since, 'row')} written at the target since left out")
     said += [f"level {report.level}", duration(report.duration_seconds)]
     return ", ".join(said)

@@ -17,6 +17,7 @@ from eventsource.cli.journey import summary_of
 from eventsource.cli.output import amount, columns
 from eventsource.cli.tenants import has_events
 from eventsource.cli.workspace import Workspace
+from eventsource.counts import counted
 from eventsource.migration import (
     ConsistencyVerifier,
     Migration,
@@ -106,8 +107,8 @@ def verify(
                 sample_percentage=share,
                 state_file=state,
             )
-        if report.is_consistent and not (report.source_event_count or report.target_event_count):
-            await _refuse_nothing(at, tenant_id, source_id, target_id, share)
+        if report.is_consistent:
+            await _refuse_nothing(at, tenant_id, source_id, target_id, share, report)
         summary = summary_of(report, of_layout=source_store.layout is not None)
         _show(at, report, summary, source_id, target_id)
         return ExitCode.DONE if report.is_consistent else ExitCode.INCONSISTENT
@@ -151,13 +152,26 @@ async def _refuse_other_places(
 
 
 async def _refuse_nothing(
-    at: Workspace, tenant_id: TenantId, source_id: str, target_id: str, share: float
+    at: Workspace,
+    tenant_id: TenantId,
+    source_id: str,
+    target_id: str,
+    share: float,
+    report: VerificationReport,
 ) -> None:
     """Where no event was compared, that is only right of a tenant that has none yet.
 
     Raises:
-        ConfigError: the sample left all streams out, or nobody knows the tenant.
+        ConfigError: the sample left all streams out, every row was written since the move, or
+            nobody knows the tenant.
     """
+    if 0 < report.source_event_count == report.rows_changed_since:
+        raise ConfigError(
+            f"nothing was compared: all {counted(report.source_event_count, 'row')} at the source"
+            f" are others in {target_id!r}, where they were written since the move"
+        )
+    if report.source_event_count or report.target_event_count:
+        return
     if await has_events(at, tenant_id, source_id):
         if share < 100:
             raise ConfigError(
@@ -188,8 +202,8 @@ def _show(
         at.out.answer(report, said, table)
         return
     sides = (source_id, target_id)
-    counted = (f"{what} {store_id}" for what in ("events", "version") for store_id in sides)
-    headings = ("type", "stream", *counted)
+    numbers = (f"{what} {store_id}" for what in ("events", "version") for store_id in sides)
+    headings = ("type", "stream", *numbers)
     streams = _first(
         headings,
         [

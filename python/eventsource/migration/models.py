@@ -282,6 +282,8 @@ class VerificationReport:
         stream_results: the streams that differ, bounded likewise.
         duration_seconds: how long it took, interruptions left out.
         differences: of tables of a layout, in place of violations: up to 100 rows.
+        rows_changed_since: of tables of a layout, after the move: rows of the source that are
+            others at the target and were written there since, which is no difference.
     """
 
     is_consistent: bool
@@ -295,3 +297,4 @@ class VerificationReport:
     duration_seconds: float
     differences: Sequence[TableDifference] = ()
     streams_estimated: bool = False
+    rows_changed_since: int = 0

@@ -49,6 +49,7 @@ class _Tally:
     source: int = 0
     target: int = 0
     differing: int = 0
+    changed_since: int = 0
     named: list[TableDifference] = field(default_factory=list)
 
 
@@ -101,6 +102,7 @@ async def compare(
         stream_results=(),
         duration_seconds=time.monotonic() - began,
         differences=tuple(tally.named),
+        rows_changed_since=tally.changed_since,
     )
 
 
@@ -172,7 +174,10 @@ class _Comparison:
             apart = {key for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
             apart -= waiting
             if apart and self.moved_by is not None:
-                apart -= await self._changed_since(table, after, upto)
+                changed = await self._changed_since(table, after, upto)
+                # What was written there alone is in no comparison.
+                self.tally.changed_since += len(apart & changed & here.keys())
+                apart -= changed
             if apart and carried != await self._carried():
                 apart = await self._apart_still(table, after, upto, apart)
             self.tally.source += len(here)
@@ -208,8 +213,10 @@ class _Comparison:
     ) -> set[bytes]:
         """Keys of rows that the application has written at the target since the tenant lives there.
 
-        By the transaction that opened the target: what it wrote into the fence is older than those.
-        Of one range, after that was read: of a large tenant all of them are too many to keep.
+        By what the migration wrote last there, which is older than those: the fence that it opened
+        or, should that have been written to since, its progress row. Rows that a rewrite of the
+        table has written again are as young, so what is left out is counted. Of one range, after
+        that was read: of a large tenant all of them are too many to keep.
         """
         statements, shape = self.statements, self.statements.shape
         rows: list[Any] = await self.target.connection.fetch(
@@ -217,9 +224,10 @@ class _Comparison:
             f" from {shape.target.name(table.name)} subject"
             f" where {shape.predicate(table, shape.target)}"
             f" and {statements.within(table, table.key, after, upto, shape.target)}"
-            " and age(subject.xmin) < ("
-            f"select age(f.xmin) from {self.target.fences} f"
-            " where f.migration_id = $1 and f.role = 'target')",
+            " and age(subject.xmin) < (select max(age(mine.at)) from ("
+            f"select xmin as at from {self.target.fences} where migration_id = $1"
+            f" and role = 'target' union all select xmin from {self.target.progress}"
+            " where migration_id = $1) mine)",
             self.moved_by, timeout=timeouts.LONG_STATEMENT_SECONDS,
         )  # fmt: skip
         return {row["key"].encode() for row in rows}
