@@ -9,8 +9,10 @@ from uuid import uuid4
 import pytest
 
 from eventsource.migration.errors import InvalidStateTransitionError, PositionMappingError
+from eventsource.migration.models import Migration
 from eventsource.migration.states import MigrationState
 from eventsource.migration.subscriptions.migrator import SubscriptionMigrator
+from eventsource.migration.subscriptions.plan import PlannedMigration
 from eventsource.migration.subscriptions.positions import PositionMapper
 from eventsource.subscriptions import InMemoryCheckpointRepository
 from eventsource.tenant_ids import as_uuid
@@ -164,6 +166,28 @@ async def test_a_checkpoint_of_an_earlier_stay_is_not_believed() -> None:
     assert "at 4000 is of an earlier stay" in (planned.warning or "")
     await moved.migrate()
     assert await moved.target_position() == 109
+
+
+async def test_of_two_at_once_neither_sets_a_reader_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen the checkpoint of an earlier stay; a reader goes on after the first."""
+    moved = Moved(completed_at=datetime.now(UTC) + timedelta(seconds=1))
+    await moved.checkpoints.save("orders", "shared", 9, moved.tenant)
+    await moved.checkpoints.save("orders", "dedicated", 4_000, moved.tenant)
+    plan = moved.migrator._plan
+    others: list[str] = []
+
+    async def overtaken(migration: Migration, name: str) -> PlannedMigration:
+        planned = await plan(migration, name)
+        if not others:
+            others.append(name)
+            await moved.migrate()
+            await moved.checkpoints.save("orders", "dedicated", 150, moved.tenant)
+        return planned
+
+    monkeypatch.setattr(moved.migrator, "_plan", overtaken)
+    [result] = (await moved.migrate()).results
+    assert (result.created, result.target_position) == (False, 150)
+    assert await moved.target_position() == 150
 
 
 async def test_a_subscription_that_also_reads_all_tenants_of_the_target_is_warned(

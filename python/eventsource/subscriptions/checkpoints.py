@@ -72,9 +72,18 @@ class CheckpointRepository(Protocol):
         ...
 
     async def save_if_absent(
-        self, subscription_name: str, store_id: str, position: int, tenant_id: UUID | None = None
+        self,
+        subscription_name: str,
+        store_id: str,
+        position: int,
+        tenant_id: UUID | None = None,
+        *,
+        over: Checkpoint | None = None,
     ) -> tuple[Checkpoint, bool]:
         """Make the checkpoint unless there is one; what is there stays as it is.
+
+        Args:
+            over: a checkpoint that is replaced, if it has not been saved since it was read.
 
         Returns:
             The checkpoint that holds afterwards, and whether this call made it.
@@ -114,11 +123,17 @@ class InMemoryCheckpointRepository:
         return self._put(subscription_name, store_id, position, tenant_id)
 
     async def save_if_absent(
-        self, subscription_name: str, store_id: str, position: int, tenant_id: UUID | None = None
+        self,
+        subscription_name: str,
+        store_id: str,
+        position: int,
+        tenant_id: UUID | None = None,
+        *,
+        over: Checkpoint | None = None,
     ) -> tuple[Checkpoint, bool]:
         """See `CheckpointRepository.save_if_absent`."""
         kept = self._checkpoints.get((subscription_name, store_id, tenant_id))
-        if kept is not None:
+        if kept is not None and kept != over:
             return kept, False
         return self._put(subscription_name, store_id, position, tenant_id), True
 
@@ -183,13 +198,22 @@ class PostgreSQLCheckpointRepository:
         return kept
 
     async def save_if_absent(
-        self, subscription_name: str, store_id: str, position: int, tenant_id: UUID | None = None
+        self,
+        subscription_name: str,
+        store_id: str,
+        position: int,
+        tenant_id: UUID | None = None,
+        *,
+        over: Checkpoint | None = None,
     ) -> tuple[Checkpoint, bool]:
         """See `CheckpointRepository.save_if_absent`."""
         _check_key(subscription_name, store_id)
         key = (subscription_name, store_id, tenant_id)
         while True:
-            made = await self._fetch("save_if_absent", *key, position)
+            if over is None:
+                made = await self._fetch("save_if_absent", *key, position)
+            else:
+                made = await self._fetch("save_over", *key, position, over.updated_at)
             if made:
                 return made[0], True
             # Someone may remove the row between the two statements; then it is absent again.

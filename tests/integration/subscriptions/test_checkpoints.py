@@ -89,6 +89,18 @@ async def test_save_if_absent_keeps_what_is_there(
         assert (kept.position, created) == (10, False)
 
 
+@pytest.mark.parametrize("tenant", [None, uuid4()])
+async def test_only_what_was_read_is_replaced(
+    repository: CheckpointRepository, tenant: UUID | None
+) -> None:
+    read = await repository.save("orders", "shared", 4_000, tenant)
+    made, created = await repository.save_if_absent("orders", "shared", 10, tenant, over=read)
+    assert (made.position, created) == (10, True)
+    await repository.save("orders", "shared", 20, tenant)
+    kept, created = await repository.save_if_absent("orders", "shared", 10, tenant, over=read)
+    assert (kept.position, created) == (20, False)
+
+
 async def test_a_key_without_name_or_store_is_refused(repository: CheckpointRepository) -> None:
     with pytest.raises(ValueError, match="name of its subscription"):
         await repository.save("", "shared", 1)

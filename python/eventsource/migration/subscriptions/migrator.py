@@ -168,9 +168,7 @@ class SubscriptionMigrator:
     ) -> tuple[Checkpoint, bool]:
         key = planned.subscription_name, migration.target_store_id, planned.translated_position
         tenant_id = as_uuid(migration.tenant_id)
-        if planned.replaces is not None:
-            return await self._checkpoints.save(*key, tenant_id, force=True), True
-        return await self._checkpoints.save_if_absent(*key, tenant_id)
+        return await self._checkpoints.save_if_absent(*key, tenant_id, over=planned.replaces)
 
     async def _plan(self, migration: Migration, name: str) -> PlannedMigration:
         source_store, target_store = migration.source_store_id, migration.target_store_id

@@ -25,6 +25,14 @@ values ($1, $2, $3, $4)
 on conflict (subscription_name, store_id, coalesce(tenant_id::text, '')) do nothing
 returning subscription_name, store_id, tenant_id, position, updated_at
 
+-- name: save_over
+-- Under the row's lock: a reader may have saved it since it was read.
+insert into subscription_checkpoints as kept (subscription_name, store_id, tenant_id, position)
+values ($1, $2, $3, $4)
+on conflict (subscription_name, store_id, coalesce(tenant_id::text, '')) do update
+    set position = excluded.position, updated_at = now() where kept.updated_at = $5
+returning subscription_name, store_id, tenant_id, position, updated_at
+
 -- name: list
 select subscription_name, store_id, tenant_id, position, updated_at
 from subscription_checkpoints
