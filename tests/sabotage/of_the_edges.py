@@ -184,8 +184,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/subscriptions/migrator.py",
-                "save_if_absent(*key, tenant_id)",
-                "save_if_absent(*key)",
+                "save_if_absent(*key, tenant_id, over=planned.replaces)",
+                "save_if_absent(*key, over=planned.replaces)",
             ),
         ),
         (
