@@ -88,10 +88,9 @@ class WaveRepository:
                     await connection.execute(_SQL["leave_stopped"], tenants, by, name)
                     await connection.execute(_SQL["remove_left"], name)
                 await connection.execute(_SQL["create_wave"], wave_id, name, settings.to_json(), by)
-                if taken := await connection.fetch(_SQL["elsewhere"], tenants):
-                    which = ", ".join(f"{row[0]} ({row[1]})" for row in taken)
+                if taken := await _elsewhere(connection, tenants):
                     raise WaveError(
-                        f"tenants of other waves that are not done: {which}; leave them out, or"
+                        f"tenants of other waves that are not done: {taken}; leave them out, or"
                         " finish those waves; one that is stopped gives up what it has not begun"
                         " with --replace"
                     )
@@ -230,10 +229,20 @@ class WaveRepository:
         """Forget what became of the tenants that have not moved; how many those are.
 
         A wave that was done runs again. One that is stopped stays so.
+
+        Raises:
+            WaveError: another wave has got one of them since.
         """
         tenant = None if tenant_id is None else stored(tenant_id)
         async with transaction(self.pool) as connection:
+            await connection.execute(_SQL["lock_plans"])
             await connection.fetch(_SQL["lock"], wave.id)
+            found = await connection.fetch(_SQL["to_retry"], wave.id, tenant)
+            if taken := await _elsewhere(connection, [row["tenant_id"] for row in found]):
+                raise WaveError(
+                    f"other waves that are not done have tenants of {wave.name!r} by now: {taken};"
+                    " name those that shall be tried again one by one, or finish those waves"
+                )
             again = await connection.fetch(_SQL["retry"], wave.id, tenant)
             if again:
                 await connection.execute(
@@ -333,3 +342,9 @@ class WaveRepository:
         elif row["failures_in_row"] >= row["stop_after"]:
             by = f"{row['failures_in_row']} failures in a row"
             await stopping.stop(connection, item.wave_id, by, reason)
+
+
+async def _elsewhere(connection: Executor, tenants: Sequence[str]) -> str:
+    """The first tenants that another wave is about to move, each with its name."""
+    rows = await connection.fetch(_SQL["elsewhere"], tenants)
+    return ", ".join(f"{row[0]} ({row[1]})" for row in rows)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-from eventsource.fleet import Candidate, WaveError, WaveSettings, WaveState
+import pytest
+
+from eventsource.fleet import Candidate, Outcome, WaveError, WaveSettings, WaveState
 from tests.support.application import SOURCE, TARGET
 from tests.support.fleet import items_of, running_wave, waves_in
 from tests.support.waiting import until
@@ -55,3 +57,22 @@ async def test_a_wave_that_is_resumed_does_not_run_without_a_tenant(world: World
     assert set(await items_of(world, new)) == {tenant}
     assert await waves.items(wave) == []
     assert (await waves.get("stopped")).state is WaveState.DONE
+
+
+async def test_no_tenant_is_tried_again_that_another_wave_has(world: World) -> None:
+    """Each would move it, and to stores of their own."""
+    ours, theirs = uuid4(), uuid4()
+    waves, wave = waves_in(world), await running_wave(world, [ours, theirs], "old")
+    for each in (await items_of(world, wave)).values():
+        await waves.record(each, Outcome.REFUSED)
+    assert (await waves.get("old")).state is WaveState.DONE
+    new = await waves.create("new", [Candidate(theirs, SOURCE, TARGET)], WaveSettings())
+    for tenant in (None, theirs):
+        with pytest.raises(WaveError, match=rf"{theirs} \(new\)"):
+            await waves.retry(wave, "ann", tenant)
+        assert (await waves.get("old")).state is WaveState.DONE
+        assert (await items_of(world, wave))[ours].outcome is Outcome.REFUSED
+    assert await waves.retry(wave, "ann", ours) == 1
+    await waves.start(new, "ann")
+    await waves.record((await items_of(world, new))[theirs], Outcome.MOVED)
+    assert await waves.retry(wave, "ann") == 1

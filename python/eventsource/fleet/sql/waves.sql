@@ -130,6 +130,11 @@ where wave_id = $1 and outcome in ('refused', 'failed', 'held')
   and ($2::text is null or tenant_id = $2)
 returning tenant_id
 
+-- name: to_retry
+select tenant_id from migration_wave_items
+where wave_id = $1 and outcome in ('refused', 'failed', 'held')
+  and ($2::text is null or tenant_id = $2)
+
 -- name: note
 update migration_waves
 set history = history || jsonb_build_object(
