@@ -193,7 +193,7 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/repositories/migrations.py",
-                '        await self.pool.execute(_SQL["lock_places"], sorted(limits))\n',
+                '        await self.pool.execute(_SQL["lock_places"], list(limits))\n',
                 "        await asyncio.sleep(0.5)\n",
             ),
             Edit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from uuid import UUID, uuid4
 
 import pytest
@@ -164,6 +165,37 @@ async def test_stores_of_one_server_share_its_places(world: World) -> None:
     assert str(NoPlaceError([server], {server: 1})).startswith(
         f"waiting for a place: the {server} has 1 under way"
     )
+
+
+async def test_names_that_share_a_lock_are_locked_in_one_order(world: World) -> None:
+    """A lock has 32 bits: two stores may have the same one."""
+    pairs = await world.control.fetch(
+        "select min(name) as low, max(name) as high from (select 'store ' || n as name,"
+        " hashtext('store ' || n) as key from generate_series(1, 400000) n) named"
+        " group by key having count(*) = 2"
+    )
+    low, high = next(
+        (one, two)
+        for one, two in itertools.combinations(pairs, 2)
+        if one["low"] < two["high"] and two["low"] < one["high"]
+    )
+    between = max(low["low"], high["low"]) + " and more"
+    holder = await world.connect("control")
+    await holder.execute("begin")
+    await holder.execute("select pg_advisory_xact_lock(1163281236, hashtext($1))", between)
+
+    async def take(*names: str) -> None:
+        async with transaction(world.here.control_pool) as connection:
+            journal = PostgreSQLMigrationRepository(connection)
+            await journal.full_stores(uuid4(), uuid4(), dict.fromkeys(names, 1))
+
+    both = [
+        asyncio.create_task(take(low["low"], between, high["high"])),
+        asyncio.create_task(take(high["low"], between, low["high"])),
+    ]
+    await asyncio.sleep(0.5)
+    await holder.execute("commit")
+    await asyncio.gather(*both)
 
 
 async def _message(world: World, migration_id: UUID) -> str | None:

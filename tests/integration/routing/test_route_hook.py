@@ -173,3 +173,33 @@ async def test_between_two_looks_at_all_routes_only_what_has_changed_lately_is_c
     drivers._all_routes_at = float("-inf")
     await drivers._follow_changed_routes()
     assert await there(world) == VALUES[TARGET]
+
+
+async def test_of_two_that_have_failed_neither_waits_for_the_other(
+    world: World, hook: RouteHook
+) -> None:
+    """Each has its tenants in an order of its own, and has written one when it needs the next."""
+    process = await world.process()
+    first, between, last = tenants = ["a", "m", "z"]
+    failed, error = hook._failed, OSError("the other database is away")
+    await failed(process.control_pool, tenants, error, about=None)
+    holder = await world.connect("control")
+    await holder.execute("begin")
+    await holder.execute(
+        "select from migration_route_hooks where tenant_id = $1 for update", between
+    )
+    both = [
+        asyncio.create_task(failed(process.control_pool, [*order], error, about=None))
+        for order in ((first, between, last), (last, between, first))
+    ]
+    await until(lambda: _waiting(world, 2), "both waiting")
+    await holder.execute("commit")
+    await asyncio.gather(*both)
+
+
+async def _waiting(world: World, wanted: int) -> bool:
+    waiting = await world.control.fetchval(
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        " and datname = current_database()"
+    )
+    return bool(waiting == wanted)

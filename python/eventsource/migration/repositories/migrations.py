@@ -280,7 +280,7 @@ class PostgreSQLMigrationRepository(Requests):
         Inside a transaction: the answer holds until its end. An empty name is all migrations. None
         is full for what is not limited.
         """
-        await self.pool.execute(_SQL["lock_places"], sorted(limits))
+        await self.pool.execute(_SQL["lock_places"], list(limits))
         rows = await self.pool.fetch(
             _SQL["full_stores"], migration_id, list(limits), [*map(str, limits.values())], owner
         )

@@ -99,11 +99,10 @@ where id = $1 and state not in ('migrated', 'rolled_back') and protocol <= $6
 returning id
 
 -- name: lock_places
--- One after the other, in the order in which they are named: two that come at the same moment do not
--- wait for each other.
-select pg_advisory_xact_lock(1163281236, hashtext(name))
-from (select name from unnest($1::text[]) with ordinality as given(name, place)
-      order by place offset 0) as sorted
+-- One after the other, in the order of the locks: two that come at the same moment do not wait for
+-- each other. By their names they would, where two names have one lock.
+select pg_advisory_xact_lock(1163281236, key)
+from (select distinct hashtext(name) as key from unnest($1::text[]) name order by key offset 0) as sorted
 
 -- name: full_stores
 -- Arrays go as text, here and elsewhere: for any other a session asks the catalog first what it is.

@@ -41,6 +41,7 @@ on conflict (tenant_id) do update
 set generation = excluded.generation, error = null, tried_at = now()
 
 -- name: failed
+-- In one order: two processes that have failed do not wait for each other.
 insert into migration_route_hooks (tenant_id, generation, error)
-select tenant, 0, $2 from unnest($1::text[]) tenant
+select tenant, 0, $2 from unnest($1::text[]) tenant order by tenant
 on conflict (tenant_id) do update set error = excluded.error, tried_at = now()
