@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from eventsource.catalog.findings import Finding, warning
-from eventsource.catalog.model import GUARD, TableCatalog, Trigger
+from eventsource.catalog.model import GUARD, Sequence, TableCatalog, Trigger
 from eventsource.identifiers import quote_identifier
 
 #: What the guard, the copy and the proof look a row up by.
@@ -102,6 +102,13 @@ def _diverts(trigger: Trigger) -> bool:
     )  # fmt: skip
 
 
+def lengthened(sequence: Sequence) -> str | None:
+    """What makes it end later; None where no sequence does."""
+    if sequence.most == 2**63 - 1:
+        return None
+    return f"alter sequence {sequence.name} as bigint no maxvalue"
+
+
 def of_the_source(table: TableCatalog) -> Iterator[Finding]:
     """What only matters where the tenant leaves."""
     yield from unguardable(table, "source")
@@ -135,7 +142,7 @@ def of_the_source(table: TableCatalog) -> Iterator[Finding]:
             yield warning(
                 "sequence-end", "source",
                 f"sequence {sequence.name} of the source ends at {sequence.most}, which is near",
-                f"alter sequence {sequence.name} as bigint no maxvalue",
+                lengthened(sequence),
             )  # fmt: skip
 
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from eventsource.catalog import values
 from eventsource.catalog.findings import Finding, warning
 from eventsource.catalog.model import Column, Constraint, Sequence, TableCatalog, Type
-from eventsource.catalog.one_side import MOVES, ROOM, firing, of_the_source, of_the_target
+from eventsource.catalog.one_side import (
+    MOVES,
+    ROOM,
+    firing,
+    lengthened,
+    of_the_source,
+    of_the_target,
+)
 from eventsource.identifiers import qualified, quote_identifier
 
 #: Filled by each side for itself; every pass depends on it.
@@ -46,8 +53,15 @@ class Comparison:
     fires: tuple[str, ...]
 
 
-def compare(source: TableCatalog, target: TableCatalog, *, fire: bool = False) -> Comparison:
-    """Compare them; ``fire`` when the target's triggers are meant to see the carried rows."""
+def compare(
+    source: TableCatalog, target: TableCatalog, *, fire: bool = False, block: bool = True
+) -> Comparison:
+    """Compare them.
+
+    Args:
+        fire: the target's triggers are meant to see the carried rows.
+        block: positions for the tenant have still to be reserved at the target.
+    """
     findings = [*of_the_source(source), *of_the_target(target, fire=fire)]
     carried: list[str] = []
     compared: list[str] = []
@@ -70,7 +84,7 @@ def compare(source: TableCatalog, target: TableCatalog, *, fire: bool = False) -
     findings += _of_the_target_alone(source, target)
     findings += encodings(source, target)
     findings += _constraints(source, target)
-    findings += _sequence_ends(source, target)
+    findings += _sequence_ends(source, target, block=block)
     drawn = tuple(_drawn(source, target, carried))
     findings += _sequence_rights(drawn)
     return Comparison(
@@ -308,22 +322,26 @@ def _drawn(
                 yield sequence, next(iter(here.sequences), None)
 
 
-def _sequence_ends(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
-    """Sequences of the target that end before what a move reserves, and what comes after it."""
+def _sequence_ends(source: TableCatalog, target: TableCatalog, *, block: bool) -> Iterator[Finding]:
+    """Sequences of the target that end before what a move reserves, and what comes after it.
+
+    A block that is reserved lies below what the target's sequence has drawn.
+    """
     for column in target.columns:
         other = source.column(column.name)
         if other is None or values.is_stamp(other):
             continue
         for sequence in column.sequences:
-            used = max(sequence.last or 0, 0) + max(
-                [each.last or 0 for each in other.sequences] or [0]
-            )
-            if column.name == "global_position" and sequence.most - used < MOVES * ROOM:
+            used = max(sequence.last or 0, 0)
+            if block:
+                used += max([each.last or 0 for each in other.sequences] or [0])
+            wanted = MOVES * ROOM if block else ROOM
+            if column.name == "global_position" and sequence.most - used < wanted:
                 yield Finding(
                     "sequence-end", "target",
                     f"sequence {sequence.name} of the target's column {column.name} ends at"
                     f" {sequence.most}: too few numbers are left for a move and what follows it",
-                    f"alter sequence {sequence.name} as bigint no maxvalue",
+                    lengthened(sequence),
                 )  # fmt: skip
             elif column.name != "global_position" and (
                 sequence.increment < 1 or sequence.cycle or not other.sequences

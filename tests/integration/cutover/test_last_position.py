@@ -60,3 +60,28 @@ async def test_a_sequence_that_may_not_be_read_any_more_refuses_the_cutover(
         done = await world.coordinator.initiate_cutover(migration.id)
         assert done.fence_position == last
         await world.close()
+
+
+#: How far the source has come, and where the target's sequence ends.
+LONG_IN_USE = [(2**62, None), (2**63 - 5_000_000_000, None), (3_000_000_000, 8_000_000_000)]
+
+
+@pytest.mark.parametrize(("given", "most"), LONG_IN_USE, ids=["half", "the end", "a limit"])
+async def test_a_move_that_may_begin_may_be_decided_on_and_taken_back(
+    world: World, given: int, most: int | None
+) -> None:
+    """The numbers that are reserved once are not asked for a second time."""
+    sequence = "select pg_get_serial_sequence($1, 'global_position')"
+    if most is not None:
+        name = await world.target.fetchval(sequence, table("target"))
+        await world.target.execute(f"alter sequence {name} maxvalue {most}")
+    await world.source.fetchval(
+        f"select setval(({sequence})::regclass, $2)", table("source"), given
+    )
+    await world.seed(5)
+    process = await world.process(keep_way_back=3600)
+    migration = await world.dual_write(process=process)
+    done = await process.coordinator.initiate_cutover(migration.id)
+    assert done.fence_position == given + 5
+    back = await process.coordinator.return_migration(done.id)
+    assert back.state == "migrated"

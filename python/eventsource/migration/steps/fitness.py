@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from eventsource.migration.models import Migration
 
 
-def refuse(source: TableCatalog, target: TableCatalog, fire: bool) -> Comparison:
+def refuse(source: TableCatalog, target: TableCatalog, fire: bool, *, block: bool) -> Comparison:
     """Compare two catalogs.
+
+    Args:
+        block: the tenant's positions have still to be reserved.
 
     Raises:
         PreflightError: something that would have refused the start is so now.
     """
-    compared = compare(source, target, fire=fire)
+    compared = compare(source, target, fire=fire, block=block)
     problems = [str(each) for each in compared.findings if each.refuses]
     if problems:
         raise PreflightError(problems)
@@ -39,6 +42,6 @@ async def check(connections: DriverConnections, migration: Migration) -> Seen:
         PreflightError: see :func:`refuse`.
     """
     seen = await event_table.seen(connections.source, connections.target)
-    compared = refuse(seen.source, seen.target, migration.config.fires)
+    compared = refuse(seen.source, seen.target, migration.config.fires, block=False)
     await reserved_block.advance(connections.target, compared.drawn)
     return seen

@@ -110,7 +110,8 @@ async def _guard_target(
         # Under the table's lock: what was refused at the start may have come since.
         under_its_lock.append(await event_table.catalog_of(target, "target"))
         if here is not None:
-            fitness.refuse(here, under_its_lock[-1], migration.config.fires)
+            block = await progress.read(target, migration.id) is None
+            fitness.refuse(here, under_its_lock[-1], migration.config.fires, block=block)
         empty = await reserved_block.reserve(
             target, migration, owner, head, origin, is_decided=is_decided
         )
@@ -136,7 +137,7 @@ async def _guard_source(
 
     async def created() -> None:
         here = await event_table.catalog_of(source, "source")
-        compared = fitness.refuse(here, there, migration.config.fires)
+        compared = fitness.refuse(here, there, migration.config.fires, block=False)
         agreed.append((compared, await integrity.shape(source)))
         await failpoints.reach("guard.source.created")
 

@@ -177,7 +177,8 @@ async def look(
         return [OWN_TABLES_ONLY], None
     if seen is None or not seen.is_fresh:
         seen = await event_table.seen(old, home)
-    compared = compare(seen.target, seen.source, fire=fires)
+    # Events that go back get the next positions there.
+    compared = compare(seen.target, seen.source, fire=fires, block=False)
     found = [str(each) for each in compared.findings if each.refuses]
     row = await old.connection.fetchrow(_DRAWN_IN_ORDER, old.name)
     if row is None or not row["fills_itself"] or row["cache"] is None:
