@@ -326,5 +326,7 @@ def summary_of(report: VerificationReport, of_layout: bool = False) -> str:
         said.append(f"{equal} equal")
     if since := report.rows_changed_since:
         said.append(f"{counted(since, 'row')} written at the target since left out")
+    if gone := report.rows_gone_since:
+        said.append(f"{counted(gone, 'row')} gone from the source since left out")
     said += [f"level {report.level}", duration(report.duration_seconds)]
     return ", ".join(said)

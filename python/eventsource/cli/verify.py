@@ -25,11 +25,14 @@ from eventsource.migration import (
     VerificationLevel,
     VerificationReport,
 )
+from eventsource.migration.errors import RetryLaterError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import verification
 from eventsource.migration.tables import identities
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.tenant_ids import TenantId
+
+_BEFORE_A_PROOF = (MigrationState.PENDING, MigrationState.BULK_COPY)
 
 #: Streams and differences that are shown to people; JSON has all that were found.
 MOST_ROWS = 10
@@ -87,7 +90,7 @@ def verify(
         source_id, target_id = _store_ids(at, tenant_id, known, source, to)
         source_store = await at.reach_store(source_id)
         target_store = await at.reach_store(target_id)
-        await _refuse_other_places(known, {source_id: source_store, target_id: target_store})
+        await _refuse_meaningless(known, {source_id: source_store, target_id: target_store})
         config = at.settings.migration
         compared = level or config.verification_level
         share = sample or config.sample_percentage
@@ -134,13 +137,14 @@ def _store_ids(
     return source, target
 
 
-async def _refuse_other_places(
+async def _refuse_meaningless(
     known: Sequence[Migration], stores: Mapping[str, PostgreSQLEventStore]
 ) -> None:
-    """A difference between two other places says nothing of the tenant's move.
+    """A difference between two other places, or before the first pass, says nothing of the move.
 
     Raises:
         StoreMismatchError: a store is not where the newest move between the two had it.
+        RetryLaterError: that move has not carried everything once.
     """
     for migration in reversed(known):
         ids = migration.source_store_id, migration.target_store_id
@@ -148,6 +152,11 @@ async def _refuse_other_places(
         if not given_up and set(ids) == set(stores):
             source, target = [await of_store(stores[each]) for each in ids]
             await identities.check(migration, source, target)
+            if (migration.paused_from or migration.state) in _BEFORE_A_PROOF and ids == (*stores,):
+                raise RetryLaterError(
+                    f"nothing was compared: no pass of migration {migration.id} is finished, so"
+                    " what the target lacks is still to come; ask again when it is in dual_write"
+                )
             return
 
 
@@ -162,16 +171,21 @@ async def _refuse_nothing(
     """Where no event was compared, that is only right of a tenant that has none yet.
 
     Raises:
-        ConfigError: the sample left all streams out, every row was written since the move, or
-            nobody knows the tenant.
+        ConfigError: the sample left all streams out, every row was written since the move, the
+            source has none any more, or nobody knows the tenant.
     """
     if 0 < report.source_event_count == report.rows_changed_since:
         raise ConfigError(
             f"nothing was compared: all {counted(report.source_event_count, 'row')} at the source"
             f" are others in {target_id!r}, where they were written since the move"
         )
-    if report.source_event_count or report.target_event_count:
+    if report.source_event_count:
         return
+    if report.target_event_count:
+        raise ConfigError(
+            f"nothing was compared: {source_id!r} holds no row of tenant {tenant_id}, and what"
+            f" only {target_id!r} has after a move is the application's"
+        )
     if await has_events(at, tenant_id, source_id):
         if share < 100:
             raise ConfigError(

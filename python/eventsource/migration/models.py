@@ -284,6 +284,7 @@ class VerificationReport:
         differences: of tables of a layout, in place of violations: up to 100 rows.
         rows_changed_since: of tables of a layout, after the move: rows of the source that are
             others at the target and were written there since, which is no difference.
+        rows_gone_since: likewise, rows of the target that the source has no more.
     """
 
     is_consistent: bool
@@ -298,3 +299,4 @@ class VerificationReport:
     differences: Sequence[TableDifference] = ()
     streams_estimated: bool = False
     rows_changed_since: int = 0
+    rows_gone_since: int = 0

@@ -234,6 +234,16 @@ def test_verify_does_not_call_nothing_consistent(ready: CommandLine) -> None:
     assert "a sample of 0.01 % holds no stream" in said
 
 
+def test_verify_compares_nothing_before_the_first_pass(ready: CommandLine) -> None:
+    """What is still to come was named as missing, with exit code 4."""
+    ready("start", ready.tenant, "--to", DEDICATED)
+    for level in ("count", "hash", "full"):
+        said = ready("verify", ready.tenant, "--level", level, exit_code=75).output
+        assert "nothing was compared: no pass of migration" in said
+    reverse = ("--from", DEDICATED, "--to", SHARED)
+    ready("verify", ready.tenant, *reverse, exit_code=4)
+
+
 def test_a_difference_is_exit_code_4_and_names_stream_event_and_field(ready: CommandLine) -> None:
     ready("run", ready.tenant, "--to", DEDICATED)
     changed = tamper(ready)

@@ -50,6 +50,7 @@ class _Tally:
     target: int = 0
     differing: int = 0
     changed_since: int = 0
+    gone_since: int = 0
     named: list[TableDifference] = field(default_factory=list)
 
 
@@ -103,6 +104,7 @@ async def compare(
         duration_seconds=time.monotonic() - began,
         differences=tuple(tally.named),
         rows_changed_since=tally.changed_since,
+        rows_gone_since=tally.gone_since,
     )
 
 
@@ -178,6 +180,7 @@ class _Comparison:
                 # What was written there alone is in no comparison.
                 self.tally.changed_since += len(apart & changed & here.keys())
                 apart -= changed
+                self.tally.gone_since += len(apart - here.keys())
             if apart and carried != await self._carried():
                 apart = await self._apart_still(table, after, upto, apart)
             self.tally.source += len(here)
