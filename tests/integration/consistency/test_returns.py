@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from eventsource.migration import (
@@ -18,10 +19,12 @@ from eventsource.migration import (
     CutoverTimeoutError,
     MigrationError,
     VerificationLevel,
+    background,
 )
 from tests.support.application import Process
+from tests.support.owning_role import owning_role
 from tests.support.there_and_back import appended, moved
-from tests.support.worlds.three_databases import World, table
+from tests.support.worlds.three_databases import World, make_world, table
 
 LEVELS = list(VerificationLevel)
 
@@ -158,3 +161,28 @@ async def test_nothing_is_called_different_once_the_old_rows_are_cleaned_up(
     await keeper.coordinator.cleanup(migration.id, backed_up=True)
     with pytest.raises(MigrationError, match="nothing left to compare with"):
         await verifier(keeper, back=back).verify_tenant_consistency(world.tenant, level)
+
+
+async def test_rows_that_are_hidden_are_not_called_equal(
+    source_dsn: str, target_dsn: str, control_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody switches row-level security on at both sides: neither shows the last events."""
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
+    dsns = {"source": source_dsn, "target": target_dsn, "control": control_dsn}
+    async with owning_role(dsns) as role:
+        world = await make_world(role.dsns)
+        keeper = await world.process(keep_way_back="1h", lease_seconds=1.0)
+        migration = await moved(world, keeper, 20)
+        await appended(keeper, world.tenant)
+        await keeper.coordinator.return_migration(migration.id)
+        for side in ("source", "target"):
+            connection = await asyncpg.connect(dsns[side])
+            await connection.execute(
+                f"alter table {table(side)} enable row level security,"
+                f" force row level security; create policy shown on {table(side)}"
+                " using (version <= 2)"
+            )
+            await connection.close()
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await verifier(keeper, back=True).verify_tenant_consistency(world.tenant)
+        await world.close()

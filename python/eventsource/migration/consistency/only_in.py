@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
+from eventsource.migration.consistency import by_event
 from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ async def only_in(
     """The tenant's rows (id, stream, version) that only ``here`` has, by position."""
     position = above
     while True:
-        rows = await here.connection.fetch(
+        rows = await by_event.fetch(
+            here,
             f"select global_position, event_id, aggregate_type, aggregate_id, version"
             f" from {here.name} where tenant_id = $1 and global_position > $2"
             " and global_position <= coalesce($3::bigint, 9223372036854775807)"
@@ -31,7 +33,8 @@ async def only_in(
         if not rows:
             return
         position = rows[-1]["global_position"]
-        found = await there.connection.fetch(
+        found = await by_event.fetch(
+            there,
             f"select event_id from {there.name} where event_id = any ($1::uuid[])",
             [row["event_id"] for row in rows], timeout=LONG_STATEMENT_SECONDS,
         )  # fmt: skip
