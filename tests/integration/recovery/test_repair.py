@@ -16,7 +16,10 @@ from eventsource.migration import (
     PreflightError,
 )
 from eventsource.migration.protocol import FIRST
+from eventsource.migration.recovery.judgement import Judgement
+from eventsource.migration.recovery.repair import Repair
 from eventsource.migration.recovery.report import ChangeKind
+from eventsource.migration.recovery.survey import Survey
 from eventsource.migration.repositories import PostgreSQLPositionMappingRepository
 from tests.support.application import SOURCE, TARGET
 from tests.support.gone_back import Remembered, forget_control, forget_departure
@@ -120,6 +123,35 @@ async def _follows_the_decision(world: World, state: str) -> None:
     found = await world.coordinator.get_migration(done.id)
     assert found.state is MigrationState.MIGRATED
     await world.assert_moved(found)
+
+
+async def test_of_two_repairs_the_slower_one_takes_nothing_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look and its first change the other one is done, and the tenant has moved."""
+    await world.seed(30)
+    migration = await world.dual_write()
+    await world.coordinator.close()
+    await forget_control(world)
+    quick, slow = await world.process(), await world.process()
+    look, seen = Repair.look, 0
+
+    async def overtaken(self: Repair) -> tuple[Survey, Judgement]:
+        nonlocal seen
+        found, seen = await look(self), seen + 1
+        if seen == 1:
+            await quick.coordinator.repair()
+            await quick.coordinator.resume_migration(migration.id)
+            await quick.coordinator.initiate_cutover(migration.id)
+        return found
+
+    monkeypatch.setattr(Repair, "look", overtaken)
+    await slow.coordinator.repair()
+    moved = await world.here.migrations.get(migration.id)
+    assert (moved.state, moved.paused_from) == (MigrationState.MIGRATED, None)
+    route = await world.here.routes.get_routing(world.tenant)
+    assert route is not None
+    assert (route.store_id, route.generation) == (TARGET, 1)
 
 
 async def test_no_route_is_repaired_while_a_driver_is_at_work(world: World) -> None:

@@ -263,7 +263,7 @@ class Repair:
                 step.state if over else _S.PAUSED, None if over else step.state, step.generation,
                 at.position_offset if at is not None and step.returns is None else None, head,
                 survey.identities.get(step.source), survey.identities.get(step.target),
-                step.returns, proof.total if proof is not None else None,
+                step.returns, proof.total if proof is not None else None, step.is_missing,
             ),
             self.operator,
         )  # fmt: skip

@@ -31,7 +31,8 @@ class RestoredMigration:
 
     ``paused_from`` is where one that is not over goes on; ``position_offset`` and
     ``fence_position`` are None when nobody knows them. ``returns`` is the move that it takes back,
-    ``events`` how many it has carried to its end; None while it has not, or nobody knows.
+    ``events`` how many it has carried to its end; None while it has not, or nobody knows. One that
+    ``is_missing`` has no row: should it have got one meanwhile, that is newer.
     """
 
     id: UUID
@@ -47,6 +48,7 @@ class RestoredMigration:
     target_identity: StoreIdentity | None
     returns: UUID | None = None
     events: int | None = None
+    is_missing: bool = False
 
 
 async def write_migration(control: Executor, row: RestoredMigration, operator: str | None) -> None:
@@ -66,9 +68,9 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 row.fence_position,
                 row.source_identity.to_json() if row.source_identity else None,
                 row.target_identity.to_json() if row.target_identity else None, operator,
-                row.returns, FIRST, place, SPOKEN, row.events,
+                row.returns, FIRST, place, SPOKEN, row.events, row.is_missing,
             )  # fmt: skip
-            # One that a newer version has taken over stays as it is, and so does its route.
+            # What stays as it is, because it is newer, keeps its route, too.
             if restored and row.state is not MigrationState.FAILED:
                 await connection.execute(
                     _ROUTES["begin"], stored(row.tenant_id), row.source_store_id,

@@ -348,7 +348,7 @@ with restored as (
             total_events = coalesce($18::bigint, tenant_migrations.total_events),
             progress_percentage = case when $18::bigint is null
                                        then tenant_migrations.progress_percentage else 100 end
-        where tenant_migrations.protocol <= $17
+        where tenant_migrations.protocol <= $17 and not $19::boolean
     returning id
 ), audit as (
     insert into migration_audit_log (migration_id, event_type, details, operator)
