@@ -81,7 +81,11 @@ def _proof(row: Any) -> str:
     if row["bulk_proven"]:
         proven.append("bulk copy")
     if row["last_pass_proven"]:
-        proven.append(f"comparison ({row['verification_level']})")
+        # Who forces a cutover leaves it out, and of a journal that was made again nobody knows.
+        if row["comparison"] in ("before the fence", "done before"):
+            sample = row["sample"] or 100
+            share = "" if sample == 100 else f", a sample of {sample:g} %"
+            proven.append(f"comparison ({row['verification_level']}{share})")
         proven.append("last pass")
     return ", ".join(proven)
 

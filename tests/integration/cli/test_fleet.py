@@ -156,6 +156,33 @@ def test_a_wave_that_there_is_not_is_named(ready: CommandLine) -> None:
     assert "no wave yet" in ready("fleet", "status").output
 
 
+def test_a_report_names_no_comparison_that_was_left_out(three: CommandLine) -> None:
+    planned(three, "--largest", 3)
+    three("fleet", "start", "night")
+    with FleetWorker(three.config, "worker", "--until-done") as worker:
+        assert worker.wait(90) == 0, worker.output()
+    # As `cutover --force` by hand, a sample, and a journal that a repair has made again.
+    of = "where event_type = 'cutover_requested' and migration_id = (select id from"
+    of += " tenant_migrations where tenant_id = '{}')"
+    three.sql(
+        "control",
+        'update migration_audit_log set details = details || \'{"comparison": "left out"}\' '
+        + of.format(three.tenant),
+    )
+    three.sql(
+        "control",
+        "update tenant_migrations set config = config || '{\"sample_percentage\": 10}'"
+        f" where tenant_id = '{three.other}'",
+    )
+    three.sql("control", f"delete from migration_audit_log {of.format(SMALL)}")
+    rows = three.json("fleet", "report", "night")["tenants"]
+    assert [row["proof"] for row in rows] == [
+        "bulk copy, last pass",
+        "bulk copy, comparison (hash, a sample of 10 %), last pass",
+        "bulk copy, last pass",
+    ]
+
+
 def test_a_wave_from_its_plan_to_its_report(three: CommandLine) -> None:
     planned(three, "--largest", 3)
     three("fleet", "start", "night")

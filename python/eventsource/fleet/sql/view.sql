@@ -55,7 +55,11 @@ select i.ordinal, i.tenant_id, i.source_store_id, i.target_store_id, i.outcome, 
        m.generation, m.config ->> 'verification_level' as verification_level,
        coalesce((select true from migration_audit_log a where a.migration_id = i.migration_id
                  and a.event_type = 'state:dual_write' limit 1), false) as bulk_proven,
-       m.state = 'migrated' as last_pass_proven
+       m.state = 'migrated' as last_pass_proven,
+       (select a.details ->> 'comparison' from migration_audit_log a
+        where a.migration_id = i.migration_id and a.event_type = 'cutover_requested'
+        order by a.id desc limit 1) as comparison,
+       (m.config ->> 'sample_percentage')::float8 as sample
 from migration_wave_items i left join tenant_migrations m on m.id = i.migration_id
 where i.wave_id = $1 and i.ordinal > $2 order by i.ordinal limit $3
 
