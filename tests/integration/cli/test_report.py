@@ -35,6 +35,27 @@ def test_a_report_says_what_was_moved_by_whom_and_how_long_writers_waited(
         assert shown in text
 
 
+def test_a_report_names_no_comparison_that_was_left_out(ready: CommandLine) -> None:
+    """Once it was `before the fence`, and saw every difference, of one that was forced as well."""
+    migration = _moved(ready)
+    ready.sql("control", "delete from migration_audit_log where event_type = 'verified'")
+    for comparison, said in (
+        ("before the fence", "level hash: before the fence"),
+        ("left out", "the comparison of both stores: left out"),
+        (None, "the comparison of both stores: not made"),
+    ):
+        change = "delete from migration_audit_log"
+        if comparison is not None:
+            change = (
+                "update migration_audit_log set details ="
+                f" jsonb_set(details, '{{comparison}}', to_jsonb('{comparison}'::text))"
+            )
+        ready.sql("control", f"{change} where event_type = 'cutover_requested'")
+        shown = " ".join(ready("report", migration).output.split())
+        assert said in shown
+        assert ("It does not see" in shown) is (comparison == "before the fence")
+
+
 def test_a_changed_byte_is_noticed_and_an_unknown_report_too(
     ready: CommandLine, tmp_path: Path
 ) -> None:

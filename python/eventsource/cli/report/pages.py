@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from typing import Any
@@ -90,7 +90,7 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     for side in ("source", "target"):
         yield side, _store(report["stores"][side])
     yield "positions", _positions(migration)
-    yield "verification", _verification(report["verification"], unit)
+    yield "verification", _verification(report["verification"], cutover["asked"], unit)
     yield "rehearsals", _rehearsals(report["rehearsals"])
     held, longest = cutover["fence_held_ms"], cutover["longest_wait_of_a_writer_ms"]
     yield "fence held", None if held is None else f"{held:.1f} ms"
@@ -141,7 +141,9 @@ def _positions(migration: Mapping[str, Any]) -> str | None:
     return f"target = source + {migration['position_offset']}{until}"
 
 
-def _verification(found: Mapping[str, Any], unit: str) -> str:
+def _verification(
+    found: Mapping[str, Any], asked: Sequence[Mapping[str, Any]], unit: str
+) -> str:
     sample = found["sample_percentage"]
     share = "" if sample == 100 else f" of {sample:g} % of the streams"
     made = [
@@ -149,12 +151,15 @@ def _verification(found: Mapping[str, Any], unit: str) -> str:
         f" {unit}s, {_local(each['at'])}"
         for each in found["made"]
     ]
+    how = "; ".join(made)
+    if not how:
+        # Who forces a cutover leaves it out, and one that nobody asked for has made none.
+        how = asked[-1].get("comparison", "not known") if asked else "not made"
+        if how != "before the fence":
+            return f"the comparison of both stores: {how}. In every pass {found['every_pass']}"
     blind = found["does_not_see"]
     sees = f"It does not see {blind}" if blind else "It sees every difference in a carried column"
-    return (
-        f"level {found['level']}{share}: {'; '.join(made) or 'before the fence'}. {sees}. In every"
-        f" pass {found['every_pass']}"
-    )
+    return f"level {found['level']}{share}: {how}. {sees}. In every pass {found['every_pass']}"
 
 
 def _rehearsals(found: list[Mapping[str, Any]]) -> str | None:
