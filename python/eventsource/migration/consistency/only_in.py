@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.consistency import by_event
+from eventsource.migration.models import BEFORE_EVERY_POSITION
 from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ PORTION = 20_000
 
 
 async def only_in(
-    here: AnyTable, there: AnyTable, tenant_id: TenantId, above: int = 0, up_to: int | None = None
+    here: AnyTable,
+    there: AnyTable,
+    tenant_id: TenantId,
+    above: int = BEFORE_EVERY_POSITION,
+    up_to: int | None = None,
 ) -> AsyncIterator[Any]:
     """The tenant's rows (id, stream, version) that only ``here`` has, by position."""
     position = above

@@ -18,6 +18,7 @@ from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.consistency import by_event
 from eventsource.migration.errors import ConsistencyError, MigrationError
+from eventsource.migration.models import BEFORE_EVERY_POSITION
 from eventsource.migration.tables import fences, standby
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Cleanup:
         return deleted
 
     async def _portions(self, size: int) -> AsyncIterator[list[Any]]:
-        position = -1
+        position = BEFORE_EVERY_POSITION
         while True:
             rows = await by_event.read(
                 self.old, self.columns,
