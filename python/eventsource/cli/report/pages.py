@@ -141,9 +141,7 @@ def _positions(migration: Mapping[str, Any]) -> str | None:
     return f"target = source + {migration['position_offset']}{until}"
 
 
-def _verification(
-    found: Mapping[str, Any], asked: Sequence[Mapping[str, Any]], unit: str
-) -> str:
+def _verification(found: Mapping[str, Any], asked: Sequence[Mapping[str, Any]], unit: str) -> str:
     sample = found["sample_percentage"]
     share = "" if sample == 100 else f" of {sample:g} % of the streams"
     made = [
