@@ -25,6 +25,7 @@ from eventsource.migration import (
     VerificationLevel,
     VerificationReport,
 )
+from eventsource.migration.consistency.verifier import NAMED
 from eventsource.migration.errors import RetryLaterError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import verification
@@ -34,7 +35,7 @@ from eventsource.tenant_ids import TenantId
 
 _BEFORE_A_PROOF = (MigrationState.PENDING, MigrationState.BULK_COPY)
 
-#: Streams and differences that are shown to people; JSON has all that were found.
+#: Streams and differences that are shown to people; JSON has up to `NAMED` of each.
 MOST_ROWS = 10
 
 _From = Annotated[
@@ -256,4 +257,8 @@ def _first(headings: Sequence[str], rows: Sequence[Sequence[object]], screen: in
     """As many as somebody reads, and how many more there are."""
     shown = columns(headings, rows[:MOST_ROWS], screen)
     more = len(rows) - MOST_ROWS
-    return f"{shown}\nand {amount(more)} more; --json has them\n" if more > 0 else f"{shown}\n"
+    if more <= 0:
+        return f"{shown}\n"
+    if len(rows) < NAMED:
+        return f"{shown}\nand {amount(more)} more; --json has them\n"
+    return f"{shown}\nand at least {amount(more)} more; --json has the first {amount(NAMED)}\n"

@@ -168,6 +168,9 @@ class SubscriptionMigrator:
     ) -> tuple[Checkpoint, bool]:
         key = planned.subscription_name, migration.target_store_id, planned.translated_position
         tenant_id = as_uuid(migration.tenant_id)
+        if planned.replaces is None:
+            # A repository of somebody's own need not know that argument until it is needed.
+            return await self._checkpoints.save_if_absent(*key, tenant_id)
         return await self._checkpoints.save_if_absent(*key, tenant_id, over=planned.replaces)
 
     async def _plan(self, migration: Migration, name: str) -> PlannedMigration:
