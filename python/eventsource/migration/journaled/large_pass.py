@@ -83,7 +83,7 @@ async def _portion(passes: Underway, number: int, given: str) -> int:
     async with transfer.landing():
         if shape.is_parent(table):
             staged = await transfer.stage(table, sent)
-            await transfer.upsert(table, staged)
+            await passes.write_down(number, await transfer.upsert_what_can_be(table, staged))
         elif sent.count:
             await passes.write_down(number, await transfer.write_what_can_be(table, sent))
         held = await transfer.held(
@@ -119,4 +119,4 @@ async def _delete_gone(passes: Underway, number: int, keys: changes.KeptKeys) ->
                 transfer.writing, passes.connections.target, passes.migration.id, passes.owner,
                 passes.agreed,
             )  # fmt: skip
-            await transfer.writing.execute(statements.delete_gone(table, given, staged))
+            await passes.write_down(number, await transfer.delete_what_can_be(table, given, staged))

@@ -27,6 +27,10 @@ TEXTS = ("text", "varchar", "bpchar", "name")
 ORDERED = (*TEXTS, "uuid", "int2", "int4", "int8", "bool", "timestamptz", "timestamp", "date",
            "time", "numeric", "bytea", "inet")  # fmt: skip
 
+#: A foreign key between two tables of the layout: the parent's name, the columns, and those of the
+#: parent.
+Reference = tuple[str, tuple[str, ...], tuple[str, ...]]
+
 _BYTE_BY_BYTE = ('pg_catalog."C"', 'pg_catalog."POSIX"', "pg_catalog.ucs_basic")
 
 # The same on both sides: then texts are in the same order there. Its columns differ by version.
@@ -161,8 +165,8 @@ class Shape:
         type_ = self.type_of(table.name, column)
         return f"subject.{quote_identifier(column)} = {self.tenant}::{type_}"
 
-    def parents_of(self, table: LayoutTable) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-        """Foreign keys of the target's table to tables of the layout: name, columns, referenced."""
+    def parents_of(self, table: LayoutTable) -> list[Reference]:
+        """Foreign keys of the target's table to tables of the layout."""
         found = []
         by_oid = {each.oid: name for name, each in self.target.tables.items()}
         for key in self.target.tables[table.name].constraints:

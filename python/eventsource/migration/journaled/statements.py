@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from eventsource.catalog import forms
 from eventsource.identifiers import quote_identifier, quote_literal
-from eventsource.migration.journaled.shapes import Shape, Side, numbering_of, same_values
+from eventsource.migration.journaled.shapes import (
+    Reference,
+    Shape,
+    Side,
+    numbering_of,
+    same_values,
+)
 
 if TYPE_CHECKING:
     from eventsource.migration.layouts.declaration import LayoutTable
@@ -188,24 +194,57 @@ class Statements:
 
         A row whose key or unique value is taken, and one whose parent is not there yet.
         """
-        there = ["true"]
-        for parent, columns, referenced in self.shape.parents_of(table):
-            nulls = " or ".join(f"subject.{quote_identifier(each)} is null" for each in columns)
-            same = same_values("parent", referenced, columns)
-            if parent != table.name:
-                name = self.shape.target.name(parent)
-                there.append(f"({nulls} or exists (select from {name} parent where {same}))")
+        others = [each for each in self.shape.parents_of(table) if each[0] != table.name]
         names, into = self.column_list(table), self.shape.target.name(table.name)
         insert = f"insert into {into} ({names}) overriding system value select {names} from"
         if self.shape.is_unique_late(table):
             return _row_by_row(insert, staged)
-        return f"{insert} {staged} subject where {' and '.join(there)} on conflict do nothing"
+        there = self._has_parents(others)
+        return f"{insert} {staged} subject where {there} on conflict do nothing"
+
+    def _has_parents(self, references: Sequence[Reference]) -> str:
+        """Whether the target has all that a row of ``subject`` refers to by these."""
+        there = ["true"]
+        for parent, columns, referenced in references:
+            nulls = " or ".join(f"subject.{quote_identifier(each)} is null" for each in columns)
+            same = same_values("parent", referenced, columns)
+            name = self.shape.target.name(parent)
+            there.append(f"({nulls} or exists (select from {name} parent where {same}))")
+        return " and ".join(there)
 
     def left_out(self, table: LayoutTable, staged: str) -> str:
         """Keys of what was staged and the target does not hold as a row of the tenant."""
         key = self.key(table, at_target=True)
         there = self._is_the_tenants(table)
         return f"select {key}::text as key from {staged} subject where not {there}"
+
+    def take_orphans(self, table: LayoutTable, staged: str) -> str:
+        """Take from what was staged the rows that refer to what the target lacks; gives their keys.
+
+        Also to one of their own table that is staged beside them: that one may be taken, too.
+        """
+        there = self._has_parents(self.shape.parents_of(table))
+        key = self.key(table, at_target=True)
+        return f"delete from {staged} subject where not ({there}) returning {key}::text as key"
+
+    def take_referred(self, table: LayoutTable, given: str, staged: str) -> str:
+        """Stage the tenant's rows of these keys that were not staged, and that others refer to;
+        gives their keys."""
+        names = self.column_list(table)
+        used = ["false"]
+        for child in self.shape.layout.tables:
+            for parent, columns, referenced in self.shape.parents_of(child):
+                if parent == table.name:
+                    name = self.shape.target.name(child.name)
+                    same = same_values("child", columns, referenced)
+                    used.append(f"exists (select from {name} child where {same})")
+        same = same_values("kept", table.key, table.key)
+        return (
+            f"insert into {staged} as subject ({names}) select {names} from (select subject.* from"
+            f" {self._found(table, given, self.shape.target)}) subject where ({' or '.join(used)})"
+            f" and not exists (select from {staged} kept where {same})"
+            f" returning {self.key(table, at_target=True)}::text as key"
+        )
 
     def upsert_staged(self, table: LayoutTable, staged: str) -> str:
         """Insert what was staged over the tenant's own rows of the same keys."""

@@ -135,6 +135,30 @@ class Transfer:
         with self.placing(table.name):
             await self.writing.execute(self.statements.upsert_staged(table, staged))
 
+    async def upsert_what_can_be(self, table: LayoutTable, staged: str) -> list[str]:
+        """As :meth:`upsert`, but for rows whose parents are not there yet: the keys of these."""
+        try:
+            async with transaction(self.writing):
+                await self.upsert(table, staged)
+                return []
+        except asyncpg.ForeignKeyViolationError:
+            rows = await self.writing.fetch(self.statements.take_orphans(table, staged))
+            await self.upsert(table, staged)
+            return [row["key"] for row in rows]
+
+    async def delete_what_can_be(self, table: LayoutTable, given: str, staged: str) -> list[str]:
+        """Delete the tenant's rows of these keys that were not staged, but for those that others
+        still refer to: the keys of these."""
+        delete = self.statements.delete_gone(table, given, staged)
+        try:
+            async with transaction(self.writing):
+                await self.writing.execute(delete)
+                return []
+        except asyncpg.ForeignKeyViolationError:
+            rows = await self.writing.fetch(self.statements.take_referred(table, given, staged))
+            await self.writing.execute(delete)
+            return [row["key"] for row in rows]
+
     async def stage(self, table: LayoutTable, given: Rows) -> str:
         """Put rows into a table of this session, until the transaction's end; its name, quoted."""
         shape = self.statements.shape

@@ -1,0 +1,117 @@
+"""What is written while a pass over many keys is under way, to rows that others refer to.
+
+Such a pass reads its keys first, and then the rows as they are: a row may refer to one that came
+later, or be gone together with those that refer to it, and the keys of these are in the next pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from eventsource.migration import MigrationState, background
+from eventsource.migration.journaled import changes, large_pass, passes
+from eventsource.migration.layouts.reading import layout_of
+from tests.support.waiting import until
+from tests.support.worlds.layouts import LayoutWorld, layout_world, rows
+
+TABLES = """
+create table accounts (id bigint primary key, tenant text not null, name text not null);
+create table streams (
+    id bigint primary key, tenant text not null, version int not null default 0,
+    account bigint not null references accounts, cause bigint references streams
+);
+create table events (
+    position bigint generated always as identity primary key, tenant text not null,
+    stream bigint not null references streams
+);
+"""
+
+LAYOUT = layout_of(
+    "three-levels",
+    {
+        "tables": [
+            {"table": "accounts", "key": ["id"], "tenant": "tenant", "written_by": "append"},
+            {"table": "streams", "key": ["id"], "tenant": "tenant", "written_by": "append"},
+            {
+                "table": "events", "events": True, "key": ["position"], "tenant": "tenant",
+                "numbered": {"position": "own"},
+            },
+        ]
+    },
+)  # fmt: skip
+
+MEANWHILE = {
+    "refers to a new one": "insert into accounts values (9, 'acme', 'new');"
+    " update streams set account = 9 where id = 2",
+    "refers to a new one of its table": "insert into streams values (9, 'acme', 0, 1);"
+    " update streams set cause = 9 where id = 2",
+    "is gone with those that refer to it": "delete from events where stream = 2;"
+    " delete from streams where id = 2",
+    "is gone with all levels": "delete from events where stream = 2;"
+    " delete from streams where account = 2; delete from accounts where id = 2",
+    "is gone, and those that referred to it refer to another": "update events set stream = 1"
+    " where stream = 2; delete from streams where id = 2",
+}
+
+
+@pytest.fixture
+async def world(
+    dsns: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LayoutWorld]:
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
+
+    async def make(connection: asyncpg.Connection) -> None:
+        await connection.execute(TABLES)
+
+    async with layout_world(LAYOUT, make, dsns) as opened:
+        await opened.source.execute(
+            "insert into accounts select n, 'acme', 'a' || n from generate_series(1, 4) n;"
+            " insert into streams select n, 'acme', 0, n from generate_series(1, 4) n;"
+            " insert into events (tenant, stream)"
+            " select 'acme', 1 + n % 4 from generate_series(1, 40) n"
+        )
+        yield opened
+
+
+@pytest.mark.parametrize("meanwhile", MEANWHILE)
+async def test_a_row_that_others_refer_to_changes_after_the_keys_were_read(
+    world: LayoutWorld, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    migration = await world.start("acme")
+    await world.reaches(migration, MigrationState.DUAL_WRITE)
+    read, changed = changes.KeptKeys.of, asyncio.Event()
+
+    async def and_change(*given: Any) -> changes.KeptKeys:
+        keys = await read(*given)
+        if sum(keys.counts) and not changed.is_set():
+            await world.source.execute(MEANWHILE[meanwhile])
+            changed.set()
+        return keys
+
+    with monkeypatch.context() as many:
+        many.setattr(changes.KeptKeys, "of", and_change)
+        many.setattr(passes, "EXACT_KEYS", 0)
+        many.setattr(large_pass, "PORTION", 3)
+        await world.source.execute(
+            "begin; update accounts set name = name || '!'; update streams set version = 1; commit"
+        )
+        async with asyncio.timeout(30):
+            await changed.wait()
+        await until(lambda: _same(world), "what was changed")
+    done = await world.coordinators[0].initiate_cutover(migration.id)
+    assert done.state is MigrationState.MIGRATED
+    assert await _same(world)
+
+
+async def _same(world: LayoutWorld) -> bool:
+    return all(
+        [
+            await rows(world.source, table, "true") == await rows(world.target, table, "true")
+            for table in ("accounts", "streams", "events")
+        ]
+    )
