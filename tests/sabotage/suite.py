@@ -26,6 +26,7 @@ from tests.sabotage import (
     of_the_strangers,
     of_the_way_back,
     of_the_witnesses,
+    of_unnoticed_details,
     of_unnoticed_lines,
     of_waiting,
     of_ways_back_again,
@@ -58,4 +59,5 @@ VARIANTS = (
     *of_loading.VARIANTS,
     *of_the_followers.VARIANTS,
     *of_unnoticed_lines.VARIANTS,
+    *of_unnoticed_details.VARIANTS,
 )

@@ -12,6 +12,7 @@ import pytest
 from eventsource.dataplane import DataPlaneError, PassSpec
 from tests.support.waiting import until
 from tests.support.worlds.rows_by_hand import (
+    TARGET_TABLE,
     Gate,
     World,
     bare_world,  # noqa: F401 - the fixture "world"
@@ -228,6 +229,39 @@ async def test_a_driver_that_hangs_does_not_hold_up_the_next_one(world: World) -
     await gate.open()
     assert (await next_one.run(spec)).finished
     await world.assert_moved()
+
+
+async def test_a_driver_that_is_not_the_recorded_one_ends_nobodys_sessions(world: World) -> None:
+    """One that was frozen, and comes back after another one has taken over."""
+    await world.append(50)
+    spec = await world.bulk()
+    session = await world.open()
+    await world.open(owner=uuid4())
+    assert (await session.run(spec)).finished
+    await world.assert_moved()
+
+
+async def test_fresh_positions_are_mapped_as_they_are_drawn_again(world: World) -> None:
+    """The mapping is committed first: what it says of rows that then fail holds no more."""
+    before = await world.snapshot()
+    await world.append(20)
+    spec = await world.start_pass(PassSpec(1, before, None, staged=True))
+    fresh: dict[str, Any] = {"offset": 0, "fresh_positions": True}
+    await world.target.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception 'not now' using errcode = '53100'; end $$;"
+        f'create constraint trigger refuse after insert on "{TARGET_TABLE}"'
+        " deferrable initially deferred for each row execute function refuse()"
+    )
+    with pytest.raises(DataPlaneError, match="not now"):
+        await (await world.open(**fresh)).run(spec)
+    assert len(await world.mappings()) == 20
+    await world.target.execute(f'drop trigger refuse on "{TARGET_TABLE}"')
+    assert (await (await world.open(**fresh)).run(spec)).finished
+    there = await world.target.fetch(f'select event_id, global_position from "{TARGET_TABLE}"')
+    mapped = {event: position for _, position, event in await world.mappings()}
+    assert mapped == dict(map(tuple, there))
+    assert min(mapped.values()) > 20
 
 
 async def test_a_server_that_goes_away_is_a_lost_connection(world: World) -> None:

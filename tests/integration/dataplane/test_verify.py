@@ -121,6 +121,27 @@ async def test_a_missing_and_an_unexpected_row_are_seen_at_every_level(
     assert (other.source_events, other.target_events, other.source_version) == (50, 49, 50)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", ["it's", "back\\slash", "\\'", "two\nlines", "%s {} $1"])
+async def test_a_stream_may_be_of_a_type_with_any_name(world: World, level: str, kind: str) -> None:
+    for side, table in ((world.source, SOURCE_TABLE), (world.target, TARGET_TABLE)):
+        await side.execute(f'update "{table}" set aggregate_type = $1', kind)
+    await world.target.execute(
+        f'delete from "{TARGET_TABLE}" where global_position = $1', 7 + world.config.offset
+    )
+    result = await verify(world, level)
+    assert [(each.kind, each.position) for each in result.violations] == [("missing", 7)]
+    assert [each.aggregate_type for each in result.inconsistent_streams] == [kind]
+    assert (result.streams_verified, result.streams_consistent) == (6, 5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_a_last_version_is_seen_at_every_level(world: World, level: str) -> None:
+    await change_target(world, 50, "version = 51")
+    (violation,) = (await verify(world, level)).violations
+    assert (violation.kind, violation.position, violation.field) == ("different", 50, "version")
+
+
 @pytest.mark.parametrize("level", ["hash", "full"])
 @pytest.mark.parametrize(
     ("change", "field"),

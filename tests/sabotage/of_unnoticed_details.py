@@ -1,0 +1,74 @@
+"""More lines that could go without a test that noticed: the data plane's, and those of SQL."""
+
+from __future__ import annotations
+
+from tests.sabotage.variant import Edit, Variant
+
+_CORE = "rust/core/src"
+_VERIFY = "tests/integration/dataplane/test_verify.py::test_a_"
+_INTERRUPTED = "tests/integration/dataplane/test_interruptions.py::test_"
+
+VARIANTS = (
+    Variant(
+        "counting-without-versions",
+        "a stream whose last version differs is consistent where events are counted",
+        (
+            Edit(
+                f"{_CORE}/verify/count.rs",
+                "(Some(left), Some(right)) if left == right => {",
+                "(Some(left), Some(right))\n"
+                "                if left.stream == right.stream && left.events == right.events =>\n"
+                "            {",
+            ),
+        ),
+        (f"{_VERIFY}last_version_is_seen_at_every_level",),
+    ),
+    Variant(
+        "stream-type-unquoted",
+        "streams of a type with an apostrophe cannot be compared once they differ",
+        (
+            Edit(
+                f"{_CORE}/verify/recheck.rs",
+                "stream.aggregate_type.replace('\\'', \"''\");",
+                "stream.aggregate_type.clone();",
+            ),
+        ),
+        (f"{_VERIFY}stream_may_be_of_a_type_with_any_name",),
+    ),
+    Variant(
+        "stream-type-unescaped",
+        "streams of a type with a backslash count as streams without events once they differ",
+        (
+            Edit(
+                f"{_CORE}/verify/recheck.rs",
+                "kind.replace('\\\\', \"\\\\\\\\\")",
+                "kind",
+            ),
+        ),
+        (f"{_VERIFY}stream_may_be_of_a_type_with_any_name",),
+    ),
+    Variant(
+        "ends-the-owners-sessions",
+        "a driver that comes back ends the sessions of the one that has taken over",
+        (
+            Edit(
+                f"{_CORE}/pass/pipeline.rs",
+                "!config.is_first && progress.is_ours(target.client(), &read_progress).await? {",
+                "!config.is_first {\n            drop(progress);",
+            ),
+        ),
+        (f"{_INTERRUPTED}a_driver_that_is_not_the_recorded_one_ends_nobodys_sessions",),
+    ),
+    Variant(
+        "fresh-position-mapped-once",
+        "the mapping says a position that an event has not got in the end",
+        (
+            Edit(
+                f"{_CORE}/pass/positions.rs",
+                'true => "update set target_position = excluded.target_position",',
+                'true => "nothing",',
+            ),
+        ),
+        (f"{_INTERRUPTED}fresh_positions_are_mapped_as_they_are_drawn_again",),
+    ),
+)
