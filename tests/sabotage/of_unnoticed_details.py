@@ -71,4 +71,28 @@ VARIANTS = (
         ),
         (f"{_INTERRUPTED}fresh_positions_are_mapped_as_they_are_drawn_again",),
     ),
+    *(
+        Variant(
+            f"data-plane-as-the-role-{name}",
+            f"a pass runs {what}, if the role does",
+            (Edit(f"{_CORE}/server/connect.rs", f"    set {setting}; \\\n", ""),),
+            (
+                "tests/integration/dataplane/test_settings.py::test_a_pass_writes_with_its_own_settings",
+            ),
+        )
+        for name, what, setting in (
+            ("flushes", "without a flush at its commits", "synchronous_commit = on"),
+            (
+                "reads",
+                "with a snapshot of its own",
+                "default_transaction_isolation = 'read committed'",
+            ),
+            ("gives-up", "no longer than an application's statement", "statement_timeout = 0"),
+            (
+                "lets-go",
+                "with a transaction that nobody ends",
+                "idle_in_transaction_session_timeout = '30s'",
+            ),
+        )
+    ),
 )
