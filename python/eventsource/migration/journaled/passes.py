@@ -280,8 +280,9 @@ class JournaledPasses(Underway):
         except EXCHANGED as error:
             raise CutoverTimeoutError(
                 self.migration.config.cutover_timeout_seconds,
-                reason="the cutover was given up: rows have exchanged a unique value just before"
-                f" the fence ({error}), which the next pass carries; ask again",
+                reason="the cutover was given up: a row has taken a unique value just before the"
+                f" fence that another one of the target has ({error}); where that is the tenant's,"
+                " too, the next pass carries both, else it fails and says so; ask again",
             ) from error
         self.at = replace(self.at, pass_rows=written, pass_digest=exact.digest)
         return PassOutcome(written, written, time.monotonic() - began, digest=exact.digest)
