@@ -7,6 +7,7 @@ later, or be gone together with those that refer to it, and the keys of these ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from eventsource.migration import MigrationState, background
 from eventsource.migration.journaled import changes, large_pass, passes
+from eventsource.migration.journaled.transfer import Rows, Transfer
+from eventsource.migration.layouts.declaration import LayoutTable
 from eventsource.migration.layouts.reading import layout_of
 from tests.support.waiting import until
 from tests.support.worlds.layouts import LayoutWorld, layout_world, rows
@@ -106,6 +109,46 @@ async def test_a_row_that_others_refer_to_changes_after_the_keys_were_read(
     done = await world.coordinators[0].initiate_cutover(migration.id)
     assert done.state is MigrationState.MIGRATED
     assert await _same(world)
+
+
+async def test_nothing_is_committed_before_a_barrier_that_came_after_its_read(
+    world: LayoutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash of the source takes back what was committed asynchronously and read meanwhile."""
+    migration = await world.start("acme")
+    await world.reaches(migration, MigrationState.DUAL_WRITE)
+    witness = await asyncpg.connect(world.dsns["source"])
+    reads: list[Any] = []
+    order: list[bool] = []
+    read, land = Transfer.read, Transfer.landing
+
+    async def noted(self: Transfer, table: LayoutTable, query: str) -> Rows:
+        found = await read(self, table, query)
+        reads.append(await witness.fetchval("select clock_timestamp()"))
+        return found
+
+    @contextlib.asynccontextmanager
+    async def landing(self: Transfer) -> AsyncIterator[None]:
+        while reads:
+            since = "select max(passed_at) > $1 from eventsource_witnesses"
+            order.append(await witness.fetchval(since, reads.pop()))
+        async with land(self):
+            yield
+
+    with monkeypatch.context() as many:
+        many.setattr(Transfer, "read", noted)
+        many.setattr(Transfer, "landing", landing)
+        many.setattr(passes, "EXACT_KEYS", 0)
+        await world.source.execute(
+            "begin; update streams set version = 1; delete from events where stream = 2;"
+            " delete from streams where id = 2; commit"
+        )
+        await until(lambda: _same(world), "what was changed")
+    await world.coordinators[0].close()
+    await witness.close()
+    # Portions of three tables, and those of two whose rows may be gone.
+    assert order[:3] == [True] * 3
+    assert all(order)
 
 
 async def _same(world: LayoutWorld) -> bool:
