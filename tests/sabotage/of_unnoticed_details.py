@@ -8,6 +8,12 @@ _CORE = "rust/core/src"
 _VERIFY = "tests/integration/dataplane/test_verify.py::test_a_"
 _INTERRUPTED = "tests/integration/dataplane/test_interruptions.py::test_"
 
+_JOURNALED = "python/eventsource/migration/journaled"
+_BARRIERS = (
+    "tests/layouts/test_changes_during_a_pass.py"
+    "::test_nothing_is_committed_before_a_barrier_that_came_after_its_read"
+)
+
 VARIANTS = (
     Variant(
         "counting-without-versions",
@@ -70,6 +76,49 @@ VARIANTS = (
             ),
         ),
         (f"{_INTERRUPTED}fresh_positions_are_mapped_as_they_are_drawn_again",),
+    ),
+    Variant(
+        "layout-portion-without-barrier",
+        "a portion of a pass has what a crash of the source takes back",
+        (
+            Edit(
+                f"{_JOURNALED}/large_pass.py",
+                "    await passes.barrier()\n    async with transfer.landing():\n        if shape",
+                "    async with transfer.landing():\n        if shape",
+            ),
+        ),
+        (_BARRIERS,),
+    ),
+    Variant(
+        "layout-parents-gone-without-barrier",
+        "parents go that a crash of the source brings back",
+        (
+            Edit(
+                f"{_JOURNALED}/large_pass.py",
+                (
+                    "        await passes.barrier()\n"
+                    "        async with transfer.landing():\n            staged"
+                ),
+                "        async with transfer.landing():\n            staged",
+            ),
+        ),
+        (_BARRIERS,),
+    ),
+    Variant(
+        "layout-not-written-down-differs",
+        "what a full journal has not written down counts as a difference",
+        (
+            Edit(
+                f"{_JOURNALED}/comparison.py",
+                "if tally.differing and await looking.is_in_the_dark():",
+                "if False:",
+            ),
+        ),
+        (
+            "tests/layouts/test_journal_size.py::test_what_was_not_written_down_is_no_difference",
+            "tests/layouts/test_journal_size.py"
+            "::test_a_cutover_takes_what_was_not_written_down_for_no_difference",
+        ),
     ),
     *(
         Variant(

@@ -19,7 +19,7 @@ from eventsource.counts import counted
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.consistency.wording import what_differs
-from eventsource.migration.errors import ConsistencyError, MigrationError
+from eventsource.migration.errors import ConsistencyError, MigrationError, RetryLaterError
 from eventsource.migration.journaled import carriage, changes, frames
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.journaled.statements import Statements
@@ -64,6 +64,7 @@ async def compare(
 
     Raises:
         MigrationError: what a tenant that has moved has left is being deleted.
+        RetryLaterError: they differ, and nobody can say whether that is still to be carried.
     """
     began = time.monotonic()
     layout = source.layout
@@ -92,6 +93,12 @@ async def compare(
         else:
             await looking.rows(table)
     tally = looking.tally
+    if tally.differing and await looking.is_in_the_dark():
+        raise RetryLaterError(
+            "source and target cannot be compared now: not every change of the source is written"
+            " down, and everything is carried again, or is still to be copied; compare again when"
+            " that has come to its end"
+        )
     return VerificationReport(
         is_consistent=tally.differing == 0,
         level=level,
@@ -164,6 +171,16 @@ class _Comparison:
             return ()
         at = await progress.of_tenant(self.target, self.statements.shape.tenant_id)
         return () if at is None else (at.pass_number, at.rows_copied, at.proven_snapshot)
+
+    async def is_in_the_dark(self) -> bool:
+        """Whether rows may differ that nobody has written down: the journal had no room for them,
+        or everything is carried anew."""
+        if self.fence_id is None:
+            return False
+        at = await progress.of_tenant(self.target, self.statements.shape.tenant_id)
+        if at is not None and at.proven_snapshot is None:
+            return True
+        return await changes.overflowed(self.source.connection, self.source, self.fence_id)
 
     async def rows(self, table: LayoutTable) -> None:
         """Every row, in ranges of the key."""

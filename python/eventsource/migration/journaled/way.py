@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.errors import PreflightError
+from eventsource.migration.errors import CutoverTimeoutError, PreflightError, RetryLaterError
 from eventsource.migration.journaled import (
     comparison,
     cutover,
@@ -93,10 +93,17 @@ class LayoutTables:
 
         Raises:
             ConsistencyError: they differ.
+            CutoverTimeoutError: nobody can say now whether they do.
         """
-        report = await comparison.compare(
-            connections.source, connections.target, migration.tenant_id, VerificationLevel.FULL
-        )
+        try:
+            report = await comparison.compare(
+                connections.source, connections.target, migration.tenant_id, VerificationLevel.FULL
+            )
+        except RetryLaterError as error:
+            raise CutoverTimeoutError(
+                migration.config.cutover_timeout_seconds,
+                reason=f"the cutover was given up before the fence: {error}",
+            ) from error
         comparison.refuse_differences(report)
 
     async def cutover(
