@@ -48,6 +48,8 @@ LAYOUT = layout_of(
     },
 )  # fmt: skip
 
+TABLE_NAMES = ("accounts", "streams", "events")
+
 MEANWHILE = {
     "refers to a new one": "insert into accounts values (9, 'acme', 'new');"
     " update streams set account = 9 where id = 2",
@@ -151,10 +153,57 @@ async def test_nothing_is_committed_before_a_barrier_that_came_after_its_read(
     assert all(order)
 
 
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "update eventsource_copy_progress set owner = gen_random_uuid()",
+        "update eventsource_fences set state = 'aborting' where role = 'target'",
+    ],
+    ids=["another driver", "an abort"],
+)
+@pytest.mark.parametrize("most", [passes.EXACT_KEYS, 0], ids=["exact", "large"])
+async def test_a_pass_that_is_overtaken_changes_nothing_at_the_target(
+    world: LayoutWorld, monkeypatch: pytest.MonkeyPatch, most: int, meanwhile: str
+) -> None:
+    migration = await world.start("acme")
+    await world.reaches(migration, MigrationState.DUAL_WRITE)
+    land, look, found, landed = Transfer.landing, changes.read, asyncio.Event(), asyncio.Event()
+    before = [await rows(world.target, table, "true") for table in TABLE_NAMES]
+
+    async def noted(*given: Any) -> changes.ChangedKeys | None:
+        keys = await look(*given)
+        if keys is None or keys.count:
+            found.set()
+        return keys
+
+    @contextlib.asynccontextmanager
+    async def landing(self: Transfer) -> AsyncIterator[None]:
+        if found.is_set():
+            await world.target.execute(meanwhile)
+        try:
+            async with land(self):
+                yield
+        finally:
+            if found.is_set():
+                landed.set()
+
+    monkeypatch.setattr(passes, "EXACT_KEYS", most)
+    monkeypatch.setattr(changes, "read", noted)
+    monkeypatch.setattr(Transfer, "landing", landing)
+    await world.source.execute(
+        "begin; update events set stream = 1 where stream = 2; update streams set version = 1;"
+        " commit"
+    )
+    async with asyncio.timeout(30):
+        await landed.wait()
+    await world.stop()
+    assert [await rows(world.target, table, "true") for table in TABLE_NAMES] == before
+
+
 async def _same(world: LayoutWorld) -> bool:
     return all(
         [
             await rows(world.source, table, "true") == await rows(world.target, table, "true")
-            for table in ("accounts", "streams", "events")
+            for table in TABLE_NAMES
         ]
     )

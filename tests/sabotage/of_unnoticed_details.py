@@ -8,6 +8,12 @@ _CORE = "rust/core/src"
 _VERIFY = "tests/integration/dataplane/test_verify.py::test_a_"
 _INTERRUPTED = "tests/integration/dataplane/test_interruptions.py::test_"
 
+_SQL = "python/eventsource/stores/sql"
+_STATES = "tests/layouts/test_guard_states.py::test_"
+_OVERTAKEN = (
+    "tests/layouts/test_changes_during_a_pass.py"
+    "::test_a_pass_that_is_overtaken_changes_nothing_at_the_target"
+)
 _JOURNALED = "python/eventsource/migration/journaled"
 _BARRIERS = (
     "tests/layouts/test_changes_during_a_pass.py"
@@ -119,6 +125,101 @@ VARIANTS = (
             "tests/layouts/test_journal_size.py"
             "::test_a_cutover_takes_what_was_not_written_down_for_no_difference",
         ),
+    ),
+    Variant(
+        "layout-old-snapshot-refused-for-good",
+        "a transaction from before the guard is told to abort the migration",
+        (
+            Edit(
+                f"{_SQL}/journal.sql",
+                "        if not found then\n            raise exception 'the tenant began",
+                "        if false then\n            raise exception 'the tenant began",
+            ),
+        ),
+        (f"{_STATES}a_snapshot_from_before_the_guard_is_sent_back",),
+    ),
+    Variant(
+        "layout-deleted-by-anybody",
+        "who sets the setting deletes the old rows of a layout, whatever the role",
+        (
+            Edit(
+                f"{_SQL}/journal.sql",
+                "pg_has_role({schema}.eventsource_caller(), c.relowner, 'usage')",
+                "c.relowner is not null",
+            ),
+        ),
+        (f"{_STATES}the_setting_alone_lets_nobody_delete_what_has_moved",),
+    ),
+    Variant(
+        "layout-aborting-sends-elsewhere",
+        "writers hear of a move while it is undone",
+        (
+            Edit(
+                f"{_SQL}/journal.sql",
+                "if fence.state in ('open', 'aborting') then",
+                "if fence.state in ('open') then",
+            ),
+        ),
+        (f"{_STATES}who_writes_while_an_abort_takes_the_guard_off_is_not_sent_elsewhere",),
+    ),
+    Variant(
+        "layout-numbers-given-twice",
+        "an abort sets a sequence back that others have drawn from",
+        (
+            Edit(
+                f"{_JOURNALED}/undoing.py",
+                "if now in kept or target.layout.is_whole:",
+                "if True:",
+            ),
+        ),
+        (f"{_STATES}an_abort_sets_no_sequence_back_that_others_have_drawn_from",),
+    ),
+    Variant(
+        "layout-late-abort-deletes",
+        "an abort that comes back deletes the rows of a later migration",
+        (
+            Edit(
+                f"{_JOURNALED}/undoing.py",
+                " and role = 'target' and state = 'aborting')\",",
+                " and role = 'target' and state = 'aborting' or true)\",",
+            ),
+        ),
+        (f"{_STATES}an_abort_that_comes_back_late_deletes_nothing_of_a_later_migration",),
+    ),
+    Variant(
+        "layout-writes-under-an-abort",
+        "a pass writes rows that an abort has just deleted",
+        (
+            Edit(
+                f"{_JOURNALED}/carriage.py",
+                " and f.role = 'target' and f.state = 'closed') returning true",
+                " and f.role = 'target') returning true",
+            ),
+        ),
+        (_OVERTAKEN,),
+    ),
+    Variant(
+        "layout-deletes-for-another-driver",
+        "a driver that was taken over from deletes what its follower has carried",
+        (
+            Edit(
+                f"{_JOURNALED}/large_pass.py",
+                (
+                    "                await carriage.store(\n"
+                    "                    transfer.writing, passes.connections.target,"
+                    " passes.migration.id,\n"
+                    "                    passes.owner, passes.agreed,\n"
+                    "                )  # fmt: skip\n"
+                    "                await transfer.writing.execute(\n"
+                    "                    statements.delete_changed"
+                ),
+                (
+                    "                await transfer.writing.execute(\n"
+                    "                    statements.delete_changed"
+                ),
+            ),
+        ),
+        (_OVERTAKEN,),
     ),
     *(
         Variant(
