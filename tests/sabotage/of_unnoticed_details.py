@@ -8,6 +8,8 @@ _CORE = "rust/core/src"
 _VERIFY = "tests/integration/dataplane/test_verify.py::test_a_"
 _INTERRUPTED = "tests/integration/dataplane/test_interruptions.py::test_"
 
+_RIGHTS = "tests/integration/routing/test_mirror_rights.py::test_"
+_TIMES = "tests/integration/afterwards/test_other_tenants_and_times.py::test_"
 _SQL = "python/eventsource/stores/sql"
 _STATES = "tests/layouts/test_guard_states.py::test_"
 _OVERTAKEN = (
@@ -180,8 +182,8 @@ VARIANTS = (
         (
             Edit(
                 f"{_JOURNALED}/undoing.py",
-                " and role = 'target' and state = 'aborting')\",",
-                " and role = 'target' and state = 'aborting' or true)\",",
+                'f" and exists (select from {target.fences} where migration_id = $1"',
+                'f" or exists (select from {target.fences} where migration_id = $1"',
             ),
         ),
         (f"{_STATES}an_abort_that_comes_back_late_deletes_nothing_of_a_later_migration",),
@@ -220,6 +222,54 @@ VARIANTS = (
             ),
         ),
         (_OVERTAKEN,),
+    ),
+    Variant(
+        "mirrors-under-an-abort",
+        "the mirror writes where an abort has deleted, or where the tenant writes itself",
+        (
+            Edit(
+                f"{_SQL}/mirror.sql",
+                "and role = 'target' and state = 'closed' and mirrored",
+                "and role = 'target' and mirrored",
+            ),
+        ),
+        (f"{_RIGHTS}nothing_is_mirrored_to_a_target_that_is_not_closed",),
+    ),
+    Variant(
+        "mirrors-other-tenants",
+        "who may insert writes rows of any tenant past the guard",
+        (
+            Edit(
+                f"{_SQL}/mirror.sql",
+                "where (r ->> %7$s)::uuid = $3\n              -- What",
+                "where $3 is not null\n              -- What",
+            ),
+        ),
+        (f"{_RIGHTS}rows_of_another_tenant_are_not_mirrored",),
+    ),
+    Variant(
+        "way-back-for-everybody",
+        "a way back lets rows of other tenants through that have moved",
+        (
+            Edit(
+                f"{_SQL}/guard.sql",
+                "where w.lock_id = lock and w.role = 'target'",
+                "where w.role = 'target'",
+            ),
+        ),
+        (f"{_TIMES}a_way_back_lets_no_row_of_another_tenant_through",),
+    ),
+    Variant(
+        "hidden-since-the-first-time",
+        "readers never see what a tenant wrote between two moves away",
+        (
+            Edit(
+                f"{_SQL}/feed.sql",
+                "select f.tenant_id::uuid, max(m.source_head)",
+                "select f.tenant_id::uuid, min(m.source_head)",
+            ),
+        ),
+        (f"{_TIMES}who_left_twice_hides_nothing_of_the_time_between",),
     ),
     *(
         Variant(
