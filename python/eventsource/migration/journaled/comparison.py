@@ -174,7 +174,7 @@ class _Comparison:
 
     async def is_in_the_dark(self) -> bool:
         """Whether rows may differ that nobody has written down: the journal had no room for them,
-        or everything is carried anew."""
+        or everything is carried again."""
         if self.fence_id is None:
             return False
         at = await progress.of_tenant(self.target, self.statements.shape.tenant_id)
