@@ -8,8 +8,8 @@ deadlock with writers who write both.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from eventsource.catalog.model import GUARD
@@ -32,17 +32,48 @@ IN_THE_CONDITION = 16
 
 KINDS = ("insert", "update", "delete", "cascade", "truncate")
 
+_PLACES = """
+select format('%I.%I', n.nspname, c.relname) as name
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.oid = to_regclass($1) or c.oid in (
+    select t.tgrelid from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+    join pg_namespace s on s.oid = p.pronamespace
+    where t.tgparentid = 0 and s.nspname = $2 and p.proname = any ($3::text[]))
+order by c.oid is distinct from to_regclass($1), c.oid
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A layout's tables in one database."""
+    """A layout's tables in one database.
+
+    Attributes:
+        places: where each table is (quoted, qualified), when they were looked for: by its name,
+            and by the triggers that it got under another one.
+    """
 
     table: OwnTable
     layout: Layout
+    places: Mapping[str, Sequence[str]] | None = None
+
+    async def found(self, fence: Fence) -> Guarded:
+        """The same where the tables are now: somebody may have renamed or dropped them since."""
+        places = {}
+        for each in self.layout.tables:
+            rows: list[Any] = await self.table.connection.fetch(
+                _PLACES, self.table.beside(each.name), self.table.address.schema,
+                [self.function(each), self._arrival(each, fence)],
+            )  # fmt: skip
+            places[each.name] = [row["name"] for row in rows]
+        return replace(self, places=places)
+
+    def places_of(self, table: LayoutTable) -> Sequence[str]:
+        """Where a table is, as far as that was looked for; none when it was dropped."""
+        return [self.table.beside(table.name)] if self.places is None else self.places[table.name]
 
     def name(self, table: LayoutTable) -> str:
         """Quoted and qualified."""
-        return self.table.beside(table.name)
+        return next(iter(self.places_of(table)), self.table.beside(table.name))
 
     def tenant_of(self, table: LayoutTable, row: str) -> str:
         """The tenant of ``old`` or ``new``, as an SQL expression of type text."""
@@ -87,10 +118,11 @@ class Guarded:
         To drop a trigger takes the strongest lock, so that is asked for at once. A writer that has
         read the table would wait for us to release a weaker one, and we for the writer.
         """
-        name = self.name(table)
+        name, places = self.name(table), self.places_of(table)
         drops = not await self._fences() and bool(await self._drops(table))
         mode = "access exclusive" if drops else "share row exclusive"
-        await self.table.connection.execute(f"lock table {name} in {mode} mode")
+        if places:
+            await self.table.connection.execute(f"lock table {', '.join(places)} in {mode} mode")
         fences = await self._fences()
         if not fences:
             triggers = await self._drops(table)
@@ -98,6 +130,8 @@ class Guarded:
             # here as well.
             if drops or not triggers:
                 await self._drop(table, triggers)
+            return
+        if not places:
             return
         literal = quote_literal(json.dumps(fences, ensure_ascii=False))
         body = bodies.ROW_FUNCTION.format(
@@ -221,7 +255,7 @@ class Guarded:
         """Statements that drop the triggers that are there: to drop one waits for readers, also
         when there is none."""
         return await partitions.drops(
-            self.table.connection, self.name(table), [GUARD + kind for kind in KINDS]
+            self.table.connection, self.places_of(table), [GUARD + kind for kind in KINDS]
         )
 
     async def _drop(self, table: LayoutTable, triggers: list[str]) -> None:
@@ -230,7 +264,7 @@ class Guarded:
             for kind in ("journal", "cascade", "truncate")
         ]
         await self.table.connection.execute(";".join(triggers + functions))
-        await watching.unmade(self.table, self.name(table))
+        await watching.unmade(self.table, self.places_of(table))
 
     # -- the target ---------------------------------------------------------------------------
 
@@ -271,7 +305,7 @@ class Guarded:
         """In the caller's transaction: the tenant has arrived, or does not come."""
         function = self.table.beside(self._arrival(table, fence))
         drops = await partitions.drops(
-            self.table.connection, self.name(table),
+            self.table.connection, self.places_of(table),
             [f"{GUARD}{fence.fence_id}_{kind}" for kind in ("arrival", "truncate")],
         )  # fmt: skip
         for each in (function, self.table.beside(f"{self._arrival(table, fence)}_truncate")):

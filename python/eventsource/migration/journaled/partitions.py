@@ -82,6 +82,14 @@ async def below(connection: Executor, names: Sequence[str], kinds: str = "rp") -
     return [row["name"] for row in rows if row["kind"] in kinds]
 
 
+async def missing(connection: Executor, names: Sequence[str]) -> list[str]:
+    """Those of these tables (quoted, qualified) that are not there."""
+    rows: list[Any] = await connection.fetch(
+        "select name from unnest($1::text[]) name where to_regclass(name) is null", list(names)
+    )
+    return [row["name"] for row in rows]
+
+
 async def leaves(table: AnyTable, oids: Iterable[int]) -> list[tuple[str, LayoutTable]]:
     """Of these partitions, those with rows: name (quoted, qualified) and table of the layout."""
     assert table.layout is not None
@@ -134,8 +142,8 @@ def triggers(names: Iterable[str], trigger: str, function: str) -> list[str]:
     ]
 
 
-async def drops(connection: Executor, name: str, triggers: Sequence[str]) -> list[str]:
-    """Statements that drop these triggers of a table, and those of its leaves' own."""
+async def drops(connection: Executor, names: Sequence[str], triggers: Sequence[str]) -> list[str]:
+    """Statements that drop these triggers of tables, and those of their leaves' own."""
     rows: list[Any] = await connection.fetch(
         f"{TREE} select"
         " format('drop trigger %I on %I.%I', g.tgname, n.nspname, c.relname) as statement"
@@ -143,7 +151,7 @@ async def drops(connection: Executor, name: str, triggers: Sequence[str]) -> lis
         " join pg_namespace n on n.oid = c.relnamespace"
         " join pg_trigger g on g.tgrelid = t.oid and g.tgparentid = 0"
         " where g.tgname = any ($2::text[]) order by c.oid, g.tgname",
-        [name], list(triggers),
+        list(names), list(triggers),
     )  # fmt: skip
     return [row["statement"] for row in rows]
 

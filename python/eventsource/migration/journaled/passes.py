@@ -35,6 +35,7 @@ from eventsource.migration.journaled import (
     loading,
     numbers,
     overflow,
+    preparation,
     watching,
 )
 from eventsource.migration.journaled.exact_pass import ExactPass
@@ -197,6 +198,9 @@ class JournaledPasses(Underway):
             return await self.first()
         is_gapless = not (await self._has_forgotten() or await overflow.happened(self))
         if not is_gapless or not await self._is_known():
+            # Otherwise it would be once more, when the next driver makes the guard fire.
+            if not await preparation.mend_source(self):
+                return None
             await self.begin_again()
             return await self.first()
         try:
@@ -351,7 +355,12 @@ class JournaledPasses(Underway):
         self.transfer.statements = replace(known, shape=shape)
 
     async def begin_again(self) -> None:
-        """Writes may have passed the guard by: everything is carried again."""
+        """Writes may have passed the guard by: everything is carried again.
+
+        Raises:
+            StoreSchemaError: the target does not take it, and keeps what it has until it does.
+        """
+        await self._look_again()
         await first_pass.empty(self)
         self.agreed = self.agreed.at(0, (), None)
         await progress.begin_again(

@@ -9,6 +9,7 @@ import asyncpg
 
 from eventsource.catalog import reading
 from eventsource.catalog.findings import warning
+from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import (
@@ -86,7 +87,11 @@ async def examine(
                 )
     if findings.problems:
         return None
-    shape = await shapes.of(source, target, layout, tenant_id)
+    try:
+        shape = await shapes.of(source, target, layout, tenant_id)
+    except StoreSchemaError as error:
+        findings.problems.append(str(error))
+        return None
     findings.note(*ownership.in_bytes(shape), *await ownership.counted_densely(source, shape))
     findings.note(*catalogs.of(shape, fire))
     await leaves.check(source, target, layout, findings, fire=fire)

@@ -37,6 +37,7 @@ from eventsource.tenant_ids import stored
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.journaled.underway import Underway
     from eventsource.migration.layouts.declaration import LayoutTable
     from eventsource.migration.models import Migration
     from eventsource.migration.tables.fences import Fence
@@ -99,8 +100,14 @@ async def prepare(
 
 
 async def mend(table: Guarded, fence: Fence, tenant: str, carry_on: Callable[[], bool]) -> None:
-    """Make again what others have taken away since; looked at without a lock first."""
+    """Make again what others have taken away since; looked at without a lock first.
 
+    Raises:
+        StoreSchemaError: a table is not there any more; it is waited for.
+    """
+    names = [table.name(each) for each in table.layout.tables]
+    if missing := await partitions.missing(table.table.connection, names):
+        raise shapes.not_there(table.layout, fence.role, missing)
     if fence.role == "source":
         if await watching.weak(table.table) or await partitions.uncovered(table.table):
             await table.each(table.renew, fence, carry_on)
@@ -116,6 +123,22 @@ async def mend(table: Guarded, fence: Fence, tenant: str, carry_on: Callable[[],
                     await deferred_indexes.hold_others_off(table.table, fence, each.name)
 
             await table.each(close, fence, carry_on)
+
+
+async def mend_source(passes: Underway) -> bool:
+    """As :func:`mend` of the source, amid its passes; False when they were asked to stop."""
+    source, migration = passes.connections.source, passes.migration
+    fence = await fences.of_migration(source, migration.id, "source")
+    assert fence is not None
+    assert source.layout is not None
+    try:
+        await mend(
+            Guarded(source, source.layout), fence, stored(migration.tenant_id),
+            lambda: not passes.session.stopping,
+        )  # fmt: skip
+    except brief_locks.LockNeverGranted:
+        return False
+    return True
 
 
 async def count_tenant(source: AnyTable, shape: Shape, most: int | None) -> int | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from eventsource.catalog import reading, values
 from eventsource.catalog.model import Column, Constraint, TableCatalog
+from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import qualified, quote_identifier, quote_literal
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
-from eventsource.migration.errors import PreflightError
 from eventsource.tenant_ids import TenantId, stored
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ class Side:
     sorting: str = ""
 
     def name(self, table: str) -> str:
-        """Quoted and qualified."""
-        return qualified(self.schema, table)
+        """Quoted and qualified; under another name where it was looked for by its guard."""
+        found = self.tables.get(table)
+        return qualified(self.schema, table) if found is None else found.sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,23 @@ class Shape:
             if key.type == "f" and key.enforced and key.references not in ours
         ]
 
+    def lacks(self, table: LayoutTable) -> list[str]:
+        """What the target lacks of what tells a table's rows of the tenant: tables and columns."""
+        there = self.target.tables.get(table.name)
+        if there is None:
+            return [self.target.name(table.name)]
+        tenancy, lacking = table.tenancy, []
+        named = [*table.key, *([tenancy.column] if tenancy.column else ())]
+        if tenancy.through is not None:
+            parent = self.layout.table(tenancy.through.table)
+            named += tenancy.through.columns
+            lacking = self.lacks(parent)
+        return lacking + [
+            f"{there.sql}.{quote_identifier(name)}"
+            for name in dict.fromkeys(named)
+            if there.column(name) is None
+        ]
+
     def is_parent(self, table: LayoutTable) -> bool:
         """Whether rows of the target's tables refer to those of this one."""
         return any(
@@ -247,7 +265,7 @@ async def of(source: AnyTable, target: AnyTable, layout: Layout, tenant_id: Tena
     """Read both catalogs.
 
     Raises:
-        PreflightError: a table is missing.
+        StoreSchemaError: a table is missing; it is waited for where a tenant is under way.
     """
     here, there = await asyncio.gather(
         _side(source, layout, "source"), _side(target, layout, "target")
@@ -261,15 +279,35 @@ async def of_one(table: AnyTable, layout: Layout, tenant_id: TenantId) -> Shape:
     return Shape(layout, tenant_id, side, side)
 
 
-async def _side(table: AnyTable, layout: Layout, side: str) -> Side:
+async def of_places(
+    table: AnyTable, layout: Layout, tenant_id: TenantId, places: Mapping[str, str]
+) -> Shape:
+    """As :func:`of_one`, of those tables that are there, under the names that they have now."""
+    side = await _side(table, layout, "target", places)
+    return Shape(layout, tenant_id, side, side)
+
+
+def not_there(layout: Layout, side: str, names: Iterable[str]) -> StoreSchemaError:
+    """What is said of tables (quoted, qualified) that one side lacks."""
+    missing = "; ".join(f"the {side} has no table {name}" for name in names)
+    return StoreSchemaError(
+        f"{missing}, which layout {layout.name!r} names: give it its name back or put it there, or"
+        " abort what is under way"
+    )
+
+
+async def _side(
+    table: AnyTable, layout: Layout, side: str, places: Mapping[str, str] | None = None
+) -> Side:
+    if places is None:
+        places = {each.name: table.beside(each.name) for each in layout.tables}
     found, missing = {}, []
-    for each in layout.tables:
-        name = qualified(table.address.schema, each.name)
-        catalog = await reading.read(table.connection, name)
+    for name, place in places.items():
+        catalog = await reading.read(table.connection, place)
         if catalog is None:
-            missing.append(f"the {side} has no table {name}, which layout {layout.name!r} names")
+            missing.append(place)
         else:
-            found[each.name] = catalog
+            found[name] = catalog
     if missing:
-        raise PreflightError(missing)
+        raise not_there(layout, side, missing)
     return Side(table.address.schema, found, str(await table.connection.fetchval(_SORTING)))

@@ -8,12 +8,13 @@ from uuid import UUID
 import asyncpg
 
 from eventsource import failpoints
+from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import StoreGoneBackError
 from eventsource.migration.journaled import carriage, changes, rescue
 from eventsource.migration.journaled.guards import Guarded
-from eventsource.migration.journaled.shapes import of as shape_of
+from eventsource.migration.journaled.shapes import Shape, of_places
 from eventsource.migration.steps import decision
 from eventsource.migration.tables import (
     brief_locks,
@@ -64,7 +65,7 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
         if gone_back and agreed is not None:
             await _keep_lost(connections, migration, agreed)
         await progress.spoil(target, migration.id)
-        await _delete_rows(connections, migration)
+        await _delete_rows(connections, migration, closed)
         # Over no rows: that is quick.
         await deferred_indexes.build(target, (), migration, closed)
         await failpoints.reach("abort.rows.committed")
@@ -117,7 +118,7 @@ async def remove_guards(table: OwnTable, migration: Migration) -> bool:
         return False
     await failpoints.reach("layout.abort.committed")
     assert table.layout is not None
-    guarded = Guarded(table, table.layout)
+    guarded = await Guarded(table, table.layout).found(fence)
     await guarded.each(guarded.renew, fence, readers=True)
     await failpoints.reach("abort.guard.dropped")
     await changes.forget(table, fence.fence_id)
@@ -148,30 +149,55 @@ async def _end_deciding(table: OwnTable, fence: Fence) -> bool:
     return changed
 
 
-async def _delete_rows(connections: DriverConnections, migration: Migration) -> None:
-    """Portion by portion, children first, each with a look at the fence."""
-    source, target = connections.source, connections.target
+async def _delete_rows(connections: DriverConnections, migration: Migration, closed: Fence) -> None:
+    """Portion by portion, children first, each with a look at the fence.
+
+    Raises:
+        StoreSchemaError: nothing tells the rows of a table any more.
+    """
+    target = connections.target
     assert target.layout is not None
-    shape = await shape_of(source, target, target.layout, migration.tenant_id)
+    guarded = await Guarded(target, target.layout).found(closed)
+    places = {each.name: guarded.places_of(each) for each in target.layout.tables}
+    there = {name: found[0] for name, found in places.items() if found}
     for table in reversed(target.layout.tables):
-        key = ", ".join(map(quote_identifier, table.key))
-        while True:
-            # Its session is gone if the source went back meanwhile.
-            await source.connection.fetchval("select 1")
-            tag = await target.connection.execute(
-                f"delete from {shape.target.name(table.name)} where ({key}) in (select {key} from"
-                f" {shape.rows(table, shape.target)} mine limit {AT_A_TIME})"
-                f" and exists (select from {target.fences} where migration_id = $1"
-                " and role = 'target' and state = 'aborting')",
-                migration.id, timeout=timeouts.LONG_STATEMENT_SECONDS,
-            )  # fmt: skip
-            if tag == "DELETE 0":
-                break
+        # A table that somebody has put in the place of another does not have all of them.
+        for place in places[table.name]:
+            # As the target has them: the source may have dropped a table, or changed it.
+            shape = await of_places(
+                target, target.layout, migration.tenant_id, {**there, table.name: place}
+            )
+            if lacking := shape.lacks(table):
+                raise StoreSchemaError(
+                    f"rows of {place} at the target are deleted, and it lacks"
+                    f" {', '.join(lacking)}, which tells them: give it that name back, and the"
+                    " abort goes on by itself"
+                )
+            await _delete(connections, migration, table, shape)
+
+
+async def _delete(
+    connections: DriverConnections, migration: Migration, table: LayoutTable, shape: Shape
+) -> None:
+    source, target = connections.source, connections.target
+    key = ", ".join(map(quote_identifier, table.key))
+    while True:
+        # Its session is gone if the source went back meanwhile.
+        await source.connection.fetchval("select 1")
+        tag = await target.connection.execute(
+            f"delete from {shape.target.name(table.name)} where ({key}) in (select {key} from"
+            f" {shape.rows(table, shape.target)} mine limit {AT_A_TIME})"
+            f" and exists (select from {target.fences} where migration_id = $1"
+            " and role = 'target' and state = 'aborting')",
+            migration.id, timeout=timeouts.LONG_STATEMENT_SECONDS,
+        )  # fmt: skip
+        if tag == "DELETE 0":
+            break
 
 
 async def _open_again(target: OwnTable, closed: Fence) -> None:
     assert target.layout is not None
-    guarded = Guarded(target, target.layout)
+    guarded = await Guarded(target, target.layout).found(closed)
 
     async def drop(table: LayoutTable) -> None:
         await guarded.drop_arrival(table, closed)

@@ -116,12 +116,13 @@ async def made(table: AnyTable, name: str, *, was_weak: bool) -> None:
     )  # fmt: skip
 
 
-async def unmade(table: AnyTable, name: str) -> None:
-    """In the transaction that drops them."""
+async def unmade(table: AnyTable, names: Sequence[str]) -> None:
+    """In the transaction that drops them; tables that are no more have none either."""
     await table.connection.execute(
         f"delete from {table.beside('eventsource_changes')} where fence_id = {MADE}"
-        " and (key ->> 'table')::oid = $1::text::regclass::oid",
-        name,
+        " and ((key ->> 'table')::oid in (select to_regclass(n) from unnest($1::text[]) n)"
+        " or not exists (select from pg_class c where c.oid = (key ->> 'table')::oid))",
+        list(names),
     )
 
 

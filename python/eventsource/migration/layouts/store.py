@@ -63,7 +63,7 @@ class LayoutStore(PostgreSQLEventStore):
         if schema is None:
             raise StoreSchemaError(
                 f"layout {self.layout.name!r} names {self.table}, which the search path of this"
-                " database does not lead to: name its schema"
+                " database does not lead to: name its schema, or give the table its name back"
             )
         return str(schema)
 
