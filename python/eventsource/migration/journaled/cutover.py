@@ -76,6 +76,8 @@ class JournaledCutover(Cutover):
         assert layout is not None
         main = layout.main
         own = next((each for each in main.numbered if each.like is None), None)
+        shape = passes.transfer.statements.shape
+        await numbers.keep_ahead(connections.target, shape, passes.agreed.last)
         sequence = None
         if own is not None:
             sequence = await numbers.sequence_of(connections.source, main, own, migration.tenant_id)

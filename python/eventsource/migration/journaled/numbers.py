@@ -12,7 +12,7 @@ from eventsource.migration.tables.reserved_block import HEADROOM
 from eventsource.tenant_ids import TenantId, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.journaled.shapes import Shape
@@ -181,6 +181,20 @@ async def headroom(
         _MOST, sequence, target.beside(table.name), numbering.column
     )
     return min(max(given, LEAST_HEADROOM), HEADROOM, max((most - used) // 4, 0))
+
+
+async def keep_ahead(target: AnyTable, shape: Shape, last: Mapping[str, int]) -> None:
+    """Set sequences of the target that somebody has set back to what was kept free once more.
+
+    A dump that is read in does that to each sequence that it knows. Afterwards the target would
+    give numbers that carried rows have, or lower ones.
+    """
+    for name, sequence in (await sequences(target, shape)).items():
+        await target.connection.execute(
+            "select setval(to_regclass($1), $2)"
+            " where coalesce(pg_sequence_last_value(to_regclass($1)), 0) < $2",
+            sequence, last[name],
+        )  # fmt: skip
 
 
 async def expected(target: AnyTable, shape: Shape) -> dict[str, int]:
