@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 
+from eventsource.testing import Cluster
 from tests.support import marten
 from tests.support.command_line import CommandLine
 
@@ -42,6 +44,30 @@ async def prepared(dsns: dict[str, str]) -> None:
 async def test_the_verbs_work_with_a_layout(dsns: dict[str, str], tmp_path: Path) -> None:
     await prepared(dsns)
     await asyncio.to_thread(_use, Shop(dsns["source"], dsns["target"], dsns["control"], tmp_path))
+
+
+async def test_what_init_would_make_beside_the_tables_of_a_library_is_shown_as_sql(
+    dsns: dict[str, str], tmp_path: Path, source_cluster: Cluster
+) -> None:
+    await prepared(dsns)
+    shop = Shop(dsns["source"], dsns["target"], dsns["control"], tmp_path)
+    await asyncio.to_thread(_look_before_init, shop, source_cluster.program("psql"))
+
+
+def _look_before_init(shop: Shop, psql: Path) -> None:
+    shop.write_config()
+    lacking = shop("init", "--check", exit_code=1).output
+    assert re.search(r"store shared +\d+ to run: ", lacking), lacking
+    parts = shop.json("init", "--print-sql")["parts"]
+    dsns = [shop.control_dsn, shop.source_dsn, shop.target_dsn, shop.control_dsn]
+    for part, dsn in zip(parts, dsns, strict=True):
+        subprocess.run(
+            [psql, "-q", "-v", "ON_ERROR_STOP=1", "-1", dsn], text=True, check=True,
+            input="".join(f"{statement};\n" for statement in part["pending"]),
+            capture_output=True,
+        )  # fmt: skip
+    assert shop.json("init", "--check")["is_complete"]
+    assert shop.json("init", "--print-sql")["parts"] == [{**part, "pending": []} for part in parts]
 
 
 def _use(shop: Shop) -> None:

@@ -227,9 +227,10 @@ async def _ensure_functions(connection: AnyConnection, schema: str) -> None:
     for script in scripts(schema):
         await connection.execute(script)
     progress = qualified(schema, "eventsource_copy_progress")
-    if not await connection.fetchval(
-        "select exists (select from pg_attribute where attrelid = $1::text::regclass"
-        " and attname = 'shape' and not attisdropped)",
+    # Where it is only said what would be made, the table is not there yet.
+    if await connection.fetchval(
+        "select to_regclass($1) is not null and not exists (select from pg_attribute"
+        " where attrelid = to_regclass($1) and attname = 'shape' and not attisdropped)",
         progress,
     ):
         # Looked for first: the statement alone would wait for everybody who reads the table.
