@@ -105,3 +105,25 @@ async def test_a_pool_of_processes_hands_them_on() -> None:
             with pytest.raises(type(make())) as caught:
                 await loop.run_in_executor(pool, partial(fail, number))
             assert str(caught.value) == str(make())
+
+
+@pytest.mark.parametrize("requested", ["be cleaned up", "return"])
+@pytest.mark.parametrize("state", ["pending", "bulk_copy", "dual_write"])
+def test_what_only_a_tenant_that_has_moved_can_do_waits_for_no_state_before(
+    state: str, requested: str
+) -> None:
+    said = str(errors.InvalidStateTransitionError(ONE, state, requested))
+    assert said.endswith(
+        f"is {state} and cannot {requested}; wait until the tenant has moved:"
+        f" `eventsource-migrate status {ONE} --watch`"
+    )
+
+
+@pytest.mark.parametrize("requested", ["cut over", "rehearse a cutover"])
+def test_what_needs_the_copy_waits_for_it(requested: str) -> None:
+    said = str(errors.InvalidStateTransitionError(ONE, "bulk_copy", requested))
+    assert "wait until it is in dual_write: `" in said
+
+
+def test_what_is_under_way_is_not_sent_to_wait_for_a_state_in_which_it_is_not_resumed() -> None:
+    assert "wait" not in str(errors.InvalidStateTransitionError(ONE, "bulk_copy", "resume"))

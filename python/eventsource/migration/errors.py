@@ -128,10 +128,20 @@ class MigrationAlreadyExistsError(MigrationError):
         self.migration_id = migration_id
 
 
+_WATCH = "`eventsource-migrate status {id} --watch`"
+
+#: By what was asked for: what has to be waited for, in the states before it.
+_NOT_YET = {
+    "cut over": (("pending", "bulk_copy"), f"; wait until it is in dual_write: {_WATCH}"),
+    "rehearse a cutover": (("pending", "bulk_copy"), f"; wait until it is in dual_write: {_WATCH}"),
+    **dict.fromkeys(
+        ("be cleaned up", "return", "migrate subscriptions before its cutover"),
+        (("pending", "bulk_copy", "dual_write"), f"; wait until the tenant has moved: {_WATCH}"),
+    ),
+}
+
 #: What can be done about a migration in a state that does not allow what was asked for.
 _WAYS_OUT = {
-    "pending": "; wait until it is in dual_write: `eventsource-migrate status {id} --watch`",
-    "bulk_copy": "; wait until it is in dual_write: `eventsource-migrate status {id} --watch`",
     "paused": "; `eventsource-migrate resume {id}` lets it go on",
     "failed": "; `eventsource-migrate abort {id}` cleans up",
     "migrated": "; it has moved: `eventsource-migrate return {id}` takes it back if a way is kept",
@@ -151,7 +161,9 @@ class InvalidStateTransitionError(MigrationError):
     code = "invalid_transition"
 
     def __init__(self, migration_id: UUID, current: str, requested: str) -> None:
-        way_out = _WAYS_OUT.get(str(current), "").format(id=migration_id)
+        states, not_yet = _NOT_YET.get(requested, ((), ""))
+        way_out = not_yet if str(current) in states else _WAYS_OUT.get(str(current), "")
+        way_out = way_out.format(id=migration_id)
         super().__init__(f"migration {migration_id} is {current} and cannot {requested}{way_out}")
         self.migration_id = migration_id
         self.current = current
