@@ -189,3 +189,18 @@ async def test_a_sequence_that_was_set_back_at_the_target_gives_no_carried_numbe
     assert await world.target.fetchval("select min(position) from events where position > $1",
                                        carried) > carried  # fmt: skip
     assert await world.target.fetchval("select count(*) from events") == 10
+
+
+async def test_an_abort_waits_for_rows_of_another_table_that_refer_to_carried_ones(
+    world: LayoutWorld,
+) -> None:
+    migration = await _under_way(world)
+    await world.target.execute(
+        "create table invoices (event bigint references events);"
+        " insert into invoices select position from events"
+    )
+    aborting = asyncio.create_task(world.coordinators[0].abort_migration(migration.id))
+    await _says(world, migration, 'is still referenced from table "invoices". Delete these')
+    await world.target.execute("delete from invoices")
+    await aborting
+    await _has_nothing_of_it(world)

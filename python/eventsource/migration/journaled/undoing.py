@@ -184,13 +184,20 @@ async def _delete(
     while True:
         # Its session is gone if the source went back meanwhile.
         await source.connection.fetchval("select 1")
-        tag = await target.connection.execute(
-            f"delete from {shape.target.name(table.name)} where ({key}) in (select {key} from"
-            f" {shape.rows(table, shape.target)} mine limit {AT_A_TIME})"
-            f" and exists (select from {target.fences} where migration_id = $1"
-            " and role = 'target' and state = 'aborting')",
-            migration.id, timeout=timeouts.LONG_STATEMENT_SECONDS,
-        )  # fmt: skip
+        try:
+            tag = await target.connection.execute(
+                f"delete from {shape.target.name(table.name)} where ({key}) in (select {key} from"
+                f" {shape.rows(table, shape.target)} mine limit {AT_A_TIME})"
+                f" and exists (select from {target.fences} where migration_id = $1"
+                " and role = 'target' and state = 'aborting')",
+                migration.id, timeout=timeouts.LONG_STATEMENT_SECONDS,
+            )  # fmt: skip
+        except asyncpg.ForeignKeyViolationError as error:
+            raise StoreSchemaError(
+                f"rows of {shape.target.name(table.name)} at the target are deleted, and those of"
+                f" another table refer to them: {error.detail or error} Delete these or let them"
+                " refer to nothing, and the abort goes on by itself"
+            ) from error
         if tag == "DELETE 0":
             break
 
