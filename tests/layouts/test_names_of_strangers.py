@@ -204,3 +204,24 @@ async def test_an_abort_waits_for_rows_of_another_table_that_refer_to_carried_on
     await world.target.execute("delete from invoices")
     await aborting
     await _has_nothing_of_it(world)
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside-another"])
+async def test_an_abort_takes_off_a_guard_whose_fence_was_removed_by_hand(
+    world: LayoutWorld, others: int
+) -> None:
+    await world.source.execute("insert into events (tenant) values ('umbrella')")
+    migration = await _under_way(world)
+    if others:
+        await world.reaches(await world.start("umbrella"), MigrationState.DUAL_WRITE)
+    await world.source.execute("delete from eventsource_fences where tenant_id = 'acme'")
+    with pytest.raises(asyncpg.PostgresError, match="fence 1 is missing"):
+        await append(world.source)
+    async with asyncio.timeout(20):
+        await world.coordinators[0].abort_migration(migration.id)
+    await append(world.source)
+    await world.source.execute("insert into events (tenant) values ('umbrella')")
+    guards = await world.source.fetchval("select count(*) from pg_trigger where tgname like 'zzz%'")
+    assert (guards > 0) == bool(others)
+    kept = "select count(*) from eventsource_changes where fence_id in (1, -1)"
+    assert await world.source.fetchval(kept) == 0

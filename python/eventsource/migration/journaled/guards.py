@@ -56,13 +56,13 @@ class Guarded:
     layout: Layout
     places: Mapping[str, Sequence[str]] | None = None
 
-    async def found(self, fence: Fence) -> Guarded:
+    async def found(self, fence: Fence | None) -> Guarded:
         """The same where the tables are now: somebody may have renamed or dropped them since."""
         places = {}
         for each in self.layout.tables:
             rows: list[Any] = await self.table.connection.fetch(
                 _PLACES, self.table.beside(each.name), self.table.address.schema,
-                [self.function(each), self._arrival(each, fence)],
+                [self.function(each), *([self._arrival(each, fence)] if fence else ())],
             )  # fmt: skip
             places[each.name] = [row["name"] for row in rows]
         return replace(self, places=places)
@@ -250,6 +250,13 @@ class Guarded:
             ]
             for row in rows
         }
+
+    async def is_left_over(self) -> bool:
+        """Whether there is a guard of fences that are not there any more."""
+        for each in self.layout.tables:
+            if self.places_of(each) and await self._drops(each):
+                return True
+        return False
 
     async def _drops(self, table: LayoutTable) -> list[str]:
         """Statements that drop the triggers that are there: to drop one waits for readers, also

@@ -12,7 +12,7 @@ from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import StoreGoneBackError
-from eventsource.migration.journaled import carriage, changes, rescue
+from eventsource.migration.journaled import carriage, changes, rescue, watching
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import Shape, of_places
 from eventsource.migration.steps import decision
@@ -113,6 +113,7 @@ async def remove_guards(table: OwnTable, migration: Migration) -> bool:
     """Take them off a source, and its fence; False when the tenant has moved."""
     fence = await fences.of_migration(table, migration.id, "source")
     if fence is None:
+        await _take_off_what_is_left(table, migration)
         return True
     if not await _end_deciding(table, fence):
         return False
@@ -128,6 +129,27 @@ async def remove_guards(table: OwnTable, migration: Migration) -> bool:
         fence.fence_id, fence.migration_id,
     )  # fmt: skip
     return True
+
+
+async def _take_off_what_is_left(table: OwnTable, migration: Migration) -> None:
+    """Its row was removed by hand: its guard would go on to refuse all that the tenant writes."""
+    assert table.layout is not None
+    guarded = await Guarded(table, table.layout).found(None)
+    if not await guarded.is_left_over():
+        return
+    for each in table.layout.tables:
+
+        async def renew(each: LayoutTable = each) -> None:
+            await guarded.renew(each)
+
+        await brief_locks.transact(
+            table.connection, renew,
+            what=f"for a lock on {guarded.name(each)} in store {migration.source_store_id!r}",
+        )  # fmt: skip
+    await table.connection.execute(
+        f"delete from {table.beside('eventsource_changes')} c where c.fence_id <> {watching.MADE}"
+        f" and not exists (select from {table.fences} f where f.fence_id = abs(c.fence_id))"
+    )
 
 
 async def _end_deciding(table: OwnTable, fence: Fence) -> bool:
