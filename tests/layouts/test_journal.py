@@ -77,6 +77,31 @@ async def test_updates_deletes_and_changes_of_key_and_tenant_travel(shop: Layout
     await equal(shop)
 
 
+async def test_a_tenant_that_has_moved_leaves_no_journal(shop: LayoutWorld) -> None:
+    migration = await in_dual_write(shop)
+    await shop.source.execute("update mt_events set data = '{\"a\": 1}' where version = 2")
+    await shop.coordinators[0].initiate_cutover(migration.id)
+
+    async def is_gone() -> bool:
+        return not await shop.source.fetchval(
+            "select exists (select from eventsource_changes where fence_id <> 0)"
+            " or exists (select from pg_class where relname like 'eventsource_changes_of_%')"
+        )
+
+    await until(is_gone, "the journal to be forgotten")
+    # What it has left is still refused, and deleted as the owner was told.
+    with pytest.raises(asyncpg.PostgresError, match="moved"):
+        await shop.source.execute("update mt_events set data = '{}' where tenant_id = 'acme'")
+    async with shop.source.transaction():
+        await shop.source.execute(f"set local eventsource.migration = '{migration.id}'")
+        await shop.source.execute("delete from mt_events where tenant_id = 'acme'")
+        await shop.source.execute("delete from mt_streams where tenant_id = 'acme'")
+    # Others leave the same tables beside it, and it may be told so again.
+    await shop.move("umbrella")
+    with pytest.raises(asyncpg.PostgresError, match="moved"):
+        await marten.append(shop.source, "acme", uuid4(), 1)
+
+
 async def test_a_writer_that_has_read_its_table_is_not_deadlocked_by_an_abort(
     shop: LayoutWorld,
 ) -> None:

@@ -15,7 +15,7 @@ from eventsource.identifiers import quote_identifier, quote_literal
 from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError, PreflightError
-from eventsource.migration.journaled import numbers, partitions, watching, whole
+from eventsource.migration.journaled import changes, numbers, partitions, watching, whole
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.steps.cutover import Cutover, CutoverResult
 from eventsource.migration.steps.decision import Decision
@@ -233,6 +233,17 @@ async def after_flip(target: OwnTable, migration: Migration, decided: Decision) 
     statement = statement.replace("{tenant}", quote_literal(stored(migration.tenant_id)))
     await target.connection.execute(statement)
     await failpoints.reach("layout.flip.committed")
+
+
+async def forget_changes(source: OwnTable, migration: Migration) -> None:
+    """The journal of a tenant that has moved: nobody reads it, and nobody writes it any more.
+
+    Left alone where the source does not answer: somebody may have moved away from it for that.
+    """
+    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        fence = await fences.of_migration(source, migration.id, "source")
+        if fence is not None and fence.state == "moved":
+            await changes.forget(source, fence.fence_id)
 
 
 async def tidy(target: OwnTable, migration: Migration) -> None:

@@ -138,6 +138,7 @@ class LayoutTables:
 
     async def tidy(self, connections: Connections, migration: Migration) -> None:
         await cutover.tidy(connections.target, migration)
+        await cutover.forget_changes(connections.source, migration)
 
     async def repair(
         self, connections: Connections, migration: Migration, owner: UUID, decided: Decision
