@@ -108,3 +108,11 @@ def test_what_a_server_says_in_several_lines_is_one_sentence(
     assert ".;" not in said
     for each in (text, *further.values()):
         assert each.rstrip(".") in said
+
+
+def test_what_init_makes_is_what_it_is_named_for() -> None:
+    """A driver waited for a table of ours that somebody had dropped, and said only its name."""
+    ours = asyncpg.UndefinedTableError('relation "public.eventsource_changes" does not exist')
+    assert reason_of(ours).endswith("; `eventsource-migrate init` makes it again")
+    theirs = asyncpg.UndefinedTableError('relation "public.links" does not exist')
+    assert "init" not in reason_of(theirs)

@@ -106,6 +106,9 @@ def reason_of(error: BaseException) -> str:
     reason = in_a_sentence(error) or "a database does not answer"
     if sqlstate_of(error) == NOT_PERMITTED:
         reason += "; grant it to the role of the dsn"
+    # A name of ours, which no language translates.
+    if sqlstate_of(error) in NOT_THERE and "eventsource_" in reason:
+        reason += "; `eventsource-migrate init` makes it again"
     if sqlstate_of(error) == READ_ONLY:
         reason += (
             "; the server is a standby, or may only be read: the dsn has to lead to the primary"
