@@ -157,14 +157,16 @@ async def test_a_guard_that_was_switched_off_is_made_again_before_anything_is_ca
     await _arrives(world, migration)
 
 
-async def test_a_column_that_tells_the_rows_is_named_and_waited_for(world: LayoutWorld) -> None:
+async def test_a_column_that_says_whose_the_rows_are_is_named_and_waited_for(
+    world: LayoutWorld,
+) -> None:
     before = [await fingerprint(each, journal=False) for each in (world.source, world.target)]
     migration = await _under_way(world)
     for connection in (world.source, world.target):
         await connection.execute(OTHER_COLUMN)
     await _says(world, migration, '"public"."notes" has no column position, which the layout names')
     aborting = asyncio.create_task(world.coordinators[0].abort_migration(migration.id))
-    await _says(world, migration, '"public"."notes"."position", which tells them')
+    await _says(world, migration, '"public"."notes"."position", which says whose they are')
     # Its writers were let go first.
     await world.source.execute(
         "insert into notes select $1, min(position) from events", dropped := uuid4()

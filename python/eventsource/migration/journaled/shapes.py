@@ -185,7 +185,7 @@ class Shape:
         ]
 
     def lacks(self, table: LayoutTable) -> list[str]:
-        """What the target lacks of what tells a table's rows of the tenant: tables and columns."""
+        """What says whose a table's rows are, and the target lacks: tables and columns."""
         there = self.target.tables.get(table.name)
         if there is None:
             return [self.target.name(table.name)]

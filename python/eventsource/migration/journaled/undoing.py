@@ -175,7 +175,7 @@ async def _delete_rows(connections: DriverConnections, migration: Migration, clo
     """Portion by portion, children first, each with a look at the fence.
 
     Raises:
-        StoreSchemaError: nothing tells the rows of a table any more.
+        StoreSchemaError: nothing says any more whose the rows of a table are.
     """
     target = connections.target
     assert target.layout is not None
@@ -192,8 +192,8 @@ async def _delete_rows(connections: DriverConnections, migration: Migration, clo
             if lacking := shape.lacks(table):
                 raise StoreSchemaError(
                     f"rows of {place} at the target are deleted, and it lacks"
-                    f" {', '.join(lacking)}, which tells them: give it that name back, and the"
-                    " abort goes on by itself"
+                    f" {', '.join(lacking)}, which says whose they are: give it that name back,"
+                    " and the abort goes on by itself"
                 )
             await _delete(connections, migration, table, shape)
 
