@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -33,6 +33,7 @@ __all__ = [
     "Executor",
     "Secret",
     "TableAddress",
+    "address_of",
     "both",
     "brief",
     "connect",
@@ -259,12 +260,29 @@ async def connect(
         timeout: seconds until an unreachable host is an error; by default as the DSN says, or 10.
         command_timeout: seconds until a statement without an answer is an error; None is never.
     """
-    return await open_connection(
-        await params.resolve(),
-        server_settings={**(server_settings or {}), "application_name": application_name},
-        timeout=timeout,
-        command_timeout=command_timeout,
-    )
+    with _to(params):
+        return await open_connection(
+            await params.resolve(),
+            server_settings={**(server_settings or {}), "application_name": application_name},
+            timeout=timeout,
+            command_timeout=command_timeout,
+        )
+
+
+@contextmanager
+def _to(parameters: ConnectionParameters) -> Iterator[None]:
+    """An error within the block says where the connection was to lead: servers do not."""
+    try:
+        yield
+    except Exception as error:
+        error.address = parameters  # type: ignore[attr-defined]
+        raise
+
+
+def address_of(error: BaseException) -> ConnectionParameters | None:
+    """Where the connection was to lead that could not be opened; None of other errors."""
+    found = getattr(error, "address", None)
+    return found if isinstance(found, ConnectionParameters) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +293,8 @@ class _Connector:
 
     async def __call__(self, *_: object, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
         options.pop("dsn", None)
-        return await open_connection(await self.parameters.resolve(), **options)
+        with _to(self.parameters):
+            return await open_connection(await self.parameters.resolve(), **options)
 
 
 def create_pool(parameters: ConnectionParameters, **options: Any) -> Pool[asyncpg.Record]:

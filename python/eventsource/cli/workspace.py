@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +15,7 @@ from eventsource.cli import hooks
 from eventsource.cli.config import ConfigError, Settings, StoreSettings
 from eventsource.cli.exits import DatabaseUnavailableError
 from eventsource.cli.output import Output
-from eventsource.connections import ConnectionParameters, create_pool, in_a_sentence
+from eventsource.connections import ConnectionParameters, address_of, create_pool, in_a_sentence
 from eventsource.errors import ConnectionDetailsError
 from eventsource.hosts import SilentHostsError, hosts_of, unless_silent
 from eventsource.identifiers import quote_identifier
@@ -100,7 +100,8 @@ class Workspace:
             workspace = cls(settings, out, operator, control, checkpoints, stores)
             await stack.enter_async_context(hooks.calling(settings.on_change))
             stack.push_async_callback(workspace._close)
-            yield workspace
+            with _named(settings):
+                yield workspace
 
     async def _close(self) -> None:
         # What nobody has asked for is not made in order to be closed.
@@ -315,8 +316,37 @@ async def _reach(pool: Pool, what: str, dsn: str, where: str) -> None:
         except SilentHostsError:
             raise TimeoutError("the host does not answer") from None
     except _UNREACHABLE as error:
-        reason = in_a_sentence(error) or type(error).__name__
-        raise DatabaseUnavailableError(
-            f"{what} ({ConnectionParameters(dsn)}) cannot be reached: {reason};"
-            f" {remedy(error, where) or f'check {where}'}"
-        ) from error
+        raise _unreachable(error, what, dsn, where) from error
+
+
+def _unreachable(error: BaseException, what: str, dsn: str, where: str) -> DatabaseUnavailableError:
+    reason = in_a_sentence(error) or type(error).__name__
+    return DatabaseUnavailableError(
+        f"{what} ({ConnectionParameters(dsn)}) cannot be reached: {reason};"
+        f" {remedy(error, where) or f'check {where}'}"
+    )
+
+
+@contextlib.contextmanager
+def _named(settings: Settings) -> Iterator[None]:
+    """Of a connection that cannot be opened within the block, say which database it is.
+
+    What its server says is the same for all of them: that a password is wrong, of which user.
+    """
+    try:
+        yield
+    except _UNREACHABLE as error:
+        if (address := address_of(error)) is None:
+            raise
+        for what, dsn, where in _places(settings):
+            if dsn == address.dsn:
+                raise _unreachable(error, what, dsn, where) from error
+        raise
+
+
+def _places(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Each database of the configuration: what it is, its dsn, and where that stands."""
+    yield "the control database", settings.control_dsn, "[control] dsn"
+    for store_id, entry in settings.stores.items():
+        yield f"store {store_id!r}", entry.dsn, f"[stores.{store_id}] dsn"
+    yield "the database of the checkpoints", settings.subscriptions_dsn, "[subscriptions] dsn"

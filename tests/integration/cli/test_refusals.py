@@ -34,6 +34,23 @@ def test_a_wrong_password_of_a_store_is_refused_by_preflight(ready: CommandLine)
     assert untouched(ready)
 
 
+@pytest.mark.parametrize("side", [SHARED, DEDICATED])
+@pytest.mark.parametrize("verb", [("return", "--yes"), ("way-back", "close", "--yes")])
+def test_a_store_that_lets_nobody_in_any_more_is_named_after_the_move(
+    ready: CommandLine, side: str, verb: tuple[str, ...]
+) -> None:
+    """Its server says whose password is wrong, and all of them have the same user."""
+    ready("move", ready.tenant, "--to", DEDICATED)
+    dsn = ready.source_dsn if side == SHARED else ready.target_dsn
+    ready.write_config(**{side: wrong_password(dsn)})
+    result = ready(*verb, "--tenant", ready.tenant, exit_code=1)
+    assert f"store '{side}' (postgres@127.0.0.1:" in result.output
+    assert f"check [stores.{side}] dsn" in result.output
+    assert (
+        ready.json(*verb, "--tenant", ready.tenant, exit_code=1)["error"]["code"] == "unreachable"
+    )
+
+
 @pytest.mark.parametrize("verb", ["run", "plan", "start"])
 def test_a_tenant_that_is_no_uuid_is_refused_where_tenants_are_uuids(
     ready: CommandLine, verb: str
