@@ -105,7 +105,7 @@ def status(
         )
         return ExitCode.DONE
 
-    perform(ctx, look, interrupted=lambda: "stopped looking", endless=watch)
+    perform(ctx, look, interrupted=(lambda: "stopped looking") if watch else None, endless=watch)
 
 
 @dataclass(slots=True)

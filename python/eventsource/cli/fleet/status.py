@@ -45,7 +45,7 @@ def status(
             at.out.warn(f"and {amount(more)} older waves that are done: fleet status WAVE")
         return ExitCode.DONE
 
-    perform(ctx, look, interrupted=lambda: "stopped looking", endless=watch)
+    perform(ctx, look, interrupted=(lambda: "stopped looking") if watch else None, endless=watch)
 
 
 async def _views(at: Workspace, name: str | None) -> tuple[list[WaveView], int]:
