@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 
@@ -104,7 +105,7 @@ def play(cli: CommandLine, target: Cluster, rows: int, columns: int) -> Night:
     move, one = (cli.tenant, "--to", DEDICATED), ("--tenant", cli.tenant)
     night.whole("plan", *move)
     _copy_with_an_outage(night, target, move, one)
-    with _report_in_the_way(cli):
+    with report_in_the_way(cli.source_dsn, cli.tenant):
         cutover = night.begin("cutover", *one)
         cutover.read_until("[y/N]")
         cutover.type("y\n")
@@ -150,16 +151,16 @@ def _copy_with_an_outage(
 
 
 @contextlib.contextmanager
-def _report_in_the_way(cli: CommandLine) -> Iterator[None]:
+def report_in_the_way(dsn: str, tenant: UUID) -> Iterator[None]:
     """A session with an append that is not committed, until the block ends."""
     with asyncio.Runner() as runner:
 
         async def begin() -> asyncpg.Connection[asyncpg.Record]:
             connection = await asyncpg.connect(
-                cli.source_dsn, server_settings={"application_name": "nightly-report"}
+                dsn, server_settings={"application_name": "nightly-report"}
             )
             await connection.execute("begin")
-            await connection.execute(_INSERT, cli.tenant)
+            await connection.execute(_INSERT, tenant)
             return connection
 
         report = runner.run(begin())

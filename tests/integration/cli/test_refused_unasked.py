@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.command_line import DEDICATED, SHARED, CommandLine
+from tests.support.night import report_in_the_way
 from tests.support.terminal import Terminal
 
 
@@ -84,3 +85,24 @@ def test_a_return_that_is_over_is_not_made_to_look_new(ready: CommandLine) -> No
     said = " ".join(ready("way-back", "close", first, exit_code=1).output.split())
     assert f"its tenant has returned with migration {second}" in said
     assert "abort the return first" not in said
+
+
+@pytest.mark.parametrize("returning", [False, True], ids=["move", "return"])
+def test_no_way_back_is_closed_that_the_next_cutover_makes_again(
+    ready: CommandLine, returning: bool
+) -> None:
+    """It said that it had ended and what cleans up after it; after the cutover it was armed."""
+    ready.write_config("cutover_timeout_seconds = 1\n")
+    home, verb = ready.source_dsn, "cutover"
+    ready("run", ready.tenant, "--to", DEDICATED, *(["--yes"] if returning else []))
+    if returning:
+        home, verb = ready.target_dsn, "return"
+    with report_in_the_way(home, ready.tenant):
+        ready(verb, "--tenant", ready.tenant, "--yes", exit_code=5)
+    id_ = ready.migration()["id"]
+    assert "waits for the cutover" in ready("way-back", "status", id_).output
+    said = " ".join(ready("way-back", "close", id_, "--yes", exit_code=1).output.split())
+    assert "is dual_write and cannot close its way back: its cutover prepares one" in said
+    assert "cleanup" not in said
+    ready("cutover", id_, "--yes")
+    assert "is closed" in ready("way-back", "close", id_, "--yes").output

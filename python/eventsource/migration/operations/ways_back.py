@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from eventsource.stores.postgresql import PostgreSQLEventStore
 
 
+#: Until then the next cutover prepares a new way back, whatever became of the last one.
+_OVER = (MigrationState.MIGRATED, MigrationState.ROLLED_BACK, MigrationState.FAILED)
+_CLOSE_TOO_EARLY = "close its way back: its cutover prepares one; close it after that"
+
+
 class Returns(Cutovers):
     """Of the coordinator: what is about ways back, and cutovers, of which a return is one."""
 
@@ -216,7 +221,8 @@ class Returns(Cutovers):
         """End the way back of a migration now; what it has carried goes with the old rows.
 
         Raises:
-            InvalidStateTransitionError: there is none that could be closed: a return is asked for.
+            InvalidStateTransitionError: there is none that could be closed: the tenant has not
+                moved yet, or a return is asked for.
             StoreGoneBackError: the tenant's home has gone back, and the old store may have events
                 that it has lost: repair first.
         """
@@ -224,6 +230,8 @@ class Returns(Cutovers):
         if way is None:
             raise MigrationError(f"migration {migration_id} has no way back")
         refuse_newer(way)
+        if way.moved_state not in _OVER:
+            raise InvalidStateTransitionError(migration_id, way.moved_state, _CLOSE_TOO_EARLY)
         ways = WaysBack(self._migrations.pool)
         if way.state in ("closed", "refused"):
             return way
