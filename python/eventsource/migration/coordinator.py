@@ -84,7 +84,7 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         self._router = router
         self._config = config or MigrationConfig()
         self._drivers = BackgroundDrivers(migration_repo, router, route_hook)
-        self._recovery = Recovery(self._drivers, migration_repo, routing_repo, router)
+        self._recovery = Recovery(self._drivers, migration_repo, routing_repo, router, self._config)
         self._examining = asyncio.Semaphore(PREFLIGHTS_AT_ONCE)
 
     async def start_migration(

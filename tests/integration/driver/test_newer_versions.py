@@ -118,7 +118,7 @@ async def test_what_is_taken_over_between_look_and_change_is_left_as_it_is(world
             seen.id, seen.tenant_id, SOURCE, TARGET, _S.PAUSED, _S.PENDING, 0, None, None, None,
             None,
         ),
-        "ann",
+        seen.config, "ann",
     )  # fmt: skip
     assert await world.fingerprint() == before
 

@@ -92,6 +92,37 @@ async def test_a_lost_control_database_has_the_way_back_again(world: World) -> N
     assert await mapper.translate(migration.id, 5) == 5
 
 
+async def test_what_was_lost_is_made_again_with_what_is_configured(world: World) -> None:
+    """Pace, pauses and ways back were those of a configuration in which nothing is said."""
+    configured: dict[str, Any] = {
+        "keep_way_back": 3600.0,
+        "cutover_timeout_seconds": 2.0,
+        "max_events_per_second": 4000,
+    }
+    keeper = await world.process(**configured, position_mapping="offset", lease_seconds=1.0)
+    await world.seed(20)
+    await world.seed(20, world.other)
+    migration = await world.dual_write(process=keeper)
+    await keeper.coordinator.initiate_cutover(migration.id)
+    paused = await keeper.start(world.other)
+    await world.reach(paused, "dual_write")
+    await keeper.coordinator.pause_migration(paused.id)
+    await forget_control(world)
+    fresh = await world.process(**configured, position_mapping="offset", lease_seconds=1.0)
+    await fresh.coordinator.repair()
+    for each in (migration, paused):
+        config = (await fresh.migrations.get(each.id)).config
+        assert {name: getattr(config, name) for name in configured} == configured
+        # What is mapped again is mapped by rows.
+        assert config.position_mapping == "rows"
+    kept = await world.control.fetch("select keep_seconds from tenant_ways_back")
+    assert [row["keep_seconds"] for row in kept] == [3600.0]
+    await assert_nothing_to_repair(fresh)
+    await fresh.coordinator.resume_migration(paused.id)
+    await fresh.coordinator.initiate_cutover(paused.id)
+    await assert_returns(world, fresh, migration)
+
+
 @pytest.mark.parametrize("when", ["bulk_copy", "dual_write", "preparing"])
 async def test_a_control_database_from_before_the_arming_has_it_again(
     world: World, when: str

@@ -25,9 +25,13 @@ async def write(
     stores: Mapping[str, PostgreSQLEventStore],
     migrations: PostgreSQLMigrationRepository,
     step: KeptWay,
+    keep_seconds: float,
     operator: str | None,
 ) -> None:
     """Write it; one by which the tenant may return again knows its positions first.
+
+    Args:
+        keep_seconds: for how long it is kept where its move does not say.
 
     Raises:
         MigrationError: a return that was under way has decided meanwhile.
@@ -42,7 +46,7 @@ async def write(
             await mapping.of_way_back(mapped, at, home, old, step.move)
     await restored.write_way_back(
         migrations.pool, step.way_id, step.move, step.tenant_id, step.generation, step.state,
-        step.reason, operator,
+        step.reason, keep_seconds, operator,
     )  # fmt: skip
 
 

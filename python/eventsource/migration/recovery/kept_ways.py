@@ -249,7 +249,7 @@ def _row(
 
 def _sentence(survey: Survey, step: KeptWay) -> str:
     row = survey.ways.get(step.way_id)
-    said = "does not know it" if row is None else f"says {row.state}"
+    said = "does not know" if row is None else f"says {row.state}"
     what = {
         "standby": "the stores keep it: it is armed again",
         "preparing": "it was being made ready: that is done again with the cutover",

@@ -20,7 +20,7 @@ from eventsource.stores.postgresql import PostgreSQLEventStore
 
 if TYPE_CHECKING:
     from eventsource.migration.background import BackgroundDrivers
-    from eventsource.migration.models import Migration
+    from eventsource.migration.models import Migration, MigrationConfig
     from eventsource.migration.recovery.report import RepairReport, StrandedEvent, StrandedRow
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
@@ -42,11 +42,13 @@ class Recovery:
         migrations: PostgreSQLMigrationRepository,
         routes: PostgreSQLRoutingRepository,
         router: TenantStoreRouter,
+        config: MigrationConfig,
     ) -> None:
         self._drivers = drivers
         self._migrations = migrations
         self._routes = routes
         self._router = router
+        self._config = config
 
     async def repair(self, dry_run: bool, put_back: bool, operator: str | None) -> RepairReport:
         """See ``MigrationCoordinator.repair``."""
@@ -72,7 +74,7 @@ class Recovery:
         }
         repair = Repair(
             stores, self._router.default_store_id, self._migrations, self._routes, reconcile,
-            self._clean, reconcile_way, operator, put_back,
+            self._clean, reconcile_way, self._config, operator, put_back,
         )  # fmt: skip
         return await (repair.report() if dry_run else repair.run())
 

@@ -42,6 +42,7 @@ from eventsource.migration.steps import authority, mapping
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import OwnTable
+    from eventsource.migration.models import MigrationConfig
     from eventsource.migration.recovery.survey import Survey
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
@@ -65,6 +66,7 @@ class Repair:
         stores: every store of this process, by id.
         reconcile, clean: how a migration is reconciled, and how it is aborted once more.
         reconcile_way: how a way back is.
+        config: what counts from now on for a migration whose row was lost.
     """
 
     stores: Mapping[str, PostgreSQLEventStore]
@@ -74,6 +76,7 @@ class Repair:
     reconcile: Reconciling
     clean: Cleaning
     reconcile_way: ReconcilingWay
+    config: MigrationConfig
     operator: str | None = None
     put_back: bool = False
     _stranded: list[StrandedEvent] = field(default_factory=list)
@@ -147,7 +150,9 @@ class Repair:
             case Reconcile():
                 await self._reconcile(step)
             case KeptWay():
-                await keeping.write(self.stores, self.migrations, step, self.operator)
+                await keeping.write(
+                    self.stores, self.migrations, step, self.config.keep_way_back, self.operator
+                )
             case ControlPlace():
                 await control_place.bind(control, self.operator)
             case ReconcileWay():
@@ -265,7 +270,7 @@ class Repair:
                 survey.identities.get(step.source), survey.identities.get(step.target),
                 step.returns, proof.total if proof is not None else None, step.is_missing,
             ),
-            self.operator,
+            self.config, self.operator,
         )  # fmt: skip
         if step.target in survey.layouts:
             return  # their positions are not mapped

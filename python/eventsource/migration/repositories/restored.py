@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -51,8 +51,13 @@ class RestoredMigration:
     is_missing: bool = False
 
 
-async def write_migration(control: Executor, row: RestoredMigration, operator: str | None) -> None:
+async def write_migration(
+    control: Executor, row: RestoredMigration, config: MigrationConfig, operator: str | None
+) -> None:
     """Write the row, over an older one; one that is under way takes the tenant's route.
+
+    Args:
+        config: of one that was lost; nobody knows any more what it had. Its mapping is rows.
 
     Raises:
         MigrationAlreadyExistsError: the tenant has another active one in the journal.
@@ -64,8 +69,8 @@ async def write_migration(control: Executor, row: RestoredMigration, operator: s
                 _SQL["restore"], row.id, stored(row.tenant_id), row.source_store_id,
                 row.target_store_id, row.state.value,
                 row.paused_from.value if row.paused_from else None,
-                MigrationConfig().to_json(), row.generation, row.position_offset,
-                row.fence_position,
+                replace(config, position_mapping="rows").to_json(), row.generation,
+                row.position_offset, row.fence_position,
                 row.source_identity.to_json() if row.source_identity else None,
                 row.target_identity.to_json() if row.target_identity else None, operator,
                 row.returns, FIRST, place, SPOKEN, row.events, row.is_missing,
@@ -88,12 +93,17 @@ async def write_way_back(
     generation: int,
     state: str,
     reason: str | None,
+    keep_seconds: float,
     operator: str | None,
 ) -> None:
-    """Write the row of a way back, over an older one; it is kept as long as its move says."""
+    """Write the row of a way back, over an older one; it is kept as long as its move says.
+
+    Args:
+        keep_seconds: for how long, where that says nothing; 0 is the default.
+    """
     await control.execute(
         _WAYS["restore"], way_id, move, stored(tenant_id), generation, state, reason,
-        MigrationConfig().keep_way_back, operator, SPOKEN,
+        keep_seconds or MigrationConfig().keep_way_back, operator, SPOKEN,
     )  # fmt: skip
 
 
