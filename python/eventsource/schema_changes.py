@@ -142,7 +142,7 @@ async def make_missing(executor: Executor, script: str, lock: tuple[int, ...]) -
     Raises:
         asyncpg.LockNotAvailableError: others held a table through every attempt.
     """
-    statements = [each for each in _COMMENT.sub("", script).split(";") if each.strip()]
+    statements = [each for each in without_comments(script).split(";") if each.strip()]
     async with connection_of(executor) as connection:
         for attempt in range(LOCK_ATTEMPTS):
             # A role's own time limit may be too short for it; within the transaction there is none.
@@ -167,6 +167,11 @@ async def make_missing(executor: Executor, script: str, lock: tuple[int, ...]) -
                 if attempt == LOCK_ATTEMPTS - 1 or connection.is_in_transaction():
                     raise
             await asyncio.sleep(random.uniform(0.05, 0.25))
+
+
+def without_comments(script: str) -> str:
+    """What a server would run of it."""
+    return _COMMENT.sub("", script)
 
 
 async def _missing(connection: AnyConnection, statements: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ from eventsource.migration.layouts.store import LayoutStore
 from eventsource.migration.preflight import rights
 from eventsource.migration.preflight.control import CONTROL_COLUMNS
 from eventsource.migration.preflight.findings import Findings
-from eventsource.schema_changes import connection_of
+from eventsource.schema_changes import connection_of, without_comments
 from eventsource.stores import pending, schema_setup
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import PostgreSQLCheckpointRepository
@@ -229,7 +229,7 @@ def _from(before: str | None, found: list[Part]) -> str:
 def _first_words(part: Part) -> str:
     if not part.pending:
         return "this role may not use it" if part.lacks else "complete"
-    heads = [" ".join(statement.split())[:60] for statement in part.pending[:2]]
+    heads = [" ".join(without_comments(each).split())[:60] for each in part.pending[:2]]
     more = f"; and {len(part.pending) - 2} more" if len(part.pending) > 2 else ""
     return f"{len(part.pending)} to run: {'; '.join(heads)}{more}"
 

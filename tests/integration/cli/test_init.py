@@ -97,6 +97,14 @@ def test_a_check_names_what_got_lost_and_init_mends_just_that(
     ready("init", "--check")
 
 
+def test_a_check_begins_with_what_would_be_run(ready: CommandLine) -> None:
+    """It showed the comment before it, cut in the middle of a word."""
+    ready.sql("source", "alter table events drop column transaction_id")
+    said = ready("init", "--check", exit_code=1).output
+    assert 'to run: alter table "public"."events" add column' in said
+    assert "--" not in said
+
+
 def test_the_sql_makes_all_that_init_makes(cli: CommandLine, source_cluster: Cluster) -> None:
     """For those who keep the SQL of their databases in a history of their own."""
     parts = cli.json("init", "--print-sql")["parts"]
