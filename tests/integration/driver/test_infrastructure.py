@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from eventsource.migration.connections import timeouts
 from eventsource.migration.connections.driver_connections import open_connection
 from eventsource.migration.preflight import admission
 from eventsource.testing.proxy import Proxy
-from tests.support.application import writing
+from tests.support.application import SOURCE, TARGET, writing
 from tests.support.refusals import as_owner, elsewhere, migrating_as, refusal
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import SOURCE_TABLE, World, table
@@ -69,6 +70,32 @@ async def test_timeouts_of_the_role_do_not_reach_the_driver(world: World) -> Non
     done = await process.coordinator.initiate_cutover(migration.id)
     assert done.state is MigrationState.MIGRATED
     await world.assert_moved(done)
+
+
+@pytest.mark.parametrize(
+    ("side", "named"),
+    [
+        ("source", f"store {SOURCE!r}: "),
+        ("target", f"store {TARGET!r}: "),
+        ("control", "the control database: "),
+    ],
+)
+async def test_a_wait_for_sessions_that_were_ended_says_whose_they_were(
+    world: World, caplog: pytest.LogCaptureFixture, side: str, named: str
+) -> None:
+    await world.seed(20)
+    migration = await world.dual_write()
+    end = "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+    end += " where application_name like 'eventsource-migrate%' and datname = current_database()"
+    with caplog.at_level(logging.WARNING, "eventsource.migration.driver"):
+        await getattr(world, side).execute(end)
+        said = await until(lambda: _waits(caplog), "a wait that is said")
+    assert all(f"migration {migration.id} waits: {named}" in each for each in said)
+    await world.coordinator.initiate_cutover(migration.id)
+
+
+async def _waits(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for each in caplog.records if " waits: " in (text := each.getMessage())]
 
 
 async def test_a_connection_limit_that_stays_reached_refuses_the_move(

@@ -227,6 +227,16 @@ class DriverConnections:
             session_marks.end(target, (driver,), keep),
         )
 
+    def lost(self) -> str | None:
+        """The side whose connections have ended; None of several, or where all are there."""
+        sides = {
+            "control": (self.control, self.heartbeat),
+            "source": (self.source.connection, self.fence.connection),
+            "target": (self.target.connection,),
+        }
+        ended = [side for side, links in sides.items() if any(each.is_closed() for each in links)]
+        return ended[0] if len(ended) == 1 else None
+
     async def close(self, *, keep: bool = False) -> None:
         """Close them all; what was not committed is gone, which is the safe outcome.
 

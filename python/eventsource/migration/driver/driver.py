@@ -220,6 +220,11 @@ class Driver:
         except asyncio.CancelledError:
             await self.lease.try_to_release(connections.migrations)
             raise
+        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+            # "connection is closed" says nothing of whose it was.
+            if failures.side_of(error) is None and (side := connections.lost()) is not None:
+                error.add_note(side)
+            raise
         finally:
             await connections.close(keep=ended_well)
 
