@@ -15,6 +15,7 @@ from eventsource.migration import MigrationState, PreflightError
 from eventsource.migration.connections import timeouts
 from eventsource.migration.connections.driver_connections import open_connection
 from eventsource.migration.preflight import admission
+from eventsource.migration.repositories import PostgreSQLMigrationRepository
 from eventsource.testing.proxy import Proxy
 from tests.support.application import SOURCE, TARGET, writing
 from tests.support.refusals import as_owner, elsewhere, migrating_as, refusal
@@ -28,6 +29,11 @@ TIMEOUTS = {
     "idle_in_transaction_session_timeout": "5s",
     "idle_session_timeout": "1s",
 }
+
+END_DRIVERS = (
+    "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+    " where application_name like 'eventsource-migrate%' and datname = current_database()"
+)
 
 
 async def set_timeouts(world: World) -> None:
@@ -85,13 +91,39 @@ async def test_a_wait_for_sessions_that_were_ended_says_whose_they_were(
 ) -> None:
     await world.seed(20)
     migration = await world.dual_write()
-    end = "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-    end += " where application_name like 'eventsource-migrate%' and datname = current_database()"
     with caplog.at_level(logging.WARNING, "eventsource.migration.driver"):
-        await getattr(world, side).execute(end)
+        await getattr(world, side).execute(END_DRIVERS)
         said = await until(lambda: _waits(caplog), "a wait that is said")
     assert all(f"migration {migration.id} waits: {named}" in each for each in said)
     await world.coordinator.initiate_cutover(migration.id)
+
+
+async def test_a_wait_for_another_store_has_a_time_of_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had that of the wait before, which was over."""
+    messages: list[str] = []
+    record = PostgreSQLMigrationRepository.record_error
+
+    async def recorded(self: PostgreSQLMigrationRepository, *row: Any) -> None:
+        if row[2] is not None:
+            messages.append(row[2])
+        await record(self, *row)
+
+    monkeypatch.setattr(PostgreSQLMigrationRepository, "record_error", recorded)
+
+    async def since(store: str) -> str:
+        found = [each for each in messages if f"store {store!r}" in each]
+        return found[-1].rpartition("(since ")[2] if found else ""
+
+    await world.seed(20)
+    await world.dual_write()
+    await world.target.execute(END_DRIVERS)
+    first = await until(lambda: since(TARGET), "a wait for the target")
+    await asyncio.sleep(1.5)
+    await world.source.execute(END_DRIVERS)
+    second = await until(lambda: since(SOURCE), "a wait for the source")
+    assert second > first
 
 
 async def _waits(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -83,6 +83,7 @@ class Driver:
     doing: Doing = Doing.CARRYING_ON
     #: When the first of the attempts failed that have failed since the last success.
     waits_since: datetime | None = None
+    waits_for: str = ""
     has_looked_at_control: bool = False
     said: Said = field(default_factory=lambda: Said(_log))
 
@@ -220,7 +221,7 @@ class Driver:
         except asyncio.CancelledError:
             await self.lease.try_to_release(connections.migrations)
             raise
-        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+        except PASSING as error:
             # "connection is closed" says nothing of whose it was.
             if failures.side_of(error) is None and (side := connections.lost()) is not None:
                 error.add_note(side)
@@ -238,13 +239,17 @@ class Driver:
             _log.warning("%s", elsewhere, extra={"migration_id": self.migration_id})
 
     async def _report(self, error: Exception) -> None:
-        self.waits_since = self.waits_since or datetime.now(UTC)
         source, target = self.stores
         where = {
             "control": "the control database: ",
             "source": f"store {source!r}: ",
             "target": f"store {target!r}: ",
         }.get(failures.side_of(error) or "", "")
+        if where and self.waits_for and where != self.waits_for:
+            # Another outage, however soon after the last one.
+            self.waits_since = None
+        self.waits_for = where or self.waits_for
+        self.waits_since = self.waits_since or datetime.now(UTC)
         since = self.waits_since.strftime("%Y-%m-%d %H:%M:%S UTC")
         reason = f"{where}{failures.reason_of(error)} (since {since})"
         about = {"migration_id": self.migration_id, "is_wait": True}
