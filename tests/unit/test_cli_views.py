@@ -294,6 +294,12 @@ def test_every_failure_of_a_migration_has_a_next_step(
         assert command in step.command
 
 
+def test_a_difference_after_the_move_is_no_reason_to_abort_it() -> None:
+    """It was offered, and refused when it was pasted."""
+    steps = next_steps.after(ConsistencyError("x"), migration(state=_S.MIGRATED))
+    assert [step.what for step in steps] == ["compare"]
+
+
 def test_a_command_that_is_named_can_be_pasted_into_a_shell() -> None:
     (go_on, _) = next_steps.of(migration(target_store_id="a store; rm -rf x"))
     assert go_on.command.endswith("--to 'a store; rm -rf x'")

@@ -50,7 +50,9 @@ def after(error: BaseException | None, about: Migration | None = None) -> list[S
             return [*ends, Step("again", f"{COMMAND} cutover {about.id}"), *_undo(about)]
         case ConsistencyError() | DataPlaneError(kind="inconsistent") if about is not None:
             compare = command("verify", about.tenant_id, options=("--level", "full"))
-            return [Step("compare", compare), *_undo(about)]
+            # One that has moved cannot be aborted any more.
+            over = about.state is MigrationState.MIGRATED
+            return [Step("compare", compare), *([] if over else _undo(about))]
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             return [Step("make", f"{COMMAND} init")]
     if about is not None and about.state is MigrationState.MIGRATED:

@@ -20,6 +20,7 @@ from eventsource.migration.repositories import PostgreSQLAuditLogRepository
 from eventsource.migration.steps import cleanup
 from eventsource.migration.tables import standby
 from tests.support.application import SOURCE, TARGET, writing
+from tests.support.gone_back import forget_departure
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, table
 
@@ -96,6 +97,25 @@ async def test_a_single_row_that_differs_stops_it_before_anything_is_deleted(
     assert await _left(world) == 10
 
 
+@pytest.mark.parametrize("fence", ["none", "open"])
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_store_that_has_forgotten_that_the_tenant_left_is_a_thing_for_repair(
+    world: World, fence: str, dry_run: bool
+) -> None:
+    """What was appended there since then was a difference, with an abort as the way out."""
+    migration = await _moved(world, 10)
+    await forget_departure(world, fence=fence)
+    await insert(world.source, world.tenant)
+    with pytest.raises(MigrationError, match="run `eventsource-migrate repair`") as refused:
+        await world.coordinator.cleanup(migration.id, dry_run=dry_run, **NOW)
+    assert not isinstance(refused.value, ConsistencyError)
+    assert await _left(world) == 11
+    report = await world.coordinator.repair(dry_run=True)
+    assert report.notes == ()
+    await world.coordinator.repair(put_back=True)
+    assert (await world.coordinator.cleanup(migration.id, **NOW)).deleted == 11
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("position", [0, -1, -7])
 async def test_a_row_that_a_carried_position_never_has_is_seen_as_well(
@@ -120,7 +140,7 @@ async def test_a_row_that_a_carried_position_never_has_is_seen_as_well(
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("change", "says"),
-    [("delete from {t} where event_id = $1", "is missing in"),
+    [("delete from {t} where event_id = $1", "is missing in store 'dedicated-a'"),
      ("update {t} set global_position = 4000000 where event_id = $1", "is at position 4000000")],
     ids=["gone", "at another position"],
 )  # fmt: skip
@@ -279,7 +299,7 @@ async def test_the_rows_of_a_store_that_a_route_was_set_to_are_not_touched(world
 async def test_a_fence_that_is_not_the_one_of_a_departure_stops_it(world: World) -> None:
     migration = await _moved(world)
     await world.source.execute("update eventsource_fences set state = 'open'")
-    with pytest.raises(MigrationError, match="has not moved away"):
+    with pytest.raises(MigrationError, match="does not say that tenant"):
         await world.coordinator.cleanup(migration.id, **NOW)
     assert await _left(world) == 23
 

@@ -164,7 +164,8 @@ class Cleanups:
         try:
             own = home_id == migration.target_store_id and migration.position_offset is not None
             yield Cleanup(
-                old, home, as_uuid(migration.tenant_id), (await compared(old, home)).compared,
+                old, home, migration.source_store_id, home_id,
+                as_uuid(migration.tenant_id), (await compared(old, home)).compared,
                 migration.position_offset if own else None,
                 migration.fence_position or 0, rate, seen,
             )  # fmt: skip

@@ -324,7 +324,11 @@ def _strangers(survey: Survey) -> Iterator[str]:
         for tenant_id in sorted(residents, key=str):
             route = survey.routes.get(tenant_id)
             home = route.store_id if route is not None else survey.default_store_id
-            if home != store_id and (store_id, tenant_id) not in spoken:
+            if home == store_id or (store_id, tenant_id) in spoken:
+                continue
+            # Its fence is about to say again that this one has left.
+            decided = decided_of(survey, tenant_id)
+            if decided is None or decided.source != store_id:
                 found.append(tenant_id)
         if found:
             named = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")

@@ -53,6 +53,7 @@ class Cleanup:
     Args:
         old: the store that the tenant has left, over a connection of its own.
         home: the store where it lives now.
+        old_id, home_id: their ids; their tables may have one name.
         columns: what a row consists of.
         offset: position at home minus old position of rows up to ``carried_to``; None where the
             rows were not carried from there to home.
@@ -62,6 +63,8 @@ class Cleanup:
 
     old: OwnTable
     home: AnyTable
+    old_id: str
+    home_id: str
     tenant_id: UUID
     columns: Sequence[str]
     offset: int | None
@@ -84,7 +87,9 @@ class Cleanup:
 
         Raises:
             ConsistencyError: the first that home does not hold as it is here.
+            MigrationError: the tenant has not left this store any more.
         """
+        await self._in_force()
         rows = 0
         async for portion in self._portions(COMPARED):
             await self._prove(portion)
@@ -102,8 +107,8 @@ class Cleanup:
         fence = await self._in_force()
         if await standby.stands_by(self.old, self.tenant_id):
             raise MigrationError(
-                f"tenant {self.tenant_id} may still return to {self.old.address.table!r}; close its"
-                " way back first"
+                f"tenant {self.tenant_id} may still return to {self.old_id!r}; close its way back"
+                " first"
             )
         await self._be_the_only_one(fence)
         await self.old.connection.execute(
@@ -148,9 +153,9 @@ class Cleanup:
                 raise ConsistencyError(
                     f"event {row['event_id']} (position {row['global_position']}, version"
                     f" {row['version']} of stream {row['aggregate_type']} {row['aggregate_id']})"
-                    f" of tenant {self.tenant_id} in {self.old.address.table!r} {wrong}"
-                    f" {self.home.address.table!r}, where the tenant lives; nothing more was"
-                    " deleted. Find out which of them is right before anything else"
+                    f" of tenant {self.tenant_id} in store {self.old_id!r} {wrong} store"
+                    f" {self.home_id!r}, where the tenant lives; nothing more was deleted. Find"
+                    " out which of them is right before anything else"
                 )
 
     def _difference(self, row: Any, other: Any | None) -> str | None:
@@ -177,8 +182,8 @@ class Cleanup:
             )
             if held is None or await self._in_force() != fence:
                 raise MigrationError(
-                    f"the tenant {self.tenant_id} is coming back to {self.old.address.table!r}, or"
-                    " its fence was changed by hand; nothing more is deleted"
+                    f"the tenant {self.tenant_id} is coming back to {self.old_id!r}, or its fence"
+                    " was changed by hand; nothing more is deleted"
                 )
             tag = await self.old.connection.execute(
                 f"delete from {self.old.name} where tenant_id = $1"
@@ -197,8 +202,9 @@ class Cleanup:
         fence = await fences.read(self.old, self.tenant_id)
         if fence is None or (fence.role, fence.state) != ("source", "moved"):
             raise MigrationError(
-                f"tenant {self.tenant_id} has not moved away from {self.old.address.table!r}:"
-                f" its fence is {fence.state if fence else 'missing'}; nothing is deleted"
+                f"store {self.old_id!r} does not say that tenant {self.tenant_id} has left it: its"
+                f" fence is {fence.state if fence else 'missing'}; nothing is deleted. If the store"
+                " was restored, run `eventsource-migrate repair`"
             )
         return fence
 
@@ -208,5 +214,5 @@ class Cleanup:
         ):
             raise MigrationError(
                 f"another clean-up of tenant {self.tenant_id} is at work in"
-                f" {self.old.address.table!r}; wait for it, or end its session"
+                f" {self.old_id!r}; wait for it, or end its session"
             )
