@@ -25,10 +25,10 @@ from eventsource.migration import (
     VerificationLevel,
     VerificationReport,
 )
-from eventsource.migration.consistency.verifier import NAMED
 from eventsource.migration.errors import RetryLaterError
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import verification
+from eventsource.migration.models import NAMED
 from eventsource.migration.tables import identities
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.tenant_ids import TenantId

@@ -266,6 +266,10 @@ class TableDifference:
         return f"{self.table}{row}{column}: {self.detail}"
 
 
+#: Differences of a kind that a report names; of our own tables more are counted in their streams.
+NAMED = 100
+
+
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
     """What a comparison found.

@@ -6,7 +6,7 @@ import re
 import signal
 
 from eventsource.cli.verify import MOST_ROWS
-from eventsource.migration.consistency.verifier import NAMED
+from eventsource.migration.models import NAMED
 from tests.support.command_line import DEDICATED, SHARED, CommandLine
 from tests.support.screen import Screen
 from tests.support.terminal import Terminal

@@ -15,7 +15,7 @@ from eventsource.migration import event_table
 from eventsource.migration.consistency import late, of_a_return, resumable, running, seal
 from eventsource.migration.errors import MigrationError
 from eventsource.migration.event_table import EventTable, of_store
-from eventsource.migration.models import VerificationLevel, VerificationReport
+from eventsource.migration.models import NAMED, VerificationLevel, VerificationReport
 from eventsource.migration.tables import fences, identities, progress
 from eventsource.tenant_ids import TenantId, as_uuid
 
@@ -30,9 +30,6 @@ __all__ = ["ConsistencyVerifier", "VerificationLevel", "VerificationReport"]
 
 #: What is compared: a store, or its table over one connection.
 Side: TypeAlias = "PostgreSQLEventStore | AnyTable"
-
-#: Differences that are named; more are only counted in the streams they are in.
-NAMED = 100
 
 
 class ConsistencyVerifier:

@@ -24,7 +24,12 @@ from eventsource.migration.journaled import carriage, changes, frames
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.journaled.transfer import copied_out
-from eventsource.migration.models import TableDifference, VerificationLevel, VerificationReport
+from eventsource.migration.models import (
+    NAMED,
+    TableDifference,
+    VerificationLevel,
+    VerificationReport,
+)
 from eventsource.migration.tables import fences, progress
 
 if TYPE_CHECKING:
@@ -39,9 +44,6 @@ RANGE_ROWS = 10_000
 
 #: How often rows are looked at again while passes go on, and after which pause (seconds).
 LOOKS, PAUSE_SECONDS = 20, 0.05
-
-#: Differences that a report names.
-NAMED = 100
 
 
 @dataclass(slots=True)
