@@ -70,10 +70,7 @@ async def world(
 ) -> AsyncIterator[LayoutWorld]:
     monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
 
-    async def make(connection: asyncpg.Connection) -> None:
-        await connection.execute(TABLES)
-
-    async with layout_world(LAYOUT, make, dsns) as opened:
+    async with layout_world(LAYOUT, TABLES, dsns) as opened:
         await opened.source.execute(
             "insert into accounts select n, 'acme', 'a' || n from generate_series(1, 4) n;"
             " insert into streams select n, 'acme', 0, n from generate_series(1, 4) n;"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import asyncpg
 import pytest
 
 from eventsource.migration import (
@@ -60,10 +59,7 @@ async def world(
 ) -> AsyncIterator[LayoutWorld]:
     monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
 
-    async def make(connection: asyncpg.Connection) -> None:
-        await connection.execute(TABLES)
-
-    async with layout_world(LAYOUT, make, dsns) as opened:
+    async with layout_world(LAYOUT, TABLES, dsns) as opened:
         for tenant, first in (("acme", 1), ("umbrella", 101)):
             await opened.source.execute(
                 "insert into streams select n, $1, 's' || n"

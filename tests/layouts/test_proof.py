@@ -49,10 +49,7 @@ async def orders(
     """A layout of one's own: the tenant of a line is that of its order."""
     monkeypatch.setattr(background, "POLL_SECONDS", 0.01)
 
-    async def make(connection: asyncpg.Connection) -> None:
-        await connection.execute(TABLES)
-
-    async with layout_world(ORDERS, make, dsns) as world:
+    async with layout_world(ORDERS, TABLES, dsns) as world:
         await world.source.execute(
             "insert into orders select md5(t || i)::uuid, t, 'n' from unnest(array['acme', 'b']) t,"
             " generate_series(1, 20) i;"

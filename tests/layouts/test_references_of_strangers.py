@@ -43,11 +43,8 @@ async def _world(
         events["numbered"] = {"position": "own"}
         events["numbered"] |= {"cause": "like:events"} if "cause bigint" in tables else {}
 
-    async def make(connection: asyncpg.Connection) -> None:
-        await connection.execute(tables)
-
     layout = layout_of("referring", {"tables": [events]})
-    async with layout_world(layout, make, dsns, **settings) as world:
+    async with layout_world(layout, tables, dsns, **settings) as world:
         yield world
 
 

@@ -300,10 +300,7 @@ async def test_a_sequence_that_cannot_go_on_refuses_a_tenant_with_a_schema(
         },
     )
 
-    async def make(connection: asyncpg.Connection) -> None:
-        await connection.execute(PLAIN)
-
-    async with layout_world(layout, make, dsns) as world:
+    async with layout_world(layout, PLAIN, dsns) as world:
         await world.source.execute("select setval('events_position_seq', 3000000000)")
         mended = f'alter sequence "public"."events_position_seq" {SEQUENCES[change]}'
         await world.target.execute(f"alter sequence events_position_seq {change}")

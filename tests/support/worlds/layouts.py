@@ -148,16 +148,17 @@ async def connected(layout: Layout, dsns: dict[str, str], schema: str | None = N
 @asynccontextmanager
 async def layout_world(
     layout: Layout,
-    make: Callable[[asyncpg.Connection], Awaitable[None]],
+    make: str | Callable[[asyncpg.Connection], Awaitable[None]],
     dsns: dict[str, str],
     *,
     schema: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[LayoutWorld]:
-    """Make the library's tables in both databases, and what stands beside them."""
+    """Make the library's tables in both databases, by statements or a function, and what stands
+    beside them."""
     world = await connected(layout, dsns, schema)
-    await make(world.source)
-    await make(world.target)
+    for side in (world.source, world.target):
+        await (side.execute(make) if isinstance(make, str) else make(side))
     try:
         await world.process(**settings)
         await create_schema(world.pools[2])
