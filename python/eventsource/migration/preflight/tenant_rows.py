@@ -62,12 +62,13 @@ limit 5
 
 
 # In one statement: whatever it sees was drawn before the sequence is looked at.
-_ABOVE_ALL_DRAWN = """
-select m.position, s.drawn
-from (select max(global_position) as position from {table} where tenant_id = $1) m,
+_POSITIONS = """
+select m.lowest, m.highest, s.drawn
+from (select min(global_position) as lowest, max(global_position) as highest
+      from {table} where tenant_id = $1) m,
      (select case when has_sequence_privilege($2::text::regclass, 'usage, select')
                   then coalesce(pg_sequence_last_value($2::text::regclass), 0) end as drawn) s
-where m.position > s.drawn
+where m.highest is not null
 """
 
 
@@ -112,10 +113,12 @@ async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
 
 async def _check_positions(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
     sequence = await event_table.position_sequence(table)
-    if await table.connection.fetchval(
-        f"select exists (select from {table.name} where tenant_id = $1 and global_position <= 0)",
-        tenant_id,
-    ):
+    found = await table.connection.fetchrow(
+        _POSITIONS.format(table=table.name), tenant_id, sequence
+    )
+    if found is None:
+        return
+    if found["lowest"] <= 0:
         findings.note(
             Finding(
                 "low-positions", "source",
@@ -123,15 +126,12 @@ async def _check_positions(table: AnyTable, tenant_id: UUID, findings: Findings)
                 " carried: a position is counted from 1",
             )
         )  # fmt: skip
-    above = await table.connection.fetchrow(
-        _ABOVE_ALL_DRAWN.format(table=table.name), tenant_id, sequence
-    )
-    if above is not None:
+    if found["drawn"] is not None and found["highest"] > found["drawn"]:
         findings.note(
             Finding(
                 "high-positions", "source",
-                f"the source holds events of the tenant at positions up to {above['position']}, and"
-                f" sequence {sequence} has drawn no more than {above['drawn']} (a restore, or an"
+                f"the source holds events of the tenant at positions up to {found['highest']}, and"
+                f" sequence {sequence} has drawn no more than {found['drawn']} (a restore, or an"
                 " import): what is appended next would stand before them",
                 f"select setval({quote_literal(sequence)}, (select max(global_position) from"
                 f" {table.name}))",
