@@ -214,13 +214,21 @@ async def test_an_abort_takes_off_a_guard_whose_fence_was_removed_by_hand(
 ) -> None:
     await world.source.execute("insert into events (tenant) values ('umbrella')")
     migration = await _under_way(world)
+    others_keys = "select count(*) from eventsource_changes where fence_id = 2"
     if others:
-        await world.reaches(await world.start("umbrella"), MigrationState.DUAL_WRITE)
+        beside = await world.start("umbrella")
+        await world.reaches(beside, MigrationState.DUAL_WRITE)
+        await world.coordinators[0].pause_migration(beside.id)
+        await world.reaches(beside, MigrationState.PAUSED)
+        await world.source.execute("insert into events (tenant) values ('umbrella')")
+        assert await world.source.fetchval(others_keys) > 0
+    written = await world.source.fetchval(others_keys)
     await world.source.execute("delete from eventsource_fences where tenant_id = 'acme'")
     with pytest.raises(asyncpg.PostgresError, match="fence 1 is missing"):
         await append(world.source)
     async with asyncio.timeout(20):
         await world.coordinators[0].abort_migration(migration.id)
+    assert await world.source.fetchval(others_keys) == written
     await append(world.source)
     await world.source.execute("insert into events (tenant) values ('umbrella')")
     guards = await world.source.fetchval("select count(*) from pg_trigger where tgname like 'zzz%'")
