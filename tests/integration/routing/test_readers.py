@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -181,3 +182,24 @@ async def test_what_was_removed_in_front_of_a_reader_is_read_where_the_tenant_li
     )
     versions += [event.version async for event in reader]
     assert versions == list(range(1, 701))
+
+
+@pytest.mark.parametrize("moves", [False, True])
+async def test_a_read_for_one_tenant_gives_nothing_of_another(world: World, moves: bool) -> None:
+    """They share a store before a move, and after it the old rows are still in that store."""
+    stream, router = uuid4(), world.router
+    await world.here.append(world.tenant, stream, count=2)
+    if moves:
+        await world.migrate()
+        await world.here.append(world.tenant, stream, 2)
+    whole = 3 if moves else 2
+    events = (await router.get_events(stream, "Note")).events
+    assert len(events) == whole
+    for tenant, count in ((world.tenant, whole), (world.other, 0), (str(world.other), 0)):
+        given: Any = {"tenant_id": tenant}
+        for name in ("Note", None):
+            found = await router.get_events(stream, name, **given)
+            assert (len(found.events), found.version) == (count, count)
+            assert len([each async for each in router.read_stream(stream, name, **given)]) == count
+            assert await router.get_stream_version(stream, name, **given) == count
+        assert await router.event_exists(events[0].event_id, **given) == (count > 0)

@@ -98,7 +98,9 @@ class RoutedReads:
             if stream and tenant is not None and await self._home(tenant) is self.default_store:
                 return stream
         home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-        return await home.get_events(aggregate_id, aggregate_type, from_version)
+        return await home.get_events(
+            aggregate_id, aggregate_type, from_version, tenant_id=_given(tenant_id)
+        )
 
     async def _in_the_default_store(
         self, aggregate_id: UUID, aggregate_type: str | None, from_version: int
@@ -124,10 +126,13 @@ class RoutedReads:
         It goes on at the new home of a tenant that leaves meanwhile: the rows that it has left may
         be removed before a slow reader comes to them.
         """
+        only = _given(tenant_id)
         while True:
             generation = await self._generation(tenant_id)
             home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-            async for event in home.read_stream(aggregate_id, aggregate_type, from_version):
+            async for event in home.read_stream(
+                aggregate_id, aggregate_type, from_version, tenant_id=only
+            ):
                 if tenant_id is None and event.tenant_id is not None:
                     tenant_id = event.tenant_id
                     generation = await self._generation(tenant_id)
@@ -216,12 +221,15 @@ class RoutedReads:
     ) -> int:
         """The stream's version where its tenant lives; 0 when there is none."""
         home = await self._home_of_stream(aggregate_id, aggregate_type, tenant_id)
-        return await home.get_stream_version(aggregate_id, aggregate_type)
+        return await home.get_stream_version(
+            aggregate_id, aggregate_type, tenant_id=_given(tenant_id)
+        )
 
     async def event_exists(self, event_id: UUID, *, tenant_id: UUID | None = None) -> bool:
         """Whether the event is where its tenant lives, or anywhere when no tenant is given."""
         if tenant_id is not None:
-            return await (await self._reader(tenant_id)).event_exists(event_id)
+            home = await self._reader(tenant_id)
+            return await home.event_exists(event_id, tenant_id=_given(tenant_id))
         away: Exception | None = None
         for store in self.stores.values():
             try:
@@ -238,6 +246,11 @@ class RoutedReads:
     async def get_global_position(self) -> int:
         """The default store's head; positions of different stores do not compare."""
         return await self.default_store.get_global_position()
+
+
+def _given(tenant_id: UUID | None) -> UUID | None:
+    """The tenant that a read is restricted to, as a store takes it: tenants share stores."""
+    return None if tenant_id is None else as_uuid(tenant_id)
 
 
 async def _first_event(
