@@ -44,3 +44,12 @@ PASSING_CLASSES = ("08", "53", "57", "40", "55")
 def sqlstate_of(error: BaseException) -> str | None:
     """The code that a server gave; None where it was no answer of a server."""
     return getattr(error, "sqlstate", None)
+
+
+def waited_at_the_guard(error: BaseException) -> bool:
+    """Whether a lock timeout is the guard's: a role's own ends waits for other locks just so.
+
+    Its functions have had names that begin so in every version; the server says where it was.
+    """
+    context = getattr(error, "context", None) or ""
+    return sqlstate_of(error) == LOCK_TIMEOUT and "eventsource_guard" in context

@@ -30,11 +30,11 @@ from eventsource.migration.routing.route_cache import RouteCache
 from eventsource.migration.routing.transactions import Appended, Result, TenantTransaction, attempt
 from eventsource.migration.states import TenantMigrationState
 from eventsource.sqlstates import (
-    LOCK_TIMEOUT,
     MOVED,
     NOT_OPEN_YET,
     SERIALIZATION_FAILURE,
     sqlstate_of,
+    waited_at_the_guard,
 )
 from eventsource.stores.interface import AppendResult, EventStore, StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -224,7 +224,7 @@ class TenantStoreRouter(RoutedReads):
             except _ANY as error:
                 again = (MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE)
                 if not self._arrivals.doubt(route.store_id, error):
-                    if sqlstate_of(error) not in again and error is not made._refusal:
+                    if sqlstate_of(error) not in again and not waited_at_the_guard(error):
                         raise
                     await self._follow(error, route, began)
                 continue
@@ -275,7 +275,7 @@ class TenantStoreRouter(RoutedReads):
         waited, sqlstate = time.monotonic() - began, sqlstate_of(error)
         if self._arrivals.doubt(route.store_id, error):
             return
-        if sqlstate == LOCK_TIMEOUT:
+        if waited_at_the_guard(error):
             raise WritePausedError(route.tenant_id, waited) from error
         if sqlstate == SERIALIZATION_FAILURE:
             # The append was a transaction of its own, so nothing of it is stored: its snapshot is

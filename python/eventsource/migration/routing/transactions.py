@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -11,6 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from eventsource.identifiers import qualified
+from eventsource.migration.errors import WritePausedError
 from eventsource.migration.tables import fences
 from eventsource.sqlstates import LOCK_TIMEOUT, MOVED, NOT_OPEN_YET, SERIALIZATION_FAILURE
 from eventsource.stores.interface import AppendResult
@@ -146,13 +148,13 @@ async def _ask_the_fence(made: TenantTransaction) -> None:
     )
     if fence is None:
         return
+    began = time.monotonic()
     try:
         await made.connection.execute(
             "select pg_advisory_xact_lock_shared($1, $2)", fences.LOCK_CLASS, fence["lock_id"]
         )
     except asyncpg.LockNotAvailableError as error:
-        made._refusal = error
-        raise
+        raise WritePausedError(made.tenant_id, time.monotonic() - began) from error
     # A statement of its own: its snapshot is taken after the wait.
     found = await made.connection.fetchrow(
         f"select state, moved_to, generation, migration_id::text from {beside} {mine}", *key
