@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
 
 __all__ = ["as_declared", "moment_of", "uuid_of"]
+
+_ENDLESS = (datetime.min, datetime.max)
 
 
 def uuid_of(value: Any) -> Any:
@@ -22,13 +24,18 @@ def uuid_of(value: Any) -> Any:
 
 
 def moment_of(value: Any) -> Any:
-    """A moment; None is none.
+    """A moment, always with its time zone; None is none.
+
+    The driver takes the first and the last moment that Python has for ``-infinity`` and
+    ``infinity``, and gives those back without a time zone.
 
     Raises:
         ValueError: the application's codec makes of it what cannot be read.
     """
-    if value is None or isinstance(value, datetime):
+    if value is None:
         return value
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value in _ENDLESS else value
     try:
         return datetime.fromisoformat(str(value))
     except ValueError:

@@ -79,6 +79,19 @@ class StoreContract:
             event.model_copy(update={"aggregate_version": None}) for event in stream.events
         ] == events
 
+    @pytest.mark.parametrize("moment", [datetime.min, datetime.max])
+    async def test_the_first_and_the_last_moment_come_back(
+        self, store: EventStore, moment: datetime
+    ) -> None:
+        """The driver keeps them as infinity."""
+        cart, moment = uuid4(), moment.replace(tzinfo=UTC)
+        [event] = items(cart, timestamp=moment)
+        await store.append_events(cart, "Cart", [event], 0)
+        [read] = (await store.get_events(cart, "Cart")).events
+        assert read.model_copy(update={"aggregate_version": None}) == event
+        assert [row.timestamp async for row in store.read_all()] == [moment]
+        assert await positions(store, since=moment) == [1]
+
     async def test_versions_and_positions_rise_together(self, store: EventStore) -> None:
         cart = uuid4()
         first = await store.append_events(cart, "Cart", items(cart, 3), 0)
