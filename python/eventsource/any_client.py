@@ -107,8 +107,9 @@ def find_route(
 def moved_to(error: BaseException) -> Route | None:
     """Where a refused write has to go, if that is why it was refused; None for other errors.
 
-    Reads what asyncpg, psycopg, psycopg2 and pg8000 raise, also where SQLAlchemy or Django raises
-    it as its own error. The transaction is lost: roll back, and run it again at that store.
+    Reads what asyncpg, psycopg, psycopg2 and pg8000 raise, also where SQLAlchemy, Django or an
+    application raises its own error from it. The transaction is lost: roll back, and run it again
+    at that store.
     """
     for each in _causes(error):
         sqlstate, detail = _answer(each)
@@ -151,7 +152,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(each))
         yield each
-        waiting += [each.__context__, each.__cause__, getattr(each, "orig", None)]
+        # Not its context: a retry that fails while a refusal is handled has the refusal there.
+        waiting += [each.__cause__, getattr(each, "orig", None)]
 
 
 def _answer(error: BaseException) -> tuple[str | None, str | None]:

@@ -132,13 +132,33 @@ def test_other_errors_say_nothing_of_a_move(error: Exception) -> None:
     assert moved_to(error) is None
 
 
+def _refusal() -> psycopg.Error:
+    error = psycopg.Error("x")
+    error.sqlstate = "EVF01"
+    error.detail = '{"target_store_id": "there", "generation": 3}'  # type: ignore[attr-defined]
+    return error
+
+
 def test_an_error_within_another_is_found() -> None:
-    inner = psycopg.Error("x")
-    inner.sqlstate = "EVF01"
-    inner.detail = '{"target_store_id": "there", "generation": 3}'  # type: ignore[attr-defined]
     outer = RuntimeError("wrapped")
-    outer.__cause__ = inner
+    outer.__cause__ = _refusal()
     assert moved_to(outer) == Route("there", 3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.UniqueViolationError("x"),
+        psycopg.errors.SerializationFailure("x"),
+        psycopg.OperationalError("the server is away"),
+        ConnectionRefusedError(),
+        RuntimeError("x"),
+    ],
+)
+def test_what_fails_after_a_refusal_was_followed_is_no_refusal(error: Exception) -> None:
+    """Who retries where the refusal is handled would go on for ever."""
+    error.__context__ = _refusal()  # as Python does within `except`
+    assert moved_to(error) is None
 
 
 class Row:
