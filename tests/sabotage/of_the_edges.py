@@ -77,7 +77,7 @@ VARIANTS = (
         (
             Edit(
                 _ROUTES,
-                "async with asyncio.timeout(self._ttl):",
+                "async with asyncio.timeout(due - time.monotonic()):",
                 "async with asyncio.timeout(None):",
             ),
         ),
@@ -89,7 +89,7 @@ VARIANTS = (
         (
             Edit(
                 _ROUTES,
-                "        await connection.add_listener(CHANNEL, lambda *_: news.set())\n",
+                "        await connection.add_listener(CHANNEL, hear)\n",
                 "",
             ),
         ),

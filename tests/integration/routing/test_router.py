@@ -18,6 +18,7 @@ from eventsource.migration import (
     create_schema,
 )
 from eventsource.migration.repositories import PostgreSQLRoutingRepository
+from eventsource.migration.routing.route_cache import PAGE
 from eventsource.stores.interface import StoredEvent
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.subscriptions import InMemoryCheckpointRepository
@@ -105,6 +106,39 @@ async def test_a_change_that_nobody_announced_is_found_by_reading_again(world: W
         return elsewhere.router._routes._routes[world.tenant].store_id == TARGET
 
     await until(known_without_being_asked_for, "the change")
+
+
+async def test_of_many_known_tenants_an_announced_one_is_read_alone_and_all_in_pages(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading them all at once, at each announcement, would hold up the process's other work."""
+    read: list[int] = []
+    given = PostgreSQLRoutingRepository.get_routings
+
+    async def counted(self: Any, tenants: Any) -> Any:
+        read.append(len(tenants))
+        return await given(self, tenants)
+
+    elsewhere = await world.process(route_ttl_seconds=600)
+    assert await lives_at(elsewhere, world.tenant, SOURCE)
+    await until(lambda: _listens(world), "the listener")
+    monkeypatch.setattr(PostgreSQLRoutingRepository, "get_routings", counted)
+    cache = elsewhere.router._routes
+    for _ in range(3 * PAGE):
+        cache._keep(uuid4(), None)
+    await world.here.routes.set_routing(uuid4(), TARGET)
+    await world.here.routes.set_routing(world.tenant, TARGET)
+    await until(lambda: lives_at(elsewhere, world.tenant, TARGET), "the change")
+    assert read == [1]
+    cache._ttl = 0.1
+    await cache.close()
+    cache._ensure_keeper()
+
+    async def all_are_read() -> bool:
+        return sum(read) > len(cache._routes)
+
+    await until(all_are_read, "all of them")
+    assert max(read) <= PAGE
 
 
 async def test_a_listener_that_was_cut_off_comes_back(world: World) -> None:

@@ -22,7 +22,7 @@ from eventsource.migration.repositories.routing import (
     named_if_missing,
 )
 from eventsource.migration.states import TenantMigrationState
-from eventsource.tenant_ids import TenantId
+from eventsource.tenant_ids import TenantId, restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,10 @@ LONGEST_BACKOFF = 5.0
 
 #: A route that was not read again for so many times its ``ttl`` is old.
 BELIEVED = 3
+
+#: So many routes are read at once. What is done with them holds up whatever else the process does,
+#: and a process may know a hundred thousand.
+PAGE = 500
 
 #: How long a call waits for an old route to be read again; after that the known one is used.
 REFRESH_SECONDS = 0.5
@@ -209,18 +213,37 @@ class RouteCache:
 
     async def _listen(self, connection: Connection) -> None:
         news = asyncio.Event()
-        await connection.add_listener(CHANNEL, lambda *_: news.set())
+        announced: set[TenantId] = set()
+
+        def hear(*said: object) -> None:
+            announced.add(restored(str(said[-1])))
+            news.set()
+
+        def heard() -> list[TenantId]:
+            known = [tenant for tenant in announced if tenant in self._routes]
+            announced.clear()
+            return known
+
+        await connection.add_listener(CHANNEL, hear)
         repository = PostgreSQLRoutingRepository(connection)
         while True:
             tenants = list(self._routes)
-            if tenants:
-                found = await repository.get_routings(tenants)
-                for tenant in tenants:
-                    self._keep(tenant, found.get(tenant))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._ttl):
-                    await news.wait()
-            news.clear()
+            for at in range(0, len(tenants), PAGE):
+                # Who moves now does not wait for all that may have moved.
+                await self._read(repository, [*heard(), *tenants[at : at + PAGE]])
+            due = time.monotonic() + self._ttl
+            while time.monotonic() < due:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(due - time.monotonic()):
+                        await news.wait()
+                news.clear()
+                await self._read(repository, heard())
+
+    async def _read(self, repository: PostgreSQLRoutingRepository, tenants: list[TenantId]) -> None:
+        if tenants:
+            found = await repository.get_routings(tenants)
+            for tenant in tenants:
+                self._keep(tenant, found.get(tenant))
 
 
 def _report(known: TenantRouting, route: TenantRouting) -> None:
