@@ -267,6 +267,28 @@ async def test_rows_that_came_from_another_cluster(world: World) -> None:
     assert await world.ids("target") == [row["event_id"]]
 
 
+async def test_rows_that_came_from_another_cluster_where_others_have_moved(world: World) -> None:
+    """Once the statement was for everybody's rows, and the guard refused those of who has left."""
+    await world.seed(3, world.other)
+    await world.migrate(world.other)
+    await world.source.execute(
+        f"insert into {SOURCE_TABLE} (event_id, aggregate_id, aggregate_type, event_type,"
+        " tenant_id, version, timestamp, payload, transaction_id) select gen_random_uuid(),"
+        " gen_random_uuid(), 'Note', 'world.noted', $1, 1, now(), '{}', '9000000000'",
+        world.tenant,
+    )
+    await world.source.execute(
+        f"alter table {SOURCE_TABLE} disable trigger user;"
+        f" update {SOURCE_TABLE} set transaction_id = '9000000000';"
+        f" alter table {SOURCE_TABLE} enable trigger user;"
+        f" select eventsource_guard_renew('{SOURCE_TABLE}'::regclass)"
+    )
+    found = await world.coordinator.preflight(world.tenant, world.here.source, world.here.target)
+    [message] = found.problems
+    await world.source.execute(message[message.index("alter table") :])
+    await world.assert_moved(await world.migrate())
+
+
 async def test_events_above_all_that_the_sequence_has_drawn(world: World) -> None:
     """As an import with positions of its own leaves them: a return would have reordered them."""
     await world.seed(20)

@@ -14,6 +14,7 @@ from eventsource.migration import (
     Migration,
     MigrationError,
     MigrationState,
+    RepairNeededError,
     RoutingError,
     StoreGoneBackError,
     StoreMismatchError,
@@ -70,6 +71,37 @@ async def test_a_dump_that_was_restored_has_to_be_bound(world: World, side: str)
     await world.coordinator.resume_migration(migration.id)
     done = await world.coordinator.initiate_cutover(migration.id)
     await world.assert_moved(done)
+
+
+@pytest.mark.parametrize("copied", ["whole", "half"])
+async def test_a_source_that_no_snapshot_would_show_is_not_followed(
+    world: World, copied: str
+) -> None:
+    """A dump in a younger cluster: everything was taken out of the target, and was to be carried
+    again under the fence, which no budget was enough for."""
+    migration = await paused(world)
+    if copied == "half":
+        await world.target.execute("update eventsource_copy_progress set proven_snapshot = null")
+    late = await insert(world.source, world.tenant)
+    await elsewhere(world, "source", dumped=True)
+    await world.source.execute(
+        f"alter table {table('source')} disable trigger user;"
+        f" update {table('source')} set transaction_id = '9000000000';"
+        f" alter table {table('source')} enable trigger user;"
+        f" select eventsource_guard_renew('{table('source')}'::regclass)"
+    )
+    carried = await world.ids("target")
+    with pytest.raises(RepairNeededError, match="it was restored from a dump") as refused:
+        await world.coordinator.rebind_migration(migration.id, SOURCE)
+    assert f"eventsource-migrate abort {migration.id}" in str(refused.value)
+    await world.coordinator.repair()
+    assert await world.ids("target") == carried
+    ended = await world.coordinator.abort_migration(migration.id)
+    assert ended.state is MigrationState.ROLLED_BACK
+    said = str(refused.value)
+    await world.source.execute(said[said.index("alter table") : said.index("), and start again")])
+    await world.assert_moved(await world.migrate())
+    assert late["event_id"] in await world.ids("target")
 
 
 async def test_a_target_that_was_bound_is_compared_whole(world: World) -> None:

@@ -10,7 +10,7 @@ from eventsource.identifiers import quote_literal
 from eventsource.migration import event_table
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.preflight.findings import INIT, Findings
-from eventsource.migration.tables import fences, progress, reserved_block, standby
+from eventsource.migration.tables import fences, progress, reserved_block, snapshots, standby
 from eventsource.migration.tables.fences import Fence
 
 #: How long the tenant's streams are looked through for events of others (seconds).
@@ -90,18 +90,10 @@ async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
             f"the source still has the fence of migration {fence.migration_id};"
             " abort that one first"
         )
-    foreign = await table.connection.fetchval(
-        "select coalesce((select transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
-        f" from {table.name} where tenant_id = $1 and transaction_id is not null"
-        " order by transaction_id desc limit 1), false)",
-        tenant_id,
-    )
-    if foreign:
+    if (mend := await snapshots.mend_of_foreign_ids(table, tenant_id)) is not None:
         findings.problems.append(
             "the source holds rows whose transaction_id comes from another cluster (a restore);"
-            f" repair them first: alter table {table.name} alter transaction_id drop not"
-            f" null; update {table.name} set transaction_id = null where transaction_id"
-            " >= pg_snapshot_xmax(pg_current_snapshot())"
+            f" repair them first: {mend}"
         )
     await _check_streams(table, tenant_id, findings)
     if not await _has_index(table, "transaction_id"):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from eventsource.commands import command
 from eventsource.connections import transaction
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.consistency import both_sides
@@ -58,9 +59,16 @@ async def reconcile(
 
     Raises:
         RepairNeededError: the source has another event where the target has one that it lost; that
-            one is kept, and an abort is the way out.
+            one is kept, and an abort is the way out. Or no snapshot of it would show its rows.
     """
     source, target = connections.source, connections.target
+    if (mend := await snapshots.mend_of_foreign_ids(source, migration.tenant_id)) is not None:
+        # No pass would carry them but the one under the fence, which would be all of the copy.
+        raise RepairNeededError(
+            f"the source {source.address.table!r} holds rows whose transaction_id comes from"
+            " another cluster: it was restored from a dump. Nothing was changed at the target:"
+            f" `{command('abort', migration.id)}`, then repair them ({mend}), and start again"
+        )
     at = await progress.claim(target, migration.id, owner)
     if at is None:
         raise MigrationError("the target has no progress row of this migration: abort it")

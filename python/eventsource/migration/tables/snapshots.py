@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from eventsource.identifiers import quote_literal
 from eventsource.migration.errors import PreflightError
+from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
+    from eventsource.migration.event_table import AnyTable
+    from eventsource.tenant_ids import TenantId
 
 #: Cluster and timeline, for messages alone: neither proves that a source has not gone back. The
 #: timeline is the one that is written; the last checkpoint's is older for minutes after a failover.
@@ -65,6 +69,27 @@ async def take(connection: Executor) -> Snapshot:
             ]
         )
     return Snapshot(row["snapshot"], row["system"], row["started"])
+
+
+async def mend_of_foreign_ids(table: AnyTable, tenant_id: TenantId) -> str | None:
+    """The statements for rows with ids that this cluster has not given out; None without any.
+
+    A dump brings them along, and no snapshot shows such a row before the cluster has come so far.
+    Of this tenant alone: the guard refuses a change of rows of those that have left.
+    """
+    foreign = await table.connection.fetchval(
+        "select coalesce((select transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+        f" from {table.name} where tenant_id = $1 and transaction_id is not null"
+        " order by transaction_id desc limit 1), false)",
+        tenant_id,
+    )
+    if not foreign:
+        return None
+    return (
+        f"alter table {table.name} alter transaction_id drop not null; update {table.name}"
+        f" set transaction_id = null where tenant_id = {quote_literal(stored(tenant_id))}"
+        " and transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+    )
 
 
 def not_shown_by(snapshot: str) -> str:
