@@ -85,3 +85,33 @@ async def test_a_move_that_may_begin_may_be_decided_on_and_taken_back(
     assert done.fence_position == given + 5
     back = await process.coordinator.return_migration(done.id)
     assert back.state == "migrated"
+
+
+@pytest.mark.parametrize("role", ["origin", "replica"])
+async def test_events_above_all_that_was_drawn_refuse_the_cutover(world: World, role: str) -> None:
+    """A subscription of the source's brings positions of its own: the old store's feed then hid
+    events that were never carried back, and nothing could return past them."""
+    await world.seed(20)
+    process = await world.process(keep_way_back=3600)
+    migration = await world.dual_write(process=process)
+    writer = await world.connect(session_replication_role=role)
+    await writer.execute(
+        f"insert into {table('source')} (global_position, event_id, aggregate_id, aggregate_type,"
+        " event_type, tenant_id, version, timestamp, payload) select 20 + g, gen_random_uuid(),"
+        " gen_random_uuid(), 'Note', 'world.noted', $1, 1, now(), '{\"n\": 1, \"text\": \"\"}'"
+        " from generate_series(1, 10) g",
+        world.tenant,
+    )
+    with pytest.raises(PreflightError, match="has drawn no more than 20") as refused:
+        await process.coordinator.initiate_cutover(migration.id)
+    fence = "select state from eventsource_fences where role = 'source'"
+    assert await world.source.fetchval(fence) == "open"
+    said = str(refused.value)
+    await world.source.execute(said[said.index("select setval") :])
+    done = await process.coordinator.initiate_cutover(migration.id)
+    assert done.fence_position == 30
+    assert len([each async for each in process.source.read_all()]) == 30
+    await process.append(world.tenant)
+    back = await process.coordinator.return_migration(done.id)
+    assert back.state == "migrated"
+    assert set(await world.ids("source")) == set(await world.ids("target"))

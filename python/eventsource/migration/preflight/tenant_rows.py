@@ -6,11 +6,17 @@ import asyncio
 from uuid import UUID
 
 from eventsource.catalog.findings import Finding, warning
-from eventsource.identifiers import quote_literal
 from eventsource.migration import event_table
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.preflight.findings import INIT, Findings
-from eventsource.migration.tables import fences, progress, reserved_block, snapshots, standby
+from eventsource.migration.tables import (
+    fences,
+    integrity,
+    progress,
+    reserved_block,
+    snapshots,
+    standby,
+)
 from eventsource.migration.tables.fences import Fence
 
 #: How long the tenant's streams are looked through for events of others (seconds).
@@ -61,17 +67,6 @@ limit 5
 """
 
 
-# In one statement: whatever it sees was drawn before the sequence is looked at.
-_POSITIONS = """
-select m.lowest, m.highest, s.drawn
-from (select min(global_position) as lowest, max(global_position) as highest
-      from {table} where tenant_id = $1) m,
-     (select case when has_sequence_privilege($2::text::regclass, 'usage, select')
-                  then coalesce(pg_sequence_last_value($2::text::regclass), 0) end as drawn) s
-where m.highest is not null
-"""
-
-
 async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
     await _check_positions(table, tenant_id, findings)
     fence = await fences.read(table, tenant_id)
@@ -104,13 +99,10 @@ async def check_source(table: AnyTable, tenant_id: UUID, findings: Findings) -> 
 
 
 async def _check_positions(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
-    sequence = await event_table.position_sequence(table)
-    found = await table.connection.fetchrow(
-        _POSITIONS.format(table=table.name), tenant_id, sequence
-    )
+    found = await integrity.positions(table, tenant_id)
     if found is None:
         return
-    if found["lowest"] <= 0:
+    if found.lowest <= 0:
         findings.note(
             Finding(
                 "low-positions", "source",
@@ -118,17 +110,8 @@ async def _check_positions(table: AnyTable, tenant_id: UUID, findings: Findings)
                 " carried: a position is counted from 1",
             )
         )  # fmt: skip
-    if found["drawn"] is not None and found["highest"] > found["drawn"]:
-        findings.note(
-            Finding(
-                "high-positions", "source",
-                f"the source holds events of the tenant at positions up to {found['highest']}, and"
-                f" sequence {sequence} has drawn no more than {found['drawn']} (a restore, or an"
-                " import): what is appended next would stand before them",
-                f"select setval({quote_literal(sequence)}, (select max(global_position) from"
-                f" {table.name}))",
-            )
-        )  # fmt: skip
+    if found.not_drawn is not None:
+        findings.note(Finding("high-positions", "source", *found.not_drawn))
 
 
 async def _has_index(table: AnyTable, second: str) -> bool:

@@ -25,7 +25,7 @@ from eventsource.migration.repositories.migrations import PostgreSQLMigrationRep
 from eventsource.migration.states import MigrationState
 from eventsource.migration.tables import brief_locks, fences, identities, integrity
 from eventsource.migration.tables.proofs import Proof
-from eventsource.tenant_ids import stored
+from eventsource.tenant_ids import as_uuid, stored
 
 if TYPE_CHECKING:
     from eventsource.migration.errors import Blocker
@@ -52,10 +52,13 @@ async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[A
     Also, a driver that goes silent between parsing and running a statement is not idle to the
     server, which then does not free the fence.
     """
+    drawn = (
+        "coalesce(pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass),"
+        " 0)"
+    )
     return await source.connection.prepare(
         f"update {source.fences} set state = 'moved', generation = generation + 1,"
-        " moved_to = $4, position_offset = $5, updated_at = now(), source_head = coalesce("
-        "pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass), 0)"
+        f" moved_to = $4, position_offset = $5, updated_at = now(), source_head = {drawn}"
         ", decided_pass = $7, decided_token = $8, decided_rows = $9, decided_digest = $10,"
         " decided_total = $11"
         " where fence_id = $1 and migration_id = $2 and generation = $3 and state = 'open'"
@@ -64,6 +67,7 @@ async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[A
         " and o.generation > $3)"
         # What was fine when the migration began may not be so any more.
         f" and cardinality({integrity.wrong('$6::text::regclass', '$12::text[]', '$13::text')}) = 0"
+        f" and {integrity.all_drawn(source.name, '$15', drawn)}"
         " and role = 'source' returning generation, source_head, position_offset"
     )
 
@@ -84,18 +88,22 @@ async def decide(
     it is the decision.
 
     Raises:
-        PreflightError: the guard would be walked past, or the columns are others; as above.
+        PreflightError: the guard would be walked past, the columns are others, or the tenant has
+            events above what its sequence has drawn; as above.
     """
-    guards = integrity.guards_of(fence)
+    guards, tenant_id = integrity.guards_of(fence), as_uuid(migration.tenant_id)
     row = await prepared.fetchrow(
         fence.fence_id, migration.id, migration.generation, migration.target_store_id, offset,
         source.name, proof.last_pass, proof.token, proof.rows, proof.digest, proof.total, guards,
-        agreed, fence.lock_id,
+        agreed, fence.lock_id, tenant_id,
     )  # fmt: skip
     if row is None:
         wrong = await source.connection.fetchval(integrity.statement(), source.name, guards, agreed)
         if wrong:
             raise PreflightError(integrity.explained(source, "source", wrong))
+        found = await integrity.positions(source, tenant_id)
+        if found is not None and found.not_drawn is not None:
+            raise PreflightError(["; ".join(found.not_drawn)])
     return Decision(**dict(row), proof=proof) if row is not None else None
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
 
 from eventsource.catalog.model import GUARD
+from eventsource.identifiers import quote_literal
+from eventsource.migration import event_table
 from eventsource.migration.event_table import AnyTable
 from eventsource.migration.tables.fences import Fence
 
@@ -64,6 +68,59 @@ array_remove(array[
               is not true then 'sequence' end
 ], null)
 """
+
+# In one statement: whatever it sees was drawn before the sequence is looked at.
+_POSITIONS = """
+select m.lowest, m.highest, s.drawn
+from (select min(global_position) as lowest, max(global_position) as highest
+      from {table} where tenant_id = $1) m,
+     (select case when has_sequence_privilege($2::text::regclass, 'usage, select')
+                  then coalesce(pg_sequence_last_value($2::text::regclass), 0) end as drawn) s
+where m.highest is not null
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where a tenant's events begin and end, and what their sequence has drawn, if it is seen."""
+
+    table: AnyTable
+    sequence: str
+    lowest: int
+    highest: int
+    drawn: int | None
+
+    @property
+    def not_drawn(self) -> tuple[str, str] | None:
+        """What is wrong with positions above all that was drawn, and its mend; None without any.
+
+        What is appended next would stand before them, and no return could pass them.
+        """
+        if self.drawn is None or self.highest <= self.drawn:
+            return None
+        return (
+            f"the source holds events of the tenant at positions up to {self.highest}, and"
+            f" sequence {self.sequence} has drawn no more than {self.drawn} (a restore, an import,"
+            " or a subscription): what is appended next would stand before them",
+            f"select setval({quote_literal(self.sequence)}, (select max(global_position) from"
+            f" {self.table.name}))",
+        )
+
+
+async def positions(table: AnyTable, tenant_id: UUID) -> Positions | None:
+    """Those of the tenant's events; None without any."""
+    sequence = await event_table.position_sequence(table)
+    found = await table.connection.fetchrow(
+        _POSITIONS.format(table=table.name), tenant_id, sequence
+    )
+    return None if found is None else Positions(table, sequence, **dict(found))
+
+
+def all_drawn(table: str, tenant: str, drawn: str) -> str:
+    """An SQL expression for whether the tenant has no event above what was drawn: one look at an
+    index."""
+    highest = f"(select max(global_position) from {table} where tenant_id = {tenant})"
+    return f"coalesce({highest}, 0) <= {drawn}"
 
 
 def wrong(table: str, names: str, agreed: str) -> str:
