@@ -29,6 +29,17 @@ select gid, extract(epoch from now() - prepared)::float8 as age from pg_prepared
 where database = current_database() order by prepared limit 3
 """
 
+_SUBSCRIPTIONS = """
+select string_agg(distinct quote_ident(s.subname), ', ') from pg_subscription_rel r
+join pg_subscription s on s.oid = r.srsubid
+where s.subenabled and r.srrelid in (
+    select t.relid from unnest($1::text[]) name, pg_partition_tree(to_regclass(name)) t
+    union all select to_regclass(name) from unnest($1::text[]) name)
+"""
+
+#: What a row of the tenant's meets that a subscription brings, by side.
+_REFUSED_FROM = {"source": "once the tenant has moved", "target": "until the tenant is open there"}
+
 
 async def look(
     source: AnyTable,
@@ -38,16 +49,18 @@ async def look(
     *,
     companions: bool = True,
 ) -> None:
-    """Note companions, open transactions and too few connections."""
+    """Note companions, subscriptions, open transactions and too few connections."""
 
     async def of_source(found: Findings) -> None:
         async with held(source) as one:
             if companions:
                 await _companions(one, found)
+            await _subscriptions(one, "source", found)
             await _transactions(one, "source", found)
 
     async def of_target(found: Findings) -> None:
         async with held(target) as one:
+            await _subscriptions(one, "target", found)
             await _transactions(one, "target", found)
             await _connections(one, copy_jobs + DRIVERS_OWN, found)
 
@@ -81,6 +94,22 @@ async def _companions(source: AnyTable, findings: Findings) -> None:
                     f"{name} has a foreign key to the events of the source; its rows stay there",
                 )
             )  # fmt: skip
+
+
+async def _subscriptions(table: AnyTable, side: str, findings: Findings) -> None:
+    """A worker that is refused one row tries again for ever, and brings nobody's rows meanwhile."""
+    layout = table.layout
+    names = [table.name] if layout is None else [table.beside(each.name) for each in layout.tables]
+    found = await table.connection.fetchval(_SUBSCRIPTIONS, names)
+    if found is not None:
+        findings.note(
+            warning(
+                "subscribed", side,
+                f"the {side}'s tables are written by a subscription ({found}), which stops for all"
+                f" tenants at the first row of this one that it brings {_REFUSED_FROM[side]}",
+                "leave the tenant out of its publication before that (a row filter)",
+            )
+        )  # fmt: skip
 
 
 async def _transactions(table: AnyTable, side: str, findings: Findings) -> None:
