@@ -58,6 +58,21 @@ async def test_an_upgraded_server_is_the_same_place(world: World, side: str) -> 
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("legs", [0, 1, 2])
+async def test_an_upgrade_closes_no_way_back(world: World, legs: int, side: str) -> None:
+    """That of the store which was left did: `rebind` was the way out, and it keeps none."""
+    keeper = await world.process(keep_way_back=3600.0)
+    move = await moved(world, keeper)
+    for _ in range(legs):
+        move = await keeper.coordinator.return_migration(move.id)
+    await elsewhere(world, side, dumped=False)
+    await appended(keeper, world.tenant)
+    back = await keeper.coordinator.return_migration(move.id)
+    assert back.state is MigrationState.MIGRATED
+    assert set(await world.ids("source")) == set(await world.ids("target"))
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
 async def test_a_dump_that_was_restored_has_to_be_bound(world: World, side: str) -> None:
     migration = await paused(world)
     await elsewhere(world, side, dumped=True)

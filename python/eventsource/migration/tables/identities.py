@@ -96,7 +96,11 @@ async def _is_heir(migration: Migration, store_id: str, source: AnyTable, target
     """Whether another place has the rows of the recorded one, with their headers."""
     try:
         if store_id == migration.target_store_id:
-            return await witnesses.knows_target(target, migration.id)
+            return await witnesses.knows_target(target, migration.id) or (
+                # Who returns comes to where the move before has left its barriers.
+                migration.returns is not None
+                and bool(await witnesses.any_stands(target, migration.returns))
+            )
         at = await progress.read(target, migration.id)
         return (
             at is not None
