@@ -65,6 +65,8 @@ DECIDING = [
            back="do $$ declare each name; begin for each in select tgname from pg_trigger where"
            " tgrelid = '{t}'::regclass and tgname like 'zzz_eventsource%' loop execute"
            " format('alter table {t} enable always trigger %I', each); end loop; end $$"),
+    Change("a target that a crash empties", "target table .* is unlogged",
+           target="alter table {t} set unlogged", back="alter table {t} set logged"),
 ]  # fmt: skip
 
 #: Found by the look before the fence is asked for.
@@ -75,6 +77,12 @@ LOOKED_AT = [
     Change("a check at the target", "is none of the source's",
            target="alter table {t} add constraint few check (version < 1000)",
            back="alter table {t} drop constraint few"),
+]  # fmt: skip
+
+#: Waits for the cutover, where it comes under the fence.
+WAITING = [
+    Change("a source that a crash empties", "source table .* is unlogged",
+           source="alter table {t} set unlogged", back="alter table {t} set logged"),
 ]  # fmt: skip
 
 
@@ -90,7 +98,7 @@ async def test_a_column_that_came_meanwhile_refuses_the_cutover_at_every_level(
     await assert_refused(world, change, level)
 
 
-@pytest.mark.parametrize("change", [*DECIDING[1:], *LOOKED_AT], ids=named)
+@pytest.mark.parametrize("change", [*DECIDING[1:], *LOOKED_AT, *WAITING], ids=named)
 async def test_a_change_before_the_cutover_refuses_it_and_taken_back_lets_it_pass(
     world: World, change: Change
 ) -> None:

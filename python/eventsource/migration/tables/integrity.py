@@ -19,6 +19,10 @@ _SENTENCES = {
         " enabled otherwise than ALWAYS (`enable trigger all` does that); run"
         " `select {renew}('{name}')` at the source, or abort the migration and start it again"
     ),
+    "unlogged": (
+        "the {side} table {name} is unlogged since the migration began, so that a crash empties it;"
+        " alter table {name} set logged"
+    ),
     "inheritance": (
         "the {side} table {name} has children or a parent since the migration began, where its"
         " guard does not fire; take them away: alter table … no inherit"
@@ -52,6 +56,8 @@ array_remove(array[
     case when (select count(*) from pg_catalog.pg_trigger t
                where t.tgrelid = {table} and t.tgname = any ({names}) and t.tgenabled = 'A')
               <> cardinality({names}) then 'guard' end,
+    case when exists (select from pg_catalog.pg_class c
+                      where c.oid = {table} and c.relpersistence <> 'p') then 'unlogged' end,
     case when exists (
         select from pg_catalog.pg_inherits h join pg_catalog.pg_class c on c.oid = {table}
         where h.inhparent = c.oid or h.inhrelid = c.oid and not c.relispartition)
