@@ -220,7 +220,7 @@ VARIANTS = (
         "rows that came from another cluster are copied by their transaction ids",
         (
             Edit(
-                "python/eventsource/migration/preflight/tenant_rows.py",
+                "python/eventsource/migration/tables/snapshots.py",
                 '        "select coalesce((select transaction_id >='
                 ' pg_snapshot_xmax(pg_current_snapshot())"\n',
                 "        \"select coalesce((select transaction_id < '1'::xid8\"\n",

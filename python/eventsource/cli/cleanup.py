@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -138,7 +138,7 @@ async def _finished(at: Workspace, older_than: str | None) -> list[Migration]:
         age = timedelta(seconds=seconds_of("--older-than", older_than or "0"))
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    before = datetime.now(UTC) - age
+    before = await at.migrations.pool.fetchval("select now()") - age
     newest: dict[tuple[TenantId, str], Migration] = {}
     homes: dict[TenantId, str] = {
         each.tenant_id: each.store_id for each in await at.routes.get_all()

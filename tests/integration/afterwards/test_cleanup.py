@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import datetime, tzinfo
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -275,6 +277,24 @@ async def test_it_waits_until_the_old_rows_need_not_be_kept(world: World) -> Non
     assert await _left(world) == 23
     await world.coordinator.cleanup(migration.id, backed_up=True)
     assert await _left(world) == 0
+
+
+async def test_a_clock_that_is_ahead_here_ends_no_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Ahead:
+            return cls.fromtimestamp(time.time() + 8 * 86_400, tz)
+
+    migration = await _moved(world)
+    await world.control.execute(
+        "update tenant_migrations set config = jsonb_set(config, '{keep_way_back}', '604800')"
+    )
+    monkeypatch.setattr("eventsource.migration.operations.cleanups.datetime", Ahead, raising=False)
+    with pytest.raises(MigrationError, match="keep_way_back"):
+        await world.coordinator.cleanup(migration.id, backed_up=True)
+    assert await _left(world) == 23
 
 
 async def test_a_migration_that_did_not_move_the_tenant_is_not_cleaned_up(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -90,7 +90,9 @@ class Cleanups:
         await self._refuse_layout(migration)
         home_id = await self._home_of(migration)
         way = await WaysBack(self._migrations.pool).of_migration(migration_id)
-        not_yet = _kept(migration, way, now=now)
+        # By the clock that its end was written by: that of this machine may be another.
+        at = await self._migrations.pool.fetchval("select now()")
+        not_yet = _kept(migration, way, at, now=now)
         if not dry_run:
             _refuse_early(migration, not_yet, backed_up=backed_up)
         async with self._opened(migration, home_id, max_rows_per_second, seen) as work:
@@ -173,8 +175,8 @@ class Cleanups:
             await close_all([old.connection])
 
 
-def _kept(migration: Migration, way: WayBack | None, *, now: bool) -> str | None:
-    """Why the old rows are kept for the present, and what ends that."""
+def _kept(migration: Migration, way: WayBack | None, at: datetime, *, now: bool) -> str | None:
+    """Why the old rows are kept at a moment, and what ends that."""
     if way is not None and way.state == "returning":
         return (
             f"the tenant is about to return (migration {way.id}), and needs the old rows; wait for"
@@ -189,7 +191,7 @@ def _kept(migration: Migration, way: WayBack | None, *, now: bool) -> str | None
     now = now or (way is not None and way.state == "closed")
     assert migration.completed_at is not None
     until = migration.completed_at + timedelta(seconds=migration.config.keep_way_back)
-    if not now and datetime.now(UTC) < until:
+    if not now and at < until:
         return (
             f"the old rows of migration {migration.id} are kept until"
             f" {until:%Y-%m-%d %H:%M} UTC (keep_way_back); to remove them before, say --now"
