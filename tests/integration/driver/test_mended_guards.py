@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eventsource.migration.recovery.report import ChangeKind
 from tests.support.one_fence import refused, triggers
 from tests.support.worlds.three_databases import World, insert, table
 
@@ -90,3 +91,18 @@ async def test_functions_of_another_version_refuse_a_move_until_init_has_run(wor
     assert "eventsource_guard_stands of another version; run `eventsource-migrate init`" in problem
     await here.source.create_schema()
     assert (await here.coordinator.preflight(world.tenant, here.source, here.target)).problems == []
+
+
+@pytest.mark.parametrize("taken", TAKEN)
+async def test_a_repair_makes_the_guard_of_who_has_left_again(world: World, taken: str) -> None:
+    """A restore without its triggers: there was nothing to repair, and old routes wrote on."""
+    await world.seed(10)
+    await world.migrate()
+    await world.source.execute(TAKEN[taken].format(t=table("source")))
+    planned = await world.coordinator.repair(dry_run=True)
+    assert [each.kind for each in planned.changes] == [ChangeKind.GUARD]
+    await world.coordinator.repair()
+    assert (await world.coordinator.repair()).changes == ()
+    for role in ("origin", "replica"):
+        writer = await world.connect(session_replication_role=role)
+        await refused(insert(writer, world.tenant), "EVF01")

@@ -113,6 +113,13 @@ class NameStranded:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """A store whose guard is not what its fences say."""
+
+    store_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ControlPlace:
     """The control database is another place than when its migrations began."""
 
@@ -126,5 +133,6 @@ Step = (
     | CleanAgain
     | KeptWay
     | ReconcileWay
+    | Guard
     | ControlPlace
 )

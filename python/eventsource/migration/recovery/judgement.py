@@ -26,6 +26,7 @@ from eventsource.migration.recovery.judged import (
     CleanAgain,
     ControlPlace,
     Decided,
+    Guard,
     Home,
     Journal,
     Reconcile,
@@ -63,6 +64,7 @@ def judge(survey: Survey) -> Judgement:
         else:
             _judge_tenant(survey, tenant_id, judgement)
     judgement.notes.extend(_unknown_to_both(survey))
+    judgement.steps.extend(_guards(survey))
     judgement.steps.extend(_control_place(survey))
     judgement.notes.extend(_strangers(survey))
     return judgement
@@ -94,6 +96,18 @@ def _judge_tenant(survey: Survey, tenant_id: TenantId, judgement: Judgement) -> 
         steps.append(home)
     generation = home[0].generation if home is not None and isinstance(home[0], Home) else None
     steps.extend(kept_ways.of_tenant(survey, tenant_id, decided, undecided, generation))
+
+
+def _guards(survey: Survey) -> Iterator[tuple[Step, Change]]:
+    """After everything that a fence was made again for: that makes its guard again, too."""
+    for store_id in sorted(survey.unguarded):
+        yield Guard(store_id), Change(
+            ChangeKind.GUARD, None, None,
+            f"triggers of the guard of store {store_id!r} are gone or switched off (a restore"
+            " without them, or `enable trigger all`), so that writers with an old route may get"
+            " past it: they are made again; `eventsource-migrate verify` names what was written"
+            " meanwhile",
+        )  # fmt: skip
 
 
 def _control_place(survey: Survey) -> Iterator[tuple[Step, Change]]:

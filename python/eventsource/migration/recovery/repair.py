@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from eventsource.migration.recovery import survey as surveys
 from eventsource.migration.recovery.judged import (
     CleanAgain,
     ControlPlace,
+    Guard,
     Home,
     Journal,
     KeptWay,
@@ -39,6 +41,7 @@ from eventsource.migration.repositories.positions import PostgreSQLPositionMappi
 from eventsource.migration.repositories.restored import RestoredMigration
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import authority, mapping
+from eventsource.migration.tables import brief_locks, guard
 
 if TYPE_CHECKING:
     from eventsource.migration.event_table import OwnTable
@@ -153,6 +156,8 @@ class Repair:
                 await keeping.write(
                     self.stores, self.migrations, step, self.config.keep_way_back, self.operator
                 )
+            case Guard():
+                await self._guard_again(step)
             case ControlPlace():
                 await control_place.bind(control, self.operator)
             case ReconcileWay():
@@ -190,6 +195,13 @@ class Repair:
                 ),
             )  # fmt: skip
             await self._put_home(table, step)
+        finally:
+            await close_all([table.connection])
+
+    async def _guard_again(self, step: Guard) -> None:
+        table = await self._open(step.store_id)
+        try:
+            await brief_locks.transact(table.connection, partial(guard.renew, table))
         finally:
             await close_all([table.connection])
 

@@ -25,6 +25,7 @@ class ChangeKind(StrEnum):
     WAY_BACK = "way back"
     RECONCILE = "reconcile"
     CLEAN_AGAIN = "clean again"
+    GUARD = "guard"
     CONTROL = "control"
 
 

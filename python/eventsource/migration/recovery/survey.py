@@ -13,7 +13,7 @@ from eventsource.migration.models import Migration, StoreIdentity, TenantRouting
 from eventsource.migration.repositories import control_place, lookups
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.steps import rescue
-from eventsource.migration.tables import fences, identities, progress, tenants, witnesses
+from eventsource.migration.tables import fences, guard, identities, progress, tenants, witnesses
 from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Survey:
         sent_on: the migrations whose source a driver has reminded that it had decided, and of whose
             events nobody has heard since.
         layouts: the stores whose tables are another library's.
+        unguarded: those of our own whose guard is not what their fences say.
     """
 
     fences: Sequence[tuple[str, Fence]]
@@ -55,6 +56,7 @@ class Survey:
     control: StoreIdentity | None = None
     sent_on: frozenset[UUID] = frozenset()
     layouts: frozenset[str] = frozenset()
+    unguarded: frozenset[str] = frozenset()
 
     def of_tenant(self, tenant_id: TenantId) -> list[tuple[str, Fence]]:
         return [each for each in self.fences if each[1].tenant_id == tenant_id]
@@ -107,6 +109,7 @@ async def look(
         await control_place.here(migrations.pool),
         frozenset(await lookups.sent_on(migrations.pool)),
         frozenset(name for name in places if tables[name].layout is not None),
+        frozenset([name for name in places if not await guard.stands(tables[name])]),
     )  # fmt: skip
     barriers = {}
     for (store_id, migration_id), at in copied.items():

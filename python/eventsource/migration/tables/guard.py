@@ -123,6 +123,15 @@ async def renew(table: AnyTable) -> None:
     await table.connection.execute(f"select {renewing}($1::text::regclass)", table.name)
 
 
+async def stands(table: AnyTable) -> bool:
+    """Whether it is what the fences of a table of ours say; another library's is not asked."""
+    return table.layout is not None or bool(
+        await table.connection.fetchval(
+            f"select {table.beside('eventsource_guard_stands')}($1::text::regclass)", table.name
+        )
+    )
+
+
 async def mend(
     table: OwnTable,
     fence: Fence,
