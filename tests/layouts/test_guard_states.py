@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from eventsource.migration import MigrationState
+from eventsource.migration.recovery.report import ChangeKind
 from eventsource.migration.tables import progress
 from tests.support import marten
 from tests.support.waiting import until
@@ -98,3 +99,24 @@ async def test_an_abort_that_comes_back_late_deletes_nothing_of_a_later_migratio
 
     await until(aborted, "the abort")
     assert await shop.target.fetchval("select count(*) from mt_events") == 4
+
+
+async def test_a_repair_makes_the_guard_of_who_has_left_again(shop: LayoutWorld) -> None:
+    """A restore without its triggers: there was nothing to repair, and old routes wrote on."""
+    await marten.append(shop.source, "acme", uuid4(), 2)
+    await shop.move("acme")
+    repair = shop.coordinators[0].repair
+    assert (await repair(dry_run=True)).changes == ()
+    await shop.source.execute(
+        "do $$ declare name text; begin for name in select tgname from pg_trigger"
+        " where tgrelid = 'mt_events'::regclass and tgname like 'zzz%' loop"
+        " execute format('drop trigger %I on mt_events', name); end loop; end $$;"
+        " alter table mt_streams disable trigger all; alter table mt_streams enable trigger all"
+    )
+    assert [each.kind for each in (await repair(dry_run=True)).changes] == [ChangeKind.GUARD]
+    await repair()
+    assert (await repair()).changes == ()
+    for role in ("origin", "replica"):
+        await shop.source.execute(f"set session_replication_role = {role}")
+        with pytest.raises(asyncpg.PostgresError, match="has moved"):
+            await marten.append(shop.source, "acme", uuid4(), 1)

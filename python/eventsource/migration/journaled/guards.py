@@ -251,6 +251,10 @@ class Guarded:
             for row in rows
         }
 
+    async def stands(self) -> bool:
+        """Whether it fires for everybody, unless no tenant is leaving or has left."""
+        return not await self._fences() or not any(await watching.weak(self.table))
+
     async def is_left_over(self) -> bool:
         """Whether there is a guard of fences that are not there any more."""
         for each in self.layout.tables:

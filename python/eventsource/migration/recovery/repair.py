@@ -18,6 +18,7 @@ from eventsource.migration.errors import (
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import carriage, only_there
 from eventsource.migration.journaled.authority import kind_of
+from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.recovery import judgement, keeping, stranded
 from eventsource.migration.recovery import survey as surveys
 from eventsource.migration.recovery.judged import (
@@ -157,7 +158,7 @@ class Repair:
                     self.stores, self.migrations, step, self.config.keep_way_back, self.operator
                 )
             case Guard():
-                await self._guard_again(step)
+                await self._guard_again(survey, step)
             case ControlPlace():
                 await control_place.bind(control, self.operator)
             case ReconcileWay():
@@ -198,10 +199,15 @@ class Repair:
         finally:
             await close_all([table.connection])
 
-    async def _guard_again(self, step: Guard) -> None:
+    async def _guard_again(self, survey: Survey, step: Guard) -> None:
         table = await self._open(step.store_id)
         try:
-            await brief_locks.transact(table.connection, partial(guard.renew, table))
+            if table.layout is None:
+                await brief_locks.transact(table.connection, partial(guard.renew, table))
+            else:
+                guarded = Guarded(table, table.layout)
+                fence = next(each for name, each in survey.fences if name == step.store_id)
+                await guarded.each(guarded.renew, fence)
         finally:
             await close_all([table.connection])
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from eventsource.migration.journaled import tenants as layout_tenants
+from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.models import Migration, StoreIdentity, TenantRouting
 from eventsource.migration.repositories import control_place, lookups
 from eventsource.migration.repositories.ways_back import WaysBack
@@ -17,7 +18,7 @@ from eventsource.migration.tables import fences, guard, identities, progress, te
 from eventsource.tenant_ids import TenantId
 
 if TYPE_CHECKING:
-    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.event_table import AnyTable, OwnTable
     from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
     from eventsource.migration.repositories.ways_back import WayBack
@@ -41,7 +42,7 @@ class Survey:
         sent_on: the migrations whose source a driver has reminded that it had decided, and of whose
             events nobody has heard since.
         layouts: the stores whose tables are another library's.
-        unguarded: those of our own whose guard is not what their fences say.
+        unguarded: those whose guard is not what their fences say.
     """
 
     fences: Sequence[tuple[str, Fence]]
@@ -109,7 +110,7 @@ async def look(
         await control_place.here(migrations.pool),
         frozenset(await lookups.sent_on(migrations.pool)),
         frozenset(name for name in places if tables[name].layout is not None),
-        frozenset([name for name in places if not await guard.stands(tables[name])]),
+        frozenset([name for name in places if not await _is_guarded(tables[name])]),
     )  # fmt: skip
     barriers = {}
     for (store_id, migration_id), at in copied.items():
@@ -124,6 +125,13 @@ async def look(
             stands = not await rescue.has_lost(tables[source], tables[store_id], at)
         barriers[migration_id] = stands
     return replace(survey, barriers=barriers)
+
+
+async def _is_guarded(table: AnyTable) -> bool:
+    if table.layout is None:
+        return await guard.stands(table)
+    # It only asks, which a pool does as well.
+    return await Guarded(cast("OwnTable", table), table.layout).stands()
 
 
 async def _residents(table: AnyTable) -> list[TenantId]:

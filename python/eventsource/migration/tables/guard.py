@@ -124,8 +124,8 @@ async def renew(table: AnyTable) -> None:
 
 
 async def stands(table: AnyTable) -> bool:
-    """Whether it is what the fences of a table of ours say; another library's is not asked."""
-    return table.layout is not None or bool(
+    """Whether it is what the fences say."""
+    return bool(
         await table.connection.fetchval(
             f"select {table.beside('eventsource_guard_stands')}($1::text::regclass)", table.name
         )
