@@ -97,7 +97,7 @@ async def _companions(source: AnyTable, findings: Findings) -> None:
 
 
 async def _subscriptions(table: AnyTable, side: str, findings: Findings) -> None:
-    """A worker that is refused one row tries again for ever, and brings nobody's rows meanwhile."""
+    """A worker that is refused one row tries it again and again, and brings no other meanwhile."""
     layout = table.layout
     names = [table.name] if layout is None else [table.beside(each.name) for each in layout.tables]
     found = await table.connection.fetchval(_SUBSCRIPTIONS, names)
