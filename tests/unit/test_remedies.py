@@ -114,5 +114,7 @@ def test_what_init_makes_is_what_it_is_named_for() -> None:
     """A driver waited for a table of ours that somebody had dropped, and said only its name."""
     ours = asyncpg.UndefinedTableError('relation "public.eventsource_changes" does not exist')
     assert reason_of(ours).endswith("; `eventsource-migrate init` makes it again")
+    guarding = asyncpg.InsufficientPrivilegeError("must be owner of function eventsource_guard_x")
+    assert "`eventsource-migrate init --check` says what to grant" in reason_of(guarding)
     theirs = asyncpg.UndefinedTableError('relation "public.links" does not exist')
     assert "init" not in reason_of(theirs)

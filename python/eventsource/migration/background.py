@@ -15,7 +15,6 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from eventsource.connections import in_a_sentence
-from eventsource.errors import EventSourceError
 from eventsource.migration.connections.driver_connections import Endpoints
 from eventsource.migration.connections.kept import KeptSessions
 from eventsource.migration.driver import loading
@@ -23,14 +22,14 @@ from eventsource.migration.driver.lease import Lease, LeasesSeen
 from eventsource.migration.driver.newer import LeftAlone
 from eventsource.migration.driver.news import Call, News, wait
 from eventsource.migration.driver.places import Places
-from eventsource.migration.errors import RoutingError, StoreMismatchError
+from eventsource.migration.errors import RoutingError
 from eventsource.migration.event_table import AnyTable, of_store
 from eventsource.migration.failures import PASSING, may_be_mended, may_pass
 from eventsource.migration.models import Migration
 from eventsource.migration.repositories.ways_back import WaysBack
 from eventsource.migration.routing.route_hook import WHOLE_SECONDS
 from eventsource.migration.states import MigrationState
-from eventsource.migration.tables import guard, identities
+from eventsource.migration.tables import guard
 from eventsource.said import Said
 from eventsource.stores.interface import EventStore
 from eventsource.stores.postgresql import PostgreSQLEventStore
@@ -59,9 +58,6 @@ MOST_AT_A_LOOK = 5
 
 #: How long a waiting call puts up with a silent control database (seconds).
 OUTAGE_SECONDS = 30.0
-
-#: How long a call waits for the stores to say which places they are (seconds).
-ASKED_SECONDS = 2.0
 
 
 class BackgroundDrivers:
@@ -249,10 +245,12 @@ class BackgroundDrivers:
             source, target = self.stores_of(migration)
             return await of_store(source), await of_store(target)
 
-        async def endpoints(migration: Migration) -> Endpoints:
-            return await Endpoints.of(self._migrations, *self.stores_of(migration), self.kept)
+        return Follower(
+            self._migrations, tables, self._endpoints, self.knows, self._left_alone.leaves
+        )
 
-        return Follower(self._migrations, tables, endpoints, self.knows, self._left_alone.leaves)
+    async def _endpoints(self, migration: Migration) -> Endpoints:
+        return await Endpoints.of(self._migrations, *self.stores_of(migration), self.kept)
 
     async def refuse_gone_back(self, way: WayBack, *, returns: bool = False) -> None:
         """Before it is ended or returned by; raises StoreGoneBackError where home has gone back."""
@@ -309,7 +307,7 @@ class BackgroundDrivers:
         # Before it has the lease.
         driver_class = await loading.driver()
         source, target = self.stores_of(migration)
-        find = partial(Endpoints.of, self._migrations, source, target, self.kept)
+        find = partial(self._endpoints, migration)
         stores = migration.source_store_id, migration.target_store_id
         stale = migration.driver_expires_at if migration.driver_alive else None
         lease = Lease(migration.id, stale=stale)
@@ -350,23 +348,12 @@ class BackgroundDrivers:
             self._all_routes_at = time.monotonic() + WHOLE_SECONDS
 
     async def refuse_other_places(self, migration: Migration) -> None:
-        """Before anything is asked for: what this process calls the stores is where they are.
+        """Before anything is asked for; raises what `preflight.again.refuse` does."""
+        if self.knows(migration):
+            # Comes with a preflight, which most processes never make.
+            from eventsource.migration.preflight import again
 
-        A store that cannot be asked now is left to the driver.
-
-        Raises:
-            StoreMismatchError: one of them is another place here.
-        """
-        if not self.knows(migration):
-            return
-        try:
-            async with asyncio.timeout(ASKED_SECONDS):
-                source, target = [await of_store(store) for store in self.stores_of(migration)]
-                await identities.check(migration, source, target)
-        except StoreMismatchError:
-            raise
-        except (*PASSING, asyncpg.PostgresError, EventSourceError):
-            return
+            await again.refuse(migration, self.stores_of(migration), self._migrations, self.kept)
 
     def store(self, store_id: str, given: EventStore) -> PostgreSQLEventStore:
         """``given``, if it is the router's store of that id; RoutingError when it cannot be."""

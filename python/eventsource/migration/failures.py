@@ -105,7 +105,9 @@ def reason_of(error: BaseException) -> str:
     # An answer that did not come in time has no text of its own.
     reason = in_a_sentence(error) or "a database does not answer"
     if sqlstate_of(error) == NOT_PERMITTED:
-        reason += "; grant it to the role of the dsn"
+        # Of what is ours it knows which role made it.
+        ours = "; `eventsource-migrate init --check` says what to grant to the role of the dsn"
+        reason += ours if "eventsource_" in reason else "; grant it to the role of the dsn"
     # A name of ours, which no language translates.
     if sqlstate_of(error) in NOT_THERE and "eventsource_" in reason:
         reason += "; `eventsource-migrate init` makes it again"

@@ -18,6 +18,7 @@ from eventsource.migration.errors import (
     PreflightError,
     RoutersNotReadyError,
 )
+from eventsource.migration.preflight import rights
 from eventsource.migration.repositories.router_reports import RouterReports
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps import decision, way_back
@@ -43,6 +44,8 @@ async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
     try:
         await reports.refuse_unready(at.migration.id)
         seen: Seen | None = await at.way.check(at.connections, at.migration)
+        # Who asked for the cutover may have another role than who carries it out.
+        await rights.refuse_functions_of_others(at.connections.source, at.connections.target)
         if not asked.force:
             await at.way.verify(at.connections, at.migration, seen)
         if not asked.rehearsal:

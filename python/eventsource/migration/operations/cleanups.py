@@ -12,6 +12,7 @@ from uuid import UUID
 from eventsource.migration.connections.driver_connections import close_all, open_table
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.event_table import compared, of_store
+from eventsource.migration.preflight import rights
 from eventsource.migration.repositories.ways_back import WayBack, WaysBack
 from eventsource.migration.states import MigrationState
 from eventsource.migration.steps.cleanup import Cleanup
@@ -164,6 +165,7 @@ class Cleanups:
             )
         old = await open_table(await source.address())
         try:
+            await rights.refuse_functions_of_others(old)
             own = home_id == migration.target_store_id and migration.position_offset is not None
             yield Cleanup(
                 old, home, migration.source_store_id, home_id,

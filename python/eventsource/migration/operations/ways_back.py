@@ -235,6 +235,7 @@ class Returns(Cutovers):
         ways = WaysBack(self._migrations.pool)
         if way.state in ("closed", "refused"):
             return way
+        await self._drivers.refuse_other_places(await self._migrations.get(migration_id))
         await self._drivers.refuse_gone_back(way)
         if way.state != "closing" and not await ways.end(
             way.id, reason, now=True, operator=operator

@@ -98,6 +98,23 @@ async def _check_store(
             await _check_sessions(connection, endpoints, parameters, what, findings)
 
 
+async def refuse_functions_of_others(endpoints: Endpoints) -> None:
+    """Asked again of a migration that is under way: the role may be another one than began it.
+
+    It is asked in a session as the driver's will be: those of an application may have a role of
+    less rights.
+
+    Raises:
+        PreflightError: the role may not change the guard; nothing was changed.
+    """
+    source, target = endpoints.source, endpoints.target
+    async with (
+        endpoints.connection(source.parameters) as here,
+        endpoints.connection(target.parameters) as there,
+    ):
+        await rights.refuse_functions_of_others(EventTable(here, source), EventTable(there, target))
+
+
 async def _check_sessions(
     connection: Connection, endpoints: Endpoints, parameters: ConnectionParameters, what: str,
     findings: Findings,

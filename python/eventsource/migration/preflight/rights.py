@@ -9,12 +9,12 @@ import asyncpg
 
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.preflight.event_tables import FENCE_TABLES
+from eventsource.migration.preflight.findings import Findings
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.layouts.declaration import Layout
-    from eventsource.migration.preflight.findings import Findings
 
 PRIVILEGES = ("select", "insert", "update", "delete")
 
@@ -30,13 +30,21 @@ join pg_class c on c.oid = to_regclass(name)
 order by place
 """
 
-#: Who makes triggers and functions of the guard needs the rights of the owner of the others.
+#: Who makes triggers and functions of the guard needs the rights of the owner of the others; and
+#: those run with the rights of their owner, who has none on tables that were given to another role.
 _FUNCTION_OWNERS = """
-select distinct current_user::text as role, pg_get_userbyid(p.proowner)::text as owner,
-       quote_ident(current_user) as grantee, quote_ident(pg_get_userbyid(p.proowner)) as granted
-from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-where n.nspname = $1 and starts_with(p.proname, 'eventsource_')
-  and not pg_has_role(p.proowner, 'usage')
+select * from (
+    select distinct current_user::text as role, pg_get_userbyid(p.proowner)::text as owner,
+           quote_ident(current_user) as grantee,
+           quote_ident(pg_get_userbyid(p.proowner)) as granted,
+           pg_has_role(p.proowner, 'usage') as usable,
+           quote_ident(pg_get_userbyid(c.relowner)) as keeper,
+           c.relowner is null or pg_has_role(p.proowner, c.relowner, 'usage') as works
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    left join pg_class c on c.relnamespace = n.oid and c.relname = 'eventsource_fences'
+    where n.nspname = $1 and starts_with(p.proname, 'eventsource_')
+) functions
+where not (usable and works)
 """
 
 #: Of tables that are there: one that is not is reported elsewhere.
@@ -65,12 +73,7 @@ async def check(table: AnyTable, side: str, findings: Findings) -> None:
         return  # there is no such table, and that is said elsewhere
     for found in rights:
         _check_table(found, side, findings)
-    for found in await table.connection.fetch(_FUNCTION_OWNERS, schema):
-        findings.problems.append(
-            f"role {found['role']!r} may not use the guard's functions in the {side}'s schema"
-            f" {schema!r}, which role {found['owner']!r} made; connect as that role,"
-            f" or grant it: grant {found['granted']} to {found['grantee']}"
-        )
+    await check_functions(table, side, findings)
     role, grantee = rights[0]["role"], rights[0]["grantee"]
     if not rights[0]["creates"]:
         # Functions of the guard, and indexes that a load of an empty table makes again.
@@ -82,6 +85,36 @@ async def check(table: AnyTable, side: str, findings: Findings) -> None:
         findings.problems.append(
             f"role {role!r} may not make temporary tables in the {side}'s database; grant temporary"
             f" on database {rights[0]['database']} to {grantee}"
+        )
+
+
+async def refuse_functions_of_others(source: AnyTable, target: AnyTable | None = None) -> None:
+    """Of a migration that is under way: another role may have begun it.
+
+    Raises:
+        PreflightError: see :func:`check_functions`.
+    """
+    findings = Findings()
+    await check_functions(source, "source", findings)
+    if target is not None:
+        await check_functions(target, "target", findings)
+    findings.raise_if_refused()
+
+
+async def check_functions(table: AnyTable, side: str, findings: Findings) -> None:
+    """Those of the guard are the role's, or of a role that it is a member of: otherwise it could
+    neither make them again nor take them away."""
+    schema = table.address.schema
+    for found in await table.connection.fetch(_FUNCTION_OWNERS, schema):
+        findings.problems.append(
+            f"role {found['role']!r} may not use the guard's functions in the {side}'s schema"
+            f" {schema!r}, which role {found['owner']!r} made; connect as that role,"
+            f" or grant it: grant {found['granted']} to {found['grantee']}"
+            if found["works"]
+            else f"the guard's functions in the {side}'s schema {schema!r} are of role"
+            f" {found['owner']!r}, whose rights they have, and the fences that they read are of"
+            f" another role by now; as a superuser in that database: reassign owned by"
+            f" {found['granted']} to {found['keeper']}"
         )
 
 
