@@ -149,7 +149,7 @@ def of_the_source(table: TableCatalog) -> Iterator[Finding]:
 def of_the_target(table: TableCatalog, *, fire: bool) -> Iterator[Finding]:
     """What only matters where the tenant arrives; ``fire`` when its triggers are meant to."""
     yield from unguardable(table, "target")
-    yield from _fired(table, fire)
+    yield from fired(table, fire=fire)
     for rule in table.rules:
         if not rule.instead and rule.event in (_ON_INSERT, _ON_DELETE) and rule.enabled != "D":
             yield Finding(
@@ -177,7 +177,8 @@ def published(table: TableCatalog) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _fired(table: TableCatalog, fire: bool) -> Iterator[Finding]:
+def fired(table: TableCatalog, *, fire: bool) -> Iterator[Finding]:
+    """Triggers that see the carried rows."""
     for trigger in firing(table):
         yield Finding(
             "target-triggers", "target",

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from eventsource import failpoints
 from eventsource.counts import counted
+from eventsource.errors import StoreSchemaError
 from eventsource.migration import changes, failures, telemetry
 from eventsource.migration.connections import waits
 from eventsource.migration.errors import (
     ConsistencyError,
     CutoverTimeoutError,
     InvalidStateTransitionError,
+    MigrationError,
     MissingRowError,
     PreflightError,
     RoutersNotReadyError,
@@ -74,10 +76,7 @@ async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
     ) as error:  # fmt: skip
         if at.migration.state is MigrationState.CUTOVER_PAUSED:
             await at.to(MigrationState.DUAL_WRITE, failures.describe(error))
-        if not asked.rehearsal:
-            telemetry.cutover_ended(at.migration, error.code)
-            changes.announce("cutover", at.migration, details=failures.describe(error))
-        await at.connections.migrations.answer(at.migration.id, asked, failures.describe(error))
+        await _refuse(at, asked, error)
         await at.reopen_passes()
         # A statement that was cancelled on a silent link would keep the next one waiting.
         await at.connections.renew(at.migration.id)
@@ -87,6 +86,27 @@ async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
         await _end_rehearsal(at, asked, result)
     else:
         await _end_cutover(at, asked, result, result.decided)
+
+
+async def fits(at: Stretch, asked: CutoverRequest) -> bool:
+    """Whether a cutover may begin with a pass; who asked is answered where it may not."""
+    try:
+        await at.way.check(at.connections, at.migration)
+    except StoreSchemaError as error:
+        await _refuse(at, asked, PreflightError([str(error)]))
+    except PreflightError as error:
+        await _refuse(at, asked, error)
+    else:
+        return True
+    return False
+
+
+async def _refuse(at: Stretch, asked: CutoverRequest, error: MigrationError) -> None:
+    described = failures.describe(error)
+    if not asked.rehearsal:
+        telemetry.cutover_ended(at.migration, error.code)
+        changes.announce("cutover", at.migration, details=described)
+    await at.connections.migrations.answer(at.migration.id, asked, described)
 
 
 async def _keep_a_way_back(at: Stretch, seen: Seen | None) -> None:

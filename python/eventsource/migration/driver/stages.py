@@ -173,6 +173,11 @@ class Stages(Stretch):
         """One catch-up pass; then the cutover when asked for, else a rest."""
         if await self._has_decided():
             return
+        asked = self.migration.asked_for
+        is_recent = self.passes is not None and self.passes.is_recent
+        # What refuses a cutover is waited for by a pass, and who asked would hear of nothing.
+        if asked is not None and not is_recent and not await cutting_over.fits(self, asked):
+            return
         passes = await self.open_passes()
         carried = 0
         # A cutover that is asked for begins with passes of its own. One that was begun a moment ago

@@ -38,7 +38,7 @@ def of(shape: Shape, fire: bool) -> Iterator[Finding]:
         for side, each in (("source", here), ("target", there)):
             yield from _of_one(each, side)
             yield from _guarded(each, side, shape.layout.label)
-        yield from _fired(there, fire)
+        yield from fired(there, fire)
         yield from one_side.published(there)
         if table.name == shape.layout.events:
             yield from two_sides.encodings(here, there)
@@ -108,7 +108,8 @@ def _guarded(table: TableCatalog, side: str, label: str) -> Iterator[Finding]:
             return
 
 
-def _fired(table: TableCatalog, fire: bool) -> Iterator[Finding]:
+def fired(table: TableCatalog, fire: bool) -> Iterator[Finding]:
+    """Triggers of the target that see the carried rows."""
     for trigger in table.triggers:
         ours = trigger.name.startswith(GUARD)
         if trigger.fires and not ours and set(trigger.events) & {"insert", "update", "delete"}:

@@ -43,6 +43,25 @@ order by 1, 2
 """
 
 
+async def fired(target: AnyTable, roots: list[str], findings: Findings, *, fire: bool) -> None:
+    """Triggers of the target's partitions that see the carried rows."""
+    for row in await target.connection.fetch(_FIRED, roots, GUARD):
+        text = (
+            f"trigger {row['trigger']!r} of the target's partition {row['name']} would fire for"
+            " carried rows, and may change them or write elsewhere"
+        )
+        if row["is_late"] and fire:
+            findings.note(warning("trigger-fires", "target", text))
+            continue
+        findings.note(
+            Finding(
+                "trigger-fires", "target", text,
+                f"alter table {row['name']} disable trigger {quote_identifier(row['trigger'])}"
+                " until the tenant has moved",
+            )
+        )  # fmt: skip
+
+
 async def check(
     source: AnyTable, target: AnyTable, layout: Layout, findings: Findings, *, fire: bool
 ) -> None:
@@ -58,21 +77,7 @@ async def check(
                     f"alter table {row['name']} set logged",
                 )
             )  # fmt: skip
-    for row in await target.connection.fetch(_FIRED, there, GUARD):
-        text = (
-            f"trigger {row['trigger']!r} of the target's partition {row['name']} would fire for"
-            " carried rows, and may change them or write elsewhere"
-        )
-        if row["is_late"] and fire:
-            findings.note(warning("trigger-fires", "target", text))
-            continue
-        findings.note(
-            Finding(
-                "trigger-fires", "target", text,
-                f"alter table {row['name']} disable trigger {quote_identifier(row['trigger'])}"
-                " until the tenant has moved",
-            )
-        )  # fmt: skip
+    await fired(target, there, findings, fire=fire)
     here: list[Any] = await source.connection.fetch(_CHECKS, names)
     known = {row["definition"] for row in here}
     for row in await target.connection.fetch(_CHECKS, there):

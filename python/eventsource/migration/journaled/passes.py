@@ -172,6 +172,7 @@ class JournaledPasses(Underway):
 
         ``stopped`` ends the building of indexes as well, which begins again when it is resumed.
         """
+        await self.refuse_late_triggers()
         if self.at.pass_is_open and not await self._is_as_it_was():
             await self.begin_again()
         if not self.at.pass_is_open:
@@ -224,6 +225,7 @@ class JournaledPasses(Underway):
         return outcome
 
     async def _carry_changes(self) -> PassOutcome | None:
+        await self.refuse_late_triggers()
         self.session.stopping = False
         began = time.monotonic()
         exact = ExactPass(self)

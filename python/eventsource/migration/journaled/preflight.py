@@ -27,13 +27,15 @@ from eventsource.migration.journaled import (
 )
 from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.layouts.declaration import Stops
+from eventsource.migration.preflight.findings import Findings
 from eventsource.migration.tables import fences, progress
 from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
+    from eventsource.migration.connections.driver_connections import DriverConnections
     from eventsource.migration.event_table import AnyTable
     from eventsource.migration.journaled.shapes import Shape
-    from eventsource.migration.preflight.findings import Findings
+    from eventsource.migration.models import Migration
     from eventsource.tenant_ids import TenantId
 
 _PUBLISHED_BESIDE = """
@@ -137,6 +139,19 @@ def refuse(shape: Shape, fire: bool) -> None:
     problems = [str(each) for each in catalogs.of(shape, fire) if each.refuses]
     if problems:
         raise PreflightError(problems)
+
+
+async def fired(connections: DriverConnections, migration: Migration) -> list[str]:
+    """Which triggers of the target, and of its partitions, would refuse the start now."""
+    source, target = connections.source, connections.target
+    assert source.layout is not None
+    shape = await shapes.of(source, target, source.layout, migration.tenant_id)
+    findings, fires = Findings(), migration.config.fires
+    for table in shape.layout.tables:
+        findings.note(*catalogs.fired(shape.target.tables[table.name], fires))
+    roots = [target.beside(each.name) for each in shape.layout.tables]
+    await leaves.fired(target, roots, findings, fire=fires)
+    return findings.problems
 
 
 async def _check_tenant(

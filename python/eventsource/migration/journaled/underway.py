@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from eventsource.dataplane import DataPlaneError
-from eventsource.migration.journaled import changes
+from eventsource.migration.journaled import changes, preflight
 from eventsource.migration.journaled.compaction import Compaction
 from eventsource.migration.tables import reserved_block, witnesses
+from eventsource.migration.tables.late_triggers import LateTriggers
 
 if TYPE_CHECKING:
     import asyncpg
@@ -49,6 +50,20 @@ class Underway:
     is_decided: bool = False
     own: list[Connection] = field(default_factory=list)
     compaction: Compaction = field(default_factory=Compaction)
+    triggers: LateTriggers = field(default_factory=LateTriggers)
+
+    async def refuse_late_triggers(self) -> None:
+        """Before anything is carried.
+
+        Raises:
+            StoreSchemaError: somebody has made one at the target that would fire for it.
+        """
+        target = self.connections.target
+        shape = self.transfer.statements.shape
+        names = [target.beside(each.name) for each in shape.layout.tables]
+        await self.triggers.refuse(
+            target, names, lambda: preflight.fired(self.connections, self.migration)
+        )
 
     async def barrier(self) -> None:
         """Commit at the source, flushed: nothing that was read before can be lost there."""

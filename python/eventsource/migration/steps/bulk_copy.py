@@ -39,6 +39,7 @@ class BulkCopier:
         Raises:
             DataPlaneError: kind `inconsistent`, the target's rows are not the ones that were read.
         """
+        await self.passes.refuse_late_triggers()
         if not self.passes.at.pass_is_open:
             # A copy that begins again: see `progress.begin_again`.
             await self.passes.begin()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from eventsource import failpoints
+from eventsource.catalog.one_side import fired
 from eventsource.dataplane import PassResult, PassSession, PassSessionConfig, PassSpec
 from eventsource.migration.connections import timeouts
 from eventsource.migration.errors import MigrationError, MissingRowError
-from eventsource.migration.event_table import compared, forms_of
+from eventsource.migration.event_table import catalog_of, compared, forms_of
 from eventsource.migration.failures import concerning
 from eventsource.migration.models import LAST_POSITION
 from eventsource.migration.steps import rescue
 from eventsource.migration.tables import progress, snapshots, witnesses
+from eventsource.migration.tables.late_triggers import LateTriggers
 from eventsource.migration.tables.witnesses import Witness
 from eventsource.tenant_ids import as_uuid
 
@@ -86,6 +88,7 @@ class Passes:
     above: int = 0
     #: When the newest pass took its snapshot (by the monotonic clock).
     _begun_at: float = float("-inf")
+    _triggers: LateTriggers = field(default_factory=LateTriggers)
 
     @property
     def is_recent(self) -> bool:
@@ -160,6 +163,7 @@ class Passes:
 
     async def catch_up(self) -> PassResult | None:
         """One more pass, or the rest of one that was interrupted; None when asked to stop."""
+        await self.refuse_late_triggers()
         if not self.at.pass_is_open:
             await self.begin()
         result = await self.run_stored()
@@ -235,6 +239,20 @@ class Passes:
         await self.connections.migrations.record_progress(
             self.migration.id, self.owner, at.carried, total
         )
+
+    async def refuse_late_triggers(self) -> None:
+        """Before anything is carried.
+
+        Raises:
+            StoreSchemaError: somebody has made one at the target that would fire for it.
+        """
+        target = self.connections.target
+
+        async def look() -> list[str]:
+            found = fired(await catalog_of(target, "target"), fire=self.migration.config.fires)
+            return [str(each) for each in found if each.refuses]
+
+        await self._triggers.refuse(target, [target.name], look)
 
     async def _stand(self) -> Witness:
         number = max(self.at.pass_number, self.above) + 1
