@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventsource.identifiers import quote_identifier
+from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.tables.reserved_block import HEADROOM
 from eventsource.tenant_ids import TenantId, stored
@@ -24,6 +25,11 @@ LEAST_HEADROOM = 10_000_000
 
 #: Numbers without which no move begins: the source gives some while the tenant moves.
 FEWEST = 1_000
+
+#: How long somebody's draw may be waited for (milliseconds): all others queue up meanwhile.
+HOLD_MS = 50
+
+_NOT_HELD = (asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError, asyncpg.RaiseError)
 
 _BELOW_ONE = "select seqmin < 1 from pg_sequence where seqrelid = $1::text::regclass"
 
@@ -161,6 +167,30 @@ async def taken(
     used = row["given"] is not None or row["highest"] is not None
     offset = max(row["given"] or 0, row["highest"] or 0) if used else 0
     return sequence, row["given"], offset
+
+
+async def held(connection: asyncpg.Connection[Any], sequence: str) -> bool:
+    """In the caller's transaction: nobody draws a number until it ends.
+
+    False where that cannot be had at once: another role owns the sequence, or a transaction has
+    drawn and goes on. What it has given last may then be another number at the next moment.
+    """
+    cache = await connection.fetchval(
+        "select seqcache from pg_sequence where seqrelid = to_regclass($1)", sequence
+    )
+    if cache is None:
+        return False
+    patience = await connection.fetchval("select current_setting('lock_timeout')")
+    try:
+        async with transaction(connection):
+            # There is no LOCK for a sequence; this changes nothing, and a draw waits for its end.
+            await connection.execute(
+                f"set local lock_timeout = {HOLD_MS}; alter sequence {sequence} cache {cache};"
+                f" set local lock_timeout = '{patience}'"
+            )
+    except _NOT_HELD:
+        return False
+    return True
 
 
 async def headroom(

@@ -36,7 +36,7 @@ from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
-    from eventsource.migration.event_table import AnyTable
+    from eventsource.migration.event_table import AnyTable, OwnTable
     from eventsource.migration.journaled.underway import Underway
     from eventsource.migration.layouts.declaration import LayoutTable
     from eventsource.migration.models import Migration
@@ -228,7 +228,7 @@ async def _bind(connections: DriverConnections, migration: Migration, shape: Sha
 
 
 async def _agree(
-    target: AnyTable, shape: Shape, numbers: dict[str, int],
+    target: OwnTable, shape: Shape, numbers: dict[str, int],
     others: list[reserved_block.Departure], earlier: Carriage | None, *, is_decided: bool,
 ) -> Carriage:  # fmt: skip
     """Offset 0 where the target's table is unused; else numbers begin after all it has given.
@@ -241,6 +241,8 @@ async def _agree(
     headroom: dict[str, int] = {}
     before: dict[str, int | None] = {}
     for table, numbering in numbers_of.owned(shape):
+        sequence = await numbers_of.sequence_of(target, table, numbering, shape.tenant_id)
+        is_held = await numbers_of.held(target.connection, sequence)
         sequence, given, offset = await numbers_of.taken(target, shape, table, numbering)
         offsets[table.name] = offset
         headroom[table.name] = await numbers_of.headroom(
@@ -251,7 +253,9 @@ async def _agree(
             table.name, () if numbering.per_tenant else others, head=given or 0, offset=offset,
             numbers=numbers[table.name], headroom=headroom[table.name], is_decided=is_decided,
         )  # fmt: skip
-        before[sequence] = given
+        if is_held:
+            # Otherwise another number may be given before they are kept: an abort leaves a gap.
+            before[sequence] = given
         # Numbers of others begin after those that are kept; a rollback keeps the gap.
         await target.connection.fetchval(
             "select setval($1::text::regclass, $2)", sequence, last[table.name]

@@ -11,8 +11,9 @@ from eventsource import failpoints
 from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.connections import timeouts
+from eventsource.migration.connections.transactions import transaction
 from eventsource.migration.errors import StoreGoneBackError
-from eventsource.migration.journaled import carriage, changes, rescue, watching
+from eventsource.migration.journaled import carriage, changes, numbers, rescue, watching
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.journaled.shapes import Shape, of_places
 from eventsource.migration.steps import decision
@@ -243,20 +244,17 @@ async def _open_again(target: OwnTable, closed: Fence) -> None:
 async def _give_numbers_back(target: OwnTable, agreed: Carriage) -> None:
     """Set a sequence back that nobody has drawn from since its numbers were kept free.
 
-    From those of a tenant that owns its tables nobody could draw: they were closed to all.
+    From those of a tenant that owns its tables nobody could draw: they were closed to all. Where
+    draws cannot be held off the numbers stay kept: a gap, and no number is given twice.
     """
     assert target.layout is not None
-    kept = set(agreed.last.values())
+    connection, kept = target.connection, list(agreed.last.values())
     for sequence, before in agreed.before.items():
-        try:
-            now = await target.connection.fetchval(
-                "select pg_sequence_last_value($1::text::regclass)", sequence
-            )
-        except asyncpg.UndefinedTableError:
-            continue
-        if now in kept or target.layout.is_whole:
-            await target.connection.execute(
-                "select setval($1::text::regclass, coalesce($2, seqstart), $2::bigint is not null)"
-                " from pg_sequence where seqrelid = $1::text::regclass",
-                sequence, before,
-            )  # fmt: skip
+        async with transaction(connection):
+            if await numbers.held(connection, sequence):
+                await connection.execute(
+                    "select setval(seqrelid, coalesce($2, seqstart), $2::bigint is not null)"
+                    " from pg_sequence where seqrelid = $1::text::regclass"
+                    " and ($4 or pg_sequence_last_value(seqrelid) = any ($3::bigint[]))",
+                    sequence, before, kept, target.layout.is_whole,
+                )  # fmt: skip
