@@ -92,9 +92,10 @@ async def fits(at: Stretch, asked: CutoverRequest) -> bool:
     """Whether a cutover may begin with a pass; who asked is answered where it may not."""
     try:
         await at.way.check(at.connections, at.migration)
+        await at.open_passes()
     except StoreSchemaError as error:
         await _refuse(at, asked, PreflightError([str(error)]))
-    except PreflightError as error:
+    except (PreflightError, MissingRowError) as error:
         await _refuse(at, asked, error)
     else:
         return True

@@ -21,6 +21,7 @@ from eventsource.migration.tables import (
     brief_locks,
     deferred_indexes,
     fences,
+    lost_fence,
     progress,
     witnesses,
 )
@@ -59,6 +60,8 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
     agreed = await carriage.read(target, migration.id)
     closed = await fences.begin_abort(target, migration.tenant_id, migration.id)
     await failpoints.reach("abort.begun.committed")
+    if closed is None and at is not None and not at.is_spoiled:
+        closed = await _fence_again(connections, migration, gone_back=gone_back)
     if not await remove_guards(connections.fence, migration):
         return await _come_too_late(connections, migration)
     await failpoints.reach("abort.guard.committed")
@@ -90,6 +93,27 @@ async def _has_gone_back(source: AnyTable, at: CopyProgress) -> bool:
     except StoreGoneBackError:
         return True
     return False
+
+
+async def _fence_again(
+    connections: DriverConnections, migration: Migration, *, gone_back: bool
+) -> Fence | None:
+    """Of a target whose fence was removed by hand: its triggers and rows would stay without one.
+
+    Raises:
+        StoreGoneBackError: the tenant may live there.
+    """
+    source, target = connections.source, connections.target
+    assert target.layout is not None
+    names = [target.beside(each.name) for each in target.layout.tables]
+    if gone_back or not await lost_fence.make_again(source, target, migration, names):
+        raise StoreGoneBackError(
+            f"the target has rows of tenant {migration.tenant_id} that migration {migration.id} has"
+            " carried, and no fence of it: they may be a later migration's; nothing was changed."
+            " A database was restored or failed over to a moment before, or the fences were removed"
+            " by hand at both sides: compare both sides (`eventsource-migrate verify`)"
+        )
+    return await fences.begin_abort(target, migration.tenant_id, migration.id)
 
 
 async def _keep_lost(

@@ -12,6 +12,7 @@ from eventsource.migration.tables import (
     deferred_indexes,
     fences,
     guard,
+    lost_fence,
     progress,
     snapshots,
     witnesses,
@@ -54,8 +55,8 @@ async def carry_out(connections: DriverConnections, migration: Migration, owner:
         gone_back = await _has_gone_back(connections.source, at)
     closed = await fences.begin_abort(target, migration.tenant_id, migration.id)
     await failpoints.reach("abort.begun.committed")
-    if closed is None and at is not None:
-        await _refuse_rows_of_others(target, at)
+    if closed is None and at is not None and await progress.holds_copied(target, at):
+        closed = await _fence_again(connections, migration, at, gone_back=gone_back)
     if not await remove_guard(connections.fence, migration):
         return await _come_too_late(connections, migration)
     await failpoints.reach("abort.guard.committed")
@@ -109,15 +110,18 @@ async def _come_too_late(connections: DriverConnections, migration: Migration) -
     return False
 
 
-async def _refuse_rows_of_others(target: AnyTable, at: CopyProgress) -> None:
-    """Rows without this migration's own fence may be those of a later one.
+async def _fence_again(
+    connections: DriverConnections, migration: Migration, at: CopyProgress, *, gone_back: bool
+) -> Fence | None:
+    """Of a target whose fence was removed by hand, and holds what was carried.
 
-    An abort that died after it had removed the fence has left a progress row and no others.
+    An abort that died after it had removed the fence has left a progress row and no rows.
 
     Raises:
-        StoreGoneBackError: there are such rows.
+        StoreGoneBackError: the rows may be those of a later migration.
     """
-    if await progress.holds_copied(target, at):
+    source, target = connections.source, connections.target
+    if gone_back or not await lost_fence.make_again(source, target, migration, [target.name]):
         raise StoreGoneBackError(
             f"the target {target.address.table!r} holds events in the block of migration"
             f" {at.migration_id} and no fence of it: they may be a later migration's; nothing was"
@@ -125,6 +129,7 @@ async def _refuse_rows_of_others(target: AnyTable, at: CopyProgress) -> None:
             " moment before the tenant moved: keep the tenant's writers away from the source, and"
             " compare both sides (`eventsource-migrate verify`)"
         )
+    return await fences.begin_abort(target, migration.tenant_id, migration.id)
 
 
 async def remove_guard(table: OwnTable, migration: Migration) -> bool:

@@ -186,9 +186,13 @@ async def raise_fence(
     generation: int,
     budget_seconds: float,
     peer: StoreIdentity | None = None,
+    number: int | None = None,
 ) -> Fence:
     """Commit the fence row that the triggers will look for: ``open`` at a source, ``closed`` at a
     target. Those of earlier migrations stay; one that is not over is an error.
+
+    Args:
+        number: the ``fence_id`` that its triggers go by, of one that was there before.
     """
     patience_ms = int((budget_seconds + GUARD_PATIENCE_SECONDS) * 1000)
     state = "open" if role == "source" else "closed"
@@ -202,8 +206,8 @@ async def raise_fence(
         made = await table.connection.fetchrow(
             f"with others as (select * from {name} where table_name = $1 and tenant_id = $2),"
             f" in_force as (select * from others where migration_id <> $6 {IN_FORCE}),"
-            " numbered as materialized (select nextval("
-            "pg_get_serial_sequence($10, 'fence_id'))::integer as id)"
+            " numbered as materialized (select coalesce($11::integer, nextval("
+            "pg_get_serial_sequence($10, 'fence_id'))::integer) as id)"
             f" insert into {name} (fence_id, lock_id, table_name, tenant_id, role, state,"
             " generation, migration_id, store_id, patience_ms, peer) overriding system value"
             " select id, coalesce((select min(lock_id) from others), id), $1, $2, $3::text,"
@@ -215,7 +219,7 @@ async def raise_fence(
             " on conflict (table_name, tenant_id, migration_id, role) do nothing"
             f" returning {_COLUMNS}",
             table.address.table, stored(tenant_id), role, state, generation, migration_id, store_id,
-            patience_ms, peer.to_json() if peer is not None else None, name,
+            patience_ms, peer.to_json() if peer is not None else None, name, number,
         )  # fmt: skip
     fence = _of(made) if made is not None else await of_migration(table, migration_id, role)
     if fence is None:

@@ -102,6 +102,11 @@ class CopyProgress:
         return self.proven_rows + (self.pass_rows if self.pass_is_open else 0)
 
     @property
+    def is_spoiled(self) -> bool:
+        """Whether an abort has begun to delete the rows."""
+        return self.pass_rows < 0
+
+    @property
     def is_untouched(self) -> bool:
         """No snapshot was taken yet, so nothing goes by the reserved block."""
         return self.pass_number == 0 and self.snapshot is None
