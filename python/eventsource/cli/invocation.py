@@ -108,6 +108,13 @@ def perform(
     )  # fmt: skip
 
 
+def perform_look(
+    ctx: typer.Context, look: Callable[[Workspace], Awaitable[ExitCode | None]], *, watch: bool
+) -> None:
+    """Perform a verb that shows something, once or until somebody has seen enough."""
+    perform(ctx, look, interrupted=(lambda: "stopped looking") if watch else None, endless=watch)
+
+
 def run(
     invocation: Invocation,
     work: Callable[[], Coroutine[Any, Any, ExitCode | None]],

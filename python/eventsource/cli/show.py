@@ -17,7 +17,7 @@ import typer
 from eventsource.cli import views
 from eventsource.cli.choice import MigrationId, TenantOption, chosen
 from eventsource.cli.exits import ExitCode
-from eventsource.cli.invocation import perform
+from eventsource.cli.invocation import perform, perform_look
 from eventsource.cli.output import amount, described, painted, record
 from eventsource.cli.questions import unreported
 from eventsource.cli.workspace import Workspace, patiently
@@ -105,7 +105,7 @@ def status(
         )
         return ExitCode.DONE
 
-    perform(ctx, look, interrupted=(lambda: "stopped looking") if watch else None, endless=watch)
+    perform_look(ctx, look, watch=watch)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from eventsource.migration import (
     VerificationLevel,
     VerificationReport,
 )
-from eventsource.migration.errors import RetryLaterError
+from eventsource.migration.errors import not_proven_yet
 from eventsource.migration.event_table import of_store
 from eventsource.migration.journaled import verification
 from eventsource.migration.models import NAMED
@@ -154,10 +154,7 @@ async def _refuse_meaningless(
             source, target = [await of_store(stores[each]) for each in ids]
             await identities.check(migration, source, target)
             if (migration.paused_from or migration.state) in _BEFORE_A_PROOF and ids == (*stores,):
-                raise RetryLaterError(
-                    f"nothing was compared: no pass of migration {migration.id} is finished, so"
-                    " what the target lacks is still to come; ask again when it is in dual_write"
-                )
+                raise not_proven_yet(migration.id)
             return
 
 

@@ -33,6 +33,14 @@ class RetryLaterError(MigrationError):
     code = "retry_later"
 
 
+def not_proven_yet(migration_id: UUID) -> RetryLaterError:
+    """Of a comparison of two stores before the move between them has carried everything once."""
+    return RetryLaterError(
+        f"nothing was compared: no pass of migration {migration_id} is finished, so what the target"
+        " lacks is still to come; ask again when it is in dual_write"
+    )
+
+
 class DeadlineReachedError(RetryLaterError):
     """A move had no more time: it is paused at a chunk, and the next one goes on there.
 

@@ -11,7 +11,7 @@ import typer
 
 from eventsource.cli.exits import ExitCode
 from eventsource.cli.fleet.common import waves_of
-from eventsource.cli.invocation import perform
+from eventsource.cli.invocation import perform_look
 from eventsource.cli.output import amount, columns, duration, grid
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.fleet import WaveState
@@ -45,7 +45,7 @@ def status(
             at.out.warn(f"and {amount(more)} older waves that are done: fleet status WAVE")
         return ExitCode.DONE
 
-    perform(ctx, look, interrupted=(lambda: "stopped looking") if watch else None, endless=watch)
+    perform_look(ctx, look, watch=watch)
 
 
 async def _views(at: Workspace, name: str | None) -> tuple[list[WaveView], int]:

@@ -13,7 +13,7 @@ from eventsource.catalog.two_sides import compare
 from eventsource.dataplane import VerifyConfig
 from eventsource.migration import event_table
 from eventsource.migration.consistency import late, of_a_return, resumable, running, seal
-from eventsource.migration.errors import MigrationError
+from eventsource.migration.errors import MigrationError, not_proven_yet
 from eventsource.migration.event_table import EventTable, of_store
 from eventsource.migration.models import NAMED, VerificationLevel, VerificationReport
 from eventsource.migration.tables import fences, identities, progress
@@ -71,9 +71,13 @@ class ConsistencyVerifier:
         Raises:
             MigrationError: ``state_file`` is of another comparison, or was given for a return;
                 or the old rows at the source have been cleaned up.
+            RetryLaterError: a move between the two has not carried everything once.
         """
         level = VerificationLevel(level)
         config, at = await self._config(tenant_id, level, sample_percentage)
+        moved = config.last_source_position is not None
+        if at is not None and not moved and at.proven_snapshot is None:
+            raise not_proven_yet(at.migration_id)
         if at is not None and at.is_way_back:
             report = await self._compare_a_return(config, level, state_file)
         elif state_file is not None:
