@@ -103,7 +103,13 @@ VARIANTS = (
     Variant(
         "no-fence-is-nothing-to-do",
         "an abort that does not find its fence says that it has cleaned up",
-        (Edit(_ABORT, "    if closed is None and at is not None:\n", "    if False:\n"),),
+        (
+            Edit(
+                _ABORT,
+                "if closed is None and at is not None and await progress.holds_copied(target, at):",
+                "if False:",
+            ),
+        ),
         (f"{_ABORTS}::test_the_progress_row_without_its_fence_is_not_taken_for_nothing_to_do",),
     ),
     Variant(

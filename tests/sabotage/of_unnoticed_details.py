@@ -170,11 +170,82 @@ VARIANTS = (
         (
             Edit(
                 f"{_JOURNALED}/undoing.py",
-                "if now in kept or target.layout.is_whole:",
-                "if True:",
+                '" and ($4 or pg_sequence_last_value(seqrelid) = any ($3::bigint[]))"',
+                '" and (true or $4 or pg_sequence_last_value(seqrelid) = any ($3::bigint[]))"',
             ),
         ),
         (f"{_STATES}an_abort_sets_no_sequence_back_that_others_have_drawn_from",),
+    ),
+    Variant(
+        "layout-lost-fence-is-nothing",
+        "an abort leaves rows and triggers at a target whose fence somebody has removed",
+        (
+            Edit(
+                f"{_JOURNALED}/undoing.py",
+                "if closed is None and at is not None and not at.is_spoiled:",
+                "if False:",
+            ),
+        ),
+        (
+            "tests/layouts/test_removed_by_hand.py"
+            "::test_an_abort_leaves_nothing_all_the_same[the target's fence]",
+        ),
+    ),
+    Variant(
+        "late-triggers-fire",
+        "a trigger that has come to the target since fires for what is carried",
+        (
+            Edit(
+                "python/eventsource/migration/tables/late_triggers.py",
+                "if now is not None and now != self.seen and (problems := await look()):",
+                "if False and (problems := await look()):",
+            ),
+        ),
+        ("tests/integration/passes/test_late_triggers.py::test_no_pass_carries_events_past_it",),
+    ),
+    Variant(
+        "cutovers-wait-for-columns",
+        "a cutover that its passes wait for something with is answered by nobody",
+        (
+            Edit(
+                "python/eventsource/migration/driver/stages.py",
+                "not is_recent and not await cutting_over.fits(self, asked)",
+                "False",
+            ),
+        ),
+        ("tests/layouts/test_late_triggers.py::test_a_cutover_says_what_its_passes_wait_for",),
+    ),
+    Variant(
+        "functions-without-their-tables",
+        "functions of the guard whose owner may not read the fences any more are taken for whole",
+        (
+            Edit(
+                "python/eventsource/migration/preflight/rights.py",
+                "where not (usable and works)",
+                "where not usable",
+            ),
+        ),
+        ("tests/integration/guard/test_rotated_role.py::test_a_way_back_says_whose_the_guard_is",),
+    ),
+    Variant(
+        "abort-again-beside-a-driver",
+        "a migration that is driven is aborted as if it were over",
+        (
+            Edit(
+                "python/eventsource/migration/repositories/sql/migrations.sql",
+                "or driver_owner is null or driver_expires_at < now())\n    returning id\n"
+                "), audit as (\n    insert into migration_audit_log (migration_id, event_type,"
+                " details, operator)\n    select id, 'abort_requested', json_build_object("
+                "'reason', $2::text)::jsonb, $3 from asked",
+                "or true)\n    returning id\n"
+                "), audit as (\n    insert into migration_audit_log (migration_id, event_type,"
+                " details, operator)\n    select id, 'abort_requested', json_build_object("
+                "'reason', $2::text)::jsonb, $3 from asked",
+            ),
+        ),
+        (
+            "tests/integration/recovery/test_abort_again.py::test_one_that_is_driven_is_left_to_its_driver",
+        ),
     ),
     Variant(
         "layout-late-abort-deletes",

@@ -172,8 +172,8 @@ async def taken(
 async def held(connection: asyncpg.Connection[Any], sequence: str) -> bool:
     """In the caller's transaction: nobody draws a number until it ends.
 
-    False where that cannot be had at once: another role owns the sequence, or a transaction has
-    drawn and goes on. What it has given last may then be another number at the next moment.
+    False where that takes longer than a moment: another role owns the sequence, or a transaction
+    has drawn and goes on. What it has given last may be another number at the next moment then.
     """
     cache = await connection.fetchval(
         "select seqcache from pg_sequence where seqrelid = to_regclass($1)", sequence

@@ -129,7 +129,7 @@ async def _fence_again(
             " moment before the tenant moved: keep the tenant's writers away from the source, and"
             " compare both sides (`eventsource-migrate verify`)"
         )
-    return await fences.begin_abort(target, migration.tenant_id, migration.id)
+    return await fences.begin_abort(connections.target, migration.tenant_id, migration.id)
 
 
 async def remove_guard(table: OwnTable, migration: Migration) -> bool:
