@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import pytest
@@ -72,7 +73,8 @@ async def test_a_cutover_says_what_its_passes_wait_for(
     await marten.append(shop.source, "acme", uuid4(), 3)
     for call in (shop.coordinators[0].initiate_cutover, shop.coordinators[0].rehearse_cutover):
         with pytest.raises(PreflightError, match=f"lacks the source's column {column}"):
-            await call(migration.id)
+            async with asyncio.timeout(20):
+                await call(migration.id)
     await shop.target.execute(f"alter table {table} rename column old to {column}")
     moved = await shop.coordinators[0].initiate_cutover(migration.id)
     assert moved.state is MigrationState.MIGRATED

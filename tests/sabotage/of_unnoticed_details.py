@@ -186,10 +186,7 @@ VARIANTS = (
                 "if False:",
             ),
         ),
-        (
-            "tests/layouts/test_removed_by_hand.py"
-            "::test_an_abort_leaves_nothing_all_the_same[the target's fence]",
-        ),
+        ("tests/layouts/test_removed_by_hand.py::test_an_abort_leaves_nothing_all_the_same",),
     ),
     Variant(
         "late-triggers-fire",
