@@ -82,6 +82,28 @@ async def test_a_database_that_is_away_is_tried_again_and_the_move_is_not_held_u
     assert await process.coordinator.follow_routes() == []
 
 
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("select {value} + 1", "{value} is not of the type"),
+        ("select ({value}::text)::int", "invalid input syntax for type integer"),
+        ("insert into mt_tenant_databases (connection_string) values ({value})", "null value in"),
+        ("insert into mt_tenant_databases values ({tenant}, {value}), ({tenant}, {value})", "key"),
+    ],
+)
+async def test_no_piece_of_a_value_is_in_what_it_says(
+    world: World, hook: RouteHook, caplog: pytest.LogCaptureFixture, sql: str, says: str
+) -> None:
+    # Longer than what a client or a server quotes of a value.
+    values = {TARGET: "Host=dedicated;Password=hidden-b;" + "x" * 200}
+    process = await world.process(route_hook=RouteHook(hook.dsn, sql, values))
+    await moved(world, process)
+    [left] = await process.coordinator.follow_routes()
+    assert says in str(left.error)
+    assert says in caplog.text
+    assert "Host=" not in caplog.text + str(left.error)
+
+
 async def test_what_was_run_and_could_not_be_noted_is_run_again(
     world: World, hook: RouteHook
 ) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from eventsource.connections import ConnectionParameters, brief, connect, in_a_sentence, transaction
+from eventsource.connections import ConnectionParameters, connect, redact, transaction
 from eventsource.counts import counted
 from eventsource.migration.failures import PASSING
 from eventsource.named_sql import statements
@@ -34,6 +34,9 @@ _log = logging.getLogger("eventsource.migration.route_hook")
 _SQL = statements("eventsource.migration.repositories.sql", "route_hooks.sql")
 
 _NAME = re.compile(r"\{(tenant|store|value|generation)\}")
+
+#: What the client says of a parameter that is of another type.
+_UNSENT = re.compile(r"invalid input for query argument \$(\d+)")
 
 #: How long the hook's database may take to run the statement (seconds): the route is locked.
 STATEMENT_SECONDS = 5.0
@@ -163,10 +166,20 @@ class RouteHook:
     async def _failed(
         self, control: Executor, tenants: list[str], error: Exception, about: str | None
     ) -> None:
-        reason = in_a_sentence(error) or type(error).__name__
-        for value in filter(None, self.values.values()):
-            reason = reason.replace(value, "***")
-        self.said.warn(
-            about, f"the route hook waits for {counted(len(tenants), 'route')}: {brief(error)}"
-        )
+        reason = self._reason(error)
+        waits = f"the route hook waits for {counted(len(tenants), 'route')}"
+        self.said.warn(about, f"{waits}: {type(error).__name__}: {reason}")
         await control.execute(_SQL["failed"], tenants, reason)
+
+    def _reason(self, error: Exception) -> str:
+        """What has failed, without a piece of the values: the client quotes what it cannot send
+        and cuts it, and DETAIL cuts the columns of a row.
+        """
+        server = isinstance(error, asyncpg.PostgresError) and error.args
+        text = str(error.args[0]) if server else str(error)
+        if unsent := _UNSENT.match(text):
+            _, used = self._numbered()
+            return f"{{{used[int(unsent[1]) - 1]}}} is not of the type that the statement takes"
+        for value in filter(None, self.values.values()):
+            text = text.replace(value, "***")
+        return " ".join(redact(text).split()).rstrip(".") or type(error).__name__
