@@ -225,6 +225,8 @@ class Stages(Stretch):
         except RepairNeededError:
             decided = await self._repair(decided)
             await decision.open_target(target, self.migration, decided)
+        # Who has asked for an abort hears of it now, whatever the target may still wait for.
+        await self.connections.migrations.withdraw_abort(self.migration.id)
         await self.way.opened(self.connections, self.migration, decided)
         await decision.finish(self.connections.migrations, self.migration, decided)
         if asked is not None and not asked.rehearsal:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventsource import failpoints
-from eventsource.identifiers import quote_identifier, quote_literal
 from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError, PreflightError
@@ -20,7 +19,6 @@ from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.steps.cutover import Cutover, CutoverResult
 from eventsource.migration.steps.decision import Decision
 from eventsource.migration.tables import brief_locks, fences
-from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
     from eventsource.migration.connections.driver_connections import DriverConnections
@@ -218,21 +216,6 @@ async def _kept_awake(held: asyncpg.Connection[Any]) -> AsyncIterator[None]:
         over.set()
         await asyncio.wait([saying], timeout=1.0)
         saying.cancel()
-
-
-async def after_flip(target: OwnTable, migration: Migration, decided: Decision) -> None:
-    """What the library needs at the target once the tenant lives there; may be repeated."""
-    assert target.layout is not None
-    if target.layout.after_flip is None:
-        return
-    last = decided.source_head + decided.position_offset
-    statement = target.layout.after_flip.replace(
-        "{schema}", quote_identifier(target.address.schema)
-    ).replace("{last_position}", str(last))
-    # Last: its name may be anything.
-    statement = statement.replace("{tenant}", quote_literal(stored(migration.tenant_id)))
-    await target.connection.execute(statement)
-    await failpoints.reach("layout.flip.committed")
 
 
 async def forget_changes(source: OwnTable, migration: Migration) -> None:

@@ -13,6 +13,7 @@ from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import qualified
 from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import (
+    after_flip,
     catalogs,
     ddl,
     expressions,
@@ -113,6 +114,8 @@ async def examine(
     if not findings.problems:
         expected = Statements(shape, await numbers.expected(target, shape), "0")
         findings.problems += await partitions.problems_of(source, target, expected)
+    if not findings.problems:
+        findings.problems += await after_flip.problems_of(target, tenant_id)
     if layout.is_whole:
         await whole.examine(source, target, tenant_id, findings)
     await _look_around(source, shape, findings)

@@ -11,6 +11,7 @@ from uuid import UUID
 from eventsource.migration.connections.timeouts import LONG_STATEMENT_SECONDS
 from eventsource.migration.errors import CutoverTimeoutError, PreflightError, RetryLaterError
 from eventsource.migration.journaled import (
+    after_flip,
     comparison,
     cutover,
     preflight,
@@ -134,7 +135,7 @@ class LayoutTables:
     async def opened(
         self, connections: Connections, migration: Migration, decided: Decision
     ) -> None:
-        await cutover.after_flip(connections.target, migration, decided)
+        await after_flip.run(connections.target, migration, decided)
 
     async def tidy(self, connections: Connections, migration: Migration) -> None:
         await cutover.tidy(connections.target, migration)
