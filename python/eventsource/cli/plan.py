@@ -72,7 +72,7 @@ async def _plan(at: Workspace, tenant_id: TenantId, to: str, source_id: str) -> 
     at.settings.require_store(source_id)
     await at.reach_for_move(source_id, to)
     # What a start asks first: another name of the same store is not where the tenant lives.
-    default = at.router.default_store_id
+    default = admission.unrouted_home(at.stores[source_id], source_id, at.router.default_store_id)
     await admission.generation_of(
         at.migrations, at.routes, tenant_id, source_id, default_store_id=default
     )

@@ -47,8 +47,9 @@ async def examine(
         MigrationAlreadyExistsError, RoutingError: as when it is started.
     """
     source, target = at.stores[source_id], at.stores[target_id]
+    default = admission.unrouted_home(source, source_id, at.router.default_store_id)
     await admission.generation_of(
-        at.migrations, at.routes, tenant_id, source_id, default_store_id=at.router.default_store_id
+        at.migrations, at.routes, tenant_id, source_id, default_store_id=default
     )
     findings = await at.coordinator.preflight(tenant_id, source, target)
     findings.raise_if_refused()

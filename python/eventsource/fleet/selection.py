@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -162,9 +162,15 @@ async def with_sizes(
 
 
 async def with_sources(
-    choices: Sequence[Choice], routes: PostgreSQLRoutingRepository, default: str
+    choices: Sequence[Choice],
+    routes: PostgreSQLRoutingRepository,
+    default: str,
+    of_one: Collection[str] = (),
 ) -> list[Choice]:
     """The same with the stores in which the tenants live, where none was said.
+
+    Args:
+        of_one: stores all of which is one tenant's; who would leave one lives there.
 
     Raises:
         WaveError: one was said, and the tenant lives elsewhere.
@@ -173,11 +179,16 @@ async def with_sources(
     placed = []
     for each in choices:
         route = found.get(each.tenant_id)
-        home = route.store_id if route is not None else default
+        unrouted = each.source if each.source in of_one and each.source else default
+        home = route.store_id if route is not None else unrouted
         if each.source not in (None, home) and home != each.target:
             raise WaveError(
                 f"tenant {each.tenant_id} lives in {home!r}, not in {each.source!r}; correct it, or"
                 " leave the store out"
+                if route is not None
+                else f"tenant {each.tenant_id} has no route and so lives in the default store,"
+                f" {home!r}, not in {each.source!r}; correct it, or give the tenant a route to"
+                f" {each.source!r}"
             )
         placed.append(replace(each, source=home))
     return placed

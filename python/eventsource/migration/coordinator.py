@@ -113,7 +113,9 @@ class MigrationCoordinator(UndoingAndRepairing, Returns, Cleanups, Listings, Rep
         target = self._drivers.store(target_store_id, target_store)
         generation = await admission.generation_of(
             self._migrations, self._routes, tenant_id, source_store_id,
-            default_store_id=self._router.default_store_id,
+            default_store_id=admission.unrouted_home(
+                source, source_store_id, self._router.default_store_id
+            ),
         )  # fmt: skip
         await self.refuse_beside_a_way_back(tenant_id)
         # The control database was looked at for the route.

@@ -53,7 +53,7 @@ async def test_a_tenant_that_lives_elsewhere(world: World) -> None:
         await world.here.start(world.tenant)
     # Without a route a tenant lives in the default store.
     here = world.here
-    async with refusal(world, RoutingError, SOURCE, "its route names"):
+    async with refusal(world, RoutingError, SOURCE, "lives in the default store"):
         await here.coordinator.start_migration(
             world.other, here.target, here.source, TARGET, SOURCE
         )

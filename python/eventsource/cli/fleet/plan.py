@@ -193,7 +193,12 @@ async def _candidates(at: Workspace, asked: _Asked) -> list[Candidate]:
     choices = await _chosen(at, asked)
     if asked.from_store is not None:
         choices = [replace(each, source=each.source or asked.from_store) for each in choices]
-    choices = await selection.with_sources(choices, at.routes, at.settings.default_store)
+    of_one = {
+        store_id
+        for store_id, store in at.stores.items()
+        if store.layout is not None and store.layout.is_whole
+    }
+    choices = await selection.with_sources(choices, at.routes, at.settings.default_store, of_one)
     for each in choices:
         for store_id in filter(None, (each.source, each.target)):
             at.settings.require_store(store_id)

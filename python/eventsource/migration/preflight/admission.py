@@ -59,6 +59,16 @@ def tenant_of(given: TenantId, source: PostgreSQLEventStore) -> TenantId:
         raise PreflightError([str(error)]) from None
 
 
+def unrouted_home(source: PostgreSQLEventStore, source_id: str, default_id: str) -> str:
+    """Where a tenant without a route lives that would leave this store.
+
+    In the default store, unless all of this one is one tenant's: of many schemas with a tenant
+    each no more than one is the default.
+    """
+    layout = source.layout
+    return source_id if layout is not None and layout.is_whole else default_id
+
+
 async def generation_of(
     migrations: PostgreSQLMigrationRepository,
     routes: PostgreSQLRoutingRepository,
@@ -140,6 +150,10 @@ async def _generation_of(
         raise RoutingError(
             f"tenant {tenant_id} lives in store {home!r}, not in {source_store_id!r};"
             " start the migration from the store that its route names"
+            if routing
+            else f"tenant {tenant_id} has no route and so lives in the default store, {home!r},"
+            f" not in {source_store_id!r}; start the migration from there, or give the tenant a"
+            f" route to {source_store_id!r}"
         )
     return routing.generation if routing else 0
 
