@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from eventsource.migration import MigrationState, background
+from eventsource.migration import MigrationState, PreflightError, background
 from eventsource.migration.errors import InvalidStateTransitionError
 from eventsource.migration.layouts.presets import presets
 from tests.support import marten
@@ -51,6 +51,20 @@ async def test_one_that_the_target_does_not_understand_refuses_the_start(
 ) -> None:
     await shop.refuses(TENANT, "the target does not take the layout's after_flip")
     await shop.refuses(TENANT, why)
+
+
+@pytest.mark.parametrize("shop", [MARK], indirect=True)
+async def test_what_it_needs_and_is_gone_by_then_refuses_the_cutover(shop: LayoutWorld) -> None:
+    migration = await shop.start(TENANT)
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    [coordinator] = shop.coordinators
+    await shop.target.execute("alter table marks rename to elsewhere")
+    with pytest.raises(PreflightError, match=r'after_flip.*"marks" does not exist'):
+        await coordinator.initiate_cutover(migration.id)
+    await marten.append(shop.source, TENANT, uuid4())
+    await shop.target.execute("alter table elsewhere rename to marks")
+    assert (await coordinator.initiate_cutover(migration.id)).state is MigrationState.MIGRATED
+    assert len(await marks(shop)) == 1
 
 
 @pytest.mark.parametrize("shop", [MARK], indirect=True)

@@ -14,7 +14,14 @@ from eventsource import failpoints
 from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import close_all, open_connection
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError, PreflightError
-from eventsource.migration.journaled import changes, numbers, partitions, watching, whole
+from eventsource.migration.journaled import (
+    after_flip,
+    changes,
+    numbers,
+    partitions,
+    watching,
+    whole,
+)
 from eventsource.migration.journaled.guards import Guarded
 from eventsource.migration.steps.cutover import Cutover, CutoverResult
 from eventsource.migration.steps.decision import Decision
@@ -70,6 +77,8 @@ class JournaledCutover(Cutover):
             raise MissingRowError(
                 "the fence at the target was removed by hand; abort the migration"
             )
+        if problems := await after_flip.problems_of(connections.target, migration.tenant_id):
+            raise PreflightError(problems)
         layout = connections.source.layout
         assert layout is not None
         main = layout.main
