@@ -22,7 +22,9 @@ _RIGHTS = """
 select current_user::text as role, name, pg_get_userbyid(c.relowner)::text as owner,
        quote_ident(current_user) as grantee, quote_ident(pg_get_userbyid(c.relowner)) as granted,
        quote_ident(current_database()) as database,
-       pg_has_role(c.relowner, 'usage') as owns, row_security_active(c.oid) as filtered,
+       pg_has_role(c.relowner, 'usage') as owns, pg_has_role(c.relowner, 'member') as belongs,
+       current_setting('server_version_num')::int >= 160000 as inherits_by_grant,
+       row_security_active(c.oid) as filtered,
        has_schema_privilege(c.relnamespace, 'create') as creates,
        has_database_privilege(current_database(), 'temporary') as temporary
 from unnest($1::text[]) with ordinality given (name, place)
@@ -38,6 +40,8 @@ select * from (
            quote_ident(current_user) as grantee,
            quote_ident(pg_get_userbyid(p.proowner)) as granted,
            pg_has_role(p.proowner, 'usage') as usable,
+           pg_has_role(p.proowner, 'member') as belongs,
+           current_setting('server_version_num')::int >= 160000 as inherits_by_grant,
            quote_ident(pg_get_userbyid(c.relowner)) as keeper,
            c.relowner is null or pg_has_role(p.proowner, c.relowner, 'usage') as works
     from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -109,7 +113,7 @@ async def check_functions(table: AnyTable, side: str, findings: Findings) -> Non
         findings.problems.append(
             f"role {found['role']!r} may not use the guard's functions in the {side}'s schema"
             f" {schema!r}, which role {found['owner']!r} made; connect as that role,"
-            f" or grant it: grant {found['granted']} to {found['grantee']}"
+            f" or {_membership(found)}"
             if found["works"]
             else f"the guard's functions in the {side}'s schema {schema!r} are of role"
             f" {found['owner']!r}, whose rights they have, and the fences that they read are of"
@@ -124,7 +128,7 @@ def _check_table(rights: asyncpg.Record, side: str, findings: Findings) -> None:
         # Only an owner may make the guard fire always, and only a guard that does is one.
         findings.problems.append(
             f"role {role!r} does not own the {side} table {name} and may not guard it; connect as"
-            f" {owner!r}, or grant that role: grant {rights['granted']} to {rights['grantee']}"
+            f" {owner!r}, or {_membership(rights)}"
         )
     if rights["filtered"]:
         findings.problems.append(
@@ -132,6 +136,17 @@ def _check_table(rights: asyncpg.Record, side: str, findings: Findings) -> None:
             f" neither copy nor proof would see them; connect as a role with BYPASSRLS, or as the"
             " owner of a table without FORCE ROW LEVEL SECURITY"
         )
+
+
+def _membership(rights: asyncpg.Record) -> str:
+    """How the role comes to the owner's rights; a member may have them only after `set role`."""
+    grant = f"grant {rights['granted']} to {rights['grantee']}"
+    if not rights["belongs"]:
+        return f"grant that role: {grant}"
+    # Where memberships have no option of their own, whether one inherits is the member's.
+    given = rights["inherits_by_grant"]
+    how = f"{grant} with inherit true" if given else f"alter role {rights['grantee']} inherit"
+    return f"inherit its rights, as it is a member that does not: {how}"
 
 
 async def check_privileges(
