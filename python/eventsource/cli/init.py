@@ -83,7 +83,7 @@ async def _make(at: Workspace) -> ExitCode:
     for store_id, store in at.stores.items():
         await at.reach_store(store_id)
         if lacking := await _lacks_at(store):
-            lacks.append(lacking)
+            lacks.append([f"store {store_id}: {each}" for each in lacking])
         else:
             await _examine(store)
     lacks.append(await _lacks_of_checkpoints(at))
@@ -222,7 +222,7 @@ def _from(before: str | None, found: list[Part]) -> str:
         return __version__
     if before is not None:
         return f"from {before} to {__version__}"
-    begun = any(not each.pending for each in found)
+    begun = any(not each.pending and not each.lacks for each in found)
     return f"from {'one that was not written down' if begun else 'nothing'} to {__version__}"
 
 
