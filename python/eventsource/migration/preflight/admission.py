@@ -25,6 +25,7 @@ from eventsource.migration.preflight.control import check_control
 from eventsource.migration.preflight.findings import Findings, within
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.tables import fences, identities
+from eventsource.remedies import remedy
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
@@ -106,14 +107,18 @@ async def _when_connections_are_free(ask: Callable[[], Awaitable[T]]) -> T:
             if time.monotonic() > deadline:
                 raise PreflightError(
                     [
-                        f"a server has had no connection left for {CONNECTION_SECONDS:g} s"
-                        f" ({in_a_sentence(error)}); end sessions that nobody needs, or raise its"
-                        " max_connections"
+                        f"{_place_of(error)} has had no connection left for"
+                        f" {CONNECTION_SECONDS:g} s: {in_a_sentence(error)}; {remedy(error, '')}"
                     ],
                     passes=True,
                 ) from error
         # Those who ask at the same moment do not ask again at the same moment.
         await asyncio.sleep(random.uniform(0.3, 1.0))
+
+
+def _place_of(error: asyncpg.TooManyConnectionsError) -> str:
+    """What could not be looked at, as the check has noted it with the error."""
+    return next(iter(getattr(error, "__notes__", ())), "a database")
 
 
 async def _generation_of(

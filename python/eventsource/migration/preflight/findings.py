@@ -88,7 +88,8 @@ class Findings:
             self.passing += len(error.problems) if error.passes else 0
         except (ConnectionDetailsError, StoreSchemaError) as error:
             self.problems.append(f"{what} cannot be used: {in_a_sentence(error)}")
-        except asyncpg.TooManyConnectionsError:
+        except asyncpg.TooManyConnectionsError as error:
+            error.add_note(what)
             raise  # it passes, and says nothing about the move
         # The last two come from a DSN that is none: a port out of range, a bracket left open.
         except (

@@ -74,9 +74,10 @@ async def _connections(target: AnyTable, needed: int, findings: Findings) -> Non
         findings.note(
             warning(
                 "connections", "target",
-                f"the target's server has {counted(free, 'connection')} free,"
+                f"the target's server has {counted(free, 'connection')} free for this role,"
                 f" and the copy takes {needed}",
-                "raise max_connections, or set copy_jobs lower",
+                "raise max_connections, or the connection limit of the role or the database, or"
+                " set copy_jobs lower",
             )
         )  # fmt: skip
 
