@@ -310,6 +310,8 @@ def test_who_is_in_the_way_is_named_with_account_and_address() -> None:
         "pid 9442 (nightly-report, idle in transaction, open for 11 s, app@10.0.0.7)"
     )
     assert str(Blocker(1, "x", "active", 61)) == "pid 1 (x, active, open for 1 min)"
+    # Whose state may not be seen, of it the age is not known either.
+    assert str(Blocker(1, "x", "not shown", 0, "app")) == "pid 1 (x, not shown, app)"
 
 
 def test_an_audit_row_has_ids_by_their_beginnings_before_it_is_cut() -> None:

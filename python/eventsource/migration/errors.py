@@ -228,7 +228,9 @@ class Blocker:
             minutes = int(self.age_seconds // 60)
             age = f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
         who = "@".join(filter(None, (self.account, self.address)))
-        parts = (self.application, self.state, f"open for {age}", who)
+        # Whose state may not be seen, of it nobody knows since when it is open.
+        since = None if self.state == "not shown" else f"open for {age}"
+        parts = (self.application, self.state, since, who)
         return f"pid {self.pid} ({', '.join(filter(None, parts))})"
 
 

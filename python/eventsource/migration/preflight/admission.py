@@ -21,14 +21,16 @@ from eventsource.migration.errors import (
 )
 from eventsource.migration.event_table import AnyTable, held, of_store
 from eventsource.migration.preflight import access, event_tables, surroundings
+from eventsource.migration.preflight.answering import within
 from eventsource.migration.preflight.control import check_control
-from eventsource.migration.preflight.findings import Findings, within
+from eventsource.migration.preflight.findings import Findings
 from eventsource.migration.repositories.migrations import PostgreSQLMigrationRepository
 from eventsource.migration.tables import fences, identities
 from eventsource.remedies import remedy
 from eventsource.tenant_ids import TenantId, as_uuid, checked
 
 if TYPE_CHECKING:
+    from eventsource.connections import Executor
     from eventsource.migration.connections.kept import KeptSessions
     from eventsource.migration.models import MigrationConfig, StoreIdentity, TenantRouting
     from eventsource.migration.repositories.routing import PostgreSQLRoutingRepository
@@ -147,7 +149,9 @@ async def _generation_of(
 
     with findings.unusable(control):
         await access.refuse_silent_hosts(
-            {control: _control_hosts(migrations)}, findings, within(PREFLIGHT_SECONDS, look)
+            {control: _control_hosts(migrations)},
+            findings,
+            within(PREFLIGHT_SECONDS, look, {control: migrations.pool}),
         )
     findings.raise_if_refused()
     home = routing.store_id if routing else default_store_id
@@ -228,8 +232,10 @@ async def _examine(
 ) -> Findings:
     findings = Findings()
     hosts = {"the control database": _control_hosts(migrations)}
+    places: dict[str, Executor] = {"the control database": migrations.pool}
     for side, store in (("source", source), ("target", target)):
         hosts[f"the {side}'s database"] = store.hosts()
+        places[f"the {side}'s database"] = store.pool
 
     async def check() -> None:
         with findings.unusable("the control database"):
@@ -258,7 +264,7 @@ async def _examine(
             findings.add(beside)
 
     with findings.unusable("a database"):
-        await access.refuse_silent_hosts(hosts, findings, within(PREFLIGHT_SECONDS, check))
+        await access.refuse_silent_hosts(hosts, findings, within(PREFLIGHT_SECONDS, check, places))
     return findings
 
 

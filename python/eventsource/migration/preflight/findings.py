@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
@@ -127,15 +127,3 @@ async def at_once(findings: Findings, *checks: Callable[[Findings], Awaitable[T]
             raise result
         done.append(result)
     return done
-
-
-async def within(seconds: float, check: Callable[[], Awaitable[Any]]) -> None:
-    """Run a check that must answer soon; a server that does not is a problem of its own."""
-    try:
-        async with asyncio.timeout(seconds):
-            await check()
-    except TimeoutError:
-        raise PreflightError(
-            [f"a server did not answer within {seconds:g} s; check host, port and firewall"],
-            passes=True,
-        ) from None
