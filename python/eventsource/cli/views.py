@@ -103,6 +103,12 @@ def driver(migration: Migration) -> str | None:
     return "nobody drives it: start `eventsource-migrate work`, or `resume` it"
 
 
+def cannot_drive(unknown: Sequence[str]) -> str:
+    """That this process waits for another one, and what to do where there is none."""
+    names = " and ".join(map(repr, unknown))
+    return f"this configuration has no store {names}: add it, or start a `work` whose own has it"
+
+
 def who_goes_on(migration: Migration) -> str:
     """At the end of a command: whether anybody drives the migration when it is gone.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
-from eventsource.cli import logs
+from eventsource.cli import logs, views
 from eventsource.cli.workspace import Workspace, patiently
 from eventsource.counts import counted
 from eventsource.migration import Migration, MigrationState
@@ -53,19 +53,25 @@ async def _tell(
         await asyncio.sleep(LOOK_SECONDS)
         migration = await patiently(at, partial(at.migrations.get, migration_id))
         waited = time.monotonic() - began
-        reason = what_it_waits_for(migration)
+        reason = what_it_waits_for(migration, at.unknown_stores(migration))
         key = reason if redrawn else without_ages(reason)
         if key != said and (waited > SILENT_SECONDS or migration.error_message):
             say(reason)
             said = key
 
 
-def what_it_waits_for(migration: Migration) -> str:
-    """In a sentence: what has to come before the migration does what was asked."""
+def what_it_waits_for(migration: Migration, unknown: Sequence[str] = ()) -> str:
+    """In a sentence: what has to come before the migration does what was asked.
+
+    Args:
+        unknown: stores of it that this process does not have.
+    """
+    if unknown and not migration.driver_alive:
+        return f"for a driver: {views.cannot_drive(unknown)}"
     if migration.error_message and not migration.state.is_final:
         return migration.error_message.removeprefix("waiting ").removeprefix("waiting: ")
     if not migration.driver_alive:
-        return "for a driver: this process takes it up if it has the stores"
+        return "for a driver: this process takes it up"
     if migration.driver_expires_at is None or migration.driver_name is None:
         return f"for the driver, the migration is {migration.state}"
     is_ours = migration.driver_name == process_name()

@@ -79,7 +79,7 @@ async def _print_changes(at: Workspace) -> None:
         for migration in [*known.values(), *ended]:
             before = last.get(migration.id)
             if before is None or _at(before) != _at(migration):
-                at.out.answer(described(migration), _state_line(migration))
+                at.out.answer(described(migration), _state_line(at, migration))
         last = known
         await asyncio.sleep(LOOK_SECONDS)
 
@@ -101,10 +101,12 @@ async def _warn(at: Workspace) -> None:
         await asyncio.sleep(CONTROL_SECONDS)
 
 
-def _state_line(migration: Migration) -> str:
+def _state_line(at: Workspace, migration: Migration) -> str:
     why = " ".join((migration.error_message or "").split())
     if needs := views.newer(migration):
         why = f"needs {needs}"
+    elif (unknown := at.unknown_stores(migration)) and not migration.state.is_final:
+        why = f"not driven here, {views.cannot_drive(unknown)}"
     return (
         f"{clock()}  {views.short(migration.id)}  tenant {migration.tenant_id}  {migration.state}"
         f"{f': {why}' if why else ''}"

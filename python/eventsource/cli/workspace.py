@@ -193,6 +193,11 @@ class Workspace:
         store = self.stores.get(migration.source_store_id)
         return store is not None and store.layout is not None
 
+    def unknown_stores(self, migration: Migration) -> list[str]:
+        """Its stores that the configuration does not have: this process cannot drive it then."""
+        both = migration.source_store_id, migration.target_store_id
+        return [store_id for store_id in both if store_id not in self.stores]
+
     def unit(self, migration: Migration) -> str:
         """What is counted while it moves: of a layout the rows of all its tables."""
         return "row" if self.of_layout(migration) else "event"
