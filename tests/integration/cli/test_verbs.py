@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from eventsource.cli import plan as plans
-from tests.support.command_line import DEDICATED, SHARED, CommandLine
+from tests.support.command_line import DEDICATED, SHARED, CommandLine, wait_until
 
 
 def test_init_makes_everything_and_may_be_repeated(cli: CommandLine) -> None:
@@ -143,6 +143,25 @@ def test_a_tenant_goes_back_where_it_came_from_only_by_a_move_that_preflight_all
     assert f"`eventsource-migrate cleanup {id_}`" in refused
     ready("cleanup", id_, "--backed-up", "--now")
     ready(*back)
+
+
+def test_a_way_back_whose_time_is_over_is_not_offered(ready: CommandLine) -> None:
+    """`run` said that `return` takes the tenant back, and `return` that the way back had ended."""
+    ready("run", ready.tenant, "--to", DEDICATED, "--yes", "--keep-way-back", "1s")
+    id_ = ready.migration()["id"]
+    wait_until(lambda: "expired" in ready("status", id_).output)
+    ended = ready("way-back", "status", id_).output.split("kept until")[1].splitlines()[0].strip()
+    assert f"its way back ended at {ended}" in ready("return", id_, "--yes", exit_code=1).output
+    close = f"eventsource-migrate way-back close {id_}"
+    for asked in (("run", ready.tenant, "--to", SHARED, "--yes"), ("cleanup", id_, "--backed-up")):
+        said = ready(*asked, exit_code=None).output
+        assert "is over, but nothing has ended it yet" in said
+        assert close in said
+        assert "may still return" not in said
+        assert "needs the old rows" not in said
+    ready(*close.split()[1:])
+    ready("cleanup", id_, "--backed-up")
+    ready("run", ready.tenant, "--to", SHARED, "--yes")
     assert ready.count("source") == 400
 
 

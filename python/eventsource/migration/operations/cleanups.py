@@ -12,6 +12,7 @@ from uuid import UUID
 from eventsource.migration.connections.driver_connections import close_all, open_table
 from eventsource.migration.errors import InvalidStateTransitionError, MigrationError
 from eventsource.migration.event_table import compared, of_store
+from eventsource.migration.operations.ways_back import what_is_left_of
 from eventsource.migration.preflight import rights
 from eventsource.migration.repositories.ways_back import WayBack, WaysBack
 from eventsource.migration.states import MigrationState
@@ -184,7 +185,9 @@ def _kept(migration: Migration, way: WayBack | None, at: datetime, *, now: bool)
             f"the tenant is about to return (migration {way.id}), and needs the old rows; wait for"
             f" it: `eventsource-migrate status {way.id} --watch`"
         )
-    if way is not None and way.state in ("preparing", "standby", "closing"):
+    if way is not None and way.shown in ("expired", "closing"):
+        return f"{what_is_left_of(migration.id)}; the old rows may go then"
+    if way is not None and way.state in ("preparing", "standby"):
         return (
             f"the way back of migration {migration.id} is {way.shown}, and needs the old rows:"
             f" `eventsource-migrate way-back close {migration.id}` ends it"

@@ -163,14 +163,16 @@ class Returns(Cutovers):
         way = await WaysBack(self._migrations.pool).of_tenant(tenant_id)
         if way is None or way.state == "preparing":
             return
-        raise PreflightError(
-            [
-                f"tenant {tenant_id} has already moved, from {way.target_store_id!r} to"
-                f" {way.source_store_id!r}, and may still return: `eventsource-migrate return"
-                f" {way.migration_id}` takes it back, `eventsource-migrate way-back close"
-                f" {way.migration_id}` ends that and lets it move on"
-            ]
-        )
+        moved = f"tenant {tenant_id} has already moved, from {way.target_store_id!r} to"
+        if way.shown in ("expired", "closing"):
+            rest = f"and {what_is_left_of(way.migration_id)}, and lets it move on"
+        else:
+            rest = (
+                f"and may still return: `eventsource-migrate return {way.migration_id}` takes it"
+                f" back, `eventsource-migrate way-back close {way.migration_id}` ends that and"
+                " lets it move on"
+            )
+        raise PreflightError([f"{moved} {way.source_store_id!r}, {rest}"])
 
     async def _known_way_back(self, tenant_id: TenantId) -> list[str]:
         """What refuses a move beside a way back, where the control database knows of one."""
@@ -275,11 +277,19 @@ def refuse_newer(way: WayBack) -> None:
         raise ProtocolVersionError(way.migration_id, way.protocol)
 
 
+def what_is_left_of(migration_id: UUID) -> str:
+    """Of a way back whose time is over, while nobody has ended it; as the end of "and …"."""
+    return (
+        f"the time of the way back of migration {migration_id} is over, but nothing has ended it"
+        f" yet: a `work` does, or `eventsource-migrate way-back close {migration_id}`"
+    )
+
+
 def why_not(way: WayBack) -> str:
     """Why nobody can return by it, as the end of "is …"."""
     why = f" ({way.reason})" if way.reason else ""
     if way.state == "standby" and way.is_over:
-        return f"finished, and its way back ended at {way.kept_until:%Y-%m-%d %H:%M} UTC"
+        return f"finished (its way back ended at {way.kept_until:%Y-%m-%d %H:%M:%S} UTC)"
     if way.state == "standby":
         return f"{way.moved_state}: its way back waits for the cutover"
     if way.shown == "returned":
