@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -16,6 +17,23 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the command line and exit with its code."""
     _say_and_hear_everything()
+    try:
+        _run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # What a verb prints is looked after there; help and the version have no verb.
+        if error.errno not in _OF_WRITING:
+            raise
+        _leave_out_what_is_not_written()
+        sys.exit(f"error: cannot write the output: {error.strerror}")
+
+
+#: What a file or a pipe says that takes nothing more.
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE}
+
+
+def _run() -> None:
     if sys.argv[1:] == ["--version"]:
         # What scripts ask often does not wait for the libraries that a move needs.
         from eventsource import __version__
@@ -25,6 +43,11 @@ def main() -> None:
     from eventsource.cli.application import app
 
     app(prog_name="eventsource-migrate")
+
+
+def _leave_out_what_is_not_written() -> None:
+    """Python tries once more at its end, and would say so in its own words."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_and_hear_everything() -> None:

@@ -52,6 +52,20 @@ def test_output_that_cannot_be_written_is_one_line(
     assert re.fullmatch(r"error: .*output.*\n", done.stderr), done.stderr
 
 
+@pytest.mark.parametrize(
+    "asked", ["--help", "run --help", "fleet status -h", "--version", "--show-completion bash"]
+)
+@pytest.mark.parametrize("where", [">/dev/full", "| true"])
+def test_help_that_cannot_be_written_is_one_line(cli: CommandLine, asked: str, where: str) -> None:
+    """It was a traceback: what is printed before there is a verb nobody looked after."""
+    done = shell(cli, f"$M {asked} {where}")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if where == ">/dev/full":
+        assert done.returncode == 1
+        assert done.stderr == "error: cannot write the output: No space left on device\n"
+
+
 @pytest.mark.parametrize("where", ["| head -n 2", ">/dev/full"])
 def test_a_run_whose_output_is_gone_says_how_to_go_on(ready: CommandLine, where: str) -> None:
     done = shell(ready, f"$M run {ready.tenant} --to {DEDICATED} --yes {where}")
