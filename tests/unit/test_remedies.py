@@ -11,6 +11,7 @@ import pytest
 
 from eventsource.cli.exits import message_of
 from eventsource.connections import in_a_sentence
+from eventsource.migration.errors import PreflightError
 from eventsource.migration.failures import reason_of
 from eventsource.migration.preflight.findings import Findings
 from eventsource.remedies import remedy
@@ -116,5 +117,19 @@ def test_what_init_makes_is_what_it_is_named_for() -> None:
     assert reason_of(ours).endswith("; `eventsource-migrate init` makes it again")
     guarding = asyncpg.InsufficientPrivilegeError("must be owner of function eventsource_guard_x")
     assert "`eventsource-migrate init --check` says what to grant" in reason_of(guarding)
+    fences = asyncpg.UndefinedTableError('relation "public.eventsource_fences" does not exist')
+    assert "until `eventsource-migrate repair` has filled it" in reason_of(fences)
     theirs = asyncpg.UndefinedTableError('relation "public.links" does not exist')
     assert "init" not in reason_of(theirs)
+
+
+def test_a_session_that_was_ended_in_a_preflight_is_not_told_in_the_words_of_a_library() -> None:
+    findings = Findings()
+    with findings.unusable("the source's database"):
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2)")
+    assert findings.problems == [
+        "the source's database cannot be used: a session of ours was ended; try again"
+    ]
+    with pytest.raises(PreflightError) as refused:
+        findings.raise_if_refused()
+    assert refused.value.passes

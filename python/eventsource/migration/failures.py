@@ -111,6 +111,9 @@ def reason_of(error: BaseException) -> str:
     # A name of ours, which no language translates.
     if sqlstate_of(error) in NOT_THERE and "eventsource_" in reason:
         reason += "; `eventsource-migrate init` makes it again"
+        if "eventsource_fences" in reason:
+            # It is empty then, and who has moved would be let in again.
+            reason += ": keep writers away until `eventsource-migrate repair` has filled it"
     if sqlstate_of(error) == READ_ONLY:
         reason += (
             "; the server is a standby, or may only be read: the dsn has to lead to the primary"

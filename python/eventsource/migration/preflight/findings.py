@@ -100,6 +100,9 @@ class Findings:
             self.passing += may_pass(error)
             what_to_do = remedy(error, "the DSN") or "check the DSN, user, password and privileges"
             said = in_a_sentence(error) or type(error).__name__
+            if isinstance(error, asyncpg.InternalClientError):
+                # Words about asyncpg's own states: a session was ended while it was used.
+                said, what_to_do = "a session of ours was ended", "try again"
             self.problems.append(f"{what} cannot be used: {said}; {what_to_do}")
 
     def raise_if_refused(self) -> None:
