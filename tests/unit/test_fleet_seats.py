@@ -17,7 +17,7 @@ class Server:
     """Answers as a server does that is asked for its connections."""
 
     def __init__(self, identity: str, usable: int = 97, used: int = 10) -> None:
-        self.row = {"identity": identity, "usable": usable, "used": used, "ours": 0}
+        self.row = {"identity": identity, "usable": usable, "free": usable - used, "ours": 0}
 
     async def fetchrow(self, query: str, *args: object) -> Mapping[str, Any]:
         return self.row
