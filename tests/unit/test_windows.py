@@ -55,6 +55,10 @@ def test_it_is_open_when_the_clock_says_so(window: str, now: str, is_open: bool)
         ("02:30-04:00", "2026-10-25T00:00+02:00", "2026-10-25T01:30Z", "2026-10-25T03:00Z"),
         ("01:00-02:30", "2026-10-25T00:00+02:00", "2026-10-24T23:00Z", "2026-10-25T00:30Z"),
         ("02:15-02:45", "2026-10-25T00:00+02:00", "2026-10-25T00:15Z", "2026-10-25T00:45Z"),
+        # Once a week: the next one is a week away, or two if its hour is the one that is skipped.
+        ("sun 02:00-03:00", "2027-03-14T02:30+01:00", "2027-03-14T01:30Z", "2027-03-14T02:00Z"),
+        ("sun 02:00-03:00", "2027-03-14T03:00+01:00", "2027-03-21T01:00Z", "2027-03-21T02:00Z"),
+        ("sun 02:00-03:00", "2027-03-21T03:00+01:00", "2027-04-04T00:00Z", "2027-04-04T01:00Z"),
     ],
 )
 def test_a_night_in_which_the_clocks_change_is_no_longer_than_the_clock_shows(

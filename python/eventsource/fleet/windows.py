@@ -15,9 +15,9 @@ _SPELLING = re.compile(
     re.IGNORECASE,
 )
 
-#: Within so many days every window opens again: it names at least one day of the week, and no
-#: change of a clock is longer than a day.
-_DAYS_AHEAD = 9
+#: Within so many days every window opens again: it names at least one day of the week, and of two
+#: weeks a change of the clocks leaves it one.
+_DAYS_AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Window:
             opens = self._moment(day, self.opens_at, fold=0)
         if day.weekday() not in self.days:
             return opens, opens
-        return opens, max(opens, closes)
+        return opens, closes
 
     def _moment(self, day: date, clock: time, *, fold: int) -> datetime:
         moment = datetime.combine(day, clock, self.zone)
