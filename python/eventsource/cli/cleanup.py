@@ -149,7 +149,9 @@ async def _finished(at: Workspace, older_than: str | None) -> list[Migration]:
     return [
         each
         for (tenant, store), each in newest.items()
-        if each.completed_at is not None and each.completed_at < before and homes[tenant] != store
+        if each.completed_at is not None
+        and each.completed_at < before
+        and homes.get(tenant) != store
     ]
 
 
