@@ -317,12 +317,13 @@ class WaveRepository:
             Whether this call recorded it: a tenant that was dispatched twice has one outcome.
         """
         code, message = error or (None, None)
+        message = None if message is None else redact(message)
         async with transaction(self.pool) as connection:
             # The wave's row first, as everywhere: see `stop_for`.
             await connection.fetch(_SQL["lock"], item.wave_id)
             recorded = await connection.fetch(
                 _SQL["record_outcome"], item.wave_id, stored(item.tenant_id), outcome.value,
-                migration_id, code, None if message is None else redact(message),
+                migration_id, code, message,
             )  # fmt: skip
             if not recorded:
                 return False
