@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from eventsource.fleet import Candidate, WaveError
-from eventsource.fleet.planning import Rates, planned
+from eventsource.fleet.planning import SLOW, Rates, measured, planned
 from eventsource.fleet.report import Reported, as_csv, as_html
 from eventsource.fleet.selection import Choice, distributed, from_file, ordered
 from eventsource.tenant_ids import as_uuid, checked
@@ -90,6 +90,32 @@ def test_a_plan_takes_as_long_as_its_busiest_group() -> None:
     assert alone.seconds == (10.0, 10.0)
     assumed = planned(to_a, None, {"g": 4}, {"a": "g"})
     assert 0 < assumed.seconds[0] < assumed.seconds[1]
+
+
+class Moved:
+    """Stands for the waves: the last moves that the journal has."""
+
+    def __init__(self, *moves: tuple[int, float, float]) -> None:
+        names = ("events", "copy_seconds", "seconds")
+        self.rows = [dict(zip(names, each, strict=True)) for each in moves]
+
+    async def fetch(self, _: str) -> list[dict[str, float]]:
+        return self.rows
+
+
+async def rates_of(*moves: tuple[int, float, float]) -> Rates | None:
+    return await measured(Moved(*moves))  # type: ignore[arg-type]
+
+
+async def test_how_fast_moves_are_is_measured_on_large_ones_and_what_each_costs_on_small_ones() -> (
+    None
+):
+    """A small one would say that a copy is slow, and few that every day is like that one."""
+    large, small = (90_000, 2.0, 9.0), [(10, 0.5, seconds) for seconds in (3.0, 1.0, 2.0)]
+    assert await rates_of(large, *small) == Rates(45_000, 2.0, 4)
+    assert await rates_of(large, large, large) == Rates(45_000, SLOW[1], 3)
+    assert await rates_of(large, large) is None
+    assert await rates_of(*small) is None
 
 
 def reported(**changed: object) -> Reported:

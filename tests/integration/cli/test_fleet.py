@@ -71,6 +71,8 @@ def test_a_plan_names_tenants_of_which_nobody_has_heard(three: CommandLine) -> N
         (SHARED, ["{big}"], "the tenant lives in 'shared' already"),
         (DEDICATED, ["{big}, shared"], "the tenant lives in 'shared' already"),
         (SHARED, ["{big}, , shared", "{other}"], "all 2 tenants live in 'shared' already"),
+        # What a list says of where it left is of before its move.
+        (DEDICATED, ["{big}, shared, dedicated"], "the tenant lives in 'shared' already"),
     ],
 )
 def test_a_wave_of_tenants_that_live_there_already_says_so(
@@ -107,19 +109,34 @@ def test_a_plan_by_size_shows_what_it_takes_and_moves_nothing(three: CommandLine
     assert tenants_of(three) == [SMALL, three.other, three.tenant]
 
 
+def test_the_largest_are_those_that_live_there(three: CommandLine) -> None:
+    """Who has moved has left its old rows behind, and is often the largest."""
+    three("run", three.tenant, "--to", DEDICATED, "--yes")
+    planned(three, "--largest", 1, "--from-store", SHARED)
+    assert tenants_of(three) == [three.other]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("select null::uuid", "a tenant that is null"),
+        ("show statement_timeout", "10min"),
+        ("delete from events returning tenant_id", "read-only"),
+    ],
+)
+def test_a_query_that_names_no_tenant_is_refused(three: CommandLine, query: str, said: str) -> None:
+    """It may only read, and not for ever."""
+    assert (
+        said
+        in three("fleet", "plan", "night", "--to", DEDICATED, "--query", query, exit_code=1).output
+    )
+    assert three.count("source", SMALL) == 2
+
+
 def test_a_plan_by_query_keeps_the_order_of_the_query(three: CommandLine) -> None:
     query = "select tenant_id from events group by 1 order by count(*)"
     planned(three, "--query", query)
     assert tenants_of(three) == [SMALL, three.other, three.tenant]
-
-
-def test_a_query_may_only_read(three: CommandLine) -> None:
-    refused = three(
-        "fleet", "plan", "night", "--to", DEDICATED, "--query",
-        "delete from events returning tenant_id", exit_code=1,
-    )  # fmt: skip
-    assert "read-only" in refused.output
-    assert three.count("source", SMALL) == 2
 
 
 def test_a_plan_by_file_says_who_would_be_refused(three: CommandLine) -> None:

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID
 
-from eventsource.fleet import Candidate, Outcome, Wave, WaveSettings, WaveState, disk, view
+import pytest
+
+from eventsource.fleet import (
+    Candidate,
+    NoRoomError,
+    Outcome,
+    Wave,
+    WaveSettings,
+    WaveState,
+    disk,
+    view,
+)
 from eventsource.fleet.disk import AGAIN, Bounds, Disks
 from tests.support.application import SOURCE, TARGET
 from tests.support.fleet import carrier_of, items_of, seeded, waves_in
@@ -99,6 +112,43 @@ async def test_what_waits_in_a_stopped_wave_takes_no_room(world: World) -> None:
     assert await waves.arriving(items[second], [TARGET], 1.0) == 3 * GB
     assert await waves.stop(wave, "ann", "enough")
     assert await waves.arriving(items[second], [TARGET], 1.0) == 0
+
+
+async def test_stores_of_one_server_share_its_disk(world: World) -> None:
+    first, second = await seeded(world, 2, events=5)
+    waves = waves_in(world)
+    candidates = [
+        Candidate(tenant, SOURCE, target, 5, 3 * GB)
+        for tenant, target in ((first, "beside"), (second, TARGET))
+    ]
+    wave = await waves.create("night", candidates, WaveSettings())
+    wave = await waves.start(wave, "ann")
+    items = await items_of(world, wave)
+    assert await waves.begin(items[first])
+    assert await waves.begin(items[second])
+    for beside, waits in (("db2", None), ("db1", AGAIN)):
+        bounds = await bounded(world, 8 * GB)
+        bounds = replace(bounds, groups={**bounds.groups, "beside": beside})
+        item = (await items_of(world, wave))[second]
+        assert await bounds.wait_for(waves, item, world.coordinator) == waits
+
+
+async def test_a_move_that_was_undone_needs_its_room_again(world: World) -> None:
+    wave, [tenant] = await sized_wave(world, 3 * GB)
+    waves = waves_in(world)
+    migration = await world.dual_write(tenant)
+    await waves.name_migration((await items_of(world, wave))[tenant], migration.id)
+    bounds = await bounded(world, 1 * GB)
+
+    async def asked() -> timedelta | None:
+        item = (await items_of(world, wave))[tenant]
+        return await bounds.wait_for(waves, item, world.coordinator)
+
+    # Its rows are there already.
+    assert await asked() is None
+    await world.coordinator.abort_migration(migration.id)
+    with pytest.raises(NoRoomError):
+        await asked()
 
 
 async def test_a_plan_says_who_will_have_no_room(world: World) -> None:
