@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,7 +13,8 @@ import pytest
 from eventsource import DomainEvent, ExpectedVersion, register_event
 from eventsource.stores.interface import StoredEvent
 from eventsource.stores.memory import InMemoryEventStore
-from eventsource.subscriptions import InMemoryCheckpointRepository, Subscription
+from eventsource.subscriptions import InMemoryCheckpointRepository, Subscription, runner
+from tests.support.waiting import until
 
 TENANT, OTHER = uuid4(), uuid4()
 
@@ -85,6 +89,17 @@ async def test_another_runner_carries_on_where_the_checkpoint_is(
     assert received.numbers == [3]
 
 
+async def test_catching_up_ends_although_writers_go_on(
+    store: InMemoryEventStore, checkpoints: InMemoryCheckpointRepository
+) -> None:
+    async def answered(event: StoredEvent) -> None:
+        assert event.payload["number"] < 3
+        await append(store, event.payload["number"] + 1)
+
+    await append(store, 1, 1, 1)
+    assert await Subscription("s", store, "shared", checkpoints, answered).catch_up() == 3
+
+
 async def test_a_tenants_subscription_reads_that_tenant_with_a_checkpoint_of_its_own(
     store: InMemoryEventStore, checkpoints: InMemoryCheckpointRepository
 ) -> None:
@@ -133,6 +148,26 @@ async def test_run_delivers_what_is_appended_later_and_stop_ends_it_behind_the_b
     # It can be started again.
     await subscription.catch_up()
     assert received.numbers == [1, 2, 3]
+
+
+async def test_it_runs_again_and_pauses_only_where_nothing_more_was_there(
+    store: InMemoryEventStore, checkpoints: InMemoryCheckpointRepository
+) -> None:
+    received = Received()
+    subscription = Subscription(
+        "s", store, "shared", checkpoints, received, batch_size=1, poll_interval=60
+    )
+    for first in (1, 4):
+        await append(store, first, first + 1, first + 2)
+        running = asyncio.create_task(subscription.run())
+
+        async def all_there(last: int = first + 2) -> bool:
+            return received.numbers[-1:] == [last]
+
+        await until(all_there, "what three looks deliver", 5)
+        subscription.stop()
+        await running
+    assert received.numbers == [1, 2, 3, 4, 5, 6]
 
 
 async def test_stop_wakes_a_runner_that_waits_for_the_next_poll(
@@ -203,3 +238,46 @@ async def test_absurd_arguments_are_refused(
     }
     with pytest.raises(ValueError, match=message):
         Subscription(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+async def test_news_is_looked_at_once_and_never_missed(
+    store: InMemoryEventStore,
+    checkpoints: InMemoryCheckpointRepository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each wakes one look; what comes during a look is found by the next one, and not when due."""
+    wakes: list[Callable[[], None]] = []
+
+    @contextlib.asynccontextmanager
+    async def hearing(_: object, wake: Callable[[], None]) -> AsyncIterator[None]:
+        wakes.append(wake)
+        yield
+
+    looks = 0
+    save = checkpoints.save_if_absent
+
+    async def look(*key: Any, **options: Any) -> object:
+        nonlocal looks
+        looks += 1
+        assert looks < 9
+        if looks == 3:
+            wakes[0]()
+        return await save(*key, **options)
+
+    monkeypatch.setattr(runner, "hearing", hearing)
+    # Where nothing was found a subscription over all tenants says so with each look.
+    monkeypatch.setattr(checkpoints, "get", lambda *key: asyncio.sleep(0))
+    monkeypatch.setattr(checkpoints, "save_if_absent", look)
+    subscription = Subscription("s", store, "shared", checkpoints, Received(), poll_interval=60)
+    running = asyncio.create_task(subscription.run())
+    for expected in (1, 2, 4):
+
+        async def looked(least: int = expected) -> bool:
+            return looks >= least
+
+        await until(looked, "the look", 5)
+        await asyncio.sleep(0.05)
+        assert looks == expected
+        wakes[0]()
+    subscription.stop()
+    await running

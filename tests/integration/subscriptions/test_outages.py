@@ -24,6 +24,8 @@ from eventsource.subscriptions import (
     Subscription,
     outages,
 )
+from eventsource.subscriptions.delivery import Delivery
+from eventsource.subscriptions.outages import DeliveryError
 from eventsource.testing import Cluster
 from tests.support.application import Noted
 from tests.support.waiting import until
@@ -240,6 +242,26 @@ def test_a_lost_connection_is_found_within_the_error_of_a_library_above_the_clie
         error = OperationalError()
         error.__cause__ = cause
         assert outages.of_a_handler(error) is is_outage
+    own = ValueError("no total")
+    own.__cause__ = psycopg.OperationalError("refused")
+    assert not outages.of_a_handler(own)
+
+
+async def test_each_outage_begins_with_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def pause(seconds: float, _: asyncio.Event) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(outages, "pause", pause)
+    outage = outages.Outage("a reader")
+    for _ in range(2):
+        for _ in range(9):
+            await outage.sit_out(ConnectionRefusedError(), asyncio.Event())
+        outage.over()
+    for first in (0, 9):
+        assert waits[first] <= outages.FIRST_BACKOFF < waits[first + 2]
+        assert outages.LONGEST_BACKOFF / 2 <= waits[first + 8] <= outages.LONGEST_BACKOFF
 
 
 async def in_a_transaction(pool: asyncpg.Pool, end: Callable[[int], Awaitable[None]]) -> None:
@@ -301,3 +323,37 @@ async def test_a_handler_that_never_opens_its_closed_connection_again_ends_run(
     subscription = Subscription("Revenue", store, "a", InMemoryCheckpointRepository(), handle)
     with pytest.raises(asyncpg.InterfaceError, match="connection is closed"):
         await asyncio.wait_for(subscription.run(), 20)
+
+
+async def deliveries(*of_each: tuple[int, Exception | None]) -> list[bool | None]:
+    """Of each delivery (event, what its handler raises) whether it is to come again."""
+    store, now = InMemoryEventStore(), list[Exception | None]([None])
+    await append(store, 2)
+    events = [event async for event in store.read_all(0)]
+
+    async def handle(_: StoredEvent) -> None:
+        if now[0] is not None:
+            raise now[0]
+
+    delivery, found = Delivery("Revenue", "a", handle, None), list[bool | None]()
+    for number, now[0] in of_each:
+        try:
+            await delivery.deliver(events[number])
+            found.append(None)
+        except DeliveryError as failed:
+            found.append(failed.lost)
+    return found
+
+
+async def test_what_is_handled_before_it_does_not_make_a_closed_connection_come_again() -> None:
+    """Each time the batch begins anew with an event whose handler needs no connection."""
+    closed = asyncpg.InterfaceError("connection is closed")
+    again = [(0, None), (1, closed)] * 4
+    assert await deliveries(*again) == [None, True, None, True, None, True, None, False]
+    opened = [(1, closed), (1, closed), (1, None)] * 3
+    assert await deliveries(*opened) == [True, True, None] * 3
+
+
+async def test_a_server_that_is_away_in_between_may_close_a_connection_again() -> None:
+    closed, away = asyncpg.InterfaceError("connection is closed"), ConnectionRefusedError()
+    assert all(await deliveries(*[(1, closed), (1, closed), (1, away)] * 3))
