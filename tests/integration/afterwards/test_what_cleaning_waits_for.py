@@ -9,7 +9,7 @@ import pytest
 from eventsource.migration import MigrationError
 from eventsource.migration.steps import cleanup
 from tests.support.application import Process
-from tests.support.worlds.three_databases import World
+from tests.support.worlds.three_databases import World, table
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,28 @@ async def test_rows_go_no_faster_than_is_said(
     )
     assert found.deleted == 15
     assert time.monotonic() - began >= 1.5
+
+
+async def test_rows_are_equal_whatever_the_defaults_of_the_databases_are(world: World) -> None:
+    for side, pool in (("source", world.source), ("target", world.target)):
+        await pool.execute(
+            f"alter table {table(side)} add column took interval default '1 day 02:03:04',"
+            " add column share float8 default 0.1::float8 + 0.2::float8,"
+            " add column raw bytea default '\\x01ff'"
+        )
+    await world.seed(5)
+    database = await world.target.fetchval("select quote_ident(current_database())")
+    changed = {
+        "timezone": "Asia/Tokyo", "datestyle": "German", "intervalstyle": "iso_8601",
+        "extra_float_digits": "-3", "bytea_output": "escape",
+    }  # fmt: skip
+    for name, value in changed.items():
+        await world.target.execute(f"alter database {database} set {name} = '{value}'")
+    try:
+        process = await world.process()
+        migration = await world.dual_write(process=process)
+        await process.coordinator.initiate_cutover(migration.id)
+        found = await process.coordinator.cleanup(migration.id, now=True, backed_up=True)
+    finally:
+        await world.target.execute(f"alter database {database} reset all")
+    assert found.deleted == 5
