@@ -97,6 +97,25 @@ MOVED = [
              values={"a": "g", "b": "'b'"}),
     Stranger("published with its key", target="drop publication if exists"
              " all_of_it; create publication all_of_it for table {t}"),
+    Stranger("published with a filter and a list over its key",
+             target="drop publication if exists some_of_it; create publication some_of_it for table"
+             " {t} (event_type, global_position) where (global_position > 0)"),
+    Stranger("published with a filter, inserts only",
+             target="drop publication if exists some_of_it; create publication some_of_it for table"
+             " {t} (event_type) where (version > 0) with (publish = 'insert')"),
+    Stranger("unique on both sides, by an expression and in part",
+             both="create unique index on {t} ((payload ->> 'order'), tenant_id);"
+             "create unique index on {t} (actor_id) where version < 0"),
+    Stranger("unique at the target that follows from the source's",
+             target="create unique index on {t} (tenant_id, event_id) include (version);"
+             "create unique index on {t} (event_id, lower(event_type)) where version > 1;"
+             "alter table {t} add unique (aggregate_id, version, aggregate_type, tenant_id)"),
+    Stranger("unique that the source checks late", source="alter table {t} add constraint once"
+             " unique (event_id, tenant_id) deferrable"),
+    Stranger("event trigger that notes what is changed", both="create table noted (tag text);"
+             "create function note() returns event_trigger"
+             " language plpgsql as $$ begin insert into noted values (tg_tag); end $$;"
+             "create event trigger notes on ddl_command_end execute function note()"),
     Stranger("identifiers that are quoted",
              both="do $$ begin execute format('alter database %I set quote_all_identifiers = on',"
              " current_database()); end $$"),

@@ -32,6 +32,14 @@ def _torn(others: str, versions: str, other: str = "gen_random_uuid()") -> str:
     )
 
 
+def _forbidding(event: str) -> str:
+    return (
+        "create function forbid() returns event_trigger"
+        " language plpgsql as $$ begin raise exception 'ask the DBA'; end $$;"
+        f" create event trigger forbids on {event} execute function forbid()"
+    )
+
+
 _PASS = "return new;"
 
 #: Rows that walk past the guard.
@@ -247,6 +255,42 @@ TARGETS = [
     Stranger("published without an identity", target="alter table {t} replica identity nothing;"
              "drop publication if exists all_of_it; create publication all_of_it for table {t}",
              refused="no-replica-identity", mends=True),
+    Stranger("published with a filter over another column",
+             target="drop publication if exists some_of_it; create publication some_of_it for table"
+             " {t} where (aggregate_type = 'x' and version > 0)",
+             refused="no-replica-identity", mends=True),
+    Stranger("published without its key", target="drop publication if exists some_of_it;"
+             "create publication some_of_it for table {t} (event_type)",
+             refused="no-replica-identity", mends=True),
+    Stranger("published by a list with an identity of all columns",
+             target="alter table {t} replica identity full; drop publication if exists some_of_it;"
+             "create publication some_of_it for table {t} (global_position) where (version > 0)",
+             refused="no-replica-identity", mends=True),
+    Stranger("event trigger that forbids triggers",
+             source=_forbidding("ddl_command_start when tag in ('CREATE TRIGGER')"),
+             refused="event-trigger"),
+    Stranger("event trigger that forbids drops", target=_forbidding("sql_drop"),
+             refused="event-trigger"),
+    Stranger("event trigger that forbids indexes",
+             target=_forbidding("ddl_command_end when tag in ('CREATE INDEX')"),
+             refused="event-trigger"),
+    Stranger("unique at the target only",
+             target="alter table {t} add constraint once unique (tenant_id, actor_id)",
+             refused="unique-constraint", mends=True),
+    Stranger("unique index at the target only",
+             target='create unique index "only once" on {t} (tenant_id) where version = 1',
+             refused="unique-constraint", mends=True),
+    Stranger("unique of a part of the source's", source="create unique index on {t} (actor_id,"
+             " tenant_id) where version > 5", target="create unique index on {t} (actor_id,"
+             " tenant_id) where version > 4", refused="unique-constraint", mends=True),
+    Stranger("unique over an expression",
+             target="create unique index on {t} ((payload ->> 'order'), tenant_id)",
+             refused="unique-constraint", mends=True),
+    Stranger("unique that is checked late", both="alter table {t} add constraint once unique"
+             " (event_id, tenant_id) deferrable initially deferred",
+             refused="deferrable-constraint", mends=True),
+    Stranger("exclusion that may be checked late", both="alter table {t} add constraint once"
+             " exclude (event_id with =) deferrable", refused="deferrable-constraint", mends=True),
     Stranger("outbox trigger", target="create table outbox (id uuid);" + _trigger(
         "to_outbox", "after insert", "insert into outbox values (new.event_id); return null;"),
         refused="target-triggers"),

@@ -25,9 +25,6 @@ do $clear$
 declare
     found record;
 begin
-    for found in select evtname from pg_event_trigger loop
-        execute format('drop event trigger %I', found.evtname);
-    end loop;
     for found in select pubname from pg_publication loop
         execute format('drop publication %I', found.pubname);
     end loop;
@@ -110,7 +107,8 @@ class Databases:
 
 
 async def let_go(connection: asyncpg.Connection) -> None:
-    """End what other sessions of the database hold or have left, and its settings."""
+    """End what other sessions of the database hold or have left, its settings and its event
+    triggers."""
     await connection.execute(
         "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
         " where datname = current_database() and pid <> pg_backend_pid()"
@@ -119,6 +117,11 @@ async def let_go(connection: asyncpg.Connection) -> None:
         "select gid from pg_prepared_xacts where database = current_database()"
     ):
         await connection.execute(f"rollback prepared '{gid}'")
+    # They would have a say in what is cleared.
+    for (drop,) in await connection.fetch(
+        "select format('drop event trigger %I', evtname) from pg_event_trigger"
+    ):
+        await connection.execute(drop)
     name = await connection.fetchval("select current_database()")
     await connection.execute(f'alter database "{name}" reset all')
 

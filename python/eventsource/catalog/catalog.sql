@@ -141,6 +141,20 @@ constraints as (
     where not exists (select from pg_constraint whole where whole.oid = k.conparentid
                       and whole.conrelid = k.conrelid)
 ),
+uniques as (
+    select jsonb_agg(jsonb_build_object(
+        'name', format('%I.%I', n.nspname, c.relname), 'constraint', k.conname,
+        'columns', array(select a.attname::text from unnest(i.indkey[:i.indnkeyatts - 1]) u (num)
+                         join attributes a on a.attnum = u.num),
+        'part', i.indpred is not null, 'made', i.indexprs is not null,
+        'definition', substring(pg_get_indexdef(i.indexrelid) from ' USING (.*)'))
+        order by c.relname) as found
+    from pg_index i join subject s on i.indrelid = s.oid
+    join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
+    left join pg_constraint k on k.conindid = i.indexrelid and k.conrelid = s.oid
+        and k.contype in ('u', 'p')
+    where i.indisunique and i.indisready
+),
 kin as (
     select array_agg(format('%I.%I', n.nspname, c.relname) order by c.relname)
                filter (where h.inhparent = s.oid) as children,
@@ -150,12 +164,34 @@ kin as (
     join pg_class c on c.oid = case when h.inhparent = s.oid then h.inhrelid else h.inhparent end
     join pg_namespace n on n.oid = c.relnamespace
 ),
+identified as materialized (
+    -- What a published row that is deleted is told by; of all columns there is no row.
+    select i.indkey::int2[] as columns from subject s join pg_index i on i.indrelid = s.oid
+    where case s.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end
+),
 publications as (
     select array_agg(p.pubname::text order by p.pubname) as found,
-           coalesce(bool_or(b.pubdelete), false) as deletes
+           coalesce(bool_or(b.pubdelete), false) as deletes,
+           array_agg(p.pubname::text order by p.pubname)
+               filter (where b.pubdelete and f.uncovered) as filtered,
+           array_agg(p.pubname::text order by p.pubname)
+               filter (where b.pubdelete and l.uncovered) as listed
     from subject s join pg_publication_tables p
         on p.schemaname = s.nspname and p.tablename = s.relname
     join pg_publication b on b.pubname = p.pubname
+    -- Filters and lists came with PostgreSQL 15.
+    left join pg_publication_rel r on r.prpubid = b.oid and r.prrelid = s.oid
+    left join identified k on true
+    cross join lateral (
+        select bool_or(m[1]::int2 <> all (k.columns)) as uncovered
+        from regexp_matches(to_jsonb(r) ->> 'prqual', ':varattno (\d+)', 'g') m
+    ) f
+    cross join lateral (
+        select to_jsonb(r) ->> 'prattrs' is not null and (k.columns is null or exists (
+            select from unnest(k.columns) c
+            where not to_jsonb(r) -> 'prattrs' @> to_jsonb(c)
+        )) as uncovered
+    ) l
 )
 select jsonb_build_object(
     'oid', s.oid::bigint, 'schema', s.nspname, 'name', s.relname, 'kind', s.relkind,
@@ -167,8 +203,11 @@ select jsonb_build_object(
     'triggers', coalesce((select found from triggers), '[]'),
     'rules', coalesce((select found from rules), '[]'),
     'constraints', coalesce((select found from constraints), '[]'),
+    'uniques', coalesce((select found from uniques), '[]'),
     'publications', coalesce((select to_jsonb(found) from publications), '[]'),
     'publishes_deletes', (select deletes from publications),
+    'filtered_publications', coalesce((select to_jsonb(filtered) from publications), '[]'),
+    'listed_publications', coalesce((select to_jsonb(listed) from publications), '[]'),
     'can_delete_published', case s.relreplident
         when 'f' then true when 'n' then false
         when 'i' then exists (select from pg_index i where i.indrelid = s.oid and i.indisreplident)

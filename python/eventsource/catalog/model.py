@@ -198,6 +198,38 @@ class Constraint:
         """It may be checked at the end of a transaction, and not when a row is written."""
         return bool(_DEFERRABLE.search(self.definition))
 
+    @property
+    def checked_at_once(self) -> str:
+        """Its definition, as one that is checked when a row is written."""
+        return _DEFERRABLE.sub("", self.definition)
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """A unique index; ``name`` is quoted, and ``definition`` what follows USING.
+
+    Attributes:
+        part: it knows some of the rows only.
+        made: it is over expressions, too.
+    """
+
+    name: str
+    constraint: str | None
+    columns: tuple[str, ...]
+    part: bool
+    made: bool
+    definition: str
+
+    def follows_from(self, other: Unique) -> bool:
+        """Rows that the other one lets be are no two of one key here either."""
+        if self.definition == other.definition:
+            return True
+        nulls = "NULLS NOT DISTINCT"
+        return (
+            not other.part and not other.made and set(other.columns) <= set(self.columns)
+            and (nulls not in self.definition or nulls in other.definition)
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class TableCatalog:
@@ -215,7 +247,12 @@ class TableCatalog:
     triggers: tuple[Trigger, ...]
     rules: tuple[Rule, ...]
     constraints: tuple[Constraint, ...]
+    uniques: tuple[Unique, ...]
     publications: tuple[str, ...]
+    #: Those that publish deletes, and whose row filter or column list leaves a part of the replica
+    #: identity out: the server refuses every delete.
+    filtered_publications: tuple[str, ...]
+    listed_publications: tuple[str, ...]
     publishes_deletes: bool
     can_delete_published: bool
     row_security: bool

@@ -169,12 +169,32 @@ def published(table: TableCatalog) -> Iterator[Finding]:
             " abort could delete what was carried",
             f"alter table {table.sql} replica identity full",
         )  # fmt: skip
+    else:
+        yield from _half_published(table)
     if table.publications:
         yield warning(
             "published", "target",
             f"the target table is published ({', '.join(table.publications)}): its subscribers"
             " receive the whole history of the tenant",
         )  # fmt: skip
+
+
+def _half_published(table: TableCatalog) -> Iterator[Finding]:
+    """Publications that tell less of a row than subscribers need to find it."""
+    for what, names in (
+        ("row filter", table.filtered_publications), ("column list", table.listed_publications)
+    ):  # fmt: skip
+        for name in names:
+            # A list never goes with an identity of all columns.
+            remedy = f"alter publication {quote_identifier(name)} set (publish = 'insert')"
+            if what == "row filter" and name not in table.listed_publications:
+                remedy = f"alter table {table.sql} replica identity full"
+            yield Finding(
+                "no-replica-identity", "target",
+                f"the target table {table.sql} is published by {name} with a {what} that does not"
+                " go with its replica identity, so that no abort could delete what was carried",
+                remedy,
+            )  # fmt: skip
 
 
 def fired(table: TableCatalog, *, fire: bool) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from eventsource.catalog.model import (
     TableCatalog,
     Trigger,
     Type,
+    Unique,
 )
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
@@ -95,12 +96,16 @@ def _catalog(seen: dict[str, Any]) -> TableCatalog:
         "columns": columns,
         "triggers": tuple(Trigger(**each) for each in seen["triggers"]),
         "rules": tuple(Rule(**each) for each in seen["rules"]),
-        "constraints": tuple(
-            Constraint(**{name: _frozen(value) for name, value in each.items()})
-            for each in seen["constraints"]
-        ),
+        **{
+            name: tuple(
+                kind(**{each: _frozen(value) for each, value in one.items()}) for one in seen[name]
+            )
+            for name, kind in (("constraints", Constraint), ("uniques", Unique))
+        },
     }
-    for name in ("children", "parents", "publications"):
+    for name in (
+        "children", "parents", "publications", "filtered_publications", "listed_publications",
+    ):  # fmt: skip
         values[name] = tuple(values[name])
     return TableCatalog(**{each.name: values[each.name] for each in fields(TableCatalog)})
 

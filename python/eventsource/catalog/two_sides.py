@@ -29,6 +29,12 @@ WRITTEN = frozenset(
     }
 )
 
+#: What is unique in every event table of ours, whatever a source of another origin has instead.
+_KEYS = ({"event_id"}, {"global_position"}, {"aggregate_id", "aggregate_type", "version"})
+
+#: Constraints that a row meets which is there already: unique, primary key, exclusion.
+_MET = ("u", "p", "x")
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -284,15 +290,35 @@ def _constraints(source: TableCatalog, target: TableCatalog) -> Iterator[Finding
                 " move carries or which come later",
                 f"alter table {target.sql} drop constraint {quote_identifier(each.name)}",
             )  # fmt: skip
+        if each.type in _MET and each.is_deferrable:
+            yield Finding(
+                "deferrable-constraint", "target",
+                f"the target's constraint {each.name} ({each.definition}) may be checked late, so"
+                " that a pass cannot leave out the events that are there already",
+                f"alter table {target.sql} drop constraint {quote_identifier(each.name)}, add"
+                f" constraint {quote_identifier(each.name)} {each.checked_at_once}",
+            )  # fmt: skip
     yield from stricter_constraints(source, target)
+    for unique in target.uniques:
+        if set(unique.columns) not in _KEYS and not any(map(unique.follows_from, source.uniques)):
+            drop = f"drop index {unique.name}"
+            if unique.constraint is not None:
+                name = quote_identifier(unique.constraint)
+                drop = f"alter table {target.sql} drop constraint {name}"
+            yield Finding(
+                "unique-constraint", "target",
+                f"the target's unique index {unique.name} ({unique.definition}) is none of the"
+                " source's, which may hold what it refuses",
+                drop,
+            )  # fmt: skip
 
 
 def stricter_constraints(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
     """What the target refuses of a row and the source may hold."""
-    here = {(each.type, each.definition) for each in source.constraints}
+    here = {(each.type, each.checked_at_once) for each in source.constraints}
     for each in target.constraints:
         # One that is not validated refuses new rows as another one does.
-        definition = each.definition.removesuffix(" NOT VALID")
+        definition = each.checked_at_once.removesuffix(" NOT VALID")
         if each.type in ("c", "x") and each.enforced and (each.type, definition) not in here:
             kind = "check-constraint" if each.type == "c" else "exclusion-constraint"
             yield Finding(

@@ -15,7 +15,6 @@ from eventsource.migration.errors import PreflightError
 from eventsource.migration.journaled import (
     after_flip,
     catalogs,
-    ddl,
     expressions,
     keys,
     leaves,
@@ -28,6 +27,7 @@ from eventsource.migration.journaled import (
 )
 from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.layouts.declaration import Stops
+from eventsource.migration.preflight import event_triggers
 from eventsource.migration.preflight.findings import Findings
 from eventsource.migration.tables import fences, progress
 from eventsource.tenant_ids import stored
@@ -98,8 +98,8 @@ async def examine(
     findings.note(*ownership.in_bytes(shape), *await ownership.counted_densely(source, shape))
     findings.note(*catalogs.of(shape, fire))
     await leaves.check(source, target, layout, findings, fire=fire)
-    findings.note(*await ddl.check(source, "source"), *await ddl.check(target, "target"))
     for side, table in (("source", source), ("target", target)):
+        findings.note(*await event_triggers.check(table, side))
         for each in layout.tables:
             await keys.check(table, side, each, findings)
     if findings.problems:

@@ -19,7 +19,7 @@ from eventsource.catalog.presence import columns_of
 from eventsource.catalog.two_sides import Comparison, compare, tenant_keys
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.event_table import AnyTable, held
-from eventsource.migration.preflight import tenant_rows
+from eventsource.migration.preflight import event_triggers, tenant_rows
 from eventsource.migration.preflight.findings import INIT, Findings, at_once
 from eventsource.migration.repositories import hidden_rows
 from eventsource.migration.tables import fences
@@ -91,8 +91,8 @@ async def check_stores(
         return
     await at_once(
         findings,
-        partial(_rows, tenant_rows.check_source, source, tenant_id),
-        partial(_rows, tenant_rows.check_target, target, tenant_id),
+        partial(_rows, tenant_rows.check_source, source, tenant_id, "source"),
+        partial(_rows, tenant_rows.check_target, target, tenant_id, "target"),
     )
 
 
@@ -111,10 +111,12 @@ async def _rows(
     check: Callable[[AnyTable, UUID, Findings], Awaitable[None]],
     table: AnyTable,
     tenant_id: UUID,
+    side: str,
     findings: Findings,
 ) -> None:
     async with held(table) as one:
         await check(one, tenant_id, findings)
+        findings.note(*await event_triggers.check(one, side))
 
 
 async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableCatalog | None:

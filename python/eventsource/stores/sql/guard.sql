@@ -212,6 +212,8 @@ declare
     make     text;
     body     text;
     kind     text;
+    change   text;
+    changes  text[] := '{}';
 begin
     select n.nspname, c.relname into strict home, event
         from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = events;
@@ -219,26 +221,16 @@ begin
     perform {schema}.eventsource_fences_follow(events);
     -- ENABLE TRIGGER ALL makes ALWAYS into ORIGIN.
     for kind in select {schema}.eventsource_guard_weakened(events) loop
-        execute format('alter table %I.%I enable always trigger %I', home, event, kind);
+        changes := changes || format('alter table %I.%I enable always trigger %I', home, event, kind);
     end loop;
     label := case when octet_length(event) > 35 then md5(event) else event end;
     -- Waits for a fence that is being deleted: its session looks for these triggers afterwards.
     perform from {schema}.eventsource_fences where table_name = event for key share;
     fences := {schema}.eventsource_guarded(event);
-    if fences is null then
-        -- Switched off and not dropped: that would wait for readers of the table.
-        foreach kind in array array['write', 'change', 'truncate'] loop
-            if exists (select from pg_trigger t where t.tgrelid = events
-                       and t.tgname = 'zzz_eventsource_guard_' || kind) then
-                execute format('alter table %I.%I disable trigger %I',
-                               home, event, 'zzz_eventsource_guard_' || kind);
-            end if;
-        end loop;
-        return;
-    end if;
 
     -- A tenant's name is data: the body is quoted as a whole, whatever quotes the name has in it.
-    make := 'create or replace function %I.%I() returns trigger language plpgsql security definer'
+    make := 'create or replace function %I.%I() returns pg_catalog.trigger'
+            ' language plpgsql security definer'
             ' set search_path = pg_catalog, pg_temp as %L';
     body := $body$
         declare
@@ -265,26 +257,45 @@ begin
             return %5$s;
         end
         $body$;
-    -- A snapshot is compared with this column, so no writer chooses its value.
-    execute format(make, home, 'eventsource_guard_write_of_' || label,
+    if fences is null then
+        -- Switched off and not dropped: that would wait for readers of the table.
+        foreach kind in array array['write', 'change', 'truncate'] loop
+            if exists (select from pg_trigger t where t.tgrelid = events
+                       and t.tgname = 'zzz_eventsource_guard_' || kind) then
+                changes := changes || format('alter table %I.%I disable trigger %I',
+                                             home, event, 'zzz_eventsource_guard_' || kind);
+            end if;
+        end loop;
+    else
+        -- A snapshot is compared with this column, so no writer chooses its value.
+        changes := changes || array[
+            format(make, home, 'eventsource_guard_write_of_' || label,
                    format(body, home, fences, 'new',
-                          'new.transaction_id := pg_catalog.pg_current_xact_id();', 'new'));
-    execute format(make, home, 'eventsource_guard_change_of_' || label,
-                   format(body, home, fences, 'old', '', 'coalesce(new, old)'));
-    -- BEFORE triggers run in the order of their names: another one may still change the tenant.
-    execute format('create or replace trigger zzz_eventsource_guard_write before insert or update'
+                          'new.transaction_id := pg_catalog.pg_current_xact_id();', 'new')),
+            format(make, home, 'eventsource_guard_change_of_' || label,
+                   format(body, home, fences, 'old', '', 'coalesce(new, old)')),
+            -- BEFORE triggers run in the order of their names: another one may still change the tenant.
+            format('create or replace trigger zzz_eventsource_guard_write before insert or update'
                    ' on %1$I.%2$I for each row execute function %1$I.%3$I()',
-                   home, event, 'eventsource_guard_write_of_' || label);
-    execute format('create or replace trigger zzz_eventsource_guard_change before update or delete'
+                   home, event, 'eventsource_guard_write_of_' || label),
+            format('create or replace trigger zzz_eventsource_guard_change before update or delete'
                    ' on %1$I.%2$I for each row execute function %1$I.%3$I()',
-                   home, event, 'eventsource_guard_change_of_' || label);
-    execute format('create or replace trigger zzz_eventsource_guard_truncate before truncate'
+                   home, event, 'eventsource_guard_change_of_' || label),
+            format('create or replace trigger zzz_eventsource_guard_truncate before truncate'
                    ' on %1$I.%2$I for each statement'
-                   ' execute function %1$I.eventsource_guard_truncate()', home, event);
-    -- Otherwise session_replication_role = replica walks past.
-    foreach kind in array array['write', 'change', 'truncate'] loop
-        execute format('alter table %I.%I enable always trigger %I',
-                       home, event, 'zzz_eventsource_guard_' || kind);
+                   ' execute function %1$I.eventsource_guard_truncate()', home, event)
+        ];
+        -- Otherwise session_replication_role = replica walks past.
+        foreach kind in array array['write', 'change', 'truncate'] loop
+            changes := changes || format('alter table %I.%I enable always trigger %I',
+                                         home, event, 'zzz_eventsource_guard_' || kind);
+        end loop;
+    end if;
+    -- For each of these an event trigger of yours may run, whose function looks its names up by the
+    -- path that role and database have.
+    perform set_config('search_path', null, true);
+    foreach change in array changes loop
+        execute change;
     end loop;
 end
 $renew$;

@@ -17,7 +17,8 @@ select string_agg(quote_ident(evtname), ', ' order by evtname) from pg_event_tri
 where evtenabled in ('O', 'A') and evtevent in ('ddl_command_start', 'ddl_command_end', 'sql_drop')
 """
 
-# One of each kind that the guards need, on a table that lasts for a moment; all is rolled back.
+# One of each kind that guards and loads need, on a table that lasts for a moment; nothing of it
+# stays.
 _TRIED = """
 create function {function}() returns trigger language plpgsql as 'begin return null; end';
 create sequence {sequence};
@@ -25,6 +26,8 @@ create temporary table eventsource_ddl_probe (n integer) on commit drop;
 create trigger eventsource_ddl_probe after insert on pg_temp.eventsource_ddl_probe
     for each row execute function {function}();
 alter table pg_temp.eventsource_ddl_probe enable always trigger eventsource_ddl_probe;
+create index eventsource_ddl_probed on pg_temp.eventsource_ddl_probe (n);
+drop index pg_temp.eventsource_ddl_probed;
 drop trigger eventsource_ddl_probe on pg_temp.eventsource_ddl_probe;
 drop sequence {sequence};
 drop function {function}();
