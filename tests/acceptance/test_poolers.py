@@ -26,7 +26,9 @@ from eventsource.migration.repositories import (
 )
 from eventsource.stores.postgresql import PostgreSQLEventStore
 from eventsource.testing import StoreAddress
+from tests.support.application import Noted
 from tests.support.pooler import pgbouncer
+from tests.support.waiting import until
 from tests.support.worlds.two_servers import (
     DEDICATED,
     SHARED,
@@ -134,6 +136,24 @@ async def test_everything_behind_a_session_pooler_moves(world: World) -> None:
     with poolers(world, "session", *SIDES, default_pool_size=60) as dsns:
         async with coordinating(world, dsns) as process:
             await move_and_check(world, process)
+
+
+async def test_a_mirror_behind_a_session_pooler_writes(world: World) -> None:
+    tenant, stream = uuid4(), uuid4()
+    await world.seed([tenant], events=10)
+    with poolers(world, "session", *SIDES, default_pool_size=60) as dsns:
+        async with coordinating(world, dsns) as process:
+            migration = await process.start(tenant)
+            await process.reach(migration.id, MigrationState.DUAL_WRITE)
+            event = Noted(aggregate_id=stream, tenant_id=tenant, n=1)
+
+            async def mirrored() -> bool:
+                stats = process.router.dual_write_stats(tenant)
+                assert stats is None or stats.failures.total_failures == 0
+                return stats is not None and stats.mirrored + stats.deferred > 0
+
+            await process.router.append_events(stream, "Note", [event], 0)
+            await until(mirrored, "the mirror to write")
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])

@@ -48,6 +48,7 @@ BATCH = 200
 AGGREGATES_REMEMBERED = 10_000
 
 #: A value crosses as text, and reads back as the same value whatever the servers' defaults are.
+#: Statements and not startup parameters, which a pooler in session mode refuses.
 _SETTINGS = {
     "datestyle": "ISO, YMD",
     "intervalstyle": "postgres",
@@ -235,11 +236,12 @@ class _MirrorConnections:
             for store in (source, target):
                 address = await store.address()
                 connection = await connect(
-                    address.parameters,
-                    application_name="eventsource-mirror",
-                    server_settings=_SETTINGS,
+                    address.parameters, application_name="eventsource-mirror"
                 )
                 opened.append(EventTable(connection, address))
+                await connection.execute(
+                    ";".join(f"set {name} = '{value}'" for name, value in _SETTINGS.items())
+                )
             left, right = opened
             seen = await catalog_of(left, "source"), await catalog_of(right, "target")
             carried = compare(*seen).carried
