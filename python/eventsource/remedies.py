@@ -12,6 +12,12 @@ import asyncpg
 
 from eventsource.sqlstates import sqlstate_of
 
+#: What a prepared statement meets at a pooler that lends sessions.
+_LENT = (
+    "if {where} leads to a pooler that lends sessions, give the store dsn= with the address of the"
+    " server itself, and its pool statement_cache_size=0"
+)
+
 #: By SQLSTATE; ``{where}`` is where the address stands.
 _OF_A_SERVER = {
     "53300": "all connections that the server, the database or this user may have are taken: wait"
@@ -30,6 +36,8 @@ _OF_A_SERVER = {
     "28P01": "check {where}: user and password",
     "28000": "check {where}: the user, and sslmode",
     "3D000": "check {where}: the name of the database, or create it",
+    "26000": _LENT,
+    "42P05": _LENT,
     "42501": "grant it to the user of the dsn, or use another user",
 }
 

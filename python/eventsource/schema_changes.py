@@ -49,7 +49,8 @@ _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 
 _Level: TypeAlias = Literal["read_committed"] | None
 
-_LOST = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError)
+#: A connection that is gone.
+LOST = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError)
 
 
 @asynccontextmanager
@@ -74,7 +75,7 @@ async def tried_out(executor: Executor) -> AsyncIterator[AnyConnection]:
             yield connection
         finally:
             # One that was lost has made nothing; what lost it is the error to report.
-            with suppress(*_LOST):
+            with suppress(*LOST):
                 await transaction.rollback()
 
 
@@ -89,7 +90,7 @@ async def unhurried(connection: AnyConnection) -> AsyncIterator[None]:
         yield
     finally:
         # One that was lost has lost its settings too; what lost it is the error to report.
-        with suppress(*_LOST):
+        with suppress(*LOST):
             names, values = [row[0] for row in before], [row[1] for row in before]
             await connection.fetch(_PUT, names, values)
 
@@ -108,7 +109,7 @@ async def alone(connection: AnyConnection, lock: int) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        with suppress(*_LOST):
+        with suppress(*LOST):
             await connection.execute("select pg_advisory_unlock($1)", lock)
 
 

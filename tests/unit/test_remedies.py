@@ -29,6 +29,8 @@ OF_A_SERVER = [
     (asyncpg.AdminShutdownError, "terminating connection", "try again"),
     (asyncpg.DiskFullError, "could not extend file", "make room on the server's disk"),
     (asyncpg.QueryCanceledError, "due to statement timeout", "statement_timeout"),
+    (asyncpg.InvalidSQLStatementNameError, "prepared statement does not exist", "pooler"),
+    (asyncpg.DuplicatePreparedStatementError, "prepared statement exists", "statement_cache_size"),
     (asyncpg.ReadOnlySQLTransactionError, "read-only transaction", "standby"),
 ]
 

@@ -22,6 +22,7 @@ from eventsource.catalog.model import (
 )
 from eventsource.named_sql import statements
 from eventsource.retried import Retried
+from eventsource.schema_changes import LOST
 
 if TYPE_CHECKING:
     from eventsource.connections import Executor
@@ -72,11 +73,10 @@ async def _plainly(executor: Executor) -> AsyncIterator[Executor]:
         await connection.execute(f"{begin}; {_SETTINGS}")
         yield connection
     finally:
-        if not connection.is_closed():
-            # For a caller that was cancelled the server may have begun it or not: the client does
-            # not know yet.
-            with suppress(asyncpg.InvalidSavepointSpecificationError):
-                await connection.execute(undo)
+        # For a caller that was cancelled the server may have begun it or not: the client does not
+        # know yet. What was lost has lost its settings too; what lost it is the error to report.
+        with suppress(asyncpg.InvalidSavepointSpecificationError, *LOST):
+            await connection.execute(undo)
 
 
 def _catalog(seen: dict[str, Any]) -> TableCatalog:
