@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from eventsource.catalog import values
+from eventsource.catalog import constraints, values
 from eventsource.catalog.findings import Finding, warning
-from eventsource.catalog.model import Column, Constraint, Sequence, TableCatalog, Type
+from eventsource.catalog.model import Column, Sequence, TableCatalog, Type
 from eventsource.catalog.one_side import (
     MOVES,
     ROOM,
@@ -28,12 +28,6 @@ WRITTEN = frozenset(
         *("timestamp", "actor_id", "payload", "metadata", "global_position"),
     }
 )
-
-#: What is unique in every event table of ours, whatever a source of another origin has instead.
-_KEYS = ({"event_id"}, {"global_position"}, {"aggregate_id", "aggregate_type", "version"})
-
-#: Constraints that a row meets which is there already: unique, primary key, exclusion.
-_MET = ("u", "p", "x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +83,7 @@ def compare(
             findings += _carried(source, target, column, other)
     findings += _of_the_target_alone(source, target)
     findings += encodings(source, target)
-    findings += _constraints(source, target)
+    findings += constraints.of_the_target(source, target)
     findings += _sequence_ends(source, target, block=block)
     drawn = tuple(_drawn(source, target, carried))
     findings += _sequence_rights(drawn)
@@ -279,63 +273,6 @@ def encodings(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
             f"the source's database has the encoding {source.encoding} and the target's"
             f" {target.encoding}: an event with a character that this one lacks stops the copy",
         )  # fmt: skip
-
-
-def _constraints(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
-    for each in target.constraints:
-        if each.type == "f" and each.enforced and each.columns != ("tenant_id",):
-            yield Finding(
-                "foreign-key", "target",
-                f"the target's foreign key {each.name} needs rows of {each.referenced}, which no"
-                " move carries or which come later",
-                f"alter table {target.sql} drop constraint {quote_identifier(each.name)}",
-            )  # fmt: skip
-        if each.type in _MET and each.is_deferrable:
-            yield Finding(
-                "deferrable-constraint", "target",
-                f"the target's constraint {each.name} ({each.definition}) may be checked late, so"
-                " that a pass cannot leave out the events that are there already",
-                f"alter table {target.sql} drop constraint {quote_identifier(each.name)}, add"
-                f" constraint {quote_identifier(each.name)} {each.checked_at_once}",
-            )  # fmt: skip
-    yield from stricter_constraints(source, target)
-    for unique in target.uniques:
-        if set(unique.columns) not in _KEYS and not any(map(unique.follows_from, source.uniques)):
-            drop = f"drop index {unique.name}"
-            if unique.constraint is not None:
-                name = quote_identifier(unique.constraint)
-                drop = f"alter table {target.sql} drop constraint {name}"
-            yield Finding(
-                "unique-constraint", "target",
-                f"the target's unique index {unique.name} ({unique.definition}) is none of the"
-                " source's, which may hold what it refuses",
-                drop,
-            )  # fmt: skip
-
-
-def stricter_constraints(source: TableCatalog, target: TableCatalog) -> Iterator[Finding]:
-    """What the target refuses of a row and the source may hold."""
-    here = {(each.type, each.checked_at_once) for each in source.constraints}
-    for each in target.constraints:
-        # One that is not validated refuses new rows as another one does.
-        definition = each.checked_at_once.removesuffix(" NOT VALID")
-        if each.type in ("c", "x") and each.enforced and (each.type, definition) not in here:
-            kind = "check-constraint" if each.type == "c" else "exclusion-constraint"
-            yield Finding(
-                kind, "target",
-                f"the target's constraint {each.name} ({each.definition}) is none of the source's,"
-                " which may hold what it refuses",
-                f"alter table {target.sql} drop constraint {quote_identifier(each.name)}",
-            )  # fmt: skip
-
-
-def tenant_keys(target: TableCatalog) -> list[Constraint]:
-    """Foreign keys of the target that ask for a row of the tenant: that one may be there."""
-    return [
-        each
-        for each in target.constraints
-        if each.type == "f" and each.enforced and each.columns == ("tenant_id",)
-    ]
 
 
 def _drawn(

@@ -148,6 +148,19 @@ RIGHTS = [
      ["row-level security", "the source table", "BYPASSRLS"]),
     ("target", "alter table {table} enable row level security, force row level security",
      ["row-level security", "the target table", "BYPASSRLS"]),
+    # What a policy shows to the role that migrates is not enough.
+    ("source", "alter table eventsource_fences enable row level security, force row level security;"
+     " create policy eventsource_reads on eventsource_fences for select to {role} using (true)",
+     ["row-level security of", "eventsource_fences", "BYPASSRLS"]),
+    ("target", "alter table eventsource_copy_progress enable row level security, force row level"
+     " security; create policy eventsource_all on eventsource_copy_progress using (true)",
+     ["row-level security of", "eventsource_copy_progress", "BYPASSRLS"]),
+    ("control", "alter table tenant_migrations enable row level security, force row level security;"
+     " create policy eventsource_reads on tenant_migrations for select to {role} using (true)",
+     ["row-level security of tenant_migrations",
+      "create policy eventsource_writes on tenant_migrations to"]),
+    ("source", "revoke usage on language plpgsql from public",
+     ["the source's database", "grant usage on language plpgsql to"]),
     ("source", "revoke execute on function pg_control_system() from public",
      ["may not call pg_control_system() in the source's", "grant execute on function pg_control"]),
     ("target",
@@ -179,7 +192,8 @@ async def test_a_missing_right(world: World, side: str, change: str, told: list[
         finally:
             await connection.execute(
                 f"grant temporary on database {names['database']} to public; grant execute on"
-                " function pg_control_system(), pg_walfile_name(pg_lsn) to public"
+                " function pg_control_system(), pg_walfile_name(pg_lsn) to public; grant usage on"
+                " language plpgsql to public"
             )
 
 

@@ -77,6 +77,40 @@ async def test_a_route_that_may_be_hidden_is_an_error(world: World, role: str, r
     assert any("row-level security of tenant_routing" in each for each in findings.problems)
 
 
+@pytest.mark.parametrize(
+    ("policies", "is_enough"),
+    [
+        (["to {role} using (true)"], True),
+        (
+            ["for select using (true)", "for insert with check (true)", "for update using (true)",
+             "for delete using (true)"],
+            True,
+        ),
+        (["for select using (true)"], False),
+        (["using (true) with check (store_id <> '')"], False),
+        (["using (true)", "as restrictive for insert with check (store_id <> '')"], False),
+    ],
+)  # fmt: skip
+async def test_who_migrates_needs_policies_for_what_it_writes(
+    world: World, role: str, policies: list[str], is_enough: bool
+) -> None:
+    await world.control.execute("alter table tenant_routing enable row level security")
+    for number, policy in enumerate(policies):
+        await world.control.execute(
+            f"create policy p{number} on tenant_routing {policy.format(role=role)}"
+        )
+    findings = Findings()
+    await check_control(await as_role(world, "control", role), findings)
+    found = [each for each in findings.problems if "row-level security of tenant_routing" in each]
+    assert (found == []) is is_enough
+    for each in found:
+        remedy = each.split("; ")[1].split(", or ")[0]
+        await world.control.execute(f"drop policy p{len(policies) - 1} on tenant_routing; {remedy}")
+        again = Findings()
+        await check_control(await as_role(world, "control", role), again)
+        assert not any("row-level security of tenant_routing" in each for each in again.problems)
+
+
 @pytest.mark.parametrize("rule", SHOWING)
 async def test_a_route_that_is_not_there_and_cannot_be_hidden_is_none(
     world: World, role: str, rule: str

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from eventsource.catalog import one_side, two_sides, values
+from eventsource.catalog import constraints, one_side, two_sides, values
 from eventsource.catalog.findings import Finding, warning
 from eventsource.catalog.model import GUARD
 from eventsource.identifiers import quote_identifier
@@ -46,7 +46,7 @@ def of(shape: Shape, fire: bool) -> Iterator[Finding]:
         for column in shape.columns(table):
             yield from _of_column(table, column, there)
             yield from _drawn(table, column, there)
-        yield from two_sides.stricter_constraints(here, there)
+        yield from constraints.stricter(here, there)
         yield from _declared(table, here)
         for name in table.scan or ():
             if here.column(name) is not None and not shape.is_ordered(table, name):

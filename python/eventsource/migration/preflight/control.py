@@ -66,7 +66,7 @@ async def _check(connection: Executor, findings: Findings) -> None:
             " eventsource.migration.create_schema(pool)"
         )
         return
-    findings.problems += await hidden_rows.problems(connection, CONTROL_COLUMNS)
+    findings.problems += await hidden_rows.problems(connection, CONTROL_COLUMNS, hidden_rows.WRITES)
     if elsewhere := await control_place.warning(connection):
         findings.warnings.append(elsewhere)
     for name, columns in CONTROL_COLUMNS.items():

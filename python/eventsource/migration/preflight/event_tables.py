@@ -12,11 +12,12 @@ from uuid import UUID
 import asyncpg
 
 from eventsource.catalog import reading
+from eventsource.catalog.constraints import tenant_keys
 from eventsource.catalog.findings import Finding
 from eventsource.catalog.layouts import not_ours
 from eventsource.catalog.model import TableCatalog
 from eventsource.catalog.presence import columns_of
-from eventsource.catalog.two_sides import Comparison, compare, tenant_keys
+from eventsource.catalog.two_sides import Comparison, compare
 from eventsource.identifiers import quote_identifier
 from eventsource.migration.event_table import AnyTable, held
 from eventsource.migration.preflight import event_triggers, tenant_rows
@@ -171,7 +172,7 @@ async def _sound_table(table: AnyTable, side: str, findings: Findings) -> TableC
         return None
     if (stray := await fences.stray(table)) is not None:
         findings.problems.append(stray)
-    findings.problems += await hidden_rows.problems(table.connection, beside)
+    findings.problems += await hidden_rows.problems(table.connection, beside, ())
     return found
 
 

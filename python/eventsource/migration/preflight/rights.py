@@ -26,7 +26,8 @@ select current_user::text as role, name, pg_get_userbyid(c.relowner)::text as ow
        current_setting('server_version_num')::int >= 160000 as inherits_by_grant,
        row_security_active(c.oid) as filtered,
        has_schema_privilege(c.relnamespace, 'create') as creates,
-       has_database_privilege(current_database(), 'temporary') as temporary
+       has_database_privilege(current_database(), 'temporary') as temporary,
+       has_language_privilege('plpgsql', 'usage') as speaks
 from unnest($1::text[]) with ordinality given (name, place)
 join pg_class c on c.oid = to_regclass(name)
 order by place
@@ -89,6 +90,11 @@ async def check(table: AnyTable, side: str, findings: Findings) -> None:
         findings.problems.append(
             f"role {role!r} may not make temporary tables in the {side}'s database; grant temporary"
             f" on database {rights[0]['database']} to {grantee}"
+        )
+    if not rights[0]["speaks"]:
+        findings.problems.append(
+            f"role {role!r} may write no functions in plpgsql in the {side}'s database, as those of"
+            f" the guard are; grant usage on language plpgsql to {grantee}"
         )
 
 
