@@ -172,8 +172,8 @@ VARIANTS = (
         (
             Edit(
                 _SQL,
-                "enable always trigger %I',\n                       home",
-                "enable trigger %I',\n                       home",
+                "enable always trigger %I',\n                                         home",
+                "enable trigger %I',\n                                         home",
             ),
         ),
         (
@@ -207,9 +207,9 @@ VARIANTS = (
             ),
             Edit(
                 _SQL,
-                "home, event, 'zzz_eventsource_guard_' || kind);\n    end loop;\nend",
+                "home, event, 'zzz_eventsource_guard_' || kind);\n        end loop;\n    end if;",
                 "home, event, case kind when 'write' then 'aaa' else 'zzz' end"
-                " || '_eventsource_guard_' || kind);\n    end loop;\nend",
+                " || '_eventsource_guard_' || kind);\n        end loop;\n    end if;",
             ),
         ),
         (

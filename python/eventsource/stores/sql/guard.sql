@@ -229,8 +229,7 @@ begin
     fences := {schema}.eventsource_guarded(event);
 
     -- A tenant's name is data: the body is quoted as a whole, whatever quotes the name has in it.
-    make := 'create or replace function %I.%I() returns pg_catalog.trigger'
-            ' language plpgsql security definer'
+    make := 'create or replace function %I.%I() returns trigger language plpgsql security definer'
             ' set search_path = pg_catalog, pg_temp as %L';
     body := $body$
         declare
