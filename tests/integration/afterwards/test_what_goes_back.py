@@ -63,6 +63,24 @@ async def test_an_event_in_flight_at_a_look_is_carried_by_the_next_one(
     assert set(await world.ids("source")) == set(await world.ids("target"))
 
 
+async def test_a_column_that_is_always_numbered_goes_back(world: World, keeper: Process) -> None:
+    """Its numbers are values of the events, and only positions are drawn again."""
+    for side in ("source", "target"):
+        await getattr(world, side).execute(
+            f"alter table {table(side)} add column number bigint generated always as identity"
+        )
+    migration = await moved(world, keeper)
+    await appended(keeper, world.tenant)
+    numbers = [
+        f"select event_id, number from {table(side)} where tenant_id = $1 order by event_id"
+        for side in ("source", "target")
+    ]
+    await keeper.coordinator.return_migration(migration.id)
+    here = await world.source.fetch(numbers[0], world.tenant)
+    assert here == await world.target.fetch(numbers[1], world.tenant)
+    assert len(here) == 20 + 12
+
+
 async def test_what_is_written_right_before_the_fence_returns_with_the_others(
     world: World, keeper: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:

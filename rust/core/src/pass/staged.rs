@@ -281,7 +281,8 @@ fn insert(config: &PassConfig) -> String {
         .collect();
     let columns = column_list(&carried);
     format!(
-        "insert into {table} ({columns}) select {columns} from {STAGE} as stage \
+        "insert into {table} ({columns}) overriding system value \
+         select {columns} from {STAGE} as stage \
          where not exists (select from {table} as event where event.event_id = stage.event_id) \
          order by stage.global_position"
     )
