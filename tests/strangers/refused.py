@@ -234,6 +234,8 @@ TARGETS = [
              refused="sequence-end", mends=True),
     Stranger("tight maximum", target="alter sequence {t_sequence} maxvalue 5000",
              refused="sequence-end", mends=True),
+    Stranger("positions that sessions keep", target="alter sequence {t_sequence} cache 20",
+             refused="sequence-cache", mends=True),
     Stranger("second sequence that counts down",
              both="create sequence down increment -1; alter table {t} add column n bigint default"
              " nextval('down')", refused="other-sequence", mends=True),

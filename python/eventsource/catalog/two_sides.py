@@ -299,6 +299,14 @@ def _sequence_ends(source: TableCatalog, target: TableCatalog, *, block: bool) -
             if block:
                 used += max([each.last or 0 for each in other.sequences] or [0])
             wanted = MOVES * ROOM if block else ROOM
+            if column.name == "global_position" and sequence.cache != 1 and block:
+                yield Finding(
+                    "sequence-cache", "target",
+                    f"sessions keep {sequence.cache} positions of the target's sequence"
+                    f" {sequence.name} each, which makes every feed there skip events; let all"
+                    " writers connect again after",
+                    f"alter sequence {sequence.name} cache 1",
+                )  # fmt: skip
             if column.name == "global_position" and sequence.most - used < wanted:
                 yield Finding(
                     "sequence-end", "target",
