@@ -165,7 +165,7 @@ kin as (
     join pg_namespace n on n.oid = c.relnamespace
 ),
 identified as materialized (
-    -- What a published row that is deleted is told by; of all columns there is no row.
+    -- What a published row that is deleted is known by; of all columns there is no row.
     select i.indkey::int2[] as columns from subject s join pg_index i on i.indrelid = s.oid
     where case s.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end
 ),

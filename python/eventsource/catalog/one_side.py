@@ -180,7 +180,7 @@ def published(table: TableCatalog) -> Iterator[Finding]:
 
 
 def _half_published(table: TableCatalog) -> Iterator[Finding]:
-    """Publications that tell less of a row than subscribers need to find it."""
+    """Publications that hold less of a row than subscribers need to find it."""
     for what, names in (
         ("row filter", table.filtered_publications), ("column list", table.listed_publications)
     ):  # fmt: skip
