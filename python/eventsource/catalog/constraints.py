@@ -43,7 +43,7 @@ def of_the_target(source: TableCatalog, target: TableCatalog) -> Iterator[Findin
             yield Finding(
                 "unique-constraint", "target",
                 f"the target's unique index {unique.name} ({unique.definition}) is none of the"
-                " source's, which may hold what it refuses",
+                " source's, which may hold what it refuses: make it there, too, or drop it",
                 drop,
             )  # fmt: skip
 

@@ -179,7 +179,8 @@ async def look(
         seen = await event_table.seen(old, home)
     # Events that go back get the next positions there.
     compared = compare(seen.target, seen.source, fire=fires, block=False)
-    found = [str(each) for each in compared.findings if each.refuses]
+    of = "of a return, whose target is the old store"
+    found = [f"{of}: {each}" for each in compared.findings if each.refuses]
     row = await old.connection.fetchrow(_DRAWN_IN_ORDER, old.name)
     if row is None or not row["fills_itself"] or row["cache"] is None:
         found.append(f"positions of {old.address.table!r} are not drawn from a sequence")
