@@ -64,6 +64,9 @@ REFUSED = [
             both="alter table mt_events add column attachment oid"),
     Refused("children that inherit", "has children that inherit from it",
             source="create table mine () inherits (mt_events)"),
+    Refused("a target where new sessions only read", "the target is read-only",
+            target="do $$ begin execute format('alter database %I set"
+            " default_transaction_read_only = on', current_database()); end $$"),
     Refused("readers at the target", "holds positions of readers",
             target="insert into mt_event_progression values ('orders', 5)"),
     Refused("the tenant at the target", "already holds events of tenant acme",

@@ -20,6 +20,7 @@ _FUNCTION = (
     "create or replace function of_theirs() returns trigger language plpgsql as"
     " $$ begin return new; end $$;"
 )
+_OF_THE_DATABASE = "do $$ begin execute format('alter database %I {}', current_database()); end $$"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ LOOKED_AT = [
 WAITING = [
     Change("a source that a crash empties", "source table .* is unlogged",
            source="alter table {t} set unlogged", back="alter table {t} set logged"),
+    Change("a target where new sessions only read", "target is read-only",
+           target=_OF_THE_DATABASE.format("set default_transaction_read_only = on"),
+           back=_OF_THE_DATABASE.format("reset default_transaction_read_only")),
 ]  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from eventsource.migration.journaled.statements import Statements
 from eventsource.migration.layouts.declaration import Stops
 from eventsource.migration.preflight import event_triggers
 from eventsource.migration.preflight.findings import Findings
-from eventsource.migration.tables import fences, progress
+from eventsource.migration.tables import fences, progress, read_only
 from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ async def _check_tenant(
 
 
 async def _check_target(target: AnyTable, shape: Shape, findings: Findings) -> None:
+    findings.problems += await read_only.problems_of(target)
     fence = await fences.read(target, shape.tenant_id)
     if fence is not None and fence.state != "moved":
         findings.problems.append(

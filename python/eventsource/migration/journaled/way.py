@@ -25,7 +25,7 @@ from eventsource.migration.journaled.passes import JournaledPasses
 from eventsource.migration.journaled.shapes import of as shape_of
 from eventsource.migration.models import VerificationLevel
 from eventsource.migration.preflight.findings import Findings
-from eventsource.migration.tables import brief_locks, fences
+from eventsource.migration.tables import brief_locks, fences, read_only
 from eventsource.tenant_ids import stored
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class LayoutTables:
         assert source.layout is not None
         shape = await shape_of(source, target, source.layout, migration.tenant_id)
         preflight.refuse(shape, migration.config.fires)
-        if problems := await preflight.not_permitted(source, target, shape):
+        problems = await preflight.not_permitted(source, target, shape)
+        if problems := problems + await read_only.problems_of(target):
             raise PreflightError(problems)
         await preflight.refuse_readers(target, shape)
         if source.layout.is_whole:

@@ -13,6 +13,7 @@ from eventsource.migration.tables import (
     fences,
     integrity,
     progress,
+    read_only,
     reserved_block,
     snapshots,
     standby,
@@ -128,11 +129,7 @@ async def _has_index(table: AnyTable, second: str) -> bool:
 
 
 async def check_target(table: AnyTable, tenant_id: UUID, findings: Findings) -> None:
-    if (
-        await table.connection.fetchval("select current_setting('default_transaction_read_only')")
-        == "on"
-    ):
-        findings.problems.append("the target is read-only (default_transaction_read_only is on)")
+    findings.problems += await read_only.problems_of(table)
     await event_table.position_sequence(table)
     fence = await fences.read(table, tenant_id)
     if fence is not None and fence.state != "moved":

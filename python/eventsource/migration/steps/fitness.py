@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from eventsource.catalog.two_sides import compare
 from eventsource.migration import event_table
 from eventsource.migration.errors import PreflightError
-from eventsource.migration.tables import reserved_block
+from eventsource.migration.tables import read_only, reserved_block
 
 if TYPE_CHECKING:
     from eventsource.catalog.model import TableCatalog
@@ -43,5 +43,7 @@ async def check(connections: DriverConnections, migration: Migration) -> Seen:
     """
     seen = await event_table.seen(connections.source, connections.target)
     compared = refuse(seen.source, seen.target, migration.config.fires, block=False)
+    if problems := await read_only.problems_of(connections.target):
+        raise PreflightError(problems)
     await reserved_block.advance(connections.target, compared.drawn)
     return seen
