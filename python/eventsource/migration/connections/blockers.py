@@ -5,7 +5,7 @@ A statement's text is never read: it may hold what nobody but its application sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from eventsource.migration.errors import Blocker
@@ -59,6 +59,25 @@ join pg_stat_activity a on a.pid = blocking
 order by 4 desc limit 10
 """
 
+# Those that wait for one another are no news. Marks are texts, as in `session_marks.end`.
+_OF_MARKED = """
+with marked as (
+    select distinct l.pid from pg_locks l
+    where l.locktype = 'advisory' and l.objsubid = 1
+      and ((l.classid::bigint << 32) | l.objid::bigint)::text = any ($1::text[])
+      and l.database = (select oid from pg_database where datname = current_database())
+)
+select distinct a.pid,
+       coalesce(nullif(a.application_name, ''), a.backend_type, 'not shown') as application,
+       coalesce(a.state, 'not shown') as state,
+       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8 as age_seconds,
+       coalesce(a.usename, '')::text as account, coalesce(host(a.client_addr), '') as address
+from marked, unnest(pg_blocking_pids(marked.pid)) as blocking
+join pg_stat_activity a on a.pid = blocking
+where blocking not in (select pid from marked)
+order by 4 desc limit 10
+"""
+
 _OF_DATABASE = """
 select a.pid, coalesce(nullif(a.application_name, ''), a.backend_type) as application,
        coalesce(a.state, 'not shown') as state,
@@ -96,6 +115,11 @@ async def of_fence(
 async def of_sessions(connection: Executor, waiting: Sequence[int]) -> list[Blocker]:
     """For whom the sessions wait at this moment."""
     return _blockers(await connection.fetch(_OF_SESSIONS, list(waiting)))
+
+
+async def of_marked(connection: Executor, marks: Collection[int]) -> list[Blocker]:
+    """For whom the sessions that carry one of the marks wait at this moment."""
+    return _blockers(await connection.fetch(_OF_MARKED, list(map(str, marks))))
 
 
 def _blockers(rows: Sequence[object]) -> list[Blocker]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from eventsource import failpoints
 from eventsource.migration import failures, telemetry
-from eventsource.migration.driver import counting, cutting_over, requests
+from eventsource.migration.driver import counting, cutting_over, held_up, requests
 from eventsource.migration.driver.stretch import Doing, Stretch
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
@@ -166,7 +166,10 @@ class Stages(Stretch):
         await self.way.after_the_copy(self.connections)
 
     async def _copy(self, passes: Any) -> bool:
-        async with counting.beside(self.way, self.connections, passes, self.heartbeat):
+        async with (
+            counting.beside(self.way, self.connections, passes, self.heartbeat),
+            held_up.watched(self.connections, self.migration.id, passes.session),
+        ):
             return bool(await self.way.copy(passes, self.heartbeat.stop_asked))
 
     async def _follow(self) -> None:
@@ -187,7 +190,8 @@ class Stages(Stretch):
                 self.heartbeat.attending(passes.session),
                 telemetry.span("pass", self.migration),
             ):
-                result = await passes.catch_up()
+                async with held_up.watched(self.connections, self.migration.id, passes.session):
+                    result = await passes.catch_up()
             if result is None:
                 return
             telemetry.passed(self.migration, result.rows, result.inserted, result.seconds)
