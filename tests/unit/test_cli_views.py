@@ -300,6 +300,12 @@ def test_a_difference_after_the_move_is_no_reason_to_abort_it() -> None:
     assert [step.what for step in steps] == ["compare"]
 
 
+def test_what_may_be_decided_already_is_not_offered_to_be_undone() -> None:
+    """After an interrupt at a cutover `abort` was named, and that answered that it cannot be."""
+    paused = migration(state=_S.CUTOVER_PAUSED)
+    assert [step.what for step in next_steps.of(paused)] == ["go on", "look"]
+
+
 def test_a_command_that_is_named_can_be_pasted_into_a_shell() -> None:
     (go_on, _) = next_steps.of(migration(target_store_id="a store; rm -rf x"))
     assert go_on.command.endswith("--to 'a store; rm -rf x'")

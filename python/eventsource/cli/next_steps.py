@@ -95,6 +95,9 @@ def of(migration: Migration, way: WayBack | None = None, *, of_layout: bool = Fa
             return _undo(migration)
         case MigrationState.PAUSED | MigrationState.FAILED:
             return [Step("go on", f"{COMMAND} resume {migration.id}"), *_undo(migration)]
+        case MigrationState.CUTOVER_PAUSED:
+            # It may have been decided: then there is nothing to undo, and only its end is missing.
+            return [go_on(migration), Step("look", f"{COMMAND} status {migration.id}")]
     return [go_on(migration), *_undo(migration)]
 
 
