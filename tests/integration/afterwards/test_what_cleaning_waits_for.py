@@ -17,7 +17,7 @@ from tests.support.worlds.three_databases import World, table
     [
         ("preparing", "needs the old rows"),
         ("standby", "needs the old rows"),
-        ("closing", "needs the old rows"),
+        ("closing", "nothing has taken it down yet"),
         ("returning", "about to return"),
     ],
 )

@@ -109,7 +109,7 @@ def test_a_plan_refuses_what_a_run_refuses(ready: CommandLine) -> None:
         config.write(f"[stores.alias]\ndsn = {json.dumps(ready.source_dsn)}\n")
     for verb in ("plan", "run", "start"):
         answer = ready(verb, ready.tenant, "--from", "alias", "--to", DEDICATED, exit_code=1)
-        assert f"lives in store '{SHARED}'" in answer.output
+        assert f"lives in the default store, '{SHARED}'" in answer.output
 
 
 def test_two_runs_at_the_same_moment_join(ready: CommandLine) -> None:

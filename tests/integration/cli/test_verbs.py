@@ -155,7 +155,7 @@ def test_a_way_back_whose_time_is_over_is_not_offered(ready: CommandLine) -> Non
     close = f"eventsource-migrate way-back close {id_}"
     for asked in (("run", ready.tenant, "--to", SHARED, "--yes"), ("cleanup", id_, "--backed-up")):
         said = ready(*asked, exit_code=None).output
-        assert "is over, but nothing has ended it yet" in said
+        assert "is over, but nothing has taken it down yet" in said
         assert close in said
         assert "may still return" not in said
         assert "needs the old rows" not in said

@@ -47,6 +47,19 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
         raise
 
 
+async def parsed(
+    connection: Connection, statement: str
+) -> asyncpg.prepared_stmt.PreparedStatement[Any]:
+    """As ``connection.prepare()``, and outside of a transaction no lock is left.
+
+    asyncpg leaves the server in one, with a lock on each table of the statement, until the next
+    message; a BEGIN would go on with it.
+    """
+    prepared = await connection.prepare(statement)
+    await connection.execute("select")
+    return prepared
+
+
 async def _end(connection: Connection) -> None:
     """Roll back what may be open; who cannot even do that gives the connection up."""
     try:

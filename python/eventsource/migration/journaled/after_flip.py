@@ -10,6 +10,7 @@ from eventsource import failpoints
 from eventsource.connections import in_a_sentence, one_of
 from eventsource.errors import StoreSchemaError
 from eventsource.identifiers import quote_identifier, quote_literal
+from eventsource.migration.connections.transactions import parsed
 from eventsource.migration.failures import may_pass
 from eventsource.retried import Retried
 from eventsource.tenant_ids import TenantId, stored
@@ -43,7 +44,7 @@ async def problems_of(target: AnyTable, tenant_id: TenantId) -> list[str]:
     try:
         async with one_of(over.executor if isinstance(over, Retried) else over) as one:
             connection: Any = one
-            await connection.prepare(statement)
+            await parsed(connection, statement)
     except asyncpg.PostgresSyntaxError as error:
         if ";" in statement.rstrip("; \n\t"):
             return []

@@ -13,6 +13,7 @@ import asyncpg
 from eventsource import failpoints
 from eventsource.migration.connections import session_marks
 from eventsource.migration.connections.driver_connections import close_all, open_connection
+from eventsource.migration.connections.transactions import parsed
 from eventsource.migration.errors import CutoverTimeoutError, MissingRowError, PreflightError
 from eventsource.migration.journaled import (
     after_flip,
@@ -88,8 +89,8 @@ class JournaledCutover(Cutover):
         sequence = None
         if own is not None:
             sequence = await numbers.sequence_of(connections.source, main, own, migration.tenant_id)
-        deciding = await connections.fence.connection.prepare(
-            _DECIDE.format(fences=connections.fence.fences)
+        deciding = await parsed(
+            connections.fence.connection, _DECIDE.format(fences=connections.fence.fences)
         )
         return cls(
             connections, migration, passes, fence, asked, None,  # type: ignore[arg-type]

@@ -280,7 +280,7 @@ def refuse_newer(way: WayBack) -> None:
 def what_is_left_of(migration_id: UUID) -> str:
     """Of a way back whose time is over, while nobody has ended it; as the end of "and …"."""
     return (
-        f"the time of the way back of migration {migration_id} is over, but nothing has ended it"
+        f"the way back of migration {migration_id} is over, but nothing has taken it down"
         f" yet: a `work` does, or `eventsource-migrate way-back close {migration_id}`"
     )
 

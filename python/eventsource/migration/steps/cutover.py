@@ -14,6 +14,7 @@ from eventsource import failpoints
 from eventsource.connections import both
 from eventsource.dataplane import DataPlaneError
 from eventsource.migration.connections import blockers, waits
+from eventsource.migration.connections.transactions import parsed
 from eventsource.migration.errors import (
     Blocker,
     ConsistencyError,
@@ -146,7 +147,7 @@ class Cutover:
             raise MigrationError("the fence at the target was removed by hand; abort the migration")
         prepared = _Prepared(
             await decision.prepare(connections.fence),
-            await connections.target.connection.prepare(integrity.statement()),
+            await parsed(connections.target.connection, integrity.statement()),
             integrity.guards_of(arriving),
         )
         return cls(connections, migration, passes, fence, asked, prepared)

@@ -15,6 +15,7 @@ import asyncpg
 
 from eventsource import failpoints
 from eventsource.migration.connections import blockers, waits
+from eventsource.migration.connections.transactions import parsed
 from eventsource.migration.errors import (
     InvalidStateTransitionError,
     PreflightError,
@@ -56,7 +57,8 @@ async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[A
         "coalesce(pg_sequence_last_value(pg_get_serial_sequence($6, 'global_position')::regclass),"
         " 0)"
     )
-    return await source.connection.prepare(
+    return await parsed(
+        source.connection,
         f"update {source.fences} set state = 'moved', generation = generation + 1,"
         f" moved_to = $4, position_offset = $5, updated_at = now(), source_head = {drawn}"
         ", decided_pass = $7, decided_token = $8, decided_rows = $9, decided_digest = $10,"
@@ -68,7 +70,7 @@ async def prepare(source: OwnTable) -> asyncpg.prepared_stmt.PreparedStatement[A
         # What was fine when the migration began may not be so any more.
         f" and cardinality({integrity.wrong('$6::text::regclass', '$12::text[]', '$13::text')}) = 0"
         f" and {integrity.all_drawn(source.name, '$15', drawn)}"
-        " and role = 'source' returning generation, source_head, position_offset"
+        " and role = 'source' returning generation, source_head, position_offset",
     )
 
 
