@@ -5,7 +5,7 @@ A statement's text is never read: it may hold what nobody but its application sh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eventsource.migration.errors import Blocker
@@ -59,12 +59,12 @@ join pg_stat_activity a on a.pid = blocking
 order by 4 desc limit 10
 """
 
-# Those that wait for one another are no news. Marks are texts, as in `session_marks.end`.
+# Those that wait for one another are no news.
 _OF_MARKED = """
 with marked as (
     select distinct l.pid from pg_locks l
     where l.locktype = 'advisory' and l.objsubid = 1
-      and ((l.classid::bigint << 32) | l.objid::bigint)::text = any ($1::text[])
+      and (l.classid::bigint << 32) | l.objid::bigint = $1
       and l.database = (select oid from pg_database where datname = current_database())
 )
 select distinct a.pid,
@@ -117,9 +117,9 @@ async def of_sessions(connection: Executor, waiting: Sequence[int]) -> list[Bloc
     return _blockers(await connection.fetch(_OF_SESSIONS, list(waiting)))
 
 
-async def of_marked(connection: Executor, marks: Collection[int]) -> list[Blocker]:
-    """For whom the sessions that carry one of the marks wait at this moment."""
-    return _blockers(await connection.fetch(_OF_MARKED, list(map(str, marks))))
+async def of_marked(connection: Executor, mark: int) -> list[Blocker]:
+    """For whom the sessions that carry a mark wait at this moment."""
+    return _blockers(await connection.fetch(_OF_MARKED, mark))
 
 
 def _blockers(rows: Sequence[object]) -> list[Blocker]:

@@ -16,9 +16,8 @@ import asyncpg
 
 from eventsource.migration.connections import blockers
 from eventsource.migration.connections.driver_connections import close_all, open_connection
-from eventsource.migration.connections.session_marks import data_plane_mark, driver_mark
+from eventsource.migration.connections.session_marks import data_plane_mark
 from eventsource.migration.connections.waits import Wait
-from eventsource.migration.failures import PASSING
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -42,7 +41,8 @@ async def watched(
         yield
     finally:
         watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError, asyncpg.PostgresError, *PASSING):
+        # That nobody could be looked for is no failure of the pass.
+        with contextlib.suppress(asyncio.CancelledError, Exception):
             await watching
 
 
@@ -61,8 +61,8 @@ async def _watch(connections: DriverConnections, migration_id: UUID, session: Pa
                 for side, table in (("source", connections.source), ("target", connections.target)):
                     if side not in opened:
                         opened[side] = await open_connection(table.address.parameters)
-                    marks = data_plane_mark(migration_id, side), driver_mark(migration_id)
-                    if found := await blockers.of_marked(opened[side], marks):
+                    mark = data_plane_mark(migration_id, side)
+                    if found := await blockers.of_marked(opened[side], mark):
                         wait = wait or Wait(
                             f"for a lock at the {side} that the copy needs",
                             "it goes on when that is released",
