@@ -90,7 +90,9 @@ async def test_a_copy_is_warned_of_until_it_is_repaired(
         assert caplog.text.count(said) == 1
         await process.coordinator.close()
         planned = await process.coordinator.repair(dry_run=True)
-        assert [each.kind for each in planned.changes] == [ChangeKind.CONTROL]
+        # A driver that was ended between a fence and its guard leaves that one to the next, too.
+        found = [each.kind for each in planned.changes if each.kind is not ChangeKind.GUARD]
+        assert found == [ChangeKind.CONTROL]
         await process.coordinator.repair(operator="ann")
         assert await said_by(process) == ""
         bound = await process.migrations.get(migration.id)
