@@ -206,8 +206,8 @@ VARIANTS = (
         (
             Edit(
                 "python/eventsource/migration/driver/stages.py",
-                "not is_recent and not await cutting_over.fits(self, asked)",
-                "False",
+                "if asked is not None:\n                await cutting_over.refuse_unfit",
+                "if False:\n                await cutting_over.refuse_unfit",
             ),
         ),
         ("tests/layouts/test_late_triggers.py::test_a_cutover_says_what_its_passes_wait_for",),

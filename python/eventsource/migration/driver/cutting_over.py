@@ -88,18 +88,16 @@ async def carry_out(at: Stretch, passes: Passes, asked: CutoverRequest) -> None:
         await _end_cutover(at, asked, result, result.decided)
 
 
-async def fits(at: Stretch, asked: CutoverRequest) -> bool:
-    """Whether a cutover may begin with a pass; who asked is answered where it may not."""
+async def refuse_unfit(at: Stretch, asked: CutoverRequest, error: Exception) -> None:
+    """A pass before the cutover has not come to its end: answer who asked, if that is why."""
     try:
+        if isinstance(error, (StoreSchemaError, PreflightError, MissingRowError)):
+            raise error
         await at.way.check(at.connections, at.migration)
-        await at.open_passes()
-    except StoreSchemaError as error:
-        await _refuse(at, asked, PreflightError([str(error)]))
-    except (PreflightError, MissingRowError) as error:
-        await _refuse(at, asked, error)
-    else:
-        return True
-    return False
+    except StoreSchemaError as refused:
+        await _refuse(at, asked, PreflightError([str(refused)]))
+    except (PreflightError, MissingRowError) as refused:
+        await _refuse(at, asked, refused)
 
 
 async def _refuse(at: Stretch, asked: CutoverRequest, error: MigrationError) -> None:

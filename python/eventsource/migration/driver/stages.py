@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
+
 from eventsource import failpoints
+from eventsource.errors import EventSourceError
 from eventsource.migration import failures, telemetry
 from eventsource.migration.driver import counting, cutting_over, held_up, requests
 from eventsource.migration.driver.stretch import Doing, Stretch
@@ -176,27 +179,21 @@ class Stages(Stretch):
         """One catch-up pass; then the cutover when asked for, else a rest."""
         if await self._has_decided():
             return
-        asked = self.migration.asked_for
-        is_recent = self.passes is not None and self.passes.is_recent
-        # What refuses a cutover is waited for by a pass, and who asked would hear of nothing.
-        if asked is not None and not is_recent and not await cutting_over.fits(self, asked):
-            return
-        passes = await self.open_passes()
-        carried = 0
-        # A cutover that is asked for begins with passes of its own. One that was begun a moment ago
-        # has left it little.
-        if self.migration.asked_for is None or not passes.is_recent:
-            with (
-                self.heartbeat.attending(passes.session),
-                telemetry.span("pass", self.migration),
-            ):
-                async with held_up.watched(self.connections, self.migration.id, passes.session):
-                    result = await passes.catch_up()
-            if result is None:
-                return
-            telemetry.passed(self.migration, result.rows, result.inserted, result.seconds)
-            await passes.publish()
-            carried = result.rows
+        asked, carried = self.migration.asked_for, 0
+        try:
+            passes = await self.open_passes()
+            # A cutover that is asked for begins with passes of its own. One that was begun a moment
+            # ago has left it little.
+            if asked is None or not passes.is_recent:
+                result = await self._catch_up(passes)
+                if result is None:
+                    return
+                carried = result.rows
+        except (EventSourceError, asyncpg.PostgresError) as error:
+            # It is waited for, or ends the migration; who asked would hear of neither.
+            if asked is not None:
+                await cutting_over.refuse_unfit(self, asked, error)
+            raise
         if (asked := self.migration.asked_for) is not None:
             with telemetry.span("rehearsal" if asked.rehearsal else "cutover", self.migration):
                 await cutting_over.carry_out(self, passes, asked)
@@ -204,6 +201,16 @@ class Stages(Stretch):
         # What was written during a long pass has waited for its end already.
         if carried <= self.migration.config.chunk_rows:
             await self.heartbeat.rest(self.migration.config.pass_interval_seconds)
+
+    async def _catch_up(self, passes: Any) -> Any:
+        """The pass's outcome; None when it was asked to stop."""
+        with self.heartbeat.attending(passes.session), telemetry.span("pass", self.migration):
+            async with held_up.watched(self.connections, self.migration.id, passes.session):
+                result = await passes.catch_up()
+        if result is not None:
+            telemetry.passed(self.migration, result.rows, result.inserted, result.seconds)
+            await passes.publish()
+        return result
 
     async def _recover(self) -> None:
         """A cutover was under way when its driver went: ask the fence, under the lock.
