@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 import pytest
 
 from eventsource.migration import MigrationState
+from eventsource.migration.connections import blockers
 from tests.support.waiting import until
 from tests.support.worlds.three_databases import World, insert, table
 
@@ -46,3 +49,30 @@ async def test_a_pass_that_a_table_lock_holds_up_says_whose_lock_it_is(
     moved = await world.coordinator.initiate_cutover(migration.id)
     assert moved.state is MigrationState.MIGRATED
     await world.assert_moved(moved)
+
+
+async def test_who_holds_up_several_sessions_is_named_once(world: World) -> None:
+    holder, *waiting = [await asyncpg.connect(world.dsns["target"]) for _ in range(4)]
+    try:
+        await holder.execute(f"begin; lock table {table('target')} in access exclusive mode")
+        pids = [each.get_server_pid() for each in waiting]
+        asked = [
+            asyncio.create_task(each.fetchval(f"select count(*) from {table('target')}"))
+            for each in waiting
+        ]
+
+        async def all_wait() -> bool:
+            found: int = await world.target.fetchval(
+                "select count(*) from pg_stat_activity"
+                " where pid = any ($1::int[]) and wait_event_type = 'Lock'", pids,
+            )  # fmt: skip
+            return found == len(pids)
+
+        await until(all_wait, "three sessions that wait for the lock")
+        found = await blockers.of_sessions(world.target, pids)
+        assert [each.pid for each in found] == [holder.get_server_pid()]
+        await holder.execute("rollback")
+        await asyncio.gather(*asked)
+    finally:
+        for each in (holder, *waiting):
+            await each.close()

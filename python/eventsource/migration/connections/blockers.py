@@ -54,27 +54,9 @@ select a.pid, coalesce(nullif(a.application_name, ''), a.backend_type, 'not show
        coalesce(a.state, 'not shown') as state,
        coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8 as age_seconds,
        coalesce(a.usename, '')::text as account, coalesce(host(a.client_addr), '') as address
-from unnest($1::int[]) as waiting, unnest(pg_blocking_pids(waiting)) as blocking
-join pg_stat_activity a on a.pid = blocking
-order by 4 desc limit 10
-"""
-
-# Those that wait for one another are no news.
-_OF_MARKED = """
-with marked as (
-    select distinct l.pid from pg_locks l
-    where l.locktype = 'advisory' and l.objsubid = 1
-      and (l.classid::bigint << 32) | l.objid::bigint = $1
-      and l.database = (select oid from pg_database where datname = current_database())
-)
-select distinct a.pid,
-       coalesce(nullif(a.application_name, ''), a.backend_type, 'not shown') as application,
-       coalesce(a.state, 'not shown') as state,
-       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8 as age_seconds,
-       coalesce(a.usename, '')::text as account, coalesce(host(a.client_addr), '') as address
-from marked, unnest(pg_blocking_pids(marked.pid)) as blocking
-join pg_stat_activity a on a.pid = blocking
-where blocking not in (select pid from marked)
+from (select distinct blocking from unnest($1::int[]) as waiting,
+      unnest(pg_blocking_pids(waiting)) as blocking) b
+join pg_stat_activity a on a.pid = b.blocking
 order by 4 desc limit 10
 """
 
@@ -113,13 +95,8 @@ async def of_fence(
 
 
 async def of_sessions(connection: Executor, waiting: Sequence[int]) -> list[Blocker]:
-    """For whom the sessions wait at this moment."""
+    """For whom the sessions wait at this moment; each of these once."""
     return _blockers(await connection.fetch(_OF_SESSIONS, list(waiting)))
-
-
-async def of_marked(connection: Executor, mark: int) -> list[Blocker]:
-    """For whom the sessions that carry a mark wait at this moment."""
-    return _blockers(await connection.fetch(_OF_MARKED, mark))
 
 
 def _blockers(rows: Sequence[object]) -> list[Blocker]:

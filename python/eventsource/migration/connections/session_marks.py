@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 #: Two sides may be one database. 1 is the control database's, where the data plane alone asks.
 _SIDES = {"target": 0, "source": 2}
 
+# A lock of a session that carries one of $1, as texts: of arrays the driver knows these alone, and
+# would look up others in the catalog.
+_CARRIES = (
+    "l.locktype = 'advisory' and l.objsubid = 1"
+    " and ((l.classid::bigint << 32) | l.objid::bigint)::text = any ($1::text[])"
+)
+
 
 def driver_mark(migration_id: UUID) -> int:
     """The mark of a driver's own sessions."""
@@ -38,6 +45,18 @@ async def mark(connection: Executor, mark: int) -> None:
     await connection.execute("select pg_advisory_lock_shared($1)", mark)
 
 
+async def carriers(connection: Executor, mark: int) -> list[int]:
+    """The sessions of this database that carry a mark (process ids of the server)."""
+    return [
+        row["pid"]
+        for row in await connection.fetch(
+            f"select distinct l.pid from pg_locks l where {_CARRIES} and l.database ="
+            " (select oid from pg_database where datname = current_database())",
+            [str(mark)],
+        )
+    ]
+
+
 async def end(connection: Executor, marks: Collection[int], keep: Collection[int] = ()) -> None:
     """End all sessions of this role in this database that carry one of the marks, except this one
     and those to ``keep`` (process ids of the server)."""
@@ -45,12 +64,10 @@ async def end(connection: Executor, marks: Collection[int], keep: Collection[int
         # The function and not the view, as in server/claim.rs.
         "select pg_terminate_backend(l.pid, 5000)"
         " from pg_locks l, pg_stat_get_activity(l.pid) a"
-        " where l.locktype = 'advisory' and l.objsubid = 1"
-        " and ((l.classid::bigint << 32) | l.objid::bigint)::text = any ($1::text[])"
+        f" where {_CARRIES}"
         " and l.pid <> pg_backend_pid() and l.pid::text <> all ($2::text[])"
         " and a.datid = (select oid from pg_database where datname = current_database())"
         " and a.usesysid = (select oid from pg_roles where rolname = current_user)",
-        # As texts: of arrays the driver knows these alone, and would look up others in the catalog.
         list(map(str, marks)), list(map(str, keep)),
     )  # fmt: skip
 

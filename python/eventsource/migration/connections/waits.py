@@ -11,10 +11,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from eventsource.migration.errors import Blocker
 
@@ -127,10 +134,17 @@ async def watched(what: str, ends: str, look: Look | None = None) -> AsyncIterat
                 await asyncio.sleep(LOOK_SECONDS / 2)
                 await wait.goes_on(look)
 
-        watching = asyncio.create_task(watch())
-        try:
+        async with beside(watch()):
             yield
-        finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await watching
+
+
+@contextlib.asynccontextmanager
+async def beside(watch: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """A block beside which somebody watches; what becomes of that is no failure of the block."""
+    watching = asyncio.create_task(watch)
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await watching

@@ -7,17 +7,16 @@ wait, and so do not see for whom; others look for them here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from eventsource.migration.connections import blockers
 from eventsource.migration.connections.driver_connections import close_all, open_connection
-from eventsource.migration.connections.session_marks import data_plane_mark
-from eventsource.migration.connections.waits import Wait
+from eventsource.migration.connections.session_marks import carriers, data_plane_mark
+from eventsource.migration.connections.waits import Wait, beside
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -31,19 +30,11 @@ QUIET_SECONDS = 3.0
 LOOK_SECONDS = 1.0
 
 
-@contextlib.asynccontextmanager
-async def watched(
+def watched(
     connections: DriverConnections, migration_id: UUID, session: PassSession
-) -> AsyncIterator[None]:
+) -> AbstractAsyncContextManager[None]:
     """A block in which a pass runs."""
-    watching = asyncio.create_task(_watch(connections, migration_id, session))
-    try:
-        yield
-    finally:
-        watching.cancel()
-        # That nobody could be looked for is no failure of the pass.
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await watching
+    return beside(_watch(connections, migration_id, session))
 
 
 async def _watch(connections: DriverConnections, migration_id: UUID, session: PassSession) -> None:
@@ -61,8 +52,10 @@ async def _watch(connections: DriverConnections, migration_id: UUID, session: Pa
                 for side, table in (("source", connections.source), ("target", connections.target)):
                     if side not in opened:
                         opened[side] = await open_connection(table.address.parameters)
-                    mark = data_plane_mark(migration_id, side)
-                    if found := await blockers.of_marked(opened[side], mark):
+                    ours = await carriers(opened[side], data_plane_mark(migration_id, side))
+                    # Those that wait for one another are no news.
+                    seen = await blockers.of_sessions(opened[side], ours)
+                    if found := [each for each in seen if each.pid not in ours]:
                         wait = wait or Wait(
                             f"for a lock at the {side} that the copy needs",
                             "it goes on when that is released",
