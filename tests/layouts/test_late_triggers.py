@@ -79,3 +79,18 @@ async def test_a_cutover_says_what_its_passes_wait_for(
     moved = await shop.coordinators[0].initiate_cutover(migration.id)
     assert moved.state is MigrationState.MIGRATED
     assert await shop.target.fetchval("select count(*) from mt_events") == 5
+
+
+async def test_a_target_where_new_sessions_only_read_by_now_takes_no_tenant(
+    shop: LayoutWorld,
+) -> None:
+    await marten.append(shop.source, "acme", uuid4(), 2)
+    migration = await shop.start("acme")
+    await shop.reaches(migration, MigrationState.DUAL_WRITE)
+    name = await shop.target.fetchval("select quote_ident(current_database())")
+    await shop.target.execute(f"alter database {name} set default_transaction_read_only = on")
+    with pytest.raises(PreflightError, match="target is read-only"):
+        await shop.coordinators[0].initiate_cutover(migration.id)
+    await shop.target.execute(f"alter database {name} reset default_transaction_read_only")
+    moved = await shop.coordinators[0].initiate_cutover(migration.id)
+    assert moved.state is MigrationState.MIGRATED
